@@ -1,0 +1,137 @@
+"""The values a decision is made of: what was asked, who may serve it, what was chosen, and why.
+
+Everything here is plain data. `Candidates` holds columns, not objects: one numpy array per signal, indexed by *slot*
+(a small integer the registry gives a replica for its whole life), plus the ascending array of slots this request may
+use. A policy that scores works on whole columns; a simple one iterates row views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+NO_SLOT = -1
+"""A slot number that names no replica: the session has no pin, or its replica may not serve."""
+
+Slots = NDArray[np.intp]
+Column = NDArray[np.int64]
+
+
+class Reason(StrEnum):
+    """Why a replica was chosen (or none was). The same word is metric label, SPOE variable, header, log field, explain output."""
+
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    LEAST_LOAD = "least-load"
+    POWER_OF_TWO = "power-of-two"
+    HASH = "hash"
+    HASH_SPILL = "hash-spill"
+    """The ring's first choice was over its load bound; the next on the ring within it serves."""
+    SESSION_PIN = "session-pin"
+    SESSION_MOVED_OVERLOAD = "session-moved-overload"
+    SESSION_MOVED_GONE = "session-moved-gone"
+    NO_CANDIDATES = "no-candidates"
+    """No replica of that model is healthy and not draining: HAProxy chooses, and the replica's own answer stands."""
+    DEADLINE = "deadline"
+    """The lookup waited longer than HAProxy would: answered without an opinion."""
+    FAIL_OPEN = "fail-open"
+    """Set by HAProxy alone: the router gave no answer in time."""
+
+
+class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one lookup says about its request. Absent values are empty strings, zero or empty tuples."""
+
+    request_id: str
+    """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""
+    path: str = ""
+    model: str = ""
+    session: str = ""
+    """Session key; empty when the request carries none."""
+    tenant: str = ""
+    body_bytes: int = 0
+    """Announced body length; 0 when chunked."""
+    max_tokens: int = 0
+    """0 when not given or not looked for."""
+    prefix_keys: tuple[int, ...] = ()
+    """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit)."""
+    policy: str = ""
+    """Policy asked for by the override header; empty unless that header is enabled and present."""
+
+
+class Candidate(NamedTuple):
+    """Row view of one replica this request may use, with its signals."""
+
+    slot: int
+    replica: str
+    in_flight: int
+    """Requests."""
+    in_flight_tokens: int
+    """Estimated tokens (prompt and expected output) of the requests in flight."""
+
+
+class Candidates:
+    """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
+
+    `slots` is ascending and aligned with nothing: index the whole-table columns with it (`in_flight[slots]`).
+    `membership` is equal for two values exactly when `slots` and the replica ids behind them are the same, so a policy
+    may key a cache (a hash ring) on it. Columns are live arrays owned by the load table: read, never write, never keep.
+    """
+
+    __slots__ = ("ids", "in_flight", "in_flight_tokens", "membership", "pin", "slots")
+
+    def __init__(
+        self,
+        *,
+        membership: int,
+        slots: Slots,
+        ids: Sequence[str],
+        in_flight: Column,
+        in_flight_tokens: Column,
+        pin: int = NO_SLOT,
+    ) -> None:
+        self.membership = membership
+        self.slots = slots
+        self.ids = ids
+        """Replica id by slot, for the whole table."""
+        self.in_flight = in_flight
+        self.in_flight_tokens = in_flight_tokens
+        self.pin = pin
+        """Slot the session is pinned to, whether or not it is in `slots`; NO_SLOT without a pin."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for slot in self.slots.tolist():
+            yield Candidate(slot, self.ids[slot], int(self.in_flight[slot]), int(self.in_flight_tokens[slot]))
+
+    def __contains__(self, slot: int) -> bool:
+        at = int(np.searchsorted(self.slots, slot))
+        return at < len(self.slots) and int(self.slots[at]) == slot
+
+    def __repr__(self) -> str:
+        return f"Candidates({', '.join(f'{c.replica}:{c.in_flight}' for c in self)})"
+
+
+class Ranked(msgspec.Struct, frozen=True, gc=False):
+    """One place in a ranking. Lower score is better; its unit is the policy's own."""
+
+    slot: int
+    reason: Reason
+    score: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one lookup: replica ids, best first, and why. No `first` means no opinion."""
+
+    reason: Reason
+    first: str = ""
+    second: str = ""
+    status: int = 0
+    """0 routes; 429 or 503 is answered by HAProxy itself."""
+    retry_after_s: int = 0
