@@ -53,6 +53,10 @@ class Policy(Protocol):
     def needs(self) -> Needs:
         """Own needs and those of nested fallbacks; constant for the life of the instance."""
 
+    @property
+    def pin_ttl_s(self) -> float:
+        """How long a session unseen keeps its pin; read only when `needs` has PIN."""
+
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         """The best `context.limit` candidates, best first, none twice; at least one, since `candidates` is not empty."""
 

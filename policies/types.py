@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_SLOT = -1
-"""A slot number that names no replica: the session has no pin, or its replica may not serve."""
+"""A slot number that names no replica: the session has no pin."""
+
+GONE_SLOT = -2
+"""The session has a pin, to a replica that is no longer registered."""
 
 Slots = NDArray[np.intp]
 Column = NDArray[np.int64]
@@ -101,7 +104,7 @@ class Candidates:
         self.in_flight = in_flight
         self.in_flight_tokens = in_flight_tokens
         self.pin = pin
-        """Slot the session is pinned to, whether or not it is in `slots`; NO_SLOT without a pin."""
+        """Slot the session is pinned to, whether or not it is in `slots`; NO_SLOT without a pin, GONE_SLOT when its replica left."""
 
     def __len__(self) -> int:
         return len(self.slots)

@@ -1,0 +1,32 @@
+"""Errors of the router.
+
+RouterError
+    SettingsError        configuration: the process refuses to start (exit code 2)
+    RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
+    LimitReached         operational: a named limit is met; answered with 4xx/503 and counted
+    StateFileError       configuration: the saved state cannot be read or is of a later schema
+
+HAProxy's own errors are in `haproxy.errors`, policies' in `policies.errors`. Anything else that escapes is a programming error.
+"""
+
+from __future__ import annotations
+
+
+class RouterError(Exception):
+    """Base of all errors the router raises on purpose."""
+
+
+class SettingsError(RouterError):
+    """A setting is wrong: names source, key, value and what was expected."""
+
+
+class RegistrationError(RouterError):
+    """A registration is wrong: names field, value and what was expected."""
+
+
+class LimitReached(RouterError):
+    """A bounded thing is full: names the limit and its value."""
+
+
+class StateFileError(RouterError):
+    """The state file is unreadable or written by a later version."""

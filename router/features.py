@@ -1,0 +1,102 @@
+"""From what a front received to `RequestFeatures`. Never raises on odd input: what cannot be read is absent.
+
+Two fronts ask in two encodings of one vocabulary (SPOE arguments, form fields); both come here as a mapping of
+argument name to value. The body arrives as `lua.pm_body` packed it:
+
+    u16 length, model | u16 length, session | u32 max_tokens | u32 bytes seen | u64 prefix key, shortest prefix first
+
+all little-endian. A cut or odd packet yields what precedes the cut.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from policies.types import RequestFeatures
+
+MAX_SESSION_BYTES = 256
+"""Longer session keys are cut: they are table keys, and come from clients."""
+
+MAX_MODEL_BYTES = 256
+MAX_PREFIX_KEYS = 128
+"""DESIGN of prefix keys: at most 128 boundaries a prompt."""
+
+BYTES_PER_TOKEN = 4
+"""English text and code run at 3.5 to 4.5 bytes a token in current vocabularies; only relative load matters here."""
+
+DEFAULT_OUTPUT_TOKENS = 256
+"""Expected output where the request sets no bound."""
+
+_LENGTH = struct.Struct("<H")
+_COUNTS = struct.Struct("<II")
+
+
+class BodyFields(NamedTuple):
+    """What the body gave; absent values are empty."""
+
+    model: str = ""
+    session: str = ""
+    max_tokens: int = 0
+    seen_bytes: int = 0
+    prefix_keys: tuple[int, ...] = ()
+
+
+NO_BODY = BodyFields()
+
+
+def text(value: object, limit: int) -> str:
+    """An argument as text: bytes are decoded leniently, anything else is absent."""
+    if isinstance(value, bytes):
+        return value[:limit].decode("utf-8", "surrogateescape")
+    if isinstance(value, str):
+        return value[:limit]
+    return ""
+
+
+def unpack_body(packed: bytes) -> BodyFields:
+    """Reads the packet of `lua.pm_body`."""
+    names: list[str] = []
+    at = 0
+    for limit in (MAX_MODEL_BYTES, MAX_SESSION_BYTES):
+        if at + 2 > len(packed):
+            return BodyFields(*names)
+        (length,) = _LENGTH.unpack_from(packed, at)
+        at += 2
+        if at + length > len(packed):
+            return BodyFields(*names)
+        names.append(text(packed[at : at + min(length, limit)], limit))
+        at += length
+    if at + 8 > len(packed):
+        return BodyFields(*names)
+    max_tokens, seen_bytes = _COUNTS.unpack_from(packed, at)
+    at += 8
+    count = min((len(packed) - at) // 8, MAX_PREFIX_KEYS)
+    keys = struct.unpack_from(f"<{count}Q", packed, at)
+    return BodyFields(names[0], names[1], max_tokens, seen_bytes, keys)
+
+
+def extract(arguments: Mapping[str, object]) -> RequestFeatures:
+    """Features of one lookup. A session named by a header goes before one found in the body."""
+    packed = arguments.get("body")
+    body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
+    size = arguments.get("size")
+    body_bytes = size if type(size) is int and size > 0 else body.seen_bytes
+    return RequestFeatures(
+        request_id=text(arguments.get("id"), 128),
+        path=text(arguments.get("path"), 1024),
+        model=body.model,
+        session=text(arguments.get("session"), MAX_SESSION_BYTES) or body.session,
+        tenant=text(arguments.get("tenant"), 128),
+        body_bytes=body_bytes,
+        max_tokens=body.max_tokens,
+        prefix_keys=body.prefix_keys,
+        policy=text(arguments.get("policy"), 64),
+    )
+
+
+def expected_tokens(features: RequestFeatures) -> int:
+    """Tokens the request will hold in a replica's KV cache at its end, roughly: prompt by its bytes, output by its bound."""
+    prompt = features.body_bytes // BYTES_PER_TOKEN
+    return prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS)

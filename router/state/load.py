@@ -1,0 +1,176 @@
+"""How much work is in flight on each replica.
+
+`LoadTable` owns one column per signal, indexed by slot. A decision *reserves*; the end-of-request line from HAProxy
+*releases* by request id, so a count is exact the millisecond a request ends. Two things keep it honest when lines are
+lost or when work arrives that no decision of ours placed:
+
+- `observe` compares with HAProxy's own sessions per server. What HAProxy has beyond our reservations, twice in a row,
+  is *foreign* work (balanced requests, requests that failed open, another router's) and counts as load. What we hold
+  beyond HAProxy's sessions, twice in a row, is leaked: the oldest settled reservations go.
+- a reservation older than `reservation_ttl_s` goes in any case.
+
+Twice in a row, because a poll and a stream of events are never of the same instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from policies.types import Column
+
+MAX_RESERVATIONS = 1_000_000
+"""About 250 MB of bookkeeping; beyond any number of streams one HAProxy holds open. When met, the oldest goes."""
+
+INITIAL_SLOTS = 64
+
+SETTLE_S = 2.0
+"""A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
+
+
+class Reservation(msgspec.Struct, gc=False):
+    """Work one decision put on a replica."""
+
+    slot: int
+    tokens: int
+    made_s: float
+    comparable: bool = True
+    """False once HAProxy reloaded: the old worker's sessions are invisible to the worker we ask."""
+
+
+class LoadTable:
+    """Requests and tokens in flight per slot."""
+
+    def __init__(self, *, reservation_ttl_s: float = 3600.0, max_reservations: int = MAX_RESERVATIONS) -> None:
+        self._ttl_s = reservation_ttl_s
+        self._max = max_reservations
+        self._reservations: dict[str, Reservation] = {}
+        self._columns(INITIAL_SLOTS)
+        self.expired = 0
+        """Reservations ended by their TTL or by the limit."""
+        self.leaked = 0
+        """Reservations ended because HAProxy has no such session."""
+
+    def _columns(self, size: int) -> None:
+        self.in_flight: Column = np.zeros(size, dtype=np.int64)
+        """Requests: reserved and foreign."""
+        self.in_flight_tokens: Column = np.zeros(size, dtype=np.int64)
+        self.reserved: Column = np.zeros(size, dtype=np.int64)
+        self.foreign: Column = np.zeros(size, dtype=np.int64)
+        self._surplus: Column = np.zeros(size, dtype=np.int64)
+        """Sessions less reservations at the last `observe`; negative when we hold more."""
+
+    def __len__(self) -> int:
+        return len(self._reservations)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._reservations
+
+    def __iter__(self) -> Iterator[tuple[str, Reservation]]:
+        return iter(self._reservations.items())
+
+    def __repr__(self) -> str:
+        busy = np.flatnonzero(self.in_flight)
+        return f"LoadTable({', '.join(f'{s}:{self.in_flight[s]}' for s in busy.tolist())})"
+
+    def add_slot(self, slot: int) -> None:
+        """Makes room for a slot and starts it at zero."""
+        if slot >= len(self.in_flight):
+            old = (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus)
+            size = max(slot + 1, 2 * len(self.in_flight))
+            self._columns(size)
+            for column, before in zip(
+                (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus), old, strict=True
+            ):
+                column[: len(before)] = before
+        self.clear_slot(slot)
+
+    def clear_slot(self, slot: int) -> None:
+        """Drops all that is known of a slot: its replica left, or another takes the number."""
+        if slot < len(self.reserved) and self.reserved[slot]:
+            for request_id in [rid for rid, r in self._reservations.items() if r.slot == slot]:
+                self.release(request_id)
+        for column in (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus):
+            column[slot] = 0
+
+    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
+        """Counts one request on a slot until `release`. A repeated id (HAProxy asked twice) moves its reservation."""
+        reservations = self._reservations
+        if request_id in reservations:
+            self.release(request_id)
+        elif len(reservations) >= self._max:
+            self.release(next(iter(reservations)))
+            self.expired += 1
+        reservations[request_id] = Reservation(slot, tokens, now_s)
+        self.reserved[slot] += 1
+        self.in_flight[slot] += 1
+        self.in_flight_tokens[slot] += tokens
+
+    def release(self, request_id: str) -> int | None:
+        """Ends a reservation; its slot, or None when there is none (not ours, or released before)."""
+        reservation = self._reservations.pop(request_id, None)
+        if reservation is None:
+            return None
+        slot = reservation.slot
+        self.reserved[slot] -= 1
+        self.in_flight[slot] -= 1
+        self.in_flight_tokens[slot] -= reservation.tokens
+        return slot
+
+    def observe(self, slot: int, sessions: int, now_s: float) -> None:
+        """Compares with the sessions (serving and queued) HAProxy counts on the slot's server."""
+        surplus = sessions - int(self.reserved[slot])
+        before = int(self._surplus[slot])
+        foreign = max(0, min(surplus, before))
+        leaked = max(0, min(-surplus, -before))
+        if leaked:
+            surplus += self._drop_leaked(slot, leaked, now_s)
+        self.in_flight[slot] += foreign - int(self.foreign[slot])
+        self.foreign[slot] = foreign
+        self._surplus[slot] = surplus
+
+    def _drop_leaked(self, slot: int, count: int, now_s: float) -> int:
+        settled = now_s - SETTLE_S
+        found: list[str] = []
+        for request_id, reservation in self._reservations.items():  # oldest first
+            if len(found) == count or reservation.made_s > settled:
+                break
+            if reservation.slot == slot and reservation.comparable:
+                found.append(request_id)
+        for request_id in found:
+            self.release(request_id)
+        self.leaked += len(found)
+        return len(found)
+
+    def haproxy_restarted(self) -> None:
+        """Existing reservations may live on in an old worker `observe` cannot see: only their line or TTL ends them."""
+        for reservation in self._reservations.values():
+            reservation.comparable = False
+        self._surplus[:] = 0
+
+    def expire(self, now_s: float) -> int:
+        """Ends reservations older than their TTL; how many."""
+        oldest_s = now_s - self._ttl_s
+        count = 0
+        while self._reservations:
+            request_id, reservation = next(iter(self._reservations.items()))
+            if reservation.made_s > oldest_s:
+                break
+            self.release(request_id)
+            count += 1
+        self.expired += count
+        return count
+
+    def validate(self) -> None:
+        """Raises AssertionError when columns and reservations disagree (tests call it after every step)."""
+        reserved = np.zeros_like(self.reserved)
+        tokens = np.zeros_like(self.in_flight_tokens)
+        for reservation in self._reservations.values():
+            reserved[reservation.slot] += 1
+            tokens[reservation.slot] += reservation.tokens
+        assert (reserved == self.reserved).all(), "reserved column is not the sum of reservations"
+        assert (tokens == self.in_flight_tokens).all(), "token column is not the sum of reservations"
+        assert (self.in_flight == self.reserved + self.foreign).all(), "in-flight is not reserved plus foreign"
+        assert (self.foreign >= 0).all(), "foreign work is negative"

@@ -1,0 +1,251 @@
+"""Who may be routed to.
+
+`ReplicaRegistry` owns membership: registrations and leases, drain flags, and the health HAProxy observes. It gives each
+replica a *slot*, a small integer other tables use as a column index; a slot is reused only after its replica is
+removed, and `on_removed` is called first so that nothing keyed by the slot survives its replica.
+
+Readers get a `Membership`: the immutable, ascending array of slots eligible for a model, rebuilt only when something
+changed. The registry is written by the admin front, the lease sweep and the edge sync, all on one event loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from policies.types import Slots
+from router.errors import LimitReached, RegistrationError
+from router.state.schema import Registration, SavedReplica
+
+MAX_REPLICAS = 4096
+"""HAProxy's `use-server` walks a backend's servers linearly (fine to about 1,000); beyond this a fleet wants more edges."""
+
+ANY_MODEL = ""
+
+
+class Health(StrEnum):
+    """What HAProxy's checks say."""
+
+    STARTING = "starting"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(slots=True)
+class Replica:
+    """One registered replica. Mutated by the registry alone."""
+
+    slot: int
+    id: str
+    url: str
+    host: str
+    port: int
+    model: str
+    ttl_s: float | None
+    lease_until_s: float | None
+    health: Health
+    draining: bool = False
+
+    @property
+    def eligible(self) -> bool:
+        return self.health is Health.UP and not self.draining
+
+    @property
+    def state(self) -> str:
+        """`draining` or the health, one word for people and metrics."""
+        return "draining" if self.draining else str(self.health)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Eligible slots for one model. `token` differs between two memberships exactly when slots or ids differ."""
+
+    token: int
+    slots: Slots
+
+
+def parse_endpoint(url: str) -> tuple[str, int]:
+    """Host and port of `http://HOST:PORT[/]`; raises RegistrationError for anything HAProxy cannot connect to by address."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "http" or not parts.hostname or port is None or parts.path not in ("", "/") or parts.query:
+        raise RegistrationError(f"url: {url!r} is not of the form http://HOST:PORT")
+    return parts.hostname, port
+
+
+class ReplicaRegistry:
+    """Membership, drain and health of all replicas of one edge."""
+
+    def __init__(
+        self,
+        *,
+        initial_health: Health = Health.STARTING,
+        max_replicas: int = MAX_REPLICAS,
+        on_added: Callable[[int], None] = lambda slot: None,
+        on_removed: Callable[[int], None] = lambda slot: None,
+        on_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._initial_health = initial_health
+        self._max_replicas = max_replicas
+        self._on_added = on_added
+        self._on_removed = on_removed
+        self._on_changed = on_changed
+        self._by_id: dict[str, Replica] = {}
+        self._ids: list[str] = []
+        self._free_slots: list[int] = []
+        self._memberships: dict[str, Membership] = {}
+        self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
+        self._tokens = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._by_id.values())
+
+    def __repr__(self) -> str:
+        return f"ReplicaRegistry({', '.join(f'{r.id}={r.state}' for r in self)})"
+
+    def get(self, replica_id: str) -> Replica | None:
+        return self._by_id.get(replica_id)
+
+    @property
+    def ids(self) -> list[str]:
+        """Replica id by slot; empty string for a free slot."""
+        return self._ids
+
+    def models(self) -> set[str]:
+        return {r.model for r in self if r.model}
+
+    # Writers
+
+    def put(self, replica_id: str, registration: Registration, now_s: float) -> Replica:
+        """Registers or renews. A changed URL is a restarted engine: it starts unproven and no longer drains.
+
+        Raises RegistrationError for a bad URL and LimitReached beyond `max_replicas`.
+        """
+        host, port = parse_endpoint(registration.url)
+        lease_until_s = None if registration.ttl_s is None else now_s + registration.ttl_s
+        replica = self._by_id.get(replica_id)
+        if replica is None:
+            if len(self._by_id) >= self._max_replicas:
+                raise LimitReached(f"max_replicas: {self._max_replicas} replicas are registered")
+            slot = self._free_slots.pop() if self._free_slots else len(self._ids)
+            if slot == len(self._ids):
+                self._ids.append(replica_id)
+            else:
+                self._ids[slot] = replica_id
+            replica = Replica(
+                slot, replica_id, registration.url, host, port, registration.model,
+                registration.ttl_s, lease_until_s, self._initial_health,
+            )  # fmt: skip
+            self._by_id[replica_id] = replica
+            self._on_added(slot)
+            self._changed()
+            return replica
+        replica.ttl_s, replica.lease_until_s = registration.ttl_s, lease_until_s
+        moved = (host, port) != (replica.host, replica.port)
+        if moved:
+            replica.url, replica.host, replica.port = registration.url, host, port
+            replica.health, replica.draining = self._initial_health, False
+        if moved or registration.model != replica.model:
+            replica.model = registration.model
+            self._changed()
+        return replica
+
+    def restore(self, saved: SavedReplica, now_s: float) -> Replica:
+        """Takes a saved registration over; its lease starts afresh."""
+        replica = self.put(saved.id, Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s), now_s)
+        if saved.draining:
+            self.drain(saved.id)
+        return replica
+
+    def remove(self, replica_id: str) -> bool:
+        """Forgets a replica at once; True if it was known. Streams in flight are HAProxy's and end by themselves."""
+        replica = self._by_id.pop(replica_id, None)
+        if replica is None:
+            return False
+        self._on_removed(replica.slot)
+        self._ids[replica.slot] = ""
+        self._free_slots.append(replica.slot)
+        self._changed()
+        return True
+
+    def drain(self, replica_id: str) -> bool:
+        """No further request is routed to it; True if it is known."""
+        replica = self._by_id.get(replica_id)
+        if replica is None:
+            return False
+        if not replica.draining:
+            replica.draining = True
+            self._changed()
+        return True
+
+    def set_health(self, replica_id: str, health: Health) -> bool:
+        """Applies what HAProxy observes; True if it changed."""
+        replica = self._by_id.get(replica_id)
+        if replica is None or replica.health is health:
+            return False
+        replica.health = health
+        self._changed()
+        return True
+
+    def expire_leases(self, now_s: float) -> list[str]:
+        """Removes replicas whose lease ended; returns their ids."""
+        gone = [r.id for r in self if r.lease_until_s is not None and r.lease_until_s <= now_s]
+        for replica_id in gone:
+            self.remove(replica_id)
+        return gone
+
+    def _changed(self) -> None:
+        self._memberships.clear()
+        self._on_changed()
+
+    # Readers
+
+    def membership(self, model: str) -> Membership:
+        """Eligible slots for a model. An unknown (empty) model may go anywhere; a replica without one serves any."""
+        found = self._memberships.get(model)
+        if found is None:
+            found = self._build_membership(model)
+            # Model names come from clients: remember answers only for models that exist, so the map stays bounded.
+            if model == ANY_MODEL or model in self.models():
+                self._memberships[model] = found
+        return found
+
+    def _build_membership(self, model: str) -> Membership:
+        members = tuple(
+            sorted(
+                (r.slot, r.id)
+                for r in self
+                if r.eligible and (model == ANY_MODEL or r.model in (ANY_MODEL, model))
+            )
+        )
+        previous = self._published.get(model)
+        if previous is not None and previous[0] == members:
+            return previous[1]
+        built = Membership(next(self._tokens), np.array([slot for slot, _ in members], dtype=np.intp))
+        if model == ANY_MODEL or model in self.models():
+            self._published[model] = (members, built)
+        return built
+
+    def saved(self) -> list[SavedReplica]:
+        return [
+            SavedReplica(id=r.id, url=r.url, model=r.model, ttl_s=r.ttl_s, draining=r.draining)
+            for r in sorted(self, key=lambda r: r.id)
+        ]
+
+    def validate(self) -> None:
+        """Raises AssertionError when the registry contradicts itself (tests call it after every step)."""
+        slots = [r.slot for r in self]
+        assert len(set(slots)) == len(slots), "two replicas share a slot"
+        assert all(self._ids[r.slot] == r.id for r in self), "ids by slot are stale"
+        assert not set(slots) & set(self._free_slots), "a used slot is free"
