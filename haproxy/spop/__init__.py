@@ -1,0 +1,45 @@
+"""SPOP 2.0, the protocol of HAProxy's Stream Processing Offload Engine: an agent's codec without I/O.
+
+The specification is `doc/SPOE.txt` of HAProxy, cited as "SPOE.txt" and a section. `SPOPConnection` is the way in.
+"""
+
+from haproxy.spop.connection import SPOPConnection
+from haproxy.spop.errors import ProtocolError, SPOPError, Status, UsageError
+from haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Message, Notify
+from haproxy.spop.frames import (
+    Action,
+    Limits,
+    Scope,
+    SetVar,
+    UnsetVar,
+    encode_actions,
+    encode_set_var,
+    encode_set_vars,
+)
+from haproxy.spop.state import State
+from haproxy.spop.typed_data import Value, VariableValue
+
+__all__ = [
+    "Action",
+    "Disconnected",
+    "Event",
+    "HealthCheck",
+    "HelloReceived",
+    "Limits",
+    "Message",
+    "Notify",
+    "ProtocolError",
+    "SPOPConnection",
+    "SPOPError",
+    "Scope",
+    "SetVar",
+    "State",
+    "Status",
+    "UnsetVar",
+    "UsageError",
+    "Value",
+    "VariableValue",
+    "encode_actions",
+    "encode_set_var",
+    "encode_set_vars",
+]

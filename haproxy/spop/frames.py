@@ -1,0 +1,347 @@
+"""Whole frames: decode what HAProxy sends, encode what an agent sends (SPOE.txt 3.2).
+
+    <length: 4 bytes> <type: 1 byte> <flags: 4 bytes> <stream-id: varint> <frame-id: varint> <payload>
+
+Everything here is a function of its arguments and keeps nothing but a bounded cache of encoded variables. Decoders
+read `data[pos:end]`, one frame inside a longer buffer, and raise `ProtocolError` only. A read that runs past `end`
+yields garbage of the next frame, or nothing; it never gets out, since each decoder ends by comparing `pos` with `end`.
+That is one check a frame instead of one a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from functools import lru_cache
+from struct import Struct
+from typing import NamedTuple
+
+import msgspec
+
+from haproxy.spop.errors import ProtocolError, Status, UsageError
+from haproxy.spop.events import Message
+from haproxy.spop.state import FrameType
+from haproxy.spop.typed_data import DataType, Value, VariableValue, decode_typed, encode_typed
+from haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest, encode_varint
+
+HEAD = Struct(">IBI")
+"""Length (not counting itself), type and flags, all in network byte order."""
+LENGTH_BYTES = 4
+MIN_FRAME_BYTES = 7
+"""Type, flags and two ids of one byte: the shortest frame there is."""
+MIN_MAX_FRAME_SIZE = 256
+"""SPOE.txt 3.2: the maximum a peer supports must be at least this."""
+MAX_DISCONNECT_MESSAGE_BYTES = 255
+"""HAProxy 2.8 takes a DISCONNECT with a longer message for an invalid frame (`spoe_handle_agentdiscon_frame`)."""
+MAX_NAMES = 1024
+"""Entries of a `NameTable`. Names come from HAProxy's configuration, which has tens of them."""
+VERSION = b"2.0"
+MAJOR_VERSION = b"2"
+CAPABILITIES = b"pipelining"
+"""All we announce. `async` and `fragmentation` are gone from HAProxy 3.1 on, and one connection orders its own ACKs."""
+
+FIN = 0x1
+"""Flag: the last, or only, fragment of a payload (SPOE.txt 3.2)."""
+
+_STRING = int(DataType.STRING)
+_BINARY = int(DataType.BINARY)
+_INT64 = int(DataType.INT64)
+_NULL = int(DataType.NULL)
+_TWO_64 = 2**64
+_INT64_END = 2**63
+_NO_IDS = b"\x00\x00"
+_INTEGERS = (DataType.INT32, DataType.UINT32, DataType.INT64, DataType.UINT64)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on what one peer may make us hold. Beyond one of them is a `ProtocolError`."""
+
+    max_frame_size: int = 1024 * 1024 - LENGTH_BYTES
+    """Bytes of a frame without its length. HAProxy offers `tune.bufsize` - 4; this is that for 1 MiB."""
+    max_in_flight: int = 4096
+    """NOTIFYs without ACK on a connection. HAProxy waits for 20 (`max-waiting-frames`), but sends further ones when
+    their `timeout processing` is over, and one read of 256 KiB can bring some 2000."""
+    max_messages: int = 64
+    """Messages of a NOTIFY. HAProxy sends those of one event or group together; a configuration has a few."""
+    max_args: int = 255
+    """Arguments of a message; its count is one byte."""
+    max_name_bytes: int = 255
+    """Length of a message's or an argument's name."""
+    max_value_bytes: int = 1024 * 1024
+    """Length of one STRING or BINARY. Not below 240: shorter ones are not looked at."""
+
+
+class NameTable(dict[bytes, str]):
+    """Names seen on a connection, decoded once. Bounded by `MAX_NAMES` entries of `max_name_bytes`."""
+
+    def __init__(self, max_name_bytes: int) -> None:
+        super().__init__()
+        self._max_name_bytes = max_name_bytes
+
+    def __missing__(self, raw: bytes) -> str:
+        if len(raw) > self._max_name_bytes:
+            raise ProtocolError(Status.INVALID, f"a name is longer than {self._max_name_bytes} bytes")
+        try:
+            name = raw.decode("ascii")
+        except UnicodeDecodeError:
+            raise ProtocolError(Status.INVALID, "a name is not ASCII") from None
+        if len(self) < MAX_NAMES:
+            self[raw] = name
+        return name
+
+
+# --- what HAProxy sends
+
+
+class Hello(NamedTuple):
+    """HAPROXY-HELLO (SPOE.txt 3.2.4)."""
+
+    max_frame_size: int
+    capabilities: tuple[str, ...]
+    engine_id: str
+    healthcheck: bool
+
+
+def decode_hello(data: bytes, pos: int, end: int, names: NameTable) -> Hello:
+    """A HAPROXY-HELLO from behind its flags on. A missing item has the status code SPOE.txt 3.5 lists for it."""
+    items = _decode_items(data, pos, end, names)
+    versions = items.get("supported-versions")
+    if not isinstance(versions, bytes):
+        raise ProtocolError(Status.NO_VERSION, "supported-versions not found")
+    max_frame_size = items.get("max-frame-size")
+    if not isinstance(max_frame_size, int) or isinstance(max_frame_size, bool):
+        raise ProtocolError(Status.NO_MAX_FRAME_SIZE, "max-frame-size not found")
+    capabilities = items.get("capabilities")
+    if not isinstance(capabilities, bytes):
+        raise ProtocolError(Status.NO_CAPABILITIES, "capabilities not found")
+    # SPOE.txt 3.2.4: a major version stands for all its minor ones, so any 2.x will do for our 2.0.
+    if not any(version.partition(b".")[0] == MAJOR_VERSION for version in _split(versions)):
+        raise ProtocolError(Status.UNSUPPORTED_VERSION, "this agent speaks SPOP 2.0")
+    if max_frame_size < MIN_MAX_FRAME_SIZE:
+        raise ProtocolError(Status.BAD_MAX_FRAME_SIZE, f"max-frame-size is below {MIN_MAX_FRAME_SIZE}")
+    engine_id = items.get("engine-id")
+    return Hello(
+        max_frame_size,
+        tuple(capability.decode("latin-1") for capability in _split(capabilities)),
+        engine_id.decode("latin-1") if isinstance(engine_id, bytes) else "",
+        items.get("healthcheck") is True,
+    )
+
+
+class Disconnect(NamedTuple):
+    """A DISCONNECT frame of either side (SPOE.txt 3.2.8, 3.2.9)."""
+
+    status: int
+    message: str
+
+
+def decode_disconnect(data: bytes, pos: int, end: int, names: NameTable) -> Disconnect:
+    """A HAPROXY-DISCONNECT from behind its flags on. A missing item is forgiven: the peer is leaving either way."""
+    items = _decode_items(data, pos, end, names)
+    status = items.get("status-code")
+    message = items.get("message")
+    return Disconnect(
+        status if type(status) is int else Status.UNKNOWN,
+        message.decode("latin-1") if isinstance(message, bytes) else "",
+    )
+
+
+def decode_messages(data: bytes, pos: int, end: int, limits: Limits, names: NameTable) -> list[Message]:
+    """The payload of a NOTIFY, `data[pos:end]` (SPOE.txt 3.2.6).
+
+    This runs once a request and is written for that: varints of one byte and the types HAProxy uses most are read in
+    place, and bounds are checked at the end.
+    """
+    messages: list[Message] = []
+    value: Value
+    try:
+        while pos < end:
+            if len(messages) == limits.max_messages:
+                raise ProtocolError(Status.INVALID, f"a frame has more than {limits.max_messages} messages")
+            length = data[pos]
+            pos += 1
+            if length >= ONE_BYTE_LIMIT:
+                length, pos = decode_varint_rest(data, pos, length)
+            after = pos + length
+            name = names[data[pos:after]]
+            count = data[after]
+            pos = after + 1
+            if count > limits.max_args:
+                raise ProtocolError(Status.INVALID, f"a message has more than {limits.max_args} arguments")
+            args: dict[str, Value] = {}
+            for _ in range(count):
+                length = data[pos]
+                pos += 1
+                if length >= ONE_BYTE_LIMIT:
+                    length, pos = decode_varint_rest(data, pos, length)
+                after = pos + length
+                key = names[data[pos:after]]
+                kind = data[after]
+                pos = after + 1
+                if kind == _STRING or kind == _BINARY:  # noqa: SIM109 - a tuple to search costs twice as much
+                    length = data[pos]
+                    pos += 1
+                    if length >= ONE_BYTE_LIMIT:
+                        length, pos = decode_varint_rest(data, pos, length)
+                        if length > limits.max_value_bytes:
+                            raise ProtocolError(Status.INVALID, f"a value exceeds {limits.max_value_bytes} bytes")
+                    after = pos + length
+                    value = data[pos:after]
+                    pos = after
+                elif kind == _INT64:
+                    value = data[pos]
+                    pos += 1
+                    if value >= ONE_BYTE_LIMIT:
+                        value, pos = decode_varint_rest(data, pos, value)
+                        if value >= _INT64_END:
+                            value -= _TWO_64
+                elif kind == _NULL:
+                    value = None
+                else:
+                    value, pos = decode_typed(data, after, end)
+                args[key] = value
+            if len(args) != count:
+                raise ProtocolError(Status.INVALID, "a message has two arguments of one name")
+            messages.append(Message(name, args))
+    except IndexError:
+        raise ProtocolError(Status.INVALID, "a message is cut short") from None
+    if pos != end:
+        raise ProtocolError(Status.INVALID, "a message is cut short")
+    return messages
+
+
+def _decode_items(data: bytes, pos: int, end: int, names: NameTable) -> dict[str, Value]:
+    """The ids, which must be 0, and the KV-LIST of a HELLO or DISCONNECT."""
+    if data[pos : pos + 2] != _NO_IDS:
+        raise ProtocolError(Status.INVALID, "stream-id and frame-id must be 0")
+    pos += 2
+    items: dict[str, Value] = {}
+    while pos < end:
+        length, pos = decode_varint(data, pos)
+        if length > end - pos:
+            raise ProtocolError(Status.INVALID, "an item is cut short")
+        name = names[data[pos : pos + length]]
+        items[name], pos = decode_typed(data, pos + length, end)
+    return items
+
+
+def _split(text: bytes) -> list[bytes]:
+    """SPOE.txt 3.2.4: comma-separated, spaces must be ignored."""
+    return [item for item in text.replace(b" ", b"").split(b",") if item]
+
+
+# --- what an agent sends
+
+
+class Scope(IntEnum):
+    """Scopes of variables (SPOE.txt 3.4)."""
+
+    PROC = 0
+    SESS = 1
+    TXN = 2
+    REQ = 3
+    RES = 4
+
+
+class ActionType(IntEnum):
+    """Actions of an ACK (SPOE.txt 3.4)."""
+
+    SET_VAR = 1
+    UNSET_VAR = 2
+
+
+class SetVar(NamedTuple):
+    """Give a variable a value. HAProxy puts its `var-prefix` before the name and ignores names it does not know."""
+
+    scope: Scope
+    name: str
+    value: VariableValue
+
+
+class UnsetVar(NamedTuple):
+    """Make a variable undefined."""
+
+    scope: Scope
+    name: str
+
+
+Action = SetVar | UnsetVar
+
+
+def encode_agent_hello(max_frame_size: int) -> bytes:
+    """AGENT-HELLO. `max_frame_size` must not exceed what HAProxy offered (SPOE.txt 3.2.5)."""
+    return _encode_frame(
+        FrameType.AGENT_HELLO,
+        {
+            b"version": encode_typed(VERSION.decode()),
+            b"max-frame-size": bytes((DataType.UINT32,)) + encode_varint(max_frame_size),
+            b"capabilities": encode_typed(CAPABILITIES.decode()),
+        },
+    )
+
+
+def encode_agent_disconnect(status: int, message: str) -> bytes:
+    """AGENT-DISCONNECT; what exceeds `MAX_DISCONNECT_MESSAGE_BYTES` of `message` is cut off."""
+    text = message.encode()[:MAX_DISCONNECT_MESSAGE_BYTES].decode(errors="ignore")
+    return _encode_frame(
+        FrameType.AGENT_DISCONNECT,
+        {
+            b"status-code": bytes((DataType.UINT32,)) + encode_varint(status),
+            b"message": encode_typed(text),
+        },
+    )
+
+
+def encode_ack_head(ids: bytes, payload_bytes: int) -> bytes:
+    """All of an ACK but its payload. `ids` are both varints as the NOTIFY had them (SPOE.txt 3.2.7)."""
+    return HEAD.pack(1 + 4 + len(ids) + payload_bytes, FrameType.ACK, FIN) + ids
+
+
+def encode_actions(actions: Iterable[Action]) -> bytes:
+    """The payload of an ACK: LIST-OF-ACTIONS (SPOE.txt 3.4). UsageError for a value or name SPOP cannot hold."""
+    encoded = []
+    for action in actions:
+        if isinstance(action, SetVar):
+            encoded.append(encode_set_var(action.scope, action.name, action.value))
+        else:
+            encoded.append(_encode_action(ActionType.UNSET_VAR, 2, action.scope, action.name))
+    return b"".join(encoded)
+
+
+def encode_set_vars(scope: Scope, values: Mapping[str, VariableValue]) -> bytes:
+    """The payload of an ACK that sets these variables of one scope; short texts come from a cache."""
+    return b"".join([encode_set_var(scope, name, value) for name, value in values.items()])
+
+
+def encode_set_var(scope: Scope, name: str, value: VariableValue) -> bytes:
+    """One set-var action; one with a short text comes from a cache."""
+    if type(value) is str and len(value) <= _CACHED_TEXT_CHARS:
+        return _encode_set_text(scope, name, value)
+    return _encode_set_head(scope, name) + encode_typed(value)
+
+
+_CACHED_TEXT_CHARS = 64
+"""As long as a HAProxy server name of ours may be. Longer texts are not likely to come twice."""
+_CACHED_VARIABLES = 4096
+"""Pairs of a name and a text: a few variables times the replicas of a large fleet."""
+
+
+@lru_cache(_CACHED_VARIABLES)
+def _encode_set_text(scope: Scope, name: str, text: str) -> bytes:
+    return _encode_set_head(scope, name) + encode_typed(text)
+
+
+@lru_cache(_CACHED_VARIABLES)
+def _encode_set_head(scope: Scope, name: str) -> bytes:
+    return _encode_action(ActionType.SET_VAR, 3, scope, name)
+
+
+def _encode_action(action: ActionType, nb_args: int, scope: Scope, name: str) -> bytes:
+    if not name or not name.isascii():
+        raise UsageError(f"a variable needs a name of ASCII characters, not {name!r}")
+    return bytes((action, nb_args, scope)) + encode_varint(len(name)) + name.encode()
+
+
+def _encode_frame(kind: FrameType, items: Mapping[bytes, bytes]) -> bytes:
+    payload = b"".join(encode_varint(len(name)) + name + value for name, value in items.items())
+    return HEAD.pack(1 + 4 + len(_NO_IDS) + len(payload), kind, FIN) + _NO_IDS + payload
