@@ -1,0 +1,411 @@
+"""One edge as values -> the text of its HAProxy configuration. Pure: no file is written, no socket opened.
+
+`render(EdgeConfig(...))` gives haproxy.cfg, spoe.cfg and the Lua script, to be put into one folder under those names
+(haproxy.cfg refers to the other two by relative path). Every value is checked when it is made, against a strict
+charset, so no value can add a line or a word to the configuration. A value that does not fit raises `ConfigError`.
+
+What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid up to 3.4):
+
+- Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
+  are removed and `x-request-id` is the edge's own.
+- A POST to a generation path asks the router; everything else is balanced by turns over the ready servers.
+- The router's `first`, then its `second`, serves. Without an answer HAProxy chooses: session key, else prompt head,
+  hashed with bounded load onto the healthy servers, and says `x-pointsman-reason: fail-open`.
+- One JSON line per finished request goes to the router's ring address.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from ipaddress import ip_address
+from typing import Literal, NamedTuple
+
+import jinja2
+import msgspec
+
+from haproxy.errors import ConfigError
+
+SERVER_NAME_MAX_CHARS = 64
+HASH_HEAD_BYTES = 2048
+"""How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
+HEAD_ROOM_BYTES = 16384
+"""Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
+MAX_BODY_WINDOW_BYTES = 1 << 20
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
+_FILE = re.compile(r"/[A-Za-z0-9_./@+=-]{1,1023}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$&*.^_|~-]{1,64}")
+_PATH = re.compile(r"/[A-Za-z0-9_./~:@%+-]{0,255}")
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
+
+Lookup = Literal["spoe", "lua"]
+
+
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(key, value, expected)
+
+
+def _check_text(pattern: re.Pattern[str], key: str, value: str, expected: str) -> None:
+    _require(pattern.fullmatch(value) is not None, key, value, expected)
+
+
+def _check_range(key: str, value: int, low: int, high: int) -> None:
+    _require(low <= value <= high, key, value, f"a whole number from {low} to {high}")
+
+
+def _check_file(key: str, value: str) -> None:
+    _check_text(_FILE, key, value, "an absolute path of letters, digits and _ . / @ + = -")
+
+
+def join_host_port(host: str, port: int) -> str:
+    """`host:port` as HAProxy reads it; an IPv6 address goes into brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_host(key: str, value: str) -> None:
+    """Raise `ConfigError` unless `value` is an IPv4 or IPv6 address, a host name, or `*`."""
+    if ":" in value:
+        try:
+            ip_address(value)
+        except ValueError:
+            raise ConfigError(key, value, "an IP address or a host name") from None
+    else:
+        _check_text(_HOST, key, value, "an IP address or a host name")
+
+
+def check_address(key: str, value: str) -> None:
+    """Raise `ConfigError` unless `value` is `host:port` or `unix@/absolute/path`."""
+    expected = "host:port or unix@/absolute/path"
+    if value.startswith("unix@"):
+        _check_text(_FILE, key, value.removeprefix("unix@"), expected)
+        return
+    host, _, port = value.rpartition(":")
+    _require(port.isascii() and port.isdigit() and 0 < int(port) < 65536, key, value, expected)
+    check_host(key, host.removeprefix("[").removesuffix("]"))
+
+
+class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One listening address. Plain addresses speak HTTP/1.1 and HTTP/2 with prior knowledge; with `certificate` (PEM
+    file: chain and key) TLS with `alpn h2,http/1.1`."""
+
+    host: str
+    port: int
+    certificate: str = ""
+
+    def __post_init__(self) -> None:
+        check_host("bind.host", self.host)
+        _check_range("bind.port", self.port, 1, 65535)
+        if self.certificate:
+            _check_file("bind.certificate", self.certificate)
+
+    @property
+    def address(self) -> str:
+        return join_host_port(self.host, self.port)
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A replica as HAProxy sees it: its name is the replica id."""
+
+    name: str
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_text(_NAME, "server.name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
+        try:
+            ip_address(self.host)
+        except ValueError:
+            # management.txt, "add server": servers added at run time are never resolved.
+            raise ConfigError(
+                "server.host", self.host, "an IP address: HAProxy does not resolve server names"
+            ) from None
+        _check_range("server.port", self.port, 1, 65535)
+
+    @property
+    def address(self) -> str:
+        return join_host_port(self.host, self.port)
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Each is the longest *silence* HAProxy accepts, never a limit on a whole stream."""
+
+    connect_ms: int = 500
+    client_s: int = 3600
+    server_s: int = 3600
+    """Longest wait for the next byte of a replica: queue plus prefill of the longest prompt."""
+    queue_s: int = 30
+    http_request_s: int = 10
+    """The whole request head must be in by then."""
+    http_keep_alive_s: int = 75
+    body_s: int = 10
+    """How long a routed request's body is waited for before it is judged by what is there."""
+    processing_ms: int = 50
+    """What one lookup may cost when the router hangs."""
+
+    def __post_init__(self) -> None:
+        for key in self.__struct_fields__:
+            _check_range(f"timeouts.{key}", getattr(self, key), 1, 86_400_000 if key.endswith("_ms") else 2_000_000)
+
+
+class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How every replica is watched and used; the same for servers in the file and for those added at run time."""
+
+    health_path: str = "/health"
+    inter_ms: int = 500
+    """Between two health checks of a replica that is up."""
+    fastinter_ms: int = 100
+    """Between two checks while its state is changing."""
+    downinter_ms: int = 250
+    """Between two checks of a replica that is down: the longest it stays out after coming back."""
+    check_timeout_ms: int = 2000
+    """A check is lost only after this: an engine that is busy must not count as dead."""
+    fall: int = 2
+    """Lost checks in a row that take a replica out."""
+    rise: int = 1
+    maxconn: int = 0
+    """Requests at once on one replica; more wait in HAProxy's queue. 0: no limit."""
+    idle_purge_s: int = 5
+    """Every so often half of the idle connections not needed lately are closed."""
+
+    def __post_init__(self) -> None:
+        _check_text(_PATH, "server_options.health_path", self.health_path, "a path without spaces or quotes")
+        for key in ("inter_ms", "fastinter_ms", "downinter_ms", "check_timeout_ms"):
+            _check_range(f"server_options.{key}", getattr(self, key), 10, 3_600_000)
+        for key in ("fall", "rise"):
+            _check_range(f"server_options.{key}", getattr(self, key), 1, 100)
+        _check_range("server_options.maxconn", self.maxconn, 0, 1_000_000)
+        _check_range("server_options.idle_purge_s", self.idle_purge_s, 1, 60)
+
+    def keywords(self) -> str:
+        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`)."""
+        words = (
+            f"check inter {self.inter_ms}ms fastinter {self.fastinter_ms}ms downinter {self.downinter_ms}ms "
+            f"fall {self.fall} rise {self.rise} weight 16 pool-purge-delay {self.idle_purge_s}s "
+            "observe layer4 error-limit 3 on-error mark-down"
+        )
+        return f"{words} maxconn {self.maxconn}" if self.maxconn else words
+
+
+DEFAULT_SESSION_HEADERS = (
+    "x-session-id",
+    "x-claude-code-session-id",
+    "session-id",
+    "session_id",
+    "x-session-affinity",
+    "thread-id",
+    "x-conversation-id",
+    "x-correlation-id",
+)
+DEFAULT_GENERATION_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/inference/v1/generate",
+)
+
+
+class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that makes one edge's HAProxy."""
+
+    binds: tuple[Bind, ...]
+    ring_address: str
+    """Where the router takes the log lines: host:port."""
+    admin_socket: str
+    """Unix socket of the Runtime API, created with mode 0600."""
+    lookup: Lookup = "spoe"
+    spop_address: str = ""
+    """The router's SPOP listener; needed with `lookup` = "spoe"."""
+    lookup_address: str = ""
+    """The router's HTTP lookup listener, IP address and port; needed with `lookup` = "lua"."""
+    master_socket: str = ""
+    """Unix socket of the master process (a command line argument of HAProxy, not part of the text)."""
+    ops: Bind | None = None
+    """Where `/metrics` (Prometheus) and `/readyz` are served; keep it on loopback."""
+    servers: tuple[Server, ...] = ()
+    """Replicas known when HAProxy starts, so that a restart has them from the first request on."""
+    server_options: ServerOptions = ServerOptions()
+    timeouts: Timeouts = Timeouts()
+    session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
+    """The first of them that is present and not empty is the session key."""
+    generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
+    """Exact paths whose POST requests are routed."""
+    allowed_paths: tuple[str, ...] = ()
+    """What may pass at all: exact paths, or everything below one written as `/v1/*`. Empty: everything passes."""
+    api_keys_map: str = ""
+    """Map file, lines of `<sha256 of the key, hex, lower case> <tenant>`. Empty: no keys are asked for."""
+    policy_override: bool = False
+    """Whether `x-pointsman-policy` may name the policy for one request."""
+    first_token: bool = False
+    """Whether a Lua filter times the first token and reports it through the ring; about 50 us a request."""
+    body_needs: int = 0
+    """What HAProxy sends of the body until the router says otherwise: 0, bit 1 fields, bit 2 prefix keys."""
+    body_window_bytes: int = 131072
+    """How much of a body can be looked at. Every buffer of the process gets this size plus 16 KiB."""
+    max_body_bytes: int = 0
+    """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
+    hash_balance_percent: int = 150
+    """When HAProxy chooses alone, no replica gets more than this share of the average load."""
+    threads: int = 0
+    """0: one per core, HAProxy's own choice."""
+    maxconn: int = 10_000
+    """Client connections at once; each needs two file descriptors."""
+    hard_stop_after_s: int = 14_400
+    """After a reload, streams still running in the old process are cut after this."""
+    user: str = ""
+    group: str = ""
+    chroot: str = ""
+
+    def __post_init__(self) -> None:
+        _require(len(self.binds) > 0, "binds", self.binds, "at least one address")
+        _require(self.lookup in ("spoe", "lua"), "lookup", self.lookup, '"spoe" or "lua"')
+        check_address("ring_address", self.ring_address)
+        _check_file("admin_socket", self.admin_socket)
+        if self.lookup == "spoe":
+            check_address("spop_address", self.spop_address)
+        else:
+            check_address("lookup_address", self.lookup_address)
+        for key in ("master_socket", "api_keys_map", "chroot"):
+            if value := getattr(self, key):
+                _check_file(key, value)
+        for key in ("user", "group"):
+            if value := getattr(self, key):
+                _check_text(_ACCOUNT, key, value, "an account name")
+        for header in self.session_headers:
+            _check_text(_HEADER, "session_headers", header, "header names")
+        _require(len(self.generation_paths) > 0, "generation_paths", self.generation_paths, "at least one path")
+        for path in self.generation_paths:
+            _check_text(_PATH, "generation_paths", path, "absolute paths without spaces or quotes")
+        for path in self.allowed_paths:
+            _check_text(_PATH, "allowed_paths", path.removesuffix("*"), "absolute paths, or a prefix ending in /*")
+            _require("*" not in path or path.endswith("/*"), "allowed_paths", path, "an exact path or one ending in /*")
+        names = [server.name for server in self.servers]
+        _require(len(names) == len(set(names)), "servers", names, "names that differ")
+        _check_range("body_needs", self.body_needs, 0, 3)
+        _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
+        _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
+        _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
+        _check_range("threads", self.threads, 0, 64)
+        _check_range("maxconn", self.maxconn, 1, 1_000_000)
+        _check_range("hard_stop_after_s", self.hard_stop_after_s, 1, 2_000_000)
+
+
+class Rendered(NamedTuple):
+    """The files of one edge. They belong into one folder as haproxy.cfg, spoe.cfg and pointsman.lua."""
+
+    haproxy_cfg: str
+    spoe_cfg: str
+    lua: str
+
+
+def server_ids(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int]:
+    """A numeric HAProxy id per server name, none of them in `taken`.
+
+    HAProxy places a server on its hash ring by this id (configuration.txt, `hash-type consistent`), so ids made from
+    names give all edges, and an edge after a restart, the same fail-open choice. Order of `names` does not matter.
+    """
+    used = set(taken)
+    ids: dict[str, int] = {}
+    for name in sorted(names):
+        candidate = zlib.crc32(name.encode()) & 0x7FFFFFFF or 1
+        while candidate in used:
+            candidate = candidate + 1 & 0x7FFFFFFF or 1
+        used.add(candidate)
+        ids[name] = candidate
+    return ids
+
+
+def _error_body(status: int, kind: str, message: str) -> str:
+    """An error in the shape OpenAI clients and vLLM use."""
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return json.dumps({"error": error}, separators=(",", ":"))
+
+
+def _error_bodies(*errors: tuple[int, str, str]) -> dict[int, str]:
+    return {status: _error_body(status, kind, message) for status, kind, message in errors}
+
+
+ERROR_BODIES = _error_bodies(
+    (400, "Bad Request", "The request is not valid HTTP."),
+    (401, "Unauthorized", "The API key is missing or not known."),
+    (404, "Not Found", "This path is not served here."),
+    (408, "Request Timeout", "The request did not arrive in time."),
+    (413, "Request Entity Too Large", "The request body is larger than this service accepts."),
+    (500, "Internal Server Error", "The edge failed to handle the request."),
+    (502, "Bad Gateway", "The replica closed the connection without a valid answer."),
+    (503, "Service Unavailable", "No replica is able to serve this request."),
+    (504, "Gateway Timeout", "The replica did not answer in time."),
+)
+"""Bodies of the answers HAProxy gives itself."""
+
+REFUSALS = _error_bodies(
+    (429, "Too Many Requests", "No capacity for this request; try again later."),
+    (503, "Service Unavailable", "No capacity for this request; try again later."),
+)
+"""Bodies of the answers the router asks for by `status`."""
+
+
+def _log_format(first_token: bool) -> str:
+    """One JSON object a line. No field can hold a quote: numbers, server names, and words of fixed charsets."""
+    ttft = "%[var(txn.pm.ttft)]" if first_token else "-"
+    fields = (
+        '"ev":"end","id":"%ID","pid":%pid,"srv":"%s"',
+        '"first":"%[var(txn.pm.first)]","reason":"%[var(txn.pm.reason)]"',
+        f'"st":%ST,"tw":%Tw,"tc":%Tc,"tr":%Tr,"ta":%Ta,"ttft":"{ttft}"',
+        '"bytes":%B,"ts":"%ts","rc":"%rc","routed":"%[var(txn.pm.routed)]"',
+    )
+    return "{" + ",".join(fields) + "}"
+
+
+def _path_tests(allowed: tuple[str, ...]) -> list[str]:
+    exact = [path for path in allowed if not path.endswith("*")]
+    below = [path.removesuffix("*") for path in allowed if path.endswith("*")]
+    tests = []
+    if exact:
+        tests.append(f"path {' '.join(exact)}")
+    if below:
+        tests.append(f"path_beg {' '.join(below)}")
+    return tests
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("haproxy"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render(edge: EdgeConfig) -> Rendered:
+    """The configuration of `edge`: the same text for equal values, nothing read from outside."""
+    bufsize = edge.body_window_bytes + HEAD_ROOM_BYTES
+    values: dict[str, object] = {key: getattr(edge, key) for key in edge.__struct_fields__}
+    values |= {
+        "allowed_path_tests": _path_tests(edge.allowed_paths),
+        "bufsize": bufsize,
+        "error_bodies": ERROR_BODIES,
+        "hash_head_bytes": HASH_HEAD_BYTES,
+        # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes.
+        "hot_size": max(1 << 20, 32 * bufsize),
+        "log_format": _log_format(edge.first_token),
+        "refusals": REFUSALS,
+        "server_ids": server_ids(server.name for server in edge.servers),
+        "server_keywords": edge.server_options.keywords(),
+    }
+    environment = _templates()
+    return Rendered(
+        haproxy_cfg=environment.get_template("haproxy.cfg.j2").render(values),
+        spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
+        lua=files("haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
+    )

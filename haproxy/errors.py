@@ -1,0 +1,54 @@
+"""What can go wrong between us and HAProxy.
+
+HAProxyError
+├── ConfigError          a value, or HAProxy's own check, refuses the configuration (configuration error)
+│   └── BinaryError      no usable haproxy executable: missing, unreadable or too old
+├── HAProxyUnavailable   the socket cannot be reached or did not answer in time (operational)
+├── CommandRefused       HAProxy read a Runtime API command and said no, in its own words (operational)
+├── ProtocolError        an answer does not have the form management.txt gives it (programming, ours or HAProxy's)
+└── ProcessError         the HAProxy process did not start, or did not accept a reload (operational)
+"""
+
+from __future__ import annotations
+
+
+class HAProxyError(Exception):
+    """Root of everything raised by `haproxy/`."""
+
+
+class ConfigError(HAProxyError, ValueError):
+    """A configuration value that must not be used. Also a ValueError, so that msgspec adds the path while decoding."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key} = {value!r}: expected {expected}")
+        self.key = key
+        self.value = value
+        self.expected = expected
+
+
+class BinaryError(ConfigError):
+    """No haproxy executable that can be used."""
+
+
+class HAProxyUnavailable(HAProxyError):  # noqa: N818 -- a state of the world, not a mistake
+    """The Runtime API socket cannot be connected to, was closed, or did not answer within its time."""
+
+
+class CommandRefused(HAProxyError):  # noqa: N818 -- HAProxy's verdict
+    """HAProxy refused one Runtime API command.
+
+    `command` is what was sent, `answer` what HAProxy said.
+    """
+
+    def __init__(self, command: str, answer: str) -> None:
+        super().__init__(f"{command!r} refused: {answer}")
+        self.command = command
+        self.answer = answer
+
+
+class ProtocolError(HAProxyError):
+    """An answer of the Runtime API that cannot be read."""
+
+
+class ProcessError(HAProxyError):
+    """The HAProxy process did not do what was asked: start, reload or stop. Carries HAProxy's own words."""

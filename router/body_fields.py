@@ -1,0 +1,75 @@
+"""Field extraction from a request body that may be cut off: what HAProxy reads without parsing JSON.
+
+A field counts where its quoted name stands as a key of an object: after `{` or `,`, before `:`, its value a string
+without escapes and control characters (at most 256 bytes) or a run of decimal digits. Depth is not tracked. Since
+nested objects live in the prompt, the part before it (from the start to the first prompt key, at most 4 KiB) is
+searched first and its first match wins, then the last 4 KiB of what follows, where the last match wins; `model` alone
+is then looked for in the whole body. Never raises.
+
+This is the Python twin of the fields half of haproxy/lua/pointsman.lua. Leaf module.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from router.prefix_keys import prompt_start
+
+FIELD_MAX_BYTES = 256
+EDGE_BYTES = 4096
+MAX_TOKENS_LIMIT = 2**32 - 1
+
+_STRING = rb'[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f\x7f]*)"'
+_NUMBER = rb"[ \t\r\n]*:[ \t\r\n]*([0-9]+)"
+
+
+def _patterns(value: bytes, *names: bytes) -> tuple[re.Pattern[bytes], ...]:
+    return tuple(re.compile(rb'[{,][ \t\r\n]*"%s"%s' % (name, value)) for name in names)
+
+
+_MODEL = _patterns(_STRING, b"model")
+_SESSION = _patterns(_STRING, b"prompt_cache_key", b"previous_response_id", b"session_id", b"user")
+_MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
+
+
+class BodyFields(NamedTuple):
+    """What a body says of its request; missing values are empty or 0."""
+
+    model: bytes = b""
+    session: bytes = b""
+    max_tokens: int = 0
+
+
+def _value(part: bytes, pattern: re.Pattern[bytes], *, last: bool) -> bytes | None:
+    found = None
+    for match in pattern.finditer(part):
+        value = match[1]
+        if len(value) <= FIELD_MAX_BYTES:
+            if not last:
+                return value
+            found = value
+    return found
+
+
+def _field(head: bytes, tail: bytes, patterns: tuple[re.Pattern[bytes], ...]) -> bytes | None:
+    for pattern in patterns:
+        value = _value(head, pattern, last=False)
+        if value is None:
+            value = _value(tail, pattern, last=True)
+        if value is not None:
+            return value
+    return None
+
+
+def body_fields(body: bytes, *, wants_session: bool = True) -> BodyFields:
+    """Model, session key and output limit of `body`; the session is not looked for when a header gave one."""
+    start = prompt_start(body)
+    head = body[: min(len(body) if start < 0 else start, EDGE_BYTES)]
+    tail = body[max(start, len(body) - EDGE_BYTES) :] if start >= 0 else b""
+    model = _field(head, tail, _MODEL)
+    if model is None and 0 <= start < len(body) - EDGE_BYTES:
+        model = _value(body, _MODEL[0], last=True)
+    session = _field(head, tail, _SESSION) if wants_session else None
+    max_tokens = _field(head, tail, _MAX_TOKENS)
+    return BodyFields(model or b"", session or b"", min(int(max_tokens or 0), MAX_TOKENS_LIMIT))

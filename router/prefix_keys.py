@@ -1,0 +1,59 @@
+"""Prefix keys: a prompt's bytes -> the chain of 64-bit numbers that name its prefixes.
+
+Key i is `xxh64(chunk i, seed = key i-1)`, the first with seed 0, so it names the whole prefix up to the end of chunk i:
+two bodies share key i exactly when they share every byte up to there. Chunks are fine at the head and coarser later;
+only full chunks count. The chain starts at the first of the quoted keys in `PROMPT_KEYS`, wherever it stands: model,
+user or request ids before it do not shift the chain. A body without any of them has no keys.
+
+This is the Python twin of haproxy/lua/pointsman.lua, which makes the same keys inside HAProxy. The table of chunks
+stands once on each side, and tests/haproxy/golden/prefix_keys.json holds them together. Leaf module: xxhash only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from xxhash import xxh64_intdigest
+
+CHUNKS = ((16, 512), (24, 1024), (32, 2048), (56, 4096))
+"""(count, bytes): 512 B steps for 8 KiB, then 1 KiB steps to 32 KiB, 2 KiB to 96 KiB, 4 KiB to 320 KiB."""
+
+CHUNK_BYTES = tuple(size for count, size in CHUNKS for _ in range(count))
+BOUNDARIES = tuple(accumulate(CHUNK_BYTES))
+"""Offset from the start of the prompt at which key i ends, in bytes."""
+
+MAX_KEYS = len(CHUNK_BYTES)
+PROMPT_KEYS = (b'"messages"', b'"prompt"', b'"input"', b'"system"', b'"tools"')
+
+_PROMPT_HEAD_BYTES = 4096
+
+
+def _first_prompt_key(body: bytes) -> int:
+    return min((at for key in PROMPT_KEYS if (at := body.find(key)) >= 0), default=-1)
+
+
+def prompt_start(body: bytes) -> int:
+    """Offset of the first prompt key in `body`, or -1."""
+    # The head alone decides in nearly every request; five searches of a long body cost more than hashing it.
+    start = _first_prompt_key(body[:_PROMPT_HEAD_BYTES])
+    return start if start >= 0 or len(body) <= _PROMPT_HEAD_BYTES else _first_prompt_key(body)
+
+
+def _chain(prompt: memoryview) -> Iterator[int]:
+    key = at = 0
+    size = len(prompt)
+    for chunk in CHUNK_BYTES:
+        if at + chunk > size:
+            return
+        key = xxh64_intdigest(prompt[at : at + chunk], key)
+        at += chunk
+        yield key
+
+
+def prefix_keys(body: bytes, limit: int = MAX_KEYS) -> tuple[int, ...]:
+    """The keys of `body`, shortest prefix first, unsigned; at most `limit`, never more than `MAX_KEYS`."""
+    start = prompt_start(body)
+    if start < 0:
+        return ()
+    return tuple(key for key, _ in zip(_chain(memoryview(body)[start:]), range(limit), strict=False))
