@@ -32,21 +32,20 @@ from haproxy.spop.frames import (
     MIN_FRAME_BYTES,
     Action,
     Limits,
-    NameTable,
+    Vocabulary,
     decode_disconnect,
     decode_hello,
     decode_messages,
-    encode_ack_head,
+    encode_ack,
     encode_actions,
     encode_agent_disconnect,
     encode_agent_hello,
 )
 from haproxy.spop.state import TRANSITIONS, FrameType, Signal, State
-from haproxy.spop.varint import decode_varint
+from haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest
 
 _NOTIFY = int(FrameType.NOTIFY)
-_ACK_OVERHEAD_BYTES = 1 + 4
-"""Type and flags, which count towards the frame size."""
+_HEAD_BYTES = HEAD.size
 
 
 class SPOPConnection:
@@ -58,7 +57,7 @@ class SPOPConnection:
         self._accepts = TRANSITIONS[self._state]
         self._max_frame_size = self._limits.max_frame_size
         self._max_in_flight = self._limits.max_in_flight
-        self._names = NameTable(self._limits.max_name_bytes)
+        self._vocabulary = Vocabulary(self._limits.max_name_bytes)
         # Ids of a NOTIFY without ACK -> the same ids as they came, which is what its ACK repeats.
         self._in_flight: dict[tuple[int, int], bytes] = {}
         # An incomplete frame is kept in the pieces it came in and joined once, when `_wanted` bytes are there.
@@ -67,7 +66,8 @@ class SPOPConnection:
         self._wanted = 0
         self._events: list[Event] = []
         self._out: list[bytes] = []
-        self._farewell = (Status.NORMAL, "")
+        # What AGENT-DISCONNECT will say once nothing is in flight; set in CLOSING.
+        self._farewell: tuple[Status, str] | None = None
 
     def __repr__(self) -> str:
         return f"<SPOPConnection {self._state.name} in_flight={len(self._in_flight)} held={self._held}>"
@@ -91,7 +91,7 @@ class SPOPConnection:
 
     def receive_data(self, data: bytes) -> None:
         """Take what the socket gave, any number of bytes. Raises ProtocolError at the first wrong frame, once."""
-        if self._state is State.CLOSED or not data:
+        if not self._accepts or not data:
             return
         if self._pieces:
             self._pieces.append(data)
@@ -128,20 +128,19 @@ class SPOPConnection:
         Ignored once CLOSED, since HAProxy may leave while an answer is being worked out. Raises UsageError when
         nothing with these ids is in flight, or when the frame would be larger than agreed.
         """
-        if self._state is State.CLOSED:
-            return
-        try:
-            ids = self._in_flight[stream_id, frame_id]
-        except KeyError:
-            raise UsageError(f"no NOTIFY {stream_id}/{frame_id} is in flight") from None
+        key = (stream_id, frame_id)
+        ids = self._in_flight.get(key)
+        if ids is None:
+            if self._state is State.CLOSED:
+                return
+            raise UsageError(f"no NOTIFY {stream_id}/{frame_id} is in flight")
         payload = actions if isinstance(actions, bytes) else encode_actions(actions)
-        if _ACK_OVERHEAD_BYTES + len(ids) + len(payload) > self._max_frame_size:
+        frame = encode_ack(ids, payload)
+        if len(frame) - LENGTH_BYTES > self._max_frame_size:
             raise UsageError(f"an ACK with {len(payload)} bytes of actions exceeds {self._max_frame_size} bytes")
-        del self._in_flight[stream_id, frame_id]
-        self._out.append(encode_ack_head(ids, len(payload)))
-        if payload:
-            self._out.append(payload)
-        if self._state is State.CLOSING and not self._in_flight:
+        del self._in_flight[key]
+        self._out.append(frame)
+        if self._farewell is not None and not self._in_flight:
             self._disconnect(*self._farewell)
 
     def send_disconnect(self, status: Status = Status.NORMAL, message: str = "") -> None:
@@ -171,18 +170,18 @@ class SPOPConnection:
         """Handle the complete frames of `data`, which starts at one, and keep the rest."""
         pos = 0
         available = len(data)
-        while available - pos >= HEAD.size:
+        while available - pos >= _HEAD_BYTES:
             length, kind, flags = HEAD.unpack_from(data, pos)
-            if length > self._max_frame_size or length < MIN_FRAME_BYTES:
+            if not MIN_FRAME_BYTES <= length <= self._max_frame_size:
                 break
             end = pos + LENGTH_BYTES + length
             if end > available:
                 break
             if kind == _NOTIFY and flags & FIN and _NOTIFY in self._accepts:
-                self._receive_notify(data, pos + HEAD.size, end)
+                self._receive_notify(data, pos + _HEAD_BYTES, end)
             else:
-                self._receive_rare(kind, flags, data, pos + HEAD.size, end)
-                if self._state is State.CLOSED:
+                self._receive_rare(kind, flags, data, pos + _HEAD_BYTES, end)
+                if not self._accepts:
                     return
             pos = end
         self._keep(data, pos)
@@ -204,15 +203,19 @@ class SPOPConnection:
         self._pieces.append(data[pos:] if pos else data)
 
     def _receive_notify(self, data: bytes, pos: int, end: int) -> None:
-        stream_id, after = decode_varint(data, pos)
+        stream_id = data[pos]
+        after = pos + 1
+        if stream_id >= ONE_BYTE_LIMIT:
+            stream_id, after = decode_varint_rest(data, after, stream_id)
         frame_id, after = decode_varint(data, after)
+        key = (stream_id, frame_id)
         in_flight = self._in_flight
-        if (stream_id, frame_id) in in_flight:
+        if key in in_flight:
             raise ProtocolError(Status.INTERLACED_FRAMES, f"NOTIFY {stream_id}/{frame_id} is in flight already")
         if len(in_flight) >= self._max_in_flight:
             raise ProtocolError(Status.RESOURCE_ALLOCATION, f"more than {self._max_in_flight} NOTIFYs are in flight")
-        messages = decode_messages(data, after, end, self._limits, self._names)
-        in_flight[stream_id, frame_id] = data[pos:after]
+        messages = decode_messages(data, after, end, self._limits, self._vocabulary)
+        in_flight[key] = data[pos:after]
         self._events.append(Notify(stream_id, frame_id, messages))
 
     def _receive_rare(self, kind: int, flags: int, data: bytes, pos: int, end: int) -> None:
@@ -226,14 +229,14 @@ class SPOPConnection:
         if kind == FrameType.HAPROXY_HELLO:
             self._receive_hello(data, pos, end)
         elif kind == FrameType.HAPROXY_DISCONNECT:
-            status, message = decode_disconnect(data, pos, end, self._names)
+            status, message = decode_disconnect(data, pos, end, self._vocabulary)
             self._events.append(Disconnected(status, message))
             # SPOE.txt 3.2.8: HAProxy waits for an AGENT-DISCONNECT in reply.
             self._out.append(encode_agent_disconnect(Status.NORMAL, ""))
             self._move(self._accepts[Signal.DISCONNECT])
 
     def _receive_hello(self, data: bytes, pos: int, end: int) -> None:
-        hello = decode_hello(data, pos, end, self._names)
+        hello = decode_hello(data, pos, end, self._vocabulary)
         # SPOE.txt 3.2.4: the lower of both sides' maxima.
         self._max_frame_size = min(hello.max_frame_size, self._limits.max_frame_size)
         self._out.append(encode_agent_hello(self._max_frame_size))
