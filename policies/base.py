@@ -3,17 +3,23 @@
 A policy is synchronous, does no I/O and is a function of its arguments plus its own declared memory (a round-robin
 turn, a cached ring). Eligibility (health, drain, model) is settled before it is called: it can only choose among the
 candidates it is given. Clock and dice come in with `Context`.
+
+`Policy` is the contract; `PlainPolicy` and `ComposedPolicy` are its bookkeeping (configuration, fallback, what follows
+from the two), for whoever does not want to write that again. `docs/writing-a-policy.md` walks through one.
 """
 
 from __future__ import annotations
 
 import random
 from enum import Flag, auto
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
 from policies.types import Candidates, Ranked, RequestFeatures
+
+PolicyDocument = dict[str, Any]
+"""A policy as configuration names it: `{"policy": name, ...its config, "fallback": {...}}`."""
 
 
 class Needs(Flag):
@@ -31,7 +37,7 @@ class Needs(Flag):
 
 
 class Context(msgspec.Struct, gc=False):
-    """What a ranking may use besides its candidates. `limit` is how many places the caller wants, best first."""
+    """What a ranking may use besides its candidates. `limit` (1 or more) is how many places the caller wants."""
 
     now_s: float
     rng: random.Random
@@ -39,11 +45,18 @@ class Context(msgspec.Struct, gc=False):
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of each policy's own configuration; decoded strictly, an unknown key is an error naming the known ones."""
+    """Base of each policy's own configuration; decoded strictly, an unknown key is an error naming the known ones.
+
+    A field called `fallback` of type `PolicyDocument` makes the policy a composed one: the registry builds that
+    document and hands the result to the constructor. No field may be called `policy`: that key names the policy.
+    """
 
 
 class Policy(Protocol):
-    """One way to choose. See `docs/writing-a-policy.md`."""
+    """One way to choose. Constructed as `cls(config)`, or `cls(config, fallback)` where its configuration has one.
+
+    A longer ranking begins with the shorter one: with the same memory and dice, `limit` changes only where it is cut.
+    """
 
     name: ClassVar[str]
     """The word used in configuration, metrics and docs."""
@@ -58,10 +71,50 @@ class Policy(Protocol):
         """How long a session unseen keeps its pin; read only when `needs` has PIN."""
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
-        """The best `context.limit` candidates, best first, none twice; at least one, since `candidates` is not empty."""
+        """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> PolicyDocument:
         """The full configuration with defaults filled in: `{"policy": name, ..., "fallback": {...}}`."""
 
     def close(self) -> None:
         """Called once, after the last `rank`, when another policy has taken over."""
+
+
+ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
+
+
+class PlainPolicy(Generic[ConfigT]):
+    """All of `Policy` but `rank`, for a policy that stands alone."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[PolicyConfig]]
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+        self.needs = Needs.NOTHING
+        self.pin_ttl_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r})"
+
+    def describe(self) -> PolicyDocument:
+        return {"policy": self.name, **msgspec.to_builtins(self.config)}
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class ComposedPolicy(PlainPolicy[ConfigT]):
+    """All of `Policy` but `rank`, for a policy that leaves some requests to a fallback, which it owns."""
+
+    def __init__(self, config: ConfigT, fallback: Policy) -> None:
+        super().__init__(config)
+        self.fallback = fallback
+        self.needs = fallback.needs
+        self.pin_ttl_s = fallback.pin_ttl_s
+
+    def describe(self) -> PolicyDocument:
+        return {**super().describe(), "fallback": self.fallback.describe()}
+
+    def close(self) -> None:
+        self.fallback.close()

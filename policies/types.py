@@ -26,7 +26,10 @@ Column = NDArray[np.int64]
 
 
 class Reason(StrEnum):
-    """Why a replica was chosen (or none was). The same word is metric label, SPOE variable, header, log field, explain output."""
+    """Why a replica was chosen, or none was.
+
+    The same word is metric label, SPOE variable, header, log field and explain output.
+    """
 
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
@@ -44,6 +47,8 @@ class Reason(StrEnum):
     """The lookup waited longer than HAProxy would: answered without an opinion."""
     FAIL_OPEN = "fail-open"
     """Set by HAProxy alone: the router gave no answer in time."""
+    CUSTOM = "custom"
+    """For policies from outside this project, which cannot add a word; the policy's name beside it says the rest."""
 
 
 class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -80,7 +85,8 @@ class Candidate(NamedTuple):
 class Candidates:
     """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
 
-    `slots` is ascending and aligned with nothing: index the whole-table columns with it (`in_flight[slots]`).
+    `slots` is ascending and not aligned with the columns, which cover the whole table: index them with it
+    (`in_flight[slots]`, a copy that is the caller's to scribble on). A *position* is an index into `slots`.
     `membership` is equal for two values exactly when `slots` and the replica ids behind them are the same, so a policy
     may key a cache (a hash ring) on it. Columns are live arrays owned by the load table: read, never write, never keep.
     """
@@ -104,7 +110,7 @@ class Candidates:
         self.in_flight = in_flight
         self.in_flight_tokens = in_flight_tokens
         self.pin = pin
-        """Slot the session is pinned to, whether or not it is in `slots`; NO_SLOT without a pin, GONE_SLOT when its replica left."""
+        """Slot the session is pinned to, in `slots` or not; NO_SLOT without a pin, GONE_SLOT when its replica left."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -114,8 +120,12 @@ class Candidates:
             yield Candidate(slot, self.ids[slot], int(self.in_flight[slot]), int(self.in_flight_tokens[slot]))
 
     def __contains__(self, slot: int) -> bool:
-        at = int(np.searchsorted(self.slots, slot))
-        return at < len(self.slots) and int(self.slots[at]) == slot
+        return self.position(slot) is not None
+
+    def position(self, slot: int) -> int | None:
+        """Where a slot stands in `slots`; None for one that is no candidate."""
+        at = int(self.slots.searchsorted(slot))
+        return at if at < len(self.slots) and self.slots.item(at) == slot else None
 
     def __repr__(self) -> str:
         return f"Candidates({', '.join(f'{c.replica}:{c.in_flight}' for c in self)})"

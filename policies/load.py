@@ -1,0 +1,41 @@
+"""Load as policies weigh it: in which unit, and who carries least."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from policies.dice import draw
+from policies.types import Candidates, Column
+
+LoadUnit = Literal["requests", "tokens"]
+
+By = Annotated[
+    LoadUnit,
+    Meta(description="What load is counted in: `requests` in flight, or their estimated `tokens` (prompt and output)."),
+]
+
+TAKEN = np.iinfo(np.int64).max
+"""Load of a position that is out of the running."""
+
+
+def table_of(candidates: Candidates, by: LoadUnit) -> Column:
+    """The whole-table column of that unit, by slot."""
+    return candidates.in_flight if by == "requests" else candidates.in_flight_tokens
+
+
+def least(load: Column, places: int, rng: random.Random) -> list[tuple[int, int]]:
+    """The `places` positions with the least load, each with it, least first; equals in an order the dice give.
+
+    `load` is used up: what was taken reads `TAKEN`. `places` is at most the number of positions not taken.
+    """
+    found: list[tuple[int, int]] = []
+    while len(found) < places:
+        lowest = load.item(load.argmin())
+        equals = (load == lowest).nonzero()[0]
+        found += [(equals.item(drawn), lowest) for drawn in draw(rng, len(equals), places - len(found))]
+        load[equals] = TAKEN
+    return found

@@ -1,0 +1,142 @@
+"""From a policy document to a policy.
+
+`POLICIES` is the table of what ships here; `installed_policies` adds what other packages offer under the entry point
+group `pointsman.policies`. A document is a mapping, or JSON, of the form
+
+    {"policy": "session_affinity", "ttl_s": 900, "fallback": {"policy": "power_of_two", "by": "tokens"}}
+
+decoded strictly: whatever is not understood is refused and named, so a typing error never becomes a default.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import msgspec
+
+from policies.base import Policy, PolicyConfig
+from policies.consistent_hash import ConsistentHash
+from policies.decode import decode_config, join
+from policies.errors import PolicyConfigError, PolicyPluginError
+from policies.least_load import LeastLoad
+from policies.power_of_two import PowerOfTwo
+from policies.random_choice import RandomChoice
+from policies.round_robin import RoundRobin
+from policies.session_affinity import SessionAffinity
+
+PolicyTable = Mapping[str, type[Policy]]
+
+POLICIES: dict[str, type[Policy]] = {
+    RoundRobin.name: RoundRobin,
+    RandomChoice.name: RandomChoice,
+    LeastLoad.name: LeastLoad,
+    PowerOfTwo.name: PowerOfTwo,
+    ConsistentHash.name: ConsistentHash,
+    SessionAffinity.name: SessionAffinity,
+}
+
+ENTRY_POINTS = "pointsman.policies"
+
+MAX_DEPTH = 8
+"""Policies in one chain of fallbacks, the first included. Each is one idea, and nobody can reason about nine."""
+
+KEY_POLICY = "policy"
+KEY_FALLBACK = "fallback"
+
+
+def build_policy(document: Mapping[str, Any] | bytes, table: PolicyTable | None = None) -> Policy:
+    """The policy a document (JSON if bytes) describes, its fallbacks built and nested.
+
+    `table` is what may be named in it, by default all installed policies. Raises PolicyConfigError, which names the bad
+    key, its value and what was expected, and PolicyPluginError where an installed package is at fault.
+    """
+    known = installed_policies() if table is None else table
+    return _build(_parse(document) if isinstance(document, bytes) else document, known, path="", depth=1)
+
+
+def _parse(document: bytes) -> object:
+    try:
+        return msgspec.json.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PolicyConfigError("", document, "a JSON object", problem=str(error)) from error
+    except RecursionError as error:
+        raise PolicyConfigError("", document, f"at most {MAX_DEPTH} nested policies") from error
+
+
+def _build(document: object, table: PolicyTable, *, path: str, depth: int) -> Policy:
+    if depth > MAX_DEPTH:
+        raise PolicyConfigError(path, document, f"at most {MAX_DEPTH} nested policies")
+    if not isinstance(document, Mapping):
+        raise PolicyConfigError(path, document, 'an object such as {"policy": "least_load"}')
+    values = dict(document)
+    names = f"one of {', '.join(sorted(table))}"
+    if KEY_POLICY not in values:
+        raise PolicyConfigError(join(path, KEY_POLICY), None, names, problem="missing")
+    name = values.pop(KEY_POLICY)
+    if not isinstance(name, str) or name not in table:
+        raise PolicyConfigError(join(path, KEY_POLICY), name, names)
+    construct: Callable[..., Policy] = table[name]
+    config = decode_config(table[name].Config, values, path)
+    if KEY_FALLBACK not in config.__struct_fields__:
+        return construct(config)
+    below = getattr(config, KEY_FALLBACK)
+    return construct(config, _build(below, table, path=join(path, KEY_FALLBACK), depth=depth + 1))
+
+
+def describe(table: PolicyTable | None = None) -> dict[str, dict[str, Any]]:
+    """What may be configured, for people and forms: by name, a `summary` and the JSON `schema` of the configuration."""
+    known = installed_policies() if table is None else table
+    return {
+        name: {
+            "summary": inspect.cleandoc(policy.__doc__ or "").partition("\n")[0],
+            "schema": msgspec.json.schema(policy.Config),
+        }
+        for name, policy in sorted(known.items())
+    }
+
+
+@functools.cache
+def installed_policies() -> PolicyTable:
+    """`load_policies`, once a process: scanning the installed packages takes milliseconds."""
+    return load_policies()
+
+
+def load_policies() -> PolicyTable:
+    """`POLICIES` and the policies of installed packages.
+
+    Raises PolicyPluginError for an entry point that takes a name already taken, fails to import or is no policy: to
+    start without a policy somebody installed would be to route by another.
+    """
+    table = dict(POLICIES)
+    offered_by = dict.fromkeys(POLICIES, "pointsman itself")
+    for entry in entry_points(group=ENTRY_POINTS):
+        where = f"entry point {entry.name!r} of {entry.dist.name if entry.dist else 'an unknown package'}"
+        if entry.name in table:
+            raise PolicyPluginError(f"{where}: the name is taken by {offered_by[entry.name]}")
+        table[entry.name] = _load(entry, where)
+        offered_by[entry.name] = where
+    return table
+
+
+def _load(entry: EntryPoint, where: str) -> type[Policy]:
+    try:
+        policy = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise PolicyPluginError(f"{where}: {entry.value} does not load: {error}") from error
+    if not isinstance(policy, type):
+        raise PolicyPluginError(f"{where}: {entry.value} is not a class")
+    missing = [name for name in ("rank", "describe", "close") if not callable(getattr(policy, name, None))]
+    if missing:
+        raise PolicyPluginError(f"{where}: {entry.value} has no {', '.join(missing)}")
+    if getattr(policy, "name", None) != entry.name:
+        raise PolicyPluginError(f"{where}: {entry.value}.name is {getattr(policy, 'name', None)!r}")
+    config = getattr(policy, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, PolicyConfig)):
+        raise PolicyPluginError(f"{where}: {entry.value}.Config is no PolicyConfig")
+    if KEY_POLICY in config.__struct_fields__:
+        raise PolicyPluginError(f"{where}: {config.__name__} has a field {KEY_POLICY!r}, the key that names the policy")
+    return policy

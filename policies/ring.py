@@ -1,0 +1,133 @@
+"""A hash ring over replica ids, the one Ray Serve builds.
+
+Each replica owns `virtual_nodes` *points*: MurmurHash3 (x64, 128 bit, its low half) of `"{replica id}:{i}"`. A key
+belongs to the owner of the first point clockwise of its own hash. Rings depend on ids alone, never on slots or order:
+every edge builds the same one.
+
+`Rings` caches both what is dear: the points of a replica (a membership change hashes newcomers only) and the rings of
+the memberships in use (two models, an exclusion) up to `MAX_RING_POINTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mmh3
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Candidates, Slots
+
+SEED = 0xF9B4CA77
+"""CONSISTENT_HASH_SEED of ray/serve/experimental/consistent_hash_router.py."""
+
+MAX_RING_POINTS = 1_000_000
+"""About 24 MB of cached rings: ten fleets of 1,000 replicas at 100 points. The ring least recently used goes first;
+the one in use stays whatever its size."""
+
+MAX_HASHED_REPLICAS = 8192
+"""Replicas whose points are kept, twice what a registry holds (800 bytes each at 100 points). When met, those not on
+the ring being built are forgotten."""
+
+FIRST_BLOCK = 16
+"""Points looked at first in a walk; two distinct replicas are nearly always among them. Then eight times as many."""
+
+Points = NDArray[np.uint64]
+Open = NDArray[np.bool_]
+
+
+def hash_key(key: str) -> int:
+    """Where a key stands on the ring: unsigned 64 bit."""
+    # A lone surrogate (a header that is not UTF-8) is a key like any other.
+    return mmh3.hash64(key.encode("utf-8", "surrogatepass"), seed=SEED, signed=False)[0]
+
+
+def hash_points(replica: str, virtual_nodes: int) -> Points:
+    """The points of one replica, in the order of their numbers."""
+    prefix = f"{replica}:".encode()
+    digests = [mmh3.mmh3_x64_128_digest(prefix + b"%d" % i, SEED) for i in range(virtual_nodes)]
+    return np.frombuffer(b"".join(digests), dtype="<u8")[::2]
+
+
+class Ring:
+    """Points in ascending order and the position in `candidates.slots` of each one's owner. Immutable."""
+
+    __slots__ = ("_owners_twice", "_points")
+
+    def __init__(self, points: Points, owners: Slots) -> None:
+        order = points.argsort()
+        self._points = points[order]
+        # Twice round, so that a turn from any point is a slice.
+        self._owners_twice = np.tile(owners[order], 2)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def turn(self, key: str) -> Slots:
+        """Owners of all points, clockwise from the first one past the key."""
+        start = int(self._points.searchsorted(np.uint64(hash_key(key)), side="right"))
+        return self._owners_twice[start : start + len(self._points)]
+
+
+def walk(turn: Slots, places: int, open_: Open | None) -> list[tuple[int, int]]:
+    """The first `places` distinct owners of a turn, each with the number of points passed to reach it.
+
+    Owners not in `open_` (a mask by position; None opens all) are passed by; a second turn, which counts its points on
+    top, takes them after all where the first found too few. `places` is at most the number of owners.
+    """
+    found: dict[int, int] = {}
+    _collect(turn, places, open_, found, passed=0)
+    if len(found) < places:
+        _collect(turn, places, None, found, passed=len(turn))
+    return list(found.items())
+
+
+def _collect(turn: Slots, places: int, open_: Open | None, found: dict[int, int], *, passed: int) -> None:
+    start, block = 0, FIRST_BLOCK
+    while start < len(turn):
+        owners = turn[start : start + block]
+        at = np.arange(len(owners)) if open_ is None else open_[owners].nonzero()[0]
+        for offset, owner in zip(at.tolist(), owners[at].tolist(), strict=True):
+            if owner not in found:
+                found[owner] = passed + start + offset
+                if len(found) == places:
+                    return
+        start += block
+        block *= 8
+
+
+class Rings:
+    """The rings of the memberships in use."""
+
+    def __init__(self, virtual_nodes: int) -> None:
+        self._virtual_nodes = virtual_nodes
+        self._rings: dict[int, Ring] = {}  # insertion order is last-used order
+        self._cached_points = 0
+        self._points: dict[str, Points] = {}
+
+    def __len__(self) -> int:
+        return len(self._rings)
+
+    def __repr__(self) -> str:
+        return f"Rings({len(self._rings)} rings, {self._cached_points} points, {len(self._points)} replicas hashed)"
+
+    def of(self, candidates: Candidates) -> Ring:
+        """The ring of these candidates, cached by `candidates.membership`."""
+        ring = self._rings.pop(candidates.membership, None)
+        if ring is None:
+            ring = self._build([candidates.ids[slot] for slot in candidates.slots.tolist()])
+            self._cached_points += len(ring)
+            while self._rings and self._cached_points > MAX_RING_POINTS:
+                self._cached_points -= len(self._rings.pop(next(iter(self._rings))))
+        self._rings[candidates.membership] = ring
+        return ring
+
+    def _build(self, replicas: Sequence[str]) -> Ring:
+        known = self._points
+        for replica in replicas:
+            if replica not in known:
+                known[replica] = hash_points(replica, self._virtual_nodes)
+        points = [known[replica] for replica in replicas]
+        if len(known) > MAX_HASHED_REPLICAS:
+            self._points = dict(zip(replicas, points, strict=True))
+        return Ring(np.concatenate(points), np.arange(len(replicas)).repeat(self._virtual_nodes))
