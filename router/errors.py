@@ -3,10 +3,11 @@
 RouterError
     SettingsError        configuration: the process refuses to start (exit code 2)
     RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
-    LimitReached         operational: a named limit is met; answered with 4xx/503 and counted
+    LimitError         operational: a named limit is met; answered with 4xx/503 and counted
     StateFileError       configuration: the saved state cannot be read or is of a later schema
 
-HAProxy's own errors are in `haproxy.errors`, policies' in `policies.errors`. Anything else that escapes is a programming error.
+HAProxy's own errors are in `haproxy.errors`, policies' in `policies.errors`. Anything else that escapes is a
+programming error.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class RegistrationError(RouterError):
     """A registration is wrong: names field, value and what was expected."""
 
 
-class LimitReached(RouterError):
+class LimitError(RouterError):
     """A bounded thing is full: names the limit and its value."""
 
 

@@ -57,24 +57,26 @@ def text(value: object, limit: int) -> str:
 
 def unpack_body(packed: bytes) -> BodyFields:
     """Reads the packet of `lua.pm_body`."""
-    names: list[str] = []
-    at = 0
-    for limit in (MAX_MODEL_BYTES, MAX_SESSION_BYTES):
-        if at + 2 > len(packed):
-            return BodyFields(*names)
-        (length,) = _LENGTH.unpack_from(packed, at)
-        at += 2
-        if at + length > len(packed):
-            return BodyFields(*names)
-        names.append(text(packed[at : at + min(length, limit)], limit))
-        at += length
-    if at + 8 > len(packed):
-        return BodyFields(*names)
+    model, at = _unpack_text(packed, 0, MAX_MODEL_BYTES)
+    session, at = _unpack_text(packed, at, MAX_SESSION_BYTES)
+    if at + _COUNTS.size > len(packed):
+        return BodyFields(model, session)
     max_tokens, seen_bytes = _COUNTS.unpack_from(packed, at)
-    at += 8
+    at += _COUNTS.size
     count = min((len(packed) - at) // 8, MAX_PREFIX_KEYS)
     keys = struct.unpack_from(f"<{count}Q", packed, at)
-    return BodyFields(names[0], names[1], max_tokens, seen_bytes, keys)
+    return BodyFields(model, session, max_tokens, seen_bytes, keys)
+
+
+def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
+    """A length-prefixed text and where it ends; a cut one is absent, and so is everything behind it."""
+    start = at + _LENGTH.size
+    if start > len(packed):
+        return "", len(packed)
+    end = start + int.from_bytes(packed[at:start], "little")
+    if end > len(packed):
+        return "", len(packed)
+    return text(packed[start:end], limit), end
 
 
 def extract(arguments: Mapping[str, object]) -> RequestFeatures:
@@ -97,6 +99,6 @@ def extract(arguments: Mapping[str, object]) -> RequestFeatures:
 
 
 def expected_tokens(features: RequestFeatures) -> int:
-    """Tokens the request will hold in a replica's KV cache at its end, roughly: prompt by its bytes, output by its bound."""
+    """Tokens the request will hold in a replica's KV cache at its end: prompt by its bytes, output by its bound."""
     prompt = features.body_bytes // BYTES_PER_TOKEN
     return prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS)

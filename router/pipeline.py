@@ -6,12 +6,13 @@ session's home. It awaits nothing, so no other task runs between reading a load 
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from typing import Any
 
-from policies.base import Context, Needs, Policy
-from policies.registry import POLICIES, build_policy
+from policies.base import ComposedPolicy, Context, Needs, Policy
+from policies.registry import build_policy, installed_policies
 from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, RequestFeatures
 from router.features import expected_tokens
 from router.metrics import DecisionMetrics
@@ -89,13 +90,11 @@ class Pipeline:
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
         rng = random.Random()
         rng.setstate(self._rng.getstate())
-        ranked = build_policy(policy.describe()).rank(features, candidates, Context(now_s, rng, len(candidates)))
+        ranked = _copy(policy).rank(features, candidates, Context(now_s, rng, len(candidates)))
         ids = self._replicas.ids
         places = {place.slot: (at, place) for at, place in enumerate(ranked, 1)}
         return explained | {
-            "decision": Decision(
-                ranked[0].reason, ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
-            ),
+            "decision": Decision(ranked[0].reason, ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else ""),
             "candidates": [
                 {
                     "replica": row.replica,
@@ -132,13 +131,21 @@ class Pipeline:
             return self._policy
         policy = self._overrides.get(features.policy)
         if policy is None:
-            if features.policy not in POLICIES:
+            if features.policy not in installed_policies():
                 return self._policy
             policy = self._overrides[features.policy] = build_policy({"policy": features.policy})
         return policy
 
     def describe(self) -> Mapping[str, object]:
         return self._policy.describe()
+
+
+def _copy(policy: Policy) -> Policy:
+    """The policy and its fallbacks with their turns; caches stay shared."""
+    copied = copy.copy(policy)
+    if isinstance(copied, ComposedPolicy):
+        copied.fallback = _copy(copied.fallback)
+    return copied
 
 
 def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:

@@ -14,16 +14,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from policies.types import Slots
-from router.errors import LimitReached, RegistrationError
+from router.errors import LimitError
 from router.state.schema import Registration, SavedReplica
 
 MAX_REPLICAS = 4096
-"""HAProxy's `use-server` walks a backend's servers linearly (fine to about 1,000); beyond this a fleet wants more edges."""
+"""HAProxy's `use-server` walks a backend's servers one by one, which is fine to about 1,000."""
 
 ANY_MODEL = ""
 
@@ -67,18 +66,6 @@ class Membership:
 
     token: int
     slots: Slots
-
-
-def parse_endpoint(url: str) -> tuple[str, int]:
-    """Host and port of `http://HOST:PORT[/]`; raises RegistrationError for anything HAProxy cannot connect to by address."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or port is None or parts.path not in ("", "/") or parts.query:
-        raise RegistrationError(f"url: {url!r} is not of the form http://HOST:PORT")
-    return parts.hostname, port
 
 
 class ReplicaRegistry:
@@ -127,17 +114,18 @@ class ReplicaRegistry:
 
     # Writers
 
-    def put(self, replica_id: str, registration: Registration, now_s: float) -> Replica:
-        """Registers or renews. A changed URL is a restarted engine: it starts unproven and no longer drains.
+    def put(self, replica_id: str, registration: Registration, endpoint: tuple[str, int], now_s: float) -> Replica:
+        """Registers or renews; `endpoint` is the IP address and port behind the URL.
 
-        Raises RegistrationError for a bad URL and LimitReached beyond `max_replicas`.
+        Another endpoint is a restarted engine: it starts unproven and no longer drains. Raises LimitError beyond
+        `max_replicas`.
         """
-        host, port = parse_endpoint(registration.url)
+        host, port = endpoint
         lease_until_s = None if registration.ttl_s is None else now_s + registration.ttl_s
         replica = self._by_id.get(replica_id)
         if replica is None:
             if len(self._by_id) >= self._max_replicas:
-                raise LimitReached(f"max_replicas: {self._max_replicas} replicas are registered")
+                raise LimitError(f"max_replicas: {self._max_replicas} replicas are registered")
             slot = self._free_slots.pop() if self._free_slots else len(self._ids)
             if slot == len(self._ids):
                 self._ids.append(replica_id)
@@ -163,7 +151,8 @@ class ReplicaRegistry:
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        replica = self.put(saved.id, Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s), now_s)
+        registration = Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s)
+        replica = self.put(saved.id, registration, (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
         return replica
@@ -223,11 +212,7 @@ class ReplicaRegistry:
 
     def _build_membership(self, model: str) -> Membership:
         members = tuple(
-            sorted(
-                (r.slot, r.id)
-                for r in self
-                if r.eligible and (model == ANY_MODEL or r.model in (ANY_MODEL, model))
-            )
+            sorted((r.slot, r.id) for r in self if r.eligible and (model == ANY_MODEL or r.model in (ANY_MODEL, model)))
         )
         previous = self._published.get(model)
         if previous is not None and previous[0] == members:
@@ -239,7 +224,9 @@ class ReplicaRegistry:
 
     def saved(self) -> list[SavedReplica]:
         return [
-            SavedReplica(id=r.id, url=r.url, model=r.model, ttl_s=r.ttl_s, draining=r.draining)
+            SavedReplica(
+                id=r.id, url=r.url, host=r.host, port=r.port, model=r.model, ttl_s=r.ttl_s, draining=r.draining
+            )
             for r in sorted(self, key=lambda r: r.id)
         ]
 

@@ -38,6 +38,9 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
 
     id: ReplicaId
     url: str
+    host: str
+    """IP address behind the URL, as resolved when it was registered."""
+    port: int
     model: str = ""
     ttl_s: float | None = None
     draining: bool = False

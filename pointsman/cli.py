@@ -1,0 +1,201 @@
+"""The command line: one subcommand a process, plus what people run by hand.
+
+Every command that cannot do its work as asked prints one sentence and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+import yaml
+
+from haproxy.errors import ConfigError
+from pointsman.errors import EXIT_CONFIGURATION, StartError
+from router.errors import RouterError
+
+app = typer.Typer(
+    name="pointsman",
+    help="A routing control plane for fleets of vLLM replicas. HAProxy carries the bytes; Pointsman sets the points.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+engine = typer.Typer(help="Run replicas: simulated ones, or vLLM engines as Ray actors.", no_args_is_help=True)
+haproxy = typer.Typer(help="What Pointsman knows about HAProxy.", no_args_is_help=True)
+app.add_typer(engine, name="engine")
+app.add_typer(haproxy, name="haproxy")
+
+
+@contextmanager
+def one_sentence_on_error() -> Iterator[None]:
+    """Turns configuration errors into a sentence on stderr and exit code 2."""
+    try:
+        yield
+    except (StartError, RouterError, ConfigError) as error:
+        refuse(str(error))
+
+
+def refuse(sentence: str) -> NoReturn:
+    print(f"pointsman: {sentence}", file=sys.stderr)
+    raise typer.Exit(EXIT_CONFIGURATION)
+
+
+def policy_document(value: str | None) -> dict[str, Any] | None:
+    """A policy flag: a name, a path of a YAML or JSON file, or an inline document. Raises StartError."""
+    if value is None:
+        return None
+    text = value.strip()
+    if not text.startswith("{"):
+        path = Path(text)
+        if path.suffix not in (".yaml", ".yml", ".json"):
+            return {"policy": text}
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise StartError(f"--policy: {value}: cannot be read: {error.strerror}") from None
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StartError(f"--policy: {value}: neither YAML nor JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise StartError(f"--policy: {value}: a name or a mapping is expected")
+    return document
+
+
+@app.command()
+def up(
+    replicas: Annotated[int, typer.Option(min=0, max=256, help="How many replicas; 0 starts an empty edge.")] = 4,
+    engine: Annotated[str, typer.Option(help="sim or vllm.")] = "sim",
+    model: Annotated[
+        str, typer.Option(help="Model path or name. Without a GPU and without this, vllm serves a tiny seeded model.")
+    ] = "",
+    listen: Annotated[str, typer.Option(help="Where clients connect, HOST:PORT.")] = "127.0.0.1:8000",
+    admin: Annotated[str, typer.Option(help="Admin API and metrics, HOST:PORT.")] = "127.0.0.1:8001",
+    policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file: router, haproxy, engine sections.")] = None,
+    lookup: Annotated[str | None, typer.Option(help="How HAProxy asks: spoe or lua.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where sockets, rendered configuration and logs go; a temporary folder if absent."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more while starting.")] = False,
+) -> None:
+    """Start a whole edge: HAProxy, router and replicas. Ctrl-C drains and leaves nothing behind."""
+    from pointsman.plan import UpOptions
+    from pointsman.up import run_up
+
+    with one_sentence_on_error():
+        options = UpOptions(
+            replicas=replicas,
+            engine=engine,
+            model=model,
+            listen=listen,
+            admin=admin,
+            policy=policy_document(policy),
+            config=config,
+            lookup=lookup,
+            run_dir=run_dir,
+            verbose=verbose,
+        )
+        code = run_up(options)
+    raise typer.Exit(code)
+
+
+@app.command()
+def router(
+    config: Annotated[Path | None, typer.Option(help="YAML settings file.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
+    check_config: Annotated[bool, typer.Option(help="Check the settings and exit.")] = False,
+    print_config: Annotated[bool, typer.Option(help="Print the settings as they are understood and exit.")] = False,
+) -> None:
+    """Run one router: answers HAProxy's lookups, keeps its servers, serves the admin API."""
+    from router.app import run
+    from router.logs import configure
+    from router.settings import load_settings
+
+    with one_sentence_on_error():
+        settings = load_settings(config, overrides={"policy": policy_document(policy)})
+        if print_config:
+            shown = msgspec.to_builtins(settings)
+            if shown["admin"]["token"]:
+                shown["admin"]["token"] = "***"
+            print(yaml.safe_dump(shown, sort_keys=False), end="")
+            return
+        if check_config:
+            print("the settings are valid")
+            return
+        configure(level=settings.log.level, fmt=settings.log.format)
+        code = run(settings)
+    raise typer.Exit(code)
+
+
+@engine.command("sim")
+def engine_sim(
+    id: Annotated[str, typer.Option(help="Replica id.")] = "sim",
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system pick.")] = 0,
+    register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the simulated engine's settings.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of one setting, e.g. model=tiny; may be repeated.")
+    ] = None,
+) -> None:
+    """Run one simulated replica: vLLM's HTTP surface over a modelled engine. Never vLLM itself."""
+    from pointsman.engine_commands import run_sim
+
+    with one_sentence_on_error():
+        code = run_sim(id=id, host=host, port=port, register=register or [], config=config, assignments=set_ or [])
+    raise typer.Exit(code)
+
+
+@engine.command("vllm")
+def engine_vllm(
+    replicas: Annotated[int, typer.Option(min=1, max=256)] = 1,
+    model: Annotated[str, typer.Option(help="Model path or name; on a machine without GPU a tiny one is made.")] = "",
+    register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the engine's settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of one setting; may be repeated.")] = None,
+) -> None:
+    """Run vLLM replicas as Ray actors that serve the OpenAI API themselves."""
+    from pointsman.engine_commands import run_vllm
+
+    with one_sentence_on_error():
+        code = run_vllm(replicas=replicas, model=model, register=register or [], config=config, assignments=set_ or [])
+    raise typer.Exit(code)
+
+
+@haproxy.command("render")
+def haproxy_render(
+    config: Annotated[Path | None, typer.Option(help="YAML file with the edge's values; defaults if absent.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for haproxy.cfg, spoe.cfg and pointsman.lua.")] = Path(),
+) -> None:
+    """Write HAProxy's configuration for an edge."""
+    from pointsman.haproxy_commands import render_to
+
+    with one_sentence_on_error():
+        for path in render_to(config, out):
+            print(path)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from router.fronts.admin import product_version
+
+    print(product_version())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `pointsman` script."""
+    command: Callable[..., None] = app
+    command(args=argv, prog_name="pointsman") if argv is not None else command()
+
+
+if __name__ == "__main__":
+    main()

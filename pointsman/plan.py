@@ -1,0 +1,201 @@
+"""What `pointsman up` will start, decided before anything is: addresses, files, command lines.
+
+`plan` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an edge.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from haproxy.config import Bind, EdgeConfig
+from haproxy.errors import ConfigError
+from pointsman.errors import StartError
+from pointsman.ports import parse_listen, pick_ports, require_free
+from router.settings import Listen, Settings, load_settings
+
+ENGINES = ("sim", "vllm")
+LOOKUPS = ("spoe", "lua")
+MAX_SOCKET_PATH = 90
+"""Unix socket paths end at 107 bytes; HAProxy binds under a temporary name some bytes longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """The flags of `pointsman up`."""
+
+    replicas: int = 4
+    engine: str = "sim"
+    model: str = ""
+    listen: str = "127.0.0.1:8000"
+    admin: str = "127.0.0.1:8001"
+    policy: dict[str, Any] | None = None
+    config: Path | None = None
+    lookup: str | None = None
+    run_dir: Path | None = None
+    verbose: bool = False
+
+
+class UpFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file of `--config`: a section for each kind of process, in that process's own terms."""
+
+    router: dict[str, Any] = {}
+    haproxy: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePlan:
+    """Everything needed to start the parts of one edge."""
+
+    options: UpOptions
+    run_dir: Path
+    owns_run_dir: bool
+    listen: Listen
+    admin: Listen
+    settings: Settings
+    edge: EdgeConfig
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def admin_url(self) -> str:
+        host = self.admin.host
+        if host in ("0.0.0.0", "::"):
+            host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+        return f"http://{Listen(host, self.admin.port)}"
+
+    @property
+    def router_config(self) -> Path:
+        return self.run_dir / "router.yaml"
+
+    @property
+    def state_file(self) -> Path:
+        return self.run_dir / "state.json"
+
+    def log_file(self, name: str) -> Path:
+        return self.run_dir / "log" / f"{name}.log"
+
+    def router_argv(self) -> list[str]:
+        return [*COMMAND, "router", "--config", str(self.router_config)]
+
+    def sim_argv(self, number: int) -> list[str]:
+        """The command line of one simulated replica."""
+        argv = [*COMMAND, "engine", "sim", "--id", f"sim-{number}", "--register", self.admin_url]
+        if self.engine_settings:
+            argv += ["--config", str(self.run_dir / "engine.yaml")]
+        if self.options.model:
+            argv += ["--set", f"model={self.options.model}"]
+        return argv
+
+    def vllm_argv(self) -> list[str]:
+        """The command line of the driver of all vLLM replicas."""
+        argv = [*COMMAND, "engine", "vllm", "--replicas", str(self.options.replicas), "--register", self.admin_url]
+        if self.engine_settings:
+            argv += ["--config", str(self.run_dir / "engine.yaml")]
+        if self.options.model:
+            argv += ["--model", self.options.model]
+        return argv
+
+
+COMMAND = (sys.executable, "-m", "pointsman")
+
+
+def plan(options: UpOptions) -> EdgePlan:
+    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
+    if options.engine not in ENGINES:
+        raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
+    document = _read(options.config)
+    lookup = options.lookup or document.haproxy.get("lookup", "spoe")
+    if lookup not in LOOKUPS:
+        raise StartError(f"--lookup: {lookup!r}: one of {', '.join(LOOKUPS)} is expected")
+    listen = require_free(parse_listen(options.listen, "--listen"), "--listen")
+    admin = require_free(parse_listen(options.admin, "--admin"), "--admin")
+    if listen == admin:
+        raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
+    spop, ring, http_lookup, ops = pick_ports(4)
+    run_dir, owned = _make_run_dir(options.run_dir)
+    settings = load_settings(
+        overrides={
+            **document.router,
+            "spop": {"port": spop},
+            "ring": {"port": ring},
+            "lookup": {"port": http_lookup},
+            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
+            "edge": {**document.router.get("edge", {}), "admin_socket": str(run_dir / "admin.sock")},
+            "state_file": str(run_dir / "state.json"),
+            **({"policy": options.policy} if options.policy else {}),
+        }
+    )
+    edge = _edge_config(
+        {
+            "ops": {"host": "127.0.0.1", "port": ops},
+            **document.haproxy,
+            "lookup": lookup,
+            "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
+            "spop_address": f"127.0.0.1:{spop}",
+            "ring_address": f"127.0.0.1:{ring}",
+            "lookup_address": f"127.0.0.1:{http_lookup}",
+            "admin_socket": str(run_dir / "admin.sock"),
+            "master_socket": str(run_dir / "master.sock"),
+            "policy_override": settings.override_header,
+        }
+    )
+    made = EdgePlan(
+        options=options,
+        run_dir=run_dir,
+        owns_run_dir=owned,
+        listen=listen,
+        admin=admin,
+        settings=settings,
+        edge=edge,
+        engine_settings=document.engine,
+    )
+    made.router_config.write_text(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))
+    made.router_config.chmod(0o600)  # it may hold the admin token
+    if document.engine:
+        (run_dir / "engine.yaml").write_text(yaml.safe_dump(document.engine, sort_keys=False))
+    return made
+
+
+def _read(path: Path | None) -> UpFile:
+    if path is None:
+        return UpFile()
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text()) or {}, UpFile)
+    except OSError as error:
+        raise StartError(f"--config: {path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise StartError(f"--config: {path}: not YAML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise StartError(f"--config: {path}: {error}; sections are router, haproxy, engine") from None
+
+
+def _edge_config(tree: dict[str, Any]) -> EdgeConfig:
+    try:
+        return msgspec.convert(tree, EdgeConfig)
+    except ConfigError:
+        raise
+    except msgspec.ValidationError as error:
+        raise StartError(f"haproxy section: {error}") from None
+
+
+def _make_run_dir(asked: Path | None) -> tuple[Path, bool]:
+    """The folder of this run; True if it is ours to remove."""
+    if asked is None:
+        run_dir, owned = Path(tempfile.mkdtemp(prefix="pointsman-")), True
+    else:
+        run_dir, owned = asked.absolute(), False
+        try:
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"--run-dir: {run_dir}: cannot be made: {error.strerror}") from None
+    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/master.sock"):
+        raise StartError(f"--run-dir: {run_dir}: the path is too long for the sockets inside it; choose a shorter one")
+    (run_dir / "log").mkdir(exist_ok=True)
+    return run_dir, owned

@@ -1,0 +1,320 @@
+"""Wires one router: builds every part from settings, connects them, closes them in reverse.
+
+There is no module-level state: two apps in one process do not meet. Constructing a `Router` opens nothing;
+`Router.running` opens the sockets and closes them in reverse; `run` is a whole process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+from haproxy.reconcile import Reconciler
+from haproxy.runtime_api import RuntimeAPI
+from starlette.applications import Starlette
+
+from policies.base import Needs
+from policies.registry import build_policy
+from router import clock
+from router.body_needs import BodyNeeds, body_needs
+from router.edge_sync import EdgeSync
+from router.endpoints import resolve_endpoint
+from router.errors import RegistrationError, SettingsError
+from router.fronts.admin import AdminFront
+from router.fronts.deciding import Decider
+from router.fronts.lookup import LookupFront
+from router.fronts.ring import EndOfRequest, RingProtocol
+from router.fronts.spop import SPOPProtocol
+from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
+from router.pipeline import Pipeline
+from router.policy_control import PolicyControl
+from router.readiness import Readiness
+from router.settings import Listen, Settings
+from router.state.load import LoadTable
+from router.state.replicas import Health, ReplicaRegistry
+from router.state.saved import StateFile
+from router.state.schema import Registration, SavedState
+from router.state.sessions import DEFAULT_TTL_S, SessionTable
+
+SWEEP_INTERVAL_S = 0.5
+"""How late a lease, a reservation or a pin may end."""
+
+SAVE_DELAY_S = 0.2
+"""Changes of the registry within this time are saved once."""
+
+SPOP_LEAVE_S = 0.2
+"""After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
+
+log = structlog.get_logger(__name__)
+
+
+class Router:
+    """All parts of one router."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        limits = settings.limits
+        attached = bool(settings.edge.admin_socket)
+        self.clock = clock.monotonic
+        self.readiness = Readiness("haproxy") if attached else Readiness()
+        self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
+        self.sessions = SessionTable(max_sessions=limits.max_sessions)
+        self.replicas = ReplicaRegistry(
+            # Without HAProxy nobody checks health: a registered replica is taken at its word.
+            initial_health=Health.STARTING if attached else Health.UP,
+            max_replicas=limits.max_replicas,
+            on_added=self.load.add_slot,
+            on_removed=self.load.clear_slot,
+            on_changed=self._registry_changed,
+        )
+        self.decision_metrics = DecisionMetrics()
+        self.request_metrics = RequestMetrics()
+        self.edge_health = EdgeHealth()
+        self.pipeline = Pipeline(
+            policy=build_policy(settings.policy),
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            metrics=self.decision_metrics,
+            rng=random.Random(settings.seed),
+            override_header=settings.override_header,
+        )
+        self.policy = PolicyControl(
+            self.pipeline, self.decision_metrics, settings.policy, on_changed=self._registry_changed
+        )
+        self.decider = Decider(self.pipeline, self.decision_metrics, clock=self.clock, stopwatch=clock.perf_counter)
+        self.end_of_request = EndOfRequest(load=self.load, metrics=self.request_metrics)
+        self.metrics = build_registry(
+            StateCollector(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                decisions=self.decision_metrics,
+                requests=self.request_metrics,
+                edge=self.edge_health,
+                policy_name=lambda: self.pipeline.policy.name,
+            )
+        )
+        self.admin = AdminFront(
+            replicas=self.replicas,
+            load=self.load,
+            pipeline=self.pipeline,
+            policy=self.policy,
+            readiness=self.readiness,
+            metrics=self.metrics,
+            clock=self.clock,
+            token=settings.admin.token,
+            max_body_bytes=settings.admin.max_body_bytes,
+        )
+        self.edge_sync: EdgeSync | None = None
+        self._state_file = StateFile(Path(settings.state_file)) if settings.state_file else None
+        self._save_wanted = asyncio.Event()
+        self._spop_connections: set[SPOPProtocol] = set()
+        self.stop = asyncio.Event()
+        """Set by a signal, or by a part that cannot go on."""
+        self.failed = False
+        self.addresses: dict[str, Listen] = {}
+        """Where each front listens, once serving: spop, lookup, ring, admin."""
+
+    def _registry_changed(self) -> None:
+        self._save_wanted.set()
+        if self.edge_sync is not None:
+            self.edge_sync.wake()
+
+    def _body_needs(self) -> BodyNeeds:
+        return body_needs(self.pipeline.policy.needs, len(self.replicas.models()))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Router]:
+        """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
+        await self._load_state()
+        async with AsyncExitStack() as stack:
+            loop = asyncio.get_running_loop()
+            settings = self.settings
+            self._background(stack, "sweep", self._sweep())
+            if self._state_file is not None:
+                stack.callback(self._save)
+                self._background(stack, "save", self._save_changes())
+            if settings.edge.admin_socket:
+                self.edge_sync = EdgeSync(
+                    Reconciler(RuntimeAPI(settings.edge.admin_socket), settings.edge.backend),
+                    replicas=self.replicas,
+                    load=self.load,
+                    health=self.edge_health,
+                    readiness=self.readiness,
+                    body_needs=self._body_needs,
+                    clock=self.clock,
+                    interval_s=settings.edge.interval_s,
+                )
+                self._background(stack, "edge sync", self.edge_sync.run())
+            await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
+            await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
+            stack.push_async_callback(self._leave_spop)
+            await self._serve_http(stack, "lookup", settings.lookup, LookupFront(self.decider).app())
+            await self._serve_http(stack, "admin", settings.admin.listen, self.admin.app())
+            log.info(
+                "router serving",
+                policy=self.pipeline.policy.name,
+                replicas=len(self.replicas),
+                **{name: str(address) for name, address in self.addresses.items()},
+            )
+            yield self
+
+    def _ring_protocol(self) -> RingProtocol:
+        return RingProtocol(self.end_of_request, self.request_metrics)
+
+    def _spop_protocol(self) -> SPOPProtocol:
+        return SPOPProtocol(self.decider, self.decision_metrics, self._spop_connections)
+
+    async def _listen(
+        self,
+        stack: AsyncExitStack,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        address: Listen,
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> None:
+        sock = self._bind(name, address)
+        server = await loop.create_server(protocol, sock=sock)
+        stack.callback(server.close)
+
+    async def _serve_http(self, stack: AsyncExitStack, name: str, address: Listen, app: Starlette) -> None:
+        sock = self._bind(name, address)
+        server = _Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        )
+        task = asyncio.create_task(server.serve(sockets=[sock]), name=name)
+
+        async def stop() -> None:
+            server.should_exit = True
+            await task
+
+        stack.push_async_callback(stop)
+        while not server.started:
+            if task.done():
+                await task
+            await asyncio.sleep(0.005)
+
+    def _bind(self, name: str, address: Listen) -> socket.socket:
+        try:
+            family, kind, proto, _, sockaddr = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[
+                0
+            ]
+            sock = socket.socket(family, kind, proto)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(sockaddr)
+            sock.listen(1024)
+        except OSError as error:
+            raise SettingsError(f"{name}: {address}: cannot listen: {error.strerror}") from error
+        sock.setblocking(False)
+        self.addresses[name] = Listen(address.host, sock.getsockname()[1])
+        return sock
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        """A background task ends by cancellation alone; anything else is a programming error the process dies of."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("background task died", task=task.get_name(), exc_info=error)
+            self.stop.set()
+            self.failed = True
+
+    def _background(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._task_done)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+
+    async def _leave_spop(self) -> None:
+        if self._spop_connections:
+            for connection in list(self._spop_connections):
+                connection.leave()
+            await asyncio.sleep(SPOP_LEAVE_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            now_s = self.clock()
+            for replica in self.replicas.expire_leases(now_s):
+                log.warning("lease ended, replica removed", replica=replica)
+            if expired := self.load.expire(now_s):
+                log.warning("reservations expired without an end-of-request line", count=expired)
+            policy = self.pipeline.policy
+            # A policy without pins leaves the table as it is: the one before it may come back.
+            self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
+
+    # State across restarts
+
+    async def _load_state(self) -> None:
+        now_s = self.clock()
+        if self._state_file is not None:
+            saved = self._state_file.load()
+            for replica in saved.replicas:
+                self.replicas.restore(replica, now_s)
+            self.policy.restore(saved.policy, saved.configured_policy)
+            if saved.replicas:
+                log.info("state restored", replicas=len(saved.replicas), policy=self.pipeline.policy.name)
+        for static in self.settings.replicas:
+            registration = Registration(url=static.url, model=static.model)
+            try:
+                endpoint = await resolve_endpoint(static.url)
+                self.replicas.put(static.id, registration, endpoint, now_s)
+            except RegistrationError as error:
+                raise SettingsError(f"replicas: {static.id}: {error}") from error
+
+    async def _save_changes(self) -> None:
+        while True:
+            await self._save_wanted.wait()
+            await asyncio.sleep(SAVE_DELAY_S)
+            self._save_wanted.clear()
+            self._save()
+
+    def _save(self) -> None:
+        assert self._state_file is not None
+        try:
+            self._state_file.save(
+                SavedState(
+                    replicas=self.replicas.saved(),
+                    policy=self.policy.put_live,
+                    configured_policy=self.policy.configured if self.policy.put_live is not None else None,
+                )
+            )
+        except OSError as error:
+            log.error("state not saved", file=repr(self._state_file), error=str(error))
+
+
+def run(settings: Settings) -> int:
+    """One router process: serves until SIGTERM or SIGINT; the exit code. Raises SettingsError before it serves."""
+
+    async def serve() -> int:
+        router = Router(settings)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, router.stop.set)
+        async with router.running():
+            await router.stop.wait()
+            log.info("router stopping")
+        return 1 if router.failed else 0
+
+    code: int = uvloop.run(serve())
+    return code
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process that owns several servers owns the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield

@@ -1,0 +1,33 @@
+"""What HAProxy must read from request bodies for the active policy: the value of `proc.pm.body`.
+
+Reading a body means waiting for it and running Lua, so it is asked for only when the answer is needed.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+from policies.base import Needs
+
+
+class BodyNeeds(IntFlag):
+    """Bits of `proc.pm.body`, read by the configuration's rules and by `lua.pm_body`."""
+
+    NOTHING = 0
+    FIELDS = 1
+    """Model, session and max_tokens of every routed body."""
+    PREFIX_KEYS = 2
+    FIELDS_WITHOUT_SESSION = 4
+    """Fields only where no header names the session."""
+
+
+def body_needs(policy: Needs, models: int) -> BodyNeeds:
+    """The bits for a policy and for the number of distinct models registered."""
+    needs = BodyNeeds.NOTHING
+    if policy & Needs.PREFIX:
+        needs |= BodyNeeds.PREFIX_KEYS
+    if policy & Needs.TOKENS or models > 1:
+        needs |= BodyNeeds.FIELDS
+    elif policy & Needs.SESSION:
+        needs |= BodyNeeds.FIELDS_WITHOUT_SESSION
+    return needs

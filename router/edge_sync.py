@@ -1,0 +1,118 @@
+"""Keeps one HAProxy's servers as the registry wants them, and brings back what HAProxy observes.
+
+`EdgeSync` runs rounds: desired servers against actual ones over the admin socket, every `interval_s` and at once when
+the registry changes. From each round come the health of every replica, its sessions (for `LoadTable.observe`) and
+whether HAProxy restarted. HAProxy away is expected: health stays as last seen, the fault is counted and reported by
+readiness, and the next round tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from haproxy.reconcile import DesiredServer, Observation, Reconciler
+
+from haproxy.errors import HAProxyError
+from router.body_needs import BodyNeeds
+from router.clock import Clock
+from router.metrics import EdgeHealth
+from router.readiness import Readiness
+from router.state.load import LoadTable
+from router.state.replicas import Health, ReplicaRegistry
+
+BODY_VARIABLE = "proc.pm.body"
+
+log = structlog.get_logger(__name__)
+
+_HEALTH = {"up": Health.UP, "down": Health.DOWN, "starting": Health.STARTING}
+
+
+class EdgeSync:
+    """The loop between registry and HAProxy."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        health: EdgeHealth,
+        readiness: Readiness,
+        body_needs: Callable[[], BodyNeeds],
+        clock: Clock,
+        interval_s: float,
+    ) -> None:
+        self._reconciler = reconciler
+        self._replicas = replicas
+        self._load = load
+        self._health = health
+        self._readiness = readiness
+        self._body_needs = body_needs
+        self._clock = clock
+        self._interval_s = interval_s
+        self._wake = asyncio.Event()
+        self._pid: int | None = None
+        self._told: BodyNeeds | None = None
+
+    def wake(self) -> None:
+        """Something changed: the next round starts now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Rounds until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.round()
+            except HAProxyError as error:
+                self._failed(error)
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def round(self) -> None:
+        """One comparison. Raises HAProxyError when HAProxy is away or refuses."""
+        desired = {
+            replica.id: DesiredServer(replica.id, replica.host, replica.port, drain=replica.draining)
+            for replica in self._replicas
+        }
+        observation = await self._reconciler.step(desired)
+        self._apply(observation)
+        needs = self._body_needs()
+        if needs is not self._told:
+            await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
+            self._told = needs
+        if not self._health.haproxy_up:
+            self._health.haproxy_up = True
+            self._health.last_error = ""
+            self._readiness.met("haproxy")
+            log.info("HAProxy attached", pid=observation.pid, servers=len(observation.servers))
+
+    def _apply(self, observation: Observation) -> None:
+        if observation.pid != self._pid:
+            if self._pid is not None:
+                self._health.restarts_seen += 1
+                self._load.haproxy_restarted()
+                log.info("HAProxy restarted", before=self._pid, pid=observation.pid)
+            self._pid = observation.pid
+            self._told = None
+        now_s = self._clock()
+        for name, server in observation.servers.items():
+            replica = self._replicas.get(name)
+            if replica is None or (server.host, server.port) != (replica.host, replica.port):
+                continue  # it changed while we asked; the next round sees it
+            if self._replicas.set_health(name, _HEALTH[server.health]):
+                log.info("replica health", replica=name, health=server.health, url=replica.url)
+            self._load.observe(replica.slot, server.sessions + server.queued, now_s)
+
+    def _failed(self, error: HAProxyError) -> None:
+        self._health.sync_errors += 1
+        if self._health.haproxy_up or str(error) != self._health.last_error:
+            log.warning("edge sync failed", error=str(error))
+        self._health.haproxy_up = False
+        self._health.last_error = str(error)
+        self._readiness.lost("haproxy", str(error))

@@ -1,0 +1,257 @@
+"""The admin API (`/v1`), health and metrics: what people and replicas talk to, never on a request's path.
+
+Starlette routes over the state; handlers decode strictly, answer JSON, and report errors in OpenAI's shape. `/v1` asks
+for the bearer token when one is set; `/metrics`, `/livez`, `/readyz` and `/openapi.json` do not.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from policies.errors import PolicyConfigError
+from policies.registry import describe as describe_policies
+from policies.registry import installed_policies
+from policies.types import RequestFeatures
+from router.clock import Clock
+from router.endpoints import resolve_endpoint
+from router.errors import LimitError, RegistrationError
+from router.fronts.admin_types import (
+    CandidateView,
+    ErrorBody,
+    ErrorDetail,
+    ExplainAnswer,
+    ExplainRequest,
+    PolicyList,
+    PolicyView,
+    ReplicaList,
+    ReplicaView,
+)
+from router.fronts.openapi import describe_api
+from router.pipeline import Pipeline
+from router.policy_control import PolicyControl, StaleVersionError
+from router.readiness import Readiness
+from router.state.load import LoadTable
+from router.state.replicas import Replica, ReplicaRegistry
+from router.state.schema import REPLICA_ID_PATTERN, Registration
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
+
+
+def product_version() -> str:
+    try:
+        return version("pointsman")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class AdminFront:
+    """The handlers, over the state they read and write."""
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        pipeline: Pipeline,
+        policy: PolicyControl,
+        readiness: Readiness,
+        metrics: CollectorRegistry,
+        clock: Clock,
+        token: str,
+        max_body_bytes: int,
+    ) -> None:
+        self._replicas = replicas
+        self._load = load
+        self._pipeline = pipeline
+        self._policy = policy
+        self._readiness = readiness
+        self._metrics = metrics
+        self._clock = clock
+        self._token = token
+        self._max_body_bytes = max_body_bytes
+        self._openapi = describe_api(product_version())
+
+    def app(self) -> Starlette:
+        guarded = self._guarded
+        return Starlette(
+            routes=[
+                Route("/v1/replicas", guarded(self.list_replicas)),
+                Route("/v1/replicas/{id}", guarded(self.get_replica), methods=["GET"]),
+                Route("/v1/replicas/{id}", guarded(self.put_replica), methods=["PUT"]),
+                Route("/v1/replicas/{id}", guarded(self.delete_replica), methods=["DELETE"]),
+                Route("/v1/replicas/{id}/drain", guarded(self.drain_replica), methods=["POST"]),
+                Route("/v1/policies", guarded(self.list_policies)),
+                Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
+                Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
+                Route("/v1/explain", guarded(self.explain), methods=["POST"]),
+                Route("/openapi.json", self.openapi),
+                Route("/metrics", self.metrics),
+                Route("/livez", self.livez),
+                Route("/readyz", self.readyz),
+            ],
+            exception_handlers={HTTPException: _http_error},
+        )
+
+    # Replicas
+
+    async def list_replicas(self, request: Request) -> Response:
+        return _json(ReplicaList(replicas=[self._view(r) for r in sorted(self._replicas, key=lambda r: r.id)]))
+
+    async def get_replica(self, request: Request) -> Response:
+        return _json(self._view(self._known(request)))
+
+    async def put_replica(self, request: Request) -> Response:
+        replica_id = request.path_params["id"]
+        if not _REPLICA_ID.match(replica_id):
+            raise HTTPException(422, f"id: {replica_id!r}: {REPLICA_ID_PATTERN} is expected")
+        registration = await self._decode(request, Registration)
+        known = self._replicas.get(replica_id) is not None
+        try:
+            endpoint = await resolve_endpoint(registration.url)
+            replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
+        except RegistrationError as error:
+            raise HTTPException(422, str(error)) from error
+        except LimitError as error:
+            raise HTTPException(507, str(error)) from error
+        return _json(self._view(replica), 200 if known else 201)
+
+    async def delete_replica(self, request: Request) -> Response:
+        self._replicas.remove(self._known(request).id)
+        return Response(status_code=204)
+
+    async def drain_replica(self, request: Request) -> Response:
+        replica = self._known(request)
+        self._replicas.drain(replica.id)
+        return _json(self._view(replica))
+
+    def _known(self, request: Request) -> Replica:
+        replica_id = request.path_params["id"]
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            raise HTTPException(404, f"replica {replica_id!r} is not registered")
+        return replica
+
+    def _view(self, replica: Replica) -> ReplicaView:
+        lease = replica.lease_until_s
+        return ReplicaView(
+            id=replica.id,
+            url=replica.url,
+            model=replica.model,
+            state=replica.state,
+            in_flight=int(self._load.in_flight[replica.slot]),
+            in_flight_tokens=int(self._load.in_flight_tokens[replica.slot]),
+            ttl_s=replica.ttl_s,
+            lease_left_s=None if lease is None else round(max(0.0, lease - self._clock()), 3),
+        )
+
+    # Policy
+
+    async def list_policies(self, request: Request) -> Response:
+        described = [
+            PolicyView(name=name, summary=view["summary"], config=view["schema"])
+            for name, view in describe_policies().items()
+        ]
+        return _json(PolicyList(active=self._pipeline.policy.name, policies=described))
+
+    async def get_policy(self, request: Request) -> Response:
+        return _json(self._policy.document, headers={"etag": self._policy.etag})
+
+    async def put_policy(self, request: Request) -> Response:
+        body = await self._body(request)
+        dry_run = request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")
+        try:
+            applied = self._policy.put(body, if_match=request.headers.get("if-match"), dry_run=dry_run)
+        except StaleVersionError as error:
+            raise HTTPException(412, str(error)) from error
+        except PolicyConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        return _json(applied, headers={"etag": self._policy.etag})
+
+    async def explain(self, request: Request) -> Response:
+        asked = await self._decode(request, ExplainRequest)
+        if asked.policy and asked.policy not in installed_policies():
+            raise HTTPException(
+                422, f"policy: {asked.policy!r}: one of {', '.join(sorted(installed_policies()))} is expected"
+            )
+        features = RequestFeatures(request_id="explain", **msgspec.structs.asdict(asked))
+        answer = self._pipeline.explain(features, self._clock())
+        answer["candidates"] = [CandidateView(**row) for row in answer["candidates"]]
+        return _json(ExplainAnswer(**answer))
+
+    # Health, metrics, description
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(self._openapi)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self._metrics), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def livez(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        missing = self._readiness.missing()
+        if not missing:
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("not ready: " + "; ".join(missing) + "\n", 503)
+
+    # What every /v1 handler needs
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def check_then_handle(request: Request) -> Response:
+            if self._token:
+                scheme, _, given = request.headers.get("authorization", "").partition(" ")
+                if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token.encode()):
+                    return _error(401, "a valid bearer token is expected", {"www-authenticate": "Bearer"})
+            return await handler(request)
+
+        return check_then_handle
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body, refused beyond `max_body_bytes` before it is held whole."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_body_bytes:
+                raise HTTPException(413, f"body: at most {self._max_body_bytes} bytes are expected")
+        return bytes(body)
+
+    async def _decode(self, request: Request, into: type[Any]) -> Any:
+        body = await self._body(request)
+        try:
+            return msgspec.json.decode(body or b"{}", type=into)
+        except msgspec.ValidationError as error:
+            message = str(error)
+            if "unknown field" in message:
+                message += f"; known fields are {', '.join(into.__struct_fields__)}"
+            raise HTTPException(422, message) from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise HTTPException(400, f"body: not JSON: {error}") from error
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return _json(ErrorBody(error=ErrorDetail(message=message, type=kind, code=status)), status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail, dict(error.headers) if error.headers else None)

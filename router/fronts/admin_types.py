@@ -1,0 +1,82 @@
+"""Bodies of the admin API, in one place so that handlers and OpenAPI cannot differ."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from policies.types import Decision
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica as the router sees it."""
+
+    id: str
+    url: str
+    model: str
+    state: Annotated[str, msgspec.Meta(description="starting, up, down or draining")]
+    in_flight: Annotated[int, msgspec.Meta(description="Requests, ours and foreign.")]
+    in_flight_tokens: int
+    ttl_s: float | None
+    lease_left_s: Annotated[float | None, msgspec.Meta(description="Seconds until the lease ends; null is permanent.")]
+
+
+class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
+    replicas: list[ReplicaView]
+
+
+class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy one may put live, with the schema of its own configuration."""
+
+    name: str
+    summary: str
+    config: Annotated[dict[str, Any], msgspec.Meta(description="JSON schema of its configuration.")]
+
+
+class PolicyList(msgspec.Struct, frozen=True, kw_only=True):
+    active: str
+    policies: list[PolicyView]
+
+
+class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request to explain: the features a lookup would carry. All optional."""
+
+    path: str = "/v1/chat/completions"
+    model: str = ""
+    session: str = ""
+    tenant: str = ""
+    body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    policy: Annotated[str, msgspec.Meta(description="As the override header; ignored unless that is enabled.")] = ""
+
+
+class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
+    """One eligible replica with its signals and its place in the ranking."""
+
+    replica: str
+    in_flight: int
+    in_flight_tokens: int
+    pinned: bool
+    rank: int | None
+    score: float | None
+    reason: str | None
+
+
+class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    decision: Decision
+    policy: dict[str, Any]
+    candidates: list[CandidateView]
+    excluded: Annotated[dict[str, str], msgspec.Meta(description="Replicas that may not serve it, and why.")]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    type: str
+    code: int
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Errors have the shape OpenAI's API and vLLM use."""
+
+    error: ErrorDetail

@@ -1,0 +1,63 @@
+"""The HTTP lookup front: the same question and answer as SPOE, for `lookup: lua` and for people with curl.
+
+`POST /lookup` takes form fields named as the SPOE arguments and answers lines of `key=value`: trivial to read in Lua,
+which has no JSON, and for the eye.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from policies.types import Decision
+from router.fronts.deciding import Decider
+
+MAX_FORM_BYTES = 16_384
+"""The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
+
+
+class LookupFront:
+    """One route over the decider."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"])])
+
+    async def lookup(self, request: Request) -> Response:
+        form = bytearray()
+        async for chunk in request.stream():
+            form += chunk
+            if len(form) > MAX_FORM_BYTES:
+                return PlainTextResponse(f"form: at most {MAX_FORM_BYTES} bytes are expected\n", 413)
+        return PlainTextResponse(encode_answer(self._decider.lookup(decode_form(bytes(form)))))
+
+
+def decode_form(form: bytes) -> dict[str, object]:
+    """Fields of a form; values are bytes but for `size`, which is a number. A repeated field counts once, the last."""
+    fields: dict[str, object] = {}
+    for pair in form.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        fields[name.decode("ascii", "replace")] = unquote_to_bytes(value.replace(b"+", b" "))
+    size = fields.pop("size", b"")
+    if isinstance(size, bytes) and size.isdigit():
+        fields["size"] = int(size)
+    return fields
+
+
+def encode_answer(decision: Decision) -> str:
+    """Lines of the variables that are set."""
+    lines = [f"reason={decision.reason}"]
+    if decision.first:
+        lines.append(f"first={decision.first}")
+    if decision.second:
+        lines.append(f"second={decision.second}")
+    if decision.status:
+        lines.append(f"status={decision.status}")
+        lines.append(f"retry_after={decision.retry_after_s}")
+    return "\n".join(lines) + "\n"

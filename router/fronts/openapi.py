@@ -1,0 +1,135 @@
+"""The OpenAPI description of the admin API, built from the same types its handlers decode and encode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router.fronts.admin_types import (
+    ErrorBody,
+    ExplainAnswer,
+    ExplainRequest,
+    PolicyList,
+    ReplicaList,
+    ReplicaView,
+)
+from router.state.schema import REPLICA_ID_PATTERN, Registration
+
+REF = "#/components/schemas/{name}"
+
+_ERRORS = {"400": "The request is malformed.", "401": "The bearer token is missing or wrong."}
+
+_POLICY_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["policy"],
+    "properties": {
+        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
+        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
+    },
+    "additionalProperties": True,
+}
+
+
+def describe_api(version: str) -> dict[str, Any]:
+    """An OpenAPI 3.1 document."""
+    types = (Registration, ReplicaView, ReplicaList, PolicyList, ExplainRequest, ExplainAnswer, ErrorBody)
+    references, components = msgspec.json.schema_components(types, ref_template=REF)
+    registration, replica, replica_list, policy_list, explain_request, explain_answer, error = references
+    components = dict(components)
+    components["Policy"] = _POLICY_SCHEMA
+    policy = {"$ref": REF.format(name="Policy")}
+    replica_id = {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": REPLICA_ID_PATTERN},
+    }
+    if_match = {
+        "name": "If-Match",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "Change only if the live policy has this ETag.",
+    }
+    dry_run = {
+        "name": "dry_run",
+        "in": "query",
+        "schema": {"type": "boolean"},
+        "description": "Validate and answer, change nothing.",
+    }
+
+    def operation(
+        summary: str, answers: dict[str, Any], *, body: Any = None, parameters: list[Any] | None = None,
+        errors: dict[str, str] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        responses: dict[str, Any] = {
+            code: {"description": text, "content": _json(schema)} if schema else {"description": text}
+            for code, (text, schema) in answers.items()
+        }
+        for code, text in {**_ERRORS, **(errors or {})}.items():
+            responses[code] = {"description": text, "content": _json(error)}
+        described: dict[str, Any] = {"summary": summary, "responses": responses, "security": [{"bearer": []}, {}]}
+        if body is not None:
+            described["requestBody"] = {"required": True, "content": _json(body)}
+        if parameters:
+            described["parameters"] = parameters
+        return described
+
+    unknown = {"404": "No such replica."}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Pointsman admin API",
+            "version": version,
+            "description": "Replicas, policy and explanations of one router. "
+            "No token is asked for when the admin address is loopback.",
+        },
+        "paths": {
+            "/v1/replicas": {"get": operation("List replicas", {"200": ("All replicas.", replica_list)})},
+            "/v1/replicas/{id}": {
+                "parameters": [replica_id],
+                "get": operation("Get one replica", {"200": ("The replica.", replica)}, errors=unknown),
+                "put": operation(
+                    "Register or renew a replica",
+                    {"200": ("Renewed or changed.", replica), "201": ("Registered.", replica)},
+                    body=registration,
+                    errors={"422": "The registration is wrong.", "507": "The registry is full."},
+                ),
+                "delete": operation(
+                    "Remove a replica; its streams finish", {"204": ("Removed.", None)}, errors=unknown
+                ),
+            },
+            "/v1/replicas/{id}/drain": {
+                "parameters": [replica_id],
+                "post": operation(
+                    "Route nothing further to a replica", {"200": ("The replica.", replica)}, errors=unknown
+                ),
+            },
+            "/v1/policies": {"get": operation("List the policies there are", {"200": ("Policies.", policy_list)})},
+            "/v1/policy": {
+                "get": operation("Get the live policy", {"200": ("The document, with an ETag.", policy)}),
+                "put": operation(
+                    "Put a policy live",
+                    {"200": ("The document as applied, with an ETag.", policy)},
+                    body=policy,
+                    parameters=[if_match, dry_run],
+                    errors={"412": "If-Match names another version.", "422": "The document is wrong; nothing changed."},
+                ),
+            },
+            "/v1/explain": {
+                "post": operation(
+                    "Say what would be decided for a request, and why",
+                    {"200": ("Decision and candidates.", explain_answer)},
+                    body=explain_request,
+                )
+            },
+        },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

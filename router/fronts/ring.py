@@ -1,0 +1,136 @@
+"""The end-of-request front: HAProxy's log ring over TCP.
+
+HAProxy connects and sends one JSON line per finished request, framed by octet count (`<length> <line>`, RFC 6587
+3.4.1), aborted, retried and refused ones included. The line closes the reservation of its decision and feeds the
+per-replica counters. A peer that breaks the framing is disconnected; HAProxy reconnects and goes on with its next line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import structlog
+
+from policies.types import Reason
+from router.metrics import RequestMetrics
+from router.state.load import LoadTable
+
+MAX_LINE_BYTES = 8192
+"""Four times the ring's `maxlen`: a longer announced length is not one of our lines."""
+
+MAX_LENGTH_DIGITS = 5
+
+UNSET = "-"
+"""How HAProxy prints a variable that is not set."""
+
+_NO_SERVER = "<NOSRV>"
+
+log = structlog.get_logger(__name__)
+
+
+class Line(msgspec.Struct, gc=False):
+    """One line of the ring. Times are milliseconds, -1 for a phase not reached (HAProxy log format, 8.4)."""
+
+    ev: str
+    id: str
+    srv: str = UNSET
+    first: str = UNSET
+    reason: str = UNSET
+    st: int = 0
+    tr: int = -1
+    """Waiting for the response headers."""
+    ta: int = -1
+    """From the request's first byte to the response's last."""
+    ttft: str = UNSET
+    ts: str = "--"
+    rc: str = "0"
+    """Connection retries; a leading + says the last one went to another server."""
+    routed: str = UNSET
+
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+class EndOfRequest:
+    """Applies lines to state. Plain and synchronous; the protocol below only feeds it."""
+
+    def __init__(self, *, load: LoadTable, metrics: RequestMetrics) -> None:
+        self._load = load
+        self._metrics = metrics
+
+    def apply(self, raw: bytes) -> None:
+        """Takes one line; a malformed one is counted and changes nothing."""
+        self._metrics.lines += 1
+        try:
+            line = _decoder.decode(raw)
+        except msgspec.MsgspecError:
+            self._metrics.malformed_lines += 1
+            return
+        if line.ev == "end":
+            self._load.release(line.id)
+            self._count(line)
+
+    def _count(self, line: Line) -> None:
+        metrics = self._metrics
+        if line.routed != UNSET and line.reason in (UNSET, Reason.FAIL_OPEN):
+            metrics.fail_open += 1
+        if line.srv == _NO_SERVER:
+            metrics.refused[line.st] += 1
+            return
+        served = metrics.served(line.srv)
+        served.by_class[f"{line.st // 100}xx" if line.st > 0 else "none"] += 1
+        if line.rc.startswith("+"):
+            served.redispatched += 1
+        if line.tr >= 0:
+            served.first_response_s.observe(line.tr / 1000)
+        if line.ttft.isdecimal():
+            served.first_token_s.observe(int(line.ttft) / 1000)
+        if line.ta >= 0:
+            served.request_s.observe(line.ta / 1000)
+
+
+class RingProtocol(asyncio.Protocol):
+    """Cuts the stream into lines."""
+
+    def __init__(self, end_of_request: EndOfRequest, metrics: RequestMetrics) -> None:
+        self._apply = end_of_request.apply
+        self._metrics = metrics
+        self._rest = b""
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._metrics.ring_connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._metrics.ring_connections -= 1
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        at = 0
+        while True:
+            space = data.find(b" ", at, at + MAX_LENGTH_DIGITS + 1)
+            if space < 0:
+                if len(data) - at > MAX_LENGTH_DIGITS:
+                    self._refuse("no length", data[at : at + 32])
+                    return
+                break
+            digits = data[at:space]
+            if not digits.isdigit() or int(digits) > MAX_LINE_BYTES:
+                self._refuse("bad length", digits)
+                return
+            end = space + 1 + int(digits)
+            if end > len(data):
+                break
+            self._apply(data[space + 1 : end])
+            at = end
+        self._rest = data[at:]
+
+    def _refuse(self, what: str, found: bytes) -> None:
+        self._metrics.malformed_lines += 1
+        self._rest = b""
+        log.warning("ring peer disconnected", cause=what, found=found)
+        assert self._transport is not None
+        self._transport.close()

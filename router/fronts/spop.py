@@ -1,0 +1,121 @@
+"""The SPOP front: an asyncio shell round `SPOPConnection`. Feed bytes, decide, answer, write once.
+
+No task per frame: lookups are decided where their bytes arrive, and all answers of one read leave in one write. A peer
+that does not read its answers is not read from either. A programming error in a lookup is logged, tells HAProxy to
+leave, and costs the lookups in flight on that connection their answer: HAProxy fails open for them, visibly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+
+import structlog
+
+from haproxy.spop import (
+    HelloReceived,
+    Notify,
+    ProtocolError,
+    Scope,
+    SPOPConnection,
+    State,
+    Status,
+    encode_set_vars,
+)
+from policies.types import Decision
+from router.fronts.deciding import Decider
+from router.metrics import DecisionMetrics
+
+MAX_CACHED_ANSWERS = 4096
+"""Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""
+
+log = structlog.get_logger(__name__)
+
+
+@lru_cache(maxsize=MAX_CACHED_ANSWERS)
+def encode_answer(reason: str, first: str, second: str, status: int, retry_after_s: int) -> bytes:
+    """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
+    values: dict[str, str | int] = {"reason": reason}
+    if first:
+        values["first"] = first
+    if second:
+        values["second"] = second
+    if status:
+        values |= {"status": status, "retry_after": retry_after_s}
+    return encode_set_vars(Scope.TXN, values)
+
+
+class SPOPProtocol(asyncio.Protocol):
+    """One connection from HAProxy."""
+
+    def __init__(self, decider: Decider, metrics: DecisionMetrics, connections: set[SPOPProtocol]) -> None:
+        self._lookup = decider.lookup
+        self._metrics = metrics
+        self._connections = connections
+        self._spop = SPOPConnection()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+        self._metrics.spop_connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._metrics.spop_connections -= 1
+
+    def data_received(self, data: bytes) -> None:
+        spop = self._spop
+        try:
+            spop.receive_data(data)
+        except ProtocolError as error:
+            self._metrics.protocol_errors += 1
+            log.warning("SPOP peer disconnected", error=str(error))
+        for event in spop.events_received():
+            if type(event) is Notify:
+                try:
+                    decision = self._decide(event)
+                except Exception:
+                    log.exception("lookup failed, connection closed")
+                    spop.send_disconnect(Status.UNKNOWN, "internal error")
+                    break
+                answer = encode_answer(
+                    decision.reason, decision.first, decision.second, decision.status, decision.retry_after_s
+                )
+                spop.send_ack(event.stream_id, event.frame_id, answer)
+            elif type(event) is HelloReceived:
+                log.debug("SPOP connection open", engine=event.engine_id, max_frame_size=event.max_frame_size)
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._spop.receive_eof()
+        self._spop.events_received()
+        self._flush()
+
+    def pause_writing(self) -> None:
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def leave(self) -> None:
+        """Tells HAProxy that this router is going; it takes its next lookups elsewhere or fails open."""
+        self._spop.send_disconnect(Status.NORMAL, "router is stopping")
+        self._flush()
+
+    def _decide(self, event: Notify) -> Decision:
+        """A NOTIFY of ours carries one message, `route` or `route-body`; both ask the same."""
+        return self._lookup(event.messages[0].args if event.messages else {})
+
+    def _flush(self) -> None:
+        transport = self._transport
+        assert transport is not None
+        out = self._spop.data_to_send()
+        if out and not transport.is_closing():
+            transport.write(out)
+        if self._spop.state is State.CLOSED:
+            transport.close()

@@ -1,0 +1,279 @@
+"""Every metric of the router: its name, help and labels.
+
+Counted in place where an event happens (`DecisionMetrics`, `RequestMetrics`), read from state at scrape where state
+already knows (`StateCollector`). Labels of high traffic are policy, reason and replica; never a session or request id.
+Each app has its own `CollectorRegistry`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from policies.types import Reason
+from router.state.load import LoadTable
+from router.state.replicas import ReplicaRegistry
+from router.state.sessions import SessionTable
+
+LOOKUP_BOUNDS_S = (20e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 400e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
+"""Around the budget of a decision (60 us) and up to HAProxy's `timeout processing` (50 ms)."""
+
+SERVED_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+
+REQUEST_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
+
+MAX_GONE_REPLICAS = 1024
+"""Replicas that left keep their counters until this many names are known; a churning fleet must not grow the scrape."""
+
+
+class Histogram:
+    """Counts over fixed bounds in seconds: 0.3 us an observation, where a labelled metric of the client library takes 2."""
+
+    __slots__ = ("bounds", "counts", "total_s")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total_s += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Buckets as the exposition format wants them: upper bound and count of all at or below it."""
+        running = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*map(repr, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            buckets.append((bound, running))
+        return buckets
+
+
+class DecisionMetrics:
+    """What the pipeline and the lookup fronts count."""
+
+    def __init__(self) -> None:
+        self.by_reason: Counter[tuple[str, Reason]] = Counter()
+        self.lookup_s = Histogram(LOOKUP_BOUNDS_S)
+        """Time a lookup spends in this process: features, decision, answer."""
+        self.lookup_errors = 0
+        """Lookups that met a programming error; HAProxy failed open for them."""
+        self.protocol_errors = 0
+        """SPOP connections closed because the peer broke the protocol."""
+        self.spop_connections = 0
+        self.policy_reload_ok = 1
+        self.policy_reloads: Counter[str] = Counter()
+
+    def decided(self, policy: str, reason: Reason) -> None:
+        self.by_reason[policy, reason] += 1
+
+
+class ReplicaServed:
+    """What the log ring told about one replica's finished requests."""
+
+    __slots__ = ("by_class", "first_response_s", "first_token_s", "redispatched", "request_s")
+
+    def __init__(self) -> None:
+        self.by_class: Counter[str] = Counter()
+        self.redispatched = 0
+        self.first_response_s = Histogram(SERVED_BOUNDS_S)
+        self.first_token_s = Histogram(SERVED_BOUNDS_S)
+        self.request_s = Histogram(SERVED_BOUNDS_S)
+
+
+class RequestMetrics:
+    """What the end-of-request lines say, whoever chose the replica."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, ReplicaServed] = {}
+        self.fail_open = 0
+        self.refused: Counter[int] = Counter()
+        self.lines = 0
+        self.malformed_lines = 0
+        self.ring_connections = 0
+
+    def served(self, replica: str) -> ReplicaServed:
+        """The counters of one replica; the longest known ones go when there are too many."""
+        found = self.replicas.get(replica)
+        if found is None:
+            while len(self.replicas) >= MAX_GONE_REPLICAS:
+                del self.replicas[next(iter(self.replicas))]
+            found = self.replicas[replica] = ReplicaServed()
+        return found
+
+
+class EdgeHealth:
+    """What the edge sync knows of HAProxy."""
+
+    def __init__(self) -> None:
+        self.haproxy_up = False
+        self.restarts_seen = 0
+        self.sync_errors = 0
+        self.last_error = ""
+
+
+class StateCollector(Collector):
+    """Turns state and counters into metric families at scrape."""
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        sessions: SessionTable,
+        decisions: DecisionMetrics,
+        requests: RequestMetrics,
+        edge: EdgeHealth,
+        policy_name: Callable[[], str],
+    ) -> None:
+        self._replicas = replicas
+        self._load = load
+        self._sessions = sessions
+        self._decisions = decisions
+        self._requests = requests
+        self._edge = edge
+        self._policy_name = policy_name
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front: the registry must not collect while the app is being built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._decision_families()
+        yield from self._replica_families()
+        yield from self._request_families()
+        yield from self._edge_families()
+
+    def _decision_families(self) -> Iterator[Metric]:
+        decided = CounterMetricFamily(
+            "pointsman_decisions", "Decisions by policy and reason.", labels=("policy", "reason")
+        )
+        for (policy, reason), count in sorted(self._decisions.by_reason.items()):
+            decided.add_metric((policy, reason), count)
+        yield decided
+        yield _histogram(
+            "pointsman_lookup_seconds", "Time a lookup spends in the router.", (), [((), self._decisions.lookup_s)]
+        )
+        yield _counter(
+            "pointsman_lookup_errors", "Lookups that met a programming error.", self._decisions.lookup_errors
+        )
+        yield _counter(
+            "pointsman_spop_protocol_errors",
+            "SPOP connections closed for broken frames.",
+            self._decisions.protocol_errors,
+        )
+        yield _gauge("pointsman_spop_connections", "Open SPOP connections.", self._decisions.spop_connections)
+        active = GaugeMetricFamily("pointsman_policy_info", "1 for the policy that decides.", labels=("policy",))
+        active.add_metric((self._policy_name(),), 1)
+        yield active
+        yield _gauge(
+            "pointsman_config_last_reload_successful",
+            "0 when the last policy change was refused and the one before it still decides.",
+            self._decisions.policy_reload_ok,
+        )
+        reloads = CounterMetricFamily("pointsman_policy_changes", "Policy changes by result.", labels=("result",))
+        for result, count in sorted(self._decisions.policy_reloads.items()):
+            reloads.add_metric((result,), count)
+        yield reloads
+
+    def _replica_families(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "pointsman_replica_state", "1 for the state each replica is in.", labels=("replica", "model", "state")
+        )
+        in_flight = GaugeMetricFamily("pointsman_in_flight", "Requests in flight.", labels=("replica",))
+        tokens = GaugeMetricFamily(
+            "pointsman_in_flight_tokens", "Estimated tokens of the requests in flight.", labels=("replica",)
+        )
+        foreign = GaugeMetricFamily(
+            "pointsman_in_flight_foreign", "Requests in flight that no decision placed.", labels=("replica",)
+        )
+        loads = []
+        for replica in sorted(self._replicas, key=lambda r: r.id):
+            state.add_metric((replica.id, replica.model, replica.state), 1)
+            load = int(self._load.in_flight[replica.slot])
+            in_flight.add_metric((replica.id,), load)
+            tokens.add_metric((replica.id,), int(self._load.in_flight_tokens[replica.slot]))
+            foreign.add_metric((replica.id,), int(self._load.foreign[replica.slot]))
+            if replica.eligible:
+                loads.append(load)
+        yield from (state, in_flight, tokens, foreign)
+        yield _gauge(
+            "pointsman_imbalance",
+            "Most loaded eligible replica over the mean, in requests in flight; 1 is even, 0 without load.",
+            max(loads) * len(loads) / sum(loads) if sum(loads) else 0,
+        )
+        yield _gauge("pointsman_reservations", "Reservations held.", len(self._load))
+        ended = CounterMetricFamily(
+            "pointsman_reservations_dropped", "Reservations ended without their end-of-request line.", labels=("cause",)
+        )
+        ended.add_metric(("expired",), self._load.expired)
+        ended.add_metric(("leaked",), self._load.leaked)
+        yield ended
+        yield _gauge("pointsman_sessions", "Pinned sessions.", len(self._sessions))
+        yield _counter("pointsman_sessions_evicted", "Pins dropped because the table was full.", self._sessions.evicted)
+
+    def _request_families(self) -> Iterator[Metric]:
+        finished = CounterMetricFamily(
+            "pointsman_requests", "Finished requests by the replica that served them.", labels=("replica", "class")
+        )
+        redispatched = CounterMetricFamily(
+            "pointsman_redispatches", "Requests a replica served after another refused them.", labels=("replica",)
+        )
+        for replica, served in self._requests.replicas.items():
+            for status_class, count in sorted(served.by_class.items()):
+                finished.add_metric((replica, status_class), count)
+            redispatched.add_metric((replica,), served.redispatched)
+        yield from (finished, redispatched)
+        for name, text, field in (
+            ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
+            ("pointsman_first_token_seconds", "Request to first response byte; needs the first-token filter.", "first_token_s"),
+            ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
+        ):  # fmt: skip
+            yield _histogram(
+                name, text, ("replica",), [((r,), getattr(s, field)) for r, s in self._requests.replicas.items()]
+            )
+        yield _counter(
+            "pointsman_fail_open", "Routed requests HAProxy placed without an answer.", self._requests.fail_open
+        )
+        refused = CounterMetricFamily("pointsman_refused", "Requests HAProxy answered itself.", labels=("status",))
+        for status, count in sorted(self._requests.refused.items()):
+            refused.add_metric((str(status),), count)
+        yield refused
+        yield _counter("pointsman_ring_lines", "Lines received from HAProxy's ring.", self._requests.lines)
+        yield _counter(
+            "pointsman_ring_malformed_lines", "Lines that could not be read.", self._requests.malformed_lines
+        )
+        yield _gauge("pointsman_ring_connections", "Open ring connections.", self._requests.ring_connections)
+
+    def _edge_families(self) -> Iterator[Metric]:
+        yield _gauge("pointsman_haproxy_up", "1 while HAProxy's admin socket answers.", int(self._edge.haproxy_up))
+        yield _counter("pointsman_haproxy_restarts", "Restarts and reloads seen.", self._edge.restarts_seen)
+        yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...], series: Iterable[tuple[tuple[str, ...], Histogram]]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in series:
+        family.add_metric(values, buckets=histogram.cumulative(), sum_value=histogram.total_s)
+    return family
+
+
+def build_registry(collector: StateCollector) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return registry

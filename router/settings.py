@@ -1,0 +1,242 @@
+"""What a router is started with: the only reader of configuration file and environment.
+
+Precedence, lowest first: defaults, the YAML file, environment variables, flags. An environment variable is the key's
+path in capitals behind `POINTSMAN_`, with two underscores between levels: `POINTSMAN_ADMIN__TOKEN`. Everything decodes
+strictly into one frozen tree; each constructor takes only its part. An error names source, key, value and expectation.
+
+The live policy is not a restart setting: `policy` here is what the router starts with, `PUT /v1/policy` changes it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import yaml
+
+from policies.errors import PolicyConfigError
+from policies.registry import build_policy
+from router.errors import SettingsError
+
+ENV_PREFIX = "POINTSMAN_"
+
+DEFAULT_POLICY: Mapping[str, Any] = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TCP address to listen on; port 0 lets the system pick."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The admin API, health and metrics."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8001
+    token: str = ""
+    """Bearer token of `/v1`. Required unless the address is loopback; `/metrics`, `/livez`, `/readyz` never ask for it."""
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
+
+    @property
+    def listen(self) -> Listen:
+        return Listen(self.host, self.port)
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The HAProxy this router steers."""
+
+    admin_socket: str = ""
+    """Path of HAProxy's admin socket. Empty: none is attached, and registered replicas count as healthy."""
+    backend: str = "fleet"
+    interval_s: Positive = 0.5
+    """How often HAProxy's servers are compared with the registry; a change of the registry does not wait for it."""
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds of the router's memory."""
+
+    max_replicas: Annotated[int, msgspec.Meta(ge=1)] = 4096
+    max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    reservation_ttl_s: Positive = 3600.0
+
+
+class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A plain endpoint that is always registered."""
+
+    id: str
+    url: str
+    model: str = ""
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where and how the router logs: stderr, JSON unless it is a terminal."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole tree."""
+
+    spop: Listen = Listen(port=9101)
+    lookup: Listen = Listen(port=9102)
+    ring: Listen = Listen(port=9103)
+    admin: AdminSettings = AdminSettings()
+    edge: EdgeSettings = EdgeSettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+    policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
+    override_header: bool = False
+    """Whether `x-pointsman-policy: NAME` may choose another policy for one request."""
+    replicas: list[StaticReplica] = []
+    state_file: str = ""
+    """Where registrations and the live policy are kept for a restart on this host. Empty: nowhere."""
+    seed: int | None = None
+    """Seed of the policies' dice; absent draws one from the system."""
+
+
+T = TypeVar("T")
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Reads, merges, decodes and checks. Raises SettingsError.
+
+    `overrides` are flags, as a tree of the same shape; absent (None) leaves are not given.
+    """
+    tree: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        _merge(tree, _read_file(path), sources, str(path))
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENV_PREFIX):
+            keys = name[len(ENV_PREFIX) :].lower().split("__")
+            if keys[0] in Settings.__struct_fields__:
+                _merge(tree, _nest(keys, yaml.safe_load(value)), sources, f"environment variable {name}")
+    if overrides:
+        _merge(tree, _without_none(overrides), sources, "command line")
+    settings = decode(tree, Settings, sources)
+    _check(settings)
+    return settings
+
+
+def decode(tree: Mapping[str, Any], into: type[T], sources: Mapping[str, str]) -> T:
+    """Strict decode with an error that names key, value, expectation and source."""
+    try:
+        return msgspec.convert(tree, into, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        key = where.rstrip("`").lstrip(".")
+        value = _value_at(tree, key)
+        source = next((sources[k] for k in _prefixes(key) if k in sources), "defaults")
+        if "unknown field" in message:
+            message += f"; known fields are {', '.join(sorted(_fields_at(into, key)))}"
+        raise SettingsError(f"{source}: {key or 'document'}: {value!r}: {message}") from None
+
+
+def _check(settings: Settings) -> None:
+    admin = settings.admin
+    if not admin.listen.is_loopback and not admin.token:
+        raise SettingsError(
+            f"admin.token: '' with admin.host {admin.host!r}: a bearer token is expected where that is not loopback"
+        )
+    try:
+        build_policy(settings.policy).close()
+    except PolicyConfigError as error:
+        raise SettingsError(f"policy: {error}") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: a mapping is expected, found {type(document).__name__}")
+    return document
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], sources: dict[str, str], source: str, at: str = "") -> None:
+    for key, value in more.items():
+        path = f"{at}.{key}" if at else str(key)
+        # The policy is one document: half of one and half of another is neither.
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict) and path != "policy":
+            _merge(tree[key], value, sources, source, path)
+        else:
+            tree[key] = value
+            sources[path] = source
+            if isinstance(value, Mapping):
+                for leaf in value:
+                    sources[f"{path}.{leaf}"] = source
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and key != "policy":
+            value = _without_none(value)
+            if not value:
+                continue
+        if value is not None:
+            kept[key] = value
+    return kept
+
+
+def _value_at(tree: Any, key: str) -> Any:
+    for part in filter(None, key.replace("[", ".").replace("]", "").split(".")):
+        if isinstance(tree, Mapping):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            return None
+    return tree
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def _fields_at(into: Any, key: str) -> tuple[str, ...]:
+    for part in filter(None, key.split(".")):
+        if not (isinstance(into, type) and issubclass(into, msgspec.Struct)):
+            return ()
+        into = next((f.type for f in msgspec.structs.fields(into) if f.name == part), None)
+    return into.__struct_fields__ if isinstance(into, type) and issubclass(into, msgspec.Struct) else ()

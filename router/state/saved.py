@@ -1,0 +1,61 @@
+"""The state file: what a router restarted on the same host needs to take over at once.
+
+`StateFile` owns one JSON document, written whole (write, sync, rename), so that a reader meets the old one or the
+new one. Writing is the caller's to schedule; the file is a few hundred bytes a replica.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from router.errors import StateFileError
+from router.state.schema import SCHEMA_VERSION, SavedState
+
+MAX_STATE_BYTES = 16 * 1024 * 1024
+"""4,096 replicas at their longest take 3 MB; a larger file is not ours."""
+
+
+class StateFile:
+    """Reads and writes a `SavedState`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __repr__(self) -> str:
+        return f"StateFile({str(self._path)!r})"
+
+    def load(self) -> SavedState:
+        """The saved state, empty when there is no file yet. Raises StateFileError."""
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return SavedState()
+        except OSError as error:
+            raise StateFileError(f"state_file: {self._path}: cannot be read: {error.strerror}") from error
+        if len(raw) > MAX_STATE_BYTES:
+            raise StateFileError(f"state_file: {self._path}: {len(raw)} bytes, at most {MAX_STATE_BYTES} are expected")
+        try:
+            version = msgspec.json.decode(raw, type=_Version).schema
+            if version > SCHEMA_VERSION:
+                raise StateFileError(
+                    f"state_file: {self._path}: schema {version} is later than {SCHEMA_VERSION}, the latest known here"
+                )
+            return msgspec.json.decode(raw, type=SavedState)
+        except msgspec.MsgspecError as error:
+            raise StateFileError(f"state_file: {self._path}: {error}") from error
+
+    def save(self, state: SavedState) -> None:
+        """Replaces the file. Raises OSError when the directory does not take it."""
+        partial = self._path.with_name(self._path.name + ".partial")
+        with partial.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+
+
+class _Version(msgspec.Struct):
+    schema: int
