@@ -255,8 +255,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """When HAProxy chooses alone, no replica gets more than this share of the average load."""
     threads: int = 0
     """0: one per core, HAProxy's own choice."""
-    maxconn: int = 10_000
-    """Client connections at once; each needs two file descriptors."""
+    maxconn: int = 0
+    """Client connections at once; each needs two file descriptors. 0: what the limit of open files allows, up to
+    50,000."""
     hard_stop_after_s: int = 14_400
     """After a reload, streams still running in the old process are cut after this."""
     user: str = ""
@@ -293,7 +294,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
         _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
         _check_range("threads", self.threads, 0, 64)
-        _check_range("maxconn", self.maxconn, 1, 1_000_000)
+        _check_range("maxconn", self.maxconn, 0, 1_000_000)
         _check_range("hard_stop_after_s", self.hard_stop_after_s, 1, 2_000_000)
 
 

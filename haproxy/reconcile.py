@@ -1,0 +1,209 @@
+"""Level-triggered reconciliation of one HAProxy backend: the servers it should have against those it has.
+
+`plan` compares and says which Runtime API commands make up the difference; it is pure, and running it against what it
+wished for gives no command. `Reconciler.step` looks, plans, applies and looks again. Because each step starts from what
+HAProxy says, a reload or restart needs no memory: what is missing is added again.
+
+A server leaves in two stages: maintenance at once (nothing more is sent to it, streams on it go on), deletion when it
+serves nothing any more, tried again at every step. No command here ends a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from haproxy.config import Server, ServerOptions, server_ids
+from haproxy.errors import CommandRefused
+from haproxy.runtime_api import (
+    RuntimeAPI,
+    ServerStat,
+    ServerState,
+    check_answer,
+    parse_info,
+    parse_servers_state,
+    parse_stat,
+)
+
+DELETE_VERB = "del server "
+
+Health = Literal["up", "down", "starting"]
+Admin = Literal["ready", "drain", "maint"]
+
+_OP_STOPPED = 0
+_MAINT_BITS = 0x01 | 0x02 | 0x04 | 0x20
+_DRAIN_BITS = 0x08 | 0x10
+_CHECK_ENABLED = 0x04
+_CHECK_NEVER_DONE = (0, 1)
+"""`srv_check_status` before the first result: unknown, initialising (check-t.h, HCHK_STATUS_*)."""
+
+
+class DesiredServer(NamedTuple):
+    """A server as it should be. With `drain` it keeps what it has and gets nothing that HAProxy balances itself."""
+
+    name: str
+    host: str
+    """An IP address."""
+    port: int
+    drain: bool = False
+
+
+class ObservedServer(NamedTuple):
+    """A server as HAProxy has it."""
+
+    name: str
+    host: str
+    port: int
+    health: Health
+    """`starting`: not checked yet; HAProxy uses it already."""
+    admin: Admin
+    sessions: int
+    """Requests being served by this process; those of a process that is being replaced are not counted."""
+    queued: int
+    """Requests waiting in HAProxy for this server."""
+    id: int
+    checked: bool
+    """Whether its health check is switched on."""
+
+
+class Observation(NamedTuple):
+    """What one step left behind."""
+
+    pid: int
+    """Of the HAProxy worker; another pid is another process, with its own counters."""
+    servers: dict[str, ObservedServer]
+    changed: bool
+    """Whether this step sent commands."""
+
+
+def _health(state: ServerState) -> Health:
+    if state.op_state == _OP_STOPPED:
+        return "down"
+    return "starting" if state.check_status in _CHECK_NEVER_DONE else "up"
+
+
+def _admin(state: ServerState) -> Admin:
+    if state.admin_state & _MAINT_BITS:
+        return "maint"
+    return "drain" if state.admin_state & _DRAIN_BITS else "ready"
+
+
+def observe(states: list[ServerState], stats: list[ServerStat]) -> dict[str, ObservedServer]:
+    """Join `show servers state` and `show stat` by name; a server in only one of them was just added or deleted."""
+    counts = {stat.name: stat for stat in stats}
+    return {
+        state.name: ObservedServer(
+            name=state.name,
+            host=state.host,
+            port=state.port,
+            health=_health(state),
+            admin=_admin(state),
+            sessions=counts[state.name].sessions,
+            queued=counts[state.name].queued,
+            id=state.id,
+            checked=bool(state.check_state & _CHECK_ENABLED),
+        )
+        for state in states
+        if state.name in counts
+    }
+
+
+def plan(
+    desired: Mapping[str, DesiredServer],
+    observed: Mapping[str, ObservedServer],
+    *,
+    backend: str = "fleet",
+    options: ServerOptions = ServerOptions(),  # noqa: B008 -- frozen
+) -> list[str]:
+    """The commands that turn `observed` into `desired`, in order; none when nothing differs."""
+    commands: list[str] = []
+    for name, server in observed.items():
+        if name not in desired:
+            commands += _plan_removal(f"{backend}/{name}", server)
+    missing = desired.keys() - observed.keys()
+    ids = server_ids(missing, (server.id for server in observed.values()))
+    for name, wanted in desired.items():
+        full_name = f"{backend}/{name}"
+        if name in missing:
+            commands += _plan_addition(full_name, wanted, ids[name], options)
+        else:
+            commands += _plan_correction(full_name, wanted, observed[name])
+    return commands
+
+
+def _checked(wanted: DesiredServer) -> Server:
+    """The same as a configuration value, whose charsets keep a command one command. Raises ConfigError."""
+    return Server(wanted.name, wanted.host, wanted.port)
+
+
+def _plan_removal(full_name: str, server: ObservedServer) -> list[str]:
+    commands = [] if server.admin == "maint" else [f"set server {full_name} state maint"]
+    if not server.sessions and not server.queued:
+        commands.append(DELETE_VERB + full_name)
+    return commands
+
+
+def _plan_addition(full_name: str, wanted: DesiredServer, server_id: int, options: ServerOptions) -> list[str]:
+    address = _checked(wanted).address
+    return [
+        # management.txt, "add server": starts in maintenance, with its checks off.
+        f"add server {full_name} {address} id {server_id} {options.keywords()}",
+        f"enable health {full_name}",
+        f"set server {full_name} state {'drain' if wanted.drain else 'ready'}",
+    ]
+
+
+def _plan_correction(full_name: str, wanted: DesiredServer, server: ObservedServer) -> list[str]:
+    commands = []
+    if (wanted.host, wanted.port) != (server.host, server.port):
+        checked = _checked(wanted)
+        commands.append(f"set server {full_name} addr {checked.host} port {checked.port}")
+    if not server.checked:
+        commands.append(f"enable health {full_name}")
+    state: Admin = "drain" if wanted.drain else "ready"
+    if server.admin != state:
+        commands.append(f"set server {full_name} state {state}")
+    return commands
+
+
+class Reconciler:
+    """Keeps one backend of one HAProxy at the servers it is told."""
+
+    def __init__(self, api: RuntimeAPI, backend: str = "fleet", options: ServerOptions | None = None) -> None:
+        self._api = api
+        self._backend = backend
+        self._options = options or ServerOptions()
+
+    def __repr__(self) -> str:
+        return f"Reconciler({self._api.address!r}, {self._backend!r})"
+
+    async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
+        """One round. Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as
+        a command, CommandRefused when HAProxy does not take one (the others were applied)."""
+        pid, servers = await self._look()
+        commands = plan(desired, servers, backend=self._backend, options=self._options)
+        if not commands:
+            return Observation(pid, servers, changed=False)
+        await self._apply(commands)
+        pid, servers = await self._look()
+        return Observation(pid, servers, changed=True)
+
+    async def set_variable(self, name: str, value: int) -> None:
+        """Set a process variable of the configuration; it is gone after a reload."""
+        await self._api.set_variable(name, value)
+
+    async def _look(self) -> tuple[int, dict[str, ObservedServer]]:
+        info, states, stats = await self._api.run(
+            ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]
+        )
+        return parse_info(info).pid, observe(parse_servers_state(states), parse_stat(stats))
+
+    async def _apply(self, commands: list[str]) -> None:
+        answers = await self._api.answers(commands)
+        for command, answer in zip(commands, answers, strict=True):
+            try:
+                check_answer(command, answer)
+            except CommandRefused:
+                # A connection may still be closing; the next step tries again.
+                if not command.startswith(DELETE_VERB):
+                    raise

@@ -1,0 +1,256 @@
+"""HAProxy's Runtime API (management.txt 9.3) and the master's CLI (9.4): commands out, typed answers in.
+
+The parsers are plain functions on text. `RuntimeAPI` is the socket: one connection per call, since a connection kept
+open stays with an old process after a reload. A call sends any number of commands; each gets its own answer, marked
+by HAProxy with a syslog severity, so a refusal is told from an answer without knowing the command.
+
+Raised: `HAProxyUnavailable` (no connection, closed, too slow, too much), `CommandRefused` (HAProxy's words),
+`ProtocolError` (an answer of unknown form).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
+
+MAX_ANSWER_BYTES = 16 << 20
+"""One call's answers together; `show servers state` takes about 100 bytes a server."""
+
+_PROMPT = b"\n> "
+_SEVERITY = re.compile(r"\[([0-7])\]: ")
+_ERROR = 3
+"""syslog severity `err`; 0 to 3 are failures, 4 and above remarks and information."""
+
+_SETUP = ("prompt", "set severity-output number")
+
+
+class Info(NamedTuple):
+    """`show info`, the part that is used."""
+
+    pid: int
+    version: str
+    uptime_s: int
+
+
+class ServerState(NamedTuple):
+    """One line of `show servers state` (format version 1)."""
+
+    backend: str
+    id: int
+    name: str
+    host: str
+    port: int
+    op_state: int
+    """0 stopped, 1 starting (slow start), 2 running, 3 stopping."""
+    admin_state: int
+    """Bits: 0x01 forced maint, 0x02 inherited maint, 0x04 maint by config, 0x08 forced drain, 0x10 inherited drain,
+    0x20 unresolved, 0x40 FQDN set at run time."""
+    weight: int
+    check_status: int
+    """Of the last check that ended: 0 unknown and 1 initialising mean that none did."""
+    check_state: int
+    """Bits: 0x01 check running, 0x02 configured, 0x04 enabled, 0x08 paused, 0x10 agent check."""
+
+
+class ServerStat(NamedTuple):
+    """One server line of `show stat`: what is on it at this moment."""
+
+    backend: str
+    name: str
+    status: str
+    """HAProxy's word: `UP`, `DOWN`, `DRAIN`, `MAINT`, `no check`, `UP 1/2` ..."""
+    sessions: int
+    """Requests being served."""
+    queued: int
+    """Requests waiting in HAProxy for this server."""
+
+
+class ReloadResult(NamedTuple):
+    """What the master said to `reload`."""
+
+    ok: bool
+    log: str
+
+
+def parse_answers(data: bytes, count: int) -> list[str]:
+    """Split what `count` commands answered in interactive mode. Raises ProtocolError when answers are missing."""
+    answers = data.decode("utf-8", "replace").split(_PROMPT.decode())
+    if len(answers) != count + 1:
+        raise ProtocolError(f"{count} answers were expected, {len(answers) - 1} came: {data[-200:]!r}")
+    return [answer.strip("\n") for answer in answers[:count]]
+
+
+def check_answer(command: str, answer: str) -> str:
+    """The answer without its severity. Raises CommandRefused when it says no."""
+    marked = _SEVERITY.match(answer)
+    text = answer[marked.end() :] if marked else answer
+    if (marked and int(marked[1]) <= _ERROR) or text.startswith(("Unknown command", "Permission denied")):
+        raise CommandRefused(command, text.partition("\n")[0])
+    return text
+
+
+def parse_info(text: str) -> Info:
+    """Read `show info`."""
+    values = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    try:
+        return Info(int(values["Pid"]), values["Version"], int(values["Uptime_sec"]))
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"show info: {error!r}") from error
+
+
+def parse_servers_state(text: str) -> list[ServerState]:
+    """Read `show servers state`; columns are found by name, so later versions may add some."""
+    version, _, table = text.partition("\n")
+    if version != "1":
+        raise ProtocolError(f"show servers state: format version {version[:20]!r}, 1 is known")
+    lines = table.splitlines()
+    if not lines or not lines[0].startswith("# "):
+        raise ProtocolError("show servers state: no column names")
+    column = {name: i for i, name in enumerate(lines[0][2:].split())}
+    try:
+        return [
+            ServerState(
+                backend=row[column["be_name"]],
+                id=int(row[column["srv_id"]]),
+                name=row[column["srv_name"]],
+                host=row[column["srv_addr"]],
+                port=int(row[column["srv_port"]]),
+                op_state=int(row[column["srv_op_state"]]),
+                admin_state=int(row[column["srv_admin_state"]]),
+                weight=int(row[column["srv_uweight"]]),
+                check_status=int(row[column["srv_check_status"]]),
+                check_state=int(row[column["srv_check_state"]]),
+            )
+            for row in (line.split(" ") for line in lines[1:] if not line.startswith("#"))
+        ]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ProtocolError(f"show servers state: {error!r}") from error
+
+
+def parse_stat(text: str) -> list[ServerStat]:
+    """Read `show stat` (CSV) and keep its servers: type 2 (management.txt 9.1)."""
+    lines = text.splitlines()
+    if not lines or not lines[0].startswith("# "):
+        raise ProtocolError("show stat: no column names")
+    column = {name: i for i, name in enumerate(lines[0][2:].split(","))}
+    try:
+        return [
+            ServerStat(
+                backend=row[column["pxname"]],
+                name=row[column["svname"]],
+                status=row[column["status"]],
+                sessions=int(row[column["scur"]]),
+                queued=int(row[column["qcur"]] or 0),
+            )
+            for row in (line.split(",") for line in lines[1:])
+            if row[column["type"]] == "2"
+        ]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ProtocolError(f"show stat: {error!r}") from error
+
+
+def parse_variable(text: str) -> str:
+    """The value out of `get var`: `proc.pm.body: type=sint value=<3>`. Empty when the variable is not set."""
+    found = re.search(r" value=<(.*)>$", text.strip(), re.DOTALL)
+    return found[1] if found else ""
+
+
+def parse_reload(text: str) -> ReloadResult:
+    """Read the master's answer to `reload`: `Success=1`, a line of dashes, then its log."""
+    first, _, log = text.partition("\n")
+    if not first.startswith("Success="):
+        raise ProtocolError(f"reload: {first[:100]!r}")
+    return ReloadResult(first == "Success=1", log.removeprefix("--\n").strip())
+
+
+class RuntimeAPI:
+    """Client of one stats socket (or, for `reload`, of a master socket).
+
+    `address` is `host:port`, `unix@/path` or `/path`. `timeout_s` bounds each call, connection included.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 2.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"RuntimeAPI({self.address!r})"
+
+    async def answers(self, commands: Sequence[str]) -> list[str]:
+        """Send all, in order, on one connection; the raw answers. A refused command does not stop the rest."""
+        script = "\n".join((*_SETUP, *commands, "quit", ""))
+        data = await self._exchange(script.encode())
+        return parse_answers(data, len(_SETUP) + len(commands))[len(_SETUP) :]
+
+    async def run(self, commands: Sequence[str]) -> list[str]:
+        """Send all, in order, on one connection. Raises CommandRefused for the first refused, after sending all."""
+        answers = await self.answers(commands)
+        return [check_answer(command, answer) for command, answer in zip(commands, answers, strict=True)]
+
+    async def info(self) -> Info:
+        """Version, pid and age of the process behind the socket."""
+        return parse_info((await self.run(["show info"]))[0])
+
+    async def servers_state(self, backend: str) -> list[ServerState]:
+        """Every server of one backend, with address and state."""
+        return parse_servers_state((await self.run([f"show servers state {backend}"]))[0])
+
+    async def stat(self, backend: str) -> list[ServerStat]:
+        """Every server of one backend, with what it is serving."""
+        return parse_stat((await self.run([f"show stat {backend} 4 -1"]))[0])
+
+    async def set_variable(self, name: str, value: int) -> None:
+        """Set a process variable (`proc.…`) that the configuration mentions."""
+        await self.run(set_variable_commands(name, value))
+
+    async def get_variable(self, name: str) -> str:
+        """A process variable as text; empty when it is not set. Raises CommandRefused when HAProxy does not know it."""
+        return parse_variable((await self.run([f"get var {name}"]))[0])
+
+    async def reload(self) -> ReloadResult:
+        """On a master socket: check the configuration files, start new workers, retire the old ones; waits for it."""
+        # The master's CLI has neither prompt mode by pipelining nor severities; it closes after one line.
+        return parse_reload((await self._exchange(b"reload\n")).decode("utf-8", "replace"))
+
+    async def _exchange(self, data: bytes) -> bytes:
+        """Write everything, read until HAProxy closes."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reader, writer = await self._connect()
+                try:
+                    writer.write(data)
+                    answer = await _read_to_end(reader)
+                finally:
+                    writer.close()
+        except TimeoutError:
+            raise HAProxyUnavailable(f"{self.address}: no answer within {self._timeout_s:g} s") from None
+        except OSError as error:
+            raise HAProxyUnavailable(f"{self.address}: {error.strerror or error}") from error
+        return answer
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        path = self.address.removeprefix("unix@")
+        if path.startswith("/"):
+            return await asyncio.open_unix_connection(path)
+        host, _, port = path.rpartition(":")
+        return await asyncio.open_connection(host.strip("[]"), int(port))
+
+
+def set_variable_commands(name: str, value: int) -> list[str]:
+    """management.txt: `set var` works only on a connection in experimental mode."""
+    return ["experimental-mode on", f"set var {name} int({value})", "experimental-mode off"]
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
+    chunks: list[bytes] = []
+    held = 0
+    while chunk := await reader.read(65536):
+        chunks.append(chunk)
+        held += len(chunk)
+        if held > MAX_ANSWER_BYTES:
+            raise ProtocolError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return b"".join(chunks)
