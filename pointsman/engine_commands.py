@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
+
 import yaml
 
 from pointsman.errors import StartError

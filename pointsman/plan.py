@@ -127,7 +127,11 @@ def plan(options: UpOptions) -> EdgePlan:
             "ring": {"port": ring},
             "lookup": {"port": http_lookup},
             "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
-            "edge": {**document.router.get("edge", {}), "admin_socket": str(run_dir / "admin.sock")},
+            "edge": {
+                **document.router.get("edge", {}),
+                "admin_socket": str(run_dir / "admin.sock"),
+                "server_options": document.haproxy.get("server_options"),
+            },
             "state_file": str(run_dir / "state.json"),
             **({"policy": options.policy} if options.policy else {}),
         }

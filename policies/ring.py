@@ -16,7 +16,7 @@ import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Candidates, Slots
+from policies.types import Candidates, Column, Slots
 
 SEED = 0xF9B4CA77
 """CONSISTENT_HASH_SEED of ray/serve/experimental/consistent_hash_router.py."""
@@ -29,11 +29,13 @@ MAX_HASHED_REPLICAS = 8192
 """Replicas whose points are kept, twice what a registry holds (800 bytes each at 100 points). When met, those not on
 the ring being built are forgotten."""
 
-FIRST_BLOCK = 16
-"""Points looked at first in a walk; two distinct replicas are nearly always among them. Then eight times as many."""
+NEAR_POINTS = 16
+"""Points a walk looks at one by one before it looks at all the others at once."""
+
+BLOCK = 256
+"""Points made into Python numbers at a time."""
 
 Points = NDArray[np.uint64]
-Open = NDArray[np.bool_]
 
 
 def hash_key(key: str) -> int:
@@ -46,7 +48,7 @@ def hash_points(replica: str, virtual_nodes: int) -> Points:
     """The points of one replica, in the order of their numbers."""
     prefix = f"{replica}:".encode()
     digests = [mmh3.mmh3_x64_128_digest(prefix + b"%d" % i, SEED) for i in range(virtual_nodes)]
-    return np.frombuffer(b"".join(digests), dtype="<u8")[::2]
+    return np.frombuffer(b"".join(digests), dtype="<u8")[::2].copy()
 
 
 class Ring:
@@ -69,31 +71,35 @@ class Ring:
         return self._owners_twice[start : start + len(self._points)]
 
 
-def walk(turn: Slots, places: int, open_: Open | None) -> list[tuple[int, int]]:
+def walk(turn: Slots, places: int, load: Column, bound: int | None) -> list[tuple[int, int]]:
     """The first `places` distinct owners of a turn, each with the number of points passed to reach it.
 
-    Owners not in `open_` (a mask by position; None opens all) are passed by; a second turn, which counts its points on
-    top, takes them after all where the first found too few. `places` is at most the number of owners.
+    Owners whose load (by position) has reached `bound` are passed by; a second turn, which counts its points on top,
+    takes them after all where the first found too few. `places` is at most the number of owners.
     """
     found: dict[int, int] = {}
-    _collect(turn, places, open_, found, passed=0)
+    # A loop over the nearest points beats any array expression, and hardly ever sees more than three of them.
+    for passed, owner in enumerate(turn[:NEAR_POINTS].tolist()):
+        if owner not in found and (bound is None or load.item(owner) < bound):
+            found[owner] = passed
+            if len(found) == places:
+                return list(found.items())
+    if bound is not None:
+        _collect((load[turn] < bound).nonzero()[0], turn, places, found, passed=0)
     if len(found) < places:
-        _collect(turn, places, None, found, passed=len(turn))
+        _collect(np.arange(len(turn)), turn, places, found, passed=len(turn) if bound is not None else 0)
     return list(found.items())
 
 
-def _collect(turn: Slots, places: int, open_: Open | None, found: dict[int, int], *, passed: int) -> None:
-    start, block = 0, FIRST_BLOCK
-    while start < len(turn):
-        owners = turn[start : start + block]
-        at = np.arange(len(owners)) if open_ is None else open_[owners].nonzero()[0]
-        for offset, owner in zip(at.tolist(), owners[at].tolist(), strict=True):
+def _collect(at: Slots, turn: Slots, places: int, found: dict[int, int], *, passed: int) -> None:
+    """Adds the owners of the points `at` these places of the turn, until there are enough."""
+    for start in range(0, len(at), BLOCK):
+        block = at[start : start + BLOCK]
+        for offset, owner in zip(block.tolist(), turn[block].tolist(), strict=True):
             if owner not in found:
-                found[owner] = passed + start + offset
+                found[owner] = passed + offset
                 if len(found) == places:
                     return
-        start += block
-        block *= 8
 
 
 class Rings:
@@ -110,6 +116,10 @@ class Rings:
 
     def __repr__(self) -> str:
         return f"Rings({len(self._rings)} rings, {self._cached_points} points, {len(self._points)} replicas hashed)"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Rings:
+        """A copied policy shares its rings: they are a cache, and the same for equal memberships."""
+        return self
 
     def of(self, candidates: Candidates) -> Ring:
         """The ring of these candidates, cached by `candidates.membership`."""

@@ -147,7 +147,9 @@ class Router:
                 self._background(stack, "save", self._save_changes())
             if settings.edge.admin_socket:
                 self.edge_sync = EdgeSync(
-                    Reconciler(RuntimeAPI(settings.edge.admin_socket), settings.edge.backend),
+                    Reconciler(
+                        RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
+                    ),
                     replicas=self.replicas,
                     load=self.load,
                     health=self.edge_health,

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from policies.base import ComposedPolicy, Context, Needs, Policy
+from policies.base import Context, Needs, Policy
 from policies.registry import build_policy, installed_policies
 from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, RequestFeatures
 from router.features import expected_tokens
@@ -90,7 +90,7 @@ class Pipeline:
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
         rng = random.Random()
         rng.setstate(self._rng.getstate())
-        ranked = _copy(policy).rank(features, candidates, Context(now_s, rng, len(candidates)))
+        ranked = copy.deepcopy(policy).rank(features, candidates, Context(now_s, rng, len(candidates)))
         ids = self._replicas.ids
         places = {place.slot: (at, place) for at, place in enumerate(ranked, 1)}
         return explained | {
@@ -138,14 +138,6 @@ class Pipeline:
 
     def describe(self) -> Mapping[str, object]:
         return self._policy.describe()
-
-
-def _copy(policy: Policy) -> Policy:
-    """The policy and its fallbacks with their turns; caches stay shared."""
-    copied = copy.copy(policy)
-    if isinstance(copied, ComposedPolicy):
-        copied.fallback = _copy(copied.fallback)
-    return copied
 
 
 def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:

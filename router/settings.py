@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 import yaml
 
+from haproxy.config import ServerOptions
 from policies.errors import PolicyConfigError
 from policies.registry import build_policy
 from router.errors import SettingsError
@@ -69,6 +70,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     admin_socket: str = ""
     """Path of HAProxy's admin socket. Empty: none is attached, and registered replicas count as healthy."""
     backend: str = "fleet"
+    server_options: ServerOptions = ServerOptions()
+    """How servers added at run time are checked; the same values HAProxy's configuration was rendered with."""
     interval_s: Positive = 0.5
     """How often HAProxy's servers are compared with the registry; a change of the registry does not wait for it."""
 

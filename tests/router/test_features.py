@@ -1,0 +1,105 @@
+"""Features: what a lookup says about its request, however odd."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.features import (
+    BYTES_PER_TOKEN,
+    DEFAULT_OUTPUT_TOKENS,
+    MAX_PREFIX_KEYS,
+    MAX_SESSION_BYTES,
+    BodyFields,
+    expected_tokens,
+    extract,
+    unpack_body,
+)
+
+
+def pack(
+    model: bytes = b"", session: bytes = b"", max_tokens: int = 0, seen: int = 0, keys: tuple[int, ...] = ()
+) -> bytes:
+    """What `lua.pm_body` sends."""
+    return (
+        struct.pack("<H", len(model)) + model + struct.pack("<H", len(session)) + session
+        + struct.pack("<II", max_tokens, seen) + struct.pack(f"<{len(keys)}Q", *keys)
+    )  # fmt: skip
+
+
+def test_a_whole_packet_is_read() -> None:
+    """All five parts of the body packet arrive."""
+    packed = pack(b"qwen", b"s-1", 64, 2000, (1, 2**64 - 1))
+    assert unpack_body(packed) == BodyFields("qwen", "s-1", 64, 2000, (1, 2**64 - 1))
+
+
+def test_a_cut_packet_yields_what_precedes_the_cut() -> None:
+    """Cut at every byte, no value is invented: each field is right or absent."""
+    whole = pack(b"qwen", b"s-1", 64, 2000, (7, 8))
+    full = unpack_body(whole)
+    for end in range(len(whole)):
+        fields = unpack_body(whole[:end])
+        for name in BodyFields._fields:
+            got, wanted = getattr(fields, name), getattr(full, name)
+            assert got == wanted or got in ("", 0) or got == wanted[: len(got)], (end, name)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_packet(packed: bytes) -> None:
+    """Nothing a peer sends as body raises."""
+    unpack_body(packed)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "path", "session", "tenant", "size", "policy", "body", "other"]),
+        st.one_of(st.none(), st.booleans(), st.integers(), st.binary(max_size=400), st.text(max_size=40)),
+    )
+)
+def test_any_arguments_give_features(arguments: dict[str, object]) -> None:
+    """Missing, odd and mistyped arguments are absent features, never an error."""
+    features = extract(arguments)
+    assert features.body_bytes >= 0
+    assert len(features.session) <= MAX_SESSION_BYTES
+
+
+def test_a_header_session_goes_before_the_body_session() -> None:
+    """The client that names its session in a header means that one."""
+    packed = pack(session=b"from-body")
+    assert extract({"session": b"from-header", "body": packed}).session == "from-header"
+    assert extract({"session": None, "body": packed}).session == "from-body"
+
+
+def test_a_session_that_is_not_utf8_still_distinguishes() -> None:
+    """Two different byte strings stay two different keys."""
+    assert extract({"session": b"\xff\xfe"}).session != extract({"session": b"\xff\xfd"}).session
+
+
+def test_long_values_are_cut_to_their_limit() -> None:
+    """A session key of a megabyte costs 256 bytes of table."""
+    assert len(extract({"session": b"x" * 1_000_000}).session) == MAX_SESSION_BYTES
+    many = pack(keys=tuple(range(MAX_PREFIX_KEYS + 5)))
+    assert len(unpack_body(many).prefix_keys) == MAX_PREFIX_KEYS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body_bytes"),
+    [
+        pytest.param({"size": 2000}, 2000, id="announced"),
+        pytest.param({"size": 0, "body": pack(seen=900)}, 900, id="chunked, so what was seen"),
+        pytest.param({"size": -1}, 0, id="negative"),
+        pytest.param({"size": True}, 0, id="not a number"),
+        pytest.param({}, 0, id="absent"),
+    ],
+)
+def test_body_size_is_announced_or_seen(arguments: dict[str, object], body_bytes: int) -> None:
+    """The announced length counts; without one, what HAProxy saw."""
+    assert extract(arguments).body_bytes == body_bytes
+
+
+def test_expected_tokens_add_prompt_and_output() -> None:
+    """2,000 bytes at 4 a token are 500, plus the bound on output or its default."""
+    assert BYTES_PER_TOKEN == 4
+    assert expected_tokens(extract({"size": 2000, "body": pack(max_tokens=64)})) == 564
+    assert expected_tokens(extract({"size": 2000})) == 500 + DEFAULT_OUTPUT_TOKENS

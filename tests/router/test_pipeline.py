@@ -1,0 +1,180 @@
+"""The pipeline: features -> gather -> rank -> reserve -> decision."""
+
+import random
+
+import pytest
+
+from policies.base import Needs
+from policies.registry import build_policy
+from policies.types import Reason, RequestFeatures
+from router.metrics import DecisionMetrics
+from router.pipeline import Pipeline
+from router.state.load import LoadTable
+from router.state.replicas import Health, ReplicaRegistry
+from router.state.schema import Registration
+from router.state.sessions import SessionTable
+
+
+class Edge:
+    """The state around one pipeline, with replicas that are up."""
+
+    def __init__(self, *replicas: str, policy: object = "least_load", override_header: bool = False) -> None:
+        self.load = LoadTable()
+        self.sessions = SessionTable()
+        self.metrics = DecisionMetrics()
+        self.replicas = ReplicaRegistry(
+            initial_health=Health.UP, on_added=self.load.add_slot, on_removed=self.load.clear_slot
+        )
+        document = {"policy": policy} if isinstance(policy, str) else policy
+        self.pipeline = Pipeline(
+            policy=build_policy(document),  # type: ignore[arg-type]
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            metrics=self.metrics,
+            rng=random.Random(7),
+            override_header=override_header,
+        )
+        for number, replica in enumerate(replicas):
+            self.put(replica, number)
+
+    def put(self, replica: str, number: int = 0, model: str = "") -> None:
+        registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model)
+        self.replicas.put(replica, registration, ("127.0.0.1", 8000 + number), 0.0)
+
+    def ask(self, request: str = "r", *, now_s: float = 0.0, **features: object):
+        return self.pipeline.decide(RequestFeatures(request_id=request, **features), now_s)  # type: ignore[arg-type]
+
+    def in_flight(self, replica: str) -> int:
+        return int(self.load.in_flight[self.replicas.get(replica).slot])  # type: ignore[union-attr]
+
+
+def test_a_decision_reserves_where_it_sends() -> None:
+    """Two requests on two idle replicas land on different ones, because the first is counted."""
+    edge = Edge("a", "b")
+    first, second = edge.ask("1"), edge.ask("2")
+    assert {first.first, second.first} == {"a", "b"}
+    assert (first.second, second.second) == (second.first, first.first)
+    assert edge.in_flight("a") == edge.in_flight("b") == 1
+
+
+def test_an_empty_fleet_is_no_opinion_with_a_reason() -> None:
+    """HAProxy chooses then; nothing is reserved."""
+    edge = Edge()
+    decision = edge.ask()
+    assert (decision.first, decision.reason) == ("", Reason.NO_CANDIDATES)
+    assert len(edge.load) == 0
+
+
+def test_a_single_replica_has_no_second_choice() -> None:
+    """`second` stays empty rather than repeating `first`."""
+    assert Edge("only").ask().second == ""
+
+
+def test_draining_and_dead_replicas_are_never_chosen() -> None:
+    """Eligibility is settled before the policy."""
+    edge = Edge("a", "b", "c")
+    edge.replicas.drain("a")
+    edge.replicas.set_health("b", Health.DOWN)
+    assert {edge.ask(str(n)).first for n in range(20)} == {"c"}
+
+
+def test_a_request_goes_to_a_replica_of_its_model() -> None:
+    """And an unknown model is no opinion, so that a replica's own 404 reaches the client."""
+    edge = Edge()
+    edge.put("q", 0, "qwen")
+    edge.put("l", 1, "llama")
+    assert edge.ask("1", model="qwen").first == "q"
+    assert edge.ask("2", model="llama").first == "l"
+    assert edge.ask("3", model="gpt-9").reason is Reason.NO_CANDIDATES
+
+
+def test_a_session_stays_and_moves_for_good_when_its_replica_left() -> None:
+    """The pin is written by the pipeline: new, then pinned, then moved, then pinned at the new home."""
+    edge = Edge("a", "b", policy="session_affinity")
+    home = edge.ask("1", session="s").first
+    assert edge.ask("2", session="s").reason is Reason.SESSION_PIN
+    edge.replicas.remove(home)
+    moved = edge.ask("3", session="s")
+    assert moved.reason is Reason.SESSION_MOVED_GONE and moved.first != home
+    edge.put(home, 5)
+    again = edge.ask("4", session="s")
+    assert (again.first, again.reason) == (moved.first, Reason.SESSION_PIN)
+
+
+def test_a_pin_ends_with_its_ttl() -> None:
+    """A session silent for longer than the policy's ttl_s is as good as new."""
+    edge = Edge("a", "b", policy={"policy": "session_affinity", "ttl_s": 10.0})
+    edge.ask("1", session="s", now_s=0.0)
+    assert edge.ask("2", session="s", now_s=9.0).reason is Reason.SESSION_PIN
+    assert edge.ask("3", session="s", now_s=30.0).reason is Reason.LEAST_LOAD
+
+
+def test_policies_without_pins_leave_the_table_alone() -> None:
+    """Load balancing by itself does not pin sessions."""
+    edge = Edge("a", "b", policy="least_load")
+    edge.ask("1", session="s")
+    assert len(edge.sessions) == 0
+
+
+def test_decisions_are_counted_by_policy_and_reason() -> None:
+    """The reason is the metric label."""
+    edge = Edge("a", policy="session_affinity")
+    edge.ask("1", session="s")
+    edge.ask("2", session="s")
+    assert edge.metrics.by_reason["session_affinity", Reason.SESSION_PIN] == 1
+    assert edge.metrics.by_reason["session_affinity", Reason.LEAST_LOAD] == 1
+
+
+def test_a_swapped_policy_decides_from_the_next_request_on() -> None:
+    """The old one is closed after the swap."""
+    edge = Edge("a", "b")
+    closed: list[str] = []
+    old = edge.pipeline.policy
+    old.close = lambda: closed.append("old")  # type: ignore[method-assign]
+    edge.pipeline.swap_policy(build_policy({"policy": "round_robin"}))
+    assert closed == ["old"]
+    assert edge.ask().reason is Reason.ROUND_ROBIN
+
+
+def test_the_override_header_counts_only_when_enabled() -> None:
+    """Off, it is ignored; on, a known policy decides this one request; an unknown name changes nothing."""
+    assert Edge("a", policy="least_load").ask(policy="random").reason is Reason.LEAST_LOAD
+    edge = Edge("a", policy="least_load", override_header=True)
+    assert edge.ask("1", policy="random").reason is Reason.RANDOM
+    assert edge.ask("2", policy="no-such").reason is Reason.LEAST_LOAD
+    assert edge.pipeline.policy.name == "least_load"
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "least_load", "session_affinity", "power_of_two", "consistent_hash"])
+def test_explaining_changes_nothing(policy: str) -> None:
+    """The decision after a hundred explanations is the one there would have been without."""
+    plain, explained = Edge("a", "b", "c", policy=policy), Edge("a", "b", "c", policy=policy)
+    for number in range(6):
+        for _ in range(20):
+            told = explained.pipeline.explain(RequestFeatures(request_id="x", session=f"s{number}"), 0.0)
+        decided = explained.ask(str(number), session=f"s{number}")
+        assert decided == plain.ask(str(number), session=f"s{number}")
+        assert told["decision"].first == decided.first
+    assert len(explained.load) == 6
+
+
+def test_explaining_names_every_replica_once() -> None:
+    """Candidates with signals and places, the others with the cause of their exclusion."""
+    edge = Edge("a", "b", "c", "d")
+    edge.replicas.drain("c")
+    edge.replicas.set_health("d", Health.DOWN)
+    edge.ask("1")
+    told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
+    assert told["excluded"] == {"c": "draining", "d": "down"}
+    assert {row["replica"]: row["rank"] for row in told["candidates"]} == {
+        told["decision"].first: 1,
+        told["decision"].second: 2,
+    }
+    assert {row["in_flight"] for row in told["candidates"]} == {0, 1}
+
+
+def test_pins_are_looked_up_only_for_policies_that_need_them() -> None:
+    """Needs are declared: session_affinity has PIN, consistent_hash has not."""
+    assert build_policy({"policy": "session_affinity"}).needs & Needs.PIN
+    assert not build_policy({"policy": "consistent_hash"}).needs & Needs.PIN

@@ -1,0 +1,139 @@
+"""The log ring front: octet-counted JSON lines that end reservations."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.fronts.ring import MAX_LINE_BYTES, EndOfRequest, RingProtocol
+from router.metrics import RequestMetrics
+from router.state.load import LoadTable
+
+
+def line(**fields: object) -> bytes:
+    """A line as HAProxy's log-format writes it."""
+    whole = {
+        "ev": "end", "id": "r1", "pid": 1, "srv": "a", "first": "a", "reason": "least-load", "st": 200, "tw": 0, "tc": 0,
+        "tr": 20, "ta": 300, "ttft": "-", "bytes": 1, "ts": "--", "rc": "0", "routed": "1",
+    } | fields  # fmt: skip
+    return msgspec.json.encode(whole)
+
+
+def framed(*lines: bytes) -> bytes:
+    return b"".join(b"%d %s" % (len(raw), raw) for raw in lines)
+
+
+class FakeTransport(asyncio.Transport):
+    """Remembers only that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Ring:
+    """The front on its own state."""
+
+    def __init__(self) -> None:
+        self.load = LoadTable()
+        self.load.add_slot(0)
+        self.metrics = RequestMetrics()
+        self.transport = FakeTransport()
+        self.protocol = RingProtocol(EndOfRequest(load=self.load, metrics=self.metrics), self.metrics)
+        self.protocol.connection_made(self.transport)
+
+
+def test_a_line_ends_its_reservation_and_is_counted() -> None:
+    """In flight one before, none after; times and status go to the replica that served."""
+    ring = Ring()
+    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.protocol.data_received(framed(line()))
+    assert len(ring.load) == 0
+    served = ring.metrics.replicas["a"]
+    assert served.by_class == {"2xx": 1}
+    assert served.request_s.total_s == pytest.approx(0.3)
+    assert served.first_response_s.total_s == pytest.approx(0.02)
+
+
+def test_lines_survive_every_split() -> None:
+    """TCP may cut anywhere, inside the length too."""
+    stream = framed(line(id="r1"), line(id="r2"), line(id="r3"))
+    for cut in range(len(stream) + 1):
+        ring = Ring()
+        ring.protocol.data_received(stream[:cut])
+        ring.protocol.data_received(stream[cut:])
+        assert ring.metrics.lines == 3, cut
+    ring = Ring()
+    for at in range(len(stream)):
+        ring.protocol.data_received(stream[at : at + 1])
+    assert ring.metrics.lines == 3 and not ring.transport.closed
+
+
+def test_a_redispatch_is_counted_where_it_landed() -> None:
+    """`rc` with a plus: another server than the chosen one served."""
+    ring = Ring()
+    ring.protocol.data_received(framed(line(srv="b", first="a", rc="+1")))
+    assert ring.metrics.replicas["b"].redispatched == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        pytest.param({"reason": "fail-open"}, 1, id="HAProxy says so"),
+        pytest.param({"reason": "-"}, 1, id="no answer at all"),
+        pytest.param({"reason": "-", "routed": "-"}, 0, id="a balanced request"),
+        pytest.param({"reason": "no-candidates"}, 0, id="the router had no opinion"),
+    ],
+)
+def test_fail_open_is_counted_for_routed_requests_without_an_answer(fields: dict[str, str], counted: int) -> None:
+    """The counter says how often HAProxy had to choose alone."""
+    ring = Ring()
+    ring.protocol.data_received(framed(line(**fields)))
+    assert ring.metrics.fail_open == counted
+
+
+def test_a_request_no_server_took_is_refused_not_served() -> None:
+    """A 503 of HAProxy's own must not look like a replica's."""
+    ring = Ring()
+    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.protocol.data_received(framed(line(srv="<NOSRV>", st=503, tr=-1)))
+    assert ring.metrics.refused == {503: 1} and not ring.metrics.replicas
+    assert len(ring.load) == 0
+
+
+def test_an_aborted_request_has_no_status_but_ends() -> None:
+    """A client that left before the headers: status -1, still one line, still released."""
+    ring = Ring()
+    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.protocol.data_received(framed(line(st=-1, tr=-1, ts="CH")))
+    assert ring.metrics.replicas["a"].by_class == {"none": 1} and len(ring.load) == 0
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [b"x 1", b"123456789", b"%d {}" % (MAX_LINE_BYTES + 1), b" {}", b"-1 {}"],
+    ids=["no digits", "endless length", "too long", "no length", "negative"],
+)
+def test_broken_framing_disconnects(stream: bytes) -> None:
+    """Where lines begin is lost; HAProxy reconnects and goes on with whole ones."""
+    ring = Ring()
+    ring.protocol.data_received(stream)
+    assert ring.transport.closed and ring.metrics.malformed_lines == 1
+
+
+def test_a_line_that_is_not_ours_is_counted_and_skipped() -> None:
+    """The next line is read as usual."""
+    ring = Ring()
+    ring.protocol.data_received(framed(b"<7>hello", line()))
+    assert (ring.metrics.malformed_lines, ring.metrics.lines) == (1, 2)
+    assert not ring.transport.closed
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_survived(stream: bytes) -> None:
+    """Lines, or one disconnect; nothing else."""
+    ring = Ring()
+    ring.protocol.data_received(stream)
