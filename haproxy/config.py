@@ -30,7 +30,11 @@ import msgspec
 
 from haproxy.errors import ConfigError
 
-SERVER_NAME_MAX_CHARS = 64
+FRONTEND = "edge"
+BACKEND = "fleet"
+"""Names of the proxy clients come in through, and of the one the replicas are in."""
+MAX_SOCKET_PATH_BYTES = 95
+"""A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
 HEAD_ROOM_BYTES = 16384
@@ -62,6 +66,11 @@ def _check_range(key: str, value: int, low: int, high: int) -> None:
 
 def _check_file(key: str, value: str) -> None:
     _check_text(_FILE, key, value, "an absolute path of letters, digits and _ . / @ + = -")
+
+
+def _check_socket(key: str, value: str) -> None:
+    _check_file(key, value)
+    _require(len(value) <= MAX_SOCKET_PATH_BYTES, key, value, f"a path of at most {MAX_SOCKET_PATH_BYTES} bytes")
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -246,7 +255,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     first_token: bool = False
     """Whether a Lua filter times the first token and reports it through the ring; about 50 us a request."""
     body_needs: int = 0
-    """What HAProxy sends of the body until the router says otherwise: 0, bit 1 fields, bit 2 prefix keys."""
+    """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
+    but only where no header names the session."""
     body_window_bytes: int = 131072
     """How much of a body can be looked at. Every buffer of the process gets this size plus 16 KiB."""
     max_body_bytes: int = 0
@@ -268,12 +278,14 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _require(len(self.binds) > 0, "binds", self.binds, "at least one address")
         _require(self.lookup in ("spoe", "lua"), "lookup", self.lookup, '"spoe" or "lua"')
         check_address("ring_address", self.ring_address)
-        _check_file("admin_socket", self.admin_socket)
+        _check_socket("admin_socket", self.admin_socket)
         if self.lookup == "spoe":
             check_address("spop_address", self.spop_address)
         else:
             check_address("lookup_address", self.lookup_address)
-        for key in ("master_socket", "api_keys_map", "chroot"):
+        if self.master_socket:
+            _check_socket("master_socket", self.master_socket)
+        for key in ("api_keys_map", "chroot"):
             if value := getattr(self, key):
                 _check_file(key, value)
         for key in ("user", "group"):
@@ -289,7 +301,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             _require("*" not in path or path.endswith("/*"), "allowed_paths", path, "an exact path or one ending in /*")
         names = [server.name for server in self.servers]
         _require(len(names) == len(set(names)), "servers", names, "names that differ")
-        _check_range("body_needs", self.body_needs, 0, 3)
+        _check_range("body_needs", self.body_needs, 0, 7)
         _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
         _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
         _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)

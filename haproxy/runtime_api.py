@@ -4,8 +4,8 @@ The parsers are plain functions on text. `RuntimeAPI` is the socket: one connect
 open stays with an old process after a reload. A call sends any number of commands; each gets its own answer, marked
 by HAProxy with a syslog severity, so a refusal is told from an answer without knowing the command.
 
-Raised: `HAProxyUnavailable` (no connection, closed, too slow, too much), `CommandRefused` (HAProxy's words),
-`ProtocolError` (an answer of unknown form).
+Raised: `HAProxyUnavailable` (no connection, closed early, too slow), `CommandRefused` (HAProxy's words),
+`ProtocolError` (an answer of unknown form, or too long).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
 MAX_ANSWER_BYTES = 16 << 20
 """One call's answers together; `show servers state` takes about 100 bytes a server."""
 
-_PROMPT = b"\n> "
+_PROMPT = "\n> "
 _SEVERITY = re.compile(r"\[([0-7])\]: ")
 _ERROR = 3
 """syslog severity `err`; 0 to 3 are failures, 4 and above remarks and information."""
@@ -76,11 +76,12 @@ class ReloadResult(NamedTuple):
     log: str
 
 
-def parse_answers(data: bytes, count: int) -> list[str]:
-    """Split what `count` commands answered in interactive mode. Raises ProtocolError when answers are missing."""
-    answers = data.decode("utf-8", "replace").split(_PROMPT.decode())
+def parse_answers(text: str, count: int) -> list[str]:
+    """Split what `count` commands answered in interactive mode. Raises HAProxyUnavailable when some are missing."""
+    answers = text.split(_PROMPT)
     if len(answers) != count + 1:
-        raise ProtocolError(f"{count} answers were expected, {len(answers) - 1} came: {data[-200:]!r}")
+        # HAProxy closed early: it is going away, or does not speak to us at all.
+        raise HAProxyUnavailable(f"{count} answers were expected, {len(answers) - 1} came: {text[-200:]!r}")
     return [answer.strip("\n") for answer in answers[:count]]
 
 
@@ -167,8 +168,19 @@ def parse_reload(text: str) -> ReloadResult:
     return ReloadResult(first == "Success=1", log.removeprefix("--\n").strip())
 
 
+def parse_workers(text: str) -> list[int]:
+    """Pids out of `show proc`: the workers, old ones included."""
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return [int(row[0]) for row in rows if len(row) > 1 and row[1] == "worker"]
+
+
+def has_streams(text: str, frontend: str) -> bool:
+    """Whether `show sess` lists a stream that came in through `frontend`. Idle connections have none."""
+    return f" fe={frontend} " in text
+
+
 class RuntimeAPI:
-    """Client of one stats socket (or, for `reload`, of a master socket).
+    """Client of one stats socket.
 
     `address` is `host:port`, `unix@/path` or `/path`. `timeout_s` bounds each call, connection included.
     """
@@ -183,8 +195,8 @@ class RuntimeAPI:
     async def answers(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection; the raw answers. A refused command does not stop the rest."""
         script = "\n".join((*_SETUP, *commands, "quit", ""))
-        data = await self._exchange(script.encode())
-        return parse_answers(data, len(_SETUP) + len(commands))[len(_SETUP) :]
+        text = await _exchange(self.address, script, self._timeout_s)
+        return parse_answers(text, len(_SETUP) + len(commands))[len(_SETUP) :]
 
     async def run(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection. Raises CommandRefused for the first refused, after sending all."""
@@ -204,45 +216,67 @@ class RuntimeAPI:
         return parse_stat((await self.run([f"show stat {backend} 4 -1"]))[0])
 
     async def set_variable(self, name: str, value: int) -> None:
-        """Set a process variable (`proc.…`) that the configuration mentions."""
-        await self.run(set_variable_commands(name, value))
+        """Set a process variable (`proc.…`) that the configuration mentions; it is gone after a reload."""
+        # management.txt: `set var` works only on a connection in experimental mode.
+        await self.run(["experimental-mode on", f"set var {name} int({value})"])
 
     async def get_variable(self, name: str) -> str:
         """A process variable as text; empty when it is not set. Raises CommandRefused when HAProxy does not know it."""
         return parse_variable((await self.run([f"get var {name}"]))[0])
 
+
+class MasterAPI:
+    """Client of a master socket (management.txt 9.4). It takes one command a connection and marks no severities."""
+
+    def __init__(self, address: str, *, timeout_s: float = 2.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"MasterAPI({self.address!r})"
+
+    async def command(self, command: str) -> str:
+        """The answer to one command; `@!<pid> ...` is passed on to that worker."""
+        return await _exchange(self.address, f"{command}\n", self._timeout_s, half_close=True)
+
     async def reload(self) -> ReloadResult:
-        """On a master socket: check the configuration files, start new workers, retire the old ones; waits for it."""
-        # The master's CLI has neither prompt mode by pipelining nor severities; it closes after one line.
-        return parse_reload((await self._exchange(b"reload\n")).decode("utf-8", "replace"))
+        """Read the configuration files again, start new workers, retire the old ones. Returns when that is done."""
+        return parse_reload(await self.command("reload"))
 
-    async def _exchange(self, data: bytes) -> bytes:
-        """Write everything, read until HAProxy closes."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                reader, writer = await self._connect()
-                try:
-                    writer.write(data)
-                    answer = await _read_to_end(reader)
-                finally:
-                    writer.close()
-        except TimeoutError:
-            raise HAProxyUnavailable(f"{self.address}: no answer within {self._timeout_s:g} s") from None
-        except OSError as error:
-            raise HAProxyUnavailable(f"{self.address}: {error.strerror or error}") from error
-        return answer
+    async def workers(self) -> list[int]:
+        """Pids of the current worker and of those that still finish their streams."""
+        return parse_workers(await self.command("show proc"))
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        path = self.address.removeprefix("unix@")
-        if path.startswith("/"):
-            return await asyncio.open_unix_connection(path)
-        host, _, port = path.rpartition(":")
-        return await asyncio.open_connection(host.strip("[]"), int(port))
+    async def busy_workers(self, frontend: str) -> list[int]:
+        """Those of `workers` that have a stream of a client of `frontend`."""
+        return [pid for pid in await self.workers() if has_streams(await self.command(f"@!{pid} show sess"), frontend)]
 
 
-def set_variable_commands(name: str, value: int) -> list[str]:
-    """management.txt: `set var` works only on a connection in experimental mode."""
-    return ["experimental-mode on", f"set var {name} int({value})", "experimental-mode off"]
+async def _exchange(address: str, script: str, timeout_s: float, *, half_close: bool = False) -> str:
+    """Connect, write everything, read until HAProxy closes. Raises HAProxyUnavailable."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await _connect(address)
+            try:
+                writer.write(script.encode())
+                if half_close:
+                    writer.write_eof()
+                answer = await _read_to_end(reader)
+            finally:
+                writer.close()
+    except TimeoutError:
+        raise HAProxyUnavailable(f"{address}: no answer within {timeout_s:g} s") from None
+    except OSError as error:
+        raise HAProxyUnavailable(f"{address}: {error.strerror or error}") from error
+    return answer.decode("utf-8", "replace")
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    path = address.removeprefix("unix@")
+    if path.startswith("/"):
+        return await asyncio.open_unix_connection(path)
+    host, _, port = path.rpartition(":")
+    return await asyncio.open_connection(host.strip("[]"), int(port))
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> bytes:

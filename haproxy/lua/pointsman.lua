@@ -9,7 +9,8 @@
 
 local LOOKUP_ADDRESS, LOOKUP_TIMEOUT_MS = ...
 
-local NEEDS_FIELDS, NEEDS_KEYS = 1, 2      -- bits of proc.pm.body
+-- Bits of proc.pm.body. The configuration keeps requests that need nothing away from here.
+local NEEDS_FIELDS, NEEDS_KEYS, NEEDS_FIELDS_WITHOUT_SESSION = 1, 2, 4
 
 local find, sub, byte, pack = string.find, string.sub, string.byte, string.pack
 
@@ -118,9 +119,10 @@ local function digest(txn)
     local needs = txn:get_var("proc.pm.body") or 0
     local body = txn.sf:req_body() or ""
     local start = prompt_start(body)
+    local wants_session = not txn:get_var("txn.pm.session")
     local model, session, max_tokens, keys = "", "", 0, ""
-    if needs & NEEDS_FIELDS ~= 0 then
-        model, session, max_tokens = fields(body, start, not txn:get_var("txn.pm.session"))
+    if needs & NEEDS_FIELDS ~= 0 or (needs & NEEDS_FIELDS_WITHOUT_SESSION ~= 0 and wants_session) then
+        model, session, max_tokens = fields(body, start, wants_session)
     end
     if needs & NEEDS_KEYS ~= 0 and start then keys = prefix_keys(txn.c, body, start) end
     return pack("<s2s2I4I4", model, session, max_tokens, #body) .. keys
@@ -158,7 +160,7 @@ local function form(txn)
         local value = txn:get_var("txn.pm." .. name)
         if value then parts[#parts + 1] = name .. "=" .. escaped(value) end
     end
-    if (txn:get_var("proc.pm.body") or 0) > 0 then parts[#parts + 1] = "body=" .. escaped(digest(txn)) end
+    if txn:get_var("txn.pm.body") then parts[#parts + 1] = "body=" .. escaped(digest(txn)) end
     return table.concat(parts, "&")
 end
 

@@ -1,0 +1,232 @@
+"""One HAProxy in master-worker mode: its files, its life, its end.
+
+`HAProxyProcess` owns a run folder with haproxy.cfg, spoe.cfg, pointsman.lua and the two sockets, and the process that
+uses them. Files are checked by HAProxy itself in a side folder before they replace those in use, so a restart after a
+crash always finds a configuration that works. A reload keeps listeners open and leaves running streams to the old
+worker. Nothing is left behind after `stop`, after a crash, or when our own process is killed.
+
+It does not restart a crashed HAProxy: `wait` tells, its owner decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from haproxy.binary import Binary, find_binary
+from haproxy.config import FRONTEND, EdgeConfig, Rendered, render
+from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError, ProtocolError
+from haproxy.runtime_api import MasterAPI, RuntimeAPI
+
+FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua")
+CONFIG_NAME = FILE_NAMES[0]
+STAGING_NAME = ".checked"
+LOG_NAME = "haproxy.log"
+MASTER_SOCKET_NAME = "master.sock"
+
+CHECK_S = 20.0
+START_S = 20.0
+RELOAD_S = 20.0
+TERM_S = 5.0
+"""Between SIGTERM, which ends HAProxy at once, and SIGKILL."""
+POLL_S = 0.05
+LOG_TAIL_BYTES = 4096
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """Runs in the child before exec: the kernel sends it SIGTERM when `parent` dies, however it dies."""
+
+    def ask() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(0)
+
+    return ask
+
+
+class HAProxyProcess:
+    """Runs HAProxy for the edge that `edge()` describes; it is asked anew at each start and reload."""
+
+    def __init__(
+        self,
+        edge: Callable[[], EdgeConfig],
+        run_dir: Path,
+        *,
+        log_file: Path | None = None,
+        binary: Binary | None = None,
+    ) -> None:
+        self._edge = edge
+        self.run_dir = run_dir
+        self.log_file = log_file or run_dir / LOG_NAME
+        self._binary = binary
+        self._process: asyncio.subprocess.Process | None = None
+        self._sockets: tuple[Path, Path] | None = None
+
+    def __repr__(self) -> str:
+        return f"HAProxyProcess({str(self.run_dir)!r}, pid={self.pid})"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the master process; None when none is running. It stays the same over reloads."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    # --- up
+
+    async def start(self) -> None:
+        """Write the files, have HAProxy check them, start it, and return once it answers on its admin socket.
+
+        Raises BinaryError, ConfigError with HAProxy's own words, or ProcessError when it does not come up.
+        """
+        if self.pid is not None:
+            raise ProcessError(f"HAProxy is running already (pid {self.pid})")
+        edge = self._edge()
+        if self._binary is None:
+            self._binary = await asyncio.to_thread(find_binary)
+        binary = self._binary
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        await self._install(binary, render(edge))
+        admin, master = Path(edge.admin_socket), self._master_socket(edge)
+        self._sockets = (admin, master)
+        argv = (binary.path, "-W", "-S", f"{master},mode,600", "-f", str(self.run_dir / CONFIG_NAME))
+        with self.log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C reaches our process alone, which stops things in order
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+        try:
+            await self._wait_ready(RuntimeAPI(edge.admin_socket))
+        except BaseException:
+            await self._end()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until HAProxy has ended; its exit code, negative for a signal. Sockets are removed."""
+        if self._process is None:
+            raise ProcessError("HAProxy was not started")
+        code = await self._process.wait()
+        self._remove_sockets()
+        return code
+
+    async def reload(self) -> None:
+        """Render anew and let new workers take over; streams go on in the old ones.
+
+        Raises ConfigError when HAProxy refuses the files (nothing has changed then), ProcessError when the reload
+        fails, HAProxyUnavailable when there is no HAProxy to reload.
+        """
+        if self._binary is None or self.pid is None:
+            raise HAProxyUnavailable("HAProxy is not running")
+        edge = self._edge()
+        await self._install(self._binary, render(edge))
+        result = await MasterAPI(str(self._master_socket(edge)), timeout_s=RELOAD_S).reload()
+        if not result.ok:
+            raise ProcessError(f"the reload failed: {result.log}")
+
+    async def _install(self, binary: Binary, rendered: Rendered) -> None:
+        """Put the files in place, whole or not at all."""
+        staging = self.run_dir / STAGING_NAME
+        staging.mkdir(mode=0o700, exist_ok=True)
+        for name, text in zip(FILE_NAMES, rendered, strict=True):
+            (staging / name).write_text(text, encoding="utf-8")
+        await self._check(binary, staging / CONFIG_NAME)
+        for name in FILE_NAMES:
+            (staging / name).replace(self.run_dir / name)
+        staging.rmdir()
+
+    async def _check(self, binary: Binary, config: Path) -> None:
+        checker = await asyncio.create_subprocess_exec(
+            binary.path,
+            *("-c", "-f", str(config)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await asyncio.wait_for(checker.communicate(), CHECK_S)
+        except TimeoutError:
+            checker.kill()
+            await checker.wait()
+            raise ProcessError(f"haproxy -c did not end within {CHECK_S:g} s") from None
+        if checker.returncode != 0:
+            words = said.decode("utf-8", "replace").strip()
+            raise ConfigError("haproxy.cfg", str(config), f"a configuration HAProxy accepts; it says:\n{words}")
+
+    def _master_socket(self, edge: EdgeConfig) -> Path:
+        return Path(edge.master_socket) if edge.master_socket else self.run_dir / MASTER_SOCKET_NAME
+
+    async def _wait_ready(self, admin: RuntimeAPI) -> None:
+        assert self._process is not None
+        deadline_s = time.monotonic() + START_S
+        while True:
+            if self._process.returncode is not None:
+                raise ProcessError(f"HAProxy ended with code {self._process.returncode}: {self._last_words()}")
+            try:
+                await admin.info()
+                return
+            except HAProxyUnavailable:
+                if time.monotonic() > deadline_s:
+                    raise ProcessError(f"HAProxy did not answer within {START_S:g} s: {self._last_words()}") from None
+            await asyncio.sleep(POLL_S)
+
+    def _last_words(self) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            return log.read().decode("utf-8", "replace").strip()
+
+    # --- down
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Stop listening, let streams finish for up to `drain_s`, then end. Idle client connections do not hold it up.
+
+        Does nothing when HAProxy is not running.
+        """
+        if self.pid is not None:
+            assert self._process is not None
+            self._process.send_signal(signal.SIGUSR1)
+            await self._drain(time.monotonic() + drain_s)
+        await self._end()
+
+    def kill(self) -> None:
+        """SIGKILL at once, workers included; nothing drains."""
+        if self.pid is not None:
+            os.killpg(self.pid, signal.SIGKILL)
+        self._remove_sockets()
+
+    async def _drain(self, deadline_s: float) -> None:
+        """Return when no worker has a stream any more, HAProxy is gone, or the time is up."""
+        assert self._sockets is not None
+        master = MasterAPI(str(self._sockets[1]))
+        while self.pid is not None and time.monotonic() < deadline_s:
+            try:
+                if not await master.busy_workers(FRONTEND):
+                    return
+            except (HAProxyUnavailable, ProtocolError):
+                # It is ending, which may break off an answer; `pid` tells when it has.
+                pass
+            await asyncio.sleep(POLL_S)
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), TERM_S)
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        self._remove_sockets()
+
+    def _remove_sockets(self) -> None:
+        for path in self._sockets or ():
+            path.unlink(missing_ok=True)
