@@ -68,7 +68,8 @@ class Pipeline:
         best = ranked[0]
         ids = self._replicas.ids
         first = ids[best.slot]
-        self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
+        if features.request_id:  # without one (a person asking by hand) nothing would ever end it
+            self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
         if features.session and policy.needs & Needs.PIN:
             self._sessions.pin(features.session, first, now_s)
         self._metrics.decided(policy.name, best.reason)

@@ -1,0 +1,181 @@
+"""The admin API: replicas, policy, explanations, health, metrics."""
+
+import json
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
+from router_fixture import client_of, register, running_router
+
+
+async def test_a_replica_lives_through_the_api() -> None:
+    """Put, renew, list, drain, delete: each answer is the replica as it then is."""
+    async with running_router() as router, client_of(router) as client:
+        body = {"url": "http://127.0.0.1:9", "model": "qwen", "ttl_s": 10}
+        created = await client.put("/v1/replicas/a", json=body)
+        assert (created.status_code, created.json()["state"], created.json()["model"]) == (201, "up", "qwen")
+        assert (await client.put("/v1/replicas/a", json=body)).status_code == 200
+        assert 0 < (await client.get("/v1/replicas/a")).json()["lease_left_s"] <= 10
+        assert (await client.post("/v1/replicas/a/drain")).json()["state"] == "draining"
+        assert [r["id"] for r in (await client.get("/v1/replicas")).json()["replicas"]] == ["a"]
+        assert (await client.delete("/v1/replicas/a")).status_code == 204
+        assert (await client.get("/v1/replicas")).json() == {"replicas": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        pytest.param("PUT", "/v1/replicas/a", '{"url": "ftp://x"}', 422, "http://HOST:PORT", id="bad url"),
+        pytest.param("PUT", "/v1/replicas/a", '{"url": "http://x:1", "ttl": 1}', 422, "known fields", id="unknown field"),
+        pytest.param("PUT", "/v1/replicas/a", '{"url": "http://127.0.0.1:1", "ttl_s": 0}', 422, ">= 1", id="bad lease"),
+        pytest.param("PUT", "/v1/replicas/a", "{", 400, "not JSON", id="not JSON"),
+        pytest.param("PUT", "/v1/replicas/a", "", 422, "url", id="empty"),
+        pytest.param("PUT", "/v1/replicas/a%20b", '{"url": "http://127.0.0.1:1"}', 422, "a b", id="bad id"),
+        pytest.param("PUT", "/v1/replicas/a", "[" * 5000, 422, "object", id="deep"),
+        pytest.param("GET", "/v1/replicas/nobody", None, 404, "nobody", id="unknown replica"),
+        pytest.param("DELETE", "/v1/replicas/nobody", None, 404, "nobody", id="delete unknown"),
+        pytest.param("POST", "/v1/replicas/nobody/drain", None, 404, "nobody", id="drain unknown"),
+        pytest.param("PUT", "/v1/policy", '{"policy": "nope"}', 422, "least_load", id="unknown policy"),
+        pytest.param("PUT", "/v1/policy", '{"policy": "least_load", "x": 1}', 422, "by", id="unknown policy key"),
+        pytest.param("PUT", "/v1/policy", "", 422, "", id="empty policy"),
+        pytest.param("POST", "/v1/explain", '{"sesion": "s"}', 422, "session", id="misspelt feature"),
+        pytest.param("POST", "/v1/explain", '{"policy": "nope"}', 422, "random", id="explain unknown policy"),
+        pytest.param("GET", "/v2/replicas", None, 404, "", id="unknown path"),
+        pytest.param("PATCH", "/v1/policy", None, 405, "", id="unknown method"),
+    ],
+)  # fmt: skip
+async def test_errors_are_clear_and_change_nothing(
+    method: str, path: str, body: str | None, status: int, says: str
+) -> None:
+    """One shape, OpenAI's; the sentence says what was expected; the state is as before."""
+    async with running_router() as router, client_of(router) as client:
+        before = (await client.get("/v1/policy")).json()
+        answer = await client.request(method, path, content=body)
+        assert answer.status_code == status, answer.text
+        error = answer.json()["error"]
+        assert error["code"] == status and says in error["message"]
+        assert (await client.get("/v1/policy")).json() == before
+        assert (await client.get("/v1/replicas")).json() == {"replicas": []}
+
+
+async def test_a_body_too_large_is_refused_while_it_arrives() -> None:
+    """The limit is named."""
+    async with running_router(admin={"port": 0, "max_body_bytes": 2048}) as router, client_of(router) as client:
+        answer = await client.put("/v1/policy", content=b" " * 4096)
+        assert answer.status_code == 413 and "2048" in answer.json()["error"]["message"]
+
+
+async def test_a_policy_goes_live_with_its_defaults_filled_in() -> None:
+    """The answer is the document as applied; the next lookup uses it."""
+    async with running_router() as router, client_of(router) as client:
+        await register(router, "a")
+        document = {"policy": "session_affinity", "ttl_s": 60, "fallback": {"policy": "power_of_two"}}
+        applied = (await client.put("/v1/policy", json=document)).json()
+        assert (
+            applied["ttl_s"] == 60 and applied["fallback"]["policy"] == "power_of_two" and "overload_factor" in applied
+        )
+        assert (await client.get("/v1/policies")).json()["active"] == "session_affinity"
+        told = (await client.post("/v1/explain", json={})).json()
+        assert told["decision"]["first"] == "a" and told["policy"] == applied
+
+
+async def test_a_refused_policy_leaves_the_old_one_and_says_so_in_metrics() -> None:
+    """`config_last_reload_successful` is 0 until a change succeeds."""
+    async with running_router() as router, client_of(router) as client:
+        assert (await client.put("/v1/policy", json={"policy": "nope"})).status_code == 422
+        assert (await metrics(client))["pointsman_config_last_reload_successful"] == 0
+        assert (await client.get("/v1/policy")).json()["policy"] == "session_affinity"
+        await client.put("/v1/policy", json={"policy": "random"})
+        assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
+
+
+async def test_if_match_protects_against_a_lost_update() -> None:
+    """The second of two writers who read the same version is told with 412."""
+    async with running_router() as router, client_of(router) as client:
+        etag = (await client.get("/v1/policy")).headers["etag"]
+        first = await client.put("/v1/policy", json={"policy": "random"}, headers={"if-match": etag})
+        assert first.status_code == 200 and first.headers["etag"] != etag
+        second = await client.put("/v1/policy", json={"policy": "round_robin"}, headers={"if-match": etag})
+        assert second.status_code == 412
+        assert (await client.get("/v1/policy")).json()["policy"] == "random"
+
+
+async def test_a_dry_run_only_validates() -> None:
+    """Good and bad documents are judged; the live policy and the reload gauge stay."""
+    async with running_router() as router, client_of(router) as client:
+        good = await client.put("/v1/policy?dry_run=1", json={"policy": "random"})
+        assert good.status_code == 200 and good.json()["policy"] == "random"
+        assert (await client.put("/v1/policy?dry_run=1", json={"policy": "nope"})).status_code == 422
+        assert (await client.get("/v1/policy")).json()["policy"] == "session_affinity"
+        assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
+
+
+async def test_the_token_guards_v1_only() -> None:
+    """Scrapers and probes need none; a wrong or missing one is 401 with the scheme."""
+    token = {"authorization": "Bearer s3cret"}
+    async with running_router(admin={"port": 0, "token": "s3cret"}) as router, client_of(router) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}):
+            answer = await client.get("/v1/replicas", headers=headers)
+            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert (await client.get("/v1/replicas", headers=token)).status_code == 200
+        for path in ("/metrics", "/livez", "/readyz", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_the_description_is_valid_and_covers_every_route() -> None:
+    """OpenAPI 3.1, and no `/v1` route is missing from it."""
+    async with running_router() as router, client_of(router) as client:
+        document = (await client.get("/openapi.json")).json()
+        validate(document)
+        described = {
+            (method.upper(), path)
+            for path, item in document["paths"].items()
+            for method in item
+            if method != "parameters"
+        }
+        routed = {
+            (method, route.path)  # type: ignore[attr-defined]
+            for route in router.admin.app().routes
+            for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+            if route.path.startswith("/v1")  # type: ignore[attr-defined]
+        }
+        assert described == routed
+
+
+async def test_answers_have_the_described_shape() -> None:
+    """Every key of an answer is a property of its schema."""
+    async with running_router() as router, client_of(router) as client:
+        await register(router, "a")
+        schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+        replica = (await client.get("/v1/replicas/a")).json()
+        assert set(replica) == set(schemas["ReplicaView"]["properties"])
+        told = (await client.post("/v1/explain", json={})).json()
+        assert set(told) == set(schemas["ExplainAnswer"]["properties"])
+        assert set(told["candidates"][0]) == set(schemas["CandidateView"]["properties"])
+
+
+async def test_metrics_tell_state_and_decisions() -> None:
+    """What happened is in the scrape, under the names the dashboard uses."""
+    async with running_router(policy={"policy": "least_load"}) as router, client_of(router) as client:
+        await register(router, "a", "b")
+        async with client_of(router, "lookup") as asker:
+            for number in range(3):
+                await asker.post("/lookup", content=f"id={number}")
+        values = await metrics(client)
+        assert values['pointsman_decisions_total{policy="least_load",reason="least-load"}'] == 3
+        assert values["pointsman_lookup_seconds_count"] == 3
+        assert values['pointsman_in_flight{replica="a"}'] + values['pointsman_in_flight{replica="b"}'] == 3
+        assert values['pointsman_replica_state{model="",replica="a",state="up"}'] == 1
+        assert values["pointsman_imbalance"] == pytest.approx(2 / 1.5)
+
+
+async def metrics(client: Any) -> dict[str, float]:
+    """Samples by name and sorted labels."""
+    text = (await client.get("/metrics")).text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {s.name + (json_labels(s.labels) if s.labels else ""): s.value for s in samples}
+
+
+def json_labels(labels: dict[str, str]) -> str:
+    return "{" + ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(labels.items())) + "}"

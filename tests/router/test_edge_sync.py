@@ -1,0 +1,146 @@
+"""The edge sync: HAProxy's servers follow the registry, health and sessions come back."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from haproxy.errors import HAProxyUnavailable
+from haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from router.body_needs import BodyNeeds
+from router.edge_sync import BODY_VARIABLE, EdgeSync
+from router.metrics import EdgeHealth
+from router.readiness import Readiness
+from router.state.load import LoadTable
+from router.state.replicas import Health, ReplicaRegistry
+from router.state.schema import Registration
+
+
+class FakeHAProxy:
+    """A reconciler whose HAProxy takes every wish at once. `sessions` and `down` are what it observes."""
+
+    def __init__(self) -> None:
+        self.pid = 100
+        self.away = False
+        self.desired: dict[str, DesiredServer] = {}
+        self.sessions: dict[str, int] = {}
+        self.down: set[str] = set()
+        self.variables: list[tuple[str, int]] = []
+
+    async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
+        if self.away:
+            raise HAProxyUnavailable("connection refused")
+        self.desired = dict(desired)
+        servers = {
+            name: ObservedServer(
+                name=name, host=server.host, port=server.port, health="down" if name in self.down else "up",
+                admin="drain" if server.drain else "ready", sessions=self.sessions.get(name, 0), queued=0, id=1, checked=True,
+            )
+            for name, server in desired.items()
+        }  # fmt: skip
+        return Observation(self.pid, servers, changed=False)
+
+    async def set_variable(self, name: str, value: int) -> None:
+        self.variables.append((name, value))
+
+
+class World:
+    """A registry with replicas a and b, and a sync to a fake HAProxy."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.haproxy = FakeHAProxy()
+        self.load = LoadTable()
+        self.health = EdgeHealth()
+        self.readiness = Readiness("haproxy")
+        self.needs = BodyNeeds.NOTHING
+        self.replicas = ReplicaRegistry(on_added=self.load.add_slot, on_removed=self.load.clear_slot)
+        self.sync = EdgeSync(
+            self.haproxy,  # type: ignore[arg-type]
+            replicas=self.replicas, load=self.load, health=self.health, readiness=self.readiness,
+            body_needs=lambda: self.needs, clock=lambda: self.now_s, interval_s=0.5,
+        )  # fmt: skip
+        for number, name in enumerate(("a", "b"), 1):
+            self.replicas.put(name, Registration(url=f"http://h:{number}"), ("10.0.0.1", number), 0.0)
+
+    async def round(self) -> None:
+        self.now_s += 0.5
+        await self.sync.round()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_registered_replicas_become_servers_and_their_health_comes_back(world: World) -> None:
+    """One round: both wished for, both up, HAProxy attached."""
+    await world.round()
+    assert world.haproxy.desired == {
+        "a": DesiredServer("a", "10.0.0.1", 1, drain=False), "b": DesiredServer("b", "10.0.0.1", 2, drain=False)
+    }  # fmt: skip
+    assert [r.state for r in world.replicas] == ["up", "up"]
+    assert world.health.haproxy_up and not world.readiness.missing()
+
+
+async def test_a_server_marked_down_stops_being_eligible(world: World) -> None:
+    """And is eligible again once its checks pass."""
+    world.haproxy.down = {"a"}
+    await world.round()
+    assert world.replicas.get("a").health is Health.DOWN  # type: ignore[union-attr]
+    world.haproxy.down = set()
+    await world.round()
+    assert world.replicas.get("a").health is Health.UP  # type: ignore[union-attr]
+
+
+async def test_draining_is_wished_for_and_removal_is_the_end_of_the_wish(world: World) -> None:
+    """The registry says what should be; the reconciler does the rest."""
+    world.replicas.drain("a")
+    world.replicas.remove("b")
+    await world.round()
+    assert world.haproxy.desired == {"a": DesiredServer("a", "10.0.0.1", 1, drain=True)}
+
+
+async def test_sessions_nobody_placed_become_load(world: World) -> None:
+    """Two rounds with four sessions on b."""
+    world.haproxy.sessions = {"b": 4}
+    await world.round()
+    await world.round()
+    assert world.load.in_flight[world.replicas.get("b").slot] == 4  # type: ignore[union-attr]
+
+
+async def test_haproxy_away_keeps_what_was_known(world: World) -> None:
+    """Health stays, readiness and a counter tell; back again, all is well by itself."""
+    await world.round()
+    world.haproxy.away = True
+    with pytest.raises(HAProxyUnavailable):
+        await world.round()
+    world.sync._failed(HAProxyUnavailable("connection refused"))
+    assert [r.state for r in world.replicas] == ["up", "up"]
+    assert world.readiness.missing() == ["haproxy: connection refused"]
+    assert world.health.sync_errors == 1 and not world.health.haproxy_up
+    world.haproxy.away = False
+    await world.round()
+    assert not world.readiness.missing()
+
+
+async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -> None:
+    """A process variable is gone with its process."""
+    await world.round()
+    await world.round()
+    world.needs = BodyNeeds.FIELDS | BodyNeeds.PREFIX_KEYS
+    await world.round()
+    world.haproxy.pid = 101
+    await world.round()
+    assert world.haproxy.variables == [(BODY_VARIABLE, 0), (BODY_VARIABLE, 3), (BODY_VARIABLE, 3)]
+    assert world.health.restarts_seen == 1
+
+
+async def test_a_restart_of_haproxy_spares_reservations_of_the_old_worker(world: World) -> None:
+    """Their streams run on where we cannot count them."""
+    await world.round()
+    slot = world.replicas.get("a").slot  # type: ignore[union-attr]
+    world.load.reserve("r", slot, 1, now_s=world.now_s)
+    world.haproxy.pid = 101
+    for _ in range(20):
+        await world.round()
+    assert "r" in world.load

@@ -1,0 +1,65 @@
+"""The state file: read whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+from router_fixture import client_of, register, running_router
+
+from router.errors import StateFileError
+from router.state.saved import StateFile
+from router.state.schema import SCHEMA_VERSION, SavedReplica, SavedState
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    """Byte for byte the same state."""
+    state = SavedState(
+        replicas=[SavedReplica(id="a", url="http://h:1", host="10.0.0.1", port=1, draining=True)],
+        policy={"policy": "random"},
+    )
+    file = StateFile(tmp_path / "state.json")
+    file.save(state)
+    assert file.load() == state
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"], "no partial file is left"
+
+
+def test_no_file_is_an_empty_state(tmp_path: Path) -> None:
+    """The first start."""
+    assert StateFile(tmp_path / "none.json").load() == SavedState()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"{", "state_file", id="cut"),
+        pytest.param(b'{"schema": %d}' % (SCHEMA_VERSION + 1), "is later than", id="later schema"),
+        pytest.param(b'{"schema": 1, "replicas": [{"id": "a b", "url": "", "host": "", "port": 1}]}', "regex", id="bad id"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path, content: bytes, says: str) -> None:
+    """Starting without what was saved would be to lose it."""
+    path = tmp_path / "state.json"
+    path.write_bytes(content)
+    with pytest.raises(StateFileError, match=says):
+        StateFile(path).load()
+
+
+async def test_a_restarted_router_takes_over(tmp_path: Path) -> None:
+    """Replicas, drain flags and the live policy are there before anybody registers again."""
+    state_file = str(tmp_path / "state.json")
+    async with running_router(state_file=state_file) as router, client_of(router) as client:
+        await register(router, "a", "b")
+        await client.post("/v1/replicas/b/drain")
+        await client.put("/v1/policy", json={"policy": "round_robin"})
+    async with running_router(state_file=state_file) as router, client_of(router) as client:
+        listed = (await client.get("/v1/replicas")).json()["replicas"]
+        assert {r["id"]: r["state"] for r in listed} == {"a": "up", "b": "draining"}
+        assert (await client.get("/v1/policy")).json()["policy"] == "round_robin"
+
+
+async def test_a_changed_configuration_wins_over_a_saved_policy(tmp_path: Path) -> None:
+    """Whoever edits the file and restarts means it."""
+    state_file = str(tmp_path / "state.json")
+    async with running_router(state_file=state_file) as router, client_of(router) as client:
+        await client.put("/v1/policy", json={"policy": "round_robin"})
+    async with running_router(state_file=state_file, policy={"policy": "random"}) as router:
+        assert router.pipeline.policy.name == "random"
