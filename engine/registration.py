@@ -1,0 +1,114 @@
+"""How a replica tells routers that it is there: PUT every heartbeat, DELETE on leaving.
+
+A registration is a lease of `ttl_s`; each heartbeat renews it at every admin URL, independently, so that a router that
+is away or comes back empty does not disturb the others. While a router is away, tries are spaced by a backoff that ends
+at the heartbeat's own interval. What changes is logged, once; tries are not.
+
+Used by simulated replicas and by replicas that run vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import httpx
+
+log = logging.getLogger("pointsman.registration")
+
+TIMEOUT_S = 2.0
+"""For one call; the admin API answers in milliseconds or is away."""
+BACKOFF_FIRST_S = 0.1
+
+
+class Registration:
+    """One replica's registration with any number of routers. Run `run` as a task; cancel it, then `leave`."""
+
+    def __init__(
+        self,
+        admin_urls: Sequence[str],
+        token: str,
+        replica_id: str,
+        url: str,
+        model: str,
+        *,
+        heartbeat_s: float = 2.0,
+        ttl_s: float = 10.0,
+    ) -> None:
+        self._replica_id = replica_id
+        self._body = {"url": url, "model": model, "ttl_s": ttl_s}
+        self._heartbeat_s = heartbeat_s
+        self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
+        # Environment proxies are for the outside world, not for a control plane next door.
+        self._client = httpx.AsyncClient(
+            headers={"authorization": f"Bearer {token}"} if token else {}, timeout=TIMEOUT_S, trust_env=False
+        )
+        self._registered: set[str] = set()
+        self._changed = asyncio.Event()
+
+    @property
+    def registered(self) -> int:
+        """How many routers accepted the last heartbeat."""
+        return len(self._registered)
+
+    async def run(self) -> None:
+        """Register and renew until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for target in self._targets:
+                group.create_task(self._keep(target), name=f"register {target}")
+
+    async def wait_registered(self) -> None:
+        """Until every router has accepted the replica. No limit of its own: wrap it in `asyncio.timeout`."""
+        while len(self._registered) < len(self._targets):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def drain(self) -> None:
+        """Ask every router to send no more requests; the registration stays. Routers that are away are skipped."""
+        await asyncio.gather(*(self._say("POST", target, "/drain") for target in self._targets))
+
+    async def leave(self) -> None:
+        """Withdraw everywhere and close. A router that is away forgets the replica when its lease ends."""
+        self._registered.clear()
+        await asyncio.gather(*(self._say("DELETE", target) for target in self._targets))
+        await self._client.aclose()
+
+    async def _keep(self, target: str) -> None:
+        failures = 0
+        state = ""
+        while True:
+            try:
+                response = await self._client.put(target, json=self._body)
+                said = "" if response.is_success else f"answered {response.status_code}: {response.text[:200]}"
+            except httpx.HTTPError as error:
+                said = f"cannot be reached: {type(error).__name__}"
+            if said:
+                self._registered.discard(target)
+                delay_s = min(self._heartbeat_s, BACKOFF_FIRST_S * 2 ** min(failures, 20))
+                failures += 1
+            else:
+                self._registered.add(target)
+                delay_s = self._heartbeat_s
+                failures = 0
+                said = "registered"
+            if said != state:
+                state = said
+                self._changed.set()
+                log.log(
+                    logging.INFO if said == "registered" else logging.WARNING,
+                    "replica %s: %s: %s",
+                    self._replica_id,
+                    target,
+                    said,
+                )
+            await asyncio.sleep(delay_s)
+
+    async def _say(self, method: str, target: str, suffix: str = "") -> None:
+        try:
+            response = await self._client.request(method, target + suffix)
+        except httpx.HTTPError as error:
+            log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, type(error).__name__)
+            return
+        if not response.is_success and response.status_code != 404:
+            log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, response.status_code)

@@ -1,0 +1,41 @@
+"""Errors of the simulated engine.
+
+EngineSimError
+    SimConfigError      a setting that cannot work: refuse to start, naming key, value and expectation
+    RequestError        a request that vLLM would refuse: answered with its status and body, nothing else happens
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineSimError(Exception):
+    """Base of everything the simulated engine raises on purpose."""
+
+
+class SimConfigError(EngineSimError):
+    """A configuration that cannot work."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key}: {value!r}: expected {expected}")
+        self.key = key
+
+
+class RequestError(EngineSimError):
+    """What vLLM 0.32 answers when it will not serve a request: `serve/exception_handling` in its sources."""
+
+    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
+        # JSON may spell a lone surrogate, which UTF-8 cannot: a client's own words are quoted back escaped.
+        message = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.message = message
+        self.param = param
+
+    def body(self) -> bytes:
+        """The JSON body, keys in vLLM's order."""
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
+        )

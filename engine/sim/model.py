@@ -1,0 +1,370 @@
+"""The modelled engine: what vLLM's scheduler does with requests, blocks and time. Pure: no I/O, no clock, no dice.
+
+`EngineModel` owns the waiting queue, the running batch and the block cache of one replica. Each `step` schedules as
+vLLM 0.32 does by default (`vllm/v1/core/sched/scheduler.py`): running sequences first, in order, within
+`max_num_batched_tokens`; then waiting ones, first come, first served, while their whole prompt would fit. Long prompts
+are computed in chunks. When a running sequence finds no block, the youngest running one loses its blocks and goes back
+to the head of the queue. The last token of a prompt is always computed, so a prompt that is resident to its end
+recomputes its last block.
+
+A step's outcome is visible `duration_s` after it began. Blocks filled by a step are findable at once, as in vLLM, which
+caches them when it schedules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.sim.blocks import BlockCache, Lease, Stored
+from engine.sim.errors import SimConfigError
+from engine.sim.timing import DENSE_H100, Timing
+
+QUIET_STEPS_MAX = 256
+"""Steps planned ahead at once: planning costs a little for each, and an arrival throws the rest of a plan away."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's size. Batch limits are what vLLM takes for one large GPU."""
+
+    blocks: int = 32_768
+    """KV blocks (vLLM: `num_gpu_blocks`)."""
+    block_size: int = 16
+    """Tokens a block."""
+    max_num_seqs: int = 256
+    """Sequences in one batch."""
+    max_num_batched_tokens: int = 8_192
+    """Tokens one step computes: prompt chunks and one for each decoding sequence."""
+    timing: Timing = DENSE_H100
+
+    def __post_init__(self) -> None:
+        for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, key) < 1:
+                raise SimConfigError(key, getattr(self, key), "at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            expected = f"at least max_num_seqs ({self.max_num_seqs}), or a full batch could not decode"
+            raise SimConfigError("max_num_batched_tokens", self.max_num_batched_tokens, expected)
+
+
+class SimRequest(msgspec.Struct, frozen=True, gc=False):
+    """One sequence to compute."""
+
+    request_id: str
+    prompt_tokens: int
+    """At least 1."""
+    output_tokens: int
+    """Tokens it emits before it finishes, at least 1."""
+    block_hashes: Sequence[int] = ()
+    """Hash i names everything up to and including block i. May go on past the prompt, for the blocks that generation
+    fills. A block without one is never found again."""
+
+
+class StepResult(msgspec.Struct, gc=False):
+    """What one call to `step` did, visible `duration_s` later. Request ids are in scheduling order."""
+
+    duration_s: float = 0.0
+    steps: int = 0
+    """Engine steps taken; 0: there was nothing to do."""
+    emitted: list[str] = msgspec.field(default_factory=list)
+    """Requests that emitted one token each step."""
+    first: dict[str, int] = msgspec.field(default_factory=dict)
+    """Those of `emitted` for which it was the first, with the prompt tokens they had found in the cache."""
+    finished: list[str] = msgspec.field(default_factory=list)
+    """Those of `emitted` for which it was the last; they have left the engine."""
+    preempted: list[str] = msgspec.field(default_factory=list)
+    prefill_tokens: int = 0
+    """Prompt tokens computed, those recomputed after a preemption included."""
+    stored: list[Stored] = msgspec.field(default_factory=list)
+    removed: list[int] = msgspec.field(default_factory=list)
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """A reading of the engine, in vLLM's terms. Counters run from the engine's start."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+    """Held blocks over all blocks, 0 to 1."""
+    queued_prefill_tokens: int
+    """Prompt tokens in the engine that are not computed yet. A waiting request counts in full: its hits are unknown."""
+    prefix_queries: int
+    """Tokens looked up in the prefix cache."""
+    prefix_hits: int
+    """Tokens found there."""
+    prompt_tokens: int
+    """Prompt tokens of requests whose prefill is complete."""
+    generation_tokens: int
+    preemptions: int
+    finished: int
+    aborted: int
+
+
+class _Sequence:
+    """A request and how far it got. `computed` tokens have their KV; `known` tokens exist (prompt and emitted).
+
+    It holds a lease while it runs. `prefilling` until `computed` has once caught up with `known` since it was admitted.
+    """
+
+    __slots__ = ("cached", "computed", "emitted", "known", "lease", "prefilling", "request")
+
+    def __init__(self, request: SimRequest) -> None:
+        self.request = request
+        self.lease: Lease | None = None
+        self.computed = 0
+        self.known = request.prompt_tokens
+        self.emitted = 0
+        self.cached = -1
+        self.prefilling = False
+
+
+class EngineModel:
+    """One replica's scheduler and cache."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.cache = BlockCache(config.blocks)
+        self._waiting: deque[_Sequence] = deque()
+        self._running: list[_Sequence] = []
+        self._sequences: dict[str, _Sequence] = {}
+        self._prefilling = 0
+        self._stuck = False  # The head of the queue was refused, and nothing was let go since.
+        self._queued_prefill_tokens = 0
+        self._prefix_queries = self._prefix_hits = 0
+        self._prompt_tokens = self._generation_tokens = 0
+        self._preemptions = self._finished = self._aborted = 0
+
+    def __len__(self) -> int:
+        """Requests in the engine, running and waiting."""
+        return len(self._sequences)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._sequences
+
+    def add(self, request: SimRequest) -> None:
+        """Queue a request.
+
+        Raises ValueError for an id that is in the engine, a token count below 1, or a sequence that could never fit:
+        callers bound prompt and output by the context length first, as vLLM's front does.
+        """
+        if request.request_id in self._sequences:
+            raise ValueError(f"request {request.request_id!r} is already in the engine")
+        if request.prompt_tokens < 1 or request.output_tokens < 1:
+            raise ValueError(f"request {request.request_id!r}: prompt and output need at least one token each")
+        blocks = -(-(request.prompt_tokens + request.output_tokens) // self.config.block_size)
+        if blocks > self.config.blocks:
+            raise ValueError(f"request {request.request_id!r} needs {blocks} of {self.config.blocks} blocks")
+        sequence = _Sequence(request)
+        self._sequences[request.request_id] = sequence
+        self._waiting.append(sequence)
+        self._queued_prefill_tokens += request.prompt_tokens
+        if len(self._waiting) == 1:
+            self._stuck = False
+
+    def abort(self, request_id: str) -> bool:
+        """Drop a request and let go of its blocks; False when it is not in the engine (it finished meanwhile)."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return False
+        if sequence.lease is None:
+            self._waiting.remove(sequence)
+        else:
+            self._running.remove(sequence)
+            self._release(sequence)
+        self._set_computed(sequence, sequence.request.prompt_tokens)
+        self._stuck = False
+        self._aborted += 1
+        return True
+
+    def stats(self) -> Stats:
+        """The engine as it stands."""
+        return Stats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            kv_usage=self.cache.held / self.cache.capacity,
+            queued_prefill_tokens=self._queued_prefill_tokens,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            preemptions=self._preemptions,
+            finished=self._finished,
+            aborted=self._aborted,
+        )
+
+    def step(self) -> StepResult:
+        """Schedule and compute one step. `steps` is 0 when there is nothing to compute."""
+        result = StepResult()
+        if not self._sequences:
+            return result
+        scheduled = self._schedule_running(result)
+        if self._waiting and not result.preempted:
+            self._schedule_waiting(scheduled)
+        if not scheduled:
+            return result
+        result.steps = 1
+        usage, decodes = self.cache.held / self.cache.capacity, False
+        for sequence, tokens in scheduled:
+            if sequence.prefilling:
+                result.prefill_tokens += tokens
+            else:
+                decodes = True
+            self._compute(sequence, tokens, result)
+        timing = self.config.timing
+        result.duration_s = timing.prefill_s(result.prefill_tokens) + (timing.decode_s(usage) if decodes else 0.0)
+        self._take_events(result)
+        return result
+
+    def quiet_steps(self) -> list[float]:
+        """When the coming steps end, in seconds from the start of the first, as long as they bring nothing but one
+        more token for each running sequence: nobody admitted, no first or last token, no preemption.
+
+        At most QUIET_STEPS_MAX; empty when the next step is not of that kind. Changes nothing.
+        """
+        running, config, cache = self._running, self.config, self.cache
+        if not running or self._prefilling or (self._waiting and not self._stuck):
+            return []
+        block_size = config.block_size
+        count = min(QUIET_STEPS_MAX, min(s.request.output_tokens - s.emitted for s in running) - 1)
+        while count > 0 and cache.available < sum(
+            -(-(s.computed + count) // block_size) - -(-s.computed // block_size) for s in running
+        ):
+            count //= 2
+        if count < 1:
+            return []
+        taken = [0] * count
+        for sequence in running:
+            for index in range(-sequence.computed % block_size, count, block_size):
+                taken[index] += 1
+        held, decode_s = cache.held, config.timing.decode_s
+        ends: list[float] = []
+        end_s, duration_s = 0.0, decode_s(held / cache.capacity)
+        for blocks in taken:
+            if blocks:
+                held += blocks
+                duration_s = decode_s(held / cache.capacity)
+            end_s += duration_s
+            ends.append(end_s)
+        return ends
+
+    def run_quiet(self, steps: int) -> StepResult:
+        """Take `steps` steps at once, no more than `quiet_steps` promised; it also said how long they last.
+
+        The state is the one that single steps lead to. Events come grouped by sequence instead of by step.
+        """
+        result = StepResult(steps=steps, emitted=[s.request.request_id for s in self._running])
+        for sequence in self._running:
+            grown = self._grow(sequence, sequence.computed + steps)
+            assert grown, "more steps than quiet_steps promised"
+            sequence.computed += steps
+            sequence.known += steps
+            sequence.emitted += steps
+        self._generation_tokens += steps * len(self._running)
+        self._take_events(result)
+        return result
+
+    def _schedule_running(self, result: StepResult) -> list[tuple[_Sequence, int]]:
+        """Give running sequences their tokens and blocks, preempting from the young end where blocks run out."""
+        scheduled: list[tuple[_Sequence, int]] = []
+        budget, block_size = self.config.max_num_batched_tokens, self.config.block_size
+        running, index = self._running, 0
+        while index < len(running) and budget > 0:
+            sequence = running[index]
+            tokens = min(sequence.known - sequence.computed, budget)
+            target = sequence.computed + tokens
+            # Inside a block nothing changes hands: it is held already and not full yet.
+            if tokens > 1 or sequence.computed % block_size == 0 or target % block_size == 0:
+                while not self._grow(sequence, target):
+                    victim = running.pop()
+                    self._preempt(victim, result)
+                    if victim is sequence:
+                        return scheduled
+            scheduled.append((sequence, tokens))
+            budget -= tokens
+            index += 1
+        return scheduled
+
+    def _schedule_waiting(self, scheduled: list[tuple[_Sequence, int]]) -> None:
+        """Admit from the head of the queue while tokens, places and blocks last."""
+        config, block_size = self.config, self.config.block_size
+        budget = config.max_num_batched_tokens - sum(tokens for _, tokens in scheduled)
+        self._stuck = False
+        while self._waiting and budget > 0:
+            sequence = self._waiting[0]
+            hits_max = (sequence.known - 1) // block_size
+            lease = None
+            if len(self._running) < config.max_num_seqs:
+                lease = self.cache.admit(sequence.request.block_hashes, hits_max, -(-sequence.known // block_size))
+            if lease is None:
+                self._stuck = True
+                return
+            self._running.append(self._waiting.popleft())
+            sequence.lease = lease
+            sequence.prefilling = True
+            self._prefilling += 1
+            self._set_computed(sequence, lease.full * block_size)
+            if sequence.cached < 0:
+                sequence.cached = sequence.computed
+                self._prefix_queries += sequence.known
+                self._prefix_hits += sequence.computed
+            tokens = min(sequence.known - sequence.computed, budget)
+            grown = self._grow(sequence, sequence.computed + tokens)
+            assert grown, "admission made sure that the whole sequence fits"
+            scheduled.append((sequence, tokens))
+            budget -= tokens
+
+    def _compute(self, sequence: _Sequence, tokens: int, result: StepResult) -> None:
+        """Account for computed tokens; a sequence that has caught up with what is known emits one more."""
+        self._set_computed(sequence, sequence.computed + tokens)
+        if sequence.computed < sequence.known:
+            return
+        request = sequence.request
+        if sequence.prefilling:
+            sequence.prefilling = False
+            self._prefilling -= 1
+            if sequence.emitted == 0:
+                result.first[request.request_id] = sequence.cached
+                self._prompt_tokens += request.prompt_tokens
+        sequence.known += 1
+        sequence.emitted += 1
+        self._generation_tokens += 1
+        result.emitted.append(request.request_id)
+        if sequence.emitted == request.output_tokens:
+            result.finished.append(request.request_id)
+            self._running.remove(sequence)
+            self._release(sequence)
+            del self._sequences[request.request_id]
+            self._finished += 1
+
+    def _preempt(self, sequence: _Sequence, result: StepResult) -> None:
+        """Take a sequence's blocks and put it back at the head of the queue; what it emitted stays emitted."""
+        self._release(sequence)
+        self._set_computed(sequence, 0)
+        self._waiting.appendleft(sequence)
+        self._preemptions += 1
+        result.preempted.append(sequence.request.request_id)
+
+    def _grow(self, sequence: _Sequence, tokens: int) -> bool:
+        assert sequence.lease is not None
+        return self.cache.grow(sequence.lease, sequence.request.block_hashes, tokens, self.config.block_size)
+
+    def _release(self, sequence: _Sequence) -> None:
+        assert sequence.lease is not None
+        self.cache.release(sequence.lease)
+        sequence.lease = None
+        self._prefilling -= sequence.prefilling
+        sequence.prefilling = False
+        self._stuck = False
+
+    def _set_computed(self, sequence: _Sequence, tokens: int) -> None:
+        prompt_tokens = sequence.request.prompt_tokens
+        self._queued_prefill_tokens += max(0, prompt_tokens - tokens) - max(0, prompt_tokens - sequence.computed)
+        sequence.computed = tokens
+
+    def _take_events(self, result: StepResult) -> None:
+        cache = self.cache
+        if cache.stored:
+            result.stored, cache.stored = cache.stored, []
+        if cache.removed:
+            result.removed, cache.removed = cache.removed, []
