@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from policies.base import ComposedPolicy, Context, Needs, Policy, PolicyConfig, PolicyDocument
-from policies.ring import Open, Rings, walk
+from policies.ring import Rings, walk
 from policies.types import Candidates, Ranked, Reason, RequestFeatures
 
 DEFAULT_LOAD_FACTOR = 1.25
@@ -79,8 +79,8 @@ class ConsistentHash(ComposedPolicy[ConsistentHashConfig]):
             factor = None if config.compat == "ray" else DEFAULT_LOAD_FACTOR
         super().__init__(msgspec.structs.replace(config, load_factor=factor), fallback)
         self.needs |= Needs.SESSION
-        # The decimal as written, so that the bound is exact: 1.1 * 10 / 11 in floats is above 1, and its ceiling 2.
-        self._load_factor = None if factor is None else Fraction(str(factor))
+        # The decimal as written, so that the bound is exact: 1.1 * 50 in floats is above 55, and its ceiling 56.
+        self._share = None if factor is None else Fraction(str(factor)).as_integer_ratio()
         self._rings = Rings(config.virtual_nodes)
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
@@ -88,23 +88,18 @@ class ConsistentHash(ComposedPolicy[ConsistentHashConfig]):
             return self.fallback.rank(features, candidates, context)
         slots = candidates.slots
         turn = self._rings.of(candidates).turn(features.session)
-        ranking = walk(turn, min(context.limit, len(slots)), self._open(candidates))
+        load = candidates.in_flight[slots]
+        bound = None if self._share is None else self.bound(int(np.add.reduce(load)), len(slots))
+        ranking = walk(turn, min(context.limit, len(slots)), load, bound)
         reason = Reason.HASH if ranking[0][0] == turn.item(0) else Reason.HASH_SPILL
         return [Ranked(slots.item(at), reason, float(passed)) for at, passed in ranking]
 
     def bound(self, total: int, n: int) -> int:
         """Requests in flight at which one of `n` replicas that carry `total` is full; the module says how."""
-        if self._load_factor is None:
+        if self._share is None:
             raise ValueError("this policy has no load bound")
-        share = self._load_factor.numerator * (total + 1)
-        return max(self.config.min_bound, -(-share // (self._load_factor.denominator * n)))
-
-    def _open(self, candidates: Candidates) -> Open | None:
-        """Which positions are not full; None for all."""
-        if self._load_factor is None:
-            return None
-        load = candidates.in_flight[candidates.slots]
-        return load < self.bound(int(np.add.reduce(load)), len(load))
+        numerator, denominator = self._share
+        return max(self.config.min_bound, -(-numerator * (total + 1) // (denominator * n)))
 
     def close(self) -> None:
         super().close()

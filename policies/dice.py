@@ -10,6 +10,8 @@ def draw(rng: random.Random, n: int, places: int) -> list[int]:
 
     A longer draw from the same dice begins with the shorter one, which `random.Random.sample` does not promise.
     """
+    if places == 1:
+        return [int(rng.random() * n)]
     # Fisher and Yates' shuffle, holding only the entries it has moved: the cost is in `places`, not in `n`.
     drawn: list[int] = []
     moved: dict[int, int] = {}

@@ -36,6 +36,9 @@ def least(load: Column, places: int, rng: random.Random) -> list[tuple[int, int]
     while len(found) < places:
         lowest = load.item(load.argmin())
         equals = (load == lowest).nonzero()[0]
-        found += [(equals.item(drawn), lowest) for drawn in draw(rng, len(equals), places - len(found))]
+        if len(equals) == 1:
+            found.append((equals.item(0), lowest))
+        else:
+            found += [(equals.item(drawn), lowest) for drawn in draw(rng, len(equals), places - len(found))]
         load[equals] = TAKEN
     return found

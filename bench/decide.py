@@ -1,0 +1,169 @@
+"""How long a policy takes to rank: `python -m bench.decide [--json] [--replicas 8 100 1000]`.
+
+Times `policy.rank` alone, on columns as the load table holds them: Poisson loads (mean 12), 256 sessions, half of them
+pinned. Policies and sizes take turns round by round, so that a slow spell of the machine falls on all. Reported: the
+median over rounds of the mean call, and in brackets the best round, which a busy machine disturbs least. Rings of
+consistent_hash are timed apart: the first call after a change of membership pays for them, the others do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from policies.base import Context, Policy
+from policies.registry import build_policy
+from policies.ring import Rings
+from policies.types import NO_SLOT, Candidates, RequestFeatures
+
+SESSIONS = 256
+MEAN_LOAD = 12
+
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    "round_robin": {"policy": "round_robin"},
+    "random": {"policy": "random"},
+    "least_load": {"policy": "least_load"},
+    "least_load by tokens": {"policy": "least_load", "by": "tokens"},
+    "power_of_two": {"policy": "power_of_two"},
+    "consistent_hash": {"policy": "consistent_hash"},
+    "consistent_hash compat ray": {"policy": "consistent_hash", "compat": "ray"},
+    "session_affinity": {"policy": "session_affinity"},
+}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Microseconds of one `rank` call: the median round and the quietest."""
+
+    policy: str
+    replicas: int
+    median_us: float
+    best_us: float
+
+
+@dataclass(frozen=True)
+class RingBuild:
+    """Median milliseconds until the first lookup after a change of membership."""
+
+    replicas: int
+    cold_ms: float
+    """No replica's points are known."""
+    one_joins_ms: float
+    """All but one replica's points are known."""
+
+
+def make_candidates(replicas: int) -> Candidates:
+    """A fleet under Poisson load."""
+    dice = np.random.default_rng(7)
+    load = dice.poisson(MEAN_LOAD, replicas).astype(np.int64)
+    return Candidates(
+        membership=replicas,
+        slots=np.arange(replicas, dtype=np.intp),
+        ids=[f"replica-{i}" for i in range(replicas)],
+        in_flight=load,
+        in_flight_tokens=load * 1500 + dice.integers(0, 1500, replicas),
+    )
+
+
+def lookups(replicas: int) -> list[tuple[RequestFeatures, Candidates]]:
+    """One lookup a session, every second session pinned; all on the same columns."""
+    dice = random.Random(3)
+    fleet = make_candidates(replicas)
+    requests = []
+    for i in range(SESSIONS):
+        candidates = copy.copy(fleet)
+        candidates.pin = dice.randrange(replicas) if i % 2 else NO_SLOT
+        requests.append((RequestFeatures(request_id=f"request-{i}", session=f"session-{i}"), candidates))
+    return requests
+
+
+def rank_us(policy: Policy, requests: list[tuple[RequestFeatures, Candidates]], context: Context) -> float:
+    """Mean microseconds of a call over all the lookups."""
+    started_ns = time.perf_counter_ns()
+    for features, candidates in requests:
+        policy.rank(features, candidates, context)
+    return (time.perf_counter_ns() - started_ns) / len(requests) / 1000
+
+
+def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
+    context = Context(0.0, random.Random(1))
+    fleets = {replicas: lookups(replicas) for replicas in sizes}
+    policies = {label: build_policy(document) for label, document in DOCUMENTS.items()}
+    timings: dict[tuple[str, int], list[float]] = {(label, replicas): [] for label in policies for replicas in sizes}
+    for requests in fleets.values():
+        for policy in policies.values():
+            rank_us(policy, requests, context)  # builds the ring
+    for _ in range(rounds):
+        for (label, replicas), times in timings.items():
+            times.append(rank_us(policies[label], fleets[replicas], context))
+    return [
+        Ranking(label, replicas, round(statistics.median(times), 2), round(min(times), 2))
+        for (label, replicas), times in timings.items()
+    ]
+
+
+def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBuild:
+    full = make_candidates(replicas)
+    all_but_one = copy.copy(full)
+    all_but_one.membership, all_but_one.slots = replicas - 1, full.slots[1:]
+
+    def once(prepare: Callable[[Rings], object]) -> float:
+        rings = Rings(virtual_nodes)
+        prepare(rings)
+        started_ns = time.perf_counter_ns()
+        rings.of(full)
+        return (time.perf_counter_ns() - started_ns) / 1e6
+
+    def after_one_less(rings: Rings) -> None:
+        if len(all_but_one.slots):
+            rings.of(all_but_one)
+
+    cold = [once(lambda rings: None) for _ in range(rounds)]
+    join = [once(after_one_less) for _ in range(rounds)]
+    return RingBuild(replicas, round(statistics.median(cold), 2), round(statistics.median(join), 2))
+
+
+def print_row(label: str, cells: list[str]) -> None:
+    print(f"{label:<28}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.decide", description="Time policy.rank.")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[8, 100, 1000])
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    rankings = measure_ranking(options.replicas, options.rounds)
+    rings = [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas]
+    machine = {
+        "machine": f"{platform.machine()} {platform.system()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    if options.json:
+        result = {**machine, "rank_us": [asdict(row) for row in rankings], "ring_ms": [asdict(row) for row in rings]}
+        json.dump(result, sys.stdout, indent=2)
+        print()
+        return
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print_row("rank(), us: median (best)", [f"{replicas} replicas" for replicas in options.replicas])
+    for label in DOCUMENTS:
+        print_row(label, [f"{row.median_us:.1f} ({row.best_us:.1f})" for row in rankings if row.policy == label])
+    print_row("ring of 100 points each, ms", [f"{ring.replicas} replicas" for ring in rings])
+    print_row("from nothing", [f"{ring.cold_ms:.2f}" for ring in rings])
+    print_row("one replica joins", [f"{ring.one_joins_ms:.2f}" for ring in rings])
+
+
+if __name__ == "__main__":
+    main()
