@@ -13,7 +13,7 @@ from haproxy.errors import ConfigError
 from pointsman.errors import StartError
 
 DEFAULTS: dict[str, Any] = {
-    "binds": [{"host": "0.0.0.0", "port": 8000}],  # noqa: S104 -- clients come from elsewhere
+    "binds": [{"host": "0.0.0.0", "port": 8000}],
     "spop_address": "127.0.0.1:9101",
     "lookup_address": "127.0.0.1:9102",
     "ring_address": "127.0.0.1:9103",

@@ -89,6 +89,8 @@ class EdgePlan:
         argv = [*COMMAND, "engine", "sim", "--id", f"sim-{number}", "--register", self.admin_url]
         if self.engine_settings:
             argv += ["--config", str(self.run_dir / "engine.yaml")]
+        # HAProxy keeps connections for reuse: the replica must not be the one that closes them.
+        argv += ["--set", "keep_alive_s=75"]
         if self.options.model:
             argv += ["--set", f"model={self.options.model}"]
         return argv

@@ -14,16 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 
 import httpx
 import msgspec
 import structlog
-from haproxy.binary import find_binary
-from haproxy.process import HAProxyProcess
 from rich.console import Console
 
+from haproxy.binary import find_binary
 from haproxy.config import EdgeConfig, Server
 from haproxy.errors import HAProxyError
+from haproxy.process import HAProxyProcess
 from pointsman.child import MAX_BACKOFF_S, MIN_BACKOFF_S, Child
 from pointsman.errors import EXIT_CONFIGURATION, StartError
 from pointsman.plan import EdgePlan, UpOptions, plan
@@ -46,8 +47,6 @@ log = structlog.get_logger(__name__)
 def run_up(options: UpOptions) -> int:
     """Runs an edge until SIGTERM or SIGINT; the exit code. Raises StartError and its kin before anything started."""
     if options.engine == "vllm" and options.replicas:
-        from engine.vllm.launch import require_vllm
-
         require_vllm()
     find_binary()
     made = plan(options)
@@ -57,6 +56,16 @@ def run_up(options: UpOptions) -> int:
     finally:
         if made.owns_run_dir:
             shutil.rmtree(made.run_dir, ignore_errors=True)
+
+
+def require_vllm() -> None:
+    """Raises StartError when Ray or vLLM is not installed: better in the first second than in the first replica."""
+    for module in ("ray", "vllm"):
+        if find_spec(module) is None:
+            raise StartError(
+                f"--engine vllm needs the Python package {module!r}, which is not installed: "
+                "`pip install 'pointsman[engine]'` where there is a GPU, `make engine-cpu` where there is none"
+            )
 
 
 async def _supervise(made: EdgePlan) -> int:

@@ -11,7 +11,7 @@ import contextlib
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 import structlog
 import uvicorn
 import uvloop
-from haproxy.reconcile import Reconciler
-from haproxy.runtime_api import RuntimeAPI
 from starlette.applications import Starlette
 
+from haproxy.reconcile import Reconciler
+from haproxy.runtime_api import RuntimeAPI
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
@@ -162,8 +162,13 @@ class Router:
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
-            await self._serve_http(stack, "lookup", settings.lookup, LookupFront(self.decider).app())
-            await self._serve_http(stack, "admin", settings.admin.listen, self.admin.app())
+            await self._serve_http(
+                stack,
+                {
+                    "lookup": (settings.lookup, LookupFront(self.decider).app()),
+                    "admin": (settings.admin.listen, self.admin.app()),
+                },
+            )
             log.info(
                 "router serving",
                 policy=self.pipeline.policy.name,
@@ -190,22 +195,23 @@ class Router:
         server = await loop.create_server(protocol, sock=sock)
         stack.callback(server.close)
 
-    async def _serve_http(self, stack: AsyncExitStack, name: str, address: Listen, app: Starlette) -> None:
-        sock = self._bind(name, address)
-        server = _Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
-        )
-        task = asyncio.create_task(server.serve(sockets=[sock]), name=name)
+    async def _serve_http(self, stack: AsyncExitStack, fronts: Mapping[str, tuple[Listen, Starlette]]) -> None:
+        servers: dict[_Server, asyncio.Task[None]] = {}
 
         async def stop() -> None:
-            server.should_exit = True
-            await task
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*servers.values())
 
         stack.push_async_callback(stop)
-        while not server.started:
-            if task.done():
-                await task
-            await asyncio.sleep(0.005)
+        for name, (address, app) in fronts.items():
+            server = _Server(
+                uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            )
+            sock = self._bind(name, address)
+            task = servers[server] = asyncio.create_task(server.serve(sockets=[sock]), name=name)
+            while not server.started and not task.done():
+                await asyncio.sleep(0.005)
 
     def _bind(self, name: str, address: Listen) -> socket.socket:
         try:

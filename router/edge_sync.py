@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
-from haproxy.reconcile import DesiredServer, Observation, Reconciler
 
 from haproxy.errors import HAProxyError
+from haproxy.reconcile import DesiredServer, Observation, Reconciler
 from router.body_needs import BodyNeeds
 from router.clock import Clock
 from router.metrics import EdgeHealth

@@ -34,6 +34,7 @@ def configure(*, level: str = "info", fmt: LogFormat = "auto", component: str = 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request, heartbeats and polls included
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -31,7 +31,7 @@ MAX_GONE_REPLICAS = 1024
 
 
 class Histogram:
-    """Counts over fixed bounds in seconds: 0.3 us an observation, where a labelled metric of the client library takes 2."""
+    """Counts over fixed bounds in seconds: 0.3 us an observation, where a labelled client metric takes 2."""
 
     __slots__ = ("bounds", "counts", "total_s")
 
@@ -231,7 +231,7 @@ class StateCollector(Collector):
         yield from (finished, redispatched)
         for name, text, field in (
             ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
-            ("pointsman_first_token_seconds", "Request to first response byte; needs the first-token filter.", "first_token_s"),
+            ("pointsman_first_token_seconds", "Request to first token; needs the first-token filter.", "first_token_s"),
             ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
         ):  # fmt: skip
             yield _histogram(

@@ -127,7 +127,7 @@ class Pipeline:
         )
 
     def _policy_for(self, features: RequestFeatures) -> Policy:
-        """The policy named by the override header, with its default configuration; the active one for any other name."""
+        """The policy the override header names, with its defaults; the active one for any other name."""
         if not self._override_header:
             return self._policy
         policy = self._overrides.get(features.policy)

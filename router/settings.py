@@ -56,7 +56,7 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     host: str = "127.0.0.1"
     port: Port = 8001
     token: str = ""
-    """Bearer token of `/v1`. Required unless the address is loopback; `/metrics`, `/livez`, `/readyz` never ask for it."""
+    """Bearer token of `/v1`, required unless the address is loopback. `/metrics`, `/livez`, `/readyz` never ask."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
 
     @property

@@ -33,7 +33,8 @@ class FakeHAProxy:
         servers = {
             name: ObservedServer(
                 name=name, host=server.host, port=server.port, health="down" if name in self.down else "up",
-                admin="drain" if server.drain else "ready", sessions=self.sessions.get(name, 0), queued=0, id=1, checked=True,
+                admin="drain" if server.drain else "ready", sessions=self.sessions.get(name, 0),
+                queued=0, id=1, checked=True,
             )
             for name, server in desired.items()
         }  # fmt: skip

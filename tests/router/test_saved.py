@@ -32,7 +32,7 @@ def test_no_file_is_an_empty_state(tmp_path: Path) -> None:
     [
         pytest.param(b"{", "state_file", id="cut"),
         pytest.param(b'{"schema": %d}' % (SCHEMA_VERSION + 1), "is later than", id="later schema"),
-        pytest.param(b'{"schema": 1, "replicas": [{"id": "a b", "url": "", "host": "", "port": 1}]}', "regex", id="bad id"),
+        pytest.param(b'{"schema": 1, "replicas": [{"id": "a b", "url": "", "host": "", "port": 1}]}', "regex", id="id"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path, content: bytes, says: str) -> None:

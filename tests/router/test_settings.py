@@ -42,7 +42,7 @@ def test_a_policy_is_replaced_whole(tmp_path: Path) -> None:
         pytest.param("admin: {prot: 1}", {}, ["admin", "prot", "known fields are", "token"], id="unknown key"),
         pytest.param("edges: 1", {}, ["edges", "known fields are", "spop"], id="unknown section"),
         pytest.param("log: {level: loud}", {}, ["log.level", "loud"], id="not one of"),
-        pytest.param("", {"POINTSMAN_EDGE__INTERVAL_S": "-1"}, ["POINTSMAN_EDGE__INTERVAL_S", "-1", "> 0"], id="environment"),
+        pytest.param("", {"POINTSMAN_EDGE__INTERVAL_S": "-1"}, ["EDGE__INTERVAL_S", "-1", "> 0"], id="variable"),
         pytest.param("policy: {policy: nope}", {}, ["policy", "nope", "least_load"], id="unknown policy"),
         pytest.param("policy: {policy: least_load, by: words}", {}, ["by", "words"], id="bad policy value"),
         pytest.param("- 1", {}, ["router.yaml", "mapping"], id="not a mapping"),

