@@ -210,7 +210,8 @@ class Router:
             )
             sock = self._bind(name, address)
             task = servers[server] = asyncio.create_task(server.serve(sockets=[sock]), name=name)
-            while not server.started and not task.done():
+            # uvicorn has a flag, no event.
+            while not server.started and not task.done():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     def _bind(self, name: str, address: Listen) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import lru_cache
+from typing import cast
 
 import structlog
 
@@ -56,8 +57,8 @@ class SPOPProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self._metrics.spop_connections += 1
 
