@@ -1,0 +1,1 @@
+"""Real vLLM replicas: Ray actors that serve vLLM's own OpenAI API. Importable without Ray and vLLM."""
