@@ -23,7 +23,7 @@ from policies.ring import Rings, walk
 from policies.types import Candidates, Ranked, Reason, RequestFeatures
 
 DEFAULT_LOAD_FACTOR = 1.25
-"""HAProxy's documentation recommends 125 for its `hash-balance-factor`, from the same paper."""
+"""What HAProxy, after the same paper, writes as `hash-balance-factor 125`."""
 
 
 class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Requests in flight up to which a replica is never full, however idle the others are.",
+            description="With fewer requests in flight a replica is not full, however idle others are.",
         ),
     ] = 1
     compat: Annotated[

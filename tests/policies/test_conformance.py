@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from candidates import make_candidates, make_context, make_features, names
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.base import Needs, Policy
@@ -72,7 +72,6 @@ def fleets(draw: st.DrawFn) -> Candidates:
 class TestRanking:
     """`rank` on random fleets, sessions, limits and dice."""
 
-    @settings(deadline=None)
     @given(
         fleet=fleets(),
         session=st.text(max_size=8),
@@ -93,7 +92,6 @@ class TestRanking:
         assert scores == sorted(scores)
         assert all(isinstance(place.reason, Reason) for place in ranked)
 
-    @settings(deadline=None)
     @given(
         fleet=fleets(),
         session=st.text(max_size=8),
@@ -111,7 +109,6 @@ class TestRanking:
         longest = build_policy(document).rank(features, fleet, make_context(seed, limit=14))
         assert longest[:limit] == answers[0]
 
-    @settings(deadline=None)
     @given(fleet=fleets(), session=st.text(max_size=8), document=st.sampled_from(DOCUMENTS))
     def test_leaves_the_columns_alone(self, fleet: Candidates, session: str, document: dict[str, Any]) -> None:
         """The load table's columns are read, never written."""

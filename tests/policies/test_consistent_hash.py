@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 from candidates import make_candidates, make_context, make_features, names
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from plain_ring import PlainRing
 
@@ -67,7 +67,6 @@ def test_bound_is_exact_for_decimals() -> None:
     assert consistent_hash(load_factor=1.1).bound(49, 1) == 55
 
 
-@settings(deadline=None)
 @given(
     loads=st.lists(st.integers(0, 30), min_size=1, max_size=12),
     factor=st.sampled_from([1.0, 1.1, 1.25, 2.0]),

@@ -6,13 +6,12 @@ import itertools
 import random
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.dice import draw
 
 
-@settings(deadline=None)
 @given(seed=st.integers(), n=st.integers(1, 50), places=st.integers(1, 60))
 def test_draws_distinct_numbers(seed: int, n: int, places: int) -> None:
     """As many as asked for or there are, none twice, all below n."""
@@ -21,7 +20,6 @@ def test_draws_distinct_numbers(seed: int, n: int, places: int) -> None:
     assert all(0 <= number < n for number in drawn)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(), n=st.integers(1, 50))
 def test_a_longer_draw_begins_with_the_shorter(seed: int, n: int) -> None:
     """Asking for more places changes none of the first ones."""

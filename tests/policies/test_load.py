@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 from candidates import make_candidates
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.load import TAKEN, least, table_of
@@ -19,7 +19,6 @@ def test_unit_chooses_the_column() -> None:
     assert table_of(fleet, "tokens").tolist() == [10, 900]
 
 
-@settings(deadline=None)
 @given(loads=st.lists(st.integers(0, 6), min_size=1, max_size=20), seed=st.integers(), places=st.integers(1, 20))
 def test_least_is_a_prefix_of_a_sort(loads: list[int], seed: int, places: int) -> None:
     """The loads come out as sorting would give them, each with a position that carries it."""
