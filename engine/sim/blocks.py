@@ -33,6 +33,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     hashes: tuple[int, ...]
 
 
+class Removed(msgspec.Struct, frozen=True, gc=False):
+    """Blocks that were evicted, in order."""
+
+    hashes: tuple[int, ...]
+
+
 class Run:
     """Consecutive blocks of one chain with the same holders. Only `BlockCache` writes to it."""
 
@@ -69,10 +75,8 @@ class BlockCache:
         self.capacity = capacity
         self.blank = capacity
         self.idle = 0
-        self.stored: list[Stored] = []
-        """Content that arrived, oldest first; the owner empties it."""
-        self.removed: list[int] = []
-        """Hashes that were evicted, in order; the owner empties it."""
+        self.events: list[Stored | Removed] = []
+        """What came and went, in order; the owner empties it."""
         self._root = Run(None, [], 1)
         self._order = Run(None, [], 1)  # Sentinel of the ring of idle runs: its `newer` is the oldest of them.
         self._private = 0
@@ -162,6 +166,7 @@ class BlockCache:
     def _walk(self, hashes: Sequence[int], limit: int) -> tuple[Run, int, int]:
         """The deepest run on the chain, how many of its blocks match, and the blocks matched in all."""
         run, used, depth = self._root, 0, 0
+        limit = min(limit, len(hashes))
         while depth < limit:
             child = run.children.get(hashes[depth])
             if child is None:
@@ -231,7 +236,7 @@ class BlockCache:
             if used == len(fresh):
                 return tip
             del fresh[:used]
-        self.stored.append(Stored(tip.hashes[-1] if tip.hashes else None, tuple(fresh)))
+        self.events.append(Stored(tip.hashes[-1] if tip.hashes else None, tuple(fresh)))
         if tip.holders == 1 and not tip.children and tip is not self._root:
             tip.hashes += fresh
             return tip
@@ -244,14 +249,16 @@ class BlockCache:
         self.idle -= count
         self.blank += count
         order = self._order
+        gone: list[int] = []
         while count:
             run = order.newer
             assert run is not order and not run.children and run.parent is not None
             taken = min(count, len(run.hashes))
-            self.removed += reversed(run.hashes[-taken:])
+            gone += reversed(run.hashes[-taken:])
             if taken == len(run.hashes):
                 del run.parent.children[run.hashes[0]]
                 run.older.newer, run.newer.older = run.newer, run.older
             else:
                 del run.hashes[-taken:]
             count -= taken
+        self.events.append(Removed(tuple(gone)))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.sim.blocks import BlockCache, Lease, Stored
+from engine.sim.blocks import BlockCache, Lease, Removed, Stored
 from engine.sim.errors import SimConfigError
 from engine.sim.timing import DENSE_H100, Timing
 
@@ -76,8 +76,8 @@ class StepResult(msgspec.Struct, gc=False):
     preempted: list[str] = msgspec.field(default_factory=list)
     prefill_tokens: int = 0
     """Prompt tokens computed, those recomputed after a preemption included."""
-    stored: list[Stored] = msgspec.field(default_factory=list)
-    removed: list[int] = msgspec.field(default_factory=list)
+    events: list[Stored | Removed] = msgspec.field(default_factory=list)
+    """What entered and left the block cache, in order."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,8 +363,5 @@ class EngineModel:
         sequence.computed = tokens
 
     def _take_events(self, result: StepResult) -> None:
-        cache = self.cache
-        if cache.stored:
-            result.stored, cache.stored = cache.stored, []
-        if cache.removed:
-            result.removed, cache.removed = cache.removed, []
+        if self.cache.events:
+            result.events, self.cache.events = self.cache.events, []
