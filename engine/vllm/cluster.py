@@ -96,11 +96,3 @@ def _device(config: VllmConfig) -> Device:
             f"a replica needs {config.num_cpus:g} CPU (vllm.num_cpus), the Ray cluster has {total.get('CPU', 0.0):g}"
         )
     return device
-
-
-def free_resources() -> str:
-    """What the cluster has left, for a message: `CPU 1.5, GPU 0`."""
-    import ray
-
-    free: dict[str, float] = ray.available_resources()
-    return ", ".join(f"{name} {free.get(name, 0.0):g}" for name in ("CPU", "GPU"))

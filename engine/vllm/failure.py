@@ -30,9 +30,7 @@ _RAISED = re.compile(r"^(?:[a-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interr
 
 def start_failure(error: BaseException, logs: Iterable[str]) -> str:
     """One message for a failed start: the exception's own, or the first cause in the logs where it points there."""
-    message = _PYDANTIC.sub("", str(error)).strip()
-    if not message:
-        message = type(error).__name__
+    message = f"{type(error).__name__}: {_PYDANTIC.sub('', str(error)).strip()}"
     if _POINTS_ELSEWHERE in message:
         for log in logs:
             cause = first_cause(log)

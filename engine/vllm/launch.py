@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from engine.vllm import cluster, tiny_model
+from engine.vllm.actor import RayActor
 from engine.vllm.cluster import Say
 from engine.vllm.config import Device, VllmConfig
 from engine.vllm.errors import VllmConfigError, VllmError
-from engine.vllm.keeper import Keeper, Stop
+from engine.vllm.keeper import FleetState, Keeper
 
 
 def run(config: VllmConfig, *, say: Say | None = None) -> None:
@@ -44,20 +46,22 @@ def _model_path(config: VllmConfig) -> str:
 
 
 async def _run(config: VllmConfig, device: Device, model_path: str, say: Say) -> None:
-    fleet = Stop()
-
-    def stop() -> None:
-        if fleet.asked.is_set():
-            fleet.hurry.set()
-        fleet.asked.set()
-
+    fleet = FleetState()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):  # Ray's own handlers would end the cluster at once.
-        loop.add_signal_handler(name, stop)
+        loop.add_signal_handler(name, fleet.stop)
     try:
         async with asyncio.TaskGroup() as keepers:
             for number in range(1, config.replicas + 1):
-                keepers.create_task(Keeper(config, number, device, model_path, fleet, say).run())
+                keeper = Keeper(
+                    config.replica_id(number),
+                    partial(RayActor, config, number, device, model_path),
+                    fleet,
+                    say,
+                    drain_s=config.drain_s,
+                    start_timeout_s=config.start_timeout_s,
+                )
+                keepers.create_task(keeper.run())
     except BaseExceptionGroup as group:
         expected, others = group.split(VllmError)
         if expected is None or others is not None:

@@ -1,0 +1,66 @@
+"""The tiny model is the same every time, and made once."""
+
+from __future__ import annotations
+
+import json
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from engine.vllm.errors import VllmConfigError
+from engine.vllm.tiny_model import ARCHITECTURES, cached_tiny_model, make_tiny_model
+
+needs_tokenizers = pytest.mark.skipif(find_spec("tokenizers") is None, reason="tokenizers is not installed")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@needs_tokenizers
+def test_the_same_arguments_make_the_same_files(tmp_path: Path) -> None:
+    """Training the tokenizer and drawing the weights are both seeded; another seed changes only the weights."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make_tiny_model(tmp_path / name, seed=seed)
+    a, b, c = (files(tmp_path / name) for name in "abc")
+    assert a == b
+    assert {name for name in a if a[name] != c[name]} == {"model.safetensors"}
+
+
+@needs_tokenizers
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_weights_file_is_sound(arch: str, tmp_path: Path) -> None:
+    """Header and tensors of the safetensors file fit together, without gaps, two bytes a number."""
+    make_tiny_model(tmp_path, arch=arch)
+    data = (tmp_path / "model.safetensors").read_bytes()
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__")
+    at = 0
+    for name, tensor in header.items():
+        count = 1
+        for length in tensor["shape"]:
+            count *= length
+        assert tensor["data_offsets"] == [at, at + 2 * count], name
+        at += 2 * count
+    assert 8 + size + at == len(data)
+    assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == 4096
+
+
+@needs_tokenizers
+def test_the_cache_makes_a_model_once(tmp_path: Path) -> None:
+    """The second call answers the same folder without writing to it; nothing half made is left."""
+    first = cached_tiny_model(tmp_path, weights=False)
+    made_ns = (first / "config.json").stat().st_mtime_ns
+    assert cached_tiny_model(tmp_path, weights=False) == first
+    assert (first / "config.json").stat().st_mtime_ns == made_ns
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    assert not (first / "model.safetensors").exists()
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    """The error names those there are."""
+    with pytest.raises(VllmConfigError, match="expected one of qwen3, llama, qwen3moe"):
+        make_tiny_model(tmp_path, arch="bert")
