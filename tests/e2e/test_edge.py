@@ -1,0 +1,185 @@
+"""A whole edge in quiet weather: `pointsman up`, the real HAProxy, simulated replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import httpx
+import pytest
+from edge import read_stream, running_up, until
+from openai import AsyncOpenAI
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_an_openai_client_streams_through_the_edge() -> None:
+    """Tokens arrive one by one; the response names replica, reason and request."""
+    async with running_up(2) as edge:
+        client = AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0)
+        answer = await client.chat.completions.with_raw_response.create(
+            model="sim",
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=16,
+            stream=True,
+            extra_body={"ignore_eos": True},
+            extra_headers={"x-session-id": "s"},
+        )
+        chunks = [chunk async for chunk in answer.parse()]
+        assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == 16
+        assert answer.headers["x-pointsman-replica"] in ("sim-1", "sim-2")
+        assert answer.headers["x-pointsman-reason"] == "least-load"
+        assert answer.headers["x-request-id"] in chunks[0].id
+        await client.close()
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_sessions_stick_and_strangers_spread(lookup: str) -> None:
+    """A session keeps its replica; requests without a key use all of them. The same over both lookups."""
+    async with running_up(3, "--lookup", lookup) as edge:
+        for session in ("a", "b", "c"):
+            answers = [await edge.chat(session=session) for _ in range(4)]
+            assert len({answer.headers["x-pointsman-replica"] for answer in answers}) == 1
+            assert {answer.headers["x-pointsman-reason"] for answer in answers[1:]} == {"session-pin"}
+        strangers = await asyncio.gather(*(edge.chat(f"prompt {n}") for n in range(60)))
+        assert {answer.status_code for answer in strangers} == {200}
+        assert len({answer.headers["x-pointsman-replica"] for answer in strangers}) == 3
+        # The body's own session key counts where no header has one.
+        by_body = [await edge.chat(prompt_cache_key="conversation-7") for _ in range(3)]
+        assert [answer.headers["x-pointsman-reason"] for answer in by_body[1:]] == ["session-pin"] * 2
+
+
+@pytest.mark.parametrize("policy", ["consistent_hash", "session_affinity"])
+async def test_keyless_requests_spread_evenly(policy: str) -> None:
+    """No key must not mean one constant key: 120 requests one after another over 4 replicas, each gets its share.
+
+    Least load with dice among equals: 30 expected each, 4.7 standard deviation; under 12 would be four of them.
+    """
+    async with running_up(4, "--policy", policy) as edge:
+        served = Counter([(await edge.chat(f"prompt {n}")).headers["x-pointsman-replica"] for n in range(120)])
+        assert sorted(served) == ["sim-1", "sim-2", "sim-3", "sim-4"]
+        assert min(served.values()) >= 12, served
+
+
+async def test_policies_change_live_under_load() -> None:
+    """Six policies one after another while requests flow: no error, and each policy's reason is seen."""
+    async with running_up(3) as edge:
+        stop = asyncio.Event()
+        reasons: Counter[str] = Counter()
+        statuses: Counter[int] = Counter()
+
+        async def ask(number: int) -> None:
+            while not stop.is_set():
+                answer = await edge.chat(session=f"s{number}")
+                statuses[answer.status_code] += 1
+                reasons[answer.headers["x-pointsman-reason"]] += 1
+
+        asking = [asyncio.create_task(ask(n)) for n in range(8)]
+        expected = {
+            "round_robin": "round-robin",
+            "random": "random",
+            "least_load": "least-load",
+            "power_of_two": "power-of-two",
+            "consistent_hash": "hash",
+            "session_affinity": "session-pin",
+        }
+        for policy, reason in expected.items():
+            assert (await edge.put_policy({"policy": policy})).status_code == 200
+            before = reasons[reason]
+
+            async def seen(reason: str = reason, before: int = before) -> bool:
+                return reasons[reason] >= before + 5
+
+            await until(seen)
+        refused = await edge.put_policy({"policy": "least_load", "by": "words"})
+        assert refused.status_code == 422 and "words" in refused.text
+        stop.set()
+        await asyncio.gather(*asking)
+        assert set(statuses) == {200}
+        await until(edge.idle)
+
+
+async def test_a_policy_may_be_named_for_one_request_only_where_enabled() -> None:
+    """Enabled, the header decides that one request; not enabled, it is stripped and ignored."""
+    header = {"x-pointsman-policy": "random"}
+    body = {"model": "sim", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    async with running_up(2, router={"override_header": True}) as edge:
+        overridden = await edge.client.post("/v1/chat/completions", json=body, headers=header)
+        plain = await edge.client.post("/v1/chat/completions", json=body)
+        assert overridden.headers["x-pointsman-reason"] == "random"
+        assert plain.headers["x-pointsman-reason"] == "least-load"
+    async with running_up(1) as edge:
+        ignored = await edge.client.post("/v1/chat/completions", json=body, headers=header)
+        assert ignored.headers["x-pointsman-reason"] == "least-load"
+
+
+async def test_an_empty_edge_is_joined_and_left_through_the_admin_api() -> None:
+    """Without a replica: a JSON 503, never HTML. A plain endpoint joins by URL and serves; deleted, it is gone."""
+    async with running_up(1) as other, running_up(0) as edge:
+        nobody = await edge.chat()
+        assert nobody.status_code == 503 and "error" in nobody.json()
+        url = (await other.replicas())["sim-1"]["url"]
+        joined = await edge.admin.put("/v1/replicas/plain", json={"url": url, "model": "sim"})
+        assert joined.status_code == 201
+
+        async def serves() -> bool:
+            return (await edge.states()) == {"plain": "up"}
+
+        await until(serves)
+        assert (await edge.chat()).headers["x-pointsman-replica"] == "plain"
+        assert (await edge.admin.delete("/v1/replicas/plain")).status_code == 204
+
+        async def gone() -> bool:
+            return "plain" not in await edge.haproxy("show servers state fleet")
+
+        await until(gone)
+        assert (await edge.chat()).status_code == 503
+
+
+async def test_a_request_for_an_unknown_model_gets_the_replicas_own_404() -> None:
+    """With two models registered the name decides; an unknown one is the replica's to refuse."""
+    async with running_up(1) as edge:
+        url = (await edge.replicas())["sim-1"]["url"]
+        await edge.admin.put("/v1/replicas/other", json={"url": url, "model": "another"})
+
+        async def both_up() -> bool:
+            return set((await edge.states()).values()) == {"up"}
+
+        await until(both_up)
+
+        async def by_name() -> bool:
+            answers = [await edge.chat(model="sim") for _ in range(6)]
+            return {a.headers["x-pointsman-replica"] for a in answers} == {"sim-1"}
+
+        await until(by_name)
+        unknown = await edge.chat(model="gpt-9")
+        assert unknown.status_code == 404 and "gpt-9" in unknown.text
+        assert unknown.headers["x-pointsman-reason"] == "no-candidates"
+
+
+async def test_streams_flow_over_h2_too() -> None:
+    """HTTP/2 with prior knowledge on the same port: twenty streams on one connection."""
+    async with running_up(2, engine={"timing": "fast", "token_interval_ms": 2}) as edge:
+        async with httpx.AsyncClient(base_url=edge.url, http1=False, http2=True, timeout=30) as client:
+            served = await asyncio.gather(*(read_stream(edge, tokens=20, client=client) for _ in range(20)))
+        assert {count for _, count in served} == {20}
+        assert len({replica for replica, _ in served}) == 2
+
+
+async def test_operators_see_what_happened() -> None:
+    """Router and HAProxy metrics, health, and every replica's state after a handful of requests."""
+    async with running_up(2) as edge:
+        for number in range(10):
+            await edge.chat(session=f"s{number}")
+        assert (await edge.admin.get("/readyz")).text == "ok\n"
+
+        async def counted() -> bool:
+            metrics = await edge.metrics()
+            return sum(v for k, v in metrics.items() if k.startswith("pointsman_requests_total")) == 10
+
+        await until(counted)
+        metrics = await edge.metrics()
+        assert metrics["pointsman_haproxy_up"] == 1
+        assert metrics["pointsman_fail_open_total"] == 0
+        assert metrics["pointsman_lookup_seconds_count"] == 10
+        await until(edge.idle)

@@ -1,0 +1,210 @@
+"""A whole edge for tests: `pointsman up` as a process, its parts found by their command lines, its API at hand.
+
+If the test inside fails, the ends of all logs become notes of its exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+READY = re.compile(r"ready: (http://\S+)  admin: (http://\S+)")
+
+REACH_S = 30.0
+"""How long a test waits for what must happen; nothing is asserted about time."""
+
+START_S = 90.0
+STOP_S = 60.0
+LOG_TAIL = 3000
+
+
+async def until(condition: Callable[[], Awaitable[object]], within_s: float = REACH_S) -> None:
+    """Return once `condition` holds. TimeoutError after `within_s`."""
+    async with asyncio.timeout(within_s):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+class RunningEdge:
+    """One `pointsman up` that is ready."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str, admin_url: str, run_dir: Path) -> None:
+        self.process = process
+        self.url = url
+        self.admin_url = admin_url
+        self.run_dir = run_dir
+        limits = httpx.Limits(max_connections=1000)
+        self.client = httpx.AsyncClient(base_url=url, timeout=60.0, limits=limits)
+        self.admin = httpx.AsyncClient(base_url=admin_url, timeout=10.0)
+
+    # Talking to it
+
+    async def chat(self, content: str = "hello", *, session: str | None = None, **body: Any) -> httpx.Response:
+        """One chat completion, not streamed unless `stream=True` (then read whole)."""
+        headers = {"x-session-id": session} if session else {}
+        whole = {"model": "sim", "messages": [{"role": "user", "content": content}], "max_tokens": 4} | body
+        return await self.client.post("/v1/chat/completions", json=whole, headers=headers)
+
+    async def replicas(self) -> dict[str, dict[str, Any]]:
+        return {r["id"]: r for r in (await self.admin.get("/v1/replicas")).json()["replicas"]}
+
+    async def states(self) -> dict[str, str]:
+        return {replica: view["state"] for replica, view in (await self.replicas()).items()}
+
+    async def metrics(self) -> dict[str, float]:
+        """Samples of the router by name and labels as scraped."""
+        text = (await self.admin.get("/metrics")).text
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    async def put_policy(self, document: dict[str, Any]) -> httpx.Response:
+        return await self.admin.put("/v1/policy", json=document)
+
+    async def idle(self) -> bool:
+        """Whether nothing is in flight anywhere: not by the router's count, not by HAProxy's."""
+        views = (await self.replicas()).values()
+        reservations = (await self.metrics())["pointsman_reservations"]
+        return not reservations and all(v["in_flight"] == v["in_flight_tokens"] == 0 for v in views)
+
+    async def haproxy(self, command: str) -> str:
+        """One Runtime API command."""
+        reader, writer = await asyncio.open_unix_connection(str(self.run_dir / "admin.sock"))
+        writer.write(command.encode() + b"\n")
+        answer = await reader.read()
+        writer.close()
+        return answer.decode()
+
+    # Its processes
+
+    def part(self, *words: str) -> psutil.Process:
+        """The one child whose command line holds these words in a row."""
+        found = [child for child in psutil.Process(self.process.pid).children() if _has(child, words)]
+        assert len(found) == 1, f"{words}: {found}"
+        return found[0]
+
+    def router(self) -> psutil.Process:
+        return self.part("pointsman", "router")
+
+    def replica(self, replica_id: str) -> psutil.Process:
+        return self.part("--id", replica_id)
+
+    def tree(self) -> list[psutil.Process]:
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signals `up` and waits for its end; its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(STOP_S):
+            return await self.process.wait()
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self.admin.aclose()
+        survivors = self.tree() if self.process.returncode is None else []
+        if self.process.returncode is None:
+            try:
+                await self.stop()
+            except TimeoutError:
+                for process in survivors:
+                    process.kill()
+                await self.process.wait()
+
+
+def _has(process: psutil.Process, words: tuple[str, ...]) -> bool:
+    try:
+        line = process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    return any(tuple(line[at : at + len(words)]) == words for at in range(len(line)))
+
+
+def up_argv(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pointsman", "up", *arguments]
+
+
+async def start_up(*arguments: str) -> asyncio.subprocess.Process:
+    """`pointsman up` with pipes, whatever becomes of it."""
+    return await asyncio.create_subprocess_exec(
+        *up_argv(*arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+
+
+@asynccontextmanager
+async def running_up(
+    replicas: int = 2, *arguments: str, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
+) -> AsyncIterator[RunningEdge]:
+    """An edge with simulated replicas; `engine`, `router` and `haproxy` are sections of its configuration file."""
+    with tempfile.TemporaryDirectory(prefix="pm-", ignore_cleanup_errors=True) as folder:
+        run_dir = Path(folder) / "run"
+        config = Path(folder) / "up.yaml"
+        config.write_text(yaml.safe_dump({"engine": {"timing": "fast", **(engine or {})}, **sections}))
+        with (Path(folder) / "up.log").open("wb") as log_file:
+            process = await asyncio.create_subprocess_exec(
+                *up_argv(
+                    *("--replicas", str(replicas), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
+                    *("--run-dir", str(run_dir), "--config", str(config), *arguments),
+                ),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log_file,
+            )
+        edge = None
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(START_S):
+                line = (await process.stdout.readline()).decode()
+            ready = READY.search(line)
+            assert ready, f"up did not become ready: {line!r}"
+            edge = RunningEdge(process, ready[1], ready[2], run_dir)
+            yield edge
+        except BaseException as error:
+            for log in (Path(folder) / "up.log", *sorted((run_dir / "log").glob("*.log"))):
+                error.add_note(f"--- {log.name}\n{log.read_text(errors='replace')[-LOG_TAIL:]}")
+            raise
+        finally:
+            if edge is not None:
+                await edge.close()
+            elif process.returncode is None:
+                process.terminate()
+                await process.wait()
+            process._transport.close()  # type: ignore[attr-defined]
+
+
+async def read_stream(
+    edge: RunningEdge, *, tokens: int, session: str | None = None, client: httpx.AsyncClient | None = None
+) -> tuple[str, int]:
+    """A streamed chat read to its end: the replica that served and the number of tokens. Raises when it was cut."""
+    headers = {"x-session-id": session} if session else {}
+    body = {
+        "model": "sim",
+        "stream": True,
+        "ignore_eos": True,
+        "max_tokens": tokens,
+        "messages": [{"role": "user", "content": f"stream {session} {os.urandom(4).hex()}"}],
+    }
+    count = 0
+    done = False
+    async with (client or edge.client).stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
+        assert answer.status_code == 200, (answer.status_code, await answer.aread())
+        async for line in answer.aiter_lines():
+            if line == "data: [DONE]":
+                done = True
+            elif line.startswith("data: "):
+                choices = json.loads(line[6:])["choices"]
+                count += bool(choices and choices[0]["delta"].get("content"))
+    assert done, "the stream was cut"
+    return answer.headers["x-pointsman-replica"], count
