@@ -55,7 +55,11 @@ _NO_IDS = b"\x00\x00"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds on what one peer may make us hold. Beyond one of them is a `ProtocolError`."""
+    """Bounds on what one peer may make us hold. Beyond one of them is a `ProtocolError`.
+
+    UsageError for `max_frame_size` below 256 (SPOE.txt 3.2) or `max_value_bytes` below 240: shorter values are not
+    measured.
+    """
 
     max_frame_size: int = 1024 * 1024 - LENGTH_BYTES
     """Bytes of a frame without its length. HAProxy offers `tune.bufsize` - 4; this is that for 1 MiB."""
@@ -69,14 +73,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_name_bytes: int = 255
     """Length of a message's or an argument's name."""
     max_value_bytes: int = 1024 * 1024
-    """Length of one STRING or BINARY. Not below 240: shorter ones are not looked at."""
+    """Length of one STRING or BINARY; of use below `max_frame_size`."""
+
+    def __post_init__(self) -> None:
+        if self.max_frame_size < MIN_MAX_FRAME_SIZE:
+            raise UsageError(f"max_frame_size is {self.max_frame_size}, expected at least {MIN_MAX_FRAME_SIZE}")
+        if self.max_value_bytes < ONE_BYTE_LIMIT:
+            raise UsageError(f"max_value_bytes is {self.max_value_bytes}, expected at least {ONE_BYTE_LIMIT}")
 
 
 class Vocabulary:
     """Names seen on a connection, decoded once: HAProxy's configuration has tens of them and repeats them for ever.
 
-    An argument's *head* is its name and the type byte behind it, as they stand in the frame. Looking a head up whole
-    takes half the time of reading its parts. Either table has at most `MAX_NAMES` entries; what finds no room is
+    An argument's *head* is its name and the type byte behind it, as they stand in the frame. Looking heads up whole
+    saves a sixth of the time a NOTIFY takes. Either table has at most `MAX_NAMES` entries; what finds no room is
     decoded again next time.
     """
 

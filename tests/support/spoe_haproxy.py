@@ -7,6 +7,7 @@ HAProxy checks the agent with `option spop-check` as soon as it runs: the agent'
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,7 +41,7 @@ backend agents
 
 
 class RealHAProxy:
-    """A running HAProxy; `status` and `header` are of the answer to `get`."""
+    """A running HAProxy: requests to its frontend, commands to its stats socket."""
 
     def __init__(self, run: Path, process: asyncio.subprocess.Process) -> None:
         self._run = run
@@ -67,16 +68,17 @@ class RealHAProxy:
         return answer.decode()
 
     async def agent_status(self) -> str:
-        """Health of the agent's server: "UP", "DOWN", "UP 1/2", ... and what the last check said."""
+        """Health of the agent's server and what its last finished check said, like "UP L7OK"."""
         for line in (await self.admin("show stat agents 4 -1")).splitlines():
             if line.startswith("agents,agent,"):
                 fields = line.split(",")
-                return f"{fields[17]} {fields[36]}"
+                # "* " says that a check is under way.
+                return f"{fields[17]} {fields[36].removeprefix('* ')}"
         raise AssertionError("HAProxy has no server agents/agent")
 
     async def stop_softly(self) -> None:
         """Ask HAProxy to finish what it does and leave (SIGUSR1); returns when it has."""
-        self.process.send_signal(10)
+        self.process.send_signal(signal.SIGUSR1)
         await self.process.wait()
 
 

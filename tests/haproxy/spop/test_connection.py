@@ -280,7 +280,7 @@ def test_a_frame_of_the_greatest_size_is_taken() -> None:
 def test_hello_larger_than_our_limit() -> None:
     """Our own limit holds for HELLO, before anything is agreed."""
     with pytest.raises(ProtocolError) as caught:
-        SPOPConnection(Limits(max_frame_size=128)).receive_data(spop_peer.hello())
+        SPOPConnection(Limits(max_frame_size=256)).receive_data(spop_peer.hello(engine_id="e" * 200))
     assert caught.value.status is Status.TOO_BIG
 
 

@@ -340,6 +340,13 @@ def test_refused_payloads(payload: bytes, limits: Limits, why: str) -> None:
     assert caught.value.status is Status.INVALID
 
 
+@pytest.mark.parametrize("limit", [{"max_frame_size": 255}, {"max_value_bytes": 239}], ids=str)
+def test_limits_that_cannot_hold(limit: dict[str, int]) -> None:
+    """A limit below what SPOP needs, or below what is measured, is refused by name."""
+    with pytest.raises(UsageError, match=next(iter(limit))):
+        Limits(**limit)
+
+
 def test_limits_are_reached_without_harm() -> None:
     """A limit is the greatest allowed value, not the first forbidden one."""
     limits = Limits(max_name_bytes=2, max_args=1, max_messages=2, max_value_bytes=300)
