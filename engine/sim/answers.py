@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.sim.http import Exchange
-from engine.sim.prompts import WORDS, Answer
+from engine.sim.prompts import WORD_MASK, WORDS, Answer
 from engine.sim.wire import Finished, Usage, Wire
-
-_WORD_MASK = len(WORDS) - 1
 
 
 class Choice:
-    """One sequence in the engine: what it will say and how much of it was computed and sent."""
+    """One sequence in the engine: what it will say, and how many of its tokens were computed and sent."""
 
     __slots__ = ("answer", "computed", "head", "index", "reply", "request_id", "sent", "tail", "tokens")
 
@@ -38,67 +36,58 @@ class Choice:
 
 
 class Reply:
-    """The whole answer of one exchange, sent when the last choice is computed. Base of `StreamReply`."""
+    """An answer in one piece, sent when its last choice is computed."""
 
-    def __init__(
-        self, exchange: Exchange, wire: Wire, prompt_tokens: int, full_block_tokens: int, arrived_s: float
-    ) -> None:
+    def __init__(self, exchange: Exchange, wire: Wire, on_finished: Callable[[Reply], None], arrived_s: float) -> None:
         self.exchange = exchange
         self.wire = wire
-        self.choices: list[Choice] = []
         self.arrived_s = arrived_s
-        self.on_finished: Callable[[Reply], None] | None = None
-        self.prompt_tokens = prompt_tokens
-        self._full_block_tokens = full_block_tokens
-        self._cached = 0
-        self._open = False
-        self._left = 0
+        self.choices: list[Choice] = []
+        self.prompt_tokens = 0
+        self.full_block_tokens = 0
+        """Tokens of the first prompt that fill whole blocks: those that can be cached."""
+        self._on_finished = on_finished
+        self._cached = -1
+        self._unfinished = 0
 
     def add(self, choice: Choice) -> None:
-        """One more choice; all are added before the first token."""
+        """One more choice; all are added before `begin`."""
         self.choices.append(choice)
-        self._left += 1
+        self._unfinished += 1
 
     def begin(self) -> None:
-        """The engine has accepted everything."""
+        """Everything is queued."""
 
     def first(self, cached: int) -> None:
-        """A choice is about to get its first token; `cached` prompt tokens were resident."""
-        if not self._open:
-            self._open = True
+        """A choice is about to get its first token; `cached` of its prompt tokens were resident."""
+        if self._cached < 0:
             self._cached = cached
-            self._opened()
+            self._open()
 
     def token(self, choice: Choice) -> None:
         """A choice got one token."""
         choice.computed += 1
         if choice.computed == choice.tokens:
-            self._choice_finished()
+            self._finish_choice()
 
-    def _opened(self) -> None:
-        pass
+    def _open(self) -> None:
+        """The first token of all is about to be sent."""
 
-    def _choice_finished(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.exchange.respond(200, self.wire.whole(self._usage(), self._finished()), headers=[("vary", "Origin")])
-            self._done()
+    def _finish_choice(self) -> None:
+        self._unfinished -= 1
+        if not self._unfinished:
+            completion = sum(choice.tokens for choice in self.choices)
+            created = max(0, self.full_block_tokens - self._cached)
+            finished = [Finished(c.index, c.answer.text(0, c.tokens), c.reason) for c in self.choices]
+            self._close(Usage(self.prompt_tokens, completion, self._cached, created), finished)
+            self._on_finished(self)
 
-    def _done(self) -> None:
-        if self.on_finished is not None:
-            self.on_finished(self)
-
-    def _usage(self) -> Usage:
-        completion = sum(choice.tokens for choice in self.choices)
-        created = max(0, self._full_block_tokens - self._cached)
-        return Usage(self.prompt_tokens, completion, self._cached, created)
-
-    def _finished(self) -> list[Finished]:
-        return [Finished(c.index, c.answer.text(0, c.tokens), c.reason) for c in self.choices]
+    def _close(self, usage: Usage, finished: list[Finished]) -> None:
+        self.exchange.respond(200, self.wire.whole(usage, finished))
 
 
 class StreamReply(Reply):
-    """The answer as server-sent events, one for each token while the client keeps up."""
+    """An answer as server-sent events, one for each token while the client keeps up."""
 
     def add(self, choice: Choice) -> None:
         super().add(choice)
@@ -119,11 +108,11 @@ class StreamReply(Reply):
         if choice.computed == sent + 1 < choice.tokens and choice.head:
             answer = choice.answer
             choice.sent = sent + 1
-            exchange.write(choice.head + WORDS[(answer.start + sent * answer.stride) & _WORD_MASK] + choice.tail)
+            exchange.write(choice.head + WORDS[(answer.start + sent * answer.stride) & WORD_MASK] + choice.tail)
         else:
             self._send(choice)
 
-    def _opened(self) -> None:
+    def _open(self) -> None:
         if opening := self.wire.opening(self.prompt_tokens):
             self.exchange.write(opening)
 
@@ -136,11 +125,11 @@ class StreamReply(Reply):
             return
         if last := self.wire.last(choice.index, text, choice.reason):
             self.exchange.write(last)
-        self._left -= 1
-        if not self._left:
-            self.exchange.write(self.wire.closing(self._usage(), self._finished()))
-            self.exchange.finish()
-            self._done()
+        self._finish_choice()
+
+    def _close(self, usage: Usage, finished: list[Finished]) -> None:
+        self.exchange.write(self.wire.closing(usage, finished))
+        self.exchange.finish()
 
     def _catch_up(self) -> None:
         for choice in self.choices:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -160,9 +159,7 @@ def chat(values: dict[str, Any]) -> Ask:
     limit = fields.integer("max_completion_tokens")
     if limit is None:
         limit = fields.integer("max_tokens")
-    ask = _ask(fields, [chat_prompt(messages, values.get("tools"))], limit)
-    ask.cache_salt = fields.text("cache_salt") or ""
-    return ask
+    return _openai(fields, _ask(fields, [chat_prompt(messages, values.get("tools"))], limit))
 
 
 def completion(values: dict[str, Any]) -> Ask:
@@ -172,9 +169,7 @@ def completion(values: dict[str, Any]) -> Ask:
     if prompt is None or prompt == "":
         raise _refused("Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt")
     limit = fields.integer("max_tokens")
-    ask = _ask(fields, _prompts(prompt), 16 if limit is None else limit)
-    ask.cache_salt = fields.text("cache_salt") or ""
-    return ask
+    return _openai(fields, _ask(fields, _prompts(prompt), 16 if limit is None else limit))
 
 
 def response(values: dict[str, Any]) -> Ask:
@@ -207,26 +202,12 @@ def message(values: dict[str, Any]) -> Ask:
     return _ask(fields, [chat_prompt(messages, values.get("tools"))], fields.integer("max_tokens"))
 
 
-READERS: dict[str, Callable[[dict[str, Any]], Ask]] = {
-    "/v1/chat/completions": chat,
-    "/v1/completions": completion,
-    "/v1/responses": response,
-    "/v1/messages": message,
-}
-
-
 def _ask(fields: Fields, prompts: list[Prompt], max_tokens: int | None) -> Ask:
     """The fields all four share."""
     if max_tokens is not None and max_tokens < 1:
         raise _refused(
             f"max_tokens must be at least 1, got {max_tokens}. (parameter=max_tokens, value={max_tokens})", "max_tokens"
         )
-    choices = fields.integer("n")
-    choices = 1 if choices is None else choices
-    if choices < 1:
-        raise _refused(f"n must be at least 1, got {choices}. (parameter=n, value={choices})", "n")
-    if choices * len(prompts) > SEQUENCES_MAX:
-        raise _refused(f"n must be at most {SEQUENCES_MAX}, got {choices}. (parameter=n, value={choices})", "n")
     stop = fields.values.get("stop")
     if stop is not None and not isinstance(stop, str | list):
         raise _validation("string_type", "stop", "Input should be a valid string", stop)
@@ -240,13 +221,29 @@ def _ask(fields: Fields, prompts: list[Prompt], max_tokens: int | None) -> Ask:
     return Ask(
         model=fields.text("model") or "",
         prompts=prompts,
-        choices=choices,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         ignore_eos=fields.flag("ignore_eos"),
         stream=fields.flag("stream"),
-        include_usage=fields.object("stream_options").flag("include_usage"),
     )
+
+
+def _openai(fields: Fields, ask: Ask) -> Ask:
+    """What the two completion APIs have besides."""
+    choices = fields.integer("n")
+    ask.choices = 1 if choices is None else choices
+    if ask.choices < 1:
+        raise _refused(f"n must be at least 1, got {choices}. (parameter=n, value={choices})", "n")
+    if ask.choices * len(ask.prompts) > SEQUENCES_MAX:
+        text = f"n must be at most {SEQUENCES_MAX}, got {choices}. To increase this limit, set the "
+        raise _refused(text + "VLLM_MAX_N_SEQUENCES environment variable.", None)
+    options = fields.object("stream_options")
+    if options.values and not ask.stream:
+        text = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
+        raise _refused(text, "stream_options")
+    ask.include_usage = options.flag("include_usage")
+    ask.cache_salt = fields.text("cache_salt") or ""
+    return ask
 
 
 def _prompts(prompt: object) -> list[Prompt]:

@@ -14,8 +14,8 @@ class EngineSimError(Exception):
     """Base of everything the simulated engine raises on purpose."""
 
 
-class SimConfigError(EngineSimError):
-    """A configuration that cannot work."""
+class SimConfigError(EngineSimError, ValueError):
+    """A configuration that cannot work. A ValueError too, so that msgspec reports it like its own findings."""
 
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(f"{key}: {value!r}: expected {expected}")
@@ -33,9 +33,13 @@ class RequestError(EngineSimError):
         self.kind = kind
         self.message = message
         self.param = param
+        self.anthropic = False
+        """Worded as `/v1/messages` words what its own handler refuses."""
 
     def body(self) -> bytes:
         """The JSON body, keys in vLLM's order."""
+        if self.anthropic:
+            return msgspec.json.encode({"type": "error", "error": {"type": self.kind, "message": self.message}})
         return msgspec.json.encode(
             {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
         )

@@ -36,7 +36,17 @@ Headers = list[tuple[bytes, bytes]]
 class Exchange:
     """One request and its response. The handler answers with `respond`, or with `start`, `write` and `finish`."""
 
-    __slots__ = ("_connection", "body", "headers", "keep_alive", "method", "on_lost", "on_writable", "target", "url")
+    __slots__ = (
+        "_connection",
+        "body",
+        "headers",
+        "keep_alive",
+        "method",
+        "on_lost",
+        "on_writable",
+        "refusal",
+        "target",
+    )
 
     def __init__(self, connection: Connection, method: str, target: bytes, headers: Headers, keep_alive: bool) -> None:
         self._connection = connection
@@ -45,6 +55,8 @@ class Exchange:
         self.headers = headers
         self.keep_alive = keep_alive
         self.body = b""
+        self.refusal: tuple[int, bytes] | None = None
+        """Status and text for what never became a request."""
         self.on_lost: Callable[[], None] | None = None
         """Called once if the client leaves before `finish`."""
         self.on_writable: Callable[[], None] | None = None
@@ -84,13 +96,12 @@ class Exchange:
         if content_type:
             lines.append(b"content-type: " + content_type.encode())
         lines += [f"{name}: {value}".encode("latin-1") for name, value in headers]
-        self.write(self._head(status, lines) + (b"" if self.method == "HEAD" else body))
+        self.write(self._head(status, lines, []) + (b"" if self.method == "HEAD" else body))
         self.finish()
 
     def start(self, content_type: str) -> None:
         """Send the head of a chunked response; what follows is `write`n in chunk framing."""
-        lines = [b"content-type: " + content_type.encode(), b"vary: Origin", b"transfer-encoding: chunked"]
-        self.write(self._head(200, lines))
+        self.write(self._head(200, [b"content-type: " + content_type.encode()], [b"transfer-encoding: chunked"]))
 
     def write(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -107,20 +118,23 @@ class Exchange:
         """Cut the connection with a TCP reset, whatever was sent."""
         self._connection.reset()
 
-    def _head(self, status: int, lines: list[bytes]) -> bytes:
-        if not self.keep_alive:
-            lines.append(b"connection: close")
-        date = self._connection.service.date()
-        head = b"HTTP/1.1 %d %b\r\ndate: %b\r\nserver: uvicorn\r\n" % (status, REASONS.get(status, b""), date)
-        return head + b"\r\n".join(lines) + b"\r\n\r\n"
+    def _head(self, status: int, lines: list[bytes], framing: list[bytes]) -> bytes:
+        service = self._connection.service
+        head = b"HTTP/1.1 %d %b\r\ndate: %b\r\nserver: uvicorn\r\n" % (status, REASONS.get(status, b""), service.date())
+        close = [] if self.keep_alive else [b"connection: close"]
+        return head + b"\r\n".join([*lines, *service.headers, *close, *framing]) + b"\r\n\r\n"
 
 
 class Service:
     """What all connections of one server share: the handler, the open connections, the date line."""
 
-    def __init__(self, handle: Callable[[Exchange], None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, handle: Callable[[Exchange], None], loop: asyncio.AbstractEventLoop, headers: Iterable[bytes] = ()
+    ) -> None:
         self.handle = handle
         self.loop = loop
+        self.headers = list(headers)
+        """Header lines of every response."""
         self.connections: set[Connection] = set()
         self.closing = False
         """Responses close their connection from here on."""
@@ -217,12 +231,15 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # The request was served as plain HTTP; what follows belongs to a protocol nobody speaks here.
+            # The request is served as plain HTTP; what follows belongs to a protocol nobody speaks here.
             self._refused = True
+        except httptools.HttpParserCallbackError:
+            raise  # our own mistake, not the client's
         except httptools.HttpParserError:
             self._refuse(400, b"Invalid HTTP request received.")
         if self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(431, b"Request header fields too large.")
+        self._next()
         if len(self._queue) >= PIPELINED_MAX and self.transport is not None:
             self.transport.pause_reading()
 
@@ -281,8 +298,6 @@ class Connection(asyncio.Protocol):
         exchange.body = b"".join(self._body)
         self._body = []
         self._queue.append(exchange)
-        if self._active is None:
-            self._next()
 
     # The order of exchanges
 
@@ -294,11 +309,14 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = self.service.loop.time()
         if self.transport is None:
             return
-        if not exchange.keep_alive or self._refused:
+        if not exchange.keep_alive:
+            self._queue.clear()
             self.transport.close()
         elif self._queue:
             # From the loop, so that a long queue of short answers does not nest.
             self.service.loop.call_soon(self._next)
+        elif self._refused:
+            self.transport.close()
         else:
             self._send_continue()
 
@@ -325,11 +343,15 @@ class Connection(asyncio.Protocol):
         if self._active is not None or not self._queue or self.transport is None:
             return
         exchange = self._active = self._queue.popleft()
-        if len(self._queue) < PIPELINED_MAX:
+        if len(self._queue) == PIPELINED_MAX - 1:
             self.transport.resume_reading()
         if self.service.closing:
             exchange.keep_alive = False
-        self.service.handle(exchange)
+        if exchange.refusal is not None:
+            status, text = exchange.refusal
+            exchange.respond(status, text, "text/plain; charset=utf-8")
+        else:
+            self.service.handle(exchange)
 
     def _send_continue(self) -> None:
         """Ask for the body a client holds back, once nothing is being answered on this connection."""
@@ -338,12 +360,11 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, status: int, text: bytes) -> None:
-        """Answer what cannot be parsed or held, once, and close. What is being answered already is let finish."""
+        """What cannot be parsed or held ends the connection; it is answered after what came before it."""
         if self._refused:
             return
         self._refused = True
-        self._queue.clear()
         self._body = []
-        if self._active is None and self.transport is not None:
-            Exchange(self, "GET", b"", [], False).respond(status, text, "text/plain; charset=utf-8")
-            self.transport.close()
+        refused = Exchange(self, "GET", b"", [], False)
+        refused.refusal = (status, text)
+        self._queue.append(refused)

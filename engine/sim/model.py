@@ -107,10 +107,22 @@ class _Sequence:
     It holds a lease while it runs. `prefilling` until `computed` has once caught up with `known` since it was admitted.
     """
 
-    __slots__ = ("cached", "computed", "emitted", "known", "lease", "prefilling", "request")
+    __slots__ = (
+        "cached",
+        "computed",
+        "emitted",
+        "known",
+        "lease",
+        "output_tokens",
+        "prefilling",
+        "request",
+        "request_id",
+    )
 
     def __init__(self, request: SimRequest) -> None:
         self.request = request
+        self.request_id = request.request_id
+        self.output_tokens = request.output_tokens
         self.lease: Lease | None = None
         self.computed = 0
         self.known = request.prompt_tokens
@@ -156,7 +168,7 @@ class EngineModel:
         if blocks > self.config.blocks:
             raise ValueError(f"request {request.request_id!r} needs {blocks} of {self.config.blocks} blocks")
         sequence = _Sequence(request)
-        self._sequences[request.request_id] = sequence
+        self._sequences[sequence.request_id] = sequence
         self._waiting.append(sequence)
         self._queued_prefill_tokens += request.prompt_tokens
         if len(self._waiting) == 1:
@@ -198,6 +210,9 @@ class EngineModel:
         result = StepResult()
         if not self._sequences:
             return result
+        if self._only_decodes() and self.cache.available >= len(self._running):
+            result.duration_s = self._decode(1, result)
+            return result
         scheduled = self._schedule_running(result)
         if self._waiting and not result.preempted:
             self._schedule_waiting(scheduled)
@@ -222,11 +237,10 @@ class EngineModel:
 
         At most QUIET_STEPS_MAX; empty when the next step is not of that kind. Changes nothing.
         """
-        running, config, cache = self._running, self.config, self.cache
-        if not running or self._prefilling or (self._waiting and not self._stuck):
+        if not self._only_decodes():
             return []
-        block_size = config.block_size
-        count = min(QUIET_STEPS_MAX, min(s.request.output_tokens - s.emitted for s in running) - 1)
+        running, cache, block_size = self._running, self.cache, self.config.block_size
+        count = min(QUIET_STEPS_MAX, min(s.output_tokens - s.emitted for s in running) - 1)
         while count > 0 and cache.available < sum(
             -(-(s.computed + count) // block_size) - -(-s.computed // block_size) for s in running
         ):
@@ -237,7 +251,7 @@ class EngineModel:
         for sequence in running:
             for index in range(-sequence.computed % block_size, count, block_size):
                 taken[index] += 1
-        held, decode_s = cache.held, config.timing.decode_s
+        held, decode_s = cache.held, self.config.timing.decode_s
         ends: list[float] = []
         end_s, duration_s = 0.0, decode_s(held / cache.capacity)
         for blocks in taken:
@@ -253,16 +267,37 @@ class EngineModel:
 
         The state is the one that single steps lead to. Events come grouped by sequence instead of by step.
         """
-        result = StepResult(steps=steps, emitted=[s.request.request_id for s in self._running])
+        result = StepResult()
+        self._decode(steps, result)
+        assert not result.finished, "more steps than quiet_steps promised"
+        return result
+
+    def _only_decodes(self) -> bool:
+        """Whether the next step computes one token for each running sequence and nothing else."""
+        return bool(self._running) and not self._prefilling and (not self._waiting or self._stuck)
+
+    def _decode(self, steps: int, result: StepResult) -> float:
+        """`steps` tokens for every running sequence, for which there is room. Returns the last step's duration."""
+        block_size = self.config.block_size
         for sequence in self._running:
-            grown = self._grow(sequence, sequence.computed + steps)
-            assert grown, "more steps than quiet_steps promised"
+            used = sequence.computed % block_size
+            # Inside a block nothing changes hands: it is held already and not full yet.
+            if used == 0 or used + steps >= block_size:
+                grown = self._grow(sequence, sequence.computed + steps)
+                assert grown, "the caller made sure that there is room"
             sequence.computed += steps
             sequence.known += steps
             sequence.emitted += steps
-        self._generation_tokens += steps * len(self._running)
+            result.emitted.append(sequence.request_id)
+            if sequence.emitted == sequence.output_tokens:
+                result.finished.append(sequence.request_id)
+        duration_s = self.config.timing.decode_s(self.cache.held / self.cache.capacity)
+        for request_id in result.finished:
+            self._finish(self._sequences[request_id])
+        result.steps = steps
+        self._generation_tokens += steps * len(result.emitted)
         self._take_events(result)
-        return result
+        return duration_s
 
     def _schedule_running(self, result: StepResult) -> list[tuple[_Sequence, int]]:
         """Give running sequences their tokens and blocks, preempting from the young end where blocks run out."""
@@ -329,13 +364,16 @@ class EngineModel:
         sequence.known += 1
         sequence.emitted += 1
         self._generation_tokens += 1
-        result.emitted.append(request.request_id)
-        if sequence.emitted == request.output_tokens:
-            result.finished.append(request.request_id)
-            self._running.remove(sequence)
-            self._release(sequence)
-            del self._sequences[request.request_id]
-            self._finished += 1
+        result.emitted.append(sequence.request_id)
+        if sequence.emitted == sequence.output_tokens:
+            result.finished.append(sequence.request_id)
+            self._finish(sequence)
+
+    def _finish(self, sequence: _Sequence) -> None:
+        self._running.remove(sequence)
+        self._release(sequence)
+        del self._sequences[sequence.request_id]
+        self._finished += 1
 
     def _preempt(self, sequence: _Sequence, result: StepResult) -> None:
         """Take a sequence's blocks and put it back at the head of the queue; what it emitted stays emitted."""
@@ -343,7 +381,7 @@ class EngineModel:
         self._set_computed(sequence, 0)
         self._waiting.appendleft(sequence)
         self._preemptions += 1
-        result.preempted.append(sequence.request.request_id)
+        result.preempted.append(sequence.request_id)
 
     def _grow(self, sequence: _Sequence, tokens: int) -> bool:
         assert sequence.lease is not None

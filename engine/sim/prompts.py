@@ -32,7 +32,7 @@ _TEXT = (
 )
 WORDS = tuple(_TEXT[at : at + TOKEN_BYTES] for at in range(0, len(_TEXT), TOKEN_BYTES))
 """64 words of one token each, which stand in JSON as they are."""
-_WORD_MASK = len(WORDS) - 1
+WORD_MASK = len(WORDS) - 1
 assert len(WORDS) == 64
 
 
@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     def text(self, first: int, after: int) -> bytes:
         """The text of tokens `first` up to and without `after`; the end-of-sequence token has none."""
         end = min(after, self.tokens - 1) if self.stops else after
-        return b"".join([WORDS[(self.start + index * self.stride) & _WORD_MASK] for index in range(first, end)])
+        return b"".join([WORDS[(self.start + index * self.stride) & WORD_MASK] for index in range(first, end)])
 
     def data(self) -> bytes:
         """All tokens, as the next turn's prompt holds them."""

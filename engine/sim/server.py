@@ -1,8 +1,7 @@
 """A simulated vLLM replica behind HTTP: routes, answers, drain, and the process round them.
 
-`SimServer` wires model, driver, HTTP and metrics of one replica and can be started many times in a process. `run` is
-the blocking entry for a process of its own. It is never passed off as vLLM: `/version` and the system fingerprint say
-so.
+`SimServer` wires model, generation, HTTP and registration of one replica; a process may hold many. `run` is the
+blocking entry for a process of its own. It is never passed off as vLLM: `/version` and the system fingerprint say so.
 """
 
 from __future__ import annotations
@@ -22,23 +21,21 @@ import msgspec
 import uvloop
 
 from engine.registration import Registration
-from engine.sim.answers import Choice, Reply, StreamReply
-from engine.sim.bodies import READERS, Ask, read_json
 from engine.sim.config import SimConfig
-from engine.sim.driver import Driver
-from engine.sim.errors import RequestError
+from engine.sim.errors import RequestError, SimConfigError
 from engine.sim.faults import Faults
 from engine.sim.http import Exchange, Service
-from engine.sim.metrics import CONTENT_TYPE, Metrics
-from engine.sim.model import EngineModel, SimRequest, StepResult
-from engine.sim.prompts import block_hashes, draw_answer
-from engine.sim.wire import WIRES
+from engine.sim.metrics import CONTENT_TYPE
+from engine.sim.model import EngineModel
+from engine.sim.serving import APIS, Generation
 
 VERSION = "0.32.0+sim"
 """The vLLM release whose surface this is."""
 BACKLOG = 2048
 """Connections the kernel keeps for us; uvicorn's default."""
 IDLE_SWEEP_S = 1.0
+CORS_HEADERS = [b"vary: Origin"]
+"""vLLM's CORS middleware adds it to every answer."""
 CLOSE_GRACE_S = 1.0
 """What a stopping replica gives clients to take the last bytes of finished answers."""
 
@@ -46,26 +43,24 @@ Handler = Callable[[Exchange], None]
 
 
 class SimServer:
-    """One replica. Use as an async context manager, or `start` and `stop`."""
+    """One replica, built inside a running event loop. An async context manager, or `start` and `stop`."""
 
     def __init__(self, config: SimConfig) -> None:
         self.config = config
         self.model = EngineModel(config.model_config())
-        self.metrics = Metrics(config, self.model)
         self.faults = Faults()
         self.draining = False
         self.port = config.port
-        self._choices: dict[str, Choice] = {}
-        self._replies: set[Reply] = set()
+        self._loop = asyncio.get_running_loop()
+        self._service = Service(self._handle, self._loop, CORS_HEADERS)
+        self._generation = Generation(config, self.model, self._loop)
         self._hung: list[Exchange] = []
-        self._next_id = 0
         self._started_s = int(time.time())
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._listener: asyncio.Server | None = None
         self._registration: Registration | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self._relisten: asyncio.Task[None] | None = None
         self._routes: dict[str, dict[str, Handler]] = {
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
@@ -73,7 +68,7 @@ class SimServer:
             "/load": {"GET": self._load},
             "/metrics": {"GET": self._metrics_page},
             "/v1/models": {"GET": self._models},
-            **{path: {"POST": self._generate} for path in READERS},
+            **{path: {"POST": self._generate} for path in APIS},
         }
         if config.faults:
             self._routes["/sim/fault"] = {"GET": self._show_faults, "POST": self._set_faults}
@@ -82,19 +77,20 @@ class SimServer:
     @property
     def url(self) -> str:
         """Where others reach this replica."""
-        return self.config.url or f"http://{self.config.host}:{self.port}"
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return self.config.url or f"http://{host}:{self.port}"
 
     @property
     def in_flight(self) -> int:
         """Requests for generation being served."""
-        return len(self._replies)
+        return self._generation.in_flight
 
     async def start(self) -> None:
-        """Listen, and register if routers are named. Raises OSError when the address cannot be bound."""
-        self._loop = asyncio.get_running_loop()
-        self._service = Service(self._handle, self._loop)
-        self._driver = Driver(self.model, self._deliver, self._loop)
-        await self._listen()
+        """Listen, and register if routers are named. Raises SimConfigError when the address cannot be bound."""
+        try:
+            await self._listen()
+        except OSError as error:
+            raise SimConfigError("port", self.port, f"an address that can be bound: {error}") from error
         self._sweep = self._loop.call_later(IDLE_SWEEP_S, self._close_idle)
         if self.config.register:
             self._registration = Registration(
@@ -109,14 +105,18 @@ class SimServer:
             self._heartbeat = asyncio.create_task(self._registration.run())
 
     async def drain(self) -> bool:
-        """Withdraw, accept nothing more, let running answers finish; False if some had not within `drain_s`."""
+        """Withdraw, accept nothing more, let running answers finish; False if some had not within `drain_s`.
+
+        Requests that arrive while the routers are being told are served.
+        """
+        await self._leave()
         self.draining = True
         self._service.closing = True
         self._unlisten()
-        await self._leave()
+        self._service.close_idle(0.0)
         try:
             async with asyncio.timeout(self.config.drain_s):
-                await self._idle.wait()
+                await self._generation.wait_idle()
         except TimeoutError:
             return False
         return True
@@ -127,7 +127,7 @@ class SimServer:
         await self._leave()
         if self._sweep is not None:
             self._sweep.cancel()
-        self._driver.stop()
+        self._generation.stop()
         await self._service.close(CLOSE_GRACE_S)
 
     async def __aenter__(self) -> SimServer:
@@ -194,7 +194,7 @@ class SimServer:
         exchange.respond(200, msgspec.json.encode({"server_load": self.in_flight}))
 
     def _metrics_page(self, exchange: Exchange) -> None:
-        exchange.respond(200, self.metrics.page(), CONTENT_TYPE)
+        exchange.respond(200, self._generation.metrics.page(), CONTENT_TYPE)
 
     def _models(self, exchange: Exchange) -> None:
         permission = {
@@ -236,126 +236,12 @@ class SimServer:
         }
         exchange.respond(200, msgspec.json.encode(said))
 
-    # Generation
-
     def _generate(self, exchange: Exchange) -> None:
         if self.draining:
             body = RequestError(503, "ServiceUnavailableError", "The replica is draining").body()
             exchange.respond(503, body, headers=[("retry-after", "1")])
-            return
-        if self._faulty(exchange):
-            return
-        path = exchange.path
-        try:
-            values = read_json(exchange.body, exchange.header(b"content-type") or b"")
-            ask = READERS[path](values)
-        except RecursionError:
-            raise RequestError(400, "Bad Request", "There was an error parsing the body") from None
-        self._check(ask)
-        self._answer(exchange, path, ask)
-
-    def _check(self, ask: Ask) -> None:
-        """What vLLM refuses once it knows what is asked. Raises RequestError."""
-        served = self.config.model
-        if ask.model and ask.model != served:
-            text = f"The model `{ask.model}` does not exist. Valid aliases: {served}."
-            raise RequestError(404, "NotFoundError", text, "model")
-        limit = self.config.context_tokens
-        if ask.max_tokens is not None and ask.max_tokens > limit:
-            text = f"max_tokens={ask.max_tokens} cannot be greater than max_model_len={limit}. "
-            text += f"Please request fewer output tokens. (parameter=max_tokens, value={ask.max_tokens})"
-            raise RequestError(400, "BadRequestError", text, "max_tokens")
-        for prompt in ask.prompts:
-            if not prompt.tokens:
-                raise RequestError(400, "BadRequestError", "The decoder prompt cannot be empty")
-            if prompt.tokens > limit:
-                text = f"This model's maximum context length is {limit} tokens. However, your prompt contains "
-                text += f"{prompt.tokens} input tokens, which exceeds this limit even without any output tokens. "
-                text += f"Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt.tokens})"
-                raise RequestError(400, "BadRequestError", text, "input_tokens")
-            if prompt.tokens == limit:
-                text = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
-                raise RequestError(400, "BadRequestError", text, "max_tokens")
-
-    def _answer(self, exchange: Exchange, path: str, ask: Ask) -> None:
-        config = self.config
-        given = exchange.header(b"x-request-id")
-        wire = WIRES[path](
-            given.decode("latin-1") if given else uuid.uuid4().hex,
-            int(time.time()),
-            config.model,
-            len(ask.prompts) * ask.choices,
-            ask.include_usage,
-        )
-        prompt_tokens = sum(prompt.tokens for prompt in ask.prompts)
-        full = ask.prompts[0].tokens // config.block_size * config.block_size
-        kind = StreamReply if ask.stream else Reply
-        reply = kind(exchange, wire, prompt_tokens, full, self._loop.time())
-        requests: list[SimRequest] = []
-        for prompt in ask.prompts:
-            for _ in range(ask.choices):
-                limit = min(ask.max_tokens or config.context_tokens, config.context_tokens - prompt.tokens)
-                mean = 0 if ask.ignore_eos else config.mean_output_tokens
-                answer = draw_answer(prompt, len(requests), config.seed, mean, limit, ask.min_tokens)
-                hashes = block_hashes(prompt.data + answer.data(), config.block_size, ask.cache_salt)
-                self._next_id += 1
-                request = SimRequest(str(self._next_id), prompt.tokens, answer.tokens, hashes)
-                choice = Choice(reply, len(requests), request.request_id, answer)
-                reply.add(choice)
-                self._choices[request.request_id] = choice
-                requests.append(request)
-        self._replies.add(reply)
-        self._idle.clear()
-        reply.on_finished = self._finished
-        exchange.on_lost = lambda: self._abort(reply)
-        reply.begin()
-        if config.first_token_ms:
-            self.metrics.waiting_outside += len(requests)
-            self._loop.call_later(config.first_token_ms / 1000, self._submit_late, requests)
-        else:
-            for request in requests:
-                self._driver.submit(request)
-
-    def _submit_late(self, requests: list[SimRequest]) -> None:
-        self.metrics.waiting_outside -= len(requests)
-        for request in requests:
-            if request.request_id in self._choices:
-                self._driver.submit(request)
-
-    def _deliver(self, result: StepResult) -> None:
-        """Hand a step's tokens to the answers they belong to; some may have been aborted while it ran."""
-        choices = self._choices
-        now_s = self._loop.time()
-        for request_id, cached in result.first.items():
-            if choice := choices.get(request_id):
-                choice.reply.first(cached)
-                self.metrics.first_token_s.observe(now_s - choice.reply.arrived_s)
-        cut = self.faults.reset_after_tokens
-        for request_id in result.emitted:
-            if choice := choices.get(request_id):
-                choice.reply.token(choice)
-                if cut and choice.computed >= cut:
-                    choice.reply.exchange.reset()
-        for request_id in result.finished:
-            if choice := choices.pop(request_id, None):
-                self.metrics.finished[choice.reason] += 1
-
-    def _finished(self, reply: Reply) -> None:
-        self.metrics.latency_s.observe(self._loop.time() - reply.arrived_s)
-        self._forget(reply)
-
-    def _abort(self, reply: Reply) -> None:
-        """The client left: whatever is still being computed for it stops."""
-        for choice in reply.choices:
-            if self._choices.pop(choice.request_id, None) is not None:
-                self.model.abort(choice.request_id)
-                self.metrics.finished["abort"] += 1
-        self._forget(reply)
-
-    def _forget(self, reply: Reply) -> None:
-        self._replies.discard(reply)
-        if not self._replies:
-            self._idle.set()
+        elif not self._faulty(exchange):
+            self._generation.serve(exchange)
 
     # Faults
 
@@ -379,6 +265,7 @@ class SimServer:
 
     def _set_faults(self, exchange: Exchange) -> None:
         before, self.faults = self.faults, self.faults.updated(exchange.body)
+        self._generation.reset_after_tokens = self.faults.reset_after_tokens
         exchange.respond(200, msgspec.json.encode(self.faults))
         if self.faults.refuse and not before.refuse:
             self._unlisten()
@@ -393,7 +280,9 @@ class SimServer:
 
     def _show_stats(self, exchange: Exchange) -> None:
         stats = msgspec.structs.asdict(self.model.stats())
-        exchange.respond(200, msgspec.json.encode({**stats, "in_flight": self.in_flight, **self.metrics.finished}))
+        exchange.respond(
+            200, msgspec.json.encode({**stats, "in_flight": self.in_flight, **self._generation.metrics.finished})
+        )
 
 
 async def serve(config: SimConfig) -> None:

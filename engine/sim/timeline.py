@@ -2,9 +2,9 @@
 
 A `Timeline` plays one `EngineModel` as if it ran without pause. Somebody else owns the clock: `next_s` is when this
 engine has something to say, `advance` plays up to a moment, `add` and `abort` happen at one. Stretches in which every
-running sequence just gets one more token are planned as a whole and played in one go; a request that arrives within such
-a stretch cuts it at the end of the step in progress, where the scheduler would first see it. The outcome is the one of
-single steps.
+running sequence only gets one more token are planned as a whole and played in one go; a request that arrives within
+such a stretch cuts it at the end of the step in progress, where the scheduler would first see it. The outcome is the
+one of single steps; what the model reports of itself within a stretch is its state at the stretch's beginning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bytes of answers: one class for each API, the same JSON as vLLM 0.32, built from templates.
+"""The bytes of answers in OpenAI's completion APIs: the same JSON as vLLM 0.32, built from templates.
 
 A `Wire` knows how to say things, never when. For streams it gives whole HTTP chunks; one server-sent event is one
 chunk, as vLLM sends them. `pieces` lets a caller put one word between two constant halves, which is what almost every
@@ -7,7 +7,7 @@ chunk is.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from engine.sim.prompts import TOKEN_BYTES
 
 FINGERPRINT = "vllm-0.32.0-sim"
 LAST_CHUNK = b"0\r\n\r\n"
+_FINGERPRINT_TAIL = b',"system_fingerprint":"%b"}' % FINGERPRINT.encode()
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -265,173 +266,3 @@ class CompletionWire(Wire):
                 "metrics": None,
             }
         )
-
-
-class MessageWire(Wire):
-    """`/v1/messages`: Anthropic's events round the same text. vLLM gives the message its chat completion's id."""
-
-    id_prefix = "chatcmpl-"
-
-    def opening(self, prompt_tokens: int) -> bytes:
-        start = (
-            b'{"type":"message_start","message":{"id":%b,"type":"message","role":"assistant","content":[],'
-            b'"model":%b,"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":%d,"output_tokens":0}}}'
-            % (self.id_json, self.model_json, prompt_tokens)
-        )
-        block = b'{"type":"content_block_start","content_block":{"type":"text","text":""},"index":0}'
-        return event(start, b"message_start") + event(block, b"content_block_start")
-
-    def delta(self, index: int, text: bytes) -> bytes:
-        return event(
-            b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"%b"},"index":0}' % text,
-            b"content_block_delta",
-        )
-
-    def last(self, index: int, text: bytes, reason: str) -> bytes:
-        return self.delta(index, text) if text else b""
-
-    def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        stop = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":null},"usage":%b}' % (
-            _STOP_REASONS[finished[0].reason].encode(),
-            msgspec.json.encode(_anthropic_usage(usage)),
-        )
-        return (
-            event(b'{"type":"content_block_stop","index":0}', b"content_block_stop")
-            + event(stop, b"message_delta")
-            + event(b'{"type":"message_stop"}', b"message_stop")
-            + LAST_CHUNK
-        )
-
-    def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
-        return msgspec.json.encode(
-            {
-                "id": self.request_id,
-                "type": "message",
-                "role": "assistant",
-                "content": [{"type": "text", "text": finished[0].text.decode()}],
-                "model": self.model,
-                "stop_reason": _STOP_REASONS[finished[0].reason],
-                "usage": _anthropic_usage(usage),
-            }
-        )
-
-
-class ResponseWire(Wire):
-    """`/v1/responses`: numbered events. The text of the done events is kept until the end."""
-
-    id_prefix = "resp_"
-
-    def __init__(self, request_id: str, created: int, model: str, choices: int, include_usage: bool) -> None:
-        super().__init__(request_id, created, model, choices, include_usage)
-        self._sequence = 0
-        self._item_id = "msg_" + request_id
-
-    def pieces(self, index: int) -> None:
-        return None
-
-    def opening(self, prompt_tokens: int) -> bytes:
-        response = self._response("in_progress", [], None)
-        item = {"id": self._item_id, "content": [], "role": "assistant", "status": "in_progress", "type": "message"}
-        return (
-            self._event("response.created", response=response)
-            + self._event("response.in_progress", response=response)
-            + self._event("response.output_item.added", item=item, output_index=0)
-            + self._event("response.content_part.added", **self._place(), part=_text_part(""))
-        )
-
-    def delta(self, index: int, text: bytes) -> bytes:
-        return self._event("response.output_text.delta", **self._place(), delta=text.decode(), logprobs=[])
-
-    def last(self, index: int, text: bytes, reason: str) -> bytes:
-        return self.delta(index, text) if text else b""
-
-    def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        text, reason = finished[0].text.decode(), finished[0].reason
-        item = self._item(text)
-        done = "response.completed" if reason == "stop" else "response.incomplete"
-        return (
-            self._event("response.output_text.done", **self._place(), text=text, logprobs=[])
-            + self._event("response.content_part.done", **self._place(), part=_text_part(text))
-            + self._event("response.output_item.done", item=item, output_index=0)
-            + self._event(done, response=self._response(_STATUS[reason], [item], usage))
-            + LAST_CHUNK
-        )
-
-    def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
-        item = self._item(finished[0].text.decode())
-        return msgspec.json.encode(self._response(_STATUS[finished[0].reason], [item], usage))
-
-    def _event(self, kind: str, **fields: object) -> bytes:
-        data = msgspec.json.encode({**fields, "sequence_number": self._sequence, "type": kind})
-        self._sequence += 1
-        return event(data, kind.encode())
-
-    def _place(self) -> dict[str, Any]:
-        return {"content_index": 0, "item_id": self._item_id, "output_index": 0}
-
-    def _item(self, text: str) -> dict[str, object]:
-        return {
-            "id": self._item_id,
-            "content": [_text_part(text)],
-            "role": "assistant",
-            "status": "completed",
-            "type": "message",
-        }
-
-    def _response(self, status: str, output: list[dict[str, object]], usage: Usage | None) -> dict[str, object]:
-        return {
-            "id": self.request_id,
-            "created_at": self.created,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "instructions": None,
-            "metadata": None,
-            "model": self.model,
-            "object": "response",
-            "output": output,
-            "parallel_tool_calls": True,
-            "temperature": 1.0,
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0,
-            "background": False,
-            "max_output_tokens": None,
-            "previous_response_id": None,
-            "service_tier": "auto",
-            "status": status,
-            "truncation": "disabled",
-            "usage": None
-            if usage is None
-            else {
-                "input_tokens": usage.prompt,
-                "input_tokens_details": {"cached_tokens": usage.cached},
-                "output_tokens": usage.completion,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": usage.prompt + usage.completion,
-            },
-            "user": None,
-        }
-
-
-WIRES: dict[str, type[Wire]] = {
-    "/v1/chat/completions": ChatWire,
-    "/v1/completions": CompletionWire,
-    "/v1/responses": ResponseWire,
-    "/v1/messages": MessageWire,
-}
-
-_FINGERPRINT_TAIL = b',"system_fingerprint":"%b"}' % FINGERPRINT.encode()
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
-_STATUS = {"stop": "completed", "length": "incomplete"}
-
-
-def _text_part(text: str) -> dict[str, object]:
-    return {"annotations": [], "text": text, "type": "output_text", "logprobs": []}
-
-
-def _anthropic_usage(usage: Usage) -> dict[str, int]:
-    return {
-        "input_tokens": usage.prompt - usage.cached - usage.created,
-        "output_tokens": usage.completion,
-        "cache_read_input_tokens": usage.cached,
-        "cache_creation_input_tokens": usage.created,
-    }

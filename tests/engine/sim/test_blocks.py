@@ -112,7 +112,7 @@ def test_a_hit_in_the_middle_of_an_idle_run_leaves_the_rest_where_it_was() -> No
 
 
 def test_admission_counts_what_a_hit_takes_out_of_the_idle_blocks() -> None:
-    """4 blocks, all idle as one run. A chain that hits 2 of them and needs 3 more has room for 2: refused, untouched."""
+    """4 blocks, all idle. A chain that hits 2 of them and needs 3 more has room for 2: refused, nothing changed."""
     cache = BlockCache(4)
     cache.release(fill(cache, [1, 2, 3, 4]))
     assert cache.admit([1, 2, 5, 6, 7], 5, 5) is None
