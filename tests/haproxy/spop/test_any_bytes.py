@@ -42,21 +42,20 @@ ANY_FRAMES = st.tuples(st.integers(0, 255), st.binary(max_size=20), st.integers(
 CONVERSATIONS = st.lists(st.one_of(NOTIFIES, NOTIFIES, CAPTURED, ANY_FRAMES), max_size=8).map(b"".join)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_noise(data: bytes, cut: int) -> None:
     """Bytes without any structure."""
     check_any_bytes(data, cut)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CONVERSATIONS, st.integers(0, 2000))
 def test_conversations(data: bytes, cut: int) -> None:
     """Well-formed frames in any order behind a handshake, good values and bad."""
     check_any_bytes(spop_peer.hello() + data, cut)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     CONVERSATIONS, st.integers(0, 2000), st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=2)), max_size=4)
 )

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 import spop_peer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from haproxy.spop.errors import ProtocolError, Status, UsageError
@@ -108,7 +108,6 @@ def test_refuses_types_spop_has_not() -> None:
         encode_typed(1.5)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_integers_agree_with_the_peer(value: int) -> None:
     """Any integer a variable can hold is encoded as HAProxy encodes its own, and comes back."""

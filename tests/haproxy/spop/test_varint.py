@@ -2,7 +2,7 @@
 
 import pytest
 import spop_peer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from haproxy.spop.errors import ProtocolError, Status, UsageError
@@ -32,7 +32,6 @@ def test_edges_both_ways(value: int, encoded: str) -> None:
     assert decode_varint(bytes.fromhex(encoded), 0) == (value, len(encoded) // 2)
 
 
-@settings(deadline=None)
 @given(st.integers(0, MAX_VALUE), st.binary(max_size=3), st.binary(max_size=3))
 def test_round_trip_inside_other_bytes(value: int, before: bytes, after: bytes) -> None:
     """A value survives, wherever it stands, and agrees with the peer's plain encoder."""
