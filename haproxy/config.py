@@ -8,7 +8,7 @@ What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid u
 
 - Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
   are removed and `x-request-id` is the edge's own.
-- A POST to a generation path asks the router; everything else is balanced by turns over the ready servers.
+- A POST to a generation path asks the router; everything else is spread evenly over the ready servers.
 - The router's `first`, then its `second`, serves. Without an answer HAProxy chooses: session key, else prompt head,
   hashed with bounded load onto the healthy servers, and says `x-pointsman-reason: fail-open`.
 - One JSON line per finished request goes to the router's ring address.
@@ -40,6 +40,8 @@ HASH_HEAD_BYTES = 2048
 HEAD_ROOM_BYTES = 16384
 """Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
+REPLAY_MAX_BUFFER_BYTES = 32768
+"""The largest buffers whose copy is lost in the noise of a request."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
@@ -257,8 +259,13 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     body_needs: int = 0
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
     but only where no header names the session."""
-    body_window_bytes: int = 131072
-    """How much of a body can be looked at. Every buffer of the process gets this size plus 16 KiB."""
+    body_window_bytes: int = 262144
+    """How much of a body can be looked at. Every buffer of the process gets this size plus 16 KiB; only what is used of
+    it takes memory."""
+    replay: bool | None = None
+    """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
+    buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
+    buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
     max_body_bytes: int = 0
     """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
     hash_balance_percent: int = 150
@@ -413,6 +420,7 @@ def render(edge: EdgeConfig) -> Rendered:
         "hot_size": max(1 << 20, 32 * bufsize),
         "log_format": _log_format(edge.first_token),
         "refusals": REFUSALS,
+        "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "server_ids": server_ids(server.name for server in edge.servers),
         "server_keywords": edge.server_options.keywords(),
     }

@@ -3,7 +3,7 @@
 A field counts where its quoted name stands as a key of an object: after `{` or `,`, before `:`, its value a string
 without escapes and control characters (at most 256 bytes) or a run of decimal digits. Depth is not tracked. Since
 nested objects live in the prompt, the part before it (from the start to the first prompt key, at most 4 KiB) is
-searched first and its first match wins, then the last 4 KiB of what follows, where the last match wins; `model` alone
+searched first and its first match wins, then the last 2 KiB of what follows, where the last match wins; `model` alone
 is then looked for in the whole body. Never raises.
 
 This is the Python twin of the fields half of haproxy/lua/pointsman.lua. Leaf module.
@@ -17,7 +17,8 @@ from typing import NamedTuple
 from router.prefix_keys import prompt_start
 
 FIELD_MAX_BYTES = 256
-EDGE_BYTES = 4096
+HEAD_BYTES = 4096
+TAIL_BYTES = 2048
 MAX_TOKENS_LIMIT = 2**32 - 1
 
 _STRING = rb'[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f\x7f]*)"'
@@ -65,10 +66,10 @@ def _field(head: bytes, tail: bytes, patterns: tuple[re.Pattern[bytes], ...]) ->
 def body_fields(body: bytes, *, wants_session: bool = True) -> BodyFields:
     """Model, session key and output limit of `body`; the session is not looked for when a header gave one."""
     start = prompt_start(body)
-    head = body[: min(len(body) if start < 0 else start, EDGE_BYTES)]
-    tail = body[max(start, len(body) - EDGE_BYTES) :] if start >= 0 else b""
+    head = body[: min(len(body) if start < 0 else start, HEAD_BYTES)]
+    tail = body[max(start, len(body) - TAIL_BYTES) :] if start >= 0 else b""
     model = _field(head, tail, _MODEL)
-    if model is None and 0 <= start < len(body) - EDGE_BYTES:
+    if model is None and 0 <= start < len(body) - TAIL_BYTES:
         model = _value(body, _MODEL[0], last=True)
     session = _field(head, tail, _SESSION) if wants_session else None
     max_tokens = _field(head, tail, _MAX_TOKENS)

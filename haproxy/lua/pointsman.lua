@@ -24,12 +24,15 @@ local CHUNKS = { { 16, 512 }, { 24, 1024 }, { 32, 2048 }, { 56, 4096 } }
 local PROMPT_KEYS = { '"messages"', '"prompt"', '"input"', '"system"', '"tools"' }
 local PROMPT_HEAD_BYTES = 4096
 
--- Offset of the first prompt key in s, or nil.
+-- Offset of the first prompt key in s, or nil. What follows a key found is not searched for the others.
 local function first_prompt_key(s)
     local first
     for _, key in ipairs(PROMPT_KEYS) do
         local at = find(s, key, 1, true)
-        if at and (not first or at < first) then first = at end
+        if at then
+            first = at
+            s = sub(s, 1, at)
+        end
     end
     return first
 end
@@ -60,7 +63,7 @@ end
 -- Fields
 
 local FIELD_MAX_BYTES = 256
-local EDGE_BYTES = 4096
+local HEAD_BYTES, TAIL_BYTES = 4096, 2048
 local MAX_TOKENS_LIMIT = 4294967295
 
 local STRING_VALUE = '^[ \t\r\n]*:[ \t\r\n]*"([^"\\\0-\31\127]*)"'
@@ -103,10 +106,10 @@ end
 
 local function fields(body, start, wants_session)
     local size = #body
-    local head = sub(body, 1, math.min(start and start - 1 or size, EDGE_BYTES))
-    local tail = start and sub(body, math.max(start, size - EDGE_BYTES + 1)) or ""
+    local head = sub(body, 1, math.min(start and start - 1 or size, HEAD_BYTES))
+    local tail = start and sub(body, math.max(start, size - TAIL_BYTES + 1)) or ""
     local model = field(head, tail, MODEL, STRING_VALUE)
-    if not model and start and size - start >= EDGE_BYTES then model = value_in(body, MODEL[1], STRING_VALUE, true) end
+    if not model and start and size - start >= TAIL_BYTES then model = value_in(body, MODEL[1], STRING_VALUE, true) end
     local session = wants_session and field(head, tail, SESSION, STRING_VALUE)
     local max_tokens = field(head, tail, MAX_TOKENS, NUMBER_VALUE)
     return model or "", session or "", max_tokens and math.min(tonumber(max_tokens), MAX_TOKENS_LIMIT) or 0

@@ -136,8 +136,9 @@ class StubRouter:
         arguments["size"] = int(arguments["size"])
         answer = self._decide("lookup", arguments)
         if answer is None:
-            await asyncio.Event().wait()
-        text = "".join(f"{name}={value}\n" for name, value in (answer or {}).items())
+            await reader.read()  # until HAProxy gives up
+            return
+        text = "".join(f"{name}={value}\n" for name, value in answer.items())
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text) + text.encode())
         await writer.drain()
 
