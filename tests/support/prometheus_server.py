@@ -1,0 +1,84 @@
+"""A real Prometheus on deploy/prometheus/, with its targets moved to where a test's processes listen."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from deploy_files import PROMETHEUS, load_yaml
+from haproxy_fixture import free_ports, until
+
+BINARY = shutil.which("prometheus")
+needs_prometheus = pytest.mark.skipif(BINARY is None, reason="prometheus is not installed (Debian package prometheus)")
+
+SCRAPE_INTERVAL = "250ms"
+
+
+class Prometheus:
+    """Its HTTP API."""
+
+    def __init__(self, url: str) -> None:
+        self.client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0)
+
+    async def query(self, text: str) -> list[dict[str, Any]]:
+        """The series an expression gives; AssertionError with Prometheus's words when it is none."""
+        answer = await self.client.get("/api/v1/query", params={"query": text})
+        body = answer.json()
+        assert body["status"] == "success", f"{text}: {body.get('error')}"
+        return list(body["data"]["result"])
+
+    async def is_ready(self) -> bool:
+        try:
+            return (await self.client.get("/-/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def moved(targets: Mapping[str, str], replicas: Mapping[str, str]) -> dict[str, Any]:
+    """prometheus.yml with a target of its own for each job in `targets`, and `replicas` (id -> host:port) for vllm."""
+    config = load_yaml(PROMETHEUS / "prometheus.yml")
+    config["global"] = {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL}
+    config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
+    for job in config["scrape_configs"]:
+        if "static_configs" in job:
+            job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+        else:
+            del job["file_sd_configs"]
+            job["static_configs"] = [
+                {"targets": [address], "labels": {"replica": replica}} for replica, address in replicas.items()
+            ]
+    return dict(config)
+
+
+@asynccontextmanager
+async def running_prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIterator[Prometheus]:
+    """Prometheus with `config`, its data in `folder`."""
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(dict(config)))
+    (port,) = free_ports(1)
+    with (folder / "prometheus.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            str(BINARY),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            stdout=log,
+            stderr=log,
+        )
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
+    try:
+        await until(prometheus.is_ready)
+        yield prometheus
+    except BaseException as error:
+        error.add_note((folder / "prometheus.log").read_text()[-3000:])
+        raise
+    finally:
+        await prometheus.client.aclose()
+        process.terminate()
+        await process.wait()
