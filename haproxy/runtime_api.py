@@ -138,6 +138,7 @@ def parse_stat(text: str) -> list[ServerStat]:
     if not lines or not lines[0].startswith("# "):
         raise ProtocolError("show stat: no column names")
     column = {name: i for i, name in enumerate(lines[0][2:].split(","))}
+    # Plain commas: the columns that HAProxy quotes (last_chk and later) stand behind those read here.
     try:
         return [
             ServerStat(

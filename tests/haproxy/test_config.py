@@ -1,0 +1,237 @@
+"""One edge's configuration: golden text, refused values, and nothing that gets out of its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from golden import HAPROXY, assert_golden
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haproxy.config import (
+    ERROR_BODIES,
+    REFUSALS,
+    Bind,
+    EdgeConfig,
+    Server,
+    ServerOptions,
+    Timeouts,
+    render,
+    server_ids,
+)
+from haproxy.errors import ConfigError
+
+SMALLEST: dict[str, Any] = {
+    "binds": (Bind("127.0.0.1", 8000),),
+    "ring_address": "127.0.0.1:9103",
+    "spop_address": "127.0.0.1:9101",
+    "admin_socket": "/run/pointsman/admin.sock",
+}
+
+
+def make_edge(**changes: Any) -> EdgeConfig:
+    return EdgeConfig(**(SMALLEST | changes))
+
+
+GOLDEN_EDGES = {
+    "smallest": make_edge(),
+    "lua": make_edge(lookup="lua", lookup_address="127.0.0.1:9102", spop_address="", body_needs=3),
+    "everything": make_edge(
+        binds=(Bind("0.0.0.0", 8000), Bind("::1", 8443, "/etc/pointsman/site.pem")),
+        ops=Bind("127.0.0.1", 8405),
+        spop_address="unix@/run/pointsman/spop.sock",
+        servers=(Server("r1", "10.0.0.7", 8000), Server("node-2.gpu:1", "fd00::7", 8001)),
+        server_options=ServerOptions(maxconn=256),
+        session_headers=("x-session-id",),
+        generation_paths=("/v1/chat/completions",),
+        allowed_paths=("/v1/*", "/health"),
+        api_keys_map="/etc/pointsman/keys.map",
+        policy_override=True,
+        first_token=True,
+        body_window_bytes=0,
+        max_body_bytes=1 << 26,
+        threads=4,
+        maxconn=20_000,
+        user="haproxy",
+        group="haproxy",
+        chroot="/var/empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_EDGES)
+def test_golden_text(name: str) -> None:
+    """What an edge renders to, for a person to read in a diff."""
+    rendered = render(GOLDEN_EDGES[name])
+    assert_golden(HAPROXY / f"edge-{name}.cfg", rendered.haproxy_cfg)
+    assert_golden(HAPROXY / f"edge-{name}.spoe.cfg", rendered.spoe_cfg)
+
+
+def test_equal_edges_render_to_equal_text() -> None:
+    """A pure function of its argument."""
+    assert render(make_edge()) == render(make_edge())
+
+
+def test_the_lua_script_is_not_templated() -> None:
+    """Every edge runs the same script; what differs are its arguments."""
+    assert len({render(edge).lua for edge in GOLDEN_EDGES.values()}) == 1
+
+
+def test_replay_follows_the_window_unless_set() -> None:
+    """Copies of large buffers cost more than the rest of the request, so they are made for small ones only."""
+    asked = "retry-on conn-failure empty-response"
+    assert asked not in render(make_edge()).haproxy_cfg
+    assert asked in render(make_edge(body_window_bytes=0)).haproxy_cfg
+    assert asked in render(make_edge(replay=True)).haproxy_cfg
+    assert asked not in render(make_edge(body_window_bytes=0, replay=False)).haproxy_cfg
+
+
+def test_what_is_off_is_not_there() -> None:
+    """Filter, keys, allow-list, override and cap cost nothing when they are off."""
+    text = render(make_edge()).haproxy_cfg
+    for word in ("pm_first_token", "sha2", "x-pointsman-policy", "req.body_size gt", "deny_status", "nbthread", "ops"):
+        assert word not in text
+
+
+REFUSED = [
+    pytest.param({"binds": ()}, "binds", id="no bind"),
+    pytest.param({"ring_address": "127.0.0.1"}, "ring_address", id="no port"),
+    pytest.param({"ring_address": "127.0.0.1:0"}, "ring_address", id="port 0"),
+    pytest.param({"ring_address": "127.0.0.1:٣"}, "ring_address", id="a digit that is not ASCII"),
+    pytest.param({"spop_address": ""}, "spop_address", id="spoe without its address"),
+    pytest.param({"lookup": "lua"}, "lookup_address", id="lua without its address"),
+    pytest.param({"lookup": "grpc"}, "lookup", id="unknown lookup"),
+    pytest.param({"admin_socket": "admin.sock"}, "admin_socket", id="relative path"),
+    pytest.param({"admin_socket": "/run/" + "x" * 100}, "admin_socket", id="socket path too long to bind"),
+    pytest.param({"admin_socket": "/run/a b"}, "admin_socket", id="blank in a path"),
+    pytest.param({"session_headers": ("x session",)}, "session_headers", id="blank in a header name"),
+    pytest.param({"session_headers": ("x),lower",)}, "session_headers", id="bracket in a header name"),
+    pytest.param({"generation_paths": ()}, "generation_paths", id="nothing routed"),
+    pytest.param({"generation_paths": ("/v1/x }",)}, "generation_paths", id="end of an acl in a path"),
+    pytest.param({"allowed_paths": ("/v1*",)}, "allowed_paths", id="star inside a name"),
+    pytest.param({"allowed_paths": ("/*/x",)}, "allowed_paths", id="star in the middle"),
+    pytest.param({"api_keys_map": "/etc/keys)"}, "api_keys_map", id="end of a converter in a path"),
+    pytest.param({"user": "root\n"}, "user", id="line end in an account"),
+    pytest.param({"body_needs": 8}, "body_needs", id="unknown bit"),
+    pytest.param({"body_window_bytes": 1 << 21}, "body_window_bytes", id="window beyond its limit"),
+    pytest.param({"hash_balance_percent": 100}, "hash_balance_percent", id="a bound nobody could stay in"),
+    pytest.param({"threads": -1}, "threads", id="negative threads"),
+    pytest.param({"servers": (Server("a", "10.0.0.1", 1),) * 2}, "servers", id="one name twice"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key"), REFUSED)
+def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], key: str) -> None:
+    """The error names key, value and what was expected."""
+    with pytest.raises(ConfigError) as refused:
+        make_edge(**changes)
+    assert refused.value.key == key
+    assert str(refused.value).startswith(f"{key} = ")
+    assert "expected" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        pytest.param(lambda: Bind("", 80), "bind.host", id="empty host"),
+        pytest.param(lambda: Bind("a b", 80), "bind.host", id="blank in a host"),
+        pytest.param(lambda: Bind("1:2", 80), "bind.host", id="not an IPv6 address"),
+        pytest.param(lambda: Bind("*", 65536), "bind.port", id="port too high"),
+        pytest.param(lambda: Bind("*", 443, "site.pem"), "bind.certificate", id="relative certificate"),
+        pytest.param(lambda: Server("", "10.0.0.1", 80), "server.name", id="empty name"),
+        pytest.param(lambda: Server("r/1", "10.0.0.1", 80), "server.name", id="slash in a name"),
+        pytest.param(lambda: Server("r" * 65, "10.0.0.1", 80), "server.name", id="name too long"),
+        pytest.param(lambda: Server("r", "replica.local", 80), "server.host", id="a name where an address must be"),
+        pytest.param(lambda: ServerOptions(fall=0), "server_options.fall", id="never down"),
+        pytest.param(lambda: ServerOptions(health_path="health"), "server_options.health_path", id="relative path"),
+        pytest.param(lambda: Timeouts(processing_ms=0), "timeouts.processing_ms", id="no time to answer"),
+    ],
+)
+def test_a_bad_part_is_refused_by_name(make: Any, key: str) -> None:
+    """Parts check themselves, so a bad one is never part of an edge."""
+    with pytest.raises(ConfigError) as refused:
+        make()
+    assert refused.value.key == key
+
+
+def test_decoding_names_the_place() -> None:
+    """From a document, the error also says where; an unknown key is refused."""
+    document = {
+        "binds": [{"host": "*", "port": 80}],
+        "ring_address": "h:1",
+        "spop_address": "h:2",
+        "admin_socket": "/a",
+    }
+    assert msgspec.convert(document, EdgeConfig).binds[0].address == "*:80"
+    document["binds"] = [{"host": "*", "port": 80}, {"host": "*", "port": 0}]
+    with pytest.raises(msgspec.ValidationError, match=r"bind.port = 0: expected .*\$.binds\[1\]"):
+        msgspec.convert(document, EdgeConfig)
+    with pytest.raises(msgspec.ValidationError, match="unknown field `bind`"):
+        msgspec.convert(document | {"binds": [], "bind": []}, EdgeConfig)
+
+
+nasty = st.text(alphabet=st.sampled_from("a/1.:_- \n\r\t\"'\\#{}%$[]()*|;,\x00é"), max_size=12)
+
+
+@given(nasty, nasty, nasty, nasty)
+def test_no_value_adds_a_line_or_a_word(path: str, header: str, name: str, host: str) -> None:
+    """Whatever is accepted stays one word in its place: the text has the same lines and words as with plain values."""
+
+    def rendered(path: str, header: str, name: str, host: str) -> list[int]:
+        edge = make_edge(
+            admin_socket=path,
+            api_keys_map=path,
+            session_headers=(header,),
+            generation_paths=(path,),
+            allowed_paths=(path,),
+            servers=(Server(name, "10.0.0.1", 80),),
+            binds=(Bind(host, 80),),
+            ring_address=f"{host}:1",
+        )
+        text = render(edge)
+        return [len(line.split()) for line in (text.haproxy_cfg + text.spoe_cfg).splitlines()]
+
+    try:
+        words = rendered(path, header, name, host)
+    except ConfigError:
+        return
+    assert words == rendered("/a", "h", "r", "h")
+    assert not set(path + header + name + host) & set(" \n\r\t\"'\\#{}()$[];,\x00")
+
+
+def test_server_ids_come_from_names_alone() -> None:
+    """All edges place a name at the same point of HAProxy's ring; a taken id is stepped over, not shared."""
+    names = [f"replica-{n}" for n in range(500)]
+    ids = server_ids(names)
+    assert ids == server_ids(reversed(names))
+    assert len(set(ids.values())) == 500
+    assert all(0 < number < 2**31 for number in ids.values())
+    taken = ids["replica-7"]
+    assert server_ids(["replica-7"], [taken]) == {"replica-7": taken + 1}
+
+
+@pytest.mark.parametrize("bodies", [ERROR_BODIES, REFUSALS])
+def test_errors_have_the_shape_clients_read(bodies: dict[int, str]) -> None:
+    """vLLM's and OpenAI's error object, with nothing that ends HAProxy's quotes."""
+    for status, body in bodies.items():
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+        assert json.loads(body)["error"]["code"] == status
+        assert "'" not in body
+
+
+def test_timeouts_allow_an_hour_of_silence() -> None:
+    """Streams are limited by silence alone, and that generously."""
+    text = render(make_edge()).haproxy_cfg
+    assert "timeout server 3600s" in text
+    assert "timeout client 3600s" in text
+
+
+def test_added_servers_have_the_words_of_those_in_the_file() -> None:
+    """`add server` ignores defaults, so both are made of the same words."""
+    options = ServerOptions(inter_ms=700)
+    edge = make_edge(servers=(Server("r1", "10.0.0.7", 8000),), server_options=options)
+    line = next(line for line in render(edge).haproxy_cfg.splitlines() if "server r1 " in line)
+    assert line.endswith(options.keywords())
