@@ -59,25 +59,37 @@ def connected(config: VllmConfig, say: Say) -> Iterator[Device]:
     # Ray CPUs are tickets, not cores: a small machine may well hold more replicas than it has cores.
     cpus = max(os.cpu_count() or 1, math.ceil(config.replicas * config.num_cpus))
     say(f"logs: {folder}/session_latest/logs")
-    with _driver(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _temp_dir=str(folder)):
+    with _driver(
+        address="local",  # Whatever RAY_ADDRESS says.
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=str(folder),
+    ):
+        say(f"ray: {_address()}")
         yield _device(config)
     if not config.ray_dir:  # Not reached after an error: then the logs are what there is to read.
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _driver(**arguments: object) -> Iterator[None]:
+def _driver(*, address: str, **arguments: object) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **arguments)
+        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **arguments)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = arguments.get("address", "a cluster of its own")
-        raise ClusterError(f"Ray ({where}): {error}") from error
+        raise ClusterError(f"Ray ({address}): {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _device(config: VllmConfig) -> Device:

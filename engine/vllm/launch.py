@@ -24,9 +24,9 @@ def run(config: VllmConfig, *, say: Say | None = None) -> None:
     """Run the fleet until SIGTERM or SIGINT, then drain and end it; a second signal ends it at once.
 
     Must be called in the main thread. `say` is given one line for each change of a replica's state; the line of a
-    replica that takes requests is `ready: http://host:port replica=<id> start_s=<seconds>`, and before all of them
-    `logs: <folder>` says where vLLM and Ray write. By default the lines go to standard output, which then holds
-    nothing else: what Ray prints goes to standard error. Raises VllmError.
+    replica that takes requests is `ready: http://host:port replica=<id> start_s=<seconds>`. Before all of them come
+    `logs: <folder>` and `ray: <address>` of a Ray cluster of our own. By default the lines go to standard output, which
+    then holds nothing else: what Ray prints goes to standard error. Raises VllmError.
     """
     out = sys.stdout
     lines: Say = say or (lambda line: print(line, file=out, flush=True))

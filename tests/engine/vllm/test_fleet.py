@@ -1,0 +1,275 @@
+"""Real vLLM on the CPU, as Ray actors: one fleet of two replicas for all tests, ended by the one that drains it.
+
+Tests run in the order of the file. `make engine-cpu` installs what they need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+import pytest
+from openai import AsyncOpenAI
+from vllm_fleet import MISSING, READY_S, FleetProcess, Lines, admin_server, listener_of, running_fleet
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
+    pytest.mark.timeout(READY_S + 60),
+    pytest.mark.xdist_group("vllm"),
+]
+
+LONG = 1500
+"""Tokens of an answer that takes some seconds: about 300 tokens/s on an idle core."""
+
+_READ_SIGNALS = """
+import json, msgspec, ray, sys
+ray.init(address=sys.argv[1], namespace="pointsman", log_to_driver=False, logging_level="ERROR")
+actors = [ray.get_actor(name) for name in sys.argv[2:]]
+print(json.dumps([msgspec.to_builtins(ray.get(actor.signals.remote())) for actor in actors]))
+"""
+
+
+class Running(NamedTuple):
+    """The fleet, and what its admin API is told."""
+
+    fleet: FleetProcess
+    calls: Lines
+    folder: Path
+    environment: dict[str, str]
+
+    def url(self, replica: str) -> str:
+        """Where a replica serves at this moment."""
+        ready = [line for line in self.fleet.lines.all() if line.startswith("ready: ") and f"={replica} " in line]
+        return str(ready[-1].split()[1])
+
+    @property
+    def ray_address(self) -> str:
+        return str(self.fleet.lines.wait(lambda line: line.startswith("ray: "), 1).removeprefix("ray: "))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A short one: Ray's sockets lie deep below it, and a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Running]:
+    """Two ready replicas of the tiny model."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    settings: dict[str, Any] = {"model": "tiny", "replicas": 2, "ray_dir": str(folder / "ray")}
+    with (
+        admin_server() as (admin, calls),
+        running_fleet(folder, environment, admin=[admin], num_cpus=0.5, **settings) as fleet,
+    ):
+        for replica in ("vllm-1", "vllm-2"):
+            fleet.wait_ready(replica)
+        yield Running(fleet, calls, folder, environment)
+
+
+def client_of(url: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+async def stream(client: AsyncOpenAI, said: str, *, tokens: int, order: list[str] | None = None) -> int:
+    """Stream one greedy answer of exactly `tokens` tokens; answers the engine's own count of them."""
+    chunks = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": said}],
+        max_tokens=tokens,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    counted = 0
+    async for chunk in chunks:
+        if order is not None and chunk.choices:
+            order.append(said)
+        if chunk.usage is not None:
+            counted = chunk.usage.completion_tokens
+    return counted
+
+
+def running_requests(url: str) -> float:
+    """Requests in the engine's batch, by vLLM's own metric."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+
+def test_both_replicas_register_themselves(running: Running) -> None:
+    """Each PUTs its own URL, the served name and its lease, after its first token."""
+    for replica in ("vllm-1", "vllm-2"):
+        call = running.calls.wait(lambda call, path=f"/v1/replicas/{replica}": call.path == path, 10)
+        assert call.method == "PUT"
+        assert call.body == {"url": running.url(replica), "model": "tiny", "ttl_s": 10.0}
+
+
+def test_a_heartbeat_renews_the_lease(running: Running) -> None:
+    """The same PUT comes again."""
+    seen = len(running.calls.all())
+    running.calls.wait(lambda call: call.method == "PUT" and call.path.endswith("/vllm-1"), 10, since=seen)
+
+
+async def test_replicas_stream_chats_and_agree(running: Running) -> None:
+    """An OpenAI client streams from each replica; equal seeds give equal weights, so greedy answers are equal."""
+    answers = []
+    for replica in ("vllm-1", "vllm-2"):
+        async with client_of(running.url(replica)) as client:
+            assert await stream(client, "hello", tokens=16) == 16
+            whole = await client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=16, temperature=0
+            )
+            answers.append(whole.choices[0].message.content)
+    assert answers[0] == answers[1] != ""
+
+
+async def test_two_streams_on_one_replica_run_at_once(running: Running) -> None:
+    """Their chunks interleave: the second starts before the first has ended."""
+    order: list[str] = []
+    async with client_of(running.url("vllm-1")) as client:
+        assert await asyncio.gather(*(stream(client, name, tokens=200, order=order) for name in "ab")) == [200, 200]
+    assert order.index("b") < len(order) - 1 - order[::-1].index("a")
+    assert order.index("a") < len(order) - 1 - order[::-1].index("b")
+
+
+async def test_a_client_that_leaves_frees_the_engine(running: Running) -> None:
+    """Generation ends long before the answer would have."""
+    url = running.url("vllm-1")
+    async with client_of(url) as client:
+        chunks = await client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "long"}],
+            max_tokens=2 * LONG,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        read = 0
+        async for _ in chunks:
+            read += 1
+            if read == 5:
+                break
+        assert running_requests(url) == 1
+        await chunks.close()
+    async with asyncio.timeout(3):
+        while running_requests(url):
+            await asyncio.sleep(0.05)
+
+
+def test_signals_tell_load_and_history(running: Running) -> None:
+    """Anyone on the cluster can read a replica's signals; after the tests above it is idle and has one abort."""
+    read = subprocess.run(
+        [sys.executable, "-c", _READ_SIGNALS, running.ray_address, "vllm-1", "vllm-2"],
+        env=running.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = json.loads(read.stdout)
+    for signals in (first, second):
+        assert signals["in_flight"] == signals["unfinished"] == signals["running"] == signals["queued_tokens"] == 0
+        assert signals["first_tokens"] == signals["finished"] + signals["aborted"]
+    assert (first["aborted"], second["aborted"]) == (1, 0)
+    assert first["prompt_tokens"] > first["cached_tokens"] >= 0
+
+
+async def test_a_fleet_may_join_a_cluster_and_leaves_it_running(running: Running) -> None:
+    """One replica of another fleet on the same cluster: it serves, stops on SIGTERM, and takes nothing else with it."""
+    settings: dict[str, Any] = {"model": "tiny", "served_name": "joined", "name": "j", "num_cpus": 0.5}
+    with running_fleet(
+        running.folder / "joined", running.environment, ray_address=running.ray_address, **settings
+    ) as fleet:
+        url = fleet.wait_ready("j-1")
+        replica = listener_of(url)
+        async with client_of(url) as client:
+            answer = await client.completions.create(model="joined", prompt="x", max_tokens=3)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens <= 3
+        fleet.process.send_signal(signal.SIGTERM)
+        assert fleet.wait(30) == 0
+    _, alive = psutil.wait_procs([replica], 10)
+    assert not alive
+    assert httpx.get(f"{running.url('vllm-1')}/health").status_code == 200
+
+
+async def test_what_dies_is_replaced_and_registers_again(running: Running) -> None:
+    """kill -9 of one replica's process and of the other's engine: both come back, at other ports, as themselves."""
+    old = {replica: running.url(replica) for replica in ("vllm-1", "vllm-2")}
+    seen, said = len(running.calls.all()), len(running.fleet.lines.all())
+    actor = listener_of(old["vllm-1"])
+    orphans = actor.children(recursive=True)
+    assert orphans
+    actor.kill()
+    for engine in listener_of(old["vllm-2"]).children(recursive=True):
+        engine.kill()
+    # The replica whose engine died is still there to say so; of the other one the lease runs out.
+    running.calls.wait(lambda call: call == ("DELETE", "/v1/replicas/vllm-2", {}), 10, since=seen)
+    for replica in old:
+        url = running.fleet.wait_ready(replica, since=said)
+        assert url != old[replica]
+        running.calls.wait(lambda call, url=url: call.body.get("url") == url, 10, since=seen)
+        async with client_of(url) as client:
+            assert await stream(client, "again", tokens=4) == 4
+    _, alive = psutil.wait_procs(orphans, 10)
+    assert not alive
+    died = [line for line in running.fleet.lines.all() if " died: " in line]
+    assert sorted(died) == [
+        "vllm-1 died: vllm-1: its process died; starts again in 1 s",
+        "vllm-2 died: vllm-2: the engine died; starts again in 1 s",
+    ]
+
+
+async def test_sigterm_drains_and_leaves_nothing_behind(running: Running) -> None:
+    """Routers are told, fresh work is refused, the stream ends whole, and no process or heartbeat is left."""
+    url = running.url("vllm-1")
+    family = running.fleet.family()
+    seen = len(running.calls.all())
+    async with client_of(url) as client, httpx.AsyncClient() as plain:
+        order: list[str] = []
+        streaming = asyncio.create_task(stream(client, "last", tokens=LONG, order=order))
+        while not order:
+            await asyncio.sleep(0.01)
+        running.fleet.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(
+            running.calls.wait, lambda call: call == ("POST", "/v1/replicas/vllm-1/drain", {}), 10, since=seen
+        )
+        status = 200
+        while status == 200:  # What was on its way when the routers heard is still served.
+            answer = await plain.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
+            status = answer.status_code
+        assert status == 503
+        assert answer.headers["retry-after"] == "1"
+        assert (await plain.get(f"{url}/health")).status_code == 503
+        assert not streaming.done()
+        assert await streaming == LONG
+    assert running.fleet.wait(30) == 0
+    running.calls.wait(lambda call: call == ("DELETE", "/v1/replicas/vllm-1", {}), 1, since=seen)
+    running.calls.wait(lambda call: call == ("DELETE", "/v1/replicas/vllm-2", {}), 1, since=seen)
+    _, alive = psutil.wait_procs(family, 5)
+    assert not alive
+    assert "Traceback" not in running.fleet.errors
+
+
+def test_a_refusal_of_vllm_is_told_once_in_its_own_words(folder: Path) -> None:
+    """Two replicas, one sentence, exit status 1, and logs to read further in."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    settings: dict[str, Any] = {"model": "tiny", "replicas": 2, "args": ["--max-model-len=99999999"]}
+    with running_fleet(folder / "refused", environment, ray_dir=str(folder / "r"), **settings) as fleet:
+        assert fleet.wait(READY_S) == 1
+        assert fleet.errors.startswith("error: ValidationError: Value error, User-specified max_model_len (99999999)")
+        assert fleet.errors.count("User-specified") == 1
+        logs = next(line for line in fleet.lines.all() if line.startswith("logs: ")).removeprefix("logs: ")
+    assert list(Path(logs).glob("worker-*.out"))
