@@ -1,0 +1,318 @@
+"""Reconciliation: the plan for each difference, and convergence against a model of HAProxy's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haproxy.config import ServerOptions, server_ids
+from haproxy.errors import CommandRefused, ConfigError
+from haproxy.reconcile import DesiredServer, ObservedServer, Reconciler, observe, plan
+from haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
+
+KEYWORDS = ServerOptions().keywords()
+
+
+def make_desired(name: str = "r1", **changes: Any) -> DesiredServer:
+    return DesiredServer(**({"name": name, "host": "10.0.0.1", "port": 8000} | changes))
+
+
+def make_observed(name: str = "r1", **changes: Any) -> ObservedServer:
+    plain = {
+        "name": name,
+        "host": "10.0.0.1",
+        "port": 8000,
+        "health": "up",
+        "admin": "ready",
+        "sessions": 0,
+        "queued": 0,
+        "id": server_ids([name])[name],
+        "checked": True,
+    }
+    return ObservedServer(**(plain | changes))
+
+
+def planned(desired: Sequence[DesiredServer], observed: Sequence[ObservedServer]) -> list[str]:
+    return plan({one.name: one for one in desired}, {one.name: one for one in observed})
+
+
+R1_ID = server_ids(["r1"])["r1"]
+
+
+@pytest.mark.parametrize(
+    ("desired", "observed", "commands"),
+    [
+        pytest.param([make_desired()], [make_observed()], [], id="as it should be"),
+        pytest.param(
+            [make_desired()],
+            [],
+            [
+                f"add server fleet/r1 10.0.0.1:8000 id {R1_ID} {KEYWORDS}",
+                "enable health fleet/r1",
+                "set server fleet/r1 state ready",
+            ],
+            id="missing: added, checked, let in",
+        ),
+        pytest.param(
+            [make_desired(drain=True, host="fd00::7")],
+            [],
+            [
+                f"add server fleet/r1 [fd00::7]:8000 id {R1_ID} {KEYWORDS}",
+                "enable health fleet/r1",
+                "set server fleet/r1 state drain",
+            ],
+            id="missing and draining",
+        ),
+        pytest.param(
+            [make_desired()],
+            [make_observed(checked=False, admin="maint")],
+            ["enable health fleet/r1", "set server fleet/r1 state ready"],
+            id="an addition that was broken off",
+        ),
+        pytest.param(
+            [make_desired(port=8001)],
+            [make_observed()],
+            ["set server fleet/r1 addr 10.0.0.1 port 8001"],
+            id="moved",
+        ),
+        pytest.param(
+            [make_desired(drain=True)], [make_observed(sessions=3)], ["set server fleet/r1 state drain"], id="to drain"
+        ),
+        pytest.param([make_desired()], [make_observed(admin="drain")], ["set server fleet/r1 state ready"], id="back"),
+        pytest.param([make_desired()], [make_observed(health="down")], [], id="down is HAProxy's business"),
+        pytest.param(
+            [],
+            [make_observed(sessions=1)],
+            ["set server fleet/r1 state maint"],
+            id="to remove, busy: nothing more is sent to it",
+        ),
+        pytest.param([], [make_observed(admin="maint", sessions=1)], [], id="to remove, still busy: wait"),
+        pytest.param([], [make_observed(admin="maint", queued=1)], [], id="to remove, requests queued: wait"),
+        pytest.param([], [make_observed(admin="maint")], ["del server fleet/r1"], id="to remove, idle"),
+        pytest.param(
+            [],
+            [make_observed()],
+            ["set server fleet/r1 state maint", "del server fleet/r1"],
+            id="to remove, idle from the start",
+        ),
+        pytest.param(
+            [make_desired()],
+            [make_observed(admin="maint", sessions=1)],
+            ["set server fleet/r1 state ready"],
+            id="wanted again before it was gone",
+        ),
+    ],
+)
+def test_the_plan_for_each_difference(
+    desired: list[DesiredServer], observed: list[ObservedServer], commands: list[str]
+) -> None:
+    """One row a difference."""
+    assert planned(desired, observed) == commands
+
+
+def test_removals_go_before_additions() -> None:
+    """A name or address may move from one to the other in one step."""
+    commands = planned([make_desired("b")], [make_observed("a")])
+    assert commands.index("del server fleet/a") < next(i for i, c in enumerate(commands) if c.startswith("add"))
+
+
+def test_an_id_in_use_is_stepped_over() -> None:
+    """Ids are unique in a backend."""
+    (add, *_) = planned([make_desired("r1"), make_desired("r2")], [make_observed("r2", id=R1_ID)])
+    assert f" id {R1_ID + 1} " in add
+
+
+@pytest.mark.parametrize("observed", [[], [make_observed()]], ids=["added", "moved"])
+def test_a_server_that_would_break_a_command_is_refused(observed: list[ObservedServer]) -> None:
+    """Names and addresses come from registrations: they are checked before they become commands."""
+    with pytest.raises(ConfigError, match=r"server\.host"):
+        planned([make_desired(host="10.0.0.1; shutdown sessions server fleet/r2")], observed)
+
+
+@pytest.mark.parametrize(
+    ("op_state", "check_status", "admin_state", "health", "admin"),
+    [
+        pytest.param(2, 15, 0, "up", "ready", id="up"),
+        pytest.param(2, 1, 0, "starting", "ready", id="added, not checked yet"),
+        pytest.param(2, 0, 0, "starting", "ready", id="from the file, not checked yet"),
+        pytest.param(1, 15, 0, "up", "ready", id="warming up"),
+        pytest.param(0, 8, 0, "down", "ready", id="down"),
+        pytest.param(2, 15, 0x08, "up", "drain", id="draining"),
+        pytest.param(0, 15, 0x01, "down", "maint", id="maintenance"),
+        pytest.param(0, 15, 0x09, "down", "maint", id="maintenance over drain"),
+        pytest.param(0, 15, 0x04, "down", "maint", id="disabled in the file"),
+    ],
+)
+def test_states_in_haproxys_words(op_state: int, check_status: int, admin_state: int, health: str, admin: str) -> None:
+    """Numbers of `show servers state` to ours."""
+    state = ServerState("fleet", 1, "r1", "10.0.0.1", 80, op_state, admin_state, 16, check_status, 6)
+    (seen,) = observe([state], [ServerStat("fleet", "r1", "", sessions=2, queued=1)]).values()
+    assert (seen.health, seen.admin, seen.sessions, seen.queued) == (health, admin, 2, 1)
+
+
+def test_a_server_in_one_of_two_answers_is_not_seen() -> None:
+    """It came or went between them; the next round sees it."""
+    state = ServerState("fleet", 1, "r1", "10.0.0.1", 80, 2, 0, 16, 15, 6)
+    assert observe([state], []) == {}
+    assert observe([], [ServerStat("fleet", "r1", "UP", 0, 0)]) == {}
+
+
+class ModelHAProxy(RuntimeAPI):
+    """HAProxy's rules for servers (management.txt), without HAProxy."""
+
+    def __init__(self) -> None:
+        super().__init__("/model")
+        self.pid = 1
+        self.servers: dict[str, dict[str, Any]] = {}
+        self.lingering: set[str] = set()
+        """Servers whose last connection is just closing: not deletable, though `show stat` counts nothing."""
+        self.commands: list[str] = []
+
+    def restart(self) -> None:
+        """A new process: what was added at run time is gone."""
+        self.pid += 1
+        self.servers.clear()
+
+    async def answers(self, commands: Sequence[str]) -> list[str]:
+        return [self.answer(command) for command in commands]
+
+    def answer(self, command: str) -> str:
+        words = command.split()
+        match words[:2]:
+            case ["show", "info"]:
+                return f"Name: HAProxy\nPid: {self.pid}\nVersion: 2.8.25\nUptime_sec: 1"
+            case ["show", "servers"]:
+                columns = "be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight"
+                head = f"1\n# {columns} srv_check_status srv_check_state srv_port"
+                rows = [
+                    f"fleet {s['id']} {name} {s['host']} {0 if s['admin'] & 1 else 2} {s['admin']} 16 15 {s['check']}"
+                    f" {s['port']}"
+                    for name, s in self.servers.items()
+                ]
+                return "\n".join((head, *rows))
+            case ["show", "stat"]:
+                rows = [f"fleet,{name},UP,{s['sessions']},0,2," for name, s in self.servers.items()]
+                return "\n".join(("# pxname,svname,status,scur,qcur,type,", *rows))
+        self.commands.append(command)
+        name = words[2].removeprefix("fleet/")
+        if words[:2] == ["add", "server"]:
+            if name in self.servers or int(words[5]) in {s["id"] for s in self.servers.values()}:
+                return "[3]: Already exists"
+            host, _, port = words[3].rpartition(":")
+            new = {"host": host.strip("[]"), "port": int(port), "id": int(words[5])}
+            self.servers[name] = new | {"admin": 1, "check": 2, "sessions": 0}
+            return "[6]: New server registered."
+        if name not in self.servers:
+            return "[3]: No such server."
+        server = self.servers[name]
+        match words:
+            case ["del", "server", _]:
+                if not server["admin"] & 1:
+                    return "[3]: Only servers in maintenance mode can be deleted."
+                if server["sessions"] or name in self.lingering:
+                    return "[3]: Server still has connections attached to it, cannot remove it."
+                del self.servers[name]
+                return "[6]: Server deleted."
+            case ["enable", "health", _]:
+                server["check"] |= 4
+            case ["set", "server", _, "state", state]:
+                server["admin"] = {"ready": 0, "maint": 1, "drain": 8}[state]
+            case ["set", "server", _, "addr", host, "port", port]:
+                server |= {"host": host, "port": int(port)}
+            case _:
+                return f"[6]: Unknown command: '{command}'"
+        return ""
+
+
+async def test_a_step_applies_looks_again_and_then_rests() -> None:
+    """The observation is of after the commands; a second step has nothing to do."""
+    model = ModelHAProxy()
+    desired = {"r1": make_desired("r1"), "r2": make_desired("r2", drain=True)}
+    first = await Reconciler(model).step(desired)
+    assert first.changed
+    assert {name: server.admin for name, server in first.servers.items()} == {"r1": "ready", "r2": "drain"}
+    second = await Reconciler(model).step(desired)
+    assert second == first._replace(changed=False)
+
+
+async def test_everything_is_applied_again_to_a_restarted_haproxy() -> None:
+    """Nothing is remembered, so nothing is missed."""
+    model = ModelHAProxy()
+    reconciler = Reconciler(model)
+    desired = {"r1": make_desired()}
+    before = await reconciler.step(desired)
+    model.restart()
+    after = await reconciler.step(desired)
+    assert after.changed
+    assert after.pid != before.pid
+    assert after.servers == before.servers
+
+
+async def test_a_leaving_server_goes_when_its_last_stream_has_ended() -> None:
+    """Maintenance at once, deletion when idle, tried again while the connection is still closing."""
+    model = ModelHAProxy()
+    reconciler = Reconciler(model)
+    await reconciler.step({"r1": make_desired()})
+    model.servers["r1"]["sessions"] = 1
+    assert (await reconciler.step({})).servers["r1"].admin == "maint"
+    assert "del server fleet/r1" not in model.commands
+    model.servers["r1"]["sessions"] = 0
+    model.lingering.add("r1")
+    assert (await reconciler.step({})).servers["r1"].admin == "maint"
+    model.lingering.clear()
+    assert (await reconciler.step({})).servers == {}
+
+
+async def test_a_refusal_is_raised_after_the_rest_was_applied() -> None:
+    """One server HAProxy does not take leaves the others as they should be."""
+    model = ModelHAProxy()
+    plain = model.answer
+    model.answer = lambda command: "[3]: no" if command.startswith("add server fleet/bad") else plain(command)
+    with pytest.raises(CommandRefused, match="add server fleet/bad"):
+        await Reconciler(model).step({name: make_desired(name) for name in ("bad", "good")})
+    assert model.servers.keys() == {"good"}
+
+
+servers = st.builds(
+    DesiredServer,
+    name=st.sampled_from(["a", "b", "c", "d"]),
+    host=st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::7"]),
+    port=st.integers(1, 3),
+    drain=st.booleans(),
+)
+fleets = st.lists(servers, max_size=4).map(lambda found: {server.name: server for server in found})
+events = st.lists(fleets | st.sampled_from(["restart", "busy", "idle"]), max_size=12)
+
+
+@given(events, fleets)
+async def test_any_history_converges_without_cutting_a_stream(
+    history: list[Any], last: dict[str, DesiredServer]
+) -> None:
+    """Whatever came before, one step brings everything but busy leavers in place, and idle ones go with the next."""
+    model = ModelHAProxy()
+    reconciler = Reconciler(model)
+    for event in [*history, last]:
+        match event:
+            case "restart":
+                model.restart()
+            case "busy" | "idle":
+                for server in model.servers.values():
+                    server["sessions"] = int(event == "busy")
+            case _:
+                await reconciler.step(event)
+    seen = (await reconciler.step(last)).servers
+    for name, wanted in last.items():
+        assert (seen[name].host, seen[name].port) == (wanted.host, wanted.port)
+        assert seen[name].admin == ("drain" if wanted.drain else "ready")
+        assert seen[name].checked
+    assert all(server.admin == "maint" and server.sessions for name, server in seen.items() if name not in last)
+    for server in model.servers.values():
+        server["sessions"] = 0
+    await reconciler.step(last)
+    settled = await reconciler.step(last)
+    assert not settled.changed
+    assert settled.servers.keys() == last.keys()
