@@ -259,17 +259,18 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     body_needs: int = 0
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
     but only where no header names the session."""
-    body_window_bytes: int = 262144
-    """How much of a body can be looked at. Every buffer of the process gets this size plus 16 KiB; only what is used of
-    it takes memory."""
+    body_window_bytes: int = 16384
+    """How much of a body can be looked at, and the largest body that can be sent again (`replay`). Every buffer of the
+    process gets this size plus 16 KiB; only what is used of it takes memory."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
     buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
     max_body_bytes: int = 0
     """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
-    hash_balance_percent: int = 150
-    """When HAProxy chooses alone, no replica gets more than this share of the average load."""
+    hash_balance_percent: int = 200
+    """When HAProxy chooses alone, no replica gets more than this share of the average load. From 200 on, whatever the
+    load, one of the others is always under it, so that a redispatch never comes back to the server that failed."""
     threads: int = 0
     """0: one per core, HAProxy's own choice."""
     maxconn: int = 0

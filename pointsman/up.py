@@ -1,13 +1,14 @@
 """`pointsman up`: starts the parts of one edge, watches them, and takes them down in order.
 
-Order up: router (it must be there to be asked and to register with), then HAProxy and replicas together. Ready is when
-HAProxy is attached and every replica passes its health check through it. Order down: HAProxy stops accepting and
-lets streams finish while everything behind it still runs; then replicas, then the router.
+Everything starts at once; each part waits for those it needs. Ready is when HAProxy is attached to the router and every
+replica passes its health check through it. Order down: HAProxy stops accepting and lets streams finish while everything
+behind it still runs; then replicas, then the router.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -21,11 +22,12 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from haproxy.binary import find_binary
+from haproxy.binary import Binary, find_binary
 from haproxy.config import EdgeConfig, Server
 from haproxy.errors import HAProxyError
 from haproxy.process import HAProxyProcess
 from pointsman.child import MAX_BACKOFF_S, MIN_BACKOFF_S, Child
+from pointsman.engine_commands import ADMIN_TOKEN_VARIABLE
 from pointsman.errors import EXIT_CONFIGURATION, StartError
 from pointsman.plan import EdgePlan, UpOptions, plan
 from router.errors import RouterError
@@ -41,6 +43,9 @@ HAPROXY_DRAIN_S = 30.0
 
 POLL_S = 0.1
 
+HAPROXY_VARIABLE = "POINTSMAN_HAPROXY"
+"""Path of the haproxy executable to use; without it, the one of the wheel, else the one on the PATH."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -48,11 +53,11 @@ def run_up(options: UpOptions) -> int:
     """Runs an edge until SIGTERM or SIGINT; the exit code. Raises StartError and its kin before anything started."""
     if options.engine == "vllm" and options.replicas:
         require_vllm()
-    find_binary()
+    binary = find_binary(os.environ.get(HAPROXY_VARIABLE, ""))
     made = plan(options)
     configure(level="info" if options.verbose else "warning", component="up")
     try:
-        return asyncio.run(_supervise(made))
+        return asyncio.run(_supervise(made, binary))
     finally:
         if made.owns_run_dir:
             shutil.rmtree(made.run_dir, ignore_errors=True)
@@ -68,10 +73,10 @@ def require_vllm() -> None:
             )
 
 
-async def _supervise(made: EdgePlan) -> int:
+async def _supervise(made: EdgePlan, binary: Binary) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    edge = Edge(made)
+    edge = Edge(made, binary)
 
     def asked_to_stop() -> None:
         if stop.is_set():
@@ -106,8 +111,9 @@ async def _supervise(made: EdgePlan) -> int:
 class Edge:
     """The running parts of one edge."""
 
-    def __init__(self, made: EdgePlan) -> None:
+    def __init__(self, made: EdgePlan, binary: Binary) -> None:
         self._plan = made
+        self._binary = binary
         self._console = Console(stderr=True)
         self._router: Child | None = None
         self._replicas: list[Child] = []
@@ -119,18 +125,24 @@ class Edge:
         """Brings everything up. Raises StartError when a part cannot start."""
         made = self._plan
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=made.admin_url, timeout=2.0))
+            # Proxies of the environment are for the outside world, not for what runs next door.
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=made.admin_url, timeout=2.0, trust_env=False)
+            )
             say = self._progress(stack)
-            say("starting the router")
-            self._router = Child("router", made.router_argv(), log_file=made.log_file("router"))
+            say("starting router, HAProxy and replicas")
+            self._router = Child(
+                "router", made.router_argv(), log_file=made.log_file("router"), environment=self._environment()
+            )
             await self._router.start()
-            await self._until(self._answers(client, "/livez"), ROUTER_START_S, "the router", self._router)
-            say("starting HAProxy")
-            self._haproxy = HAProxyProcess(self._edge_config, made.run_dir, log_file=made.log_file("haproxy"))
+            await self._start_replicas()
+            self._haproxy = HAProxyProcess(
+                self._edge_config, made.run_dir, log_file=made.log_file("haproxy"), binary=self._binary
+            )
             await self._haproxy.start()
             self._haproxy_task = asyncio.create_task(self._keep_haproxy(), name="watch haproxy")
-            await self._start_replicas()
-            await self._until(self._answers(client, "/readyz"), ROUTER_START_S, "HAProxy", self._router)
+            say("waiting for the router")
+            await self._until(self._answers(client, "/readyz"), ROUTER_START_S, "the router", self._router)
             wanted = made.options.replicas
             deadline_s = time.monotonic() + START_S[made.options.engine]
             while wanted:
@@ -154,8 +166,16 @@ class Edge:
             argvs = {"vllm": made.vllm_argv()}
         else:
             argvs = {f"sim-{n}": made.sim_argv(n) for n in range(1, made.options.replicas + 1)}
-        self._replicas = [Child(name, argv, log_file=made.log_file(name)) for name, argv in argvs.items()]
+        self._replicas = [
+            Child(name, argv, log_file=made.log_file(name), environment=self._environment())
+            for name, argv in argvs.items()
+        ]
         await asyncio.gather(*(child.start() for child in self._replicas))
+
+    def _environment(self) -> dict[str, str]:
+        """Of every child: ours, with the admin token where one is set."""
+        token = self._plan.settings.admin.token
+        return {**os.environ, ADMIN_TOKEN_VARIABLE: token} if token else dict(os.environ)
 
     def _progress(self, stack: AsyncExitStack) -> Callable[[str], None]:
         """Something that shows a line of progress: a spinner on a terminal, a line per change elsewhere."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from policies.errors import PolicyConfigError
+from policies.errors import PolicyError
 from policies.registry import build_policy
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
@@ -59,13 +59,13 @@ class PolicyControl:
     ) -> dict[str, object]:
         """Makes a document live; what it became, defaults filled in.
 
-        Raises PolicyConfigError for a bad document and StaleVersionError when `if_match` names another version.
+        Raises PolicyError for a bad document and StaleVersionError when `if_match` names another version.
         """
         if if_match is not None and if_match not in ("*", self.etag):
             raise StaleVersionError(f"If-Match: {if_match}: the live policy is {self.etag}")
         try:
             policy = build_policy(document)
-        except PolicyConfigError:
+        except PolicyError:
             if not dry_run:
                 self._metrics.policy_reload_ok = 0
                 self._metrics.policy_reloads["refused"] += 1
@@ -89,5 +89,5 @@ class PolicyControl:
             return
         try:
             self.put(saved)
-        except PolicyConfigError as error:
+        except PolicyError as error:
             log.warning("saved policy is not usable; the configured one decides", error=str(error))

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from haproxy.config import ServerOptions
-from policies.errors import PolicyConfigError
+from policies.errors import PolicyError
 from policies.registry import build_policy
 from router.errors import SettingsError
 
@@ -171,7 +171,7 @@ def _check(settings: Settings) -> None:
         )
     try:
         build_policy(settings.policy).close()
-    except PolicyConfigError as error:
+    except PolicyError as error:
         raise SettingsError(f"policy: {error}") from error
 
 

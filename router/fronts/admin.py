@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from policies.errors import PolicyConfigError
+from policies.errors import PolicyError
 from policies.registry import describe as describe_policies
 from policies.registry import installed_policies
 from policies.types import RequestFeatures
@@ -177,7 +177,7 @@ class AdminFront:
             applied = self._policy.put(body, if_match=request.headers.get("if-match"), dry_run=dry_run)
         except StaleVersionError as error:
             raise HTTPException(412, str(error)) from error
-        except PolicyConfigError as error:
+        except PolicyError as error:
             raise HTTPException(422, str(error)) from error
         return _json(applied, headers={"etag": self._policy.etag})
 

@@ -1,0 +1,158 @@
+"""`pointsman up` itself: what it says, what it supervises, what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+from edge import START_S, read_stream, running_up, start_up, until
+
+pytestmark = pytest.mark.e2e
+
+
+async def refused(*arguments: str) -> str:
+    """What an `up` that must not start says on stderr; it must exit with code 2 and one line."""
+    process = await start_up(*arguments)
+    async with asyncio.timeout(START_S):
+        said, complaint = await process.communicate()
+    lines = [line for line in complaint.decode().splitlines() if not re.match("starting|waiting|replicas ready", line)]
+    assert (process.returncode, said) == (2, b""), (process.returncode, said, complaint)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+async def test_each_part_is_a_process_that_says_what_it_is() -> None:
+    """Command lines name haproxy, pointsman router, pointsman engine; the ready line names both addresses."""
+    async with running_up(2) as edge:
+        lines = [" ".join(child.cmdline()) for child in psutil.Process(edge.process.pid).children()]
+        assert sum("haproxy -W" in line for line in lines) == 1
+        assert sum("pointsman router --config" in line for line in lines) == 1
+        assert sum("pointsman engine sim --id" in line for line in lines) == 2
+        assert (edge.run_dir / "admin.sock").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_leaves_nothing_behind(number: signal.Signals) -> None:
+    """The running stream finishes; then no process, no socket, no listener is left; exit code 0."""
+    async with running_up(2, engine={"token_interval_ms": 10}) as edge:
+        tree = edge.tree()
+        stream = asyncio.create_task(read_stream(edge, tokens=100))
+
+        async def streaming() -> bool:
+            return sum(view["in_flight"] for view in (await edge.replicas()).values()) == 1
+
+        await until(streaming)
+        assert await edge.stop(number) == 0
+        assert (await stream)[1] == 100
+        assert not [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert not list(edge.run_dir.glob("*.sock"))
+        port = int(edge.url.rpartition(":")[2])
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_killed_supervisor_takes_its_parts_along() -> None:
+    """SIGKILL to `up`: the kernel tells its children, and no orphan stays."""
+    async with running_up(1) as edge:
+        tree = edge.tree()
+        edge.process.kill()
+        await edge.process.wait()
+
+        async def all_gone() -> bool:
+            return not [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+        await until(all_gone)
+
+
+async def test_every_part_that_dies_is_started_again() -> None:
+    """Router, HAProxy and replica, killed one after another: the edge serves again each time."""
+    async with running_up(1) as edge:
+        for find in (edge.router, lambda: edge.part("-W"), lambda: edge.replica("sim-1")):
+            old = find()
+            old.kill()
+
+            async def replaced(find=find, old=old) -> bool:
+                try:
+                    return find().pid != old.pid
+                except AssertionError:
+                    return False
+
+            await until(replaced)
+
+            async def serves() -> bool:
+                try:
+                    answer = await edge.chat()
+                    return answer.status_code == 200 and answer.headers["x-pointsman-reason"] == "least-load"
+                except OSError:
+                    return False
+                except Exception as error:
+                    if type(error).__module__.startswith("httpx"):
+                        return False
+                    raise
+
+            await until(serves)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["--engine", "gpu"], ["--engine", "'gpu'", "sim, vllm"], id="unknown engine"),
+        pytest.param(["--lookup", "dns"], ["--lookup", "'dns'", "spoe, lua"], id="unknown lookup"),
+        pytest.param(["--policy", "nope"], ["policy", "'nope'", "least_load"], id="unknown policy"),
+        pytest.param(["--policy", '{"policy": "least_load", "by": 1}'], ["by", "1"], id="bad policy value"),
+        pytest.param(["--listen", "nowhere"], ["--listen", "'nowhere'", "HOST:PORT"], id="bad address"),
+        pytest.param(["--admin", "0.0.0.0:0"], ["admin.token", "bearer token"], id="open admin"),
+        pytest.param(["--config", "/no/such.yaml"], ["--config", "/no/such.yaml", "cannot be read"], id="no file"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_flag_is_one_sentence_and_exit_code_2(arguments: list[str], says: list[str]) -> None:
+    """Key, value and expectation; no traceback, nothing started."""
+    free = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
+    free += [] if "--admin" in arguments else ["--admin", "127.0.0.1:0"]
+    sentence = await refused(*free, *arguments)
+    for word in says:
+        assert word in sentence
+
+
+async def test_a_taken_port_is_named() -> None:
+    """The flag to change is in the sentence."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert f"{address} is taken" in await refused("--listen", address, "--admin", "127.0.0.1:0")
+        assert "--admin" in await refused("--listen", "127.0.0.1:0", "--admin", address)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("haproxy: {threads: -1}", ["threads", "-1"], id="haproxy value"),
+        pytest.param("haproxy: {treads: 1}", ["treads"], id="haproxy key"),
+        pytest.param("router: {limits: {max_sessions: 0}}", ["limits.max_sessions", "0"], id="router value"),
+        pytest.param("engine: {timing: warp}", ["timing", "warp"], id="engine value"),
+        pytest.param("sections: 1", ["sections", "router, haproxy, engine"], id="unknown section"),
+    ],
+)
+async def test_a_wrong_file_is_one_sentence_and_exit_code_2(tmp_path: Path, text: str, says: list[str]) -> None:
+    """Each section is checked by the part it is for, a replica's by the replica."""
+    path = tmp_path / "up.yaml"
+    path.write_text(text)
+    sentence = await refused("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config", str(path))
+    for word in says:
+        assert word in sentence
+
+
+async def test_an_old_haproxy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.6 would seem to work and keep no connection to added servers: it is named with its version."""
+    fake = tmp_path / "haproxy"
+    fake.write_text("#!/bin/sh\necho 'HAProxy version 2.6.12-1+deb12u4 2026/01/01 - https://haproxy.org/'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("POINTSMAN_HAPROXY", str(fake))
+    sentence = await refused("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert "2.6.12" in sentence and "2.8" in sentence
