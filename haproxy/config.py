@@ -260,8 +260,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
     but only where no header names the session."""
     body_window_bytes: int = 16384
-    """How much of a body can be looked at, and the largest body that can be sent again (`replay`). Every buffer of the
-    process gets this size plus 16 KiB; only what is used of it takes memory."""
+    """How much of a body can be looked at, which is as far as prefix keys reach, and the largest body that can be sent
+    again (`replay`). Every buffer of the process gets this size plus 16 KiB; only what is used of it takes memory.
+    Policies that need prefix keys want 262144."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of

@@ -83,10 +83,15 @@ def test_the_lua_script_is_not_templated() -> None:
 def test_replay_follows_the_window_unless_set() -> None:
     """Copies of large buffers cost more than the rest of the request, so they are made for small ones only."""
     asked = "retry-on conn-failure empty-response"
-    assert asked not in render(make_edge()).haproxy_cfg
-    assert asked in render(make_edge(body_window_bytes=0)).haproxy_cfg
-    assert asked in render(make_edge(replay=True)).haproxy_cfg
-    assert asked not in render(make_edge(body_window_bytes=0, replay=False)).haproxy_cfg
+    waits = "http-request wait-for-body time 10s\n"
+    for edge, replays in (
+        (make_edge(), True),
+        (make_edge(body_window_bytes=262144), False),
+        (make_edge(body_window_bytes=262144, replay=True), True),
+        (make_edge(replay=False), False),
+    ):
+        text = render(edge).haproxy_cfg
+        assert (asked in text) == (waits in text) == replays
 
 
 def test_what_is_off_is_not_there() -> None:

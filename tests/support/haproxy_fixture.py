@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from haproxy.binary import find_binary
 from haproxy.config import Bind, EdgeConfig, Server
 from haproxy.process import HAProxyProcess
 from haproxy.reconcile import DesiredServer, Reconciler
@@ -25,6 +27,9 @@ from haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, en
 
 Answer = dict[str, str | int]
 Arguments = dict[str, Any]
+
+BINARY_VARIABLE = "TEST_HAPROXY"
+"""Environment variable with the path of another haproxy to test; by default the one that is installed with us."""
 
 REACH_S = 10.0
 """How long a test waits for something that must happen; nothing is asserted about time."""
@@ -174,7 +179,7 @@ class StubReplica:
     healthy: bool = True
     received: list[Received] = field(default_factory=list)
     connections: int = 0
-    on_request: Callable[[Received, asyncio.StreamWriter], Awaitable[bool]] | None = None
+    on_request: Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]] | None = None
     """Writes an answer of its own and returns True, or returns False to have the connection closed at once."""
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -211,7 +216,7 @@ class StubReplica:
                 counted = True
                 self.received.append(request)
                 if self.on_request is not None:
-                    if not await self.on_request(request, writer):
+                    if not await self.on_request(request, reader, writer):
                         return
                     continue
                 body = json.dumps({"replica": self.name}).encode()
@@ -358,7 +363,7 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
             "threads": 2,
         }
         config = EdgeConfig(**(values | changes))
-        process = HAProxyProcess(lambda: config, folder)
+        process = HAProxyProcess(lambda: config, folder, binary=find_binary(os.environ.get(BINARY_VARIABLE, "")))
         edge = Edge(config, process, router, fleet)
         stack.push_async_callback(process.stop, drain_s=0.0)
         try:
