@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def die_with_parent(parent: int) -> Callable[[], None]:
     """Runs in the child before exec: the kernel sends it SIGTERM when `parent` dies, however it dies."""
 
     def ask() -> None:
@@ -103,7 +103,7 @@ class HAProxyProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a terminal's Ctrl-C reaches our process alone, which stops things in order
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=die_with_parent(os.getpid()),
             )
         try:
             await self._wait_ready(RuntimeAPI(edge.admin_socket))

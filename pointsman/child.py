@@ -8,15 +8,14 @@ for `STEADY_S` starts over at the shortest. Exit code 2 says the configuration i
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
+from haproxy.process import die_with_parent
 from pointsman.errors import EXIT_CONFIGURATION
 
 MIN_BACKOFF_S = 0.2
@@ -24,21 +23,7 @@ MAX_BACKOFF_S = 10.0
 STEADY_S = 30.0
 LOG_TAIL_BYTES = 4096
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
 log = structlog.get_logger(__name__)
-
-
-def die_with_parent(parent: int) -> Callable[[], None]:
-    """Runs in the child before exec: asks the kernel for SIGTERM when `parent` dies."""
-
-    def ask() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died in between
-            os._exit(0)
-
-    return ask
 
 
 class Child:

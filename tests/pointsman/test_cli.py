@@ -1,0 +1,95 @@
+"""The command line: documents from flags, errors as sentences, what needs no running edge."""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from haproxy.binary import find_binary
+from pointsman.cli import app, policy_document
+from pointsman.errors import StartError
+
+runner = CliRunner()
+
+
+@pytest.mark.parametrize(
+    ("value", "document"),
+    [
+        (None, None),
+        ("random", {"policy": "random"}),
+        ('{"policy": "least_load", "by": "tokens"}', {"policy": "least_load", "by": "tokens"}),
+        ("{policy: random}", {"policy": "random"}),
+    ],
+)
+def test_a_policy_flag_is_a_name_or_a_document(value: str | None, document: object) -> None:
+    """YAML or JSON, inline."""
+    assert policy_document(value) == document
+
+
+def test_a_policy_flag_may_be_a_file(tmp_path: Path) -> None:
+    """Told by its suffix."""
+    path = tmp_path / "policy.yaml"
+    path.write_text("policy: random\n")
+    assert policy_document(str(path)) == {"policy": "random"}
+    with pytest.raises(StartError, match="cannot be read"):
+        policy_document(str(tmp_path / "none.yaml"))
+    path.write_text("- random\n")
+    with pytest.raises(StartError, match="mapping"):
+        policy_document(str(path))
+
+
+def test_settings_are_checked_and_printed_without_a_router(tmp_path: Path) -> None:
+    """`--print-config` is what would be used, the token hidden; a wrong value is one sentence and code 2."""
+    path = tmp_path / "router.yaml"
+    path.write_text("admin: {port: 1234, token: s3cret}\n")
+    printed = runner.invoke(app, ["router", "--config", str(path), "--print-config"])
+    assert printed.exit_code == 0 and "s3cret" not in printed.stdout
+    assert yaml.safe_load(printed.stdout)["admin"]["port"] == 1234
+    assert runner.invoke(app, ["router", "--config", str(path), "--check-config"]).exit_code == 0
+    path.write_text("admin: {port: many}\n")
+    wrong = runner.invoke(app, ["router", "--config", str(path), "--check-config"])
+    assert wrong.exit_code == 2
+    assert "admin.port" in wrong.stderr and "'many'" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_haproxy_files_are_written_and_valid(tmp_path: Path) -> None:
+    """`haproxy render` makes the three files, and HAProxy accepts them."""
+    config = tmp_path / "edge.yaml"
+    config.write_text(yaml.safe_dump({"admin_socket": str(tmp_path / "a.sock"), "threads": 1}))
+    rendered = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
+    assert rendered.exit_code == 0, rendered.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"haproxy.cfg", "spoe.cfg", "pointsman.lua"}
+    checked = subprocess.run(
+        [find_binary().path, "-c", "-f", str(tmp_path / "out" / "haproxy.cfg")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    config.write_text("threads: 1000\n")
+    wrong = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
+    assert wrong.exit_code == 2 and "threads" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["engine", "sim", "--set", "timing=warp"], "timing"),
+        (["engine", "sim", "--set", "tempo=1"], "tempo"),
+        (["engine", "sim", "--set", "timing"], "KEY=VALUE"),
+        (["engine", "sim", "--config", "/no/such.yaml"], "cannot be read"),
+        (["engine", "vllm", "--set", "args=[--port, '1']"], "--port"),
+    ],
+)
+def test_a_wrong_engine_setting_is_one_sentence(arguments: list[str], says: str) -> None:
+    """Exit code 2, before anything listens."""
+    wrong = runner.invoke(app, arguments)
+    assert wrong.exit_code == 2 and says in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_the_version_is_printed() -> None:
+    """The one of the installed package."""
+    assert runner.invoke(app, ["version"]).stdout.strip() == version("pointsman")

@@ -1,0 +1,49 @@
+"""Addresses: parsed, checked, picked."""
+
+import socket
+
+import pytest
+
+from pointsman.errors import StartError
+from pointsman.ports import parse_listen, pick_ports, require_free
+from router.settings import Listen
+
+
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("127.0.0.1:8000", Listen("127.0.0.1", 8000)),
+        ("0.0.0.0:0", Listen("0.0.0.0", 0)),
+        ("[::1]:80", Listen("::1", 80)),
+        ("8000", Listen("127.0.0.1", 8000)),
+        ("localhost:1", Listen("localhost", 1)),
+    ],
+)
+def test_addresses_are_read(text: str, listen: Listen) -> None:
+    """Host and port, a v6 host in brackets, or a port alone on loopback."""
+    assert parse_listen(text, "--listen") == listen
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:70000", "1.2.3.4:-1"])
+def test_a_bad_address_names_its_flag(text: str) -> None:
+    """The sentence shows the value and the form."""
+    with pytest.raises(StartError, match=r"--admin: .*HOST:PORT"):
+        parse_listen(text, "--admin")
+
+
+def test_port_zero_becomes_a_free_port() -> None:
+    """And stays free until somebody listens on it."""
+    found = require_free(Listen("127.0.0.1", 0), "--listen")
+    with socket.socket() as sock:
+        sock.bind((found.host, found.port))
+
+
+def test_a_host_nobody_knows_is_named() -> None:
+    """Before anything starts."""
+    with pytest.raises(StartError, match=r"no-such-host\.invalid"):
+        require_free(Listen("no-such-host.invalid", 1), "--listen")
+
+
+def test_picked_ports_differ() -> None:
+    """All are held until the last is picked."""
+    assert len(set(pick_ports(20))) == 20
