@@ -1,0 +1,125 @@
+"""`python -m bench`: the edge beside its peer, lookups, failover; without a command, all of them in short.
+
+Tables go to stdout, progress to stderr. `--json` prints the report instead, `--out` writes it to a file;
+`python -m bench docs FILE` puts a report's tables onto docs/benchmarks.md. No bench fails for being slow: exit code 1
+says that something did not work or answered wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+
+from bench.cpu import ProcessEndedError
+from bench.edge import EdgeOptions, run_edge
+from bench.failover import run_failover
+from bench.lookup import LookupOptions, run_lookup
+from bench.pace import LoadError
+from bench.peers import VLLM_ROUTER_VERSION, PeerError
+from bench.report import Report, Table, load_report, make_report, write_docs
+from bench.scene import FailoverOptions
+
+app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
+
+Quick = Annotated[bool, typer.Option("--quick", help="Short slices: does it work, roughly how much.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the report to this file.")]
+Duration = Annotated[float | None, typer.Option(min=0.2, help="Seconds of one measured slice.")]
+
+Bench = Callable[[], Coroutine[Any, Any, tuple[list[Table], dict[str, Any]]]]
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """Without a command: all benches, quick."""
+    if context.invoked_subcommand is None:
+        run_all(quick=True)
+
+
+@app.command("edge")
+def edge_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+    """CPU per request and per streamed token, beside vllm-router."""
+    run({"edge": _edge(quick, duration)}, json, out)
+
+
+@app.command("lookup")
+def lookup_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+    """Latency of lookups at 2,000 a second, and what one costs the router."""
+    run({"lookup": _lookup(quick, duration)}, json, out)
+
+
+@app.command("failover")
+def failover_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """What clients notice when a part fails, leaves or joins."""
+    run({"failover": _failover(quick)}, json, out)
+
+
+@app.command("all")
+def run_all(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+    """Edge, lookup and failover, one after the other: about nine minutes, with --quick a little over one."""
+    benches = {"edge": _edge(quick, duration), "lookup": _lookup(quick, duration), "failover": _failover(quick)}
+    run(benches, json, out)
+
+
+@app.command("docs")
+def docs_command(file: Annotated[Path, typer.Argument(help="A report written by --out.")]) -> None:
+    """Put the tables of a report onto docs/benchmarks.md."""
+    write_docs(load_report(file))
+
+
+def _edge(quick: bool, duration: float | None) -> Bench:
+    options = EdgeOptions.quick() if quick else EdgeOptions()
+    if duration:
+        options = replace(options, slice_s=duration)
+    return lambda: run_edge(options)
+
+
+def _lookup(quick: bool, duration: float | None) -> Bench:
+    options = LookupOptions.quick() if quick else LookupOptions()
+    if duration:
+        options = replace(options, slice_s=duration)
+    return lambda: run_lookup(options)
+
+
+def _failover(quick: bool) -> Bench:
+    return lambda: run_failover(FailoverOptions.quick() if quick else FailoverOptions())
+
+
+def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
+    """Runs benches one after the other, prints as each ends, and reports all at the end."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    tables: list[Table] = []
+    figures: dict[str, Any] = {}
+    for name, bench in benches.items():
+        try:
+            made, figures[name] = uvloop.run(bench())
+        except (PeerError, LoadError, ProcessEndedError) as error:
+            print(f"bench {name}: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        tables += made
+        if not as_json:
+            for table in made:
+                table.print(console)
+    peers = {"vllm-router": VLLM_ROUTER_VERSION} if "edge" in benches else {}
+    report = make_report(sys.argv[1:], peers, tables, figures)
+    if as_json:
+        print(report.json())
+    else:
+        console.print(_where(report), highlight=False)
+    if out is not None:
+        out.write_text(report.json() + "\n")
+
+
+def _where(report: Report) -> str:
+    said = [*report.machine.values(), *(f"{name} {number}" for name, number in report.versions.items())]
+    return f"{', '.join(said)}; {report.command}"
+
+
+app(prog_name="python -m bench")

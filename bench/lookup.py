@@ -1,0 +1,249 @@
+"""How long a lookup takes at 2,000 a second, and what it costs.
+
+Three measurements, all open loop with Poisson arrivals, the router pinned to one core:
+
+- the router alone, asked over SPOP exactly as HAProxy asks it, with the ring's lines coming in beside: latency, and CPU
+  of the router process per lookup, everything included;
+- a stub replica asked directly, through the edge on a path that is not routed, and through the edge with the lookup,
+  in interleaved slices: what the edge adds, and what of that is the lookup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from bench import stub
+from bench.budgets import bound, verdict
+from bench.cpu import ProcessTree, used_s
+from bench.edge import PATH, SESSIONS, session_requests
+from bench.http import chat_body
+from bench.load import quantile
+from bench.pace import HTTPTarget, connect, drive, poisson
+from bench.peers import Side, Spawned, edge, say, stub_replicas, until
+from bench.report import Table, median, spread
+from bench.spop_load import SPOPTarget
+from pointsman.ports import pick_ports
+
+REPLICAS = 8
+UNROUTED_PATH = "/bench/unrouted"
+BODY_BYTES = 2048
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+DIRECT, EDGE_ONLY, WITH_LOOKUP = "replica, directly", "through HAProxy, not routed", "through HAProxy, routed"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LookupOptions:
+    """How much is measured."""
+
+    per_s: float = 2000.0
+    slice_s: float = 5.0
+    rounds: int = 4
+
+    @classmethod
+    def quick(cls) -> LookupOptions:
+        return cls(slice_s=1.0, rounds=2)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """One slice: quantiles in milliseconds, and how late the generator itself sent."""
+
+    target: str
+    count: int
+    ms: dict[str, float]
+    sent_late_p99_ms: float
+    cpu_us: float = 0.0
+    """Of the router, per lookup; only where it was asked alone."""
+
+
+@contextlib.asynccontextmanager
+async def lone_router(log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
+    """A router without HAProxy, with `REPLICAS` replicas it takes at their word; its SPOP and ring ports."""
+    spop, lookup, ring, admin = pick_ports(4)
+    settings = {
+        "spop": {"port": spop},
+        "lookup": {"port": lookup},
+        "ring": {"port": ring},
+        "admin": {"port": admin},
+        "replicas": [{"id": f"replica-{n}", "url": f"http://127.0.0.1:{9 + n}"} for n in range(1, REPLICAS + 1)],
+        "policy": {"policy": "consistent_hash"},
+    }
+    config = log_dir / "router.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    argv = [sys.executable, "-m", "pointsman", "router", "--config", str(config)]
+    process = Spawned("router", argv, log_dir, speaks=False)
+
+    async def listens() -> bool:
+        with contextlib.suppress(OSError):
+            for port in (spop, ring, admin):  # the admin front is the last to listen
+                connect(port).close()
+            return True
+        return False
+
+    try:
+        await until(listens, "the router", process)
+        yield process, spop, ring
+    finally:
+        await process.stop()
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Keep every thread of a process on these cores."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+def split_cores() -> tuple[set[int], set[int]]:
+    """One core for the router, the others for the load; both the same where there is one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[-1]}, set(cores[:-1]) or {cores[-1]}
+
+
+async def on_cores(cores: set[int], work: Callable[[], T]) -> T:
+    """Run `work` in a thread kept on these cores."""
+
+    def pinned() -> T:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)  # 0: this thread
+        try:
+            return work()
+        finally:
+            os.sched_setaffinity(0, before)
+
+    return await asyncio.to_thread(pinned)
+
+
+def summarise(target: str, latencies_s: list[float], late_s: list[float], cpu_us: float = 0.0) -> Latencies:
+    ms = {name: quantile(latencies_s, share) * 1000 for name, share in SHARES.items()}
+    return Latencies(target, len(latencies_s), ms, quantile(late_s, 0.99) * 1000, cpu_us)
+
+
+async def measure_router(options: LookupOptions, folder: Path, rng: random.Random) -> list[Latencies]:
+    """Slices of lookups at a router alone."""
+    router_core, load_cores = split_cores()
+    sessions = [f"session-{n:04d}" for n in range(SESSIONS)]
+    slices = []
+    async with lone_router(folder) as (process, spop_port, ring_port):
+        pin(process.pid, router_core)
+        tree = ProcessTree(process.pid)
+        for turn in range(options.rounds + 1):  # the first one warms up
+            due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
+            target = SPOPTarget(spop_port, ring_port, sessions, len(due_s))
+            try:
+                before = tree.read()
+                latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
+                cpu_us = sum(used_s(before, tree.read()).values()) / len(due_s) * 1e6
+            finally:
+                target.close()
+            if turn:
+                say(f"lookup: router alone, slice {turn} of {options.rounds}")
+                slices.append(summarise("router", latencies_s, late_s, cpu_us))
+    return slices
+
+
+async def measure_edge(options: LookupOptions, folder: Path, rng: random.Random) -> dict[str, list[Latencies]]:
+    """Interleaved slices of the three ways to a replica."""
+    router_core, load_cores = split_cores()
+    body = chat_body(BODY_BYTES)
+    slices: dict[str, list[Latencies]] = defaultdict(list)
+    async with (
+        stub_replicas(4, 20.0, folder) as urls,
+        edge("edge", folder, policy="consistent_hash", replicas=urls) as side,
+    ):
+        pin(router_of(side), router_core)
+        ways = {
+            DIRECT: (int(urls[0].rpartition(":")[2]), UNROUTED_PATH),
+            EDGE_ONLY: (side.port, UNROUTED_PATH),
+            WITH_LOOKUP: (side.port, PATH),
+        }
+        for turn in range(options.rounds + 1):
+            for way, (port, path) in ways.items():
+                due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
+                target = HTTPTarget(port, session_requests(body, path), len(stub.ANSWER))
+                try:
+                    latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
+                finally:
+                    target.close()
+                if turn:
+                    slices[way].append(summarise(way, latencies_s, late_s))
+            if turn:
+                say(f"lookup: through HAProxy, round {turn} of {options.rounds}")
+    return slices
+
+
+def router_of(side: Side) -> int:
+    """The process id of an edge's router."""
+    return next(pid for pid, part in side.processes.read().part.items() if part == "router")
+
+
+def lookup_tables(router: list[Latencies], ways: dict[str, list[Latencies]], options: LookupOptions) -> list[Table]:
+    rows = []
+    for name in SHARES:
+        measured = [one.ms[name] for one in router]
+        key = f"lookup.{name}"
+        rows.append([f"{name}, ms", spread(measured, 3), bound(key), verdict(key, median(measured))])
+    cpu_us = [one.cpu_us for one in router]
+    rows.append(
+        [
+            "router CPU per lookup, all in, us",
+            spread(cpu_us, 1),
+            bound("lookup.cpu"),
+            verdict("lookup.cpu", median(cpu_us)),
+        ]
+    )
+    rows.append(["sent late by the generator, p99, ms", spread([one.sent_late_p99_ms for one in router], 3), "", ""])
+    alone = Table(
+        f"Lookups over SPOP at {options.per_s:.0f} a second, router on one core, {REPLICAS} replicas",
+        ["what", "measured", "budget", "verdict"],
+        rows,
+        [f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency counts from when one was due"],
+    )
+    through = [[way, *(spread([one.ms[name] for one in slices], 2) for name in SHARES)] for way, slices in ways.items()]
+    for label, more, less in (
+        ("added by the edge, lookup included", WITH_LOOKUP, DIRECT),
+        ("of which the lookup, as HAProxy sees it", WITH_LOOKUP, EDGE_ONLY),
+    ):
+        cells = []
+        for name in SHARES:
+            added = [a.ms[name] - b.ms[name] for a, b in zip(ways[more], ways[less], strict=True)]
+            cells.append(spread(added, 2))
+        through.append([label, *cells])
+    return [
+        alone,
+        Table(
+            f"Requests at {options.per_s:.0f} a second, 2 KB bodies, milliseconds",
+            ["way", *SHARES],
+            through,
+            ["the last two rows are differences of quantiles of slices of one round"],
+        ),
+    ]
+
+
+async def run_lookup(options: LookupOptions) -> tuple[list[Table], dict[str, Any]]:
+    """The whole bench. Raises PeerError or LoadError."""
+    rng = random.Random(2000)
+    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
+        router = await measure_router(options, Path(folder), rng)
+        ways = await measure_edge(options, Path(folder), rng)
+    figures = {
+        "options": asdict(options),
+        "router": [asdict(one) for one in router],
+        "ways": {way: [asdict(one) for one in slices] for way, slices in ways.items()},
+    }
+    return lookup_tables(router, ways, options), figures

@@ -1,0 +1,150 @@
+"""HAProxy's part of the lookup, played against a router: NOTIFY frames in, ACKs out, and the ring's lines.
+
+The frames are those of the shipped spoe.cfg (`route`, five arguments, no body) on two connections, one for each of
+HAProxy's threads, with as many lookups in flight on each as are due: HAProxy 2.8 pipelines so. Behind each lookup comes
+its end-of-request line, as it would when a short answer has ended, so that reservations are closed and the router does
+all its work for a request.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+
+from bench.pace import LoadError, connect
+from haproxy.spop.frames import FIN, LENGTH_BYTES
+from haproxy.spop.state import FrameType
+from haproxy.spop.typed_data import DataType
+from haproxy.spop.varint import decode_varint, encode_varint
+
+CONNECTIONS = 2
+MAX_FRAME_BYTES = 16_380
+HELLO_S = 5.0
+RING_BEHIND = 100
+"""The end-of-request line of a lookup follows so many lookups later: 50 ms at 2,000 a second."""
+
+
+def _text(value: str) -> bytes:
+    return bytes([DataType.STRING]) + encode_varint(len(value)) + value.encode()
+
+
+def _integer(value: int, kind: DataType = DataType.INT64) -> bytes:
+    return bytes([kind]) + encode_varint(value)
+
+
+def _items(values: dict[str, bytes]) -> bytes:
+    return b"".join(encode_varint(len(name)) + name.encode() + value for name, value in values.items())
+
+
+def _frame(kind: FrameType, stream_id: int, frame_id: int, payload: bytes) -> bytes:
+    body = bytes([kind]) + FIN.to_bytes(4, "big") + encode_varint(stream_id) + encode_varint(frame_id) + payload
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def hello() -> bytes:
+    """HAPROXY-HELLO of HAProxy 2.8."""
+    values = {
+        "supported-versions": _text("2.0"),
+        "max-frame-size": _integer(MAX_FRAME_BYTES, DataType.UINT32),
+        "capabilities": _text("pipelining,async"),
+        "engine-id": _text("2f0e4cb6-3b0d-4b3c-9a52-3d2f1d4be1a7"),
+    }
+    return _frame(FrameType.HAPROXY_HELLO, 0, 0, _items(values))
+
+
+def request_id(number: int) -> str:
+    """A unique id of the length HAProxy's `%[uuid]` has."""
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def notify(number: int, session: str) -> bytes:
+    """The lookup of one request: message `route` with the arguments of the shipped spoe.cfg."""
+    values = {
+        "id": _text(request_id(number)),
+        "path": _text("/v1/chat/completions"),
+        "session": _text(session),
+        "tenant": bytes([DataType.NULL]),
+        "size": _integer(2048),
+    }
+    message = encode_varint(len("route")) + b"route" + bytes([len(values)]) + _items(values)
+    return _frame(FrameType.NOTIFY, number, 1, message)
+
+
+def end_line(number: int, replica: str) -> bytes:
+    """The ring's line of one finished request, framed by octet count."""
+    line = {
+        "ev": "end", "id": request_id(number), "pid": 1, "srv": replica, "first": replica, "reason": "hash",
+        "st": 200, "tw": 0, "tc": 0, "tr": 1, "ta": 2, "ttft": "-", "bytes": 400, "ts": "--", "rc": "0", "routed": "1",
+    }  # fmt: skip
+    text = json.dumps(line, separators=(",", ":")).encode()
+    return b"%d %b" % (len(text), text)
+
+
+class SPOPTarget:
+    """A `Target`: the n-th request is the n-th lookup. Frames and lines are built before anything is timed."""
+
+    def __init__(self, spop_port: int, ring_port: int, sessions: Sequence[str], count: int) -> None:
+        self._frames = [notify(number, sessions[number % len(sessions)]) for number in range(count)]
+        self._lines = [end_line(number, "replica-1") for number in range(count)]
+        self._sockets = [connect(spop_port) for _ in range(CONNECTIONS)]
+        self._held = dict.fromkeys(self._sockets, b"")
+        self._ring = connect(ring_port)
+        for sock in self._sockets:
+            self._shake_hands(sock)
+
+    def waiting(self) -> list[socket.socket]:
+        return self._sockets
+
+    def send(self, number: int) -> None:
+        frame = self._frames[number]
+        if self._sockets[number % CONNECTIONS].send(frame) != len(frame):
+            raise LoadError("the router does not read its SPOP connection")
+        if number >= RING_BEHIND:
+            line = self._lines[number - RING_BEHIND]
+            if self._ring.send(line) != len(line):
+                raise LoadError("the router does not read its ring connection")
+
+    def receive(self, sock: socket.socket) -> list[int]:
+        answered, self._held[sock] = read_acks(self._held[sock] + self._read(sock))
+        return answered
+
+    def close(self) -> None:
+        for sock in (*self._sockets, self._ring):
+            sock.close()
+
+    @staticmethod
+    def _read(sock: socket.socket) -> bytes:
+        data = sock.recv(65_536)
+        if not data:
+            raise LoadError("the router closed an SPOP connection")
+        return data
+
+    def _shake_hands(self, sock: socket.socket) -> None:
+        sock.send(hello())
+        sock.settimeout(HELLO_S)
+        data = self._read(sock)
+        while len(data) < LENGTH_BYTES or len(data) < LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big"):
+            data += self._read(sock)
+        if data[LENGTH_BYTES] != FrameType.AGENT_HELLO:
+            raise LoadError(f"an AGENT-HELLO is expected, frame type {data[LENGTH_BYTES]} came")
+        sock.setblocking(False)
+
+
+def read_acks(data: bytes) -> tuple[list[int], bytes]:
+    """Stream ids of the whole ACKs in `data`, and the rest. Raises LoadError on an empty ACK or another frame."""
+    answered: list[int] = []
+    at = 0
+    while len(data) - at >= LENGTH_BYTES:
+        end = at + LENGTH_BYTES + int.from_bytes(data[at : at + LENGTH_BYTES], "big")
+        if end > len(data):
+            break
+        if data[at + LENGTH_BYTES] != FrameType.ACK:
+            raise LoadError(f"an ACK is expected, frame type {data[at + LENGTH_BYTES]} came")
+        stream_id, after = decode_varint(data, at + LENGTH_BYTES + 5)
+        _, after = decode_varint(data, after)
+        if b"first" not in data[after:end]:
+            raise LoadError("an ACK without a replica")
+        answered.append(stream_id)
+        at = end
+    return answered, data[at:]
