@@ -1,0 +1,55 @@
+"""The stub replicas answer what the benches count on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench.http import AnswerReader, Request, chat_body
+from bench.stub import ANSWER, Replica, StubProtocol, stream_bytes, stream_events
+
+REACH_S = 10.0
+
+
+async def ask(*requests: bytes) -> tuple[list[AnswerReader], Replica]:
+    """The answers of one replica to requests sent one after the other, each in two pieces."""
+    loop = asyncio.get_running_loop()
+    replica = Replica(loop, interval_s=0.001)
+    server = await loop.create_server(lambda: StubProtocol(replica), "127.0.0.1", 0)
+    answers = []
+    async with server, asyncio.timeout(REACH_S):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for request in requests:
+            writer.write(request[: len(request) // 2])
+            await writer.drain()
+            writer.write(request[len(request) // 2 :])
+            answers.append(AnswerReader())
+            while not answers[-1].feed(await reader.read(65536)):
+                pass
+        writer.close()
+    return answers, replica
+
+
+def post(body: bytes) -> bytes:
+    request = Request.post("/v1/chat/completions", body)
+    return request.head + request.body
+
+
+async def test_a_stream_has_the_tokens_that_were_asked_for() -> None:
+    """Events and bytes are what `stream_events` and `stream_bytes` say."""
+    (answer,), _ = await ask(post(chat_body(600, max_tokens=5, stream=True)))
+    assert (answer.status, answer.events, answer.body_bytes) == (200, stream_events(5), stream_bytes(5))
+
+
+async def test_a_whole_answer_is_always_the_same() -> None:
+    """Whatever the body's size, and one after another on a connection."""
+    answers, replica = await ask(post(chat_body(600)), post(chat_body(300_000)))
+    assert [answer.body_bytes for answer in answers] == [len(ANSWER)] * 2
+    assert replica.answered == 2
+
+
+async def test_health_and_models_are_served_and_not_counted() -> None:
+    """What routers ask before they send anything."""
+    get = b"GET %b HTTP/1.1\r\nhost: stub\r\n\r\n"
+    answers, replica = await ask(get % b"/health", get % b"/v1/models", get % b"/counts")
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert replica.answered == 0
