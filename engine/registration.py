@@ -21,6 +21,10 @@ TIMEOUT_S = 2.0
 """For one call; the admin API answers in milliseconds or is away."""
 BACKOFF_FIRST_S = 0.1
 
+# How it stands with one router, besides the status of a refusal.
+REGISTERED = 200
+AWAY = -1
+
 
 class Registration:
     """One replica's registration with any number of routers. Run `run` as a task; cancel it, then `leave`."""
@@ -58,11 +62,15 @@ class Registration:
             for target in self._targets:
                 group.create_task(self._keep(target), name=f"register {target}")
 
+    async def wait_changed(self) -> None:
+        """Until a router accepts the replica, refuses it, is away, where that is news."""
+        self._changed.clear()
+        await self._changed.wait()
+
     async def wait_registered(self) -> None:
         """Until every router has accepted the replica. No limit of its own: wrap it in `asyncio.timeout`."""
         while len(self._registered) < len(self._targets):
-            self._changed.clear()
-            await self._changed.wait()
+            await self.wait_changed()
 
     async def drain(self) -> None:
         """Ask every router to send no more requests; the registration stays. Routers that are away are skipped."""
@@ -75,33 +83,33 @@ class Registration:
         await self._client.aclose()
 
     async def _keep(self, target: str) -> None:
+        """Heartbeats to one router, for ever."""
         failures = 0
-        state = ""
+        before = 0
         while True:
             try:
                 response = await self._client.put(target, json=self._body)
-                said = "" if response.is_success else f"answered {response.status_code}: {response.text[:200]}"
+                status, detail = response.status_code, response.text[:200]
             except httpx.HTTPError as error:
-                said = f"cannot be reached: {type(error).__name__}"
-            if said:
-                self._registered.discard(target)
-                delay_s = min(self._heartbeat_s, BACKOFF_FIRST_S * 2 ** min(failures, 20))
-                failures += 1
-            else:
+                status, detail = AWAY, type(error).__name__
+            if 200 <= status < 300:
                 self._registered.add(target)
                 delay_s = self._heartbeat_s
                 failures = 0
-                said = "registered"
-            if said != state:
-                state = said
+                status = REGISTERED
+            else:
+                self._registered.discard(target)
+                delay_s = min(self._heartbeat_s, BACKOFF_FIRST_S * 2 ** min(failures, 20))
+                failures += 1
+            if status != before:
+                before = status
                 self._changed.set()
-                log.log(
-                    logging.INFO if said == "registered" else logging.WARNING,
-                    "replica %s: %s: %s",
-                    self._replica_id,
-                    target,
-                    said,
-                )
+                if status == REGISTERED:
+                    log.info("replica %s: %s: registered", self._replica_id, target)
+                elif status == AWAY:
+                    log.warning("replica %s: %s: cannot be reached: %s", self._replica_id, target, detail)
+                else:
+                    log.warning("replica %s: %s: answered %d: %s", self._replica_id, target, status, detail)
             await asyncio.sleep(delay_s)
 
     async def _say(self, method: str, target: str, suffix: str = "") -> None:

@@ -200,6 +200,7 @@ class Connection(asyncio.Protocol):
         self._incoming: Exchange | None = None
         self._target = b""
         self._headers: Headers = []
+        self._receiving = self._in_head = False
         self._head_bytes = self._body_bytes = 0
         self._body: list[bytes] = []
         self._awaits_continue = False
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Nothing is being received or answered."""
-        return self._active is None and not self._queue and not self._head_bytes
+        return self._active is None and not self._queue and not self._receiving
 
     # asyncio.Protocol
 
@@ -237,8 +238,11 @@ class Connection(asyncio.Protocol):
             raise  # our own mistake, not the client's
         except httptools.HttpParserError:
             self._refuse(400, b"Invalid HTTP request received.")
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse(431, b"Request header fields too large.")
+        if self._in_head:
+            # A header still on its way is the parser's; count what it was fed.
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(431, b"Request header fields too large.")
         self._next()
         if len(self._queue) >= PIPELINED_MAX and self.transport is not None:
             self.transport.pause_reading()
@@ -257,16 +261,14 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = []
         self._body = []
-        self._head_bytes = 1
-        self._body_bytes = 0
+        self._receiving = self._in_head = True
+        self._head_bytes = self._body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
-        self._head_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -274,6 +276,10 @@ class Connection(asyncio.Protocol):
             self, parser.get_method().decode("latin-1"), self._target, self._headers, parser.should_keep_alive()
         )
         self._incoming = exchange
+        self._in_head = False
+        if len(self._target) + sum(len(name) + len(value) for name, value in self._headers) > HEAD_BYTES_MAX:
+            self._refuse(431, b"Request header fields too large.")
+            return
         length = exchange.header(b"content-length")
         if length is not None and int(length) > BODY_BYTES_MAX:
             self._refuse(413, b"Request body too large.")
@@ -292,7 +298,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         exchange, self._incoming = self._incoming, None
         self._awaits_continue = False
-        self._head_bytes = 0
+        self._receiving = False
         if exchange is None or self._refused:
             return
         exchange.body = b"".join(self._body)

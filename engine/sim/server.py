@@ -52,7 +52,7 @@ class SimServer:
         self.draining = False
         self.port = config.port
         self._loop = asyncio.get_running_loop()
-        self._service = Service(self._handle, self._loop, CORS_HEADERS)
+        self.service = Service(self._handle, self._loop, CORS_HEADERS)
         self._generation = Generation(config, self.model, self._loop)
         self._hung: list[Exchange] = []
         self._started_s = int(time.time())
@@ -111,9 +111,9 @@ class SimServer:
         """
         await self._leave()
         self.draining = True
-        self._service.closing = True
+        self.service.closing = True
         self._unlisten()
-        self._service.close_idle(0.0)
+        self.service.close_idle(0.0)
         try:
             async with asyncio.timeout(self.config.drain_s):
                 await self._generation.wait_idle()
@@ -128,7 +128,7 @@ class SimServer:
         if self._sweep is not None:
             self._sweep.cancel()
         self._generation.stop()
-        await self._service.close(CLOSE_GRACE_S)
+        await self.service.close(CLOSE_GRACE_S)
 
     async def __aenter__(self) -> SimServer:
         await self.start()
@@ -141,7 +141,7 @@ class SimServer:
 
     async def _listen(self) -> None:
         self._listener = await self._loop.create_server(
-            self._service.connection, self.config.host, self.port, backlog=BACKLOG, reuse_address=True
+            self.service.connection, self.config.host, self.port, backlog=BACKLOG, reuse_address=True
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
@@ -160,7 +160,7 @@ class SimServer:
         await registration.leave()
 
     def _close_idle(self) -> None:
-        self._service.close_idle(self.config.keep_alive_s)
+        self.service.close_idle(self.config.keep_alive_s)
         self._sweep = self._loop.call_later(IDLE_SWEEP_S, self._close_idle)
 
     # Routes
@@ -266,23 +266,32 @@ class SimServer:
     def _set_faults(self, exchange: Exchange) -> None:
         before, self.faults = self.faults, self.faults.updated(exchange.body)
         self._generation.reset_after_tokens = self.faults.reset_after_tokens
-        exchange.respond(200, msgspec.json.encode(self.faults))
         if self.faults.refuse and not before.refuse:
+            # Before the answer: the connection that asked is busy, so it stays and can take it back.
             self._unlisten()
-            self._service.close_idle(0.0)
-        elif before.refuse and not self.faults.refuse:
-            self._relisten = self._loop.create_task(self._listen())
+            self.service.close_idle(0.0)
+        if before.refuse and not self.faults.refuse:
+            self._relisten = self._loop.create_task(self._reopen(exchange))
+        else:
+            self._show_faults(exchange)
         if not self.faults.hang:
             hung, self._hung = self._hung, []
             for waiting in hung:
                 if not waiting.lost:
                     self._handle(waiting)
 
+    async def _reopen(self, exchange: Exchange) -> None:
+        await self._listen()
+        self._show_faults(exchange)
+
     def _show_stats(self, exchange: Exchange) -> None:
-        stats = msgspec.structs.asdict(self.model.stats())
-        exchange.respond(
-            200, msgspec.json.encode({**stats, "in_flight": self.in_flight, **self._generation.metrics.finished})
-        )
+        shown = {
+            "in_flight": self.in_flight,
+            "hung": len(self._hung),
+            "finished_by_reason": self._generation.metrics.finished,
+            "engine": self.model.stats(),
+        }
+        exchange.respond(200, msgspec.json.encode(shown))
 
 
 async def serve(config: SimConfig) -> None:

@@ -296,4 +296,4 @@ class BlockCacheAgainstNaive(RuleBasedStateMachine):
 
 
 TestBlockCacheAgainstNaive = BlockCacheAgainstNaive.TestCase
-TestBlockCacheAgainstNaive.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBlockCacheAgainstNaive.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -1,0 +1,52 @@
+"""Settings that cannot work are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.sim.config import SimConfig
+from engine.sim.errors import SimConfigError
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("port", -1, id="port"),
+        pytest.param("model", "", id="model"),
+        pytest.param("timing", "slow", id="timing"),
+        pytest.param("token_interval_ms", -1.0, id="negative pace"),
+        pytest.param("first_token_ms", float("inf"), id="endless wait"),
+        pytest.param("heartbeat_s", 0.0, id="no heartbeat"),
+        pytest.param("kv_tokens", 16, id="one block"),
+        pytest.param("block_size", 0, id="no block size"),
+        pytest.param("max_num_seqs", 0, id="no places"),
+        pytest.param("max_num_batched_tokens", 8, id="budget below the batch"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(key: str, value: Any) -> None:
+    """The error names the key."""
+    with pytest.raises(SimConfigError, match=key):
+        SimConfig(**{key: value})
+
+
+def test_decoding_reports_such_values_as_its_own_findings() -> None:
+    """So that a file with a bad value and one with a bad type are reported alike."""
+    with pytest.raises(msgspec.ValidationError, match="timing"):
+        msgspec.convert({"timing": "slow"}, SimConfig)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"tempo": 5}, SimConfig)
+
+
+def test_the_context_length_fits_the_cache() -> None:
+    """100 tokens of KV in blocks of 16 are 6 blocks: 96 tokens."""
+    assert SimConfig(kv_tokens=100, max_model_len=4_096).context_tokens == 96
+    assert SimConfig(max_model_len=4_096).context_tokens == 4_096
+
+
+def test_a_pace_replaces_the_preset() -> None:
+    """5 ms a token; without one the preset counts."""
+    assert SimConfig(token_interval_ms=5).model_config().timing.decode_s(1.0) == 0.005
+    assert SimConfig(timing="fast").model_config().timing.decode_s(1.0) == 0.0

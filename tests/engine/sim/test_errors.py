@@ -1,0 +1,33 @@
+"""Refusals as bytes."""
+
+from __future__ import annotations
+
+import json
+
+from engine.sim.errors import RequestError, SimConfigError
+
+
+def test_a_refusal_has_vllms_shape() -> None:
+    """message, type, param, code, in this order."""
+    error = RequestError(404, "NotFoundError", "The model `nope` does not exist. Valid aliases: tiny.", "model")
+    assert error.body() == (
+        b'{"error":{"message":"The model `nope` does not exist. Valid aliases: tiny.","type":"NotFoundError",'
+        b'"param":"model","code":404}}'
+    )
+
+
+def test_anthropics_shape_has_no_param() -> None:
+    """type error, and an error of type and message."""
+    error = RequestError(404, "NotFoundError", "gone", "model")
+    error.anthropic = True
+    assert json.loads(error.body()) == {"type": "error", "error": {"type": "NotFoundError", "message": "gone"}}
+
+
+def test_a_lone_surrogate_is_quoted_back_escaped() -> None:
+    """UTF-8 has no way to say it."""
+    assert "\\ud800" in json.loads(RequestError(400, "Bad Request", "\ud800").body())["error"]["message"]
+
+
+def test_a_configuration_error_names_key_value_and_expectation() -> None:
+    """All an operator needs."""
+    assert str(SimConfigError("port", 70_000, "0 to 65535")) == "port: 70000: expected 0 to 65535"

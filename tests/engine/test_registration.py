@@ -1,0 +1,179 @@
+"""A replica that tells routers it is there, against an admin API that can go away and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine.registration import Registration
+
+
+class Admin:
+    """The part of the admin API replicas use. `said` is what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, Any, str]] = []
+        self.status = 200
+        self.port = 0
+        self._heard = asyncio.Condition()
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def wait_said(self, count: int) -> None:
+        """Until it was told so many things."""
+        async with self._heard:
+            await self._heard.wait_for(lambda: len(self.said) >= count)
+
+    async def start(self) -> None:
+        methods = ["PUT", "DELETE", "POST"]
+        app = Starlette(routes=[Route("/v1/replicas/{path:path}", self._hear, methods=methods)])
+        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.create_task(self._server._serve())
+        while not self._server.started:
+            await asyncio.sleep(0)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None and self._task is not None
+        self._server.should_exit = self._server.force_exit = True
+        await self._task
+
+    async def _hear(self, request: Request) -> Response:
+        body = await request.json() if request.method == "PUT" else None
+        async with self._heard:
+            self.said.append(
+                (request.method, request.path_params["path"], body, request.headers.get("authorization", ""))
+            )
+            self._heard.notify_all()
+        return JSONResponse({"error": "no"} if self.status >= 400 else {}, self.status)
+
+
+@asynccontextmanager
+async def admin() -> AsyncIterator[Admin]:
+    server = Admin()
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def registered(*urls: str, **settings: Any) -> AsyncIterator[Registration]:
+    """A registration that runs, and leaves at the end."""
+    settings = {"heartbeat_s": 0.02, **settings}
+    registration = Registration(urls, settings.pop("token", ""), "r1", "http://10.0.0.1:8000", "tiny", **settings)
+    running = asyncio.create_task(registration.run())
+    try:
+        yield registration
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        await registration.leave()
+
+
+async def test_a_replica_registers_and_renews() -> None:
+    """The same PUT again and again: url, model, lease."""
+    async with admin() as router, registered(router.url + "/", ttl_s=7.0) as registration:
+        await router.wait_said(3)
+        said = ("PUT", "r1", {"url": "http://10.0.0.1:8000", "model": "tiny", "ttl_s": 7.0}, "")
+        assert router.said[:3] == [said] * 3
+        await registration.wait_registered()
+        assert registration.registered == 1
+
+
+async def test_leaving_withdraws() -> None:
+    """The last word is DELETE."""
+    async with admin() as router:
+        async with registered(router.url):
+            await router.wait_said(1)
+        assert router.said[-1][:2] == ("DELETE", "r1")
+
+
+async def test_the_token_goes_with_every_call() -> None:
+    """PUT and DELETE alike."""
+    async with admin() as router:
+        async with registered(router.url, token="secret"):
+            await router.wait_said(1)
+        assert {authorization for *_, authorization in router.said} == {"Bearer secret"}
+
+
+async def test_draining_is_asked_of_every_router() -> None:
+    """POST .../drain at both; the registration goes on."""
+    async with admin() as one, admin() as two, registered(one.url, two.url) as registration:
+        await registration.wait_registered()
+        await registration.drain()
+        for router in (one, two):
+            assert ("POST", "r1/drain", None, "") in router.said
+
+
+async def test_a_router_that_comes_back_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Away for many tries: one line when it goes, one when it is back, none for the tries between."""
+    caplog.set_level(logging.INFO, logger="pointsman.registration")
+    async with admin() as router:
+        async with registered(router.url) as registration:
+            await registration.wait_registered()
+            await router.stop()
+            # Something that hangs up takes the port, and counts.
+            tries = asyncio.Semaphore(0)
+
+            def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.close()
+                tries.release()
+
+            other = await asyncio.start_server(hang_up, "127.0.0.1", router.port)
+            for _ in range(4):
+                await tries.acquire()
+            assert registration.registered == 0
+            other.close()
+            await other.wait_closed()
+            await router.start()
+            await registration.wait_registered()
+        lines = [record.getMessage().split(": ")[2] for record in caplog.records]
+        assert lines == ["registered", "cannot be reached", "registered"]
+
+
+async def test_a_router_that_is_away_does_not_disturb_the_other() -> None:
+    """Nobody listens at one URL; the other has its heartbeats."""
+    async with admin() as router, admin() as gone:
+        await gone.stop()
+        async with registered(gone.url, router.url) as registration:
+            await router.wait_said(3)
+            assert registration.registered == 1
+        assert router.said[-1][0] == "DELETE"
+        await gone.start()
+
+
+async def test_a_refusal_is_logged_once_with_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    """401 on every heartbeat is one warning."""
+    async with admin() as router:
+        router.status = 401
+        async with registered(router.url) as registration:
+            await router.wait_said(3)
+            assert registration.registered == 0
+        warnings = [r.getMessage() for r in caplog.records if "answered 401" in r.getMessage()]
+        assert len(warnings) == 1 and '"no"' in warnings[0]
+
+
+async def test_a_lease_that_ended_first_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """DELETE of a replica the router has forgotten is 404: nothing to warn about."""
+    async with admin() as router:
+        async with registered(router.url):
+            await router.wait_said(1)
+            router.status = 404
+        assert not [r for r in caplog.records if "DELETE" in r.getMessage()]
