@@ -11,12 +11,13 @@ from the two), for whoever does not want to write that again. `docs/writing-a-po
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from enum import Flag, auto
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-from policies.types import Candidates, Ranked, RequestFeatures
+from policies.types import Candidates, FloatColumn, Ranked, Refusal, RequestFeatures
 
 PolicyDocument = dict[str, Any]
 """A policy as configuration names it: `{"policy": name, ...its config, "fallback": {...}}`."""
@@ -33,7 +34,9 @@ class Needs(Flag):
     TOKENS = auto()
     """`features.max_tokens` and `candidates.in_flight_tokens`."""
     PREFIX = auto()
-    """`features.prefix_keys` and resident depths."""
+    """`features.prefix_keys`, `candidates.prompt_tokens` and `candidates.resident`."""
+    KV = auto()
+    """`candidates.kv`, `home` and `home_tokens`: prefill backlogs, prefill times, live conversations, capacities."""
 
 
 class Context(msgspec.Struct, gc=False):
@@ -73,6 +76,12 @@ class Policy(Protocol):
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""
 
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        """Asked before `rank`: whether to refuse. None lets the request pass."""
+
+    def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
+        """The parts its scores are made of, by name, aligned with `candidates.slots`; for people, never for ranking."""
+
     def describe(self) -> PolicyDocument:
         """The full configuration with defaults filled in: `{"policy": name, ..., "fallback": {...}}`."""
 
@@ -97,6 +106,12 @@ class PlainPolicy(Generic[ConfigT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
 
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        return None
+
+    def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
+        return {}
+
     def describe(self) -> PolicyDocument:
         return {"policy": self.name, **msgspec.to_builtins(self.config)}
 
@@ -112,6 +127,9 @@ class ComposedPolicy(PlainPolicy[ConfigT]):
         self.fallback = fallback
         self.needs = fallback.needs
         self.pin_ttl_s = fallback.pin_ttl_s
+
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        return self.fallback.admit(features, candidates, context)
 
     def describe(self) -> PolicyDocument:
         return {**super().describe(), "fallback": self.fallback.describe()}

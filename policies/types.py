@@ -23,6 +23,7 @@ GONE_SLOT = -2
 
 Slots = NDArray[np.intp]
 Column = NDArray[np.int64]
+FloatColumn = NDArray[np.float64]
 
 
 class Reason(StrEnum):
@@ -41,6 +42,19 @@ class Reason(StrEnum):
     SESSION_PIN = "session-pin"
     SESSION_MOVED_OVERLOAD = "session-moved-overload"
     SESSION_MOVED_GONE = "session-moved-gone"
+    PREFIX_MATCH = "prefix-match"
+    """It holds the longest part of the prompt among those that have room."""
+    KV_HOME = "kv-home"
+    """The conversation's home costs least."""
+    KV_PREFIX = "kv-prefix"
+    """It holds a part of the prompt and costs least."""
+    KV_COLD = "kv-cold"
+    """It holds nothing of the prompt and still costs least."""
+    KV_MOVED = "kv-moved"
+    """The conversation's home costs more than this one."""
+    WEIGHTED = "weighted"
+    ADMISSION = "admission"
+    """Refused: the fleet's KV is full of live conversations, and this one would be one more."""
     NO_CANDIDATES = "no-candidates"
     """No replica of that model is healthy and not draining: HAProxy chooses, and the replica's own answer stands."""
     DEADLINE = "deadline"
@@ -82,16 +96,93 @@ class Candidate(NamedTuple):
     """Estimated tokens (prompt and expected output) of the requests in flight."""
 
 
+class KVSignals:
+    """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
+
+    __slots__ = ("base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "waiting")
+
+    def __init__(
+        self,
+        *,
+        waiting: FloatColumn,
+        prefill_ms: FloatColumn,
+        base_ms: FloatColumn,
+        per_token_ms: FloatColumn,
+        per_square_ms: FloatColumn,
+        footprint: FloatColumn,
+        capacity: FloatColumn,
+        fill: FloatColumn,
+    ) -> None:
+        self.waiting = waiting
+        """Prefill backlog: uncached prompt tokens of requests without a first token."""
+        self.prefill_ms = prefill_ms
+        """T(waiting): how long that backlog takes."""
+        self.base_ms = base_ms
+        self.per_token_ms = per_token_ms
+        self.per_square_ms = per_square_ms
+        """Coefficients of `T(x) = base + per_token x + per_square x^2`, the time to prefill x > 0 tokens there."""
+        self.footprint = footprint
+        """Tokens of KV that live conversations keep there, what they share counted once."""
+        self.capacity = capacity
+        """Tokens of KV it has room for; inf where unknown."""
+        self.fill = fill
+        """footprint / capacity."""
+
+
+class Residency:
+    """How many leading tokens of one prompt replicas hold; 0 for all that are not named.
+
+    `levels` are (tokens, slots) with each slot in one of them at most. Sparse where few replicas hold anything, and a
+    handful of array writes where all hold the same system prompt.
+    """
+
+    __slots__ = ("levels",)
+
+    def __init__(self, levels: Sequence[tuple[int, Sequence[int] | Slots]] = ()) -> None:
+        self.levels = levels
+
+    def __bool__(self) -> bool:
+        return bool(self.levels)
+
+    def __repr__(self) -> str:
+        return f"Residency({', '.join(f'{tokens}: {len(slots)} slots' for tokens, slots in self.levels)})"
+
+    def tokens(self, slot: int) -> int:
+        """Resident tokens on one replica."""
+        for tokens, slots in self.levels:
+            if slot in slots:
+                return tokens
+        return 0
+
+    def column(self, width: int) -> FloatColumn:
+        """Resident tokens by slot, for `width` slots: the caller's to scribble on."""
+        column = np.zeros(width)
+        for tokens, slots in self.levels:
+            if len(slots) == 1:
+                column[slots[0]] = tokens
+            else:
+                column[slots] = tokens
+        return column
+
+
+NOTHING_RESIDENT = Residency()
+
+
 class Candidates:
     """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
 
     `slots` is ascending and not aligned with the columns, which cover the whole table: index them with it
     (`in_flight[slots]`, a copy that is the caller's to scribble on). A *position* is an index into `slots`.
     `membership` is equal for two values exactly when `slots` and the replica ids behind them are the same, so a policy
-    may key a cache (a hash ring) on it. Columns are live arrays owned by the load table: read, never write, never keep.
+    may key a cache (a hash ring) on it. Columns are live arrays owned by the state: read, never write, never keep.
+
+    The last five are there for policies that need PREFIX or KV, and mean nothing to the others.
     """
 
-    __slots__ = ("ids", "in_flight", "in_flight_tokens", "membership", "pin", "slots")
+    __slots__ = (
+        "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv", "membership", "pin", "prompt_tokens",
+        "resident", "slots",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -102,6 +193,11 @@ class Candidates:
         in_flight: Column,
         in_flight_tokens: Column,
         pin: int = NO_SLOT,
+        kv: KVSignals | None = None,
+        resident: Residency = NOTHING_RESIDENT,
+        prompt_tokens: int = 0,
+        home: int = NO_SLOT,
+        home_tokens: int = 0,
     ) -> None:
         self.membership = membership
         self.slots = slots
@@ -111,6 +207,14 @@ class Candidates:
         self.in_flight_tokens = in_flight_tokens
         self.pin = pin
         """Slot the session is pinned to, in `slots` or not; NO_SLOT without a pin, GONE_SLOT when its replica left."""
+        self.kv = kv
+        self.resident = resident
+        self.prompt_tokens = prompt_tokens
+        """Length of the prompt in tokens, as predicted; at least 1 for policies that need PREFIX or KV."""
+        self.home = home
+        """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
+        self.home_tokens = home_tokens
+        """The conversation's share of `kv.footprint[home]`."""
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -148,3 +252,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     status: int = 0
     """0 routes; 429 or 503 is answered by HAProxy itself."""
     retry_after_s: int = 0
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """A policy's answer to a request that should not be served at this moment."""
+
+    reason: Reason
+    status: int = 429
+    retry_after_s: int = 1
