@@ -137,9 +137,9 @@ def router(
 
 @engine.command("sim")
 def engine_sim(
-    id: Annotated[str, typer.Option(help="Replica id.")] = "sim",
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system pick.")] = 0,
+    id: Annotated[str | None, typer.Option(help="Replica id.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 lets the system pick.")] = None,
     register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the simulated engine's settings.")] = None,
     set_: Annotated[
@@ -156,8 +156,10 @@ def engine_sim(
 
 @engine.command("vllm")
 def engine_vllm(
-    replicas: Annotated[int, typer.Option(min=1, max=256)] = 1,
-    model: Annotated[str, typer.Option(help="Model path or name; on a machine without GPU a tiny one is made.")] = "",
+    replicas: Annotated[int | None, typer.Option(min=1, max=256, help="How many; 1 unless the file says more.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model path or name; without one, a tiny seeded model is made.")
+    ] = None,
     register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the engine's settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of one setting; may be repeated.")] = None,
@@ -174,12 +176,15 @@ def engine_vllm(
 def haproxy_render(
     config: Annotated[Path | None, typer.Option(help="YAML file with the edge's values; defaults if absent.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for haproxy.cfg, spoe.cfg and pointsman.lua.")] = Path(),
+    state: Annotated[
+        Path | None, typer.Option(help="A router's state file: HAProxy starts with the replicas saved there.")
+    ] = None,
 ) -> None:
     """Write HAProxy's configuration for an edge."""
     from pointsman.haproxy_commands import render_to
 
     with one_sentence_on_error():
-        for path in render_to(config, out):
+        for path in render_to(config, out, state):
             print(path)
 
 

