@@ -23,7 +23,7 @@ from bench.failover import run_failover
 from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
-from bench.report import Report, Table, load_report, make_report, write_docs
+from bench.report import Bystanders, Report, Table, load_report, make_report, write_docs
 from bench.scene import FailoverOptions
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
@@ -94,6 +94,7 @@ def _failover(quick: bool) -> Bench:
 
 def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
     """Runs benches one after the other, prints as each ends, and reports all at the end."""
+    bystanders = Bystanders()
     console = Console(width=None if sys.stdout.isatty() else 200)
     tables: list[Table] = []
     figures: dict[str, Any] = {}
@@ -108,7 +109,7 @@ def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
             for table in made:
                 table.print(console)
     peers = {"vllm-router": VLLM_ROUTER_VERSION} if "edge" in benches else {}
-    report = make_report(sys.argv[1:], peers, tables, figures)
+    report = make_report(sys.argv[1:], bystanders, peers, tables, figures)
     if as_json:
         print(report.json())
     else:

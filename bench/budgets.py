@@ -52,7 +52,8 @@ def verdict(key: str, measured: float) -> str:
         return "met"
     if not budget.limit:
         return f"short by {measured:.3g} {budget.unit}"
-    return f"short by {(measured / budget.limit - 1) * 100:.0f} %"
+    times = measured / budget.limit
+    return f"short by {(times - 1) * 100:.0f} %" if times < 3 else f"short by a factor of {times:.0f}"
 
 
 def bound(key: str) -> str:

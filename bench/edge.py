@@ -73,7 +73,7 @@ class EdgeOptions:
     """How much is measured."""
 
     pairs: tuple[Pair, ...] = PAIRS
-    slice_s: float = 3.0
+    slice_s: float = 2.5
     rounds: int = 5
     connections: int = 16
     replicas: int = 4

@@ -7,9 +7,11 @@ that the page shows a run and nobody types figures.
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +22,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from bench.cpu import TICK_NS
 from haproxy.binary import find_binary
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -114,6 +117,33 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+class Bystanders:
+    """How much CPU the machine spent on others than this process and its children, since it was made.
+
+    A figure of a machine that did much else says little: latencies wait for a core, and on shared cores CPU times grow
+    too.
+    """
+
+    def __init__(self) -> None:
+        self._began_s, self._busy_s, self._own_s = time.perf_counter(), self._machine_s(), self._process_s()
+
+    def share(self) -> float:
+        """Of all cores' time, from 0 to 1; stolen time of a virtual machine included. Children count once reaped."""
+        others_s = (self._machine_s() - self._busy_s) - (self._process_s() - self._own_s)
+        return max(0.0, others_s / (time.perf_counter() - self._began_s) / _cores())
+
+    @staticmethod
+    def _machine_s() -> float:
+        # proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
+        ticks = list(map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]))
+        return (sum(ticks) - ticks[3] - ticks[4]) * TICK_NS / 1e9
+
+    @staticmethod
+    def _process_s() -> float:
+        used = os.times()
+        return used.user + used.system + used.children_user + used.children_system
+
+
 def _cores() -> int:
     return sum(line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines())
 
@@ -139,11 +169,16 @@ def _commit() -> str:
 
 
 def make_report(
-    arguments: Sequence[str], peers: dict[str, str], tables: list[Table], figures: dict[str, Any]
+    arguments: Sequence[str],
+    bystanders: Bystanders,
+    peers: dict[str, str],
+    tables: list[Table],
+    figures: dict[str, Any],
 ) -> Report:
     """A report of what has just been measured."""
+    others = f"others used {bystanders.share() * 100:.0f} % of its CPU meanwhile"
     return Report(
-        machine=describe_machine(),
+        machine=describe_machine() | {"others": others},
         versions=describe_versions(peers),
         command=shlex.join(["python", "-m", "bench", *arguments]),
         taken=datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -14,6 +14,7 @@ from bench.budgets import BUDGETS, Budget, bound, verdict
     [
         pytest.param("edge.session.2", 0.6, "met", id="on the bound"),
         pytest.param("edge.session.2", 0.9, "short by 50 %", id="beyond"),
+        pytest.param("edge.session.2", 6.0, "short by a factor of 10", id="far beyond"),
         pytest.param("edge.token.router", 0.4, "met", id="within what can be told from none"),
         pytest.param("edge.token.router", 3.0, "short by 3 us", id="bound of zero"),
         pytest.param("failover.failed", 0, "met", id="none failed"),

@@ -7,7 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.report import BEGIN, DOCS, END, Report, Table, load_report, median, put_between, spread, write_docs
+from bench.report import (
+    BEGIN,
+    DOCS,
+    END,
+    Bystanders,
+    Report,
+    Table,
+    load_report,
+    median,
+    put_between,
+    spread,
+    write_docs,
+)
 
 RESULTS = sorted((Path(__file__).parents[2] / "bench" / "results").glob("*.json"))
 
@@ -85,3 +97,8 @@ def test_results_say_where_they_come_from(file: Path) -> None:
     assert {"pointsman", "haproxy", "python"} <= report.versions.keys()
     assert report.command.startswith("python -m bench ")
     assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
+def test_own_work_is_not_that_of_bystanders() -> None:
+    """A share of the machine: at least nothing, and without a wait hardly more than everything."""
+    assert 0 <= Bystanders().share() <= 2
