@@ -154,15 +154,6 @@ class BlockCache:
                 youngest.newer = order.older = run
             run = run.parent
 
-    def clear(self) -> bool:
-        """Forget all content, as `/reset_prefix_cache` does; refused (False) while any block is held."""
-        if self.held:
-            return False
-        self._root.children.clear()
-        self._order.older = self._order.newer = self._order
-        self.blank, self.idle = self.capacity, 0
-        return True
-
     def _walk(self, hashes: Sequence[int], limit: int) -> tuple[Run, int, int]:
         """The deepest run on the chain, how many of its blocks match, and the blocks matched in all."""
         run, used, depth = self._root, 0, 0

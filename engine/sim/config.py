@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from urllib.parse import urlsplit
 
 import msgspec
 
 from engine.sim.errors import SimConfigError
 from engine.sim.model import ModelConfig
 from engine.sim.timing import TIMINGS, paced
+
+REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What HAProxy takes as a server's name."""
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,8 +64,14 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise SimConfigError("port", self.port, "0 to 65535")
+        if not REPLICA_ID.fullmatch(self.replica_id):
+            raise SimConfigError("replica_id", self.replica_id, "1 to 64 of A-Z a-z 0-9 _ . : -")
         if not self.model:
             raise SimConfigError("model", self.model, "a name")
+        for url in (*self.register, self.url):
+            parts = urlsplit(url)
+            if url and not (parts.scheme in ("http", "https") and parts.hostname):
+                raise SimConfigError("url" if url is self.url else "register", url, "http://host:port")
         if self.timing not in TIMINGS:
             raise SimConfigError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
         for key in ("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s"):

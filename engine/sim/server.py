@@ -36,6 +36,8 @@ BACKLOG = 2048
 IDLE_SWEEP_S = 1.0
 CORS_HEADERS = [b"vary: Origin"]
 """vLLM's CORS middleware adds it to every answer."""
+DRAIN_SETTLE_S = 0.5
+"""Between asking routers for no more and refusing: what they routed here by then is still served."""
 CLOSE_GRACE_S = 1.0
 """What a stopping replica gives clients to take the last bytes of finished answers."""
 
@@ -103,13 +105,17 @@ class SimServer:
                 ttl_s=self.config.ttl_s,
             )
             self._heartbeat = asyncio.create_task(self._registration.run())
+            self._heartbeat.add_done_callback(_be_loud)
 
     async def drain(self) -> bool:
-        """Withdraw, accept nothing more, let running answers finish; False if some had not within `drain_s`.
+        """Accept nothing more, let running answers finish, withdraw; False if some had not finished within `drain_s`.
 
-        Requests that arrive while the routers are being told are served.
+        Routers are asked for no more first, and what is on its way by then is served. The lease is renewed until the
+        end, so that nobody forgets a replica that is still busy.
         """
-        await self._leave()
+        if self._registration is not None and self.config.drain_s:
+            await self._registration.drain()
+            await asyncio.sleep(DRAIN_SETTLE_S)
         self.draining = True
         self.service.closing = True
         self._unlisten()
@@ -119,6 +125,8 @@ class SimServer:
                 await self._generation.wait_idle()
         except TimeoutError:
             return False
+        finally:
+            await self._leave()
         return True
 
     async def stop(self) -> None:
@@ -292,6 +300,12 @@ class SimServer:
             "engine": self.model.stats(),
         }
         exchange.respond(200, msgspec.json.encode(shown))
+
+
+def _be_loud(task: asyncio.Task[None]) -> None:
+    """A background task that fails is a mistake of ours: let the event loop report it when it happens."""
+    if not task.cancelled():
+        task.result()
 
 
 async def serve(config: SimConfig) -> None:

@@ -140,16 +140,6 @@ def test_blocks_without_a_hash_age_but_are_never_found() -> None:
     assert private < 0
 
 
-def test_clearing_needs_an_idle_engine() -> None:
-    """Held blocks refuse the reset; afterwards nothing is findable and all blocks are blank."""
-    cache = BlockCache(4)
-    lease = fill(cache, [1, 2])
-    assert not cache.clear()
-    cache.release(lease)
-    assert cache.clear()
-    assert (cache.resident([1, 2]), cache.blank) == (0, 4)
-
-
 @pytest.mark.parametrize("blocks", [pytest.param(1_500, id="a 24k-token prompt"), pytest.param(3, id="a short one")])
 def test_one_conversation_is_one_run(blocks: int) -> None:
     """Turn after turn grows the same run, so a hit costs the same however long the conversation is."""

@@ -16,6 +16,10 @@ from engine.sim.errors import SimConfigError
     [
         pytest.param("port", -1, id="port"),
         pytest.param("model", "", id="model"),
+        pytest.param("replica_id", "r 1", id="a space in the id"),
+        pytest.param("replica_id", "", id="no id"),
+        pytest.param("register", ("http://ok:1", "router:9001"), id="an admin URL without scheme"),
+        pytest.param("url", "10.0.0.1:8000", id="a URL without scheme"),
         pytest.param("timing", "slow", id="timing"),
         pytest.param("token_interval_ms", -1.0, id="negative pace"),
         pytest.param("first_token_ms", float("inf"), id="endless wait"),

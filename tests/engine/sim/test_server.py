@@ -9,6 +9,7 @@ import socket
 
 import httpx
 import pytest
+from admin_stub import admin
 from sim_replica import chat_body, client_of, connection_to, post, read_chunks, read_head, read_response, replica
 
 from engine.sim.config import SimConfig
@@ -132,6 +133,19 @@ async def test_a_drain_has_an_end() -> None:
             assert not (await reader.read()).endswith(LAST_CHUNK)
         assert server.in_flight == 0
         assert server.model.stats().kv_usage == 0.0
+
+
+async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> None:
+    """PUT while it lives, POST .../drain, DELETE at the end; in between, a request that was on its way is served."""
+    async with admin() as router, replica(register=(router.url,), replica_id="r1", heartbeat_s=60.0) as server:
+        await router.wait_said(1)
+        draining = asyncio.create_task(server.drain())
+        await router.wait_said(2)
+        async with client_of(server) as client:
+            assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200
+        assert await draining is True
+        assert [said[:2] for said in router.said] == [("PUT", "r1"), ("POST", "r1/drain"), ("DELETE", "r1")]
+        assert router.said[0][2] == {"url": server.url, "model": "sim", "ttl_s": 10.0}
 
 
 async def test_two_replicas_live_in_one_process() -> None:
