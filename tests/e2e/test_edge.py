@@ -159,7 +159,7 @@ async def test_a_request_for_an_unknown_model_gets_the_replicas_own_404() -> Non
 
 async def test_streams_flow_over_h2_too() -> None:
     """HTTP/2 with prior knowledge on the same port: twenty streams on one connection."""
-    async with running_up(2, engine={"timing": "fast", "token_interval_ms": 2}) as edge:
+    async with running_up(2, engine={"token_interval_ms": 2}) as edge:
         async with httpx.AsyncClient(base_url=edge.url, http1=False, http2=True, timeout=30) as client:
             served = await asyncio.gather(*(read_stream(edge, tokens=20, client=client) for _ in range(20)))
         assert {count for _, count in served} == {20}

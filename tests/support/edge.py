@@ -27,6 +27,7 @@ REACH_S = 30.0
 """How long a test waits for what must happen; nothing is asserted about time."""
 
 START_S = 90.0
+FAST = {"timing": "fast"}
 STOP_S = 60.0
 LOG_TAIL = 3000
 
@@ -146,13 +147,17 @@ async def start_up(*arguments: str) -> asyncio.subprocess.Process:
 
 @asynccontextmanager
 async def running_up(
-    replicas: int = 2, *arguments: str, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
+    replicas: int = 2,
+    *arguments: str,
+    engine: dict[str, Any] | None = None,
+    start_s: float = START_S,
+    **sections: dict[str, Any],
 ) -> AsyncIterator[RunningEdge]:
-    """An edge with simulated replicas; `engine`, `router` and `haproxy` are sections of its configuration file."""
+    """An edge; `engine` (fast simulated replicas unless given), `router` and `haproxy` are sections of its file."""
     with tempfile.TemporaryDirectory(prefix="pm-", ignore_cleanup_errors=True) as folder:
         run_dir = Path(folder) / "run"
         config = Path(folder) / "up.yaml"
-        config.write_text(yaml.safe_dump({"engine": {"timing": "fast", **(engine or {})}, **sections}))
+        config.write_text(yaml.safe_dump({"engine": FAST if engine is None else engine, **sections}))
         with (Path(folder) / "up.log").open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
                 *up_argv(
@@ -165,7 +170,7 @@ async def running_up(
         edge = None
         try:
             assert process.stdout is not None
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(start_s):
                 line = (await process.stdout.readline()).decode()
             ready = READY.search(line)
             assert ready, f"up did not become ready: {line!r}"

@@ -1,0 +1,96 @@
+"""Real vLLM behind the edge: Ray actors on CPU, a tiny seeded model, the OpenAI client."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.util import find_spec
+
+import psutil
+import pytest
+from edge import RunningEdge, running_up, until
+from openai import AsyncOpenAI
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not (find_spec("ray") and find_spec("vllm")), reason="vllm is not installed: make engine-cpu"),
+]  # fmt: skip
+
+RESTART_S = 240.0
+"""A replica imports vLLM, loads and warms up again."""
+
+
+async def streamed(client: AsyncOpenAI, model: str, session: str, tokens: int = 24) -> tuple[str, str, int]:
+    """One streamed chat: the replica that served, the reason, and the tokens that arrived."""
+    answer = await client.chat.completions.with_raw_response.create(
+        model=model,
+        messages=[{"role": "user", "content": f"Tell me about {session}."}],
+        max_tokens=tokens,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+        extra_headers={"x-session-id": session},
+    )
+    counted = 0
+    async for chunk in answer.parse():
+        if chunk.usage:
+            counted = chunk.usage.completion_tokens
+    return answer.headers["x-pointsman-replica"], answer.headers["x-pointsman-reason"], counted
+
+
+async def kill_replica(edge: RunningEdge, replica: str) -> None:
+    """SIGKILL to the actor process that listens on the replica's port, and to its children."""
+    port = int((await edge.replicas())[replica]["url"].rpartition(":")[2])
+    owners = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+    }
+    assert len(owners) == 1, owners
+    actor = psutil.Process(owners.pop())
+    for process in [*actor.children(recursive=True), actor]:
+        process.kill()
+
+
+async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
+    """Two replicas: tokens stream, sessions stick, one is killed and sessions move; it comes back and serves."""
+    async with running_up(2, "--engine", "vllm", engine={}, start_s=600.0) as edge:
+        views = await edge.replicas()
+        model = next(iter(views.values()))["model"]
+        client = AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=120)
+        served = {}
+        for session in ("rivers", "trains", "birds", "stars"):
+            first = await streamed(client, model, session)
+            again = await streamed(client, model, session)
+            assert first[2] == again[2] == 24
+            assert again[:2] == (first[0], "session-pin")
+            served[session] = first[0]
+        assert set(served.values()) == set(views), "both replicas serve"
+        victim = served["rivers"]
+        await kill_replica(edge, victim)
+        moved = await streamed(client, model, "rivers")
+        assert moved[0] != victim and moved[2] == 24
+
+        async def out() -> bool:
+            return (await edge.states()).get(victim) != "up"
+
+        await until(out)
+        assert all([(await streamed(client, model, s, 4))[0] != victim for s in served])
+
+        async def back() -> bool:
+            return (await edge.states()).get(victim) == "up"
+
+        await until(back, RESTART_S)
+        fresh = await asyncio.gather(*(streamed(client, model, f"fresh {n}", 4) for n in range(8)))
+        assert victim in {replica for replica, _, _ in fresh}
+        await until(edge.idle)
+        await client.close()
+        tree = edge.tree()
+        assert await edge.stop() == 0
+
+        async def all_gone() -> bool:  # Ray's own processes end a moment after they are told
+            left = [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+            return not left
+
+        await until(all_gone)
