@@ -182,8 +182,9 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     rise: int = 1
     maxconn: int = 0
     """Requests at once on one replica; more wait in HAProxy's queue. 0: no limit."""
-    idle_purge_s: int = 5
-    """Every so often half of the idle connections not needed lately are closed."""
+    idle_purge_s: int = 2
+    """Every so often half of the idle connections not needed lately are closed, so that none is kept as long as the 5 s
+    after which a plain vLLM closes it (uvicorn's `timeout_keep_alive`)."""
 
     def __post_init__(self) -> None:
         _check_text(_PATH, "server_options.health_path", self.health_path, "a path without spaces or quotes")

@@ -64,8 +64,8 @@ class HAProxyProcess:
         binary: Binary | None = None,
     ) -> None:
         self._edge = edge
-        self.run_dir = run_dir
-        self.log_file = log_file or run_dir / LOG_NAME
+        self.run_dir = run_dir.absolute()
+        self.log_file = log_file or self.run_dir / LOG_NAME
         self._binary = binary
         self._process: asyncio.subprocess.Process | None = None
         self._sockets: tuple[Path, Path] | None = None
@@ -99,6 +99,7 @@ class HAProxyProcess:
         with self.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
+                cwd=self.run_dir,  # 3.0.0 loads the Lua file of all threads but the first from there
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -148,6 +149,7 @@ class HAProxyProcess:
         checker = await asyncio.create_subprocess_exec(
             binary.path,
             *("-c", "-f", str(config)),
+            cwd=config.parent,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

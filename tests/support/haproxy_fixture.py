@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from haproxy.binary import find_binary
-from haproxy.config import Bind, EdgeConfig, Server
+from haproxy.config import BACKEND, Bind, EdgeConfig, Server
 from haproxy.process import HAProxyProcess
-from haproxy.reconcile import DesiredServer, Reconciler
+from haproxy.reconcile import DesiredServer, Reconciler, observe
 from haproxy.runtime_api import RuntimeAPI
 from haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
 
@@ -309,9 +309,16 @@ class Edge:
         """Wait until HAProxy has found these replicas `up` or `down`."""
 
         async def reached() -> bool:
-            desired = {name: replica.desired for name, replica in self.replicas.items()}
-            seen = (await self.reconciler.step(desired)).servers
+            seen = observe(await self.api.servers_state(BACKEND), await self.api.stat(BACKEND))
             return all(seen[name].health == health for name in names)
+
+        await until(reached)
+
+    async def idle(self) -> None:
+        """Wait until HAProxy counts no request on any server."""
+
+        async def reached() -> bool:
+            return not any(server.sessions for server in await self.api.stat(BACKEND))
 
         await until(reached)
 
