@@ -68,12 +68,16 @@ def run_sim(
 ) -> int:
     """One simulated replica until a signal."""
     from engine.sim.config import SimConfig
+    from engine.sim.errors import SimConfigError
     from engine.sim.server import run
 
     flags = {"replica_id": id, "host": host, "port": port, "register": register, "admin_token": admin_token()}
     settings = read_settings(SimConfig, config=config, assignments=assignments, flags=flags)
     configure(component=settings.replica_id)
-    run(settings)
+    try:
+        run(settings)
+    except SimConfigError as error:  # the address, which only listening can tell
+        raise StartError(str(error)) from error
     return 0
 
 
