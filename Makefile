@@ -16,7 +16,7 @@ $(VENV)/.stamp-install: pyproject.toml constraints/base.txt
 
 install: $(VENV)/.stamp-install  ## the venv with Pointsman and its development tools
 
-$(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt
+$(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt constraints/vllm-alias/pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/engine-cpu.txt ./constraints/vllm-alias
 	touch $@
 
