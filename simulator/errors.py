@@ -1,0 +1,22 @@
+"""Errors of the simulator.
+
+SimulationError
+    TraceError           configuration: a trace file cannot be read; names file, line, field and what was expected
+    ExperimentError      configuration: an option does not fit the others; names it, its value and what was expected
+
+Anything else that escapes is a programming error.
+"""
+
+from __future__ import annotations
+
+
+class SimulationError(Exception):
+    """Base of all errors the simulator raises on purpose."""
+
+
+class TraceError(SimulationError):
+    """A trace cannot be understood."""
+
+
+class ExperimentError(SimulationError):
+    """What was asked for cannot be simulated."""

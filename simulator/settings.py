@@ -1,0 +1,70 @@
+"""What a simulated fleet consists of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.sim.timing import TIMINGS, Timing
+from simulator.errors import ExperimentError
+
+MAX_REPLICAS = 4096
+MAX_ROUTERS = 64
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica that dies and comes back empty. What it was serving is asked for again."""
+
+    replica: int
+    at_s: float
+    down_s: float = 30.0
+    """Until it serves again."""
+    noticed_s: float = 1.0
+    """From its death until routers leave it out; what is sent there meanwhile goes to their second choice."""
+
+
+class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Replicas, routers, and how late they hear of each other. Times are virtual seconds."""
+
+    replicas: int = 8
+    kv_tokens: int = 524_288
+    """KV capacity of a replica."""
+    speeds: tuple[float, ...] = ()
+    """Speed of each replica against the timing, repeated until all have one; empty for 1."""
+    timing: str = "dense-h100"
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8_192
+    routers: int = 1
+    """Each request reaches one of them by chance."""
+    sync_s: float | None = 0.01
+    """From a router's decision or notice until the other routers have it; None: they never do."""
+    event_lag_s: float = 0.02
+    """From a first token or a change in a replica's cache until routers know."""
+    restarts: tuple[Restart, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, low, high in (("replicas", 1, MAX_REPLICAS), ("routers", 1, MAX_ROUTERS), ("kv_tokens", 1, 1 << 40)):
+            if not low <= getattr(self, key) <= high:
+                raise ExperimentError(f"{key}: {getattr(self, key)}: {low} to {high} is expected")
+        if self.timing not in TIMINGS:
+            raise ExperimentError(f"timing: {self.timing!r}: one of {', '.join(TIMINGS)} is expected")
+        if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.replicas:
+            raise ExperimentError(f"speeds: {list(self.speeds)}: above 0 and at most one a replica is expected")
+        for key in ("event_lag_s", "sync_s"):
+            value = getattr(self, key)
+            if value is not None and value < 0:
+                raise ExperimentError(f"{key}: {value}: 0 or more is expected")
+        for restart in self.restarts:
+            if not 0 <= restart.replica < self.replicas:
+                raise ExperimentError(f"restarts: replica {restart.replica}: 0 to {self.replicas - 1} is expected")
+            if not 0 <= restart.noticed_s <= restart.down_s:
+                raise ExperimentError(f"restarts: noticed after {restart.noticed_s} s: 0 to down_s is expected")
+
+    def speed(self, replica: int) -> float:
+        return self.speeds[replica % len(self.speeds)] if self.speeds else 1.0
+
+    def timing_of(self, replica: int) -> Timing:
+        """The timing of one replica: every coefficient is a duration, so a speed divides them all."""
+        speed = self.speed(replica)
+        if speed == 1.0:
+            return TIMINGS[self.timing]
+        return Timing(**{key: value / speed for key, value in msgspec.structs.asdict(TIMINGS[self.timing]).items()})
