@@ -1,8 +1,9 @@
 """HAProxy's Runtime API (management.txt 9.3) and the master's CLI (9.4): commands out, typed answers in.
 
 The parsers are plain functions on text. `RuntimeAPI` is the socket: one connection per call, since a connection kept
-open stays with an old process after a reload. A call sends any number of commands; each gets its own answer, marked
-by HAProxy with a syslog severity, so a refusal is told from an answer without knowing the command.
+open stays with an old process after a reload. A call sends any number of commands, each after the answer to the one
+before: HAProxy 3.2.0 aborts when hundreds are sent ahead. Answers are marked by HAProxy with a syslog severity, so a
+refusal is told from an answer without knowing the command.
 
 Raised: `HAProxyUnavailable` (no connection, closed early, too slow), `CommandRefused` (HAProxy's words),
 `ProtocolError` (an answer of unknown form, or too long).
@@ -12,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
 
 MAX_ANSWER_BYTES = 16 << 20
-"""One call's answers together; `show servers state` takes about 100 bytes a server."""
+"""One answer; `show stat` takes about 300 bytes a server."""
 
-_PROMPT = "\n> "
+_PROMPT = b"\n> "
 _SEVERITY = re.compile(r"\[([0-7])\]: ")
 _ERROR = 3
 """syslog severity `err`; 0 to 3 are failures, 4 and above remarks and information."""
@@ -74,15 +76,6 @@ class ReloadResult(NamedTuple):
 
     ok: bool
     log: str
-
-
-def parse_answers(text: str, count: int) -> list[str]:
-    """Split what `count` commands answered in interactive mode. Raises HAProxyUnavailable when some are missing."""
-    answers = text.split(_PROMPT)
-    if len(answers) != count + 1:
-        # HAProxy closed early: it is going away, or does not speak to us at all.
-        raise HAProxyUnavailable(f"{count} answers were expected, {len(answers) - 1} came: {text[-200:]!r}")
-    return [answer.strip("\n") for answer in answers[:count]]
 
 
 def check_answer(command: str, answer: str) -> str:
@@ -183,7 +176,7 @@ def has_streams(text: str, frontend: str) -> bool:
 class RuntimeAPI:
     """Client of one stats socket.
 
-    `address` is `host:port`, `unix@/path` or `/path`. `timeout_s` bounds each call, connection included.
+    `address` is `host:port`, `unix@/path` or `/path`. `timeout_s` bounds connecting and each answer.
     """
 
     def __init__(self, address: str, *, timeout_s: float = 2.0) -> None:
@@ -195,9 +188,14 @@ class RuntimeAPI:
 
     async def answers(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection; the raw answers. A refused command does not stop the rest."""
-        script = "\n".join((*_SETUP, *commands, "quit", ""))
-        text = await _exchange(self.address, script, self._timeout_s)
-        return parse_answers(text, len(_SETUP) + len(commands))[len(_SETUP) :]
+        async with _connection(self.address, self._timeout_s) as (reader, writer):
+            answers = []
+            for command in (*_SETUP, *commands):
+                async with asyncio.timeout(self._timeout_s):
+                    writer.write(f"{command}\n".encode())
+                    answer = await reader.readuntil(_PROMPT)
+                answers.append(answer.decode("utf-8", "replace").removesuffix("\n> ").strip("\n"))
+            return answers[len(_SETUP) :]
 
     async def run(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection. Raises CommandRefused for the first refused, after sending all."""
@@ -238,7 +236,10 @@ class MasterAPI:
 
     async def command(self, command: str) -> str:
         """The answer to one command; `@!<pid> ...` is passed on to that worker."""
-        return await _exchange(self.address, f"{command}\n", self._timeout_s, half_close=True)
+        async with _connection(self.address, self._timeout_s) as (reader, writer), asyncio.timeout(self._timeout_s):
+            writer.write(f"{command}\n".encode())
+            writer.write_eof()
+            return (await _read_to_end(reader)).decode("utf-8", "replace")
 
     async def reload(self) -> ReloadResult:
         """Read the configuration files again, start new workers, retire the old ones. Returns when that is done."""
@@ -253,31 +254,36 @@ class MasterAPI:
         return [pid for pid in await self.workers() if has_streams(await self.command(f"@!{pid} show sess"), frontend)]
 
 
-async def _exchange(address: str, script: str, timeout_s: float, *, half_close: bool = False) -> str:
-    """Connect, write everything, read until HAProxy closes. Raises HAProxyUnavailable."""
+@asynccontextmanager
+async def _connection(
+    address: str, timeout_s: float
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection, and what can go wrong on it as our errors."""
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await _connect(address)
-            try:
-                writer.write(script.encode())
-                if half_close:
-                    writer.write_eof()
-                answer = await _read_to_end(reader)
-            finally:
-                writer.close()
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
     except TimeoutError:
         raise HAProxyUnavailable(f"{address}: no answer within {timeout_s:g} s") from None
+    except asyncio.IncompleteReadError:
+        raise HAProxyUnavailable(f"{address}: closed without an answer") from None
+    except asyncio.LimitOverrunError:
+        raise ProtocolError(f"{address}: an answer of more than {MAX_ANSWER_BYTES} bytes") from None
     except OSError as error:
         raise HAProxyUnavailable(f"{address}: {error.strerror or error}") from error
-    return answer.decode("utf-8", "replace")
 
 
 async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     path = address.removeprefix("unix@")
     if path.startswith("/"):
-        return await asyncio.open_unix_connection(path)
+        return await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
     host, _, port = path.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port))
+    return await asyncio.open_connection(host.strip("[]"), int(port), limit=MAX_ANSWER_BYTES)
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> bytes:

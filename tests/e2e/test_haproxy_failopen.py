@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from haproxy_fixture import Edge, Received, read_response, running_edge
+from haproxy_fixture import Edge, Received, read_response, running_edge, until
 
 pytestmark = pytest.mark.e2e
 
@@ -47,13 +47,15 @@ async def test_a_router_that_comes_back_is_asked_again(tmp_path: Path, lookup: s
         await edge.router.stop()
         edge.router.ring_connected.clear()
         await edge.router_is("DOWN")
-        # HAProxy learns that a ring's peer has left by writing to it: one line, and one more.
-        for _ in range(2):
-            assert (await edge.ask()).reason == "fail-open"
         await edge.router.start()
         await edge.router_is("UP")
-        async with asyncio.timeout(10):
-            await edge.router.ring_connected.wait()
+
+        async def ring_is_back() -> bool:
+            # HAProxy learns that a ring's peer has left by writing to it: two lines in 2.8, which are lost.
+            await edge.ask()
+            return edge.router.ring_connected.is_set()
+
+        await until(ring_is_back)
         answer = await edge.ask()
         assert answer.reason == "hash"
         assert (await edge.router.line(answer.id))["srv"] == "r1"

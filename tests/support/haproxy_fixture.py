@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ class StubRouter:
             finally:
                 self._writers.discard(writer)
                 writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
         return serve
 
@@ -227,6 +229,8 @@ class StubReplica:
         finally:
             self._writers.discard(writer)
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _read(self, reader: asyncio.StreamReader) -> Received:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
