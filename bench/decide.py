@@ -1,9 +1,13 @@
-"""How long a policy takes to rank: `python -m bench.decide [--json] [--replicas 8 100 1000]`.
+"""How long a decision takes: `python -m bench.decide [--json] [--replicas 8 100 1000] [--keys 64 128]`.
 
 Times `policy.rank` alone, on columns as the load table holds them: Poisson loads (mean 12), 256 sessions, half of them
 pinned. Policies and sizes take turns round by round, so that a slow spell of the machine falls on all. Reported: the
 median over rounds of the mean call, and in brackets the best round, which a busy machine disturbs least. Rings of
 consistent_hash are timed apart: the first call after a change of membership pays for them, the others do not.
+
+Policies that go by KV are timed on a fleet in the middle of its work (bench/kv_fleet.py): `rank` alone, and the whole of
+`Pipeline.decide` with reading the index, reserving and expecting, for the next turn of a conversation and for one that
+begins.
 """
 
 from __future__ import annotations
@@ -22,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.kv_fleet import KVFleet, make_fleet
 from policies.base import Context, Policy
 from policies.registry import build_policy
 from policies.ring import Rings
-from policies.types import NO_SLOT, Candidates, RequestFeatures
+from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures
 
 SESSIONS = 256
 MEAN_LOAD = 12
@@ -39,6 +44,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "consistent_hash": {"policy": "consistent_hash"},
     "consistent_hash compat ray": {"policy": "consistent_hash", "compat": "ray"},
     "session_affinity": {"policy": "session_affinity"},
+    "kv_cost": {"policy": "kv_cost"},
 }
 
 
@@ -73,6 +79,18 @@ def make_candidates(replicas: int) -> Candidates:
         ids=[f"replica-{i}" for i in range(replicas)],
         in_flight=load,
         in_flight_tokens=load * 1500 + dice.integers(0, 1500, replicas),
+        kv=KVSignals(
+            waiting=(waiting := dice.integers(0, 2000, replicas).astype(float)),
+            prefill_ms=20 + 0.02 * waiting,
+            base_ms=np.full(replicas, 20.0),
+            per_token_ms=np.full(replicas, 0.02),
+            per_square_ms=np.zeros(replicas),
+            footprint=(footprint := dice.integers(0, 300_000, replicas).astype(float)),
+            capacity=np.full(replicas, 524_288.0),
+            fill=footprint / 524_288,
+            usage=0.3,
+        ),
+        prompt_tokens=4000,
     )
 
 
@@ -113,6 +131,61 @@ def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
     ]
 
 
+@dataclass(frozen=True)
+class Deciding:
+    """Microseconds of one decision by KV: the median round and the quietest."""
+
+    replicas: int
+    keys: int
+    request: str
+    rank_median_us: float
+    rank_best_us: float
+    decide_median_us: float
+    decide_best_us: float
+
+
+def decide_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) -> float:
+    """Mean microseconds of `Pipeline.decide`; what it began is ended outside of the measured time."""
+    started_ns = time.perf_counter_ns()
+    for features in asked:
+        fleet.pipeline.decide(features, now_s)
+    took_us = (time.perf_counter_ns() - started_ns) / len(asked) / 1000
+    fleet.undo(asked, now_s)
+    return took_us
+
+
+def rank_by_kv_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) -> float:
+    gathered = [fleet.pipeline.gather(features, now_s) for features in asked]
+    context = Context(now_s, random.Random(1))
+    rank = fleet.pipeline.policy.rank
+    started_ns = time.perf_counter_ns()
+    for features, candidates in zip(asked, gathered, strict=True):
+        rank(features, candidates, context)
+    return (time.perf_counter_ns() - started_ns) / len(asked) / 1000
+
+
+def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[Deciding]:
+    rows = []
+    for replicas in sizes:
+        for keys in chains:
+            fleet = make_fleet(replicas, keys)
+            for label, asked in (("turn", fleet.turns), ("begins", fleet.beginnings)):
+                ranks = [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)]
+                decides = [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)]
+                rows.append(
+                    Deciding(
+                        replicas,
+                        keys,
+                        label,
+                        round(statistics.median(ranks), 1),
+                        round(min(ranks), 1),
+                        round(statistics.median(decides), 1),
+                        round(min(decides), 1),
+                    )
+                )
+    return rows
+
+
 def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBuild:
     full = make_candidates(replicas)
     all_but_one = copy.copy(full)
@@ -141,10 +214,12 @@ def print_row(label: str, cells: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.decide", description="Time policy.rank.")
     parser.add_argument("--replicas", type=int, nargs="+", default=[8, 100, 1000])
+    parser.add_argument("--keys", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     rankings = measure_ranking(options.replicas, options.rounds)
+    deciding = measure_deciding(options.replicas, options.keys, options.rounds)
     rings = [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas]
     machine = {
         "machine": f"{platform.machine()} {platform.system()}",
@@ -152,7 +227,12 @@ def main(arguments: list[str] | None = None) -> None:
         "numpy": np.__version__,
     }
     if options.json:
-        result = {**machine, "rank_us": [asdict(row) for row in rankings], "ring_ms": [asdict(row) for row in rings]}
+        result = {
+            **machine,
+            "rank_us": [asdict(row) for row in rankings],
+            "decide_us": [asdict(row) for row in deciding],
+        }
+        result["ring_ms"] = [asdict(row) for row in rings]
         json.dump(result, sys.stdout, indent=2)
         print()
         return
@@ -160,6 +240,16 @@ def main(arguments: list[str] | None = None) -> None:
     print_row("rank(), us: median (best)", [f"{replicas} replicas" for replicas in options.replicas])
     for label in DOCUMENTS:
         print_row(label, [f"{row.median_us:.1f} ({row.best_us:.1f})" for row in rankings if row.policy == label])
+    for keys in options.keys:
+        for part in ("rank", "decide"):
+            print_row(f"kv_cost {part}(), {keys} keys", [f"{replicas} replicas" for replicas in options.replicas])
+            for request in ("turn", "begins"):
+                cells = [
+                    f"{getattr(row, f'{part}_median_us')} ({getattr(row, f'{part}_best_us')})"
+                    for row in deciding
+                    if row.keys == keys and row.request == request
+                ]
+                print_row(request, cells)
     print_row("ring of 100 points each, ms", [f"{ring.replicas} replicas" for ring in rings])
     print_row("from nothing", [f"{ring.cold_ms:.2f}" for ring in rings])
     print_row("one replica joins", [f"{ring.one_joins_ms:.2f}" for ring in rings])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from msgspec import Meta
 
 from policies.dice import draw
-from policies.types import Candidates, Column
+from policies.types import Candidates, Column, FloatColumn
 
 LoadUnit = Literal["requests", "tokens"]
 
@@ -27,12 +27,16 @@ def table_of(candidates: Candidates, by: LoadUnit) -> Column:
     return candidates.in_flight if by == "requests" else candidates.in_flight_tokens
 
 
-def least(load: Column, places: int, rng: random.Random) -> list[tuple[int, int]]:
+@overload
+def least(load: Column, places: int, rng: random.Random) -> list[tuple[int, int]]: ...
+@overload
+def least(load: FloatColumn, places: int, rng: random.Random) -> list[tuple[int, float]]: ...
+def least(load: Column | FloatColumn, places: int, rng: random.Random) -> list[tuple[int, Any]]:
     """The `places` positions with the least load, each with it, least first; equals in an order the dice give.
 
     `load` is used up: what was taken reads `TAKEN`. `places` is at most the number of positions not taken.
     """
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, Any]] = []
     while len(found) < places:
         lowest = load.item(load.argmin())
         equals = (load == lowest).nonzero()[0]

@@ -22,6 +22,7 @@ from policies.base import Policy, PolicyConfig
 from policies.consistent_hash import ConsistentHash
 from policies.decode import decode_config, join
 from policies.errors import PolicyConfigError, PolicyPluginError
+from policies.kv_cost import KVCost
 from policies.least_load import LeastLoad
 from policies.power_of_two import PowerOfTwo
 from policies.random_choice import RandomChoice
@@ -37,9 +38,12 @@ POLICIES: dict[str, type[Policy]] = {
     PowerOfTwo.name: PowerOfTwo,
     ConsistentHash.name: ConsistentHash,
     SessionAffinity.name: SessionAffinity,
+    KVCost.name: KVCost,
 }
 
 ENTRY_POINTS = "pointsman.policies"
+
+METHODS = ("rank", "admit", "terms", "describe", "close")
 
 MAX_DEPTH = 8
 """Policies in one chain of fallbacks, the first included. Each is one idea, and nobody can reason about nine."""
@@ -129,7 +133,7 @@ def _load(entry: EntryPoint, where: str) -> type[Policy]:
         raise PolicyPluginError(f"{where}: {entry.value} does not load: {error}") from error
     if not isinstance(policy, type):
         raise PolicyPluginError(f"{where}: {entry.value} is not a class")
-    missing = [name for name in ("rank", "describe", "close") if not callable(getattr(policy, name, None))]
+    missing = [name for name in METHODS if not callable(getattr(policy, name, None))]
     if missing:
         raise PolicyPluginError(f"{where}: {entry.value} has no {', '.join(missing)}")
     if getattr(policy, "name", None) != entry.name:

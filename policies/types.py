@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ GONE_SLOT = -2
 
 Slots = NDArray[np.intp]
 Column = NDArray[np.int64]
-FloatColumn = NDArray[np.float64]
+FloatColumn = NDArray[np.floating[Any]]
 
 
 class Reason(StrEnum):
@@ -99,7 +99,9 @@ class Candidate(NamedTuple):
 class KVSignals:
     """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
 
-    __slots__ = ("base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "waiting")
+    __slots__ = (
+        "base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "usage", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class KVSignals:
         footprint: FloatColumn,
         capacity: FloatColumn,
         fill: FloatColumn,
+        usage: float = 0.0,
     ) -> None:
         self.waiting = waiting
         """Prefill backlog: uncached prompt tokens of requests without a first token."""
@@ -127,6 +130,8 @@ class KVSignals:
         """Tokens of KV it has room for; inf where unknown."""
         self.fill = fill
         """footprint / capacity."""
+        self.usage = usage
+        """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
 
 
 class Residency:

@@ -40,6 +40,7 @@ from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
 from router.settings import Listen, Settings
+from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
@@ -48,6 +49,9 @@ from router.state.sessions import DEFAULT_TTL_S, SessionTable
 
 SWEEP_INTERVAL_S = 0.5
 """How late a lease, a reservation or a pin may end."""
+
+TIDY_KEYS = 4096
+"""Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
 
 SAVE_DELAY_S = 0.2
 """Changes of the registry within this time are saved once."""
@@ -69,12 +73,17 @@ class Router:
         self.readiness = Readiness("haproxy") if attached else Readiness()
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
+        self.kv = KVState(
+            max_keys=limits.max_prefix_keys,
+            max_conversations=limits.max_conversations,
+            conversation_ttl_s=limits.conversation_ttl_s,
+        )
         self.replicas = ReplicaRegistry(
             # Without HAProxy nobody checks health: a registered replica is taken at its word.
             initial_health=Health.STARTING if attached else Health.UP,
             max_replicas=limits.max_replicas,
-            on_added=self.load.add_slot,
-            on_removed=self.load.clear_slot,
+            on_added=self._slot_added,
+            on_removed=self._slot_removed,
             on_changed=self._registry_changed,
         )
         self.decision_metrics = DecisionMetrics()
@@ -85,6 +94,7 @@ class Router:
             replicas=self.replicas,
             load=self.load,
             sessions=self.sessions,
+            kv=self.kv,
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
             override_header=settings.override_header,
@@ -93,7 +103,7 @@ class Router:
             self.pipeline, self.decision_metrics, settings.policy, on_changed=self._registry_changed
         )
         self.decider = Decider(self.pipeline, self.decision_metrics, clock=self.clock, stopwatch=clock.perf_counter)
-        self.end_of_request = EndOfRequest(load=self.load, metrics=self.request_metrics)
+        self.end_of_request = EndOfRequest(load=self.load, kv=self.kv, metrics=self.request_metrics, clock=self.clock)
         self.metrics = build_registry(
             StateCollector(
                 replicas=self.replicas,
@@ -125,6 +135,14 @@ class Router:
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, admin."""
+
+    def _slot_added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot)
+
+    def _slot_removed(self, slot: int) -> None:
+        self.load.clear_slot(slot)
+        self.kv.clear_slot(slot)
 
     def _registry_changed(self) -> None:
         self._save_wanted.set()
@@ -260,6 +278,8 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if expired := self.load.expire(now_s):
                 log.warning("reservations expired without an end-of-request line", count=expired)
+            self.kv.expire(now_s)
+            self.kv.index.tidy(TIDY_KEYS)
             policy = self.pipeline.policy
             # A policy without pins leaves the table as it is: the one before it may come back.
             self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)

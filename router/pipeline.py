@@ -1,7 +1,8 @@
 """One straight, synchronous line: features -> gather -> rank -> reserve -> decision.
 
-`Pipeline` owns the active policy and writes what a decision changes: a reservation and, where the policy pins, the
-session's home. It awaits nothing, so no other task runs between reading a load and reserving it.
+`Pipeline` owns the active policy and writes what a decision changes: a reservation, where the policy pins the session's
+home, and where it goes by KV what is expected of the chosen replica. It awaits nothing, so no other task runs between
+reading a load and reserving it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,28 @@ from typing import Any
 
 from policies.base import Context, Needs, Policy
 from policies.registry import build_policy, installed_policies
-from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, RequestFeatures
+from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, Refusal, RequestFeatures
 from router.features import expected_tokens
 from router.metrics import DecisionMetrics
+from router.state.kv import KVState, Prompt
 from router.state.load import LoadTable
 from router.state.replicas import Membership, ReplicaRegistry
 from router.state.sessions import SessionTable
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
+
+
+class _Active:
+    """A policy and what it asks of the pipeline, as plain booleans: a Flag's `&` takes as long as a short ranking."""
+
+    __slots__ = ("by_kv", "name", "pins", "policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.name = policy.name
+        self.pins = Needs.PIN in policy.needs
+        self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
 
 
 class Pipeline:
@@ -34,50 +48,61 @@ class Pipeline:
         replicas: ReplicaRegistry,
         load: LoadTable,
         sessions: SessionTable,
+        kv: KVState,
         metrics: DecisionMetrics,
         rng: random.Random,
         override_header: bool = False,
     ) -> None:
-        self._policy = policy
+        self._active = _Active(policy)
         self._replicas = replicas
         self._load = load
         self._sessions = sessions
+        self._kv = kv
         self._metrics = metrics
         self._rng = rng
         self._override_header = override_header
-        self._overrides: dict[str, Policy] = {}
+        self._overrides: dict[str, _Active] = {}
 
     @property
     def policy(self) -> Policy:
-        return self._policy
+        return self._active.policy
 
     def swap_policy(self, policy: Policy) -> None:
         """Puts a built policy live, then closes the one it replaces."""
-        old, self._policy = self._policy, policy
-        old.close()
+        old, self._active = self._active, _Active(policy)
+        old.policy.close()
 
     def decide(self, features: RequestFeatures, now_s: float) -> Decision:
-        """Chooses, reserves and pins. No opinion (`first` empty) when nothing is eligible."""
-        policy = self._policy if not features.policy else self._policy_for(features)
+        """Chooses, reserves and pins. No opinion (`first` empty) when nothing is eligible; `status` when refused."""
+        active = self._active if not features.policy else self._active_for(features)
         members = self._replicas.membership(features.model)
         if not len(members.slots):
-            self._metrics.decided(policy.name, Reason.NO_CANDIDATES)
+            self._metrics.decided(active.name, Reason.NO_CANDIDATES)
             return Decision(Reason.NO_CANDIDATES)
-        candidates = self._gather(policy, features, members, now_s)
-        ranked = policy.rank(features, candidates, Context(now_s, self._rng, RANKED))
+        prompt = self._kv.read(features, now_s) if active.by_kv else None
+        candidates = self._gather(active, features, members, prompt, now_s)
+        context = Context(now_s, self._rng, RANKED)
+        refusal = active.policy.admit(features, candidates, context)
+        if refusal is not None:
+            self._metrics.decided(active.name, refusal.reason)
+            return _refused(refusal)
+        ranked = active.policy.rank(features, candidates, context)
         best = ranked[0]
         ids = self._replicas.ids
         first = ids[best.slot]
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
             self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
-        if features.session and policy.needs & Needs.PIN:
+        if features.session and active.pins:
             self._sessions.pin(features.session, first, now_s)
-        self._metrics.decided(policy.name, best.reason)
+        if prompt is not None:
+            self._kv.placed(features, prompt, best.slot, candidates, now_s)
+        self._metrics.decided(active.name, best.reason)
         return Decision(best.reason, first, ids[ranked[1].slot] if len(ranked) > 1 else "")
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
         """What `decide` would answer and the signals it would see; reserves, pins and counts nothing."""
-        policy = self._policy if not features.policy else self._policy_for(features)
+        active = self._active if not features.policy else self._active_for(features)
+        policy = active.policy
         members = self._replicas.membership(features.model)
         excluded = {
             replica.id: replica.state if not replica.eligible else "other-model"
@@ -86,37 +111,62 @@ class Pipeline:
         }
         explained: dict[str, Any] = {"policy": policy.describe(), "excluded": excluded}
         if not len(members.slots):
-            return explained | {"decision": Decision(Reason.NO_CANDIDATES), "candidates": []}
-        candidates = self._gather(policy, features, members, now_s)
+            return explained | {"decision": Decision(Reason.NO_CANDIDATES), "candidates": [], "prompt_tokens": 0}
+        prompt = self._kv.read(features, now_s) if active.by_kv else None
+        candidates = self._gather(active, features, members, prompt, now_s)
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
         rng = random.Random()
         rng.setstate(self._rng.getstate())
-        ranked = copy.deepcopy(policy).rank(features, candidates, Context(now_s, rng, len(candidates)))
+        twin, context = copy.deepcopy(policy), Context(now_s, rng, len(candidates))
+        refusal = twin.admit(features, candidates, context)
+        ranked = twin.rank(features, candidates, context)
+        terms = {name: column.tolist() for name, column in twin.terms(features, candidates).items()}
         ids = self._replicas.ids
         places = {place.slot: (at, place) for at, place in enumerate(ranked, 1)}
+        decision = Decision(ranked[0].reason, ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else "")
         return explained | {
-            "decision": Decision(ranked[0].reason, ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else ""),
+            "decision": decision if refusal is None else _refused(refusal),
+            "prompt_tokens": candidates.prompt_tokens,
             "candidates": [
                 {
                     "replica": row.replica,
                     "in_flight": row.in_flight,
                     "in_flight_tokens": row.in_flight_tokens,
                     "pinned": row.slot == candidates.pin,
+                    "resident_tokens": candidates.resident.tokens(row.slot),
+                    "terms": {name: column[at] for name, column in terms.items()},
                     **_place(places.get(row.slot)),
                 }
-                for row in candidates
+                for at, row in enumerate(candidates)
             ],
         }
 
-    def _gather(self, policy: Policy, features: RequestFeatures, members: Membership, now_s: float) -> Candidates:
+    def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
+        """What the active policy would be given for a request; nothing changes. At least one replica is eligible."""
+        prompt = self._kv.read(features, now_s) if self._active.by_kv else None
+        return self._gather(self._active, features, self._replicas.membership(features.model), prompt, now_s)
+
+    def _gather(
+        self, active: _Active, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
+    ) -> Candidates:
         """The eligible replicas with exactly the signals the policy declared."""
         pin = NO_SLOT
-        if features.session and policy.needs & Needs.PIN:
-            home = self._sessions.get(features.session, now_s, policy.pin_ttl_s)
+        if features.session and active.pins:
+            home = self._sessions.get(features.session, now_s, active.policy.pin_ttl_s)
             if home is not None:
                 replica = self._replicas.get(home)
                 # A pin to a replica that left is still a pin: the policy tells "moved" from "new" by it.
                 pin = replica.slot if replica is not None else GONE_SLOT
+        if prompt is None:
+            return Candidates(
+                membership=members.token,
+                slots=members.slots,
+                ids=self._replicas.ids,
+                in_flight=self._load.in_flight,
+                in_flight_tokens=self._load.in_flight_tokens,
+                pin=pin,
+            )
+        known = prompt.conversation
         return Candidates(
             membership=members.token,
             slots=members.slots,
@@ -124,21 +174,30 @@ class Pipeline:
             in_flight=self._load.in_flight,
             in_flight_tokens=self._load.in_flight_tokens,
             pin=pin,
+            kv=self._kv.signals,
+            resident=prompt.resident,
+            prompt_tokens=prompt.tokens,
+            home=known.slot if known is not None else NO_SLOT,
+            home_tokens=known.tokens if known is not None else 0,
         )
 
-    def _policy_for(self, features: RequestFeatures) -> Policy:
+    def _active_for(self, features: RequestFeatures) -> _Active:
         """The policy the override header names, with its defaults; the active one for any other name."""
         if not self._override_header:
-            return self._policy
-        policy = self._overrides.get(features.policy)
-        if policy is None:
+            return self._active
+        active = self._overrides.get(features.policy)
+        if active is None:
             if features.policy not in installed_policies():
-                return self._policy
-            policy = self._overrides[features.policy] = build_policy({"policy": features.policy})
-        return policy
+                return self._active
+            active = self._overrides[features.policy] = _Active(build_policy({"policy": features.policy}))
+        return active
 
     def describe(self) -> Mapping[str, object]:
-        return self._policy.describe()
+        return self._active.policy.describe()
+
+
+def _refused(refusal: Refusal) -> Decision:
+    return Decision(refusal.reason, status=refusal.status, retry_after_s=refusal.retry_after_s)
 
 
 def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:

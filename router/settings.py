@@ -83,6 +83,12 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     reservation_ttl_s: Positive = 3600.0
+    max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    """Prefix keys in the index; a replica with 500,000 tokens of KV holds some 1,000."""
+    max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    """Live conversations whose KV is kept account of."""
+    conversation_ttl_s: Positive = 120.0
+    """A conversation silent for longer is not live: its KV may go without harm."""
 
 
 class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -48,6 +48,10 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     tenant: str = ""
     body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    prefix_keys: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0)], ...],
+        msgspec.Meta(max_length=128, description="Of the prompt, shortest prefix first; see router/prefix_keys.py."),
+    ] = ()
     policy: Annotated[str, msgspec.Meta(description="As the override header; ignored unless that is enabled.")] = ""
 
 
@@ -58,6 +62,8 @@ class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     in_flight_tokens: int
     pinned: bool
+    resident_tokens: Annotated[int, msgspec.Meta(description="Leading tokens of the prompt predicted to be cached.")]
+    terms: Annotated[dict[str, float], msgspec.Meta(description="What the score is made of, by the policy's words.")]
     rank: int | None
     score: float | None
     reason: str | None
@@ -66,6 +72,7 @@ class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
 class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     policy: dict[str, Any]
+    prompt_tokens: Annotated[int, msgspec.Meta(description="Predicted; 0 for policies that do not look at prompts.")]
     candidates: list[CandidateView]
     excluded: Annotated[dict[str, str], msgspec.Meta(description="Replicas that may not serve it, and why.")]
 

@@ -2,7 +2,8 @@
 
 HAProxy connects and sends one JSON line per finished request, framed by octet count (`<length> <line>`, RFC 6587
 3.4.1), aborted, retried and refused ones included. The line closes the reservation of its decision and feeds the
-per-replica counters. A peer that breaks the framing is disconnected; HAProxy reconnects and goes on with its next line.
+per-replica counters. Where the first-token filter is on, a line before it says that the prefill is over. A peer that
+breaks the framing is disconnected; HAProxy reconnects and goes on with its next line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import msgspec
 import structlog
 
 from policies.types import Reason
+from router.clock import Clock
 from router.metrics import RequestMetrics
+from router.state.kv import KVState
 from router.state.load import LoadTable
 
 MAX_LINE_BYTES = 8192
@@ -55,8 +58,10 @@ _decoder = msgspec.json.Decoder(Line)
 class EndOfRequest:
     """Applies lines to state. Plain and synchronous; the protocol below only feeds it."""
 
-    def __init__(self, *, load: LoadTable, metrics: RequestMetrics) -> None:
+    def __init__(self, *, load: LoadTable, kv: KVState, metrics: RequestMetrics, clock: Clock) -> None:
         self._load = load
+        self._kv = kv
+        self._clock = clock
         self._metrics = metrics
 
     def apply(self, raw: bytes) -> None:
@@ -69,7 +74,12 @@ class EndOfRequest:
             return
         if line.ev == "end":
             self._load.release(line.id)
+            if line.ttft.isdecimal():
+                self._kv.first_token(line.id, float(line.ttft))
+            self._kv.ended(line.id, self._clock())
             self._count(line)
+        elif line.ev == "first":
+            self._kv.first_token(line.id)
 
     def _count(self, line: Line) -> None:
         metrics = self._metrics

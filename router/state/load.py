@@ -20,11 +20,10 @@ import msgspec
 import numpy as np
 
 from policies.types import Column
+from router.state.slots import INITIAL_SLOTS, grown
 
 MAX_RESERVATIONS = 1_000_000
 """About 250 MB of bookkeeping; beyond any number of streams one HAProxy holds open. When met, the oldest goes."""
-
-INITIAL_SLOTS = 64
 
 SETTLE_S = 2.0
 """A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
@@ -79,8 +78,7 @@ class LoadTable:
         """Makes room for a slot and starts it at zero."""
         if slot >= len(self.in_flight):
             old = (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus)
-            size = max(slot + 1, 2 * len(self.in_flight))
-            self._columns(size)
+            self._columns(grown(len(self.in_flight), slot))
             for column, before in zip(
                 (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus), old, strict=True
             ):

@@ -55,3 +55,73 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     """The policy document put live through the admin API, if any."""
     configured_policy: dict[str, Any] | None = None
     """The document that was configured when `policy` was put; a changed configuration wins over a saved policy."""
+
+
+# What an engine tells of itself: body of `POST /v1/replicas/{id}/events`.
+
+MAX_EVENT_KEYS = 262_144
+"""Keys of one message, stored and evicted each; a replica of 500,000 tokens holds some 1,000."""
+
+MAX_EVENT_REQUESTS = 65_536
+"""Requests one message may speak of."""
+
+Key = Annotated[int, msgspec.Meta(ge=0)]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_EVENT_KEYS)]
+Tokens = Annotated[int, msgspec.Meta(ge=0)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request has its first token."""
+
+    id: Annotated[str, msgspec.Meta(max_length=128, description="Its `x-request-id`, which is the decision id.")]
+    prompt_tokens: Tokens = 0
+    cached_tokens: Annotated[int, msgspec.Meta(ge=0, description="Of the prompt, found in the prefix cache.")] = 0
+    ttft_ms: Annotated[float, msgspec.Meta(ge=0, description="From its arrival at the engine; 0 is unknown.")] = 0.0
+
+
+class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request ended, or was aborted."""
+
+    id: Annotated[str, msgspec.Meta(max_length=128)]
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+
+
+class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The engine as it stands."""
+
+    running: Tokens = 0
+    """Requests in its batch."""
+    waiting: Tokens = 0
+    """Requests before it."""
+    queued_prefill_tokens: Tokens = 0
+    kv_usage: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="Share of KV blocks in use.")] = 0.0
+
+
+class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One message of an engine: what changed since the one before, or all of it.
+
+    `epoch` names one life of the engine: another one means that it restarted with an empty cache. `seq` counts messages
+    to this router, 1 more each. A message with `snapshot` may come at any number and says all that is resident; its
+    `stored` replaces what was known. Requests and load count in any case: they need no order.
+    """
+
+    epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    seq: Annotated[int, msgspec.Meta(ge=0)]
+    snapshot: bool = False
+    stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
+    evicted: Annotated[Keys, msgspec.Meta(description="Prefix keys that are no longer resident.")] = []
+    first: Annotated[list[FirstToken], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
+    finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
+    load: EngineLoad | None = None
+    capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
+
+
+class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router says to a message."""
+
+    resync: Annotated[bool, msgspec.Meta(description="Send a snapshot next: a message was lost, or is unknown here.")]
+    interval_ms: Annotated[
+        int, msgspec.Meta(description="How long to gather what changes: short while the policy goes by it.")
+    ]

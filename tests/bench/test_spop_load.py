@@ -11,6 +11,7 @@ from policies.types import Reason
 from router.features import extract
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
+from router.state.kv import KVState
 from router.state.load import LoadTable
 
 ANSWER = encode_set_vars(Scope.TXN, {"first": "replica-1", "reason": "hash"})
@@ -75,6 +76,6 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     load, metrics = LoadTable(), RequestMetrics()
     load.add_slot(0)
     load.reserve(request_id(5), 0, 100, 0.0)
-    RingProtocol(EndOfRequest(load=load, metrics=metrics), metrics).data_received(end_line(5, "replica-1"))
+    RingProtocol(EndOfRequest(load=load, kv=KVState(), metrics=metrics, clock=lambda: 0.0), metrics).data_received(end_line(5, "replica-1"))
     assert (len(load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)
     assert Reason.HASH == "hash"

@@ -10,6 +10,7 @@ import copy
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from candidates import make_candidates, make_context, make_features, names
 from hypothesis import given
@@ -25,6 +26,8 @@ CONFIGURED: list[dict[str, Any]] = [
     {"policy": "consistent_hash", "compat": "ray"},
     {"policy": "consistent_hash", "load_factor": 1.0, "virtual_nodes": 3},
     {"policy": "consistent_hash", "min_bound": 5, "fallback": {"policy": "round_robin"}},
+    {"policy": "kv_cost", "admission": {"limit": 0.5, "retry_after_s": 9}},
+    {"policy": "kv_cost", "kappa_full": 1.0, "evict_weight": 0.0, "interference": 0.0},
     {"policy": "session_affinity", "overload_factor": 1.0, "overload_slack": 0},
     {"policy": "session_affinity", "overload_slack": 0, "fallback": {"policy": "random"}},
     {"policy": "session_affinity", "overload_slack": 0, "fallback": {"policy": "power_of_two", "by": "tokens"}},
@@ -58,15 +61,31 @@ def policy(document: dict[str, Any]) -> Policy:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Candidates:
-    """Up to twelve replicas with any load, slots with gaps, perhaps a pin: to one of them, or to one that left."""
+    """Up to twelve replicas with any load and KV, slots with gaps, perhaps a pin: to one of them or one that left."""
     loads = draw(st.lists(st.integers(0, 40), min_size=1, max_size=12))
     slots = sorted(draw(st.sets(st.integers(0, 60), min_size=len(loads), max_size=len(loads))))
     ids = [f"r{slot}" for slot in slots]
     tokens = draw(st.lists(st.integers(0, 5000), min_size=len(loads), max_size=len(loads)))
     pin = draw(st.sampled_from([None, "gone", *ids]))
+    kept = [draw(st.integers(0, 120_000)) for _ in ids]
     return make_candidates(
-        dict(zip(ids, loads, strict=True)), tokens=dict(zip(ids, tokens, strict=True)), slots=slots, pin=pin
+        dict(zip(ids, loads, strict=True)),
+        tokens=dict(zip(ids, tokens, strict=True)),
+        slots=slots,
+        pin=pin,
+        prompt=draw(st.integers(1, 50_000)),
+        resident=draw(st.dictionaries(st.sampled_from(ids), st.integers(1, 50_000))),
+        keeper=draw(st.sampled_from([None, *ids])),
+        home_tokens=draw(st.integers(0, 50_000)),
+        kv={"footprint": kept, "waiting": [draw(st.sampled_from([0, 0, 700, 9000])) for _ in ids]},
     )
+
+
+def columns(fleet: Candidates) -> list[list[float]]:
+    """All that a policy must leave as it is."""
+    assert fleet.kv is not None
+    own = [fleet.in_flight, fleet.in_flight_tokens, fleet.slots]
+    return [column.tolist() for column in (*own, *(getattr(fleet.kv, n) for n in fleet.kv.__slots__ if n != "usage"))]
 
 
 class TestRanking:
@@ -112,9 +131,20 @@ class TestRanking:
     @given(fleet=fleets(), session=st.text(max_size=8), document=st.sampled_from(DOCUMENTS))
     def test_leaves_the_columns_alone(self, fleet: Candidates, session: str, document: dict[str, Any]) -> None:
         """The load table's columns are read, never written."""
-        before = fleet.in_flight.tolist(), fleet.in_flight_tokens.tolist(), fleet.slots.tolist()
-        build_policy(document).rank(make_features(session), fleet, make_context())
-        assert (fleet.in_flight.tolist(), fleet.in_flight_tokens.tolist(), fleet.slots.tolist()) == before
+        before = columns(fleet)
+        policy = build_policy(document)
+        policy.admit(make_features(session), fleet, make_context())
+        policy.rank(make_features(session), fleet, make_context())
+        assert columns(fleet) == before
+
+    @given(fleet=fleets(), session=st.text(max_size=8), document=st.sampled_from(DOCUMENTS))
+    def test_terms_are_columns_of_the_candidates(
+        self, fleet: Candidates, session: str, document: dict[str, Any]
+    ) -> None:
+        """Whatever a policy tells of its scores has one finite number for each candidate."""
+        for column in build_policy(document).terms(make_features(session), fleet).values():
+            assert len(column) == len(fleet)
+            assert np.isfinite(column).all()
 
 
 def test_one_candidate_always_wins(policy: Policy) -> None:

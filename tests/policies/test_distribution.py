@@ -27,7 +27,9 @@ def tolerance(requests: int, share: float) -> float:
     return FIVE_SIGMA * math.sqrt(requests * share * (1 - share))
 
 
-@pytest.mark.parametrize("name", ["random", "least_load", "power_of_two", "consistent_hash", "session_affinity"])
+@pytest.mark.parametrize(
+    "name", ["random", "least_load", "power_of_two", "consistent_hash", "session_affinity", "kv_cost"]
+)
 def test_an_idle_fleet_is_served_evenly(name: str) -> None:
     """Keyless requests on an idle fleet reach all replicas alike, whatever the policy."""
     # 8,000 requests on 8 replicas: 1,000 each, standard deviation sqrt(8000 * 1/8 * 7/8) = 29.6.

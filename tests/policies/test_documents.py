@@ -61,7 +61,7 @@ def test_pages_have_the_same_headings(name: str, page: str) -> None:
 
 def test_config_table_is_the_configuration(name: str, page: str) -> None:
     """Each key with its default and the meaning the schema gives it."""
-    [schema] = describe(POLICIES)[name]["schema"]["$defs"].values()
+    schema = describe(POLICIES)[name]["schema"]["$defs"][POLICIES[name].Config.__name__]
     described = build_policy({"policy": name}, POLICIES).describe()
     expected = []
     for key, value in schema["properties"].items():
@@ -78,6 +78,9 @@ def reasons_given(policy: Policy) -> set[str]:
         make_candidates(a=99, b=0, c=0, pin="a"),
         make_candidates(a=99, b=0, c=0, pin="left"),
         make_candidates(a=0, b=99, c=99),
+        make_candidates(a=0, b=0, c=0, resident={"a": 900}),
+        make_candidates(a=0, b=0, c=0, resident={"a": 900}, keeper="a", home_tokens=900),
+        make_candidates(a=0, b=0, c=0, keeper="a", kv={"waiting": [90_000, 0, 0]}),
     ]
     return {
         str(place.reason)

@@ -13,7 +13,7 @@ from candidates import make_candidates, make_context, make_features, names
 from policies.errors import PolicyConfigError, PolicyPluginError
 from policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
 
-NAMES = "consistent_hash, least_load, power_of_two, random, round_robin, session_affinity"
+NAMES = "consistent_hash, kv_cost, least_load, power_of_two, random, round_robin, session_affinity"
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_describe_says_what_may_be_configured() -> None:
     assert set(described) == set(POLICIES)
     for name, what in described.items():
         assert what["summary"].endswith("."), name
-        [config] = what["schema"]["$defs"].values()
+        config = what["schema"]["$defs"][POLICIES[name].Config.__name__]
         assert config["additionalProperties"] is False
         for key, schema in config["properties"].items():
             assert "description" in schema or any("description" in one for one in schema["anyOf"]), (name, key)
@@ -214,7 +214,7 @@ def test_without_the_package_the_policy_is_unknown() -> None:
         pytest.param({"last": "MODULE:Nameless"}, "name is 'other'", id="other-name"),
         pytest.param({"last": "MODULE:Unconfigured"}, "is no PolicyConfig", id="no-config"),
         pytest.param({"last": "MODULE:Greedy"}, "has a field 'policy'", id="reserved-key"),
-        pytest.param({"last": "MODULE:Idle"}, "has no rank, describe, close", id="no-policy"),
+        pytest.param({"last": "MODULE:Idle"}, "has no rank, admit, terms, describe, close", id="no-policy"),
     ],
 )
 def test_a_bad_plugin_is_refused_by_name(install: Install, offered: dict[str, str], message: str) -> None:

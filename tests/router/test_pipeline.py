@@ -9,6 +9,7 @@ from policies.registry import build_policy
 from policies.types import Reason, RequestFeatures
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
+from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.schema import Registration
@@ -21,9 +22,10 @@ class Edge:
     def __init__(self, *replicas: str, policy: object = "least_load", override_header: bool = False) -> None:
         self.load = LoadTable()
         self.sessions = SessionTable()
+        self.kv = KVState()
         self.metrics = DecisionMetrics()
         self.replicas = ReplicaRegistry(
-            initial_health=Health.UP, on_added=self.load.add_slot, on_removed=self.load.clear_slot
+            initial_health=Health.UP, on_added=self._slot_added, on_removed=self._slot_removed
         )
         document = {"policy": policy} if isinstance(policy, str) else policy
         self.pipeline = Pipeline(
@@ -31,12 +33,21 @@ class Edge:
             replicas=self.replicas,
             load=self.load,
             sessions=self.sessions,
+            kv=self.kv,
             metrics=self.metrics,
             rng=random.Random(7),
             override_header=override_header,
         )
         for number, replica in enumerate(replicas):
             self.put(replica, number)
+
+    def _slot_added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot)
+
+    def _slot_removed(self, slot: int) -> None:
+        self.load.clear_slot(slot)
+        self.kv.clear_slot(slot)
 
     def put(self, replica: str, number: int = 0, model: str = "") -> None:
         registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model)

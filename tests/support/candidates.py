@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from policies.base import Context
-from policies.types import GONE_SLOT, NO_SLOT, Candidates, Ranked, RequestFeatures
+from policies.types import GONE_SLOT, NO_SLOT, Candidates, KVSignals, Ranked, RequestFeatures, Residency
 
 UNUSED = 7_777_777
 """What a column holds where no candidate is: a policy that forgets to index by slot reads this."""
@@ -24,6 +25,39 @@ def make_context(seed: int = 0, *, limit: int = 2, now_s: float = 1000.0) -> Con
     return Context(now_s, random.Random(seed), limit)
 
 
+def make_kv(
+    slots: Sequence[int],
+    *,
+    waiting: Sequence[float] | None = None,
+    footprint: Sequence[float] | None = None,
+    capacity: Sequence[float] | None = None,
+    per_token_ms: Sequence[float] | None = None,
+    base_ms: float = 20.0,
+) -> KVSignals:
+    """Columns for these slots: nothing waits, nothing is kept, 100,000 tokens fit, T(x) = 20 ms + 0.02 ms x."""
+    own = np.array(slots, dtype=np.intp)
+
+    def column(values: Sequence[float] | None, default: float) -> np.ndarray:
+        full = np.full(int(own[-1]) + 1, float(UNUSED))
+        full[own] = default if values is None else values
+        return full
+
+    waits, kept = column(waiting, 0.0), column(footprint, 0.0)
+    room, each = column(capacity, 100_000.0), column(per_token_ms, 0.02)
+    known = np.isfinite(room[own])
+    return KVSignals(
+        waiting=waits,
+        prefill_ms=np.where(waits > 0, base_ms + each * waits, 0.0),
+        base_ms=column(None, base_ms),
+        per_token_ms=each,
+        per_square_ms=column(None, 0.0),
+        footprint=kept,
+        capacity=room,
+        fill=kept / room,
+        usage=float(kept[own][known].sum() / room[own][known].sum()) if known.any() else 0.0,
+    )
+
+
 def make_candidates(
     loads: Mapping[str, int] | Sequence[int] | None = None,
     /,
@@ -31,13 +65,19 @@ def make_candidates(
     tokens: Mapping[str, int] | None = None,
     pin: str | None = None,
     slots: Sequence[int] | None = None,
+    prompt: int = 1000,
+    resident: Mapping[str, int] | None = None,
+    keeper: str | None = None,
+    home_tokens: int = 0,
+    kv: Mapping[str, Any] | None = None,
     **named: int,
 ) -> Candidates:
     """Candidates by replica id and requests in flight: `make_candidates(a=3, b=0)`, or a mapping, or a sequence of
     loads for replicas `r0`, `r1`, ...
 
     Slots are 0, 1, ... unless given (ascending, gaps welcome). `tokens` in flight are 100 a request unless given. `pin`
-    names the session's home; a name that is no candidate stands for a replica that left.
+    names the session's home; a name that is no candidate stands for a replica that left. `prompt` is its length,
+    `resident` what of it who holds, `keeper` who keeps the conversation's `home_tokens`; `kv` goes to `make_kv`.
     """
     if loads is None:
         loads = named
@@ -52,16 +92,24 @@ def make_candidates(
         ids[slot] = replica
         in_flight[slot] = load
         in_flight_tokens[slot] = 100 * load if tokens is None else tokens[replica]
-    home = NO_SLOT
+    pinned = NO_SLOT
     if pin is not None:
-        home = ids.index(pin) if pin in ids else GONE_SLOT
+        pinned = ids.index(pin) if pin in ids else GONE_SLOT
+    held: dict[int, list[int]] = {}
+    for replica, depth in (resident or {}).items():
+        held.setdefault(depth, []).append(ids.index(replica))
     return Candidates(
         membership=hash((tuple(own.tolist()), tuple(loads))),
         slots=own,
         ids=ids,
         in_flight=in_flight,
         in_flight_tokens=in_flight_tokens,
-        pin=home,
+        pin=pinned,
+        kv=make_kv(own.tolist(), **(kv or {})),
+        resident=Residency(list(held.items())),
+        prompt_tokens=prompt,
+        home=NO_SLOT if keeper is None else ids.index(keeper),
+        home_tokens=home_tokens,
     )
 
 

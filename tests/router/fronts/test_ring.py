@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.fronts.ring import MAX_LINE_BYTES, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
+from router.state.kv import KVState
 from router.state.load import LoadTable
 
 
@@ -40,9 +41,12 @@ class Ring:
     def __init__(self) -> None:
         self.load = LoadTable()
         self.load.add_slot(0)
+        self.kv = KVState()
+        self.kv.add_slot(0)
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
-        self.protocol = RingProtocol(EndOfRequest(load=self.load, metrics=self.metrics), self.metrics)
+        events = EndOfRequest(load=self.load, kv=self.kv, metrics=self.metrics, clock=lambda: 0.0)
+        self.protocol = RingProtocol(events, self.metrics)
         self.protocol.connection_made(self.transport)
 
 
@@ -54,8 +58,19 @@ def test_a_line_ends_its_reservation_and_is_counted() -> None:
     assert len(ring.load) == 0
     served = ring.metrics.replicas["a"]
     assert served.by_class == {"2xx": 1}
-    assert served.request_s.total_s == pytest.approx(0.3)
-    assert served.first_response_s.total_s == pytest.approx(0.02)
+    assert served.request_s.total == pytest.approx(0.3)
+    assert served.first_response_s.total == pytest.approx(0.02)
+
+
+def test_first_tokens_and_ends_release_the_prefill_backlog() -> None:
+    """A `first` line does, and so does the end of a request that never had a first token."""
+    ring = Ring()
+    ring.kv.backlog.add("r1", 0, 500, 0.0, reports=True)
+    ring.kv.backlog.add("r2", 0, 300, 0.0, reports=True)
+    ring.protocol.data_received(framed(line(ev="first", id="r1")))
+    assert ring.kv.signals.waiting[0] == 300
+    ring.protocol.data_received(framed(line(id="r2")))
+    assert ring.kv.signals.waiting[0] == 0
 
 
 def test_lines_survive_every_split() -> None:

@@ -1,0 +1,377 @@
+"""All that is known of the fleet's KV, behind one door: what a decision reads of it, and what changes it.
+
+`KVState` owns the owners: prefix index, prefill backlog, prefill times, conversations, token ratio, and the engines'
+feeds. The pipeline reads a `Prompt` and says where it was placed; engines tell through `apply`; HAProxy's lines end
+what no engine told of. Plain and synchronous, without clock or sockets: a simulator drives it as the router does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from policies.types import NO_SLOT, NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
+from router.histogram import Histogram
+from router.prefix_keys import BOUNDARIES, MAX_KEYS
+from router.state.backlog import PrefillBacklog
+from router.state.conversations import MAX_CONVERSATIONS, Conversation, Conversations, Name
+from router.state.kv_columns import KVColumns
+from router.state.prefill_times import PrefillTimes
+from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
+from router.state.prefix_index import Level, PrefixIndex
+from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken
+from router.state.token_ratio import TokenRatio
+
+CONVERSATION_TTL_S = 120.0
+"""A conversation silent for longer is not live: agents come back within seconds, people within a minute or two."""
+
+EXPECTED_S = 30.0
+"""How long keys are expected on a replica that reports what it stores."""
+
+EXPECTED_UNTOLD_S = 300.0
+"""The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
+
+MAX_PLACEMENTS = 262_144
+"""Requests under way that engines may still speak of. When met, the oldest goes."""
+
+PLACEMENT_TTL_S = 3600.0
+LINGER_S = 5.0
+"""HAProxy's line may overtake the engine's message; a request that ended is remembered for so long."""
+
+UNQUEUED = 0.1
+"""A first token tells the prefill time when what was in front of it was at most this share of it."""
+
+ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Prompt(msgspec.Struct, gc=False):
+    """One request's prompt as the fleet's KV sees it."""
+
+    tokens: int
+    """Predicted length, at least 1."""
+    levels: Sequence[Level]
+    """As the index found them: (index of the deepest key, slots)."""
+    resident: Residency
+    conversation: Conversation | None
+
+
+class Placement(msgspec.Struct, gc=False):
+    """What a decision predicted, until the engine says how it was."""
+
+    slot: int
+    model: str
+    prompt_bytes: int
+    cached: int
+    uncached: int
+    ahead: float
+    """Tokens in front of it when it was placed."""
+    made_s: float
+    name: Name | None
+
+
+class Feed:
+    """How far one engine's messages have been followed."""
+
+    __slots__ = ("epoch", "in_step", "load", "seq")
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        """Empty: nothing was heard."""
+        self.seq = 0
+        self.in_step = False
+        """False: a message was lost, and only a snapshot says what is resident."""
+        self.load: EngineLoad | None = None
+
+
+class KVCounters:
+    """What metrics read."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.keys = 0
+        """Keys stored or evicted, as told."""
+        self.resyncs = 0
+        """Messages answered with the wish for a snapshot."""
+        self.restarts = 0
+        """Engines that came back under another epoch."""
+        self.prediction_error = Histogram(ERROR_BOUNDS)
+        """|predicted - actual| cached tokens over prompt tokens."""
+        self.predicted_cached_tokens = 0
+        self.actual_cached_tokens = 0
+        self.prompt_tokens = 0
+        """Of the requests whose first token engines told."""
+        self.best_cached_tokens = 0
+        """At decisions: most that any candidate was predicted to hold, summed up."""
+        self.selected_cached_tokens = 0
+        """At decisions: what the chosen one was predicted to hold."""
+
+
+class KVState:
+    """The fleet's KV."""
+
+    def __init__(
+        self,
+        *,
+        max_keys: int = MAX_INDEX_KEYS,
+        max_conversations: int = MAX_CONVERSATIONS,
+        conversation_ttl_s: float = CONVERSATION_TTL_S,
+    ) -> None:
+        self.columns = KVColumns()
+        self.index = PrefixIndex(max_keys=max_keys)
+        self.backlog = PrefillBacklog(self.columns)
+        self.times = PrefillTimes(self.columns)
+        self.conversations = Conversations(self.columns, max_conversations=max_conversations)
+        self.ratio = TokenRatio()
+        self.counters = KVCounters()
+        self.conversation_ttl_s = conversation_ttl_s
+        self._feeds: dict[int, Feed] = {}
+        self._placements: dict[str, Placement] = {}
+        self._ended: deque[tuple[float, str]] = deque()
+
+    def __repr__(self) -> str:
+        return f"KVState({self.index!r}, {self.conversations!r}, {len(self.backlog)} waiting)"
+
+    @property
+    def signals(self) -> KVSignals:
+        """The columns policies read."""
+        return self.columns.signals
+
+    # Slots
+
+    def add_slot(self, slot: int) -> None:
+        """A replica takes a slot."""
+        self.columns.add_slot(slot)
+        self.index.add_slot(slot)
+        self._feeds[slot] = Feed()
+
+    def clear_slot(self, slot: int) -> None:
+        """Its replica left."""
+        self.backlog.clear_slot(slot)
+        self.times.clear_slot(slot)
+        self.conversations.clear_slot(slot)
+        self.columns.clear_slot(slot)
+        self.index.clear_slot(slot)
+        del self._feeds[slot]
+
+    def load(self, slot: int) -> EngineLoad | None:
+        """What the engine last said of its load."""
+        return self._feeds[slot].load
+
+    def reports(self, slot: int) -> bool:
+        """Whether an engine there tells what it stores."""
+        return bool(self._feeds[slot].epoch)
+
+    # A decision
+
+    def read(self, features: RequestFeatures, now_s: float) -> Prompt:
+        """Predicts a prompt's length and who holds how much of it."""
+        self.backlog.expire(now_s)
+        self.index.expire(now_s)
+        keys = features.prefix_keys[:MAX_KEYS]
+        levels = self.index.match(keys) if keys else ()
+        known = self.conversations.find(features.session, keys, levels[0][0] if levels else -1)
+        per_byte = 1.0 / self.ratio.bytes_per_token(features.model)
+        size = max(features.body_bytes, BOUNDARIES[len(keys) - 1] if keys else 0)
+        if known is None or not known.prompt_tokens:
+            tokens = max(1, int(size * per_byte))
+            resident = Residency([(int(BOUNDARIES[at] * per_byte), slots) for at, slots in levels])
+            return Prompt(tokens, levels, resident if levels else NOTHING_RESIDENT, known)
+        # The last prompt's exact length anchors this one: only what was added is a guess.
+        own_per_byte = known.prompt_tokens / max(1, known.prompt_bytes)
+        added = size - known.prompt_bytes
+        tokens = max(1, int(known.prompt_tokens + added * per_byte if added >= 0 else size * own_per_byte))
+        found: list[Level] = []
+        home = known.slot
+        continued = features.session != "" and added >= 0 and known.tail_at < len(keys)
+        if known.tail_at >= 0:
+            continued = continued and keys[known.tail_at] == known.tail
+        at_home = -1
+        for at, slots in levels:
+            bytes_held = BOUNDARIES[at]
+            held = int(
+                bytes_held * own_per_byte
+                if bytes_held <= known.prompt_bytes
+                else known.prompt_tokens + (bytes_held - known.prompt_bytes) * per_byte
+            )
+            if continued and home in slots:
+                at_home = at
+                if at >= known.tail_at and held < known.tokens:
+                    found.append((min(known.tokens, tokens - 1), [home]))
+                    slots = _without(slots, home)
+                    if not len(slots):
+                        continue
+            found.append((held, slots))
+        if continued and known.tail_at < 0 and at_home < 0:
+            found.append((min(known.tokens, tokens - 1), [home]))
+        return Prompt(tokens, levels, Residency(found), known)
+
+    def placed(
+        self, features: RequestFeatures, prompt: Prompt, slot: int, candidates: Candidates, now_s: float
+    ) -> None:
+        """A decision sent the prompt to a slot: its keys are expected there, its prefill is in front of others."""
+        cached = prompt.resident.tokens(slot)
+        counters = self.counters
+        counters.selected_cached_tokens += cached
+        counters.best_cached_tokens += max(cached, _best(prompt.resident, candidates))
+        uncached = max(1, prompt.tokens - cached)
+        keys = features.prefix_keys[:MAX_KEYS]
+        reports = self.reports(slot)
+        if keys:
+            start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
+            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if reports else EXPECTED_UNTOLD_S))
+        known = self.conversations.place(
+            prompt.conversation,
+            features.session,
+            slot,
+            keys,
+            tokens=prompt.tokens,
+            resident=min(cached, prompt.tokens),
+            prompt_bytes=features.body_bytes,
+            now_s=now_s,
+        )
+        request_id = features.request_id
+        if not request_id:
+            return
+        placements = self._placements
+        if len(placements) >= MAX_PLACEMENTS:
+            self._forget(next(iter(placements)))
+        placements[request_id] = Placement(
+            slot,
+            features.model,
+            features.body_bytes,
+            cached,
+            uncached,
+            self.columns.signals.waiting.item(slot),
+            now_s,
+            known.name if known is not None else None,
+        )
+        self.backlog.add(request_id, slot, uncached, now_s, reports=reports)
+
+    # What came of it
+
+    def first_token(self, request_id: str, took_ms: float = 0.0) -> None:
+        """HAProxy saw the first token, `took_ms` after the request; 0 where it was not timed."""
+        if self.backlog.release(request_id) and took_ms > 0:
+            self._learn_time(self._placements.get(request_id), took_ms)
+
+    def ended(self, request_id: str, now_s: float) -> None:
+        """HAProxy saw the end of a request."""
+        self.backlog.release(request_id)
+        if request_id in self._placements:
+            self._ended.append((now_s, request_id))
+
+    def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
+        """Takes a message of the engine on a slot; True when it must send a snapshot."""
+        counters, index = self.counters, self.index
+        counters.messages += 1
+        feed = self._feeds[slot]
+        if feed.epoch and events.epoch != feed.epoch:
+            counters.restarts += 1
+            self._restarted(slot)
+        if events.snapshot:
+            if feed.epoch:
+                index.forget(slot)
+            feed.epoch, feed.in_step = events.epoch, True
+        else:
+            feed.in_step = feed.in_step and events.epoch == feed.epoch and events.seq == feed.seq + 1
+        if feed.in_step:
+            feed.seq = events.seq
+            counters.keys += len(events.stored) + len(events.evicted)
+            stored, evicted = index.stored, index.evicted
+            for key in events.stored:
+                stored(slot, key)
+            for key in events.evicted:
+                evicted(slot, key)
+        else:
+            counters.resyncs += 1
+        if events.capacity_tokens:
+            self.columns.set_capacity(slot, events.capacity_tokens)
+        if events.load is not None:
+            feed.load = events.load
+        for first in events.first:
+            self._first(slot, first)
+        for finished in events.finished:
+            self._finished(slot, finished)
+        return not feed.in_step
+
+    def _restarted(self, slot: int) -> None:
+        """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
+        self.index.forget(slot)
+        self.conversations.clear_slot(slot)
+        self.backlog.clear_slot(slot)
+        feed = self._feeds[slot]
+        feed.epoch, feed.in_step, feed.load = "", False, None
+
+    def _first(self, slot: int, first: FirstToken) -> None:
+        self.backlog.release(first.id)
+        placement = self._placements.get(first.id)
+        if placement is None or placement.slot != slot or not first.prompt_tokens:
+            return
+        counters = self.counters
+        counters.prompt_tokens += first.prompt_tokens
+        counters.actual_cached_tokens += first.cached_tokens
+        counters.predicted_cached_tokens += placement.cached
+        counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
+        self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
+        if placement.name is not None:
+            self.conversations.told(placement.name, slot, placement.prompt_bytes, first.prompt_tokens, 0)
+        placement.uncached = first.prompt_tokens - first.cached_tokens
+        if first.ttft_ms:
+            self._learn_time(placement, first.ttft_ms)
+
+    def _learn_time(self, placement: Placement | None, took_ms: float) -> None:
+        if placement is not None and placement.ahead <= UNQUEUED * placement.uncached:
+            self.times.observe(placement.slot, placement.uncached, took_ms)
+
+    def _finished(self, slot: int, finished: Finished) -> None:
+        self.backlog.release(finished.id)
+        placement = self._placements.pop(finished.id, None)
+        if placement is not None and placement.name is not None and placement.slot == slot and finished.prompt_tokens:
+            self.conversations.told(
+                placement.name, slot, placement.prompt_bytes, finished.prompt_tokens, finished.completion_tokens
+            )
+
+    def expire(self, now_s: float) -> None:
+        """Ends what is overdue; called a few times a second."""
+        self.backlog.expire(now_s)
+        self.index.expire(now_s)
+        self.conversations.expire(now_s, self.conversation_ttl_s)
+        ended = self._ended
+        while ended and ended[0][0] <= now_s - LINGER_S:
+            self._forget(ended.popleft()[1])
+        placements = self._placements
+        while placements:
+            request_id, oldest = next(iter(placements.items()))
+            if oldest.made_s > now_s - PLACEMENT_TTL_S:
+                break
+            self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        self._placements.pop(request_id, None)
+        self.backlog.release(request_id)
+
+    def validate(self) -> None:
+        """Raises AssertionError when an owner contradicts itself (tests call it after every step)."""
+        self.index.validate()
+        self.backlog.validate()
+        self.conversations.validate()
+
+
+def _without(slots: Sequence[int] | Slots, slot: int) -> Sequence[int] | Slots:
+    return slots[slots != slot] if isinstance(slots, np.ndarray) else [other for other in slots if other != slot]
+
+
+def _best(resident: Residency, candidates: Candidates) -> int:
+    """Most tokens that a candidate holds."""
+    best = 0
+    for tokens, slots in resident.levels:
+        if tokens > best and _any_candidate(slots, candidates):
+            best = tokens
+    return best
+
+
+def _any_candidate(slots: Sequence[int] | Slots, candidates: Candidates) -> bool:
+    return any(slot != NO_SLOT and slot in candidates for slot in slots)

@@ -1,0 +1,10 @@
+"""How tables indexed by slot grow: all by one rule, so that their columns are equally long and may be added up."""
+
+from __future__ import annotations
+
+INITIAL_SLOTS = 64
+
+
+def grown(size: int, slot: int) -> int:
+    """Length of a table of `size` slots once it holds `slot`."""
+    return max(slot + 1, 2 * size) if slot >= size else size

@@ -1,0 +1,148 @@
+"""Milliseconds decide: queue, miss, eviction, interference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from candidates import make_candidates, make_context, make_features, names
+
+from policies.kv_cost import KVCost
+from policies.registry import build_policy
+from policies.types import Candidates, Reason
+
+INF = float("inf")
+
+
+def make_policy(**config: object) -> KVCost:
+    policy = build_policy({"policy": "kv_cost", **config})
+    assert isinstance(policy, KVCost)
+    return policy
+
+
+def ranking(fleet: Candidates, **config: object) -> list[tuple[str, Reason]]:
+    ranked = make_policy(**config).rank(make_features("s"), fleet, make_context(limit=len(fleet)))
+    return list(zip(names(ranked, fleet), [place.reason for place in ranked], strict=True))
+
+
+def first(fleet: Candidates, **config: object) -> tuple[str, Reason]:
+    return ranking(fleet, **config)[0]
+
+
+def test_the_longest_resident_prefix_wins_on_an_idle_fleet() -> None:
+    """T(8000 - 6000) = 60 ms against T(8000 - 2000) = 140 ms and T(8000) = 180 ms."""
+    fleet = make_candidates([0, 0, 0], prompt=8000, resident={"r1": 6000, "r0": 2000})
+    assert ranking(fleet) == [("r1", Reason.KV_PREFIX), ("r0", Reason.KV_PREFIX), ("r2", Reason.KV_COLD)]
+
+
+def test_the_example_on_the_page() -> None:
+    """60 ms at the holder against 180 elsewhere; with 7,000 tokens in front of it 160 + 60 = 220."""
+    asked = {"prompt": 8000, "resident": {"a": 6000}}
+    assert first(make_candidates(a=0, b=0, c=0, **asked))[0] == "a"
+    assert first(make_candidates(a=0, b=0, c=0, kv={"waiting": [7000, 0, 0]}, **asked))[0] != "a"
+
+
+@pytest.mark.parametrize(("waiting", "stays"), [(7000, True), (9000, False)])
+def test_a_conversation_leaves_home_when_the_queue_costs_more_than_leaving(waiting: int, stays: bool) -> None:
+    """Leaving costs T(10,000) - T(1,000) = 220 - 40 = 180 ms; 7,000 tokens in front cost 160 ms, 9,000 cost 200."""
+    fleet = make_candidates(
+        a=0, b=0, prompt=10_000, resident={"a": 9000}, keeper="a", home_tokens=9000,
+        kv={"waiting": [waiting, 0], "capacity": [INF, INF]},
+    )  # fmt: skip
+    assert first(fleet) == (("a", Reason.KV_HOME) if stays else ("b", Reason.KV_MOVED))
+
+
+def test_requests_in_flight_do_not_move_a_conversation() -> None:
+    """Ten requests at home count 5 ms and hold up a prefill of 24 ms by its like; leaving costs 100 ms and more."""
+    fleet = make_candidates(a=10, b=0, prompt=6000, resident={"a": 5800}, keeper="a", home_tokens=5800)
+    assert first(fleet) == ("a", Reason.KV_HOME)
+
+
+def test_a_miss_weighs_double_in_a_full_fleet() -> None:
+    """The holder's queue of 70 ms is more than the 60 ms a miss costs in an idle fleet, and less than the 120 later."""
+    asked = {"prompt": 3100, "resident": {"a": 3000}}
+    queue = {"waiting": [2500, 0]}
+    idle = make_candidates(a=0, b=0, **asked, kv={**queue, "footprint": [0, 0]})
+    full = make_candidates(a=0, b=0, **asked, kv={**queue, "footprint": [80_000, 80_000]})
+    assert first(idle)[0] == "b"
+    assert first(full)[0] == "a"
+    assert make_policy().kappa(0.0) == 1.0
+    assert make_policy().kappa(0.35) == 1.5
+    assert make_policy().kappa(0.9) == 2.0
+
+
+def test_a_placement_that_evicts_live_conversations_pays_for_it() -> None:
+    """92,000 of 100,000 tokens are kept on `full`: 5,000 more are 5,000 evicted, at 0.0224 ms each 112 ms."""
+    fleet = make_candidates(full=0, roomy=0, prompt=5000, kv={"footprint": [92_000, 50_000], "waiting": [0, 3000]})
+    terms = make_policy().terms(make_features(), fleet)
+    assert terms["evict"].tolist() == pytest.approx([5000 * (20 / 8192 + 0.02), 0.0])
+    assert first(fleet)[0] == "roomy"
+    assert first(fleet, evict_weight=0.0)[0] == "full"
+
+
+def test_a_conversation_at_home_evicts_only_by_what_it_adds() -> None:
+    """It keeps 30,000 tokens there already; 31,000 are 1,000 more."""
+    fleet = make_candidates(
+        a=0, prompt=31_000, resident={"a": 29_000}, keeper="a", home_tokens=30_000,
+        kv={"footprint": [91_500]},
+    )  # fmt: skip
+    assert make_policy().terms(make_features(), fleet)["evict"].tolist() == pytest.approx([500 * (20 / 8192 + 0.02)])
+
+
+def test_a_replica_without_known_capacity_is_never_full() -> None:
+    """Nothing counts as evicted there."""
+    fleet = make_candidates(a=0, prompt=10**6, kv={"footprint": [10**9], "capacity": [INF]})
+    terms = make_policy().terms(make_features(), fleet)
+    assert (terms["evict"][0], terms["tie"][0]) == (0.0, 0.0)
+
+
+def test_faster_replicas_draw_more() -> None:
+    """The same cold prompt takes a third of the time there, until a queue makes up for it."""
+    kv = {"per_token_ms": [0.02, 0.06]}
+    assert first(make_candidates(fast=0, slow=0, prompt=5000, kv=kv))[0] == "fast"
+    assert first(make_candidates(fast=0, slow=0, prompt=5000, kv={**kv, "waiting": [15_000, 0]}))[0] == "slow"
+
+
+def test_near_equals_go_by_what_they_keep() -> None:
+    """Conversations that begin fill the emptiest replica; equals are drawn."""
+    assert first(make_candidates(a=0, b=0, c=0, kv={"footprint": [300, 100, 200]}))[0] == "b"
+    fleet = make_candidates([0] * 4)
+    policy, context = make_policy(), make_context(3)
+    served = {policy.rank(make_features(), fleet, context)[0].slot for _ in range(60)}
+    assert served == {0, 1, 2, 3}
+
+
+def test_the_terms_add_up_to_the_score() -> None:
+    """What explain shows is what decided."""
+    dice = np.random.default_rng(1)
+    for _ in range(50):
+        fleet = make_candidates(
+            dice.integers(0, 20, 5).tolist(),
+            slots=[1, 2, 5, 8, 9],
+            prompt=int(dice.integers(1, 40_000)),
+            resident={"r1": 700, "r3": 300},
+            keeper="r3",
+            home_tokens=300,
+            kv={"footprint": dice.integers(0, 120_000, 5), "waiting": dice.integers(0, 9000, 5)},
+        )
+        policy = make_policy()
+        ranked = policy.rank(make_features("s"), fleet, make_context(limit=5))
+        total = sum(policy.terms(make_features("s"), fleet).values())
+        assert {place.slot: pytest.approx(place.score) for place in ranked} == dict(
+            zip(fleet.slots.tolist(), total.tolist(), strict=True)
+        )
+
+
+def test_admission_refuses_only_conversations_that_begin() -> None:
+    """With 0.9 of 200,000 tokens in live use a first turn gets 429 and is told when to return; others pass."""
+    policy = make_policy(admission={"limit": 0.9, "retry_after_s": 7})
+    kept = {"footprint": [95_000, 84_500]}
+    refusal = policy.admit(make_features("s"), make_candidates(a=0, b=0, prompt=600, kv=kept), make_context())
+    assert refusal is not None
+    assert (refusal.reason, refusal.status, refusal.retry_after_s) == (Reason.ADMISSION, 429, 7)
+    for passes in (
+        make_candidates(a=0, b=0, prompt=600, kv=kept, keeper="a"),
+        make_candidates(a=0, b=0, prompt=400, kv=kept),
+        make_candidates(a=0, b=0, prompt=600, kv={**kept, "capacity": [100_000, INF]}),
+    ):
+        assert policy.admit(make_features("s"), passes, make_context()) is None
+    assert make_policy().admit(make_features("s"), make_candidates(a=0, prompt=10**9), make_context()) is None
