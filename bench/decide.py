@@ -5,7 +5,7 @@ pinned. Policies and sizes take turns round by round, so that a slow spell of th
 median over rounds of the mean call, and in brackets the best round, which a busy machine disturbs least. Rings of
 consistent_hash are timed apart: the first call after a change of membership pays for them, the others do not.
 
-Policies that go by KV are timed on a fleet in the middle of its work (bench/kv_fleet.py): `rank` alone, and the whole of
+What goes by KV is timed on a fleet in the middle of its work too (bench/kv_fleet.py): `rank` alone, and the whole of
 `Pipeline.decide` with reading the index, reserving and expecting, for the next turn of a conversation and for one that
 begins.
 """

@@ -1,8 +1,8 @@
 """A fleet in the middle of its work, for timing decisions that go by KV: a real pipeline over full state.
 
-Every replica holds the system prompt (the first eighth of a prompt's keys) and serves some conversations whose homes hold
-all but the last two keys of their next prompt; requests are in flight and prompts wait everywhere. The index also holds
-200 conversations a replica that nobody asks for, so that it is no smaller than in life.
+Every replica holds the system prompt (the first eighth of a prompt's keys) and serves some conversations, whose homes
+hold all but the last two keys of their next prompts. Requests are in flight and prompts wait everywhere, live
+conversations keep `USAGE` of the KV, and the index is no smaller than in life.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ OTHER_KEYS = 2_000
 """Keys a replica holds besides."""
 MAX_OTHER_KEYS = 500_000
 MEAN_LOAD = 12
+USAGE = 0.6
 
 
 @dataclass
@@ -67,11 +68,12 @@ def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
         metrics=DecisionMetrics(),
         rng=random.Random(1),
     )
+    capacity = int(CONVERSATIONS * BOUNDARIES[keys - 1] / 4 / USAGE / replicas)
     head = [dice.getrandbits(64) for _ in range(keys // 8)]
     others = min(OTHER_KEYS, MAX_OTHER_KEYS // replicas)
     for slot in range(replicas):
         stored = head + [dice.getrandbits(64) for _ in range(others)]
-        kv.apply(slot, EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=524_288), 0.0)
+        kv.apply(slot, EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=capacity), 0.0)
         for number in range(max(1, round(dice.gauss(MEAN_LOAD, 3)))):
             load.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
         kv.backlog.add(f"waits-{slot}", slot, dice.randrange(1, 400), 0.0, reports=True)
