@@ -140,6 +140,7 @@ class HAProxyProcess:
         staging.mkdir(mode=0o700, exist_ok=True)
         for name, text in zip(FILE_NAMES, rendered, strict=True):
             (staging / name).write_text(text, encoding="utf-8")
+            (staging / name).chmod(0o600)
         await self._check(binary, staging / CONFIG_NAME)
         for name in FILE_NAMES:
             (staging / name).replace(self.run_dir / name)

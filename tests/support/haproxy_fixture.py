@@ -276,6 +276,7 @@ class Edge:
     """A running edge and its neighbours."""
 
     config: EdgeConfig
+    """Read at each start and reload."""
     process: HAProxyProcess
     router: StubRouter
     replicas: dict[str, StubReplica]
@@ -343,7 +344,7 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
     if "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"]))
     elif headers.get("transfer-encoding") == "chunked":
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
@@ -374,7 +375,7 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
             "threads": 2,
         }
         config = EdgeConfig(**(values | changes))
-        process = HAProxyProcess(lambda: config, folder, binary=find_binary(os.environ.get(BINARY_VARIABLE, "")))
+        process = HAProxyProcess(lambda: edge.config, folder, binary=find_binary(os.environ.get(BINARY_VARIABLE, "")))
         edge = Edge(config, process, router, fleet)
         stack.push_async_callback(process.stop, drain_s=0.0)
         try:
