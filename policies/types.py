@@ -32,6 +32,9 @@ class Reason(StrEnum):
     The same word is metric label, SPOE variable, header, log field and explain output.
     """
 
+    # A reason is a key on every request; Enum's own hash is a Python call.
+    __hash__ = str.__hash__
+
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
     LEAST_LOAD = "least-load"
