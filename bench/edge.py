@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench import stub
 from bench.budgets import RAY_SERVE_LLM_US, bound, verdict
 from bench.cpu import used_s
@@ -43,10 +45,15 @@ from bench.peers import (
 from bench.report import Table, median, spread
 
 PATH = "/v1/chat/completions"
+FAIL_OPEN = "fail-open"
 SESSIONS = 256
 BODY_KB = (2, 40, 200)
 STREAM_BODY_BYTES = 2048
 WARM_S = 0.3
+MIN_DECIDED = 0.99
+"""Below this share of answers placed by the router a slice did not measure its work."""
+MIN_ANSWERS, MAX_SLICE_S = 32, 10.0
+"""A slice goes on until so many answers are in, or so long."""
 SETTLE_S = 0.6
 """After all streams have begun: connections are up, decisions made and reported."""
 
@@ -60,11 +67,18 @@ class Pair:
     key: str
     ours: str
     peer: str
+    topics: int = 1
+    """Distinct prompts of each size; they share the system prompt."""
+    haproxy: tuple[tuple[str, Any], ...] = ()
+    """What the policy wants of HAProxy's configuration."""
+    lua: bool = True
 
 
 PAIRS = (
     Pair("session", "consistent_hash", "consistent_hash"),
-    Pair("turns", "round_robin", "round_robin"),
+    # Plain endpoints tell nothing of first tokens: HAProxy's filter has to.
+    Pair("prefix", "kv_cost", "cache_aware", 32, (("body_window_bytes", 262_144), ("first_token", True))),
+    Pair("turns", "round_robin", "round_robin", lua=False),
 )
 
 
@@ -73,7 +87,7 @@ class EdgeOptions:
     """How much is measured."""
 
     pairs: tuple[Pair, ...] = PAIRS
-    slice_s: float = 2.5
+    slice_s: float = 2.0
     rounds: int = 5
     connections: int = 16
     replicas: int = 4
@@ -88,7 +102,11 @@ class EdgeOptions:
 
 @dataclass(frozen=True)
 class Slice:
-    """One measured slice. `cpu_us` is per request or per token, by part of the side."""
+    """One measured slice. `cpu_us` is per request or per token, by part of the side.
+
+    `decided` is the share of answers whose replica was not HAProxy's own choice: lookups that ran into their time limit
+    cost little and decide nothing.
+    """
 
     side: str
     count: int
@@ -96,35 +114,47 @@ class Slice:
     cpu_us: dict[str, float]
     p50_ms: float
     p99_ms: float
+    decided: float = 1.0
 
     @property
     def all_us(self) -> float:
         return sum(self.cpu_us.values())
 
 
-def session_requests(body: bytes, path: str = PATH) -> Iterator[Request]:
-    """The same requests for ever, one session after the other."""
-    return itertools.cycle([Request.post(path, body, session=f"session-{n:04d}") for n in range(SESSIONS)])
+def session_requests(bodies: list[bytes], path: str = PATH) -> Iterator[Request]:
+    """The same requests for ever, one session after the other; sessions share the bodies evenly."""
+    requests = [
+        Request.post(path, bodies[number % len(bodies)], session=f"session-{number:04d}") for number in range(SESSIONS)
+    ]
+    return itertools.cycle(requests)
 
 
-async def measure_requests(side: Side, body: bytes, options: EdgeOptions) -> Slice:
+async def measure_requests(side: Side, bodies: list[bytes], options: EdgeOptions) -> Slice:
     """A slice of whole answers. Raises PeerError when one was not as expected."""
     tally = Tally()
     load = ClosedLoop(
-        side.port, session_requests(body), Expected(len(stub.ANSWER)), tally, connections=options.connections
+        side.port,
+        session_requests(bodies),
+        Expected(len(stub.ANSWER)),
+        tally,
+        connections=options.connections,
+        read_names=True,
     )
     load.start()
     await asyncio.sleep(WARM_S)
     tally.latencies_s.clear()
     before, began_s, done = side.processes.read(), time.perf_counter(), tally.ok
     await asyncio.sleep(options.slice_s)
+    while tally.ok < done + MIN_ANSWERS and time.perf_counter() < began_s + MAX_SLICE_S:  # noqa: ASYNC110 -- a tally
+        await asyncio.sleep(0.01)
     count, took_s, after = tally.ok - done, time.perf_counter() - began_s, side.processes.read()
     latencies_s = tally.latencies_s[:count]
     await load.stop()
     _require_all_good(side, tally, count)
     cpu_us = {part: seconds / count * 1e6 for part, seconds in used_s(before, after).items()}
     p50_ms, p99_ms = (quantile(latencies_s, share) * 1000 for share in (0.5, 0.99))
-    return Slice(side.name, count, count / took_s, cpu_us, p50_ms, p99_ms)
+    decided = 1 - tally.reasons[FAIL_OPEN] / tally.ok
+    return Slice(side.name, count, count / took_s, cpu_us, p50_ms, p99_ms, decided)
 
 
 async def measure_tokens(side: Side, body: bytes, idle: dict[str, float], options: EdgeOptions) -> Slice:
@@ -132,7 +162,7 @@ async def measure_tokens(side: Side, body: bytes, idle: dict[str, float], option
     tokens = options.stream_tokens
     tally = Tally()
     expected = Expected(stub.stream_bytes(tokens), stub.stream_events(tokens))
-    load = ClosedLoop(side.port, session_requests(body), expected, tally, connections=options.streams)
+    load = ClosedLoop(side.port, session_requests([body]), expected, tally, connections=options.streams)
     load.start()
     stream_s = tokens * options.token_interval_ms / 1000
     async with asyncio.timeout(stream_s):
@@ -168,11 +198,11 @@ def _require_all_good(side: Side, tally: Tally, count: int) -> None:
         raise PeerError(f"{side.name}: {count} good answers, and {tally.failed}: nothing to compare")
 
 
-async def require_all_reached(side: Side, body: bytes, urls: list[str]) -> None:
+async def require_all_reached(side: Side, bodies: list[bytes], urls: list[str], connections: int) -> None:
     """Raises PeerError unless every replica answers some of the sessions' requests, and all are answered."""
     before = await asyncio.to_thread(served_counts, urls)
     tally = Tally()
-    load = ClosedLoop(side.port, session_requests(body), Expected(len(stub.ANSWER)), tally, connections=4)
+    load = ClosedLoop(side.port, session_requests(bodies), Expected(len(stub.ANSWER)), tally, connections=connections)
     load.start()
     await asyncio.sleep(WARM_S)
     async with asyncio.timeout(20):
@@ -191,21 +221,26 @@ async def measure_pair(pair: Pair, urls: list[str], options: EdgeOptions, folder
     slices: dict[str, list[Slice]] = defaultdict(list)
     async with AsyncExitStack() as stack:
         say(f"{pair.ours}: starting the sides")
+        config = folder / "up.yaml"
+        config.write_text(yaml.safe_dump({"haproxy": dict(pair.haproxy)}))
+        up = ["--replicas", "0", "--config", str(config)]
+        lookups = {OURS: "spoe", LUA: "lua"} if pair.lua else {OURS: "spoe"}
         sides = [
-            await stack.enter_async_context(edge(OURS, folder, policy=pair.ours, replicas=urls)),
-            await stack.enter_async_context(edge(LUA, folder, policy=pair.ours, replicas=urls, lookup="lua")),
-            await stack.enter_async_context(vllm_router(PEER, folder, policy=pair.peer, replicas=urls)),
+            await stack.enter_async_context(edge(name, folder, policy=pair.ours, lookup=way, replicas=urls, up=up))
+            for name, way in lookups.items()
         ]
-        bodies = {str(kb): chat_body(kb * 1024, model=stub.MODEL) for kb in BODY_KB}
+        sides.append(await stack.enter_async_context(vllm_router(PEER, folder, policy=pair.peer, replicas=urls)))
+        topics = [f"topic {number:02d}" for number in range(pair.topics)]
+        bodies = {str(kb): [chat_body(kb * 1024, topic=topic, model=stub.MODEL) for topic in topics] for kb in BODY_KB}
         stream_body = chat_body(STREAM_BODY_BYTES, max_tokens=options.stream_tokens, stream=True, model=stub.MODEL)
         for side in sides:
-            await require_all_reached(side, bodies["2"], urls)
+            await require_all_reached(side, bodies["2"], urls, options.connections)
         for turn in range(options.rounds):
             say(f"{pair.ours}: round {turn + 1} of {options.rounds}")
             order = sides[turn % len(sides) :] + sides[: turn % len(sides)]
-            for workload, body in bodies.items():
+            for workload, of_size in bodies.items():
                 for side in order:
-                    slices[workload].append(await measure_requests(side, body, options))
+                    slices[workload].append(await measure_requests(side, of_size, options))
             if pair is PAIRS[0]:
                 idle = await measure_idle(sides, options.slice_s)
                 for side in order:
@@ -227,7 +262,7 @@ def request_table(pair: Pair, slices: dict[str, list[Slice]]) -> Table:
     """Microseconds of CPU per request."""
     rows = []
     for kb in map(str, BODY_KB):
-        for side in (OURS, LUA, PEER):
+        for side in (OURS, LUA, PEER) if pair.lua else (OURS, PEER):
             mine = of(slices[kb], side)
             ratio = ratios(slices[kb], side)
             key = f"edge.{pair.key}.{kb}" if side == OURS else ""
@@ -243,16 +278,23 @@ def request_table(pair: Pair, slices: dict[str, list[Slice]]) -> Table:
                     parts,
                     spread(ratio, 2) if side != PEER else "1",
                     bound(key),
+                    f"{min(one.decided for one in mine) * 100:.1f} %" if side != PEER else "",
                     f"{median([one.per_s for one in mine]):.0f}",
                     f"{median([one.p50_ms for one in mine]):.2f} / {median([one.p99_ms for one in mine]):.1f}",
-                    verdict(key, median(ratio)),
+                    _verdict(key, mine, ratio),
                 ]
             )
     return Table(
         f"Edge CPU per request: {pair.ours} beside vllm-router's {pair.peer}",
-        ["body, side", "CPU us", "of which", "ratio", "budget", "req/s", "p50 / p99 ms", "verdict"],
+        ["body, side", "CPU us", "of which", "ratio", "budget", "decided", "req/s", "p50 / p99 ms", "verdict"],
         rows,
     )
+
+
+def _verdict(key: str, mine: list[Slice], ratio: list[float]) -> str:
+    if key and min(one.decided for one in mine) < MIN_DECIDED:
+        return "void: too few decided"
+    return verdict(key, median(ratio))
 
 
 def token_table(slices: list[Slice], session_2kb: list[Slice], notes: list[str]) -> Table:
@@ -309,6 +351,7 @@ def _notes(options: EdgeOptions) -> list[str]:
         f"median (least-greatest) of {options.rounds} slices of {options.slice_s:g} s a side; ratio: median of the "
         f"ratios of slices of one round; {options.connections} keep-alive connections, closed loop, {SESSIONS} "
         f"sessions, {options.replicas} stub replicas",
+        "decided: the least share of a slice's requests that the router placed, not HAProxy alone",
         f"vllm-router {VLLM_ROUTER_VERSION} logs nothing per request here; at its default level its consistent_hash "
         "writes three lines a request",
         f"tokens: {options.streams} streams, a token each every {options.token_interval_ms:g} ms, idle CPU taken off",

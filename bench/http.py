@@ -42,11 +42,11 @@ class Request:
         return cls("\r\n".join((*lines, "", "")).encode(), body)
 
 
-def chat_body(size: int, *, max_tokens: int = 1, stream: bool = False, **more: object) -> bytes:
+def chat_body(size: int, *, topic: str = "", max_tokens: int = 1, stream: bool = False, **more: object) -> bytes:
     """A chat request of exactly `size` bytes: a system prompt, then as many turns as fit.
 
-    It names no model, so that any replica takes it; `more` are further fields. Raises ValueError when `size` is too
-    small.
+    Bodies share the system prompt, and what follows where `topic` is the same. It names no model, so that any replica
+    takes it; `more` are further fields. Raises ValueError when `size` is too small.
     """
 
     def encoded(messages: list[dict[str, str]]) -> bytes:
@@ -55,14 +55,14 @@ def chat_body(size: int, *, max_tokens: int = 1, stream: bool = False, **more: o
 
     words = "the replica that holds the prefix answers first and the others wait for their turn "
     messages = [{"role": "system", "content": words}]
-    turn = {"role": "user", "content": (words * 13)[:1000]}
+    turn = {"role": "user", "content": (f"{topic} {words}" * 13)[:1000]}
     turns = (size - len(encoded(messages))) // (len(json.dumps(turn, separators=(",", ":"))) + 1)
     messages += [turn] * max(0, turns - 1)
     messages.append({"role": "user", "content": ""})
     missing = size - len(encoded(messages))
     if missing < 0:
         raise ValueError(f"size: {size}: at least {size - missing} bytes are expected")
-    messages[-1] = {"role": "user", "content": (words * (missing // len(words) + 1))[:missing]}
+    messages[-1] = {"role": "user", "content": (f"{topic} {words}" * (missing // len(words) + 1))[:missing]}
     return encoded(messages)
 
 

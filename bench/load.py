@@ -343,11 +343,13 @@ class Tally:
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self.statuses: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.events = 0
         self.latencies_s: list[float] = []
 
     def __call__(self, exchange: Exchange) -> None:
         self.outcomes[exchange.outcome] += 1
+        self.reasons[exchange.reason] += 1
         self.events += exchange.events
         if exchange.outcome is Outcome.OK:
             self.latencies_s.append(exchange.took_s)

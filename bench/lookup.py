@@ -56,7 +56,7 @@ class LookupOptions:
 
     @classmethod
     def quick(cls) -> LookupOptions:
-        return cls(slice_s=1.0, rounds=2)
+        return cls(slice_s=1.0, rounds=1)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ async def measure_edge(options: LookupOptions, folder: Path, rng: random.Random)
         for turn in range(options.rounds + 1):
             for way, (port, path) in ways.items():
                 due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
-                target = HTTPTarget(port, session_requests(body, path), len(stub.ANSWER))
+                target = HTTPTarget(port, session_requests([body], path), len(stub.ANSWER))
                 try:
                     latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
                 finally:

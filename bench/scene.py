@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from bench.edge import PATH
+from bench.edge import FAIL_OPEN, PATH
 from bench.http import Request, chat_body
 from bench.load import ClosedLoop, Exchange, Expected, OpenLoop, Outcome, quantile
 from bench.peers import PeerError, Side, say
@@ -28,7 +28,6 @@ AROUND_S = 2.0
 """How long after an event a request counts as sent around it."""
 RECOVERY_S = 30.0
 POLL_S = 0.02
-FAIL_OPEN = "fail-open"
 FAIL_OPEN_COUNTER = "pointsman_fail_open_total "
 
 

@@ -1,9 +1,11 @@
 """Replicas that cost next to nothing: `python -m bench.stub --replicas 4`.
 
 Every POST is answered with one fixed chat completion, or, when its body asks for a stream, with `max_tokens` events at
-a fixed pace: the replica has one step for all its streams, as an engine has, and writes one chunk to each. No prompt is
-read. All replicas live in one process, each on a port of its own; the first line on stdout is their URLs as JSON.
-`GET /counts` says how many requests each has answered.
+a fixed pace: the replica has one step for all its streams, as an engine has, and writes one chunk to each. A POST to
+`.../render` gets the prompt's token ids, one for four bytes, as vLLM gives them to routers that ask.
+
+All replicas live in one process, each on a port of its own; the first line on stdout is their URLs as JSON.
+`GET /counts` says how many generations each has answered.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import json
 import re
 import signal
+import struct
 import sys
 from typing import Final, cast
 
@@ -85,9 +88,28 @@ _STREAM_HEAD: Final = (
 _TOKEN_WIRE: Final = _chunk(TOKEN_EVENT)
 _LAST_WIRE: Final = _chunk(LAST_EVENTS) + b"0\r\n\r\n"
 
+MAX_RENDERED: Final = 128
+"""Renderings kept; a bench repeats fewer prompts."""
+VOCABULARY: Final = 151_936
+
 _STREAM: Final = re.compile(rb'"stream":[ ]*true')
 _MAX_TOKENS: Final = re.compile(rb'"max_tokens":[ ]*(\d+)')
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ ]*(\d+)", re.IGNORECASE)
+
+
+_rendered: dict[bytes, bytes] = {}
+
+
+def render(body: bytes) -> bytes:
+    """The answer to `/v1/chat/completions/render`: equal beginnings have equal token ids."""
+    found = _rendered.get(body)
+    if found is None:
+        ids = [word % VOCABULARY for (word,) in struct.iter_unpack("<I", body[: len(body) // 4 * 4])]
+        found = _whole(b"application/json", json.dumps({"token_ids": ids}, separators=(",", ":")).encode())
+        if len(_rendered) >= MAX_RENDERED:
+            del _rendered[next(iter(_rendered))]
+        _rendered[body] = found
+    return found
 
 
 class Replica:
@@ -169,7 +191,9 @@ class StubProtocol(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         method, path = head.split(b" ", 2)[:2]
-        if method == b"POST":
+        if method == b"POST" and path.endswith(b"/render"):
+            self.write(render(body))
+        elif method == b"POST":
             self._replica.answered += 1
             if _STREAM.search(body):
                 tokens = _MAX_TOKENS.search(body)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 
 from bench.http import AnswerReader, Request, chat_body
-from bench.stub import ANSWER, Replica, StubProtocol, stream_bytes, stream_events
+from bench.stub import ANSWER, Replica, StubProtocol, render, stream_bytes, stream_events
 
 REACH_S = 10.0
 
@@ -45,6 +47,18 @@ async def test_a_whole_answer_is_always_the_same() -> None:
     answers, replica = await ask(post(chat_body(600)), post(chat_body(300_000)))
     assert [answer.body_bytes for answer in answers] == [len(ANSWER)] * 2
     assert replica.answered == 2
+
+
+async def test_a_rendering_has_equal_ids_for_equal_beginnings() -> None:
+    """One id for four bytes; prompts that share their head share its ids. Renderings are no generations."""
+    bodies = [chat_body(2048, topic=topic) for topic in ("one", "two")]
+    first, second = (json.loads(render(body).partition(b"\r\n\r\n")[2])["token_ids"] for body in bodies)
+    shared = len(os.path.commonprefix(bodies)) // 4
+    assert len(first) == len(second) == 512
+    assert first[:shared] == second[:shared] and first != second
+    request = Request.post("/v1/chat/completions/render", bodies[0])
+    (answer,), replica = await ask(request.head + request.body)
+    assert (answer.status, replica.answered) == (200, 0)
 
 
 async def test_health_and_models_are_served_and_not_counted() -> None:
