@@ -172,6 +172,68 @@ def engine_vllm(
     raise typer.Exit(code)
 
 
+@app.command()
+def simulate(
+    trace: Annotated[Path | None, typer.Argument(help="Trace in Mooncake's JSON lines.")] = None,
+    generate: Annotated[str | None, typer.Option(help="A made-up workload instead, e.g. agentic.")] = None,
+    policies: Annotated[str, typer.Option(help="Policies, peers or policy files, separated by commas.")] = "kv_cost",
+    load: Annotated[list[float] | None, typer.Option(min=0.001, help="Share of the knee; may be repeated.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Loads from 0.3 to 1.3 of the knee.")] = False,
+    rate: Annotated[float | None, typer.Option(min=1e-6, help="Sessions a second, instead of a load.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; policies are compared seed by seed.")] = None,
+    sessions: Annotated[int | None, typer.Option(min=1, help="Sessions to make up; about 8,000 requests.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=4096)] = 8,
+    kv_tokens: Annotated[int, typer.Option(min=1, help="KV capacity of a replica.")] = 524_288,
+    speeds: Annotated[str, typer.Option(help="Speed of each replica, e.g. 1,1,0.5; repeated until all have one.")] = "",
+    timing: Annotated[str, typer.Option(help="How long steps take: dense-h100 or fast.")] = "dense-h100",
+    routers: Annotated[int, typer.Option(min=1, max=64, help="Routers that share the requests.")] = 1,
+    sync_ms: Annotated[float, typer.Option(help="Until routers hear of each other; negative: never.")] = 10.0,
+    event_lag_ms: Annotated[float, typer.Option(min=0, help="Until routers hear of first tokens and caches.")] = 20.0,
+    restart: Annotated[list[str] | None, typer.Option(help="REPLICA@SECONDS+DOWN: it dies; may be repeated.")] = None,
+    block_size: Annotated[int, typer.Option(min=1, help="Tokens a block of the trace file.")] = 64,
+    dialect: Annotated[str | None, typer.Option(help="whole or added: what later turns' lengths mean.")] = None,
+    bytes_per_token: Annotated[float, typer.Option(min=0.5, max=64)] = 4.0,
+    private_output: Annotated[
+        bool, typer.Option("--private-output", help="No turn finds the answer before it in the cache.")
+    ] = False,
+    write: Annotated[Path | None, typer.Option(help="Write the trace at that load to a file and stop.")] = None,
+    json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Play a trace through the real policies on a fleet of modelled engines, in virtual time."""
+    from pointsman.simulate_command import SimulateOptions, run_simulate
+
+    with one_sentence_on_error():
+        if dialect not in (None, "whole", "added"):
+            raise StartError(f"--dialect: {dialect!r}: 'whole' or 'added' is expected")
+        code = run_simulate(
+            SimulateOptions(
+                trace=trace,
+                workload=generate,
+                sessions=sessions,
+                policies=policies,
+                loads=load or (),
+                sweep=sweep,
+                sessions_per_s=rate,
+                seeds=seed or (1,),
+                block_size=block_size,
+                dialect="added" if dialect == "added" else "whole" if dialect == "whole" else None,
+                bytes_per_token=bytes_per_token,
+                reuse_generated=not private_output,
+                replicas=replicas,
+                kv_tokens=kv_tokens,
+                speeds=speeds,
+                timing=timing,
+                routers=routers,
+                sync_ms=sync_ms if sync_ms >= 0 else None,
+                event_lag_ms=event_lag_ms,
+                restarts=restart or (),
+                write=write,
+                json=json,
+            )
+        )
+    raise typer.Exit(code)
+
+
 @haproxy.command("render")
 def haproxy_render(
     config: Annotated[Path | None, typer.Option(help="YAML file with the edge's values; defaults if absent.")] = None,

@@ -58,7 +58,7 @@ def knee_sessions_per_s(trace: Trace, settings: FleetSettings) -> float:
     uses = Counter(name for session in trace.sessions for name in set(_all_blocks(session)))
     shared = {name for name, sessions in uses.items() if sessions > 1}
     sessions = [_demand(session, trace, shared, timing, settings.max_num_batched_tokens) for session in trace.sessions]
-    demand = _Demand(*np.mean(sessions, axis=0))
+    demand = _Demand(*np.mean(sessions, axis=0).tolist())
     if demand.prefill_s <= 0:
         raise ExperimentError(f"load: timing {settings.timing!r} has no knee: set a rate instead")
     # What sessions share is resident once on every replica.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -67,6 +68,11 @@ class Trace:
     """Whether a next turn finds the answer's blocks in the cache. vLLM's hashes say yes where the client sends the
     answer back token for token; Dynamo's replay says no."""
     _boundaries: tuple[tuple[int, int], ...] = field(init=False, repr=False, compare=False)
+    """Where each key ends: block, and tokens into it."""
+    _keys_of: dict[int, tuple[Sequence[int], tuple[int, ...]]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    """Blocks and their keys by identity of the block list, which thereby stays the one it was."""
 
     def __post_init__(self) -> None:
         places = []
@@ -94,13 +100,17 @@ class Trace:
 
     def prefix_keys(self, turn: Turn) -> tuple[int, ...]:
         """What `router.prefix_keys` would send for this prompt, shortest prefix first."""
-        blocks, full = turn.blocks, min(turn.prompt_tokens // self.block_size, len(turn.blocks))
-        keys = []
-        for block, offset in self._boundaries:
-            if block >= full:
-                break
-            keys.append((blocks[block] * _KEY_MIX + offset) & _KEY_MASK)
-        return tuple(keys)
+        full = min(turn.prompt_tokens // self.block_size, len(turn.blocks))
+        return self._chain_keys(turn.blocks)[: bisect_left(self._boundaries, (full, 0))]
+
+    def _chain_keys(self, blocks: Sequence[int]) -> tuple[int, ...]:
+        """The keys that end in these blocks. Turns of a conversation share their list, so it is done once for all."""
+        known = self._keys_of.get(id(blocks))
+        if known is None:
+            ends = self._boundaries[: bisect_left(self._boundaries, (len(blocks), 0))]
+            known = blocks, tuple(_key(blocks[block], offset) for block, offset in ends)
+            self._keys_of[id(blocks)] = known
+        return known[1]
 
     @cached_property
     def keys_by_block(self) -> dict[int, tuple[int, ...]]:
@@ -118,7 +128,7 @@ class Trace:
                 for index, of_block in offsets.items():
                     if index < len(turn.blocks):
                         name = turn.blocks[index]
-                        found[name] = tuple((name * _KEY_MIX + offset) & _KEY_MASK for offset in of_block)
+                        found[name] = tuple(_key(name, offset) for offset in of_block)
         return found
 
     def at_rate(self, sessions_per_s: float, rng: random.Random) -> Trace:
@@ -130,6 +140,10 @@ class Trace:
             starts = list(poisson_starts(len(self.sessions), sessions_per_s, rng))
         moved = (replace(session, start_s=at_s) for session, at_s in zip(self.sessions, starts, strict=True))
         return replace(self, sessions=tuple(moved))
+
+
+def _key(name: int, offset: int) -> int:
+    return (name * _KEY_MIX + offset) & _KEY_MASK
 
 
 def poisson_starts(count: int, per_s: float, rng: random.Random) -> Iterator[float]:

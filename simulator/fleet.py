@@ -1,0 +1,273 @@
+"""A fleet in virtual time: sessions arrive, the real pipeline routes them, modelled engines serve them.
+
+`VirtualFleet` owns the clock: a heap of moments at which something happens. Sessions begin by the trace, turns follow
+their answers. Routers are `simulator.edge.Edge`: everything they know they were told, with the delays of
+`FleetSettings`; the fleet shows them no output length and no engine state.
+
+What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
+but not yet noticed refuses the connection, and the decision's second choice is tried. A request whose replica dies is
+asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from engine.sim.model import SimRequest, StepResult
+from policies.types import Decision, RequestFeatures
+from router.state.schema import Finished, FirstToken
+from simulator.edge import Edge, Placed
+from simulator.errors import ExperimentError
+from simulator.measure import Counts, Served, Summary, summarise
+from simulator.replica import VirtualReplica
+from simulator.settings import FleetSettings, Restart
+from simulator.trace import Session, Trace, Turn
+
+MAX_REFUSALS = 600
+"""A client that is told to come back later gives up after so many times."""
+
+NO_REPLICA_RETRY_S = 1.0
+"""What HAProxy's 503 makes a client wait when every replica is down."""
+
+Action = Callable[[float], None]
+
+
+class Request(msgspec.Struct, gc=False):
+    """One turn on its way."""
+
+    id: str
+    session: Session
+    index: int
+    turn: Turn
+    arrived_s: float
+    features: RequestFeatures
+    router: int = 0
+    replica: int = -1
+    sent_s: float = 0.0
+    refusals: int = 0
+    first_s: float = 0.0
+    cached: int = 0
+
+
+class VirtualFleet:
+    """One run: a trace, a policy, a seed. Use once."""
+
+    def __init__(self, trace: Trace, policy: dict[str, Any], settings: FleetSettings, *, seed: int) -> None:
+        """Raises ExperimentError when a turn could never fit a replica, PolicyConfigError for a bad policy."""
+        longest = max(turn.prompt_tokens + turn.output_tokens for session in trace.sessions for turn in session.turns)
+        if longest > settings.kv_tokens - settings.kv_tokens % trace.block_size:
+            raise ExperimentError(f"kv_tokens: {settings.kv_tokens}: {trace.name} has a turn of {longest} tokens")
+        self._trace = trace
+        self._settings = settings
+        self._rng = random.Random(f"{seed} fleet")
+        self._replicas = [VirtualReplica(index, settings, trace) for index in range(settings.replicas)]
+        self._edges = [
+            Edge(policy, self._replicas, rng=random.Random(f"{seed} router {index}"))
+            for index in range(settings.routers)
+        ]
+        self._moments: list[tuple[float, int, Action]] = []
+        self._order = 0
+        self._flying: dict[str, Request] = {}
+        self._served: list[Served] = []
+        self._counts = Counts(reasons=Counter())
+
+    def run(self) -> Summary:
+        """Plays the trace to its end."""
+        for session in self._trace.sessions:
+            self._at(session.start_s, partial(self._begin_turn, session, 0))
+        for restart in self._settings.restarts:
+            self._at(restart.at_s, partial(self._kill, restart))
+        moments, pop = self._moments, heapq.heappop
+        while moments:
+            now_s, _, action = pop(moments)
+            action(now_s)
+        assert not self._flying, "requests were lost"
+        self._counts.preemptions = sum(replica.preemptions for replica in self._replicas)
+        return summarise(self._served, [replica.prefill_tokens for replica in self._replicas], self._counts)
+
+    @property
+    def served(self) -> list[Served]:
+        """In the order of their end."""
+        return self._served
+
+    @property
+    def edges(self) -> list[Edge]:
+        return self._edges
+
+    def _at(self, at_s: float, action: Action) -> None:
+        self._order += 1
+        heapq.heappush(self._moments, (at_s, self._order, action))
+
+    # Clients
+
+    def _begin_turn(self, session: Session, index: int, now_s: float) -> None:
+        turn = session.turns[index]
+        features = RequestFeatures(
+            request_id=f"q{self._order}",
+            path="/v1/chat/completions",
+            session=session.id,
+            body_bytes=self._trace.body_bytes(turn),
+            prefix_keys=self._trace.prefix_keys(turn),
+        )
+        self._order += 1
+        request = Request(features.request_id, session, index, turn, now_s, features)
+        self._flying[request.id] = request
+        self._ask(request, now_s)
+
+    def _ask(self, request: Request, now_s: float) -> None:
+        """One lookup, and what HAProxy makes of the answer."""
+        request.router = self._rng.randrange(len(self._edges)) if len(self._edges) > 1 else 0
+        edge = self._edges[request.router]
+        decision = edge.decide(request.features, now_s)
+        self._counts.reasons[str(decision.reason)] += 1
+        if decision.status:
+            self._refused(request, decision, now_s)
+            return
+        if decision.first:
+            placed = Placed(request.features, int(decision.first[1:]), decision.first)
+            self._tell_others(request.router, now_s, lambda other: partial(other.decided_elsewhere, placed))
+        replica = self._connect(request, decision)
+        if replica is None:
+            self._end(request, now_s)
+            self._at(now_s + NO_REPLICA_RETRY_S, partial(self._ask, request))
+            return
+        self._send(request, replica, now_s)
+
+    def _refused(self, request: Request, decision: Decision, now_s: float) -> None:
+        self._counts.refused += 1
+        request.refusals += 1
+        if request.refusals > MAX_REFUSALS:
+            self._counts.abandoned += 1
+            del self._flying[request.id]
+            return
+        self._at(now_s + max(1, decision.retry_after_s), partial(self._ask, request))
+
+    def _connect(self, request: Request, decision: Decision) -> VirtualReplica | None:
+        """First choice, second, else by hash among those that accept; None when none does."""
+        for name in (decision.first, decision.second):
+            if name:
+                replica = self._replicas[int(name[1:])]
+                if replica.up:
+                    return replica
+        up = [replica for replica in self._replicas if replica.up]
+        key = request.session.id or str(request.features.prefix_keys[:1])
+        return up[zlib.crc32(key.encode()) % len(up)] if up else None
+
+    def _send(self, request: Request, replica: VirtualReplica, now_s: float) -> None:
+        turn, trace = request.turn, self._trace
+        request.replica, request.sent_s = replica.index, now_s
+        blocks = turn.blocks if trace.reuse_generated else turn.blocks[: turn.prompt_tokens // trace.block_size]
+        self._play(replica, now_s)
+        replica.add(SimRequest(request.id, turn.prompt_tokens, turn.output_tokens, blocks), now_s)
+        self._wake(replica)
+
+    # Replicas
+
+    def _wake(self, replica: VirtualReplica) -> None:
+        """Looks at the replica again when it has something to say."""
+        next_s = replica.next_s
+        if next_s != float("inf") and (replica.wake_s is None or next_s < replica.wake_s):
+            replica.wake_s = next_s
+            self._at(next_s, partial(self._look, replica))
+
+    def _look(self, replica: VirtualReplica, now_s: float) -> None:
+        if replica.wake_s == now_s:
+            replica.wake_s = None
+        if replica.up:
+            self._play(replica, now_s)
+            self._wake(replica)
+
+    def _play(self, replica: VirtualReplica, now_s: float) -> None:
+        for outcome in replica.advance(now_s):
+            result, at_s = outcome.result, outcome.at_s
+            for request_id, cached in result.first.items():
+                request = self._flying[request_id]
+                request.first_s, request.cached = at_s, cached
+            self._tell_events(replica, result, at_s)
+            for request_id in result.finished:
+                self._finish(self._flying.pop(request_id), at_s)
+
+    def _tell_events(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
+        """First tokens, ends and cache changes reach every router after the event lag."""
+        flying = self._flying
+        first = [
+            FirstToken(request.id, request.turn.prompt_tokens, request.cached, (at_s - request.sent_s) * 1000)
+            for request in (flying[request_id] for request_id in result.first)
+        ]
+        finished = [
+            Finished(request.id, request.turn.prompt_tokens, request.turn.output_tokens)
+            for request in (flying[request_id] for request_id in result.finished)
+        ]
+        message = replica.message(result, first, finished)
+        if message is None:
+            return
+        life = replica.lives
+
+        def arrive(now_s: float) -> None:
+            if replica.lives == life:
+                for edge in self._edges:
+                    edge.heard(replica.index, message, now_s)
+
+        if self._settings.event_lag_s:
+            self._at(at_s + self._settings.event_lag_s, arrive)
+        else:
+            arrive(at_s)
+
+    def _finish(self, request: Request, at_s: float) -> None:
+        turn = request.turn
+        self._served.append(
+            Served(
+                request.index, request.arrived_s, request.first_s, at_s,
+                turn.prompt_tokens, turn.output_tokens, request.cached, request.replica,
+            )
+        )  # fmt: skip
+        self._end(request, at_s)
+        if request.index + 1 < len(request.session.turns):
+            pause_s = request.session.turns[request.index + 1].pause_s
+            self._at(at_s + pause_s, partial(self._begin_turn, request.session, request.index + 1))
+
+    def _end(self, request: Request, now_s: float) -> None:
+        """HAProxy's end-of-request line, within a millisecond."""
+        self._edges[request.router].ended(request.id, now_s)
+        self._tell_others(request.router, now_s, lambda other: partial(other.ended, request.id))
+
+    def _tell_others(self, teller: int, now_s: float, notice: Callable[[Edge], Action]) -> None:
+        sync_s = self._settings.sync_s
+        if sync_s is None:
+            return
+        for index, edge in enumerate(self._edges):
+            if index != teller:
+                self._at(now_s + sync_s, notice(edge))
+
+    # Restarts
+
+    def _kill(self, restart: Restart, now_s: float) -> None:
+        replica = self._replicas[restart.replica]
+        self._play(replica, now_s)
+        replica.up = False
+        replica.restart()
+        self._at(now_s + restart.noticed_s, partial(self._notice_death, replica))
+        self._at(now_s + restart.down_s, partial(self._revive, replica))
+        for request in [request for request in self._flying.values() if request.replica == replica.index]:
+            self._counts.retried += 1
+            request.replica = -1
+            self._end(request, now_s)
+            self._ask(request, now_s)
+
+    def _notice_death(self, replica: VirtualReplica, now_s: float) -> None:
+        for edge in self._edges:
+            edge.down(replica.id)
+
+    def _revive(self, replica: VirtualReplica, now_s: float) -> None:
+        replica.up = True
+        for edge in self._edges:
+            edge.back(replica.id)
+            edge.heard(replica.index, replica.snapshot(), now_s)

@@ -1,0 +1,158 @@
+"""Whole runs in virtual time: arithmetic, delays, deaths."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from sim_trace import make_conversation, make_session, make_trace, make_turn
+
+from simulator.errors import ExperimentError
+from simulator.fleet import MAX_REFUSALS, VirtualFleet
+from simulator.generate import WORKLOADS, generate
+from simulator.measure import Summary
+from simulator.settings import FleetSettings, Restart
+from simulator.trace import Trace
+
+PREFILL_1000_MS = 16.50142 + 15.18344 + 0.4209989
+"""One step of 1,000 prompt tokens on the dense-h100 timing."""
+
+
+def run(trace: Trace, policy: str | dict[str, Any] = "least_load", *, seed: int = 1, **given: object) -> VirtualFleet:
+    document = {"policy": policy} if isinstance(policy, str) else policy
+    fleet = VirtualFleet(trace, document, FleetSettings(**given), seed=seed)  # type: ignore[arg-type]
+    fleet.summary = fleet.run()  # type: ignore[attr-defined]
+    return fleet
+
+
+def summary(fleet: VirtualFleet) -> Summary:
+    return fleet.summary  # type: ignore[attr-defined, no-any-return]
+
+
+def agents(sessions: int = 40, per_s: float = 0.5, seed: int = 1) -> Trace:
+    trace = generate(WORKLOADS["agentic"], sessions=sessions, seed=seed)
+    return trace.at_rate(per_s, random.Random(seed))
+
+
+def test_one_request_alone_takes_its_prefill() -> None:
+    """Its first token is there after one step; the other two after a decode step each."""
+    fleet = run(make_trace(make_session("a", 5.0, make_turn(1_000, 3))))
+    (served,) = fleet.served
+    assert served.ttft_s * 1000 == pytest.approx(PREFILL_1000_MS)
+    assert served.arrived_s == 5.0
+    assert served.itl_s * 1000 == pytest.approx(5.74, rel=0.05)
+
+
+def test_a_turn_waits_for_the_answer_and_the_pause() -> None:
+    """The second turn arrives a pause after the first one's end, wherever the clock of others is."""
+    fleet = run(make_trace(make_conversation("a", 0.0, [1_000, 1_100], pause_s=7.0)))
+    first, second = fleet.served
+    assert second.arrived_s == pytest.approx(first.end_s + 7.0)
+    assert (first.turn, second.turn) == (0, 1)
+    assert summary(fleet).later_ttft_ms.mean == pytest.approx(second.ttft_s * 1000)
+
+
+def test_a_home_finds_its_prefix() -> None:
+    """The second turn of 1,100 tokens computes what the first did not: 1,004 tokens are 251 blocks of 4."""
+    fleet = run(make_trace(make_conversation("a", 0.0, [1_000, 1_100])), "session_affinity")
+    assert [served.cached_tokens for served in fleet.served] == [0, 1_000]
+
+
+def test_answers_are_found_only_where_they_are_reused() -> None:
+    """An answer of 40 tokens fills 10 blocks (the last one is not yet computed when it is emitted)."""
+    sessions = make_conversation("a", 0.0, [1_000, 1_100], output=40)
+    reused = run(make_trace(sessions), "session_affinity").served[1].cached_tokens
+    private = run(make_trace(sessions, reuse_generated=False), "session_affinity").served[1].cached_tokens
+    assert (reused, private) == (1_036, 1_000)
+
+
+def test_the_same_seed_plays_the_same() -> None:
+    """To the last digit; other dice give another run."""
+    trace = agents()
+    one, same, other = (summary(run(trace, "random", seed=seed)) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize("policy", ["kv_cost", "least_load", "consistent_hash"])
+def test_every_request_is_served_once(policy: str) -> None:
+    """And nothing is left in the routers' books."""
+    trace = agents()
+    fleet = run(trace, policy, routers=3)
+    assert summary(fleet).requests == trace.requests
+    for edge in fleet.edges:
+        assert len(edge.load) == 0
+        assert len(edge.kv.backlog) == 0
+        edge.load.validate()
+        edge.kv.validate()
+
+
+def test_routers_that_talk_see_each_others_load() -> None:
+    """Two requests at one moment through two routers: least load separates them once the first is known to both.
+
+    Without sync each router sees its own requests only, and over many moments they meet on one replica half the time.
+    """
+    sessions = [make_session(f"s{i}", float(i // 2) + 0.1 * (i % 2), make_turn(1_000, 20)) for i in range(200)]
+
+    def met(sync_s: float | None) -> int:
+        fleet = run(make_trace(*sessions), replicas=2, routers=2, sync_s=sync_s)
+        places = {(served.arrived_s, served.replica) for served in fleet.served}
+        pairs = [sorted(place for at, place in places if int(at) == second) for second in range(100)]
+        return sum(len(set(pair)) == 1 for pair in pairs)
+
+    assert met(0.01) == 0
+    assert met(None) > 10
+
+
+def test_events_come_after_their_lag() -> None:
+    """A first token reported 3 s late is learned 3 s late, and still as long as it took."""
+    trace = make_trace(make_session("a", 0.0, make_turn(1_000, 100)))
+    for lag_s in (0.0, 3.0):
+        fleet = run(trace, "kv_cost", replicas=1, event_lag_s=lag_s)
+        counters = fleet.edges[0].kv.counters
+        assert counters.prompt_tokens == 1_000
+        assert fleet.edges[0].kv.times.observations == 1
+
+
+def test_a_death_costs_what_it_costs() -> None:
+    """A replica dies mid-run: its requests are asked for again, all are served, and it serves again when it is back."""
+    trace = agents(60)
+    restart = Restart(replica=2, at_s=60.0, down_s=20.0)
+    fleet = run(trace, "session_affinity", restarts=(restart,))
+    assert summary(fleet).requests == trace.requests
+    assert summary(fleet).retried > 0
+    served = [record for record in fleet.served if record.replica == 2]
+    assert not any(60.0 < record.first_s < 80.0 for record in served)
+    assert any(record.first_s > 80.0 for record in served)
+
+
+def test_with_everything_down_clients_ask_again() -> None:
+    """The only replica is away for 30 s: a request of that time is answered after it."""
+    trace = make_trace(make_session("a", 10.0, make_turn(1_000, 1)), make_session("b", 0.0, make_turn(1_000, 1)))
+    fleet = run(trace, replicas=1, restarts=(Restart(replica=0, at_s=5.0, down_s=30.0),))
+    assert fleet.served[-1].ttft_s == pytest.approx(25.0, abs=1.1)
+
+
+def test_a_refused_client_comes_back() -> None:
+    """Admission holds the second conversation back until the first one is no longer live."""
+    trace = make_trace(make_session("a", 0.0, make_turn(1_000, 10)), make_session("b", 1.0, make_turn(1_000, 10)))
+    document = {"policy": "kv_cost", "admission": {"limit": 0.9, "retry_after_s": 2}}
+    fleet = run(trace, document, replicas=1, kv_tokens=2_000)
+    assert summary(fleet).refused > 0
+    assert summary(fleet).requests == 2
+    assert fleet.served[1].ttft_s > 2.0
+    assert summary(fleet).refused < MAX_REFUSALS
+
+
+def test_a_turn_that_cannot_fit_is_refused() -> None:
+    """Before anything runs, by name."""
+    with pytest.raises(ExperimentError, match="kv_tokens: 512: made has a turn of 1003 tokens"):
+        run(make_trace(make_session("a", 0.0, make_turn(1_000, 3))), kv_tokens=512)
+
+
+def test_slow_replicas_get_less_of_the_work() -> None:
+    """kv_cost learns prefill times: replicas of half the speed compute fewer tokens."""
+    fleet = run(agents(80), "kv_cost", replicas=4, speeds=(1.0, 0.5))
+    by_replica = [sum(s.prompt_tokens - s.cached_tokens for s in fleet.served if s.replica == r) for r in range(4)]
+    assert by_replica[1] + by_replica[3] < 0.9 * (by_replica[0] + by_replica[2])

@@ -1,0 +1,101 @@
+"""`pointsman simulate` as people type it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pointsman.cli import main
+
+SMALL = ("--generate", "short_sessions", "--sessions", "20", "--replicas", "2", "--kv-tokens", "100000")
+
+
+def simulate(*arguments: str) -> int:
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_json_says_what_each_policy_did(capsys: pytest.CaptureFixture[str]) -> None:
+    """A generated workload under two policies and two seeds."""
+    code = simulate(
+        *SMALL, "--policies", "kv_cost,dynamo_tuned", "--load", "0.5", "--seed", "1", "--seed", "2", "--json"
+    )
+    assert code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["policies"]) == {"kv_cost", "dynamo_tuned"}
+    assert document["policies"]["kv_cost"]["requests"] == 120
+    assert document["policies"]["kv_cost"]["ttft_ms"]["p99"] > 0
+    assert document["documents"]["dynamo_tuned"]["prefill_load_scale"] == 16.0
+    assert document["seeds"] == [1, 2]
+
+
+def test_a_table_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the load it stands for."""
+    assert simulate(*SMALL, "--policies", "least_load,hash_ring", "--load", "0.5") == 0
+    printed = capsys.readouterr().out
+    assert "0.5 of the knee" in printed
+    assert "hash_ring" in printed
+
+
+def test_a_written_trace_is_the_one_that_is_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written at a load, read as recorded: the same result, but for times cut to a microsecond."""
+    path = tmp_path / "trace.jsonl"
+    assert simulate(*SMALL, "--load", "0.5", "--private-output", "--write", str(path)) == 0
+    assert "60 requests in 20 sessions" in capsys.readouterr().out
+    fleet = ("--replicas", "2", "--kv-tokens", "100000", "--policies", "session_affinity", "--private-output", "--json")
+    assert simulate(str(path), *fleet) == 0
+    from_file = json.loads(capsys.readouterr().out)["policies"]["session_affinity"]
+    assert simulate(*SMALL[:4], "--load", "0.5", *fleet) == 0
+    generated = json.loads(capsys.readouterr().out)["policies"]["session_affinity"]
+    assert from_file["ttft_ms"]["mean"] == pytest.approx(generated["ttft_ms"]["mean"], rel=1e-3)
+    assert from_file["hit_rate"] == pytest.approx(generated["hit_rate"], rel=1e-3)
+
+
+def test_a_policy_file_goes_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several sets of constants of one policy can be compared."""
+    path = tmp_path / "bold.yaml"
+    path.write_text("policy: kv_cost\nkappa_full: 4\n")
+    assert simulate(*SMALL, "--policies", f"kv_cost,{path}", "--load", "0.5", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["policies"]) == {"kv_cost", "bold"}
+
+
+def test_a_fleet_with_several_routers_and_a_death(capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything a fleet may have, on one command line."""
+    code = simulate(
+        *SMALL, "--policies", "kv_cost", "--load", "0.5", "--routers", "3", "--sync-ms", "-1", "--event-lag-ms", "100",
+        "--speeds", "1,0.5", "--restart", "1@0.2+1.5", "--bytes-per-token", "3.6", "--json",
+    )  # fmt: skip
+    assert code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["fleet"]["restarts"] == [{"replica": 1, "at_s": 0.2, "down_s": 1.5, "noticed_s": 1.0}]
+    assert document["fleet"]["sync_s"] is None
+    assert document["policies"]["kv_cost"]["requests"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param((), "a trace file or --generate is expected", id="nothing"),
+        pytest.param(("--generate", "nope"), "--generate: 'nope': one of agentic", id="workload"),
+        pytest.param(("missing.jsonl",), "missing.jsonl: cannot be read", id="file"),
+        pytest.param((*SMALL, "--policies", "nope"), "policies: 'nope': one of", id="policy"),
+        pytest.param((*SMALL, "--policies", "none.yaml"), "none.yaml: cannot be read", id="policy file"),
+        pytest.param((*SMALL, "--policies", ","), "at least one name", id="no policy"),
+        pytest.param((*SMALL, "--load", "1", "--rate", "1"), "one of them", id="two paces"),
+        pytest.param((*SMALL, "--speeds", "fast"), "--speeds: 'fast'", id="speeds"),
+        pytest.param((*SMALL, "--restart", "1"), "--restart: '1'", id="restart"),
+        pytest.param((*SMALL, "--dialect", "spoken"), "--dialect: 'spoken'", id="dialect"),
+        pytest.param((*SMALL, "--timing", "slow"), "timing: 'slow'", id="timing"),
+        pytest.param((*SMALL, "--sweep", "--write", "x"), "--write: one load", id="write a sweep"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, with exit code 2."""
+    assert simulate(*arguments) == 2
+    assert says in capsys.readouterr().err
