@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 from bench.http import AnswerReader, Request, chat_body
 from bench.stub import ANSWER, Replica, StubProtocol, render, stream_bytes, stream_events
@@ -53,7 +52,7 @@ async def test_a_rendering_has_equal_ids_for_equal_beginnings() -> None:
     """One id for four bytes; prompts that share their head share its ids. Renderings are no generations."""
     bodies = [chat_body(2048, topic=topic) for topic in ("one", "two")]
     first, second = (json.loads(render(body).partition(b"\r\n\r\n")[2])["token_ids"] for body in bodies)
-    shared = len(os.path.commonprefix(bodies)) // 4
+    shared = next(at for at, (a, b) in enumerate(zip(*bodies, strict=True)) if a != b) // 4
     assert len(first) == len(second) == 512
     assert first[:shared] == second[:shared] and first != second
     request = Request.post("/v1/chat/completions/render", bodies[0])
