@@ -16,7 +16,6 @@ What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid u
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from typing import Literal, NamedTuple
 import jinja2
 import msgspec
 
+from haproxy.answers import ERROR_BODIES, REFUSALS
 from haproxy.errors import ConfigError
 
 FRONTEND = "edge"
@@ -40,6 +40,8 @@ HASH_HEAD_BYTES = 2048
 HEAD_ROOM_BYTES = 16384
 """Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
+PREFIX_WINDOW_BYTES = 262144
+"""A window that lets prefix keys name prompts of some 60,000 tokens; the table of keys itself ends at 320 KiB."""
 REPLAY_MAX_BUFFER_BYTES = 32768
 """The largest buffers whose copy is lost in the noise of a request."""
 
@@ -263,7 +265,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     body_window_bytes: int = 16384
     """How much of a body can be looked at, which is as far as prefix keys reach, and the largest body that can be sent
     again (`replay`). Every buffer of the process gets this size plus 16 KiB; only what is used of it takes memory.
-    Policies that need prefix keys want 262144."""
+    Policies that need prefix keys want `PREFIX_WINDOW_BYTES`, 262144."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
@@ -343,36 +345,6 @@ def server_ids(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int
         used.add(candidate)
         ids[name] = candidate
     return ids
-
-
-def _error_body(status: int, kind: str, message: str) -> str:
-    """An error in the shape OpenAI clients and vLLM use."""
-    error = {"message": message, "type": kind, "param": None, "code": status}
-    return json.dumps({"error": error}, separators=(",", ":"))
-
-
-def _error_bodies(*errors: tuple[int, str, str]) -> dict[int, str]:
-    return {status: _error_body(status, kind, message) for status, kind, message in errors}
-
-
-ERROR_BODIES = _error_bodies(
-    (400, "Bad Request", "The request is not valid HTTP."),
-    (401, "Unauthorized", "The API key is missing or not known."),
-    (404, "Not Found", "This path is not served here."),
-    (408, "Request Timeout", "The request did not arrive in time."),
-    (413, "Request Entity Too Large", "The request body is larger than this service accepts."),
-    (500, "Internal Server Error", "The edge failed to handle the request."),
-    (502, "Bad Gateway", "The replica closed the connection without a valid answer."),
-    (503, "Service Unavailable", "No replica is able to serve this request."),
-    (504, "Gateway Timeout", "The replica did not answer in time."),
-)
-"""Bodies of the answers HAProxy gives itself."""
-
-REFUSALS = _error_bodies(
-    (429, "Too Many Requests", "No capacity for this request; try again later."),
-    (503, "Service Unavailable", "No capacity for this request; try again later."),
-)
-"""Bodies of the answers the router asks for by `status`."""
 
 
 def _log_format(first_token: bool) -> str:

@@ -175,6 +175,27 @@ async def test_a_replica_that_says_it_is_not_well_leaves(tmp_path: Path) -> None
         await edge.servers_are("up", "r2")
 
 
+async def test_a_replica_that_hangs_leaves_after_its_time(tmp_path: Path) -> None:
+    """Its port accepts and its health check gets no answer: down after `check_timeout_ms`, twice; then back."""
+    async with running_edge(tmp_path, replicas=2, server_options=ServerOptions(check_timeout_ms=300)) as edge:
+        edge.replicas["r2"].answers_health.clear()
+        await edge.servers_are("down", "r2")
+        edge.replicas["r2"].answers_health.set()
+        await edge.servers_are("up", "r2")
+
+
+async def test_a_replica_that_is_slow_to_say_it_is_well_stays(tmp_path: Path) -> None:
+    """A check held up for three intervals, within the check's time: an engine that is busy is not dead."""
+    async with running_edge(tmp_path, replicas=1) as edge:
+        healthy = edge.replicas["r1"].answers_health
+        healthy.clear()
+        asyncio.get_running_loop().call_later(1.5, healthy.set)
+        while not healthy.is_set():
+            assert (await edge.ask()).status == 200
+        (server,) = await edge.api.stat("fleet")
+        assert server.status == "UP"
+
+
 async def test_hundreds_of_servers_in_one_step(tmp_path: Path) -> None:
     """Joining and leaving together; the step after has nothing to do."""
     async with running_edge(tmp_path, replicas=1, servers=(), server_options=SELDOM_CHECKED) as edge:

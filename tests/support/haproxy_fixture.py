@@ -179,12 +179,17 @@ class StubReplica:
     name: str
     port: int
     healthy: bool = True
+    answers_health: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, health checks wait: the process is there, but hangs."""
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     on_request: Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]] | None = None
     """Writes an answer of its own and returns True, or returns False to have the connection closed at once."""
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.answers_health.set()
 
     @property
     def server(self) -> Server:
@@ -211,6 +216,7 @@ class StubReplica:
             while True:
                 request = await self._read(reader)
                 if request.target == "/health":
+                    await self.answers_health.wait()
                     writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % (200 if self.healthy else 503))
                     await writer.drain()
                     continue

@@ -1,0 +1,37 @@
+"""The answers HAProxy gives by itself, as JSON in the shape OpenAI clients and vLLM use: `{"error": {...}}`.
+
+A request that is not HTTP at all is the exception: HAProxy's parser answers it, with a page nobody can configure.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+def _error_body(status: int, kind: str, message: str) -> str:
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return json.dumps({"error": error}, separators=(",", ":"))
+
+
+def _error_bodies(*errors: tuple[int, str, str]) -> dict[int, str]:
+    return {status: _error_body(status, kind, message) for status, kind, message in errors}
+
+
+ERROR_BODIES = _error_bodies(
+    (400, "Bad Request", "The request is not valid HTTP."),
+    (401, "Unauthorized", "The API key is missing or not known."),
+    (404, "Not Found", "This path is not served here."),
+    (408, "Request Timeout", "The request did not arrive in time."),
+    (413, "Request Entity Too Large", "The request body is larger than this service accepts."),
+    (500, "Internal Server Error", "The edge failed to handle the request."),
+    (502, "Bad Gateway", "The replica closed the connection without a valid answer."),
+    (503, "Service Unavailable", "No replica is able to serve this request."),
+    (504, "Gateway Timeout", "The replica did not answer in time."),
+)
+"""Bodies of the answers HAProxy gives itself."""
+
+REFUSALS = _error_bodies(
+    (429, "Too Many Requests", "No capacity for this request; try again later."),
+    (503, "Service Unavailable", "No capacity for this request; try again later."),
+)
+"""Bodies of the answers the router asks for by `status`."""
