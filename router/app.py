@@ -118,6 +118,7 @@ class Router:
         self.admin = AdminFront(
             replicas=self.replicas,
             load=self.load,
+            kv=self.kv,
             pipeline=self.pipeline,
             policy=self.policy,
             readiness=self.readiness,

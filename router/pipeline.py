@@ -67,6 +67,11 @@ class Pipeline:
     def policy(self) -> Policy:
         return self._active.policy
 
+    @property
+    def goes_by_kv(self) -> bool:
+        """Whether the active policy looks at prompts or KV."""
+        return self._active.by_kv
+
     def swap_policy(self, policy: Policy) -> None:
         """Puts a built policy live, then closes the one it replaces."""
         old, self._active = self._active, _Active(policy)

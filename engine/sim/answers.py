@@ -43,7 +43,10 @@ class Reply:
         self.wire = wire
         self.arrived_s = arrived_s
         self.choices: list[Choice] = []
+        self.request_id = ""
+        """What client and router call the request."""
         self.prompt_tokens = 0
+        self.first_prompt_tokens = 0
         self.full_block_tokens = 0
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self._on_finished = on_finished

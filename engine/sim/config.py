@@ -49,6 +49,8 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     register: tuple[str, ...] = ()
     """Admin URLs of the routers to register with; empty: none."""
     admin_token: str = ""
+    events: bool = True
+    """Tell the routers what is resident and what becomes of requests; off, it is a plain endpoint to them."""
     heartbeat_s: float = 2.0
     ttl_s: float = 10.0
 

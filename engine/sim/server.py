@@ -27,6 +27,7 @@ from engine.sim.faults import Faults
 from engine.sim.http import Exchange, Service
 from engine.sim.metrics import CONTENT_TYPE
 from engine.sim.model import EngineModel
+from engine.sim.reporting import Reporter
 from engine.sim.serving import APIS, Generation
 
 VERSION = "0.32.0+sim"
@@ -55,7 +56,8 @@ class SimServer:
         self.port = config.port
         self._loop = asyncio.get_running_loop()
         self.service = Service(self._handle, self._loop, CORS_HEADERS)
-        self._generation = Generation(config, self.model, self._loop)
+        self._reporter = Reporter(config, self.model) if config.register and config.events else None
+        self._generation = Generation(config, self.model, self._loop, self._reporter)
         self._hung: list[Exchange] = []
         self._started_s = int(time.time())
         self._listener: asyncio.Server | None = None
@@ -106,6 +108,8 @@ class SimServer:
             )
             self._heartbeat = asyncio.create_task(self._registration.run())
             self._heartbeat.add_done_callback(_be_loud)
+        if self._reporter is not None:
+            self._reporter.start().add_done_callback(_be_loud)
 
     async def drain(self) -> bool:
         """Accept nothing more, let running answers finish, withdraw; False if some had not finished within `drain_s`.
@@ -160,6 +164,9 @@ class SimServer:
 
     async def _leave(self) -> None:
         registration, self._registration = self._registration, None
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            await reporter.stop()
         if registration is None:
             return
         if self._heartbeat is not None:

@@ -20,6 +20,7 @@ from engine.sim.http import Exchange
 from engine.sim.metrics import Metrics
 from engine.sim.model import EngineModel, SimRequest, StepResult
 from engine.sim.prompts import block_hashes, draw_answer
+from engine.sim.reporting import Reporter
 from engine.sim.wire import ChatWire, CompletionWire, Wire
 from engine.sim.wire_events import MessageWire, ResponseWire
 
@@ -34,13 +35,20 @@ APIS: dict[str, tuple[Callable[[dict[str, Any]], Ask], type[Wire]]] = {
 class Generation:
     """Serves the four APIs of one replica."""
 
-    def __init__(self, config: SimConfig, model: EngineModel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: SimConfig,
+        model: EngineModel,
+        loop: asyncio.AbstractEventLoop,
+        reporter: Reporter | None = None,
+    ) -> None:
         self.metrics = Metrics(config, model)
         self.reset_after_tokens = 0
         """Fault: above 0, an answer's connection is reset when one of its choices has so many tokens."""
         self._config = config
         self._model = model
         self._loop = loop
+        self._reporter = reporter
         self._driver = Driver(model, self._deliver, loop)
         self._choices: dict[str, Choice] = {}
         self._replies: set[Reply] = set()
@@ -108,6 +116,8 @@ class Generation:
         wire = wire_class(request_id, int(time.time()), config.model, choices, ask.include_usage)
         reply_class = StreamReply if ask.stream else Reply
         reply = reply_class(exchange, wire, self._finished, time.monotonic())
+        reply.request_id = request_id
+        reply.first_prompt_tokens = ask.prompts[0].tokens
         reply.prompt_tokens = sum(prompt.tokens for prompt in ask.prompts)
         reply.full_block_tokens = ask.prompts[0].tokens // config.block_size * config.block_size
         requests: list[SimRequest] = []
@@ -124,6 +134,8 @@ class Generation:
                 reply.add(choice)
                 self._choices[request.request_id] = choice
                 requests.append(request)
+        if self._reporter is not None:
+            self._reporter.began(exchange.body, requests[0])
         self._replies.add(reply)
         self._idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
@@ -143,13 +155,19 @@ class Generation:
 
     def _deliver(self, result: StepResult) -> None:
         """Hand a step's tokens to the answers they belong to; some may have been aborted while it ran."""
-        choices = self._choices
+        choices, reporter = self._choices, self._reporter
+        if reporter is not None and result.events:
+            reporter.stepped(result)
         if result.first:
             now_s = time.monotonic()
             for request_id, cached in result.first.items():
                 if choice := choices.get(request_id):
-                    choice.reply.first(cached)
-                    self.metrics.first_token_s.observe(now_s - choice.reply.arrived_s)
+                    reply = choice.reply
+                    reply.first(cached)
+                    self.metrics.first_token_s.observe(now_s - reply.arrived_s)
+                    if reporter is not None and choice.index == 0:
+                        ttft_s = now_s - reply.arrived_s
+                        reporter.first_token(reply.request_id, reply.first_prompt_tokens, cached, ttft_s)
         cut = self.reset_after_tokens
         for request_id in result.emitted:
             if choice := choices.get(request_id):
@@ -162,6 +180,7 @@ class Generation:
 
     def _finished(self, reply: Reply) -> None:
         self.metrics.latency_s.observe(time.monotonic() - reply.arrived_s)
+        self._report_end(reply, reply.first_prompt_tokens, reply.choices[0].tokens)
         self._forget(reply)
 
     def _abort(self, reply: Reply) -> None:
@@ -170,7 +189,14 @@ class Generation:
             if self._choices.pop(choice.request_id, None) is not None:
                 self._model.abort(choice.request_id)
                 self.metrics.finished["abort"] += 1
+        if reply in self._replies:
+            self._report_end(reply, 0, 0)
         self._forget(reply)
+
+    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int) -> None:
+        if self._reporter is not None:
+            sequence_id = reply.choices[0].request_id
+            self._reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens)
 
     def _forget(self, reply: Reply) -> None:
         self._replies.discard(reply)

@@ -42,11 +42,31 @@ from router.fronts.openapi import describe_api
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl, StaleVersionError
 from router.readiness import Readiness
+from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Replica, ReplicaRegistry
-from router.state.schema import REPLICA_ID_PATTERN, Registration
+from router.state.schema import (
+    JSON_TYPE,
+    MAX_EVENTS_BYTES,
+    MSGPACK_TYPE,
+    REPLICA_ID_PATTERN,
+    EngineEvents,
+    EventsAnswer,
+    Registration,
+)
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+EVENTS_INTERVAL_MS = 20
+"""How long engines gather what changes while the policy goes by it."""
+
+IDLE_EVENTS_INTERVAL_MS = 1000
+"""The same while no policy reads it: often enough to be in step when one does."""
+
+_EVENT_DECODERS: dict[str, Callable[[bytes], EngineEvents]] = {
+    JSON_TYPE: msgspec.json.Decoder(EngineEvents).decode,
+    MSGPACK_TYPE: msgspec.msgpack.Decoder(EngineEvents).decode,
+}
 
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
 
@@ -66,6 +86,7 @@ class AdminFront:
         *,
         replicas: ReplicaRegistry,
         load: LoadTable,
+        kv: KVState,
         pipeline: Pipeline,
         policy: PolicyControl,
         readiness: Readiness,
@@ -76,6 +97,7 @@ class AdminFront:
     ) -> None:
         self._replicas = replicas
         self._load = load
+        self._kv = kv
         self._pipeline = pipeline
         self._policy = policy
         self._readiness = readiness
@@ -94,6 +116,7 @@ class AdminFront:
                 Route("/v1/replicas/{id}", guarded(self.put_replica), methods=["PUT"]),
                 Route("/v1/replicas/{id}", guarded(self.delete_replica), methods=["DELETE"]),
                 Route("/v1/replicas/{id}/drain", guarded(self.drain_replica), methods=["POST"]),
+                Route("/v1/replicas/{id}/events", guarded(self.take_events), methods=["POST"]),
                 Route("/v1/policies", guarded(self.list_policies)),
                 Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
                 Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
@@ -137,6 +160,26 @@ class AdminFront:
         replica = self._known(request)
         self._replicas.drain(replica.id)
         return _json(self._view(replica))
+
+    async def take_events(self, request: Request) -> Response:
+        """What an engine tells of itself; the answer says whether to send all of it again."""
+        replica = self._known(request)
+        media_type = request.headers.get("content-type", JSON_TYPE).partition(";")[0].strip().lower()
+        decode = _EVENT_DECODERS.get(media_type)
+        if decode is None:
+            raise HTTPException(415, f"content-type: {media_type!r}: one of {', '.join(_EVENT_DECODERS)} is expected")
+        body = await self._body(request, MAX_EVENTS_BYTES)
+        # The replica may have left while its body came in.
+        replica = self._known(request)
+        try:
+            events = decode(body)
+        except msgspec.ValidationError as error:
+            raise HTTPException(422, str(error)) from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise HTTPException(400, f"body: not {media_type}: {error}") from error
+        resync = self._kv.apply(replica.slot, events, self._clock())
+        interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
+        return _json(EventsAnswer(resync=resync, interval_ms=interval_ms))
 
     def _known(self, request: Request) -> Replica:
         replica_id = request.path_params["id"]
@@ -221,13 +264,14 @@ class AdminFront:
 
         return check_then_handle
 
-    async def _body(self, request: Request) -> bytes:
-        """The request's body, refused beyond `max_body_bytes` before it is held whole."""
+    async def _body(self, request: Request, limit: int = 0) -> bytes:
+        """The request's body, refused beyond `limit` (else `max_body_bytes`) before it is held whole."""
+        limit = limit or self._max_body_bytes
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > self._max_body_bytes:
-                raise HTTPException(413, f"body: at most {self._max_body_bytes} bytes are expected")
+            if len(body) > limit:
+                raise HTTPException(413, f"body: at most {limit} bytes are expected")
         return bytes(body)
 
     async def _decode(self, request: Request, into: type[Any]) -> Any:

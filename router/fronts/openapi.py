@@ -14,7 +14,7 @@ from router.fronts.admin_types import (
     ReplicaList,
     ReplicaView,
 )
-from router.state.schema import REPLICA_ID_PATTERN, Registration
+from router.state.schema import MSGPACK_TYPE, REPLICA_ID_PATTERN, EngineEvents, EventsAnswer, Registration
 
 REF = "#/components/schemas/{name}"
 
@@ -33,9 +33,13 @@ _POLICY_SCHEMA: dict[str, Any] = {
 
 def describe_api(version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
-    types = (Registration, ReplicaView, ReplicaList, PolicyList, ExplainRequest, ExplainAnswer, ErrorBody)
+    types = (
+        Registration, ReplicaView, ReplicaList, EngineEvents, EventsAnswer, PolicyList, ExplainRequest, ExplainAnswer,
+        ErrorBody,
+    )  # fmt: skip
     references, components = msgspec.json.schema_components(types, ref_template=REF)
-    registration, replica, replica_list, policy_list, explain_request, explain_answer, error = references
+    registration, replica, replica_list, events, events_answer, *others = references
+    policy_list, explain_request, explain_answer, error = others
     components = dict(components)
     components["Policy"] = _POLICY_SCHEMA
     policy = {"$ref": REF.format(name="Policy")}
@@ -105,6 +109,22 @@ def describe_api(version: str) -> dict[str, Any]:
                     "Route nothing further to a replica", {"200": ("The replica.", replica)}, errors=unknown
                 ),
             },
+            "/v1/replicas/{id}/events": {
+                "parameters": [replica_id],
+                "post": _also_msgpack(
+                    operation(
+                        "Tell what changed in an engine: prefix keys, first tokens, ends, load",
+                        {"200": ("Taken; whether to send all of it again, and how often to tell.", events_answer)},
+                        body=events,
+                        errors={
+                            **unknown,
+                            "413": "The message is too large.",
+                            "415": "The media type is neither JSON nor msgpack.",
+                            "422": "The message is wrong; nothing changed.",
+                        },
+                    )
+                ),
+            },
             "/v1/policies": {"get": operation("List the policies there are", {"200": ("Policies.", policy_list)})},
             "/v1/policy": {
                 "get": operation("Get the live policy", {"200": ("The document, with an ETag.", policy)}),
@@ -129,6 +149,13 @@ def describe_api(version: str) -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _also_msgpack(operation: dict[str, Any]) -> dict[str, Any]:
+    """The same body may come as msgpack."""
+    content = operation["requestBody"]["content"]
+    content[MSGPACK_TYPE] = next(iter(content.values()))
+    return operation
 
 
 def _json(schema: Any) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """How long a replica takes to prefill x tokens: `T(x) = a + b x + c x^2` in milliseconds, learned from what it reports.
 
 `PrefillTimes` fits each replica by least squares of *relative* errors, recent observations weighing more (a hundred
-remembered), outliers less (beyond twice what was predicted, by Huber's rule), and a prior that a few observations
+remembered), outliers less (by Huber's rule, from twice the usual error on), and a prior that a few observations
 outweigh. A coefficient that would be negative is held at 0 and the others are fitted without it: T never falls.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -18,8 +19,12 @@ SCALE = 8192.0
 MEMORY = 0.99
 """Weight an observation keeps when another comes: about the last hundred count."""
 
-OUTLIER = 1.0
-"""Relative error from which an observation weighs less."""
+OUTLIER = 0.7
+"""Error, as the logarithm of observed over predicted, from which an observation weighs less: twice, half. Where errors
+are usually large the bound is twice the usual, so that a replica unlike the prior, or one that changed, is believed."""
+
+ERROR_WEIGHT = 0.1
+"""Of one observation in the moving average of errors."""
 
 FLOOR_MS = 5.0
 """Predictions below count as this when an error is made relative: timers are no finer."""
@@ -28,9 +33,6 @@ MIN_PER_TOKEN_MS = 1e-5
 """100 million tokens a second: keeps T rising where an engine's prefill seems to cost nothing."""
 
 _PRIOR = (PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS * SCALE, 0.0)
-_PRIOR_PRECISION = tuple(1.0 / spread**2 for spread in (PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS * SCALE, 50.0))
-"""Of the prior, in the unit of one relative observation: as sure of itself as one that is off by half."""
-
 _ACTIVE = sorted((active for active in product((True, False), repeat=3) if active[1]), key=sum, reverse=True)
 """Which coefficients may differ from 0, most first; tokens always take time."""
 
@@ -43,11 +45,13 @@ class PrefillTimes:
     def __init__(self, columns: KVColumns) -> None:
         self._columns = columns
         self._sums: dict[int, tuple[list[Vector], Vector]] = {}
+        self._errors: dict[int, float] = {}
         self.observations = 0
 
     def clear_slot(self, slot: int) -> None:
         """Another engine there: back to the prior."""
         self._sums.pop(slot, None)
+        self._errors.pop(slot, None)
 
     def observe(self, slot: int, tokens: int, took_ms: float) -> None:
         """`tokens` uncached tokens took so long to the first token, with nothing in front of them."""
@@ -55,8 +59,11 @@ class PrefillTimes:
             return
         self.observations += 1
         predicted_ms = max(FLOOR_MS, self._columns.time_ms(slot, tokens))
-        error = abs(took_ms - predicted_ms) / predicted_ms
-        weight = min(1.0, OUTLIER / error if error else 1.0) / predicted_ms**2
+        error = abs(math.log(max(FLOOR_MS, took_ms) / predicted_ms))
+        usual = self._errors.get(slot, error)
+        self._errors[slot] = usual + ERROR_WEIGHT * (error - usual)
+        bound = max(OUTLIER, 2 * usual)
+        weight = (bound / error if error > bound else 1.0) / max(predicted_ms, took_ms) ** 2
         x = tokens / SCALE
         powers = (1.0, x, x * x)
         matrix, vector = self._sums.setdefault(slot, ([[0.0] * 3 for _ in range(3)], [0.0] * 3))
@@ -64,17 +71,20 @@ class PrefillTimes:
             vector[i] = MEMORY * vector[i] + weight * powers[i] * took_ms
             for j in range(3):
                 matrix[i][j] = MEMORY * matrix[i][j] + weight * powers[i] * powers[j]
-        base, linear, square = _fit(matrix, vector)
+        # The prior weighs as one observation does, at the scale of this replica.
+        empty_ms = max(PRIOR_BASE_MS, self._columns.time_ms(slot, 1))
+        full_ms = max(PRIOR_PER_TOKEN_MS * SCALE, self._columns.time_ms(slot, SCALE))
+        base, linear, square = _fit(matrix, vector, (empty_ms**-2, full_ms**-2, full_ms**-2))
         self._columns.set_times(slot, base, max(MIN_PER_TOKEN_MS, linear / SCALE), square / SCALE**2)
 
 
-def _fit(matrix: list[Vector], vector: Vector) -> Vector:
+def _fit(matrix: list[Vector], vector: Vector, precision: Sequence[float]) -> Vector:
     """The coefficients, none of them negative."""
     for active in _ACTIVE:
         at = [i for i in range(3) if active[i]]
         solved = _solve(
-            [[matrix[i][j] + (_PRIOR_PRECISION[i] if i == j else 0.0) for j in at] for i in at],
-            [vector[i] + _PRIOR_PRECISION[i] * _PRIOR[i] for i in at],
+            [[matrix[i][j] + (precision[i] if i == j else 0.0) for j in at] for i in at],
+            [vector[i] + precision[i] * _PRIOR[i] for i in at],
         )
         if min(solved) >= 0.0:
             found = [0.0] * 3

@@ -59,6 +59,13 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 
 # What an engine tells of itself: body of `POST /v1/replicas/{id}/events`.
 
+JSON_TYPE = "application/json"
+MSGPACK_TYPE = "application/msgpack"
+"""Media types of a message."""
+
+MAX_EVENTS_BYTES = 8 * 1024 * 1024
+"""Of one message: `MAX_EVENT_KEYS` keys in JSON, and room for the rest."""
+
 MAX_EVENT_KEYS = 262_144
 """Keys of one message, stored and evicted each; a replica of 500,000 tokens holds some 1,000."""
 

@@ -137,7 +137,8 @@ async def test_a_drain_has_an_end() -> None:
 
 async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> None:
     """PUT while it lives, POST .../drain, DELETE at the end; in between, a request that was on its way is served."""
-    async with admin() as router, replica(register=(router.url,), replica_id="r1", heartbeat_s=60.0) as server:
+    options = {"replica_id": "r1", "heartbeat_s": 60.0, "events": False}
+    async with admin() as router, replica(register=(router.url,), **options) as server:
         await router.wait_said(1)
         draining = asyncio.create_task(server.drain())
         await router.wait_said(2)

@@ -1,0 +1,90 @@
+"""What a simulated replica tells routers: prefix keys from the bodies it serves, first tokens, ends, load.
+
+`Reporter` joins the model's events with the requests they belong to and hands them to a `Publisher`. The keys are those
+the router sees, made from the same bytes. Of a request with several prompts or choices the first prompt counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from engine.attribution import Attribution, key_depths
+from engine.publisher import Publisher
+from engine.sim.blocks import Stored
+from engine.sim.config import SimConfig
+from engine.sim.model import EngineModel, SimRequest, StepResult
+from router.prefix_keys import prefix_keys, prompt_start
+from router.state.schema import EngineLoad, Finished, FirstToken
+
+
+class Reporter:
+    """One simulated engine's reports. Run `run` as a task."""
+
+    def __init__(self, config: SimConfig, model: EngineModel) -> None:
+        self.attribution = Attribution()
+        self._model = model
+        self._block_size = model.config.block_size
+        self.publisher = Publisher(
+            config.register,
+            config.admin_token,
+            config.replica_id,
+            epoch=uuid.uuid4().hex,
+            capacity_tokens=model.config.blocks * model.config.block_size,
+            resident=self.attribution.resident,
+            load=self._load,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to publish; the task ends only by `stop`."""
+        self._task = asyncio.create_task(self.publisher.run(), name="publish")
+        return self._task
+
+    async def stop(self) -> None:
+        """Say what is left to say and close."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self.publisher.close()
+
+    def began(self, body: bytes, request: SimRequest) -> None:
+        """A request with this body was understood; `request` is its first sequence."""
+        keys = prefix_keys(body)
+        if keys:
+            depths = key_depths(
+                len(keys), len(body) - max(0, prompt_start(body)), request.prompt_tokens, self._block_size
+            )
+            self.attribution.begin(request.request_id, keys, depths, request.block_hashes)
+            self._tell_keys()
+
+    def stepped(self, result: StepResult) -> None:
+        """The model took a step that is there to see."""
+        attribution = self.attribution
+        for event in result.events:
+            if isinstance(event, Stored):
+                attribution.stored(event.hashes, event.parent)
+            else:
+                attribution.removed(event.hashes)
+        self._tell_keys()
+
+    def first_token(self, request_id: str, prompt_tokens: int, cached_tokens: int, ttft_s: float) -> None:
+        """A request, by the id its client and router know it by, got its first token."""
+        self.publisher.first_token(FirstToken(request_id, prompt_tokens, cached_tokens, ttft_s * 1000))
+
+    def ended(self, sequence_id: str, request_id: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """A request ended, whole or cut; `sequence_id` is what the model called its first sequence."""
+        self.attribution.finish(sequence_id)
+        self.publisher.finished(Finished(request_id, prompt_tokens, completion_tokens))
+
+    def _tell_keys(self) -> None:
+        self.publisher.keys(*self.attribution.take())
+
+    def _load(self) -> EngineLoad:
+        stats = self._model.stats()
+        return EngineLoad(
+            running=stats.running,
+            waiting=stats.waiting,
+            queued_prefill_tokens=stats.queued_prefill_tokens,
+            kv_usage=stats.kv_usage,
+        )

@@ -1,0 +1,120 @@
+"""A simulated replica and a real router: what is predicted is what happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import msgspec
+from edge import until
+from router_fixture import running_router
+from sim_replica import replica
+
+from policies.types import Decision, RequestFeatures
+from router.app import Router
+from router.prefix_keys import prefix_keys
+
+SYSTEM = "You are a careful assistant. " * 400
+"""Some 11,600 bytes, 2,900 tokens by the simulated engine's rule."""
+
+
+class Client:
+    """Asks the router, then the replica it named, as HAProxy would."""
+
+    def __init__(self, router: Router, urls: dict[str, str]) -> None:
+        self.router = router
+        self.urls = urls
+        self.http = httpx.AsyncClient(timeout=30, trust_env=False)
+        self.count = 0
+
+    async def chat(self, messages: list[dict[str, str]], session: str = "") -> tuple[Decision, dict[str, Any]]:
+        """The decision and the answer; waits until the router knows how it went."""
+        self.count += 1
+        request_id = f"request-{self.count}"
+        body = msgspec.json.encode({"model": "sim", "messages": messages, "max_tokens": 40, "ignore_eos": True})
+        features = RequestFeatures(
+            request_id=request_id, model="sim", session=session, body_bytes=len(body), prefix_keys=prefix_keys(body)
+        )
+        decision = self.router.pipeline.decide(features, self.router.clock())
+        answer = await self.http.post(
+            f"{self.urls[decision.first]}/v1/chat/completions",
+            content=body,
+            headers={"content-type": "application/json", "x-request-id": request_id},
+        )
+        assert answer.status_code == 200, answer.text
+        self.router.load.release(request_id)
+        await until(lambda: self.is_told(request_id))
+        return decision, answer.json()
+
+    async def is_told(self, request_id: str) -> bool:
+        return request_id not in self.router.kv._placements
+
+
+async def test_conversations_get_what_was_predicted() -> None:
+    """Five turns of three conversations below one system prompt: all at home, and all cached tokens foreseen."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        admin = f"http://{router.addresses['admin']}"
+        options = {"register": (admin,), "timing": "dense-h100", "token_interval_ms": 0.5}
+        async with replica(replica_id="a", **options) as a, replica(replica_id="b", seed=1, **options) as b:
+            await until(lambda: _all_report(router))
+            client = Client(router, {"a": a.url, "b": b.url})
+            homes: dict[str, set[str]] = {}
+            for session in ("x", "y", "z"):
+                messages = [{"role": "system", "content": SYSTEM}]
+                for turn in range(5):
+                    messages.append({"role": "user", "content": f"{session} asks {turn}: " + "why " * 300})
+                    before = router.kv.counters.actual_cached_tokens, router.kv.counters.predicted_cached_tokens
+                    decision, answer = await client.chat(messages, session)
+                    usage = answer["usage"]
+                    actual = router.kv.counters.actual_cached_tokens - before[0]
+                    predicted = router.kv.counters.predicted_cached_tokens - before[1]
+                    assert actual == usage["prompt_tokens_details"]["cached_tokens"]
+                    if turn:
+                        assert decision.reason == "kv-home"
+                        assert abs(predicted - actual) <= 0.02 * usage["prompt_tokens"], (session, turn)
+                    homes.setdefault(session, set()).add(decision.first)
+                    messages.append(answer["choices"][0]["message"])
+            assert all(len(home) == 1 for home in homes.values())
+            assert router.kv.signals.footprint.sum() > 0
+            assert router.kv.signals.waiting.sum() == 0
+            assert router.kv.times.observations > 0
+            assert 3.5 < router.kv.ratio.bytes_per_token("sim") < 4.8
+            router.kv.validate()
+            await client.http.aclose()
+
+
+async def test_a_restarted_replica_is_forgotten_and_learned_again() -> None:
+    """Same id, same port or not: what the first life held counts for nothing, what the second holds does."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        options = {"register": (f"http://{router.addresses['admin']}",), "replica_id": "a"}
+        body = msgspec.json.encode({"model": "sim", "messages": [{"role": "user", "content": SYSTEM}], "max_tokens": 2})
+        keys = prefix_keys(body)
+        for _ in range(2):
+            async with replica(**options) as server:
+                await until(lambda: _all_report(router))
+                assert router.kv.index.match(keys) == []
+                client = Client(router, {"a": server.url})
+                await client.chat([{"role": "user", "content": SYSTEM}])
+                await until(lambda: _true(bool(router.kv.index.match(keys))))
+                await client.http.aclose()
+            assert router.kv.index.match(keys) == []
+
+
+async def test_a_replica_may_keep_silent() -> None:
+    """`events: false` is a plain endpoint: registered, routed to, and nothing is told of it."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        options = {"register": (f"http://{router.addresses['admin']}",), "replica_id": "a", "events": False}
+        async with replica(**options) as server:
+            await until(lambda: _true(len(router.replicas) == 1))
+            decision = router.pipeline.decide(RequestFeatures(request_id="r"), router.clock())
+            assert decision.first == "a"
+            assert not router.kv.reports(0)
+            assert server.in_flight == 0
+
+
+async def _all_report(router: Router) -> bool:
+    return len(router.replicas) > 0 and all(router.kv.reports(known.slot) for known in router.replicas)
+
+
+async def _true(condition: bool) -> bool:
+    return condition

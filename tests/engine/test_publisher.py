@@ -1,0 +1,162 @@
+"""What a publisher says to a real router, and to one that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from edge import until
+from router_fixture import register, running_router
+
+from engine.publisher import MAX_PENDING_KEYS, Publisher
+from router.app import Router
+from router.state.schema import EngineLoad, Finished, FirstToken
+
+
+class Engine:
+    """What a publisher asks an engine for."""
+
+    def __init__(self) -> None:
+        self.resident = [1, 2, 3]
+
+    def publisher(self, *admin_urls: str, epoch: str = "one") -> Publisher:
+        return Publisher(
+            admin_urls,
+            "",
+            "a",
+            epoch=epoch,
+            capacity_tokens=5000,
+            resident=lambda: list(self.resident),
+            load=lambda: EngineLoad(running=2, waiting=1, kv_usage=0.5),
+        )
+
+
+@asynccontextmanager
+async def publishing(publisher: Publisher) -> AsyncIterator[None]:
+    task = asyncio.create_task(publisher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await publisher.close()
+
+
+def admin_of(router: Router) -> str:
+    return f"http://{router.addresses['admin']}"
+
+
+def holds(router: Router, *keys: int) -> bool:
+    return all(router.kv.index.holds(0, key) for key in keys)
+
+
+async def test_a_snapshot_first_then_what_changes() -> None:
+    """Capacity and load come along; keys come and go."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        await register(router, "a")
+        publisher = Engine().publisher(admin_of(router))
+        async with publishing(publisher):
+            await until(lambda: _true(holds(router, 1, 2, 3)))
+            assert router.kv.signals.capacity[0] == 5000
+            assert router.kv.load(0) == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            publisher.keys([4], [1])
+            await until(lambda: _true(holds(router, 4)))
+            assert not holds(router, 1)
+            assert publisher.snapshots == 1
+            assert router.kv.counters.resyncs == 0
+
+
+async def test_requests_are_told_by_their_ids() -> None:
+    """A first token releases the prefill backlog, an end what is left."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        await register(router, "a")
+        for request in ("r1", "r2"):
+            router.kv.backlog.add(request, 0, 100, router.clock(), reports=True)
+        publisher = Engine().publisher(admin_of(router))
+        async with publishing(publisher):
+            publisher.first_token(FirstToken("r1", 100, 20, 5.0))
+            await until(lambda: _true(router.kv.signals.waiting[0] == 100))
+            publisher.finished(Finished("r2"))
+            await until(lambda: _true(router.kv.signals.waiting[0] == 0))
+
+
+async def test_a_router_that_lost_a_message_is_put_right() -> None:
+    """It asks for a snapshot, counts it, and has the whole truth again."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        await register(router, "a")
+        engine = Engine()
+        publisher = engine.publisher(admin_of(router))
+        async with publishing(publisher):
+            await until(lambda: _true(holds(router, 1)))
+            router.kv._feeds[0].seq -= 1
+            engine.resident = [7]
+            publisher.keys([7], [1, 2, 3])
+            await until(lambda: _true(holds(router, 7)))
+            assert not holds(router, 1)
+            assert (publisher.snapshots, router.kv.counters.resyncs) == (2, 1)
+
+
+async def test_another_life_of_the_engine_is_another_epoch() -> None:
+    """What it held before is forgotten at once."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        await register(router, "a")
+        engine = Engine()
+        async with publishing(engine.publisher(admin_of(router))):
+            await until(lambda: _true(holds(router, 1, 2, 3)))
+        engine.resident = []
+        async with publishing(engine.publisher(admin_of(router), epoch="two")):
+            await until(lambda: _true(router.kv.counters.restarts == 1))
+            assert not any(holds(router, key) for key in (1, 2, 3))
+
+
+async def test_it_waits_for_a_router_that_is_not_there_and_stays_small() -> None:
+    """Nobody listens, then the replica is not registered, then all is told; meanwhile the pending keys are bounded."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        engine = Engine()
+        publisher = engine.publisher(admin_of(router), "http://127.0.0.1:1")
+        async with publishing(publisher):
+            for number in range(3):
+                publisher.keys(range(number * MAX_PENDING_KEYS, (number + 1) * MAX_PENDING_KEYS), [])
+                assert all(len(target._pending) <= MAX_PENDING_KEYS for target in publisher._targets)
+                await asyncio.sleep(0)
+            await register(router, "a")
+            await until(lambda: _true(holds(router, 1, 2, 3)))
+
+
+async def test_routers_say_how_often_they_want_to_be_told() -> None:
+    """Often while the policy goes by KV, seldom else."""
+    for policy, interval_s in (("kv_cost", 0.02), ("least_load", 1.0)):
+        async with running_router(policy={"policy": policy}) as router:
+            await register(router, "a")
+            publisher = Engine().publisher(admin_of(router))
+            async with publishing(publisher):
+                await until(lambda r=router: _true(holds(r, 1)))  # type: ignore[misc]
+                await until(lambda p=publisher, i=interval_s: _true(p._targets[0]._interval_s == i))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        pytest.param({}, b'{"epoch": "e", "seq": 0, "snapshot": true}', 200, id="json"),
+        pytest.param({"content-type": "text/plain"}, b"{}", 415, id="neither json nor msgpack"),
+        pytest.param({}, b"{", 400, id="not json"),
+        pytest.param({}, b'{"epoch": "e"}', 422, id="no seq"),
+        pytest.param({}, b'{"epoch": "e", "seq": 0, "sored": []}', 422, id="misspelt"),
+        pytest.param({}, b'{"epoch": "e", "seq": 0, "stored": [-1]}', 422, id="no key"),
+    ],
+)
+async def test_messages_are_checked(headers: dict[str, str], body: bytes, status: int) -> None:
+    """A wrong message changes nothing and is answered by name; one for an unknown replica is 404."""
+    async with running_router() as router, httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
+        await register(router, "a")
+        answer = await client.post("/v1/replicas/a/events", content=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        assert router.kv.counters.messages == (status == 200)
+        assert (await client.post("/v1/replicas/nobody/events", content=b"{}")).status_code == 404
+
+
+async def _true(condition: bool) -> bool:
+    return condition

@@ -1,0 +1,200 @@
+"""What a decision reads of the fleet's KV, and what engines' messages make of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from policies.types import Candidates, RequestFeatures
+from router.prefix_keys import BOUNDARIES
+from router.state.kv import EXPECTED_S, LINGER_S, KVState, Prompt
+from router.state.schema import EngineEvents, Finished, FirstToken
+
+CHAIN = tuple(range(1000, 1040))
+
+
+class Fleet:
+    """Three replicas that report, and their KV state."""
+
+    def __init__(self, replicas: int = 3) -> None:
+        self.kv = KVState()
+        self.seqs = [0] * replicas
+        for slot in range(replicas):
+            self.kv.add_slot(slot)
+            self.tell(slot, snapshot=True, capacity_tokens=100_000)
+        self.candidates = Candidates(
+            membership=1, slots=np.arange(replicas), ids=[f"r{slot}" for slot in range(replicas)],
+            in_flight=np.zeros(64, dtype=np.int64), in_flight_tokens=np.zeros(64, dtype=np.int64),
+        )  # fmt: skip
+
+    def tell(self, slot: int, *, epoch: str = "e", now_s: float = 0.0, **events: object) -> bool:
+        """The next message of an engine; whether a snapshot is asked for."""
+        self.seqs[slot] += 1
+        return self.kv.apply(slot, EngineEvents(epoch=epoch, seq=self.seqs[slot], **events), now_s)  # type: ignore[arg-type]
+
+    def ask(self, request_id: str, keys: int = 0, *, slot: int | None = None, now_s: float = 0.0, **given: object):
+        """A prompt of so many keys of the chain; placed if a slot is given."""
+        prompt_bytes = BOUNDARIES[keys - 1] + 100 if keys else 100
+        features = RequestFeatures(
+            request_id=request_id, prefix_keys=CHAIN[:keys], **{"body_bytes": prompt_bytes, **given}  # type: ignore[arg-type]
+        )  # fmt: skip
+        prompt = self.kv.read(features, now_s)
+        if slot is not None:
+            self.kv.placed(features, prompt, slot, self.candidates, now_s)
+            self.kv.validate()
+        return prompt
+
+    def resident(self, prompt: Prompt) -> list[int]:
+        return [prompt.resident.tokens(slot) for slot in range(len(self.seqs))]
+
+
+def test_what_engines_store_is_resident() -> None:
+    """In tokens, by the bytes a token has: keys 1 to 16 end every 512 bytes."""
+    fleet = Fleet()
+    fleet.tell(1, stored=list(CHAIN[:4]))
+    prompt = fleet.ask("r", 8)
+    assert prompt.tokens == (8 * 512 + 100) // 4
+    assert fleet.resident(prompt) == [0, 4 * 512 // 4, 0]
+    fleet.tell(1, evicted=[CHAIN[3], CHAIN[2]])
+    assert fleet.resident(fleet.ask("r", 8)) == [0, 256, 0]
+
+
+def test_a_decision_is_expected_to_come_true() -> None:
+    """Followers see the prompt where it was sent, until its time is up; its prefill is in front of them."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=2)
+    follower = fleet.ask("r2", 8)
+    assert fleet.resident(follower) == [0, 0, 1024]
+    assert fleet.kv.signals.waiting[2] == (8 * 512 + 100) // 4
+    assert fleet.resident(fleet.ask("r3", 8, now_s=EXPECTED_S)) == [0, 0, 0]
+
+
+def test_the_engine_s_count_anchors_the_next_turn() -> None:
+    """After a prompt of 900 tokens and an answer of 50, 950 are at home and only the added bytes are a guess."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.tell(0, stored=list(CHAIN[:8]), first=[FirstToken("r1", 900, 0, 30.0)])
+    fleet.tell(0, finished=[Finished("r1", 900, 50)])
+    ratio = (8 * 512 + 100) / 900
+    assert fleet.kv.ratio.bytes_per_token("") == pytest.approx(ratio)
+    prompt = fleet.ask("r2", 10, session="s")
+    assert prompt.tokens == int(900 + 1024 / ratio)
+    assert fleet.resident(prompt) == [950, 0, 0]
+    assert prompt.conversation is not None and prompt.conversation.slot == 0
+    # The same session with another prompt is not a continuation.
+    other = fleet.kv.read(RequestFeatures(request_id="r3", session="s", body_bytes=9000, prefix_keys=(1, 2, 3)), 0.0)
+    assert fleet.resident(other) == [0, 0, 0]
+
+
+def test_short_conversations_have_a_home_without_any_key() -> None:
+    """Below 512 bytes there are no keys; the session alone says where its KV is."""
+    fleet = Fleet()
+    fleet.ask("r1", slot=1, session="s", body_bytes=300)
+    fleet.tell(1, first=[FirstToken("r1", 70, 0)], finished=[Finished("r1", 70, 20)])
+    assert fleet.resident(fleet.ask("r2", session="s", body_bytes=450)) == [0, 90, 0]
+    assert fleet.resident(fleet.ask("r2", body_bytes=450)) == [0, 0, 0]
+
+
+def test_first_tokens_release_and_teach() -> None:
+    """Backlog, prefill time, prediction error; unknown ids and those of other replicas teach nothing."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0)
+    before = fleet.kv.columns.time_ms(0, 1000)
+    fleet.tell(1, first=[FirstToken("nobody", 10, 0, 5.0)])
+    fleet.tell(0, first=[FirstToken("r1", 1000, 100, 500.0)])
+    counters = fleet.kv.counters
+    assert fleet.kv.signals.waiting[0] == 0
+    assert fleet.kv.columns.time_ms(0, 1000) > before
+    assert (counters.prompt_tokens, counters.actual_cached_tokens, counters.predicted_cached_tokens) == (1000, 100, 0)
+    assert sum(counters.prediction_error.counts) == 1
+    assert counters.prediction_error.total == pytest.approx(0.1)
+
+
+def test_a_queued_prefill_teaches_no_time() -> None:
+    """The second of two at once waited for the first: its time to first token is not T of its own tokens."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0)
+    fleet.ask("r2", 8, slot=0, body_bytes=9000)
+    fleet.tell(0, first=[FirstToken("r1", 1000, 0, 40.0), FirstToken("r2", 2000, 0, 80.0)])
+    assert fleet.kv.times.observations == 1
+
+
+def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
+    """The backlog at once; what the engine may still say counts for a while after."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.ask("r2", 9, slot=0)
+    fleet.kv.first_token("r2")
+    fleet.kv.ended("r1", 1.0)
+    assert fleet.kv.signals.waiting[0] == 0
+    fleet.tell(0, finished=[Finished("r1", 900, 50)])
+    assert fleet.ask("r3", 8, session="s").conversation.tokens == 950
+    fleet.kv.ended("r2", 2.0)
+    fleet.kv.expire(2.0 + LINGER_S)
+    assert not fleet.kv._placements
+
+
+def test_gaps_and_strangers_ask_for_a_snapshot() -> None:
+    """Deltas of an engine never heard, and deltas after a lost message, are not believed until all is told."""
+    fleet = Fleet()
+    fleet.kv.add_slot(3)
+    fleet.seqs.append(7)
+    assert fleet.tell(3, stored=[CHAIN[0]])
+    assert fleet.kv.index.match(CHAIN) == []
+    assert not fleet.tell(3, stored=[CHAIN[0]], snapshot=True)
+    assert not fleet.tell(3, stored=[CHAIN[1]])
+    fleet.seqs[3] += 1
+    assert fleet.tell(3, stored=[CHAIN[2]])
+    assert fleet.tell(3, stored=[CHAIN[2]])
+    assert not fleet.tell(3, stored=[CHAIN[0]], snapshot=True)
+    assert fleet.kv.index.match(CHAIN) == [(0, [3])]
+    assert fleet.kv.counters.resyncs == 3
+
+
+def test_another_epoch_forgets_the_first_life() -> None:
+    """Keys, conversations and backlog are gone; how fast the machine is, is still known."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.tell(0, stored=list(CHAIN[:8]), first=[FirstToken("r1", 1000, 0, 500.0)])
+    fleet.ask("r2", 9, slot=0)
+    learned = fleet.kv.columns.time_ms(0, 1000)
+    assert fleet.tell(0, epoch="second")
+    assert fleet.kv.index.match(CHAIN) == []
+    assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
+    assert fleet.ask("r3", 9, session="s").conversation is None
+    assert fleet.kv.columns.time_ms(0, 1000) == learned
+    assert fleet.kv.counters.restarts == 1
+    fleet.kv.validate()
+
+
+def test_a_slot_changes_hands_clean() -> None:
+    """The replica that left takes everything with it."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.tell(0, stored=list(CHAIN[:8]))
+    fleet.kv.clear_slot(0)
+    fleet.kv.add_slot(0)
+    assert not fleet.kv.reports(0)
+    assert fleet.kv.index.match(CHAIN) == []
+    assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
+    fleet.kv.first_token("r1")
+    fleet.kv.validate()
+
+
+def test_regret_is_what_a_better_holder_held() -> None:
+    """Slot 2 holds 1,024 tokens and the request went to slot 0, which holds 256."""
+    fleet = Fleet()
+    fleet.tell(2, stored=list(CHAIN[:8]))
+    fleet.tell(0, stored=list(CHAIN[:2]))
+    fleet.ask("r", 8, slot=0)
+    assert (fleet.kv.counters.best_cached_tokens, fleet.kv.counters.selected_cached_tokens) == (1024, 256)
+
+
+def test_odd_prompts_are_read_and_placed() -> None:
+    """No body at all, more keys than there are boundaries, a body shorter than its keys."""
+    fleet = Fleet()
+    assert fleet.ask("r1", body_bytes=0, slot=0).tokens == 1
+    many = RequestFeatures(request_id="r2", prefix_keys=tuple(range(200)), body_bytes=10)
+    prompt = fleet.kv.read(many, 0.0)
+    fleet.kv.placed(many, prompt, 1, fleet.candidates, 0.0)
+    assert prompt.tokens == BOUNDARIES[-1] // 4
