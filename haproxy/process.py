@@ -42,7 +42,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:
-    """Runs in the child before exec: the kernel sends it SIGTERM when `parent` dies, however it dies."""
+    """Runs in the child before exec: the kernel sends it SIGTERM when `parent` dies, however it dies.
+
+    Or when the thread that started it ends (prctl(2)), so that must be the one the event loop lives in.
+    """
 
     def ask() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
