@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, Received, read_response, running_edge, until
 
+from haproxy.config import Timeouts
+
 pytestmark = pytest.mark.e2e
 
 both_lookups = pytest.mark.parametrize("lookup", ["spoe", "lua"])
@@ -64,7 +66,7 @@ async def test_a_router_that_comes_back_is_asked_again(tmp_path: Path, lookup: s
 @both_lookups
 async def test_a_hung_router(tmp_path: Path, lookup: str) -> None:
     """It takes questions and answers none: each is given up after the processing time."""
-    async with running_edge(tmp_path, replicas=3, lookup=lookup) as edge:
+    async with running_edge(tmp_path, replicas=3, lookup=lookup, timeouts=Timeouts()) as edge:
         edge.router.answer = lambda _: None
         await homes_of(edge, 5)
         assert edge.router.asked

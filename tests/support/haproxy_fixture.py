@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from haproxy.binary import find_binary
-from haproxy.config import BACKEND, Bind, EdgeConfig, Server
+from haproxy.config import BACKEND, Bind, EdgeConfig, Server, Timeouts
 from haproxy.process import HAProxyProcess
 from haproxy.reconcile import DesiredServer, Reconciler, observe
 from haproxy.runtime_api import RuntimeAPI
@@ -379,6 +379,8 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
             "master_socket": str(folder / "master.sock"),
             "servers": tuple(replica.server for replica in fleet.values()),
             "threads": 2,
+            # So that a machine that is busy with other things does not make the edge fail open.
+            "timeouts": Timeouts(processing_ms=5000),
         }
         config = EdgeConfig(**(values | changes))
         process = HAProxyProcess(lambda: edge.config, folder, binary=find_binary(os.environ.get(BINARY_VARIABLE, "")))
