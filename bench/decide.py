@@ -45,6 +45,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "consistent_hash compat ray": {"policy": "consistent_hash", "compat": "ray"},
     "session_affinity": {"policy": "session_affinity"},
     "kv_cost": {"policy": "kv_cost"},
+    "prefix_affinity": {"policy": "prefix_affinity"},
+    "weighted": {"policy": "weighted"},
 }
 
 

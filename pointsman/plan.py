@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 import yaml
 
-from haproxy.config import Bind, EdgeConfig
+from haproxy.config import PREFIX_WINDOW_BYTES, Bind, EdgeConfig
 from haproxy.errors import ConfigError
 from pointsman.errors import StartError
 from pointsman.ports import parse_listen, pick_ports, require_free
+from policies.base import Needs
+from policies.registry import build_policy
 from router.settings import Listen, Settings, load_settings
 
 ENGINES = ("sim", "vllm")
@@ -141,6 +143,7 @@ def plan(options: UpOptions) -> EdgePlan:
     edge = _edge_config(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
+            **_body_window(settings),
             **document.haproxy,
             "lookup": lookup,
             "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
@@ -180,6 +183,14 @@ def _read(path: Path | None) -> UpFile:
         raise StartError(f"--config: {path}: not YAML: {error}") from None
     except msgspec.ValidationError as error:
         raise StartError(f"--config: {path}: {error}; sections are router, haproxy, engine") from None
+
+
+def _body_window(settings: Settings) -> dict[str, int]:
+    """How far HAProxy looks into bodies: as far as prefix keys reach where the configured policy goes by them."""
+    policy = build_policy(settings.policy)
+    needs = policy.needs
+    policy.close()
+    return {"body_window_bytes": PREFIX_WINDOW_BYTES} if Needs.PREFIX in needs else {}
 
 
 def _edge_config(tree: dict[str, Any]) -> EdgeConfig:

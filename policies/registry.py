@@ -25,9 +25,11 @@ from policies.errors import PolicyConfigError, PolicyPluginError
 from policies.kv_cost import KVCost
 from policies.least_load import LeastLoad
 from policies.power_of_two import PowerOfTwo
+from policies.prefix_affinity import PrefixAffinity
 from policies.random_choice import RandomChoice
 from policies.round_robin import RoundRobin
 from policies.session_affinity import SessionAffinity
+from policies.weighted import Weighted
 
 PolicyTable = Mapping[str, type[Policy]]
 
@@ -39,6 +41,8 @@ POLICIES: dict[str, type[Policy]] = {
     ConsistentHash.name: ConsistentHash,
     SessionAffinity.name: SessionAffinity,
     KVCost.name: KVCost,
+    PrefixAffinity.name: PrefixAffinity,
+    Weighted.name: Weighted,
 }
 
 ENTRY_POINTS = "pointsman.policies"

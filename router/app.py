@@ -35,6 +35,7 @@ from router.fronts.deciding import Decider
 from router.fronts.lookup import LookupFront
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.fronts.spop import SPOPProtocol
+from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
@@ -113,7 +114,8 @@ class Router:
                 requests=self.request_metrics,
                 edge=self.edge_health,
                 policy_name=lambda: self.pipeline.policy.name,
-            )
+            ),
+            KVCollector(self.kv, self.replicas),
         )
         self.admin = AdminFront(
             replicas=self.replicas,

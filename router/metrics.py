@@ -249,7 +249,8 @@ def _histogram(
     return family
 
 
-def build_registry(collector: StateCollector) -> CollectorRegistry:
+def build_registry(*collectors: Collector) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(collector)
+    for collector in collectors:
+        registry.register(collector)
     return registry

@@ -28,7 +28,17 @@ def tolerance(requests: int, share: float) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", ["random", "least_load", "power_of_two", "consistent_hash", "session_affinity", "kv_cost"]
+    "name",
+    [
+        "random",
+        "least_load",
+        "power_of_two",
+        "consistent_hash",
+        "session_affinity",
+        "kv_cost",
+        "prefix_affinity",
+        "weighted",
+    ],
 )
 def test_an_idle_fleet_is_served_evenly(name: str) -> None:
     """Keyless requests on an idle fleet reach all replicas alike, whatever the policy."""

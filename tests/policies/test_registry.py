@@ -13,7 +13,10 @@ from candidates import make_candidates, make_context, make_features, names
 from policies.errors import PolicyConfigError, PolicyPluginError
 from policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
 
-NAMES = "consistent_hash, kv_cost, least_load, power_of_two, random, round_robin, session_affinity"
+NAMES = (
+    "consistent_hash, kv_cost, least_load, power_of_two, prefix_affinity, random, round_robin, session_affinity, "
+    "weighted"
+)
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import json
 from reference_docs import COMMAND, DOCS, metrics_page
 from router_fixture import client_of, register, running_router
 
+from router.state.schema import EngineEvents, EngineLoad
+
 
 def test_the_page_is_what_the_code_says() -> None:
     """A renamed metric, another label or another help text shows in the page."""
@@ -18,6 +20,7 @@ async def test_every_exported_series_is_on_the_page() -> None:
     page = metrics_page()
     async with running_router() as router, client_of(router) as admin:
         await register(router, "r1")
+        router.kv.apply(0, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=9, load=EngineLoad()), 0.0)
         ring = router.end_of_request
         ring.apply(json.dumps({"ev": "end", "id": "1", "srv": "r1", "st": 200, "tr": 1, "ta": 2, "rc": "+1"}).encode())
         ring.apply(json.dumps({"ev": "end", "id": "2", "srv": "<NOSRV>", "st": 503}).encode())

@@ -1,0 +1,42 @@
+"""What `pointsman up` decides before it starts anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from haproxy.config import PREFIX_WINDOW_BYTES, EdgeConfig
+from pointsman.plan import UpOptions, plan
+
+
+def planned_edge(tmp_path: Path, policy: dict[str, Any], **haproxy: Any) -> EdgeConfig:
+    """The HAProxy configuration planned for a policy."""
+    config = tmp_path / "up.yaml"
+    config.write_text(yaml.safe_dump({"haproxy": haproxy}))
+    options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", policy=policy, config=config)
+    return plan(options).edge
+
+
+@pytest.mark.parametrize(
+    ("policy", "window"),
+    [
+        pytest.param({"policy": "session_affinity"}, 16384, id="looks at no prompt"),
+        pytest.param({"policy": "kv_cost"}, PREFIX_WINDOW_BYTES, id="goes by prefix keys"),
+        pytest.param(
+            {"policy": "session_affinity", "fallback": {"policy": "kv_cost"}},
+            PREFIX_WINDOW_BYTES,
+            id="its fallback does",
+        ),
+    ],
+)
+def test_bodies_are_looked_into_as_far_as_the_policy_needs(tmp_path: Path, policy: dict[str, Any], window: int) -> None:
+    """A wide window costs buffers and the replay of lost requests: only who goes by prefix keys pays for it."""
+    assert planned_edge(tmp_path, policy).body_window_bytes == window
+
+
+def test_a_window_that_is_configured_counts(tmp_path: Path) -> None:
+    """Whatever the policy."""
+    assert planned_edge(tmp_path, {"policy": "kv_cost"}, body_window_bytes=65536).body_window_bytes == 65536
