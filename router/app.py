@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import signal
 import socket
@@ -327,6 +328,14 @@ class Router:
             log.error("state not saved", file=repr(self._state_file), error=str(error))
 
 
+def spare_the_collector() -> None:
+    """What is alive once a router serves stays: keep it out of every collection, and collect less often. A lookup makes
+    no cycles; with the default threshold one lookup in a dozen would pay for looking for some."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def run(settings: Settings) -> int:
     """One router process: serves until SIGTERM or SIGINT; the exit code. Raises SettingsError before it serves."""
 
@@ -336,6 +345,7 @@ def run(settings: Settings) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, router.stop.set)
         async with router.running():
+            spare_the_collector()
             await router.stop.wait()
             log.info("router stopping")
         return 1 if router.failed else 0
