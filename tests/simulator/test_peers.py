@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from candidates import make_candidates, make_context, make_features, names
 
 from policies.registry import build_policy
-from policies.types import Candidates, KVSignals, Residency
+from policies.types import Candidates, Residency
 from router.features import DEFAULT_OUTPUT_TOKENS
+from router.state.kv_columns import KVColumns
 from simulator.errors import ExperimentError
 from simulator.peers.registry import PEERS, known_policies, policy_named
 from simulator.peers.scores import PeerPolicy, Signals
@@ -26,20 +26,15 @@ def fleet(
 ) -> Candidates:
     """Replicas r0, r1, ...; `prompts`: prompt tokens of the requests in flight."""
     n = len(requests)
-    ids = [f"r{i}" for i in range(n)]
-    tokens = {name: (prompts or [0] * n)[i] + DEFAULT_OUTPUT_TOKENS * requests[i] for i, name in enumerate(ids)}
+    prompts = prompts or [0] * n
+    tokens = {f"r{i}": prompts[i] + DEFAULT_OUTPUT_TOKENS * requests[i] for i in range(n)}
     candidates = make_candidates(requests, tokens=tokens)
-    full = np.ones(n)
-    candidates.kv = KVSignals(
-        waiting=np.array(waiting or [0] * n, dtype=np.float64),
-        prefill_ms=0.02 * np.array(waiting or [0] * n),
-        base_ms=20 * full,
-        per_token_ms=0.02 * full,
-        per_square_ms=0 * full,
-        footprint=0 * full,
-        capacity=1e6 * full,
-        fill=0 * full,
-    )
+    columns = KVColumns()
+    for slot in range(n):
+        columns.add_slot(slot)
+        columns.set_times(slot, 20.0, 0.02, 0.0)
+        columns.add_waiting(slot, waiting[slot] if waiting else 0)
+    candidates.kv = columns.signals
     candidates.prompt_tokens = prompt
     candidates.resident = Residency([(held, [slot]) for slot, held in enumerate(matched or []) if held])
     return candidates
