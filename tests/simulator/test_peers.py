@@ -125,7 +125,7 @@ def test_stick_or_spill_ignores_short_matches() -> None:
 
 
 def test_predicted_ttft_adds_queue_and_own_prefill() -> None:
-    """T(x) = 20 + 0.02 x: 40 ms queued and 22 ms for 100 tokens at home; nothing queued and 40 ms for 1,000 elsewhere."""
+    """T(x) = 20 + 0.02 x: 40 ms queued and 22 ms for 100 tokens at home; 40 ms for all 1,000 elsewhere."""
     candidates = fleet(prompt=1_000, requests=[0, 0], waiting=[1_000, 0], matched=[900, 0])
     assert scores("predicted_ttft", candidates) == [40 + 22, 40]
 
