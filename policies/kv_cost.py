@@ -21,8 +21,8 @@ that hold one grow until a copy elsewhere is cheaper.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -31,8 +31,11 @@ from policies.base import Context, Needs, PlainPolicy, PolicyConfig
 from policies.load import least
 from policies.types import NO_SLOT, Candidates, FloatColumn, KVSignals, Ranked, Reason, Refusal, RequestFeatures
 
-STEP_TOKENS = 8192.0
-"""`t_w` is T(STEP_TOKENS) / STEP_TOKENS: what an evicted token costs when it is computed again with many others."""
+TERMS = ("queue", "miss", "evict", "interference", "tie")
+"""The score's parts by name; `miss` is weighted with kappa."""
+
+FEW = 16
+"""Candidates up to which one after the other is quicker than columns."""
 
 
 class Admission(PolicyConfig, frozen=True, kw_only=True):
@@ -101,18 +104,18 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return Refusal(Reason.ADMISSION, 429, admission.retry_after_s)
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
-        slots, home = candidates.slots, candidates.home
-        parts = self._parts(candidates)
-        score = parts.miss * parts.weight
-        score += parts.queue
-        score += parts.tie
-        if parts.evict is not None:
-            score += parts.evict
-        # The parts cover the whole table: one gather at the end is cheaper than one for every column.
-        score = score[slots]
+        slots, home, limit = candidates.slots, candidates.home, context.limit
+        best: list[tuple[float, int]]
+        if len(slots) <= FEW:
+            rng = context.rng
+            drawn = [(sum(terms), rng.random(), slot) for slot, *terms in self._terms(candidates)]
+            drawn.sort()
+            best = [(cost, slot) for cost, _, slot in drawn[:limit]]
+        else:
+            places = least(self._scores(candidates), min(limit, len(slots)), context.rng)
+            best = [(cost, slots.item(at)) for at, cost in places]
         ranked = []
-        for at, cost in least(score, min(context.limit, len(slots)), context.rng):
-            slot = slots.item(at)
+        for cost, slot in best:
             if slot == home:
                 reason = Reason.KV_HOME
             elif home != NO_SLOT:
@@ -125,69 +128,66 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return ranked
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
-        slots, config = candidates.slots, self.config
-        parts = self._parts(candidates)
-        evict = np.zeros(len(slots)) if parts.evict is None else parts.evict[slots]
-        miss = parts.miss[slots]
-        return {
-            "queue": parts.queue[slots],
-            "miss": self.kappa(_signals(candidates).usage) * miss,
-            "evict": evict,
-            "interference": config.interference * miss * candidates.in_flight[slots],
-            "tie": parts.tie[slots],
-        }
+        _, *columns = zip(*self._terms(candidates), strict=True)
+        return {name: np.array(column) for name, column in zip(TERMS, columns, strict=True)}
 
     def kappa(self, usage: float) -> float:
         """Weight of a miss while live conversations keep `usage` of the fleet's KV."""
         config = self.config
         return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
 
-    def _parts(self, candidates: Candidates) -> _Parts:
+    def _terms(self, candidates: Candidates) -> Iterator[tuple[int, float, float, float, float, float]]:
+        """Slot and `TERMS` of one candidate after the other: for people, and for few candidates the quicker way."""
+        config, kv = self.config, _signals(candidates)
+        kappa, prompt, home = self.kappa(kv.usage), float(candidates.prompt_tokens), candidates.home
+        resident = candidates.resident.tokens
+        for slot in candidates.slots.tolist():
+            requests = candidates.in_flight.item(slot)
+            uncached = max(1.0, prompt - resident(slot))
+            miss = kv.base_ms.item(slot) + uncached * (
+                kv.per_token_ms.item(slot) + uncached * kv.per_square_ms.item(slot)
+            )
+            # Of what a conversation keeps at home only what is added is more.
+            added = uncached if slot != home else max(0.0, prompt - candidates.home_tokens)
+            over = kv.footprint.item(slot) + added - config.overflow_at * kv.capacity.item(slot)
+            evict = config.evict_weight * min(uncached, over) * kv.again_ms.item(slot) if over > 0.0 else 0.0
+            tie = config.tie_ms * (requests + config.tie_fill * kv.fill.item(slot))
+            yield slot, kv.prefill_ms.item(slot), kappa * miss, evict, config.interference * miss * requests, tie
+
+    def _scores(self, candidates: Candidates) -> FloatColumn:
+        """The same summed up, over columns; aligned with `slots`."""
         config, kv = self.config, _signals(candidates)
         in_flight = candidates.in_flight
         width = len(in_flight)
         prompt = float(candidates.prompt_tokens)
+        # Whole tables, and one gather at the end: cheaper than gathering each column.
         uncached: FloatColumn | float = prompt
         if candidates.resident:
-            # The last token of a prompt is always computed.
             uncached = np.maximum(prompt - candidates.resident.column(width), 1.0)
-        miss = kv.base_ms + uncached * (kv.per_token_ms + uncached * kv.per_square_ms)
+        score = kv.base_ms + uncached * (kv.per_token_ms + uncached * kv.per_square_ms)
         weight: FloatColumn = config.interference * in_flight
         weight += self.kappa(kv.usage)
-        tie: FloatColumn = config.tie_ms * in_flight
-        tie += (config.tie_ms * config.tie_fill) * kv.fill
-        evict = None
+        score *= weight
+        score += kv.prefill_ms
+        score += config.tie_ms * in_flight
+        score += (config.tie_ms * config.tie_fill) * kv.fill
         if config.evict_weight:
             over = kv.footprint + uncached
             over -= config.overflow_at * kv.capacity
             home = candidates.home
             if 0 <= home < width:
-                # Of what it keeps at home only what is added is more.
                 added = max(0.0, prompt - candidates.home_tokens)
                 over[home] = kv.footprint[home] + added - config.overflow_at * kv.capacity[home]
-            if over.max() > 0.0:
+            if np.maximum.reduce(over) > 0.0:
                 np.minimum(over, uncached, out=over)
                 np.maximum(over, 0.0, out=over)
-                evict = over * (config.evict_weight * _per_token_ms(kv))
-        return _Parts(kv.prefill_ms, miss, weight, evict, tie)
-
-
-class _Parts(NamedTuple):
-    """The score's parts as columns over the whole table."""
-
-    queue: FloatColumn
-    miss: FloatColumn
-    weight: FloatColumn
-    """Of a miss: kappa and interference."""
-    evict: FloatColumn | None
-    """None: nobody is near its capacity."""
-    tie: FloatColumn
+                over *= kv.again_ms
+                over *= config.evict_weight
+                score += over
+        gathered: FloatColumn = score[candidates.slots]
+        return gathered
 
 
 def _signals(candidates: Candidates) -> KVSignals:
     assert candidates.kv is not None, "gathered for whoever needs KV"
     return candidates.kv
-
-
-def _per_token_ms(kv: KVSignals) -> FloatColumn:
-    return kv.base_ms / STEP_TOKENS + kv.per_token_ms + STEP_TOKENS * kv.per_square_ms

@@ -103,7 +103,8 @@ class KVSignals:
     """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
 
     __slots__ = (
-        "base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "usage", "waiting",
+        "again_ms", "base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "usage",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +115,7 @@ class KVSignals:
         base_ms: FloatColumn,
         per_token_ms: FloatColumn,
         per_square_ms: FloatColumn,
+        again_ms: FloatColumn,
         footprint: FloatColumn,
         capacity: FloatColumn,
         fill: FloatColumn,
@@ -127,6 +129,8 @@ class KVSignals:
         self.per_token_ms = per_token_ms
         self.per_square_ms = per_square_ms
         """Coefficients of `T(x) = base + per_token x + per_square x^2`, the time to prefill x > 0 tokens there."""
+        self.again_ms = again_ms
+        """What a token costs that is computed again with many others: T(8192) / 8192."""
         self.footprint = footprint
         """Tokens of KV that live conversations keep there, what they share counted once."""
         self.capacity = capacity

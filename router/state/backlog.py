@@ -58,7 +58,7 @@ class PrefillBacklog:
             return False
         slot, tokens, _ = entry
         self._columns.add_waiting(slot, -tokens)
-        if not self._columns.signals.waiting.item(slot):
+        if not self._columns.waiting(slot):
             self._busy_until_s.pop(slot, None)
         if len(self._due) > 64 + 2 * len(self._entries):
             self._due = [(due_s, request) for request, (_, _, due_s) in self._entries.items()]

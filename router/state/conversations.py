@@ -117,15 +117,19 @@ class Conversations:
         if known is None:
             self._make_room()
             known = Conversation(name, NO_SLOT, tokens, resident, prompt_bytes, 0, tail_at, 0, now_s)
-        else:
+        elif known.slot != slot:
             self._account(known, -1)
-            if known.slot != slot:
-                known.shared = resident
-        known.name, known.slot, known.seen_s = name, slot, now_s
+            known.slot, known.shared, known.tokens = NO_SLOT, resident, resident
+        before = known.own
+        known.name, known.seen_s = name, now_s
         known.tokens, known.prompt_bytes, known.prompt_tokens = tokens, prompt_bytes, 0
         known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
         self._known[name] = known
-        self._account(known, +1)
+        if known.slot == slot:
+            self._columns.add_footprint(slot, known.own - before)
+        else:
+            known.slot = slot
+            self._account(known, +1)
         return known
 
     def told(self, name: Name, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int) -> None:

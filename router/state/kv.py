@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from policies.types import NO_SLOT, NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
+from policies.types import NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
 from router.histogram import Histogram
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
@@ -196,7 +196,7 @@ class KVState:
                 if bytes_held <= known.prompt_bytes
                 else known.prompt_tokens + (bytes_held - known.prompt_bytes) * per_byte
             )
-            if continued and home in slots:
+            if continued and at_home < 0 and home in slots:
                 at_home = at
                 if at >= known.tail_at and held < known.tokens:
                     found.append((min(known.tokens, tokens - 1), [home]))
@@ -215,7 +215,11 @@ class KVState:
         cached = prompt.resident.tokens(slot)
         counters = self.counters
         counters.selected_cached_tokens += cached
-        counters.best_cached_tokens += max(cached, _best(prompt.resident, candidates))
+        levels = prompt.resident.levels
+        best = cached
+        if levels and (len(levels) > 1 or levels[0][0] != cached):
+            best = max(cached, _best(prompt.resident, candidates))
+        counters.best_cached_tokens += best
         uncached = max(1, prompt.tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         reports = self.reports(slot)
@@ -244,7 +248,7 @@ class KVState:
             features.body_bytes,
             cached,
             uncached,
-            self.columns.signals.waiting.item(slot),
+            self.columns.waiting(slot),
             now_s,
             known.name if known is not None else None,
         )
@@ -368,10 +372,6 @@ def _best(resident: Residency, candidates: Candidates) -> int:
     """Most tokens that a candidate holds."""
     best = 0
     for tokens, slots in resident.levels:
-        if tokens > best and _any_candidate(slots, candidates):
+        if tokens > best and any(slot in candidates for slot in slots):
             best = tokens
     return best
-
-
-def _any_candidate(slots: Sequence[int] | Slots, candidates: Candidates) -> bool:
-    return any(slot != NO_SLOT and slot in candidates for slot in slots)

@@ -41,7 +41,10 @@ MAX_SHARED_SETS = 65_536
 MAX_LEVELS = 16
 """Places at which holders drop out of one prompt that are told apart; head and conversations are two or three."""
 
-FEW_SLOTS = 8
+MAX_LISTED_SETS = 1024
+"""Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
+
+FEW_SLOTS = 16
 """Up to so many holders are listed one by one, which is cheaper than an array."""
 
 Level = tuple[int, Sequence[int] | Slots]
@@ -59,6 +62,7 @@ class PrefixIndex:
         self._marks: list[tuple[float, int, Sequence[int]]] = []
         """A heap of (end, the slot's set, keys)."""
         self._shared: dict[int, int] = {}
+        self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
         """By slot, the set that holds it alone."""
         self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
@@ -99,6 +103,7 @@ class PrefixIndex:
                 self._slot_of_bit = np.concatenate([self._slot_of_bit, np.zeros_like(self._slot_of_bit)])
         self._masks[slot] = 1 << bit
         self._slot_of_bit[bit] = slot
+        self._listed.clear()
 
     def clear_slot(self, slot: int) -> None:
         """The slot's replica left."""
@@ -256,6 +261,16 @@ class PrefixIndex:
             middle = (low + high) >> 1
 
     def _slots(self, bits: int) -> Sequence[int] | Slots:
+        """The slots of a set; shared, not to be written to."""
+        listed = self._listed
+        known = listed.get(bits)
+        if known is None:
+            if len(listed) >= MAX_LISTED_SETS:
+                listed.clear()
+            known = listed[bits] = self._list(bits)
+        return known
+
+    def _list(self, bits: int) -> Sequence[int] | Slots:
         count = bits.bit_count()
         slot_of_bit = self._slot_of_bit
         if count <= FEW_SLOTS:

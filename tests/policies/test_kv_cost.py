@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from candidates import make_candidates, make_context, make_features, names
 
-from policies.kv_cost import KVCost
+from policies.kv_cost import FEW, KVCost
 from policies.registry import build_policy
 from policies.types import Candidates, Reason
 
@@ -111,21 +111,29 @@ def test_near_equals_go_by_what_they_keep() -> None:
     assert served == {0, 1, 2, 3}
 
 
-def test_the_terms_add_up_to_the_score() -> None:
-    """What explain shows is what decided."""
-    dice = np.random.default_rng(1)
-    for _ in range(50):
+@pytest.mark.parametrize("replicas", [1, 5, FEW, FEW + 1, 40])
+def test_the_terms_add_up_to_the_score(replicas: int) -> None:
+    """What explain shows is what decided: few candidates one by one, many as columns, by one formula."""
+    dice = np.random.default_rng(replicas)
+    for _ in range(30):
+        slots = sorted(dice.choice(100, replicas, replace=False).tolist())
+        ids = [f"r{at}" for at in range(replicas)]
+        held = {str(one): int(dice.integers(1, 9000)) for one in dice.choice(ids, replicas // 2, replace=False)}
         fleet = make_candidates(
-            dice.integers(0, 20, 5).tolist(),
-            slots=[1, 2, 5, 8, 9],
+            dice.integers(0, 20, replicas).tolist(),
+            slots=slots,
             prompt=int(dice.integers(1, 40_000)),
-            resident={"r1": 700, "r3": 300},
-            keeper="r3",
-            home_tokens=300,
-            kv={"footprint": dice.integers(0, 120_000, 5), "waiting": dice.integers(0, 9000, 5)},
+            resident=held,
+            keeper=str(dice.choice(ids)) if dice.random() < 0.7 else None,
+            home_tokens=int(dice.integers(0, 9000)),
+            kv={
+                "footprint": dice.integers(0, 120_000, replicas),
+                "waiting": dice.integers(0, 9000, replicas),
+                "per_token_ms": dice.uniform(0.01, 0.05, replicas),
+            },
         )
-        policy = make_policy()
-        ranked = policy.rank(make_features("s"), fleet, make_context(limit=5))
+        policy = make_policy(evict_weight=0.7)
+        ranked = policy.rank(make_features("s"), fleet, make_context(limit=replicas))
         total = sum(policy.terms(make_features("s"), fleet).values())
         assert {place.slot: pytest.approx(place.score) for place in ranked} == dict(
             zip(fleet.slots.tolist(), total.tolist(), strict=True)

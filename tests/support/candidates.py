@@ -51,6 +51,7 @@ def make_kv(
         base_ms=column(None, base_ms),
         per_token_ms=each,
         per_square_ms=column(None, 0.0),
+        again_ms=column(None, base_ms / 8192) + each,
         footprint=kept,
         capacity=room,
         fill=kept / room,
