@@ -175,14 +175,15 @@ class KVState:
         known = self.conversations.find(features.session, keys, levels[0][0] if levels else -1)
         per_byte = 1.0 / self.ratio.bytes_per_token(features.model)
         size = max(features.body_bytes, BOUNDARIES[len(keys) - 1] if keys else 0)
-        if known is None or not known.prompt_tokens:
+        if known is None:
             tokens = max(1, int(size * per_byte))
             resident = Residency([(int(BOUNDARIES[at] * per_byte), slots) for at, slots in levels])
-            return Prompt(tokens, levels, resident if levels else NOTHING_RESIDENT, known)
-        # The last prompt's exact length anchors this one: only what was added is a guess.
-        own_per_byte = known.prompt_tokens / max(1, known.prompt_bytes)
+            return Prompt(tokens, levels, resident if levels else NOTHING_RESIDENT, None)
+        # The last prompt's length, exact where the engine told it, anchors this one: only what was added is a guess.
+        before = known.prompt_tokens or max(1, int(known.prompt_bytes * per_byte))
+        own_per_byte = before / max(1, known.prompt_bytes)
         added = size - known.prompt_bytes
-        tokens = max(1, int(known.prompt_tokens + added * per_byte if added >= 0 else size * own_per_byte))
+        tokens = max(1, int(before + added * per_byte if added >= 0 else size * own_per_byte))
         found: list[Level] = []
         home = known.slot
         continued = features.session != "" and added >= 0 and known.tail_at < len(keys)
@@ -194,7 +195,7 @@ class KVState:
             held = int(
                 bytes_held * own_per_byte
                 if bytes_held <= known.prompt_bytes
-                else known.prompt_tokens + (bytes_held - known.prompt_bytes) * per_byte
+                else before + (bytes_held - known.prompt_bytes) * per_byte
             )
             if continued and at_home < 0 and home in slots:
                 at_home = at

@@ -95,6 +95,18 @@ def test_short_conversations_have_a_home_without_any_key() -> None:
     assert fleet.resident(fleet.ask("r2", body_bytes=450)) == [0, 0, 0]
 
 
+def test_a_plain_endpoint_keeps_its_conversations_by_the_router_s_own_account() -> None:
+    """Nothing is ever told: prompts are where decisions sent them, short ones by their session alone."""
+    fleet = Fleet()
+    fleet.kv.add_slot(3)
+    fleet.seqs.append(0)
+    fleet.ask("r1", slot=3, session="short", body_bytes=400)
+    fleet.ask("r2", 8, slot=3, session="long")
+    assert fleet.resident(fleet.ask("r3", session="short", body_bytes=480)) == [0, 0, 0, 100]
+    assert fleet.resident(fleet.ask("r4", 10, session="long")) == [0, 0, 0, (8 * 512 + 100) // 4]
+    assert fleet.resident(fleet.ask("r5", 10, session="long", now_s=EXPECTED_S))[3] > 0
+
+
 def test_first_tokens_release_and_teach() -> None:
     """Backlog, prefill time, prediction error; unknown ids and those of other replicas teach nothing."""
     fleet = Fleet()
