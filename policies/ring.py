@@ -10,6 +10,7 @@ the memberships in use (two models, an exclusion) up to `MAX_RING_POINTS`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import mmh3
@@ -22,7 +23,7 @@ SEED = 0xF9B4CA77
 """CONSISTENT_HASH_SEED of ray/serve/experimental/consistent_hash_router.py."""
 
 MAX_RING_POINTS = 1_000_000
-"""About 24 MB of cached rings: ten fleets of 1,000 replicas at 100 points. The ring least recently used goes first;
+"""About 56 MB of cached rings: ten fleets of 1,000 replicas at 100 points. The ring least recently used goes first;
 the one in use stays whatever its size."""
 
 MAX_HASHED_REPLICAS = 8192
@@ -58,7 +59,8 @@ class Ring:
 
     def __init__(self, points: Points, owners: Slots) -> None:
         order = points.argsort()
-        self._points = points[order]
+        # A list: bisecting one is four times faster than asking an array for one place.
+        self._points: list[int] = points[order].tolist()
         # Twice round, so that a turn from any point is a slice.
         self._owners_twice = np.tile(owners[order], 2)
 
@@ -67,7 +69,7 @@ class Ring:
 
     def turn(self, key: str) -> Slots:
         """Owners of all points, clockwise from the first one past the key."""
-        start = int(self._points.searchsorted(np.uint64(hash_key(key)), side="right"))
+        start = bisect_right(self._points, hash_key(key))
         return self._owners_twice[start : start + len(self._points)]
 
 
