@@ -25,7 +25,7 @@ from router.errors import SettingsError
 
 ENV_PREFIX = "POINTSMAN_"
 
-DEFAULT_POLICY: Mapping[str, Any] = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
+DEFAULT_POLICY: Mapping[str, Any] = {"policy": "kv_cost"}
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -250,7 +250,7 @@ async def churn(edge: RunningEdge, requests: int) -> Counter[str]:
 @pytest.mark.parametrize("requests", [600, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 async def test_in_flight_is_exactly_zero_after_requests_of_every_fate(requests: int) -> None:
     """Abandoned, retried and finished requests later nothing is in flight anywhere: ours, HAProxy's, the replicas'."""
-    async with running_up(2, engine={"token_interval_ms": 1, "faults": True}) as edge:
+    async with running_up(2, engine={"token_interval_ms": 1, "faults": True}, haproxy={"replay": True}) as edge:
         urls = [view["url"] for view in (await edge.replicas()).values()]
         async with httpx.AsyncClient() as direct:
             await direct.post(f"{urls[0]}/sim/fault", json={"reset_before_response": requests // 20})
@@ -278,3 +278,22 @@ async def test_in_flight_is_exactly_zero_after_requests_of_every_fate(requests: 
         stat = await edge.haproxy("show stat fleet 6 -1")
         rows = [line.split(",") for line in stat.splitlines() if line and not line.startswith("#")]
         assert {row[4] for row in rows} == {"0"}, "HAProxy's own sessions"
+
+
+async def test_a_reload_of_haproxy_refuses_nobody_and_cuts_no_stream() -> None:
+    """SIGHUP to `up` under streams: fresh workers start with the servers of the moment, old ones finish theirs."""
+    async with running_up(2, engine=PACED) as edge:
+        load = Load(edge, 16, tokens=30)
+        await load.more(16)
+        edge.process.send_signal(signal.SIGHUP)
+
+        async def reloaded() -> bool:
+            return (await edge.metrics())["pointsman_haproxy_restarts_total"] == 1
+
+        await until(reloaded)
+        answers = await asyncio.gather(*(edge.chat(f"after {n}") for n in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        await load.more(32)
+        await load.stop()
+        assert load.failures == []
+        await until(edge.idle)

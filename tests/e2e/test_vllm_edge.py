@@ -55,7 +55,7 @@ async def kill_replica(edge: RunningEdge, replica: str) -> None:
 
 async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
     """Two replicas: tokens stream, sessions stick, one is killed and sessions move; it comes back and serves."""
-    async with running_up(2, "--engine", "vllm", engine={}, start_s=600.0) as edge:
+    async with running_up(2, "--engine", "vllm", "--policy", "session_affinity", engine={}, start_s=600.0) as edge:
         views = await edge.replicas()
         model = next(iter(views.values()))["model"]
         client = AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=120)

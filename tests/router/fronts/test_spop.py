@@ -54,7 +54,7 @@ async def test_pipelined_lookups_are_all_answered_and_all_counted() -> None:
 
 async def test_a_session_header_pins() -> None:
     """The session argument reaches the policy."""
-    async with running_router() as router:
+    async with running_router(policy={"policy": "session_affinity"}) as router:
         await register(router, "a", "b", "c")
         session = {"session": spop_peer.string("s-1")}
         answers = await ask(router, *(question(n, **session) for n in range(9)))
