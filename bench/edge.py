@@ -77,7 +77,7 @@ class Pair:
 PAIRS = (
     Pair("session", "consistent_hash", "consistent_hash"),
     # Plain endpoints tell nothing of first tokens: HAProxy's filter has to.
-    Pair("prefix", "kv_cost", "cache_aware", 32, (("body_window_bytes", 262_144), ("first_token", True))),
+    Pair("prefix", "kv_cost", "cache_aware", 32, (("first_token", True),)),
     Pair("turns", "round_robin", "round_robin", lua=False),
 )
 

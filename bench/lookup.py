@@ -3,7 +3,7 @@
 Three measurements, all open loop with Poisson arrivals, the router pinned to one core:
 
 - the router alone, asked over SPOP exactly as HAProxy asks it, with the ring's lines coming in beside: latency, and CPU
-  of the router process per lookup, everything included;
+  of the router process per lookup, everything included; by session alone, and by KV with the prefix keys of a prompt;
 - a stub replica asked directly, through the edge on a path that is not routed, and through the edge with the lookup,
   in interleaved slices: what the edge adds, and what of that is the lookup.
 """
@@ -37,6 +37,8 @@ from bench.spop_load import SPOPTarget
 from pointsman.ports import pick_ports
 
 REPLICAS = 8
+KEYS = {"consistent_hash": 0, "kv_cost": 64}
+"""Policies that are asked, and with how many prefix keys: 64 name a prompt of some 80 KB."""
 UNROUTED_PATH = "/bench/unrouted"
 BODY_BYTES = 2048
 SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
@@ -52,7 +54,7 @@ class LookupOptions:
 
     per_s: float = 2000.0
     slice_s: float = 5.0
-    rounds: int = 4
+    rounds: int = 3
 
     @classmethod
     def quick(cls) -> LookupOptions:
@@ -72,7 +74,7 @@ class Latencies:
 
 
 @contextlib.asynccontextmanager
-async def lone_router(log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
+async def lone_router(policy: str, log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
     """A router without HAProxy, with `REPLICAS` replicas it takes at their word; its SPOP and ring ports."""
     spop, lookup, ring, admin = pick_ports(4)
     settings = {
@@ -81,12 +83,12 @@ async def lone_router(log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
         "ring": {"port": ring},
         "admin": {"port": admin},
         "replicas": [{"id": f"replica-{n}", "url": f"http://127.0.0.1:{9 + n}"} for n in range(1, REPLICAS + 1)],
-        "policy": {"policy": "consistent_hash"},
+        "policy": {"policy": policy},
     }
-    config = log_dir / "router.yaml"
+    config = log_dir / f"{policy}.yaml"
     config.write_text(yaml.safe_dump(settings))
     argv = [sys.executable, "-m", "pointsman", "router", "--config", str(config)]
-    process = Spawned("router", argv, log_dir, speaks=False)
+    process = Spawned(f"router-{policy}", argv, log_dir, speaks=False)
 
     async def listens() -> bool:
         with contextlib.suppress(OSError):
@@ -134,17 +136,16 @@ def summarise(target: str, latencies_s: list[float], late_s: list[float], cpu_us
     return Latencies(target, len(latencies_s), ms, quantile(late_s, 0.99) * 1000, cpu_us)
 
 
-async def measure_router(options: LookupOptions, folder: Path, rng: random.Random) -> list[Latencies]:
+async def measure_router(policy: str, options: LookupOptions, folder: Path, rng: random.Random) -> list[Latencies]:
     """Slices of lookups at a router alone."""
     router_core, load_cores = split_cores()
-    sessions = [f"session-{n:04d}" for n in range(SESSIONS)]
     slices = []
-    async with lone_router(folder) as (process, spop_port, ring_port):
+    async with lone_router(policy, folder) as (process, spop_port, ring_port):
         pin(process.pid, router_core)
         tree = ProcessTree(process.pid)
         for turn in range(options.rounds + 1):  # the first one warms up
             due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
-            target = SPOPTarget(spop_port, ring_port, sessions, len(due_s))
+            target = SPOPTarget(spop_port, ring_port, sessions=SESSIONS, keys=KEYS[policy], count=len(due_s))
             try:
                 before = tree.read()
                 latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
@@ -152,8 +153,8 @@ async def measure_router(options: LookupOptions, folder: Path, rng: random.Rando
             finally:
                 target.close()
             if turn:
-                say(f"lookup: router alone, slice {turn} of {options.rounds}")
-                slices.append(summarise("router", latencies_s, late_s, cpu_us))
+                say(f"lookup: {policy} alone, slice {turn} of {options.rounds}")
+                slices.append(summarise(policy, latencies_s, late_s, cpu_us))
     return slices
 
 
@@ -192,28 +193,20 @@ def router_of(side: Side) -> int:
     return next(pid for pid, part in side.processes.read().part.items() if part == "router")
 
 
-def lookup_tables(router: list[Latencies], ways: dict[str, list[Latencies]], options: LookupOptions) -> list[Table]:
+def _row(what: str, measured: list[float], digits: int, key: str = "") -> list[str]:
+    return [what, spread(measured, digits), bound(key), verdict(key, median(measured))]
+
+
+def lookup_tables(
+    alone: dict[str, list[Latencies]], ways: dict[str, list[Latencies]], options: LookupOptions
+) -> list[Table]:
+    """Routers alone, beside their budgets; then the three ways through and round an edge."""
     rows = []
-    for name in SHARES:
-        measured = [one.ms[name] for one in router]
-        key = f"lookup.{name}"
-        rows.append([f"{name}, ms", spread(measured, 3), bound(key), verdict(key, median(measured))])
-    cpu_us = [one.cpu_us for one in router]
-    rows.append(
-        [
-            "router CPU per lookup, all in, us",
-            spread(cpu_us, 1),
-            bound("lookup.cpu"),
-            verdict("lookup.cpu", median(cpu_us)),
-        ]
-    )
-    rows.append(["sent late by the generator, p99, ms", spread([one.sent_late_p99_ms for one in router], 3), "", ""])
-    alone = Table(
-        f"Lookups over SPOP at {options.per_s:.0f} a second, router on one core, {REPLICAS} replicas",
-        ["what", "measured", "budget", "verdict"],
-        rows,
-        [f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency counts from when one was due"],
-    )
+    for policy, slices in alone.items():
+        named = f"{policy}, {KEYS[policy]} prefix keys" if KEYS[policy] else policy
+        rows += [_row(f"{named}: {name}, ms", [one.ms[name] for one in slices], 3, f"lookup.{name}") for name in SHARES]
+        rows.append(_row(f"{named}: router CPU per lookup, us", [one.cpu_us for one in slices], 1, "lookup.cpu"))
+        rows.append(_row(f"{named}: sent late, p99, ms", [one.sent_late_p99_ms for one in slices], 3))
     through = [[way, *(spread([one.ms[name] for one in slices], 2) for name in SHARES)] for way, slices in ways.items()]
     for label, more, less in (
         ("added by the edge, lookup included", WITH_LOOKUP, DIRECT),
@@ -225,7 +218,16 @@ def lookup_tables(router: list[Latencies], ways: dict[str, list[Latencies]], opt
             cells.append(spread(added, 2))
         through.append([label, *cells])
     return [
-        alone,
+        Table(
+            f"Lookups over SPOP at {options.per_s:.0f} a second, router on one core, {REPLICAS} replicas",
+            ["what", "measured", "budget", "verdict"],
+            rows,
+            [
+                f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency from when a lookup was due",
+                "CPU: SPOP, decision and the ring's line of the request's end",
+                "sent late: by the load generator itself; where it is not far below p99, the machine was too busy",
+            ],
+        ),
         Table(
             f"Requests at {options.per_s:.0f} a second, 2 KB bodies, milliseconds",
             ["way", *SHARES],
@@ -239,11 +241,11 @@ async def run_lookup(options: LookupOptions) -> tuple[list[Table], dict[str, Any
     """The whole bench. Raises PeerError or LoadError."""
     rng = random.Random(2000)
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
-        router = await measure_router(options, Path(folder), rng)
+        alone = {policy: await measure_router(policy, options, Path(folder), rng) for policy in KEYS}
         ways = await measure_edge(options, Path(folder), rng)
     figures = {
         "options": asdict(options),
-        "router": [asdict(one) for one in router],
+        "router": {policy: [asdict(one) for one in slices] for policy, slices in alone.items()},
         "ways": {way: [asdict(one) for one in slices] for way, slices in ways.items()},
     }
-    return lookup_tables(router, ways, options), figures
+    return lookup_tables(alone, ways, options), figures

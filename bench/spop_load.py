@@ -1,15 +1,17 @@
 """HAProxy's part of the lookup, played against a router: NOTIFY frames in, ACKs out, and the ring's lines.
 
-The frames are those of the shipped spoe.cfg (`route`, five arguments, no body) on two connections, one for each of
-HAProxy's threads, with as many lookups in flight on each as are due: HAProxy 2.8 pipelines so. Behind each lookup comes
-its end-of-request line, as it would when a short answer has ended, so that reservations are closed and the router does
-all its work for a request.
+The frames are those of the shipped spoe.cfg (`route`, or `route-body` with the digest of a body) on two connections,
+one for each of two threads of HAProxy, with as many lookups in flight on each as are due: HAProxy 2.8 pipelines so.
+Behind each lookup comes its end-of-request line, as it would when a short answer has ended, so that reservations are
+closed and the router does all its work for a request.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import socket
+import struct
 from collections.abc import Sequence
 
 from bench.pace import LoadError, connect
@@ -21,6 +23,9 @@ from haproxy.spop.varint import decode_varint, encode_varint
 CONNECTIONS = 2
 MAX_FRAME_BYTES = 16_380
 HELLO_S = 5.0
+BODY_BYTES = 65_536
+SHARED_KEYS = 8
+"""A system prompt of 4 KB, in keys of 512 bytes."""
 RING_BEHIND = 100
 """The end-of-request line of a lookup follows so many lookups later: 50 ms at 2,000 a second."""
 
@@ -58,16 +63,30 @@ def request_id(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
-def notify(number: int, session: str) -> bytes:
-    """The lookup of one request: message `route` with the arguments of the shipped spoe.cfg."""
+def digest(prefix_keys: Sequence[int], seen_bytes: int) -> bytes:
+    """What `lua.pm_body` makes of a body that names neither model nor session (haproxy/lua/pointsman.lua)."""
+    return struct.pack(f"<HHII{len(prefix_keys)}Q", 0, 0, 0, seen_bytes, *prefix_keys)
+
+
+def prefix_keys(session: int, count: int) -> list[int]:
+    """Keys of one conversation's prompt: the first `SHARED_KEYS` are those of every conversation."""
+    rng = random.Random(session)
+    return [n + 1 for n in range(min(count, SHARED_KEYS))] + [rng.getrandbits(64) for _ in range(SHARED_KEYS, count)]
+
+
+def notify(number: int, session: str, body: bytes = b"") -> bytes:
+    """The lookup of one request: `route`, or with a digest `route-body`, with the arguments of the shipped spoe.cfg."""
     values = {
         "id": _text(request_id(number)),
         "path": _text("/v1/chat/completions"),
         "session": _text(session),
         "tenant": bytes([DataType.NULL]),
-        "size": _integer(2048),
+        "size": _integer(BODY_BYTES),
     }
-    message = encode_varint(len("route")) + b"route" + bytes([len(values)]) + _items(values)
+    if body:
+        values["body"] = bytes([DataType.STRING]) + encode_varint(len(body)) + body
+    name = b"route-body" if body else b"route"
+    message = encode_varint(len(name)) + name + bytes([len(values)]) + _items(values)
     return _frame(FrameType.NOTIFY, number, 1, message)
 
 
@@ -84,8 +103,11 @@ def end_line(number: int, replica: str) -> bytes:
 class SPOPTarget:
     """A `Target`: the n-th request is the n-th lookup. Frames and lines are built before anything is timed."""
 
-    def __init__(self, spop_port: int, ring_port: int, sessions: Sequence[str], count: int) -> None:
-        self._frames = [notify(number, sessions[number % len(sessions)]) for number in range(count)]
+    def __init__(self, spop_port: int, ring_port: int, *, sessions: int, keys: int, count: int) -> None:
+        bodies = [digest(prefix_keys(n, keys), BODY_BYTES) if keys else b"" for n in range(sessions)]
+        self._frames = [
+            notify(number, f"session-{number % sessions:04d}", bodies[number % sessions]) for number in range(count)
+        ]
         self._lines = [end_line(number, "replica-1") for number in range(count)]
         self._sockets = [connect(spop_port) for _ in range(CONNECTIONS)]
         self._held = dict.fromkeys(self._sockets, b"")

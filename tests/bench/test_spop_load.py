@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.pace import LoadError
-from bench.spop_load import end_line, hello, notify, read_acks, request_id
+from bench.spop_load import digest, end_line, hello, notify, prefix_keys, read_acks, request_id
 from haproxy.spop import HelloReceived, Notify, Scope, SPOPConnection, encode_set_vars
 from router.features import extract
 from router.fronts.ring import EndOfRequest, RingProtocol
@@ -34,7 +34,18 @@ def test_a_lookup_arrives_as_it_was_meant(number: int) -> None:
     assert isinstance(event, Notify)
     features = extract(event.messages[0].args)
     assert (event.stream_id, features.request_id, features.session) == (number, request_id(number), "session-0007")
-    assert (features.path, features.body_bytes, features.tenant) == ("/v1/chat/completions", 2048, "")
+    assert (features.path, features.body_bytes, features.tenant) == ("/v1/chat/completions", 65_536, "")
+
+
+def test_a_digest_is_that_of_the_lua_fetch() -> None:
+    """Prefix keys and bytes seen come out of the router's features; conversations share the head of their keys."""
+    keys, others = prefix_keys(3, 64), prefix_keys(4, 64)
+    connection = shaken()
+    connection.receive_data(notify(9, "session-0003", digest(keys, 65_536)))
+    (event,) = connection.events_received()
+    assert isinstance(event, Notify) and event.messages[0].name == "route-body"
+    assert extract(event.messages[0].args).prefix_keys == tuple(keys)
+    assert keys[:8] == others[:8] and not set(keys[8:]) & set(others[8:])
 
 
 def test_acks_are_read_however_they_are_cut() -> None:
