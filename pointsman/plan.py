@@ -135,6 +135,7 @@ def plan(options: UpOptions) -> EdgePlan:
             "edge": {
                 **document.router.get("edge", {}),
                 "admin_socket": str(run_dir / "admin.sock"),
+                "master_socket": str(run_dir / "master.sock"),
                 "server_options": document.haproxy.get("server_options"),
             },
             "state_file": str(run_dir / "state.json"),

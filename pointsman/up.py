@@ -2,7 +2,7 @@
 
 Everything starts at once; each part waits for those it needs. Ready is when HAProxy is attached to the router and every
 replica passes its health check through it. Order down: HAProxy stops accepting and lets streams finish while everything
-behind it still runs; then replicas, then the router.
+behind it still runs; then replicas, then the router. SIGHUP reloads HAProxy.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ async def _supervise(made: EdgePlan, binary: Binary) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
+    loop.add_signal_handler(signal.SIGHUP, edge.reload_haproxy)
     try:
         starting = asyncio.create_task(edge.start())
         stopping = asyncio.create_task(stop.wait())
@@ -119,6 +120,7 @@ class Edge:
         self._replicas: list[Child] = []
         self._haproxy: HAProxyProcess | None = None
         self._haproxy_task: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -260,6 +262,20 @@ class Edge:
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
+    def reload_haproxy(self) -> None:
+        """SIGHUP: HAProxy's files are rendered anew, with the replicas of the moment, and fresh workers take over.
+
+        Streams go on in the old ones. What HAProxy refuses is logged, and the old workers serve on.
+        """
+        if self._haproxy is not None and (self._reload_task is None or self._reload_task.done()):
+            self._reload_task = asyncio.create_task(self._reload(self._haproxy), name="reload haproxy")
+
+    async def _reload(self, haproxy: HAProxyProcess) -> None:
+        try:
+            await haproxy.reload()
+        except HAProxyError as error:
+            log.error("HAProxy not reloaded", error=str(error))
+
     # Down
 
     async def stop(self) -> None:
@@ -267,9 +283,10 @@ class Edge:
         self._stopping = True
         if self._haproxy is not None:
             await self._haproxy.stop(drain_s=HAPROXY_DRAIN_S)
-        if self._haproxy_task is not None:
-            self._haproxy_task.cancel()
-            await asyncio.gather(self._haproxy_task, return_exceptions=True)
+        for task in (self._haproxy_task, self._reload_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._replicas))
         if self._router is not None:
             await self._router.stop()

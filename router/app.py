@@ -23,7 +23,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from haproxy.reconcile import Reconciler
-from haproxy.runtime_api import RuntimeAPI
+from haproxy.runtime_api import MasterAPI, RuntimeAPI
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
@@ -179,6 +179,7 @@ class Router:
                     body_needs=self._body_needs,
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
+                    master=MasterAPI(settings.edge.master_socket) if settings.edge.master_socket else None,
                 )
                 self._background(stack, "edge sync", self.edge_sync.run())
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)

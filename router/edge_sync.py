@@ -15,6 +15,7 @@ import structlog
 
 from haproxy.errors import HAProxyError
 from haproxy.reconcile import DesiredServer, Observation, Reconciler
+from haproxy.runtime_api import MasterAPI
 from router.body_needs import BodyNeeds
 from router.clock import Clock
 from router.metrics import EdgeHealth
@@ -43,8 +44,10 @@ class EdgeSync:
         body_needs: Callable[[], BodyNeeds],
         clock: Clock,
         interval_s: float,
+        master: MasterAPI | None = None,
     ) -> None:
         self._reconciler = reconciler
+        self._master = master
         self._replicas = replicas
         self._load = load
         self._health = health
@@ -82,6 +85,8 @@ class EdgeSync:
         }
         observation = await self._reconciler.step(desired)
         self._apply(observation)
+        if self._load.is_blind and self._master is not None and await self._only_worker_is(observation.pid):
+            self._load.regain_sight()
         needs = self._body_needs()
         if needs is not self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
@@ -92,11 +97,16 @@ class EdgeSync:
             self._readiness.met("haproxy")
             log.info("HAProxy attached", pid=observation.pid, servers=len(observation.servers))
 
+    async def _only_worker_is(self, pid: int) -> bool:
+        """Whether no old worker is left to finish its streams. Raises HAProxyError."""
+        assert self._master is not None
+        return set(await self._master.workers()) <= {pid}
+
     def _apply(self, observation: Observation) -> None:
         if observation.pid != self._pid:
             if self._pid is not None:
                 self._health.restarts_seen += 1
-                self._load.haproxy_restarted()
+                self._load.lose_sight(self._clock())
                 log.info("HAProxy restarted", before=self._pid, pid=observation.pid)
             self._pid = observation.pid
             self._told = None

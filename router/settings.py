@@ -25,7 +25,9 @@ from router.errors import SettingsError
 
 ENV_PREFIX = "POINTSMAN_"
 
-DEFAULT_POLICY: Mapping[str, Any] = {"policy": "kv_cost"}
+DEFAULT_POLICY: Mapping[str, Any] = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
+"""Reads no body and needs small buffers, so that HAProxy can send again what a dying replica left unanswered. `kv_cost`
+places better where replicas tell what they hold; it is one word away."""
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -69,6 +71,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     admin_socket: str = ""
     """Path of HAProxy's admin socket. Empty: none is attached, and registered replicas count as healthy."""
+    master_socket: str = ""
+    """Path of HAProxy's master socket, which tells when the old workers of a reload are gone. Empty: after a reload,
+    reservations whose end-of-request line is lost stay until they expire."""
     backend: str = "fleet"
     server_options: ServerOptions = ServerOptions()
     """How servers added at run time are checked; the same values HAProxy's configuration was rendered with."""

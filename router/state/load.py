@@ -35,8 +35,6 @@ class Reservation(msgspec.Struct, gc=False):
     slot: int
     tokens: int
     made_s: float
-    comparable: bool = True
-    """False once HAProxy reloaded: the old worker's sessions are invisible to the worker we ask."""
 
 
 class LoadTable:
@@ -47,6 +45,7 @@ class LoadTable:
         self._max = max_reservations
         self._reservations: dict[str, Reservation] = {}
         self._columns(INITIAL_SLOTS)
+        self._blind_until_s = 0.0
         self.expired = 0
         """Reservations ended by their TTL or by the limit."""
         self.leaked = 0
@@ -123,7 +122,7 @@ class LoadTable:
         before = int(self._surplus[slot])
         foreign = max(0, min(surplus, before))
         leaked = max(0, min(-surplus, -before))
-        if leaked:
+        if leaked and now_s >= self._blind_until_s:
             surplus += self._drop_leaked(slot, leaked, now_s)
         self.in_flight[slot] += foreign - int(self.foreign[slot])
         self.foreign[slot] = foreign
@@ -135,18 +134,28 @@ class LoadTable:
         for request_id, reservation in self._reservations.items():  # oldest first
             if len(found) == count or reservation.made_s > settled:
                 break
-            if reservation.slot == slot and reservation.comparable:
+            if reservation.slot == slot:
                 found.append(request_id)
         for request_id in found:
             self.release(request_id)
         self.leaked += len(found)
         return len(found)
 
-    def haproxy_restarted(self) -> None:
-        """Existing reservations may live on in an old worker `observe` cannot see: only their line or TTL ends them."""
-        for reservation in self._reservations.values():
-            reservation.comparable = False
+    def lose_sight(self, now_s: float) -> None:
+        """HAProxy reloaded: streams of its old workers run on where `observe` cannot see them, so nothing is leaked
+        until `regain_sight`, or at the latest when every reservation of now has expired."""
+        self._blind_until_s = now_s + self._ttl_s
         self._surplus[:] = 0
+
+    def regain_sight(self) -> None:
+        """The old workers are gone: what of theirs is still held has lost its line, and leaks like any other."""
+        self._blind_until_s = 0.0
+        self._surplus[:] = 0
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether streams may run where `observe` cannot see them."""
+        return self._blind_until_s > 0.0
 
     def expire(self, now_s: float) -> int:
         """Ends reservations older than their TTL; how many."""

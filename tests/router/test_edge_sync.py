@@ -136,12 +136,28 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     assert world.health.restarts_seen == 1
 
 
-async def test_a_restart_of_haproxy_spares_reservations_of_the_old_worker(world: World) -> None:
-    """Their streams run on where we cannot count them."""
+class FakeMaster:
+    """A master process with the workers it is told."""
+
+    def __init__(self) -> None:
+        self.pids = [100]
+
+    async def workers(self) -> list[int]:
+        return self.pids
+
+
+async def test_a_reload_of_haproxy_spares_reservations_while_the_old_worker_lives(world: World) -> None:
+    """Its streams run on where we cannot count them; when it is gone, what lost its line goes."""
+    master = FakeMaster()
+    world.sync._master = master  # type: ignore[assignment]
     await world.round()
     slot = world.replicas.get("a").slot  # type: ignore[union-attr]
     world.load.reserve("r", slot, 1, now_s=world.now_s)
-    world.haproxy.pid = 101
+    world.haproxy.pid, master.pids = 101, [101, 100]
     for _ in range(20):
         await world.round()
     assert "r" in world.load
+    master.pids = [101]
+    for _ in range(4):
+        await world.round()
+    assert "r" not in world.load

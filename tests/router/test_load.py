@@ -84,13 +84,18 @@ def test_a_fresh_reservation_is_never_taken_for_leaked(load: LoadTable) -> None:
 
 
 def test_streams_of_an_old_haproxy_worker_are_not_taken_for_leaked(load: LoadTable) -> None:
-    """After a reload the sessions of the old worker are invisible; their lines still come."""
+    """After a reload the sessions of the old worker are invisible; once it is gone, what it left behind leaks."""
     load.reserve("a", 0, 5, now_s=0.0)
-    load.haproxy_restarted()
+    load.reserve("b", 0, 5, now_s=0.0)
+    load.lose_sight(now_s=5.0)
     for at_s in (10.0, 11.0, 12.0):
         load.observe(0, sessions=0, now_s=at_s)
-    assert load.in_flight[0] == 1
+    assert load.in_flight[0] == 2 and load.is_blind
     assert load.release("a") == 0
+    load.regain_sight()
+    for at_s in (13.0, 14.0):
+        load.observe(0, sessions=0, now_s=at_s)
+    assert load.in_flight[0] == 0 and load.leaked == 1 and not load.is_blind
 
 
 def test_the_table_is_bounded() -> None:
@@ -151,9 +156,11 @@ class LoadMachine(RuleBasedStateMachine):
         self.now_s += seconds
         self.load.expire(self.now_s)
 
-    @rule()
-    def restart(self) -> None:
-        self.load.haproxy_restarted()
+    @rule(gone=st.booleans())
+    def restart(self, gone: bool) -> None:
+        self.load.lose_sight(self.now_s)
+        if gone:
+            self.load.regain_sight()
 
     @rule(slot=st.integers(0, 2))
     def clear(self, slot: int) -> None:
