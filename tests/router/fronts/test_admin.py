@@ -80,6 +80,20 @@ async def test_a_policy_goes_live_with_its_defaults_filled_in() -> None:
         assert told["decision"]["first"] == "a" and told["policy"] == applied
 
 
+async def test_explaining_by_kv_shows_every_term() -> None:
+    """For each candidate what of the prompt is resident there, and terms that add up to its score."""
+    async with running_router(policy={"policy": "kv_cost"}) as router, client_of(router) as client:
+        await register(router, "a", "b")
+        await client.post("/v1/replicas/b/events", json={"epoch": "e", "seq": 0, "snapshot": True, "stored": [7, 8]})
+        told = (await client.post("/v1/explain", json={"body_bytes": 4000, "prefix_keys": [7, 8, 9]})).json()
+        assert (told["decision"]["first"], told["decision"]["reason"]) == ("b", "kv-prefix")
+        assert told["prompt_tokens"] == 1000
+        assert {row["replica"]: row["resident_tokens"] for row in told["candidates"]} == {"a": 0, "b": 256}
+        for row in told["candidates"]:
+            assert set(row["terms"]) == {"queue", "miss", "evict", "interference", "tie"}
+            assert sum(row["terms"].values()) == pytest.approx(row["score"])
+
+
 async def test_a_refused_policy_leaves_the_old_one_and_says_so_in_metrics() -> None:
     """`config_last_reload_successful` is 0 until a change succeeds."""
     async with running_router() as router, client_of(router) as client:
