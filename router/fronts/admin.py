@@ -60,6 +60,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 EVENTS_INTERVAL_MS = 20
 """How long engines gather what changes while the policy goes by it."""
 
+MAX_EVENTS_PER_S = 1000
+"""Messages of all engines together, about half a core: in a larger fleet each gathers for longer."""
+
 IDLE_EVENTS_INTERVAL_MS = 1000
 """The same while no policy reads it: often enough to be in step when one does."""
 
@@ -179,6 +182,7 @@ class AdminFront:
             raise HTTPException(400, f"body: not {media_type}: {error}") from error
         resync = self._kv.apply(replica.slot, events, self._clock())
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
+        interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
         return _json(EventsAnswer(resync=resync, interval_ms=interval_ms))
 
     def _known(self, request: Request) -> Replica:

@@ -137,6 +137,15 @@ async def test_routers_say_how_often_they_want_to_be_told() -> None:
                 await until(lambda p=publisher, i=interval_s: _true(p._targets[0]._interval_s == i))  # type: ignore[misc]
 
 
+async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
+    """Fifty replicas may each speak every 50 ms: a thousand messages a second in all."""
+    async with running_router(policy={"policy": "kv_cost"}) as router:
+        await register(router, *(f"r{number}" for number in range(50)))
+        async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
+            answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
+            assert answer.json() == {"resync": False, "interval_ms": 50}
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
