@@ -93,17 +93,19 @@ def _failover(quick: bool) -> Bench:
 
 
 def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
-    """Runs benches one after the other, prints as each ends, and reports all at the end."""
+    """Runs benches one after the other, prints as each ends, and reports at the end all that worked."""
     bystanders = Bystanders()
     console = Console(width=None if sys.stdout.isatty() else 200)
     tables: list[Table] = []
     figures: dict[str, Any] = {}
+    failed = False
     for name, bench in benches.items():
         try:
             made, figures[name] = uvloop.run(bench())
         except (PeerError, LoadError, ProcessEndedError) as error:
             print(f"bench {name}: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
+            failed = True
+            continue
         tables += made
         if not as_json:
             for table in made:
@@ -116,6 +118,8 @@ def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
         console.print(_where(report), highlight=False)
     if out is not None:
         out.write_text(report.json() + "\n")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _where(report: Report) -> str:

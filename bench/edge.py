@@ -51,7 +51,7 @@ BODY_KB = (2, 40, 200)
 STREAM_BODY_BYTES = 2048
 WARM_S = 0.3
 MIN_DECIDED = 0.99
-"""Below this share of answers placed by the router a slice did not measure its work."""
+"""Below this share of answers placed by the router its work was not measured."""
 MIN_ANSWERS, MAX_SLICE_S = 32, 10.0
 """A slice goes on until so many answers are in, or so long."""
 SETTLE_S = 0.6
@@ -153,8 +153,8 @@ async def measure_requests(side: Side, bodies: list[bytes], options: EdgeOptions
     _require_all_good(side, tally, count)
     cpu_us = {part: seconds / count * 1e6 for part, seconds in used_s(before, after).items()}
     p50_ms, p99_ms = (quantile(latencies_s, share) * 1000 for share in (0.5, 0.99))
-    decided = 1 - tally.reasons[FAIL_OPEN] / tally.ok
-    return Slice(side.name, count, count / took_s, cpu_us, p50_ms, p99_ms, decided)
+    placed = 1 - tally.reasons[FAIL_OPEN] / tally.ok
+    return Slice(side.name, count, count / took_s, cpu_us, p50_ms, p99_ms, placed)
 
 
 async def measure_tokens(side: Side, body: bytes, idle: dict[str, float], options: EdgeOptions) -> Slice:
@@ -253,6 +253,11 @@ def of(slices: list[Slice], side: str) -> list[Slice]:
     return [one for one in slices if one.side == side]
 
 
+def decided(slices: list[Slice]) -> float:
+    """The share of all their answers that the router placed."""
+    return sum(one.decided * one.count for one in slices) / sum(one.count for one in slices)
+
+
 def ratios(slices: list[Slice], side: str, peer: str = PEER) -> list[float]:
     """CPU of a side over the peer's, round by round."""
     return [a.all_us / b.all_us for a, b in zip(of(slices, side), of(slices, peer), strict=True)]
@@ -278,7 +283,7 @@ def request_table(pair: Pair, slices: dict[str, list[Slice]]) -> Table:
                     parts,
                     spread(ratio, 2) if side != PEER else "1",
                     bound(key),
-                    f"{min(one.decided for one in mine) * 100:.1f} %" if side != PEER else "",
+                    f"{decided(mine) * 100:.1f} %" if side != PEER else "",
                     f"{median([one.per_s for one in mine]):.0f}",
                     f"{median([one.p50_ms for one in mine]):.2f} / {median([one.p99_ms for one in mine]):.1f}",
                     _verdict(key, mine, ratio),
@@ -292,7 +297,7 @@ def request_table(pair: Pair, slices: dict[str, list[Slice]]) -> Table:
 
 
 def _verdict(key: str, mine: list[Slice], ratio: list[float]) -> str:
-    if key and min(one.decided for one in mine) < MIN_DECIDED:
+    if bound(key) and decided(mine) < MIN_DECIDED:
         return "void: too few decided"
     return verdict(key, median(ratio))
 
@@ -351,7 +356,7 @@ def _notes(options: EdgeOptions) -> list[str]:
         f"median (least-greatest) of {options.rounds} slices of {options.slice_s:g} s a side; ratio: median of the "
         f"ratios of slices of one round; {options.connections} keep-alive connections, closed loop, {SESSIONS} "
         f"sessions, {options.replicas} stub replicas",
-        "decided: the least share of a slice's requests that the router placed, not HAProxy alone",
+        "decided: the share of the requests that the router placed, not HAProxy alone",
         f"vllm-router {VLLM_ROUTER_VERSION} logs nothing per request here; at its default level its consistent_hash "
         "writes three lines a request",
         f"tokens: {options.streams} streams, a token each every {options.token_interval_ms:g} ms, idle CPU taken off",

@@ -223,7 +223,7 @@ def lookup_tables(
             ["what", "measured", "budget", "verdict"],
             rows,
             [
-                f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency from when a lookup was due",
+                f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency from when one was due",
                 "CPU: SPOP, decision and the ring's line of the request's end",
                 "sent late: by the load generator itself; where it is not far below p99, the machine was too busy",
             ],
