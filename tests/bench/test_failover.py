@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
-from bench.failover import failover_table, handles
+from bench.failover import failover_table
 from bench.peers import edge_part
 from bench.scene import EventResult, FailoverOptions
 
@@ -28,12 +25,6 @@ def test_failures_are_counted_by_kind_and_held_to_none() -> None:
     assert (first["budget"], first["verdict"], first["fail-open"]) == ("0", "short by 3 requests", "7 (6)")
     assert (second["failed"], second["verdict"], second["seconds until"]) == ("0", "met", "reloaded 0.09")
     assert second["first byte, quiet, ms"] == "1.0 / 2.0"
-
-
-def test_a_handled_signal_is_seen_from_outside() -> None:
-    """SIGINT is handled by Python itself, SIGURG by nobody."""
-    assert handles(os.getpid(), signal.SIGINT)
-    assert not handles(os.getpid(), signal.SIGURG)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from bench.report import (
     write_docs,
 )
 
-RESULTS = sorted((Path(__file__).parents[2] / "bench" / "results").glob("*.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "bench" / "results").glob("edges*.json"))
 
 
 def make_report() -> Report:
