@@ -100,5 +100,5 @@ def test_results_say_where_they_come_from(file: Path) -> None:
 
 
 def test_own_work_is_not_that_of_bystanders() -> None:
-    """A share of the machine: at least nothing, and without a wait hardly more than everything."""
-    assert 0 <= Bystanders().share() <= 2
+    """A share of the machine: never less than nothing; over no time at all it has no upper end."""
+    assert Bystanders().share() >= 0
