@@ -17,6 +17,9 @@ pytestmark = [
     pytest.mark.skipif(not (find_spec("ray") and find_spec("vllm")), reason="vllm is not installed: make engine-cpu"),
 ]  # fmt: skip
 
+SESSIONS = [f"subject {n}" for n in range(16)]
+"""An idle fleet gives a new session to any replica by dice: all sixteen to one of two happens once in 32,768."""
+
 RESTART_S = 240.0
 """A replica imports vLLM, loads and warms up again."""
 
@@ -55,21 +58,26 @@ async def kill_replica(edge: RunningEdge, replica: str) -> None:
 
 async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
     """Two replicas: tokens stream, sessions stick, one is killed and sessions move; it comes back and serves."""
-    async with running_up(2, "--engine", "vllm", "--policy", "session_affinity", engine={}, start_s=600.0) as edge:
+    async with (
+        running_up(2, "--engine", "vllm", "--policy", "session_affinity", engine={}, start_s=600.0) as edge,
+        AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=120) as client,
+    ):
         views = await edge.replicas()
         model = next(iter(views.values()))["model"]
-        client = AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=120)
-        served = {}
-        for session in ("rivers", "trains", "birds", "stars"):
+        served: dict[str, str] = {}
+        for session in SESSIONS:
             first = await streamed(client, model, session)
             again = await streamed(client, model, session)
             assert first[2] == again[2] == 24
             assert again[:2] == (first[0], "session-pin")
             served[session] = first[0]
-        assert set(served.values()) == set(views), "both replicas serve"
-        victim = served["rivers"]
+            if len(served) >= 4 and set(served.values()) == set(views):
+                break
+        else:
+            pytest.fail(f"one replica serves every session: {served}")
+        victim = served[SESSIONS[0]]
         await kill_replica(edge, victim)
-        moved = await streamed(client, model, "rivers")
+        moved = await streamed(client, model, SESSIONS[0])
         assert moved[0] != victim and moved[2] == 24
 
         async def out() -> bool:
@@ -82,10 +90,9 @@ async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
             return (await edge.states()).get(victim) == "up"
 
         await until(back, RESTART_S)
-        fresh = await asyncio.gather(*(streamed(client, model, f"fresh {n}", 4) for n in range(8)))
+        fresh = await asyncio.gather(*(streamed(client, model, f"fresh {n}", 4) for n in range(16)))
         assert victim in {replica for replica, _, _ in fresh}
         await until(edge.idle)
-        await client.close()
         tree = edge.tree()
         assert await edge.stop() == 0
 
