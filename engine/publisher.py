@@ -1,10 +1,10 @@
 """Tells routers what changes in an engine: prefix keys, first tokens, ends of requests, load.
 
-`Publisher` gathers what it is told and posts it to `POST /v1/replicas/{id}/events` of every router, at most one message
-at a time to each, as often as that router asks for (20 ms while its policy goes by it). Messages are numbered for each
-router apart; the first one, and each one after something was lost on the way, is a snapshot of all that is resident. So
-a router that was away, restarted or overrun is right again with the next message, and nothing here grows while it is
-away: what waits is bounded, and beyond the bound the snapshot says it better.
+`Publisher` gathers what it is told and sends it through every one of its transports (engine/transport.py), one for each
+listener, at most one message at a time, as often as that listener asks for (20 ms while a router's policy goes by it).
+Messages are numbered for each listener apart; the first one, and each one after something was lost on the way, is a
+snapshot of all that is resident. So a router that was away, restarted or overrun is right again with the next message,
+and nothing here grows while it is away: what waits is bounded, and beyond the bound the snapshot says it better.
 """
 
 from __future__ import annotations
@@ -13,59 +13,48 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import httpx
-import msgspec
-
-from router.state.schema import MSGPACK_TYPE, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
+from engine.transport import Transport, TransportError
+from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken
 
 log = logging.getLogger("pointsman.publisher")
 
 INTERVAL_S = 0.02
-"""How long changes are gathered until a router has asked for something else."""
+"""How long changes are gathered until a listener has asked for something else."""
 
 HEARTBEAT_S = 5.0
 """Without changes a message goes out this often: a router that came back empty learns what is resident."""
 
 BACKOFF_MAX_S = 2.0
-TIMEOUT_S = 2.0
 MAX_PENDING_KEYS = 65_536
-"""Changes waiting for one router. Beyond, it gets a snapshot."""
+"""Changes waiting for one listener. Beyond, it gets a snapshot."""
 
 MAX_PENDING_REQUESTS = 16_384
-"""First tokens, and ends, waiting for one router. Beyond, the oldest go: reservations end without them too."""
+"""First tokens, and ends, waiting for one listener. Beyond, the oldest go: reservations end without them too."""
 
 
 class Publisher:
-    """One engine's voice. Tell it through the four methods; run `run` as a task."""
+    """One engine's voice. Tell it through the three methods; run `run` as a task."""
 
     def __init__(
         self,
-        admin_urls: Sequence[str],
-        token: str,
-        replica_id: str,
+        transports: Sequence[Transport],
         *,
         epoch: str,
         capacity_tokens: int,
         resident: Callable[[], list[int]],
         load: Callable[[], EngineLoad],
     ) -> None:
-        """`epoch` names this life of the engine; `resident` and `load` are asked when a message is made."""
-        # Environment proxies are for the outside world, not for a control plane next door.
-        self._client = httpx.AsyncClient(
-            headers={"content-type": MSGPACK_TYPE} | ({"authorization": f"Bearer {token}"} if token else {}),
-            timeout=TIMEOUT_S,
-            trust_env=False,
-        )
-        self._targets = [_Target(f"{admin.rstrip('/')}/v1/replicas/{replica_id}/events", self) for admin in admin_urls]
+        """`epoch` names this life of the engine; `resident` and `load` are asked when a message is made. Closes the
+        transports when it is closed."""
+        self._targets = [_Target(transport, self) for transport in transports]
         self.epoch = epoch
         self.capacity_tokens = capacity_tokens
         self.resident = resident
         self.load = load
-        self.client = self._client
 
     @property
     def snapshots(self) -> int:
-        """Snapshots sent, to all routers."""
+        """Snapshots sent, to all listeners."""
         return sum(target.snapshots for target in self._targets)
 
     def keys(self, stored: Sequence[int], evicted: Sequence[int]) -> None:
@@ -85,22 +74,22 @@ class Publisher:
             target.wake()
 
     async def run(self) -> None:
-        """Posts until cancelled."""
+        """Sends until cancelled."""
         async with asyncio.TaskGroup() as group:
             for target in self._targets:
-                group.create_task(target.run(), name=f"publish {target.url}")
+                group.create_task(target.run(), name=f"publish to {target.transport}")
 
     async def close(self) -> None:
         """After `run` was cancelled: last words, then silence."""
-        await asyncio.gather(*(target.post() for target in self._targets if target.changed))
-        await self._client.aclose()
+        await asyncio.gather(*(target.send() for target in self._targets if target.changed))
+        await asyncio.gather(*(target.transport.close() for target in self._targets))
 
 
 class _Target:
-    """What one router does not know yet."""
+    """What one listener does not know yet."""
 
-    def __init__(self, url: str, publisher: Publisher) -> None:
-        self.url = url
+    def __init__(self, transport: Transport, publisher: Publisher) -> None:
+        self.transport = transport
         self._publisher = publisher
         self._pending: dict[int, bool] = {}
         self.first: list[FirstToken] = []
@@ -145,7 +134,7 @@ class _Target:
             if not self._snapshot:
                 await asyncio.sleep(self._interval_s)
             self._wanted.clear()
-            if await self.post():
+            if await self.send():
                 failures = 0
                 if self._snapshot:
                     self._wanted.set()
@@ -154,8 +143,8 @@ class _Target:
                 failures += 1
                 self._wanted.set()
 
-    async def post(self) -> bool:
-        """Sends what waits; False when the router did not take it, and then it gets a snapshot next."""
+    async def send(self) -> bool:
+        """Sends what waits; False when it was not taken, and then a snapshot is next."""
         publisher = self._publisher
         first, self.first = self.first, []
         finished, self.finished = self.finished, []
@@ -174,16 +163,13 @@ class _Target:
         )
         self._seq += 1
         self.snapshots += snapshot
+        said, expected = "", False
         try:
-            response = await publisher.client.post(self.url, content=msgspec.msgpack.encode(message))
-            said = "" if response.is_success else f"answered {response.status_code}: {response.text[:200]}"
-            if not said:
-                answer = msgspec.json.decode(response.content, type=EventsAnswer)
-        except (httpx.HTTPError, msgspec.MsgspecError) as error:
-            said = f"cannot be told: {type(error).__name__}"
-        # A replica that is not registered yet is expected at every start.
-        if said != self._said and not said.startswith("answered 404"):
-            log.log(logging.WARNING if said else logging.INFO, "%s: %s", self.url, said or "follows")
+            answer = await self.transport.send(message)
+        except TransportError as error:
+            said, expected = str(error), error.expected
+        if said != self._said and not expected:
+            log.log(logging.WARNING if said else logging.INFO, "%s: %s", self.transport, said or "follows")
         self._said = said
         if said:
             self._snapshot = True

@@ -156,6 +156,11 @@ class KVState:
         self.index.clear_slot(slot)
         del self._feeds[slot]
 
+    def sized(self, slot: int, capacity_tokens: int) -> None:
+        """An endpoint there, which tells nothing itself, has room for so many tokens of KV, more than 0: whoever read
+        its cache configuration says so. May be called again."""
+        self.columns.set_capacity(slot, capacity_tokens)
+
     def load(self, slot: int) -> EngineLoad | None:
         """What the engine last said of its load."""
         return self._feeds[slot].load

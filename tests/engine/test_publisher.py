@@ -12,6 +12,7 @@ from edge import until
 from router_fixture import register, running_router
 
 from engine.publisher import MAX_PENDING_KEYS, Publisher
+from engine.transport import HttpTransport
 from router.app import Router
 from router.state.schema import EngineLoad, Finished, FirstToken
 
@@ -24,9 +25,7 @@ class Engine:
 
     def publisher(self, *admin_urls: str, epoch: str = "one") -> Publisher:
         return Publisher(
-            admin_urls,
-            "",
-            "a",
+            [HttpTransport(url, "", "a") for url in admin_urls],
             epoch=epoch,
             capacity_tokens=5000,
             resident=lambda: list(self.resident),

@@ -59,6 +59,14 @@ def test_what_engines_store_is_resident() -> None:
     assert fleet.resident(fleet.ask("r", 8)) == [0, 256, 0]
 
 
+def test_somebody_else_may_size_an_endpoint() -> None:
+    """One that tells nothing itself has the capacity that was read off it."""
+    fleet = Fleet()
+    fleet.kv.sized(2, 7_000)
+    assert fleet.kv.signals.capacity[:3].tolist() == [100_000, 100_000, 7_000]
+    fleet.kv.validate()
+
+
 def test_a_decision_is_expected_to_come_true() -> None:
     """Followers see the prompt where it was sent, until its time is up; its prefill is in front of them."""
     fleet = Fleet()
