@@ -12,6 +12,7 @@ from haproxy.errors import ConfigError
 from pointsman.engine_commands import read_mapping
 from pointsman.errors import StartError
 from router.state.saved import StateFile
+from router.state.schema import Role
 
 DEFAULTS: dict[str, Any] = {
     "binds": [{"host": "0.0.0.0", "port": 8000}],
@@ -26,8 +27,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 def saved_servers(state: Path) -> tuple[Server, ...]:
-    """The replicas a router saved, as servers: HAProxy then serves from its first request. Raises StateFileError."""
-    return tuple(Server(replica.id, replica.host, replica.port) for replica in StateFile(state).load().replicas)
+    """The replicas a router saved, as servers: HAProxy then serves from its first request. Raises StateFileError.
+
+    Prefill replicas are left to the router, which adds them as drained: no request is theirs.
+    """
+    saved = StateFile(state).load().replicas
+    return tuple(
+        Server(replica.id, replica.host, replica.port) for replica in saved if replica.role is not Role.PREFILL
+    )
 
 
 def render_to(config: Path | None, out: Path, state: Path | None = None) -> list[Path]:

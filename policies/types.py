@@ -264,6 +264,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     status: int = 0
     """0 routes; 429 or 503 is answered by HAProxy itself."""
     retry_after_s: int = 0
+    prefill: str = ""
+    """Id of the replica that computes the prompt for `first`; empty: `first` does so itself."""
+    prefill_address: str = ""
+    """Its host:port, which `first` is told."""
+    pairing: str = ""
+    """Why there is a `prefill` or none (`policies.pair.Pairing`); empty where `first` is no decode replica."""
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

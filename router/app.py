@@ -100,6 +100,7 @@ class Router:
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
             override_header=settings.override_header,
+            pair=settings.pair,
         )
         self.policy = PolicyControl(
             self.pipeline, self.decision_metrics, settings.policy, on_changed=self._registry_changed
@@ -301,7 +302,7 @@ class Router:
             if saved.replicas:
                 log.info("state restored", replicas=len(saved.replicas), policy=self.pipeline.policy.name)
         for static in self.settings.replicas:
-            registration = Registration(url=static.url, model=static.model)
+            registration = Registration(url=static.url, model=static.model, role=static.role)
             try:
                 endpoint = await resolve_endpoint(static.url)
                 self.replicas.put(static.id, registration, endpoint, now_s)

@@ -22,6 +22,7 @@ from router.metrics import EdgeHealth
 from router.readiness import Readiness
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
+from router.state.schema import Role
 
 BODY_VARIABLE = "proc.pm.body"
 
@@ -80,7 +81,9 @@ class EdgeSync:
     async def round(self) -> None:
         """One comparison. Raises HAProxyError when HAProxy is away or refuses."""
         desired = {
-            replica.id: DesiredServer(replica.id, replica.host, replica.port, drain=replica.draining)
+            replica.id: DesiredServer(
+                replica.id, replica.host, replica.port, drain=replica.draining or replica.role is Role.PREFILL
+            )
             for replica in self._replicas
         }
         observation = await self._reconciler.step(desired)
@@ -117,7 +120,8 @@ class EdgeSync:
                 continue  # it changed while we asked; the next round sees it
             if self._replicas.set_health(name, _HEALTH[server.health]):
                 log.info("replica health", replica=name, health=server.health, url=replica.url)
-            self._load.observe(replica.slot, server.sessions + server.queued, now_s)
+            if replica.role is not Role.PREFILL:  # decode replicas send it its work, past HAProxy
+                self._load.observe(replica.slot, server.sessions + server.queued, now_s)
 
     def _failed(self, error: HAProxyError) -> None:
         self._health.sync_errors += 1

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from router.state.kv import KVState
 from router.state.replicas import ReplicaRegistry
+from router.state.schema import Handoffs
 
 
 class KVCollector(Collector):
@@ -95,6 +96,11 @@ class KVCollector(Collector):
         running = gauge("engine_running", "Requests in the engine's batch, as it told.")
         waiting = gauge("engine_waiting", "Requests before the batch, as it told.")
         usage = gauge("engine_kv_usage", "Share of KV blocks in use, as it told.")
+        handoffs = CounterMetricFamily(
+            "pointsman_prefill_handoffs",
+            "What became of prompts that prefill replicas were to compute, as decode replicas told.",
+            labels=("replica", "outcome"),
+        )
         signals = self._kv.signals
         for replica in sorted(self._replicas, key=lambda r: r.id):
             slot, label = replica.slot, (replica.id,)
@@ -108,4 +114,8 @@ class KVCollector(Collector):
                 running.add_metric(label, load.running)
                 waiting.add_metric(label, load.waiting)
                 usage.add_metric(label, load.kv_usage)
-        yield from (backlog, footprint, capacity, prefill, running, waiting, usage)
+            told = self._kv.handoffs(replica.slot)
+            if told is not None:
+                for outcome in Handoffs.__struct_fields__:
+                    handoffs.add_metric((*label, outcome), getattr(told, outcome))
+        yield from (backlog, footprint, capacity, prefill, running, waiting, usage, handoffs)

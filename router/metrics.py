@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from policies.pair import Pairing
 from policies.types import Reason
 from router.histogram import Histogram
 from router.state.load import LoadTable
@@ -35,6 +36,8 @@ class DecisionMetrics:
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, Reason]] = Counter()
+        self.pairings: Counter[Pairing] = Counter()
+        """Decisions for decode replicas, by who computes the prompt."""
         self.lookup_s = Histogram(LOOKUP_BOUNDS_S)
         """Time a lookup spends in this process: features, decision, answer."""
         self.lookup_errors = 0
@@ -132,6 +135,14 @@ class StateCollector(Collector):
         for (policy, reason), count in sorted(self._decisions.by_reason.items()):
             decided.add_metric((policy, reason), count)
         yield decided
+        paired = CounterMetricFamily(
+            "pointsman_prefill_decisions",
+            "Decisions for decode replicas: the prompt is computed by a prefill replica (paired), or there and why.",
+            labels=("pairing",),
+        )
+        for pairing, count in sorted(self._decisions.pairings.items()):
+            paired.add_metric((pairing,), count)
+        yield paired
         yield _histogram(
             "pointsman_lookup_seconds", "Time a lookup spends in the router.", (), [((), self._decisions.lookup_s)]
         )

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.base import Context, Needs, Policy
+from policies.pair import Pair, PairConfig, Pairing, choose_prefill
 from policies.registry import build_policy, installed_policies
 from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, Refusal, RequestFeatures
-from router.features import expected_tokens
+from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
 from router.state.kv import KVState, Prompt
 from router.state.load import LoadTable
-from router.state.replicas import Membership, ReplicaRegistry
+from router.state.replicas import Membership, Replica, ReplicaRegistry
+from router.state.schema import Role
 from router.state.sessions import SessionTable
 
 RANKED = 2
@@ -52,6 +54,7 @@ class Pipeline:
         metrics: DecisionMetrics,
         rng: random.Random,
         override_header: bool = False,
+        pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
     ) -> None:
         self._active = _Active(policy)
         self._replicas = replicas
@@ -61,6 +64,7 @@ class Pipeline:
         self._metrics = metrics
         self._rng = rng
         self._override_header = override_header
+        self._pair_config = pair
         self._overrides: dict[str, _Active] = {}
 
     @property
@@ -99,10 +103,18 @@ class Pipeline:
             self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
         if features.session and active.pins:
             self._sessions.pin(features.session, first, now_s)
+        second = ids[ranked[1].slot] if len(ranked) > 1 else ""
+        pair = None if members.prefills is None else self._pair(members, best.slot, features, candidates, self._rng)
         if prompt is not None:
-            self._kv.placed(features, prompt, best.slot, candidates, now_s)
+            prefill = NO_SLOT if pair is None else pair.slot
+            self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)
         self._metrics.decided(active.name, best.reason)
-        return Decision(best.reason, first, ids[ranked[1].slot] if len(ranked) > 1 else "")
+        if pair is None:
+            return Decision(best.reason, first, second)
+        self._metrics.pairings[pair.pairing] += 1
+        if pair.slot != NO_SLOT and features.request_id:
+            self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
+        return self._paired(best.reason, first, second, pair)
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
         """What `decide` would answer and the signals it would see; reserves, pins and counts nothing."""
@@ -110,9 +122,7 @@ class Pipeline:
         policy = active.policy
         members = self._replicas.membership(features.model)
         excluded = {
-            replica.id: replica.state if not replica.eligible else "other-model"
-            for replica in self._replicas
-            if replica.slot not in members.slots
+            replica.id: _why_excluded(replica) for replica in self._replicas if replica.slot not in members.slots
         }
         explained: dict[str, Any] = {"policy": policy.describe(), "excluded": excluded}
         if not len(members.slots):
@@ -128,7 +138,9 @@ class Pipeline:
         terms = {name: column.tolist() for name, column in twin.terms(features, candidates).items()}
         ids = self._replicas.ids
         places = {place.slot: (at, place) for at, place in enumerate(ranked, 1)}
-        decision = Decision(ranked[0].reason, ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else "")
+        first, second = ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
+        pair = None if members.prefills is None else self._pair(members, ranked[0].slot, features, candidates, rng)
+        decision = self._paired(ranked[0].reason, first, second, pair)
         return explained | {
             "decision": decision if refusal is None else _refused(refusal),
             "prompt_tokens": candidates.prompt_tokens,
@@ -150,6 +162,33 @@ class Pipeline:
         """What the active policy would be given for a request; nothing changes. At least one replica is eligible."""
         prompt = self._kv.read(features, now_s) if self._active.by_kv else None
         return self._gather(self._active, features, self._replicas.membership(features.model), prompt, now_s)
+
+    def _pair(
+        self,
+        members: Membership,
+        decode: int,
+        features: RequestFeatures,
+        candidates: Candidates,
+        rng: random.Random,
+    ) -> Pair | None:
+        """Who prefills for `decode`; None where it is no decode replica."""
+        assert members.prefills is not None
+        prefills = members.prefills.get(decode)
+        if prefills is None:
+            return None
+        tokens = candidates.prompt_tokens or features.body_bytes // BYTES_PER_TOKEN
+        return choose_prefill(self._pair_config, candidates, decode, prefills, tokens, rng)
+
+    def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None) -> Decision:
+        if pair is None:
+            return Decision(reason, first, second)
+        if pair.pairing is not Pairing.PAIRED:
+            return Decision(reason, first, second, pairing=pair.pairing)
+        replica = self._replicas.get(self._replicas.ids[pair.slot])
+        assert replica is not None, "members are registered"
+        return Decision(
+            reason, first, second, prefill=replica.id, prefill_address=replica.address, pairing=pair.pairing
+        )
 
     def _gather(
         self, active: _Active, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
@@ -199,6 +238,12 @@ class Pipeline:
 
     def describe(self) -> Mapping[str, object]:
         return self._active.policy.describe()
+
+
+def _why_excluded(replica: Replica) -> str:
+    if not replica.eligible:
+        return replica.state
+    return "prefill" if replica.role is Role.PREFILL else "other-model"
 
 
 def _refused(refusal: Refusal) -> Decision:

@@ -20,8 +20,10 @@ import yaml
 
 from haproxy.config import ServerOptions
 from policies.errors import PolicyError
+from policies.pair import PairConfig
 from policies.registry import build_policy
 from router.errors import SettingsError
+from router.state.schema import Role
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -102,6 +104,8 @@ class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     id: str
     url: str
     model: str = ""
+    role: Role = Role.BOTH
+    """both, prefill or decode."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,6 +126,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
+    pair: PairConfig = PairConfig()
+    """When decode replicas leave prompts to prefill replicas."""
     override_header: bool = False
     """Whether `x-pointsman-policy: NAME` may choose another policy for one request."""
     replicas: list[StaticReplica] = []

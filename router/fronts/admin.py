@@ -181,6 +181,10 @@ class AdminFront:
         except (msgspec.DecodeError, RecursionError) as error:
             raise HTTPException(400, f"body: not {media_type}: {error}") from error
         resync = self._kv.apply(replica.slot, events, self._clock())
+        for first in events.first:
+            self._load.release_leg(first.id)
+        for finished in events.finished:
+            self._load.release_leg(finished.id)
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
         return _json(EventsAnswer(resync=resync, interval_ms=interval_ms))
@@ -198,6 +202,7 @@ class AdminFront:
             id=replica.id,
             url=replica.url,
             model=replica.model,
+            role=replica.role,
             state=replica.state,
             in_flight=int(self._load.in_flight[replica.slot]),
             in_flight_tokens=int(self._load.in_flight_tokens[replica.slot]),

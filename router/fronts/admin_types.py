@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from policies.types import Decision
+from router.state.schema import Role
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +16,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     model: str
+    role: Role
     state: Annotated[str, msgspec.Meta(description="starting, up, down or draining")]
     in_flight: Annotated[int, msgspec.Meta(description="Requests, ours and foreign.")]
     in_flight_tokens: int

@@ -57,6 +57,8 @@ def encode_answer(decision: Decision) -> str:
         lines.append(f"first={decision.first}")
     if decision.second:
         lines.append(f"second={decision.second}")
+    if decision.prefill_address:
+        lines.append(f"prefill={decision.prefill_address}")
     if decision.status:
         lines.append(f"status={decision.status}")
         lines.append(f"retry_after={decision.retry_after_s}")

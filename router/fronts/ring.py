@@ -79,6 +79,7 @@ class EndOfRequest:
             self._kv.ended(line.id, self._clock())
             self._count(line)
         elif line.ev == "first":
+            self._load.release_leg(line.id)
             self._kv.first_token(line.id)
 
     def _count(self, line: Line) -> None:

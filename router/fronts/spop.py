@@ -34,13 +34,15 @@ log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=MAX_CACHED_ANSWERS)
-def encode_answer(reason: str, first: str, second: str, status: int, retry_after_s: int) -> bytes:
+def encode_answer(reason: str, first: str, second: str, status: int, retry_after_s: int, prefill: str = "") -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
     if first:
         values["first"] = first
     if second:
         values["second"] = second
+    if prefill:
+        values["prefill"] = prefill
     if status:
         values |= {"status": status, "retry_after": retry_after_s}
     return encode_set_vars(Scope.TXN, values)
@@ -82,7 +84,12 @@ class SPOPProtocol(asyncio.Protocol):
                     spop.send_disconnect(Status.UNKNOWN, "internal error")
                     break
                 answer = encode_answer(
-                    decision.reason, decision.first, decision.second, decision.status, decision.retry_after_s
+                    decision.reason,
+                    decision.first,
+                    decision.second,
+                    decision.status,
+                    decision.retry_after_s,
+                    decision.prefill_address,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

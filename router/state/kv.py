@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from policies.types import NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
+from policies.types import NO_SLOT, NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
 from router.histogram import Histogram
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
@@ -22,7 +22,7 @@ from router.state.kv_columns import KVColumns
 from router.state.prefill_times import PrefillTimes
 from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
 from router.state.prefix_index import Level, PrefixIndex
-from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken
+from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs, leg_id
 from router.state.token_ratio import TokenRatio
 
 CONVERSATION_TTL_S = 120.0
@@ -70,12 +70,14 @@ class Placement(msgspec.Struct, gc=False):
     """Tokens in front of it when it was placed."""
     made_s: float
     name: Name | None
+    paired: bool = False
+    """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
 
 
 class Feed:
     """How far one engine's messages have been followed."""
 
-    __slots__ = ("epoch", "in_step", "load", "seq")
+    __slots__ = ("epoch", "handoffs", "in_step", "load", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
@@ -84,6 +86,7 @@ class Feed:
         self.in_step = False
         """False: a message was lost, and only a snapshot says what is resident."""
         self.load: EngineLoad | None = None
+        self.handoffs: Handoffs | None = None
 
 
 class KVCounters:
@@ -129,6 +132,8 @@ class KVState:
         self.conversation_ttl_s = conversation_ttl_s
         self._feeds: dict[int, Feed] = {}
         self._placements: dict[str, Placement] = {}
+        self._legs: set[str] = set()
+        """Prefill legs under way, by their ids."""
         self._ended: deque[tuple[float, str]] = deque()
 
     def __repr__(self) -> str:
@@ -164,6 +169,10 @@ class KVState:
     def load(self, slot: int) -> EngineLoad | None:
         """What the engine last said of its load."""
         return self._feeds[slot].load
+
+    def handoffs(self, slot: int) -> Handoffs | None:
+        """What the decode replica there last said of its prompts computed elsewhere."""
+        return self._feeds[slot].handoffs
 
     def reports(self, slot: int) -> bool:
         """Whether an engine there tells what it stores."""
@@ -215,9 +224,19 @@ class KVState:
         return Prompt(tokens, levels, Residency(found), known)
 
     def placed(
-        self, features: RequestFeatures, prompt: Prompt, slot: int, candidates: Candidates, now_s: float
+        self,
+        features: RequestFeatures,
+        prompt: Prompt,
+        slot: int,
+        candidates: Candidates,
+        now_s: float,
+        *,
+        prefill: int = NO_SLOT,
     ) -> None:
-        """A decision sent the prompt to a slot: its keys are expected there, its prefill is in front of others."""
+        """A decision sent the prompt to a slot: its keys are expected there, its prefill is in front of others.
+
+        With `prefill`, a slot too, the keys are expected on both, and the prefill is in front of the others there.
+        """
         cached = prompt.resident.tokens(slot)
         counters = self.counters
         counters.selected_cached_tokens += cached
@@ -230,8 +249,9 @@ class KVState:
         keys = features.prefix_keys[:MAX_KEYS]
         reports = self.reports(slot)
         if keys:
-            start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
-            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if reports else EXPECTED_UNTOLD_S))
+            self._expect(slot, keys, prompt, now_s)
+            if prefill != NO_SLOT:
+                self._expect(prefill, keys, prompt, now_s)
         known = self.conversations.place(
             prompt.conversation,
             features.session,
@@ -257,21 +277,51 @@ class KVState:
             self.columns.waiting(slot),
             now_s,
             known.name if known is not None else None,
+            prefill != NO_SLOT,
         )
-        self.backlog.add(request_id, slot, uncached, now_s, reports=reports)
+        if prefill == NO_SLOT:
+            self.backlog.add(request_id, slot, uncached, now_s, reports=reports)
+        else:
+            self._leg_placed(features, prompt, prefill, now_s)
+
+    def _leg_placed(self, features: RequestFeatures, prompt: Prompt, slot: int, now_s: float) -> None:
+        leg, cached = leg_id(features.request_id), prompt.resident.tokens(slot)
+        uncached = max(1, prompt.tokens - cached)
+        ahead = self.columns.waiting(slot)
+        self._placements[leg] = Placement(
+            slot, features.model, features.body_bytes, cached, uncached, ahead, now_s, None
+        )
+        self._legs.add(leg)
+        self.backlog.add(leg, slot, uncached, now_s, reports=self.reports(slot))
+
+    def _expect(self, slot: int, keys: Sequence[int], prompt: Prompt, now_s: float) -> None:
+        start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
+        self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+
+    def _release(self, request_id: str) -> bool:
+        """The prompt is computed, here or by its prefill leg, or not wanted any more."""
+        if self._legs:
+            leg = leg_id(request_id)
+            if leg in self._legs:
+                self._legs.discard(leg)
+                self.backlog.release(leg)
+        return self.backlog.release(request_id)
 
     # What came of it
 
     def first_token(self, request_id: str, took_ms: float = 0.0) -> None:
         """HAProxy saw the first token, `took_ms` after the request; 0 where it was not timed."""
-        if self.backlog.release(request_id) and took_ms > 0:
+        if self._release(request_id) and took_ms > 0:
             self._learn_time(self._placements.get(request_id), took_ms)
 
     def ended(self, request_id: str, now_s: float) -> None:
         """HAProxy saw the end of a request."""
-        self.backlog.release(request_id)
-        if request_id in self._placements:
+        self._release(request_id)
+        placement = self._placements.get(request_id)
+        if placement is not None:
             self._ended.append((now_s, request_id))
+            if placement.paired:
+                self._ended.append((now_s, leg_id(request_id)))
 
     def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
         """Takes a message of the engine on a slot; True when it must send a snapshot."""
@@ -301,6 +351,8 @@ class KVState:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.load is not None:
             feed.load = events.load
+        if events.handoffs is not None:
+            feed.handoffs = events.handoffs
         for first in events.first:
             self._first(slot, first)
         for finished in events.finished:
@@ -313,31 +365,37 @@ class KVState:
         self.conversations.clear_slot(slot)
         self.backlog.clear_slot(slot)
         feed = self._feeds[slot]
-        feed.epoch, feed.in_step, feed.load = "", False, None
+        feed.epoch, feed.in_step, feed.load, feed.handoffs = "", False, None, None
 
     def _first(self, slot: int, first: FirstToken) -> None:
-        self.backlog.release(first.id)
+        self._release(first.id)
         placement = self._placements.get(first.id)
         if placement is None or placement.slot != slot or not first.prompt_tokens:
+            return
+        if placement.paired:
+            self._learn_length(placement, slot, first)
             return
         counters = self.counters
         counters.prompt_tokens += first.prompt_tokens
         counters.actual_cached_tokens += first.cached_tokens
         counters.predicted_cached_tokens += placement.cached
         counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
-        self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
-        if placement.name is not None:
-            self.conversations.told(placement.name, slot, placement.prompt_bytes, first.prompt_tokens, 0)
+        self._learn_length(placement, slot, first)
         placement.uncached = first.prompt_tokens - first.cached_tokens
         if first.ttft_ms:
             self._learn_time(placement, first.ttft_ms)
+
+    def _learn_length(self, placement: Placement, slot: int, first: FirstToken) -> None:
+        self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
+        if placement.name is not None:
+            self.conversations.told(placement.name, slot, placement.prompt_bytes, first.prompt_tokens, 0)
 
     def _learn_time(self, placement: Placement | None, took_ms: float) -> None:
         if placement is not None and placement.ahead <= UNQUEUED * placement.uncached:
             self.times.observe(placement.slot, placement.uncached, took_ms)
 
     def _finished(self, slot: int, finished: Finished) -> None:
-        self.backlog.release(finished.id)
+        self._release(finished.id)
         placement = self._placements.pop(finished.id, None)
         if placement is not None and placement.name is not None and placement.slot == slot and finished.prompt_tokens:
             self.conversations.told(
@@ -361,7 +419,7 @@ class KVState:
 
     def _forget(self, request_id: str) -> None:
         self._placements.pop(request_id, None)
-        self.backlog.release(request_id)
+        self._release(request_id)
 
     def validate(self) -> None:
         """Raises AssertionError when an owner contradicts itself (tests call it after every step)."""

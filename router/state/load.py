@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from policies.types import Column
+from router.state.schema import leg_id
 from router.state.slots import INITIAL_SLOTS, grown
 
 MAX_RESERVATIONS = 1_000_000
@@ -44,6 +45,7 @@ class LoadTable:
         self._ttl_s = reservation_ttl_s
         self._max = max_reservations
         self._reservations: dict[str, Reservation] = {}
+        self._legs: set[str] = set()
         self._columns(INITIAL_SLOTS)
         self._blind_until_s = 0.0
         self.expired = 0
@@ -105,8 +107,27 @@ class LoadTable:
         self.in_flight[slot] += 1
         self.in_flight_tokens[slot] += tokens
 
+    def reserve_leg(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
+        """Counts the prefill leg of a request on a slot until `release_leg`, or until the request itself is released.
+
+        HAProxy does not carry legs, so `observe` is not for slots of prefill replicas.
+        """
+        leg = leg_id(request_id)
+        self._legs.add(leg)
+        self.reserve(leg, slot, tokens, now_s)
+
+    def release_leg(self, request_id: str) -> None:
+        """The prompt is computed: its prefill leg, by its own id or the request's, is over. Nothing without one."""
+        if self._legs:
+            leg = leg_id(request_id)
+            if leg in self._legs:
+                self.release(leg)
+
     def release(self, request_id: str) -> int | None:
         """Ends a reservation; its slot, or None when there is none (not ours, or released before)."""
+        if self._legs:
+            self._legs.discard(request_id)
+            self.release_leg(request_id)
         reservation = self._reservations.pop(request_id, None)
         if reservation is None:
             return None
@@ -181,3 +202,4 @@ class LoadTable:
         assert (tokens == self.in_flight_tokens).all(), "token column is not the sum of reservations"
         assert (self.in_flight == self.reserved + self.foreign).all(), "in-flight is not reserved plus foreign"
         assert (self.foreign >= 0).all(), "foreign work is negative"
+        assert self._legs <= self._reservations.keys(), "a leg without its reservation"

@@ -11,15 +11,16 @@ changed. The registry is written by the admin front, the lease sweep and the edg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
+from haproxy.config import join_host_port
 from policies.types import Slots
 from router.errors import LimitError
-from router.state.schema import Registration, SavedReplica
+from router.state.schema import Registration, Role, SavedReplica
 
 MAX_REPLICAS = 4096
 """HAProxy's `use-server` walks a backend's servers one by one, which is fine to about 1,000."""
@@ -49,10 +50,16 @@ class Replica:
     lease_until_s: float | None
     health: Health
     draining: bool = False
+    role: Role = Role.BOTH
 
     @property
     def eligible(self) -> bool:
         return self.health is Health.UP and not self.draining
+
+    @property
+    def address(self) -> str:
+        """host:port; an IPv6 address in brackets."""
+        return join_host_port(self.host, self.port)
 
     @property
     def state(self) -> str:
@@ -62,10 +69,13 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Eligible slots for one model. `token` differs between two memberships exactly when slots or ids differ."""
+    """Who may serve one model. `token` differs between two memberships exactly when slots or their ids differ."""
 
     token: int
     slots: Slots
+    """Eligible replicas that take requests: all roles but prefill."""
+    prefills: Mapping[int, Slots] | None = None
+    """For each of them that is a decode replica, the eligible prefill replicas of its model. None without any."""
 
 
 class ReplicaRegistry:
@@ -133,7 +143,7 @@ class ReplicaRegistry:
                 self._ids[slot] = replica_id
             replica = Replica(
                 slot, replica_id, registration.url, host, port, registration.model,
-                registration.ttl_s, lease_until_s, self._initial_health,
+                registration.ttl_s, lease_until_s, self._initial_health, role=registration.role,
             )  # fmt: skip
             self._by_id[replica_id] = replica
             self._on_added(slot)
@@ -144,14 +154,14 @@ class ReplicaRegistry:
         if moved:
             replica.url, replica.host, replica.port = registration.url, host, port
             replica.health, replica.draining = self._initial_health, False
-        if moved or registration.model != replica.model:
-            replica.model = registration.model
+        if moved or registration.model != replica.model or registration.role is not replica.role:
+            replica.model, replica.role = registration.model, registration.role
             self._changed()
         return replica
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        registration = Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s)
+        registration = Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role)
         replica = self.put(saved.id, registration, (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
@@ -212,20 +222,48 @@ class ReplicaRegistry:
 
     def _build_membership(self, model: str) -> Membership:
         members = tuple(
-            sorted((r.slot, r.id) for r in self if r.eligible and (model == ANY_MODEL or r.model in (ANY_MODEL, model)))
+            sorted(
+                (r.slot, r.id)
+                for r in self
+                if r.eligible and r.role is not Role.PREFILL and (model == ANY_MODEL or r.model in (ANY_MODEL, model))
+            )
         )
+        prefills = self._prefills(members)
         previous = self._published.get(model)
         if previous is not None and previous[0] == members:
-            return previous[1]
-        built = Membership(next(self._tokens), np.array([slot for slot, _ in members], dtype=np.intp))
+            before = previous[1]
+            if prefills is None and before.prefills is None:
+                return before
+            built = Membership(before.token, before.slots, prefills)
+        else:
+            slots = np.array([slot for slot, _ in members], dtype=np.intp)
+            built = Membership(next(self._tokens), slots, prefills)
         if model == ANY_MODEL or model in self.models():
             self._published[model] = (members, built)
         return built
 
+    def _prefills(self, members: tuple[tuple[int, str], ...]) -> dict[int, Slots] | None:
+        decodes = [replica for _, name in members if (replica := self._by_id[name]).role is Role.DECODE]
+        if not decodes:
+            return None
+        by_model: dict[str, list[int]] = {replica.model: [] for replica in decodes}
+        for replica in self:
+            if replica.role is Role.PREFILL and replica.eligible and replica.model in by_model:
+                by_model[replica.model].append(replica.slot)
+        slots = {model: np.array(sorted(found), dtype=np.intp) for model, found in by_model.items()}
+        return {replica.slot: slots[replica.model] for replica in decodes}
+
     def saved(self) -> list[SavedReplica]:
         return [
             SavedReplica(
-                id=r.id, url=r.url, host=r.host, port=r.port, model=r.model, ttl_s=r.ttl_s, draining=r.draining
+                id=r.id,
+                url=r.url,
+                host=r.host,
+                port=r.port,
+                model=r.model,
+                ttl_s=r.ttl_s,
+                draining=r.draining,
+                role=r.role,
             )
             for r in sorted(self, key=lambda r: r.id)
         ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -20,6 +21,25 @@ MIN_LEASE_S = 1.0
 MAX_LEASE_S = 86_400.0
 
 
+class Role(StrEnum):
+    """What a replica is there for."""
+
+    BOTH = "both"
+    """Serves requests whole."""
+    PREFILL = "prefill"
+    """Computes prompts for decode replicas; no request goes to it."""
+    DECODE = "decode"
+    """Serves requests, and may leave their prompts to a prefill replica."""
+
+
+LEG_SUFFIX = ".prefill"
+
+
+def leg_id(request_id: str) -> str:
+    """`x-request-id` of the prefill leg of a request, under which a prefill replica reports it."""
+    return request_id if request_id.endswith(LEG_SUFFIX) else request_id + LEG_SUFFIX
+
+
 class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of `PUT /v1/replicas/{id}`: one routable engine endpoint."""
 
@@ -31,6 +51,9 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         ]
         | None
     ) = None
+    role: Annotated[Role, msgspec.Meta(description="both, prefill or decode; see docs/how-to-disaggregate.md.")] = (
+        Role.BOTH
+    )
 
 
 class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +67,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     ttl_s: float | None = None
     draining: bool = False
+    role: Role = Role.BOTH
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +130,26 @@ class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     kv_usage: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="Share of KV blocks in use.")] = 0.0
 
 
+class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What became of the prompts a decode replica was to get from prefill replicas, since its engine started.
+
+    Each paired request counts once under one of the first five; `lost` counts beside `ok`.
+    """
+
+    ok: Tokens = 0
+    """The prefill replica computed it."""
+    failed: Tokens = 0
+    """It answered with an error, or the connection broke: computed here."""
+    refused: Tokens = 0
+    """It could not be connected to: computed here."""
+    timeout: Tokens = 0
+    """It took too long: computed here."""
+    unsuitable: Tokens = 0
+    """A request whose KV cannot be handed over (several answers, images): computed here."""
+    lost: Tokens = 0
+    """The KV could not be fetched after all: computed here again."""
+
+
 class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One message of an engine: what changed since the one before, or all of it.
 
@@ -123,6 +167,7 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     load: EngineLoad | None = None
     capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
+    handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
 
 
 class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):

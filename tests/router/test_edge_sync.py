@@ -12,7 +12,7 @@ from router.metrics import EdgeHealth
 from router.readiness import Readiness
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import Registration
+from router.state.schema import Registration, Role
 
 
 class FakeHAProxy:
@@ -99,6 +99,19 @@ async def test_draining_is_wished_for_and_removal_is_the_end_of_the_wish(world: 
     world.replicas.remove("b")
     await world.round()
     assert world.haproxy.desired == {"a": DesiredServer("a", "10.0.0.1", 1, drain=True)}
+
+
+async def test_of_a_prefill_replica_health_is_checked_and_nothing_else(world: World) -> None:
+    """Drained in HAProxy from the start; its legs, which HAProxy does not see, are not taken for leaked."""
+    world.replicas.put("p", Registration(url="http://h:3", role=Role.PREFILL), ("10.0.0.1", 3), 0.0)
+    await world.round()
+    assert world.haproxy.desired["p"].drain
+    replica = world.replicas.get("p")
+    assert replica is not None and replica.state == "up"
+    world.load.reserve_leg("r", replica.slot, 100, world.now_s)
+    for _ in range(20):
+        await world.round()
+    assert world.load.in_flight[replica.slot] == 1
 
 
 async def test_sessions_nobody_placed_become_load(world: World) -> None:

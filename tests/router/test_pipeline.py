@@ -1,10 +1,12 @@
 """The pipeline: features -> gather -> rank -> reserve -> decision."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from policies.base import Needs
+from policies.pair import Pairing
 from policies.registry import build_policy
 from policies.types import Reason, RequestFeatures
 from router.metrics import DecisionMetrics
@@ -12,7 +14,7 @@ from router.pipeline import Pipeline
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import Registration
+from router.state.schema import EngineEvents, FirstToken, Registration, Role
 from router.state.sessions import SessionTable
 
 
@@ -49,8 +51,8 @@ class Edge:
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
 
-    def put(self, replica: str, number: int = 0, model: str = "") -> None:
-        registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model)
+    def put(self, replica: str, number: int = 0, model: str = "", role: Role = Role.BOTH) -> None:
+        registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model, role=role)
         self.replicas.put(replica, registration, ("127.0.0.1", 8000 + number), 0.0)
 
     def ask(self, request: str = "r", *, now_s: float = 0.0, **features: object):
@@ -189,3 +191,116 @@ def test_pins_are_looked_up_only_for_policies_that_need_them() -> None:
     """Needs are declared: session_affinity has PIN, consistent_hash has not."""
     assert build_policy({"policy": "session_affinity"}).needs & Needs.PIN
     assert not build_policy({"policy": "consistent_hash"}).needs & Needs.PIN
+
+
+class TestPairs:
+    """Requests for decode replicas: a prefill replica computes the prompt, or none."""
+
+    LONG = 40_000
+    """Bytes: 10,000 tokens by the rule of thumb."""
+
+    @staticmethod
+    def edge(policy: str = "least_load", *prefills: str, decode: str = "d") -> Edge:
+        edge = Edge(policy=policy)
+        edge.put(decode, 0, role=Role.DECODE)
+        for number, name in enumerate(prefills or ("p",), 1):
+            edge.put(name, number, role=Role.PREFILL)
+        return edge
+
+    @pytest.mark.parametrize("policy", ["least_load", "kv_cost"])
+    def test_a_long_prompt_gets_both(self, policy: str) -> None:
+        """One reservation each; the prefill replica's ends with the first token, the decode replica's with the end."""
+        edge = self.edge(policy)
+        decision = edge.ask("r", body_bytes=self.LONG)
+        assert (decision.first, decision.prefill, decision.pairing) == ("d", "p", Pairing.PAIRED)
+        assert decision.prefill_address == "127.0.0.1:8001"
+        assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 1)
+        edge.load.release_leg("r")
+        assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
+        edge.load.release("r")
+        assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
+        edge.load.validate()
+
+    def test_the_end_ends_a_leg_whose_first_token_was_never_told(self) -> None:
+        """A client that left, or a prefill replica that died."""
+        edge = self.edge()
+        edge.ask("r", body_bytes=self.LONG)
+        edge.load.release("r")
+        assert len(edge.load) == 0
+        edge.load.validate()
+
+    def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
+        """In front of others on the prefill replica alone, until it reports the leg's first token."""
+        edge = self.edge("kv_cost")
+        edge.ask("r", body_bytes=self.LONG)
+        slots = [edge.replicas.get(name).slot for name in "dp"]  # type: ignore[union-attr]
+        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 10_000]
+        told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r.prefill", 9000, 0, 200.0)])
+        edge.kv.apply(slots[1], told, 0.1)
+        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 0]
+        assert edge.kv.times.observations == 1
+        told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r", 9000, 0, 900.0)])
+        edge.kv.apply(slots[0], told, 0.2)
+        assert edge.kv.times.observations == 1, "what the decode replica waited for is not its own prefill"
+        edge.kv.ended("r", 0.3)
+        edge.kv.expire(100.0)
+        edge.kv.validate()
+
+    def test_prefill_replicas_take_no_requests(self) -> None:
+        """Not even when nothing else is there."""
+        edge = Edge()
+        edge.put("p", role=Role.PREFILL)
+        assert edge.ask("1").reason is Reason.NO_CANDIDATES
+        told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
+        assert told["excluded"] == {"p": "prefill"}
+
+    def test_a_replica_of_no_role_serves_alone(self) -> None:
+        """Only decode replicas know what to do with a prefill address."""
+        edge = Edge("a")
+        edge.put("p", 1, role=Role.PREFILL)
+        decision = edge.ask("1", body_bytes=self.LONG)
+        assert (decision.first, decision.prefill, decision.pairing) == ("a", "", "")
+        assert not edge.metrics.pairings
+
+    def test_a_prefill_replica_serves_its_own_model(self) -> None:
+        """A request that names no model is paired by the model of the replica it goes to."""
+        edge = Edge()
+        edge.put("d", 0, "qwen", role=Role.DECODE)
+        edge.put("p", 1, "llama", role=Role.PREFILL)
+        assert edge.ask("1", body_bytes=self.LONG).pairing == Pairing.NO_PREFILL
+        edge.put("q", 2, "qwen", role=Role.PREFILL)
+        assert edge.ask("2", body_bytes=self.LONG).prefill == "q"
+
+    def test_a_prefill_replica_that_is_down_or_drains_gets_nothing_more(self) -> None:
+        """The request is served all the same, and the cause is counted."""
+        edge = self.edge("least_load", "p", "q")
+        edge.replicas.drain("p")
+        assert edge.ask("1", body_bytes=self.LONG).prefill == "q"
+        edge.replicas.set_health("q", Health.DOWN)
+        decision = edge.ask("2", body_bytes=self.LONG)
+        assert (decision.first, decision.prefill) == ("d", "")
+        assert edge.metrics.pairings == {Pairing.PAIRED: 1, Pairing.NO_PREFILL: 1}
+
+    @pytest.mark.parametrize("policy", ["least_load", "kv_cost"])
+    def test_prefills_are_spread(self, policy: str) -> None:
+        """Nine long prompts at once on three prefill replicas: three each, since each counts where it went."""
+        edge = self.edge(policy, "p", "q", "r")
+        shares = [edge.ask(str(number), body_bytes=self.LONG, session=str(number)).prefill for number in range(9)]
+        assert Counter(shares) == {"p": 3, "q": 3, "r": 3}
+
+    def test_explaining_says_the_pair_and_changes_nothing(self) -> None:
+        """As the decision would be."""
+        edge = self.edge("kv_cost")
+        features = RequestFeatures(request_id="x", body_bytes=self.LONG)
+        told = edge.pipeline.explain(features, 0.0)["decision"]
+        assert (told.first, told.prefill, told.pairing) == ("d", "p", "paired")
+        assert len(edge.load) == 0 and not edge.metrics.pairings
+
+    def test_a_role_that_changes_counts_from_the_next_request_on(self) -> None:
+        """The hash ring, keyed by the membership's token, is kept where the same replicas remain."""
+        edge = self.edge()
+        token = edge.replicas.membership("").token
+        edge.put("q", 2, role=Role.PREFILL)
+        assert edge.replicas.membership("").token == token
+        edge.put("q", 2, role=Role.BOTH)
+        assert edge.replicas.membership("").token != token

@@ -224,6 +224,9 @@ def _table(settings: Iterable[Setting]) -> str:
 
 
 def _setting(field: types.Field, docs: Mapping[str, str], defaults: Mapping[str, Any]) -> Setting:
+    if isinstance(field.type, types.Metadata):
+        described = (field.type.extra_json_schema or {}).get("description", "")
+        return Setting(field.name, _kind(field.type.type), _shown(_default(field, defaults)), described)
     if isinstance(field.type, types.StructType):
         return Setting(field.name, f"the keys of [`{field.name}`](#{field.name})", "theirs", docs.get(field.name, ""))
     return Setting(field.name, _kind(field.type), _shown(_default(field, defaults)), docs.get(field.name, ""))
@@ -262,6 +265,8 @@ def _kind(kind: types.Type) -> str:
     """What may be written for a value, in words."""
     if isinstance(kind, types.LiteralType):
         return ", ".join(map(code, kind.values))
+    if isinstance(kind, types.EnumType):
+        return ", ".join(code(one.value) for one in kind.cls)
     if isinstance(kind, types.UnionType):
         return " or ".join(_kind(one) for one in kind.types)
     if isinstance(kind, types.ListType | types.VarTupleType):

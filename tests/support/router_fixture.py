@@ -28,11 +28,11 @@ async def client_of(router: Router, front: str = "admin", **options: Any) -> Asy
         yield client
 
 
-async def register(router: Router, *replicas: str, model: str = "") -> None:
+async def register(router: Router, *replicas: str, model: str = "", role: str = "both") -> None:
     """Registers replicas on ports nobody listens on, through the admin API."""
     async with client_of(router) as client:
         for number, replica in enumerate(replicas, 1):
             answer = await client.put(
-                f"/v1/replicas/{replica}", json={"url": f"http://127.0.0.1:{number}", "model": model}
+                f"/v1/replicas/{replica}", json={"url": f"http://127.0.0.1:{number}", "model": model, "role": role}
             )
             assert answer.status_code == 201, answer.text

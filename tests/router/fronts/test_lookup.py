@@ -42,6 +42,12 @@ def test_a_refusal_carries_status_and_delay() -> None:
     assert encode_answer(refused) == "reason=no-candidates\nstatus=429\nretry_after=3\n"
 
 
+def test_a_pair_carries_the_prefill_address() -> None:
+    """What HAProxy hands to the decode replica; the replica's id is for people."""
+    paired = Decision(Reason.LEAST_LOAD, "d", prefill="p", prefill_address="10.0.0.1:8000", pairing="paired")
+    assert encode_answer(paired) == "reason=least-load\nfirst=d\nprefill=10.0.0.1:8000\n"
+
+
 @given(st.binary(max_size=200))
 def test_packed_bytes_survive_the_form(packed: bytes) -> None:
     """Percent-encoding carries the body packet bit for bit."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import spop_peer
-from router_fixture import register, running_router
+from router_fixture import client_of, register, running_router
 
 from haproxy.spop import Status
 from router.app import Router
@@ -34,6 +34,19 @@ async def test_a_lookup_is_answered_with_two_choices_and_a_reason() -> None:
         (answer,) = await ask(router, question(1))
         assert answer.variables["txn.reason"] == "least-load"
         assert {answer.variables["txn.first"], answer.variables["txn.second"]} == {"a", "b"}
+
+
+async def test_a_pair_is_answered_with_the_prefill_address() -> None:
+    """One decision, both replicas; a short prompt is the decode replica's alone."""
+    async with running_router(policy={"policy": "least_load"}) as router:
+        await register(router, "d", role="decode")
+        async with client_of(router) as client:
+            await client.put("/v1/replicas/p", json={"url": "http://127.0.0.1:7", "role": "prefill"})
+        long, short = await ask(
+            router, question(1, size=spop_peer.integer(40_000)), question(2, size=spop_peer.integer(40))
+        )
+        assert (long.variables["txn.first"], long.variables["txn.prefill"]) == ("d", "127.0.0.1:7")
+        assert "txn.prefill" not in short.variables
 
 
 async def test_no_replica_is_an_answer_too() -> None:
