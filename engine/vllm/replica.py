@@ -18,11 +18,14 @@ import msgspec
 import uvicorn
 
 from engine.registration import Registration
+from engine.transport import HttpTransport
 from engine.vllm import failure, openai_server
 from engine.vllm.config import NODE_ADDRESS, ReplicaSpec
 from engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
-from engine.vllm.gate import Gate
+from engine.vllm.gate import App, Gate
+from engine.vllm.reporting import Reporter
 from engine.vllm.signals import EngineSignals, Signals
+from router.state.schema import EngineLoad
 
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
@@ -60,18 +63,19 @@ class VllmReplica:
         self._signals = EngineSignals()
         self._stopping = False
         self._registration: Registration | None = None
+        self._reporter: Reporter | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
     async def start(self) -> Started:
         """Load the model, serve, wait for a real token, register. Raises EngineStartError with vLLM's own message."""
         began_s = time.monotonic()
         try:
-            self._server = await openai_server.build(self._spec.argv, self._signals)
+            self._server = await openai_server.build(self._spec.argv, self._signals, kv_events=bool(self._spec.admin))
         except VllmError:
             raise
         except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
             raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        self._gate = Gate(self._server.app, alive=lambda: self._server.alive)
+        self._gate = Gate(self._reported(self._server.app), alive=lambda: self._server.alive)
         url = self._serve(self._gate)
         await self._first_token(url)
         self._gate.open()
@@ -114,6 +118,26 @@ class VllmReplica:
             in_flight=self._gate.in_flight,
             unfinished=self._server.unfinished,
             queued_tokens=self._server.queued_tokens,
+        )
+
+    def _reported(self, app: App) -> App:
+        """The app, and an engine whose routers are told what happens in it."""
+        spec = self._spec
+        if not spec.admin:
+            return app
+        transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
+        self._reporter = Reporter(transports, load=self._load)
+        self._reporter.start(self._server.prefix_cache)
+        self._server.watch(self._reporter.watch)
+        return self._reporter.app(app)
+
+    def _load(self) -> EngineLoad:
+        signals = self._signals
+        return EngineLoad(
+            running=signals.running,
+            waiting=signals.waiting,
+            queued_prefill_tokens=self._server.queued_tokens,
+            kv_usage=signals.kv_usage,
         )
 
     def _serve(self, gate: Gate) -> str:
@@ -164,6 +188,9 @@ class VllmReplica:
         self._heartbeat = asyncio.create_task(self._registration.run())
 
     async def _leave(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            await reporter.stop()
         if self._registration is None:
             return
         if self._heartbeat is not None:
