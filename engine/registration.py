@@ -39,9 +39,15 @@ class Registration:
         *,
         heartbeat_s: float = 2.0,
         ttl_s: float = 10.0,
+        pool: str = "",
+        role: str = "both",
     ) -> None:
         self._replica_id = replica_id
-        self._body = {"url": url, "model": model, "ttl_s": ttl_s}
+        self._body: dict[str, object] = {"url": url, "model": model, "ttl_s": ttl_s}
+        if pool:
+            self._body["pool"] = pool
+        if role != "both":
+            self._body["role"] = role
         self._heartbeat_s = heartbeat_s
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
         # Environment proxies are for the outside world, not for a control plane next door.
@@ -72,9 +78,9 @@ class Registration:
         while len(self._registered) < len(self._targets):
             await self.wait_changed()
 
-    async def drain(self) -> None:
-        """Ask every router to send no more requests; the registration stays. Routers that are away are skipped."""
-        await asyncio.gather(*(self._say("POST", target, "/drain") for target in self._targets))
+    async def drain(self) -> bool:
+        """Ask every router to send no more requests; the registration stays. Whether all of them heard."""
+        return all(await asyncio.gather(*(self._say("POST", target, "/drain") for target in self._targets)))
 
     async def leave(self) -> None:
         """Withdraw everywhere and close. A router that is away forgets the replica when its lease ends."""
@@ -112,11 +118,13 @@ class Registration:
                     log.warning("replica %s: %s: answered %d: %s", self._replica_id, target, status, detail)
             await asyncio.sleep(delay_s)
 
-    async def _say(self, method: str, target: str, suffix: str = "") -> None:
+    async def _say(self, method: str, target: str, suffix: str = "") -> bool:
         try:
             response = await self._client.request(method, target + suffix)
         except httpx.HTTPError as error:
             log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, type(error).__name__)
-            return
+            return False
         if not response.is_success and response.status_code != 404:
             log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, response.status_code)
+            return False
+        return True

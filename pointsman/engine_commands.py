@@ -24,13 +24,18 @@ def read_settings(
     config: Path | None,
     assignments: Sequence[str],
     flags: Mapping[str, Any],
-    defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """Settings from defaults, file, `KEY=VALUE` assignments and flags, later ones winning. Raises StartError.
+    """Settings decoded from `read_tree`. Raises StartError."""
+    tree = read_tree(config=config, assignments=assignments, flags=flags)
+    return decode(tree, into, dict.fromkeys(tree, "engine settings"))
+
+
+def read_tree(*, config: Path | None, assignments: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from file, `KEY=VALUE` assignments and flags, later ones winning. Raises StartError.
 
     A flag that is None or empty was not given.
     """
-    tree: dict[str, Any] = dict(defaults or {})
+    tree: dict[str, Any] = {}
     if config is not None:
         tree.update(read_mapping(config))
     for assignment in assignments:
@@ -39,7 +44,7 @@ def read_settings(
             raise StartError(f"--set: {assignment!r}: KEY=VALUE is expected")
         tree[key] = parse_value(value, f"--set {key}")
     tree.update({key: value for key, value in flags.items() if value not in (None, "", [])})
-    return decode(tree, into, dict.fromkeys(tree, "engine settings"))
+    return tree
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -85,17 +90,17 @@ def run_vllm(
     *, replicas: int | None, model: str | None, register: list[str], config: Path | None, assignments: list[str]
 ) -> int:
     """A fleet of vLLM replicas until a signal. Raises StartError when the extra is missing or vLLM cannot start."""
-    from engine.vllm.config import VllmConfig
+    from engine.vllm.config import decode as decode_fleet
     from engine.vllm.errors import VllmError
     from engine.vllm.launch import run
 
     flags = {"replicas": replicas, "model": model, "admin": register, "admin_token": admin_token()}
-    settings = read_settings(
-        VllmConfig, config=config, assignments=assignments, flags=flags, defaults={"model": "tiny"}
-    )
+    tree = read_tree(config=config, assignments=assignments, flags=flags)
+    if "pools" not in tree:
+        tree.setdefault("model", "tiny")
     configure(component="engine")
     try:
-        run(settings)
+        run(decode_fleet(tree))
     except VllmError as error:
         raise StartError(str(error)) from error
     return 0

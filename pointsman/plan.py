@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from engine.vllm.config import decode as decode_fleet
+from engine.vllm.errors import VllmConfigError
 from haproxy.config import PREFIX_WINDOW_BYTES, Bind, EdgeConfig
 from haproxy.errors import ConfigError
 from pointsman.errors import StartError
@@ -64,6 +66,8 @@ class EdgePlan:
     admin: Listen
     settings: Settings
     edge: EdgeConfig
+    replicas: int
+    """How many will register; of a data-parallel group, every rank."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,7 +104,9 @@ class EdgePlan:
 
     def vllm_argv(self) -> list[str]:
         """The command line of the driver of all vLLM replicas."""
-        argv = [*COMMAND, "engine", "vllm", "--replicas", str(self.options.replicas), "--register", self.admin_url]
+        argv = [*COMMAND, "engine", "vllm", "--register", self.admin_url]
+        if "pools" not in self.engine_settings:
+            argv += ["--replicas", str(self.options.replicas)]
         if self.engine_settings:
             argv += ["--config", str(self.run_dir / "engine.yaml")]
         if self.options.model:
@@ -166,6 +172,7 @@ def plan(options: UpOptions) -> EdgePlan:
         admin=admin,
         settings=settings,
         edge=edge,
+        replicas=_replicas(options, document.engine),
         engine_settings=document.engine,
     )
     made.router_config.write_text(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))
@@ -173,6 +180,18 @@ def plan(options: UpOptions) -> EdgePlan:
     if document.engine:
         (run_dir / "engine.yaml").write_text(yaml.safe_dump(document.engine, sort_keys=False))
     return made
+
+
+def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
+    if options.engine != "vllm" or not options.replicas:
+        return options.replicas
+    tree = dict(engine)
+    if "pools" not in tree:
+        tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
+    try:
+        return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree).pools)
+    except VllmConfigError as error:
+        raise StartError(f"engine section: {error}") from error
 
 
 def default_threads(cores: int) -> int:

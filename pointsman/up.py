@@ -145,7 +145,7 @@ class Edge:
             self._haproxy_task = asyncio.create_task(self._keep_haproxy(), name="watch haproxy")
             say("waiting for the router")
             await self._until(self._answers(client, "/readyz"), ROUTER_START_S, "the router", self._router)
-            wanted = made.options.replicas
+            wanted = made.replicas
             deadline_s = time.monotonic() + START_S[made.options.engine]
             while wanted:
                 up = await self._replicas_up(client)

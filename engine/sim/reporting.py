@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from engine.attribution import Attribution, KeyDepths
+from engine.attribution import Attribution, key_depths
 from engine.publisher import Publisher
 from engine.sim.blocks import Stored
 from engine.sim.config import SimConfig
@@ -24,7 +24,6 @@ class Reporter:
 
     def __init__(self, config: SimConfig, model: EngineModel) -> None:
         self.attribution = Attribution()
-        self._depths = KeyDepths()
         self._model = model
         self._block_size = model.config.block_size
         self.publisher = Publisher(
@@ -52,8 +51,9 @@ class Reporter:
         """A request with this body was understood; `request` is its first sequence."""
         keys = prefix_keys(body)
         if keys:
-            prompt_bytes = len(body) - prompt_start(body)
-            depths = self._depths.blocks(keys, prompt_bytes, request.prompt_tokens, self._block_size)
+            depths = key_depths(
+                len(keys), len(body) - max(0, prompt_start(body)), request.prompt_tokens, self._block_size
+            )
             self.attribution.begin(request.request_id, keys, depths, request.block_hashes)
             self._tell_keys()
 

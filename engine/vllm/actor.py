@@ -1,74 +1,97 @@
-"""A replica's actor as its keeper sees it: three calls and an end, with Ray's errors turned into ours."""
+"""One life of a replica as its keeper sees it: the actors of its ranks and what they reserve, from making to end.
+
+Mostly that is one actor. A data-parallel group is several, one a rank, each with its own server; the group is placed,
+started, drained and ended whole, and when one rank dies the others stop serving at once: their engines wait for it in
+the next collective operation. Ray's errors are turned into ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
-from engine.vllm.config import Device, VllmConfig, replica_env, replica_spec
+from engine.vllm.config import Placement
 from engine.vllm.errors import ClusterError, ReplicaDiedError, VllmError
 from engine.vllm.replica import Started, VllmReplica
+from engine.vllm.spec import Bundle, Place, Rank, group_argv
 
 CALLS_MAX = 64
 """Calls an actor takes at once; its keeper has two under way, the rest is for whoever reads signals."""
 
+BURY_S = 1.5
+"""How long the ranks that outlive another may take to leave the routers and close."""
 
-class Actor(Protocol):
-    """One life of a replica. The calls raise ReplicaDiedError when the process is gone."""
+NAME_TRIES = 50
+NAME_PAUSE_S = 0.1
+"""A name is free a moment after its actor was killed: how often, and how far apart, one is asked for."""
 
-    def start(self) -> Coroutine[Any, Any, Started]:
-        """See `VllmReplica.start`."""
+T = TypeVar("T")
+
+
+class Life(Protocol):
+    """One life of a replica. The calls raise ReplicaDiedError when a process is gone."""
+
+    def start(self) -> Coroutine[Any, Any, tuple[Started, ...]]:
+        """See `VllmReplica.start`; one answer a rank. Raises ClusterError when the cluster will not have it."""
 
     def wait(self) -> Coroutine[Any, Any, None]:
-        """See `VllmReplica.wait`."""
+        """See `VllmReplica.wait`, for the first rank that ends."""
 
-    def stop(self, drain_s: float) -> Coroutine[Any, Any, int]:
-        """See `VllmReplica.stop`."""
+    def drain(self, drain_s: float) -> Coroutine[Any, Any, int]:
+        """See `VllmReplica.drain`."""
+
+    def end(self) -> Coroutine[Any, Any, None]:
+        """See `VllmReplica.end`."""
+
+    def bury(self) -> Coroutine[Any, Any, None]:
+        """A rank is dead: take the others out of routing."""
 
     def kill(self) -> None:
-        """End the process at once, whatever it does; harmless when it is gone."""
+        """End every process at once, whatever it does, and free what was reserved; harmless when all is gone."""
 
 
-MakeActor = Callable[[], Actor]
-"""Makes the actor of one more life; raises ClusterError when the cluster will not have it."""
+MakeLife = Callable[[], Life]
+"""Makes one more life of a replica; nothing happens before its `start`."""
 
 
 class RayActor:
-    """An actor on the connected Ray cluster, named after its replica."""
+    """The actor of one rank, named after it, on the connected Ray cluster."""
 
-    def __init__(self, config: VllmConfig, number: int, device: Device, model_path: str) -> None:
-        import ray
+    def __init__(self, id: str, handle: Any) -> None:
+        self.id = id
+        self._handle = handle
 
-        self._replica = config.replica_id(number)
-        options = {
-            "name": self._replica,
-            "max_concurrency": CALLS_MAX,
-            "max_restarts": 0,
-            "num_cpus": config.num_cpus,
-            "num_gpus": config.num_gpus if device is Device.GPU else 0,
-            "runtime_env": {"env_vars": replica_env(config, device, model_path)},
-        }
-        spec = replica_spec(config, number, device, model_path)
-        try:
-            self._actor = ray.remote(VllmReplica).options(**options).remote(spec)
-        except ValueError as error:  # The name is taken.
-            raise ClusterError(f"{self._replica}: {error}") from error
+    async def place(self) -> Place:
+        place: Place = await self._result(self._handle.place.remote())
+        return place
 
-    async def start(self) -> Started:
-        started: Started = await self._result(self._actor.start.remote())
+    async def reserve(self) -> tuple[str, int]:
+        reserved: tuple[str, int] = await self._result(self._handle.reserve.remote())
+        return reserved
+
+    async def start(self, more: tuple[str, ...] = ()) -> Started:
+        started: Started = await self._result(self._handle.start.remote(more))
         return started
 
     async def wait(self) -> None:
-        await self._result(self._actor.wait.remote())
+        await self._result(self._handle.wait.remote())
 
-    async def stop(self, drain_s: float) -> int:
-        left: int = await self._result(self._actor.stop.remote(drain_s))
+    async def drain(self, drain_s: float) -> int:
+        left: int = await self._result(self._handle.drain.remote(drain_s))
         return left
+
+    async def end(self) -> None:
+        await self._result(self._handle.end.remote())
+
+    async def leave(self) -> None:
+        await self._result(self._handle.leave.remote())
 
     def kill(self) -> None:
         import ray
 
-        ray.kill(self._actor)
+        ray.kill(self._handle)
 
     async def _result(self, reference: Any) -> Any:
         from ray.exceptions import RayActorError, RayTaskError
@@ -80,4 +103,132 @@ class RayActor:
                 raise error.cause from None
             raise
         except RayActorError:
-            raise ReplicaDiedError(f"{self._replica}: its process died") from None
+            raise ReplicaDiedError(f"{self.id}: its process died") from None
+
+
+class RayLife:
+    """One life on the connected Ray cluster. Made from ranks, or from actors that another driver left."""
+
+    def __init__(
+        self, ranks: Sequence[Rank], placement: Placement, *, detached: bool, found: Sequence[RayActor] = ()
+    ) -> None:
+        self._ranks = ranks
+        self._placement = placement
+        self._detached = detached
+        self._actors = list(found)
+        self._found = bool(found)
+        self._group: Any = None
+        self._group_name = f"{ranks[0].spec.id}:bundles"
+
+    async def start(self) -> tuple[Started, ...]:
+        if self._found:
+            return tuple(await asyncio.gather(*(actor.start() for actor in self._actors)))
+        await self._place()
+        for number, rank in enumerate(self._ranks):
+            self._actors.append(await self._make(number, rank))
+        more: list[tuple[str, ...]] = [()] * len(self._actors)
+        if len(self._actors) > 1:
+            address, port = await self._actors[0].reserve()
+            more = [group_argv(rank, len(more), address, port) for rank in range(len(more))]
+        return tuple(await asyncio.gather(*(a.start(m) for a, m in zip(self._actors, more, strict=True))))
+
+    async def wait(self) -> None:
+        waiting = [asyncio.create_task(actor.wait()) for actor in self._actors]
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def drain(self, drain_s: float) -> int:
+        return sum(await asyncio.gather(*(actor.drain(drain_s) for actor in self._actors)))
+
+    async def end(self) -> None:
+        await asyncio.gather(*(actor.end() for actor in self._actors))
+
+    async def bury(self) -> None:
+        async def leave(actor: RayActor) -> None:
+            with contextlib.suppress(ReplicaDiedError, TimeoutError):
+                async with asyncio.timeout(BURY_S):
+                    await actor.leave()
+
+        await asyncio.gather(*(leave(actor) for actor in self._actors))
+
+    def kill(self) -> None:
+        for actor in self._actors:
+            actor.kill()
+        group = self._group or (_placement_group(self._group_name) if self._found and self._needs_group else None)
+        if group is not None:
+            from ray.util import remove_placement_group
+
+            remove_placement_group(group)
+
+    @property
+    def _bundles(self) -> list[Bundle]:
+        return [bundle for rank in self._ranks for bundle in rank.bundles]
+
+    @property
+    def _needs_group(self) -> bool:
+        return len(self._bundles) > 1
+
+    async def _place(self) -> None:
+        """Reserve for all ranks and workers together: half a group would hold what another half waits for."""
+        if not self._needs_group:
+            return
+        from ray.util import placement_group
+
+        bundles = [{key: value for key, value in bundle.items() if value} for bundle in self._bundles]
+        self._group = await _named(
+            lambda: placement_group(
+                [bundle or {"CPU": 0.001} for bundle in bundles],
+                strategy=str(self._placement),
+                name=self._group_name,
+                lifetime="detached" if self._detached else None,
+            )
+        )
+        await self._group.ready()
+
+    async def _make(self, number: int, rank: Rank) -> RayActor:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        own = dict(rank.bundles[0])
+        options: dict[str, Any] = {
+            "name": rank.spec.id,
+            "lifetime": "detached" if self._detached else None,
+            "max_concurrency": CALLS_MAX,
+            "max_restarts": 0,
+            "num_cpus": own.pop("CPU", 0),
+            "num_gpus": own.pop("GPU", 0),
+            "resources": own,
+            "runtime_env": {"env_vars": rank.env},
+        }
+        if self._group is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=number * len(rank.bundles)
+            )
+        remote = ray.remote(VllmReplica).options(**options)
+        return RayActor(rank.spec.id, await _named(lambda: remote.remote(rank.spec, rank.place)))
+
+
+async def _named(make: Callable[[], T]) -> T:
+    """What `make` makes under a name, waiting a little for the name. Raises ClusterError when it stays taken."""
+    for left in reversed(range(NAME_TRIES)):
+        try:
+            return make()
+        except ValueError as error:  # The name is taken.
+            if not left:
+                raise ClusterError(str(error)) from error
+            await asyncio.sleep(NAME_PAUSE_S)
+    raise AssertionError
+
+
+def _placement_group(name: str) -> Any:
+    from ray.util import get_placement_group
+
+    try:
+        return get_placement_group(name)
+    except ValueError:
+        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import math
 import os
 import secrets
 import shutil
@@ -12,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from engine.vllm.config import Device, VllmConfig
+from engine.vllm.config import Device, FleetConfig, PoolConfig
 from engine.vllm.errors import ClusterError, MissingExtraError
+from engine.vllm.spec import bundles_of, cpus_of
 
 Say = Callable[[str], None]
 """Given one line for people and for whoever supervises the fleet."""
@@ -29,11 +29,13 @@ _OWN_ENV = {
     "RAY_worker_niceness": "0",
     # The engine is a child of the actor's process: it must not outlive it, however that one ends.
     "RAY_process_group_cleanup_enabled": "1",
+    # Ray otherwise starts an idle worker for every CPU it is told of.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
-def check_installed(config: VllmConfig) -> None:
+def check_installed(config: FleetConfig) -> None:
     """Raise MissingExtraError when Ray, or vLLM where it runs on this machine, is not installed."""
     for module in ("ray",) if config.ray_address else ("ray", "vllm"):
         if importlib.util.find_spec(module) is None:
@@ -41,8 +43,8 @@ def check_installed(config: VllmConfig) -> None:
 
 
 @contextlib.contextmanager
-def connected(config: VllmConfig, say: Say) -> Iterator[Device]:
-    """Within it this process is a Ray driver. Yields what the replicas compute on.
+def connected(config: FleetConfig, say: Say) -> Iterator[None]:
+    """Within it this process is a Ray driver.
 
     A cluster of our own listens beyond loopback (Ray knows no other way), so it demands a token made for this one run
     unless RAY_AUTH_MODE says otherwise. Its files go with it, except after an error: then the logs are kept.
@@ -50,14 +52,14 @@ def connected(config: VllmConfig, say: Say) -> Iterator[Device]:
     """
     if config.ray_address:
         with _driver(address=config.ray_address):
-            yield _device(config)
+            yield
         return
     os.environ.update({key: value for key, value in _OWN_ENV.items() if key not in os.environ})
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     folder = Path(config.ray_dir).resolve() if config.ray_dir else Path(tempfile.mkdtemp(prefix="pointsman-ray-"))
     # Ray CPUs are tickets, not cores: a small machine may well hold more replicas than it has cores.
-    cpus = max(os.cpu_count() or 1, math.ceil(config.replicas * config.num_cpus))
+    cpus = max(os.cpu_count() or 1, sum(cpus_of(pool) for pool in config.pools))
     say(f"logs: {folder}/session_latest/logs")
     with _driver(
         address="local",  # Whatever RAY_ADDRESS says.
@@ -67,7 +69,7 @@ def connected(config: VllmConfig, say: Say) -> Iterator[Device]:
         _temp_dir=str(folder),
     ):
         say(f"ray: {_address()}")
-        yield _device(config)
+        yield
     if not config.ray_dir:  # Not reached after an error: then the logs are what there is to read.
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -92,19 +94,21 @@ def _address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _device(config: VllmConfig) -> Device:
-    """What to compute on; raises ClusterError when the whole cluster could not hold one replica."""
+def device_of(pool: PoolConfig) -> Device:
+    """What a pool computes on; raises ClusterError when the whole cluster could not hold one replica."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()
-    gpus = total.get("GPU", 0.0)
-    device = config.device
+    device = pool.device
     if device is Device.AUTO:
-        device = Device.GPU if gpus else Device.CPU
-    if device is Device.GPU and gpus < config.num_gpus:
-        raise ClusterError(f"a replica needs {config.num_gpus:g} GPU (vllm.num_gpus), the Ray cluster has {gpus:g}")
-    if total.get("CPU", 0.0) < config.num_cpus:
-        raise ClusterError(
-            f"a replica needs {config.num_cpus:g} CPU (vllm.num_cpus), the Ray cluster has {total.get('CPU', 0.0):g}"
-        )
+        device = Device.GPU if total.get("GPU") else Device.CPU
+    needed: dict[str, float] = {}
+    for bundle in bundles_of(pool, device):
+        for name, amount in bundle.items():
+            needed[name] = needed.get(name, 0.0) + amount * pool.data_parallel_size
+    for name, amount in needed.items():
+        if total.get(name, 0.0) < amount:
+            raise ClusterError(
+                f"pool {pool.name}: a replica needs {amount:g} {name}, the Ray cluster has {total.get(name, 0.0):g}"
+            )
     return device

@@ -1,25 +1,37 @@
-"""What a fleet of vLLM replicas is configured with, and what one replica is told."""
+"""What a fleet of vLLM replicas is configured with: pools of equal replicas, and what they share.
+
+A document with `pools` declares them; one without is a single pool, whose keys stand beside the fleet's own and which
+has the fleet's name. `engine/vllm/spec.py` turns a pool into what each of its replicas is told.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
-from engine.vllm import cpu
 from engine.vllm.errors import VllmConfigError
+from router.state.schema import POOL_NAME_PATTERN, POOLS_MAX, Role
 
 REPLICAS_MAX = 512
-"""Replicas of one fleet; a larger one is several fleets with different names."""
+"""Replicas of one pool, ranks counted one by one; a larger one is several pools with different names."""
+
+RANKS_MAX = 256
+"""Workers of one engine (tensor times pipeline parallel), and engines of one data-parallel group."""
+
+LORAS_MAX = 256
+"""Adapters of one pool; their names travel with every registration."""
 
 NODE_ADDRESS = "node"
-"""Value of `host`: the address Ray knows the replica's machine by."""
+"""Value of `host` and of `control_host`: the address Ray knows the machine by."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,56}")
-# HAProxy server names have at most 64 characters; the replica's number takes the rest.
+DEFAULT_NAME = "vllm"
+
+_NAME = re.compile(POOL_NAME_PATTERN)
 
 _OWNED_ARGS = {
     "--model": "the setting `model`",
@@ -28,17 +40,21 @@ _OWNED_ARGS = {
     "--port": "the operating system",
     "--uds": "the setting `host`",
     "--api-server-count": "Pointsman: one server a replica",
+    "--tensor-parallel-size": "the setting `tensor_parallel_size`",
+    "-tp": "the setting `tensor_parallel_size`",
+    "--pipeline-parallel-size": "the setting `pipeline_parallel_size`",
+    "-pp": "the setting `pipeline_parallel_size`",
+    "--data-parallel-size": "the setting `data_parallel_size`",
+    "-dp": "the setting `data_parallel_size`",
+    "--data-parallel-rank": "Pointsman: a replica for each rank",
+    "--data-parallel-size-local": "Pointsman: a replica for each rank",
+    "--data-parallel-address": "Pointsman: the address of rank 0",
+    "--data-parallel-rpc-port": "the operating system",
     "--ssl-keyfile": "HAProxy: TLS ends there",
     "--ssl-certfile": "HAProxy: TLS ends there",
 }
 
-_COMMON_ENV = {
-    "DO_NOT_TRACK": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    # The tokenizer's threads and the event loop would otherwise compete for the same cores.
-    "TOKENIZERS_PARALLELISM": "false",
-}
-_OFFLINE_ENV = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+_EXECUTOR = "--distributed-executor-backend"
 
 
 class Device(StrEnum):
@@ -50,27 +66,113 @@ class Device(StrEnum):
     GPU = "gpu"
 
 
-class VllmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A fleet of replicas of one model. Raises VllmConfigError (a ValueError) when a value cannot be."""
+class Placement(StrEnum):
+    """How Ray lays the bundles of one replica (or data-parallel group) onto nodes; Ray's own words."""
 
+    PACK = "PACK"
+    SPREAD = "SPREAD"
+    STRICT_PACK = "STRICT_PACK"
+    STRICT_SPREAD = "STRICT_SPREAD"
+
+
+class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One adapter, loaded when the replica starts."""
+
+    name: str
+    """Clients ask for it as a model of this name."""
+    path: str
+    """Folder or hub name, as vLLM's `--lora-modules` takes it."""
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Equal replicas of one model. Raises VllmConfigError (a ValueError) when a value cannot be."""
+
+    name: str = DEFAULT_NAME
+    """Replica ids are `<name>-1`, `<name>-2`, ...; unique among the pools of one edge."""
     model: str
-    """Folder or hub name, as `vllm serve` takes it; `tiny` is a small seeded model made on the spot."""
+    """Folder or hub name, as `vllm serve` takes it; `tiny` and `tiny-moe` are small seeded models made on the spot."""
     served_name: str = ""
     """Name clients ask for; empty: the same as `model`."""
+    role: Role = Role.BOTH
     replicas: int = 1
-    name: str = "vllm"
-    """Replica ids are `<name>-1`, `<name>-2`, ...; unique among the fleets of one edge."""
+    """How many; with data parallelism, how many groups."""
     args: tuple[str, ...] = ()
     """Further arguments of `vllm serve`, one word each."""
     env: dict[str, str] = {}
     """Further environment of each replica."""
     device: Device = Device.AUTO
     num_cpus: float = 1.0
-    """Ray CPUs a replica reserves."""
+    """Ray CPUs a replica reserves; with data parallelism, each rank."""
     num_gpus: float = 1.0
-    """Ray GPUs a replica reserves where it runs on GPUs; with tensor parallelism, as many as it uses."""
+    """Ray GPUs a replica reserves where it runs on GPUs; with tensor or pipeline parallelism, each worker has one."""
+    resources: dict[str, float] = {}
+    """Ray's custom resources a replica reserves, such as `{"accelerator_type:H100": 0.001}`."""
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    """Beyond 1: as many Ray workers with a GPU each, in one placement group with the replica."""
+    placement: Placement = Placement.PACK
+    data_parallel_size: int = 1
+    """Beyond 1: a replica is a group of so many ranks, each with a server and signals of its own, that live and die
+    together."""
+    loras: tuple[LoraAdapter, ...] = ()
+    surge: bool = True
+    """A roll adds a replica before it takes one away. False where there is no room for one more: it takes one first."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+        if not self.model:
+            raise VllmConfigError("model: '' (expected a folder or a hub name)")
+        for key in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if not 1 <= getattr(self, key) <= RANKS_MAX:
+                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected 1 to {RANKS_MAX})")
+        if not 1 <= self.replicas <= self.replicas_max:
+            raise VllmConfigError(f"replicas: {self.replicas} (expected 1 to {self.replicas_max})")
+        for key, value in {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}.items():
+            if value < 0:
+                raise VllmConfigError(f"{key}: {value} (expected 0 or more)")
+        if len(self.loras) > LORAS_MAX:
+            raise VllmConfigError(f"loras: {len(self.loras)} adapters (expected {LORAS_MAX} at most)")
+        for word in self.args:
+            flag = word.split("=", 1)[0].replace("_", "-")
+            if flag in _OWNED_ARGS:
+                raise VllmConfigError(f"args: {word!r} (expected no {flag}: it is set by {_OWNED_ARGS[flag]})")
+
+    @property
+    def replicas_max(self) -> int:
+        """How far the pool may be scaled."""
+        return max(1, REPLICAS_MAX // self.data_parallel_size)
+
+    @property
+    def model_name(self) -> str:
+        """The name clients ask for."""
+        return self.served_name or self.model
+
+    @property
+    def workers(self) -> int:
+        """Processes that compute for one engine."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def executor(self) -> str:
+        """vLLM's executor as the arguments name it, else Ray's for several workers; empty: vLLM's choice."""
+        words = [word for argument in self.args for word in argument.split("=", 1)]
+        named = [words[at + 1] for at, word in enumerate(words[:-1]) if word.replace("_", "-") == _EXECUTOR]
+        return named[-1] if named else "ray" if self.workers > 1 else ""
+
+
+class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pools that one driver keeps. Raises VllmConfigError (a ValueError) when a value cannot be."""
+
+    name: str = DEFAULT_NAME
+    """Under this name a driver finds the replicas another one left on the same Ray cluster."""
+    pools: tuple[PoolConfig, ...]
     host: str = "127.0.0.1"
     """Address each replica listens on and registers; `node` is the address Ray knows its machine by."""
+    control_host: str = "127.0.0.1"
+    """Address the driver takes orders on, from routers; beyond loopback it demands `admin_token`."""
+    control_port: int = 0
+    """0: the operating system picks one."""
     admin: tuple[str, ...] = ()
     """Admin addresses of the edges to register with, as `http://127.0.0.1:7071`. None: nothing registers."""
     admin_token: str = ""
@@ -82,87 +184,86 @@ class VllmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ray_dir: str = ""
     """Where a cluster of our own keeps its files, logs of replicas among them; empty: a temporary folder."""
     drain_s: float = 30.0
-    """How long running requests may take to finish when the fleet stops."""
+    """How long running requests may take to finish when a replica stops."""
     start_timeout_s: float = 900.0
     """From creating a replica to its first token, model loading included."""
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise VllmConfigError("vllm.model: '' (expected a folder or a hub name)")
-        if not 1 <= self.replicas <= REPLICAS_MAX:
-            raise VllmConfigError(f"vllm.replicas: {self.replicas} (expected 1 to {REPLICAS_MAX})")
         if not _NAME.fullmatch(self.name):
-            raise VllmConfigError(f"vllm.name: {self.name!r} (expected 1 to 56 of A-Z a-z 0-9 _ . : -)")
-        for key in ("num_cpus", "num_gpus", "drain_s"):
-            if getattr(self, key) < 0:
-                raise VllmConfigError(f"vllm.{key}: {getattr(self, key)} (expected 0 or more)")
+            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+        if not 1 <= len(self.pools) <= POOLS_MAX:
+            raise VllmConfigError(f"pools: {len(self.pools)} of them (expected 1 to {POOLS_MAX})")
+        names = [pool.name for pool in self.pools]
+        for name in names:
+            if names.count(name) > 1:
+                raise VllmConfigError(f"pools: {name!r} twice (expected a name for each)")
+        if self.drain_s < 0:
+            raise VllmConfigError(f"drain_s: {self.drain_s} (expected 0 or more)")
         for key in ("ttl_s", "heartbeat_s", "start_timeout_s"):
             if getattr(self, key) <= 0:
-                raise VllmConfigError(f"vllm.{key}: {getattr(self, key)} (expected more than 0)")
+                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected more than 0)")
         if self.ttl_s <= self.heartbeat_s:
-            raise VllmConfigError(f"vllm.ttl_s: {self.ttl_s} (expected more than heartbeat_s, {self.heartbeat_s})")
+            raise VllmConfigError(f"ttl_s: {self.ttl_s} (expected more than heartbeat_s, {self.heartbeat_s})")
         for url in self.admin:
             if not url.startswith(("http://", "https://")):
-                raise VllmConfigError(f"vllm.admin: {url!r} (expected http://host:port)")
-        for word in self.args:
-            flag = word.split("=", 1)[0].replace("_", "-")
-            if flag in _OWNED_ARGS:
-                raise VllmConfigError(f"vllm.args: {word!r} (expected no {flag}: it is set by {_OWNED_ARGS[flag]})")
-
-    @property
-    def model_name(self) -> str:
-        """The name clients ask for."""
-        return self.served_name or self.model
-
-    def replica_id(self, number: int) -> str:
-        """Id of the replica with this number, counted from 1."""
-        return f"{self.name}-{number}"
+                raise VllmConfigError(f"admin: {url!r} (expected http://host:port)")
+        if not 0 <= self.control_port <= 65535:
+            raise VllmConfigError(f"control_port: {self.control_port} (expected 0 to 65535)")
+        if not self.admin_token and not _is_loopback(self.control_host):
+            raise VllmConfigError(
+                f"control_host: {self.control_host!r} (expected a loopback address, or an admin_token beside it)"
+            )
 
 
-def decode(document: Mapping[str, object]) -> VllmConfig:
+T = TypeVar("T")
+
+_FLEET_KEYS = frozenset(FleetConfig.__struct_fields__)
+_POOL_KEYS = frozenset(PoolConfig.__struct_fields__)
+
+
+def decode(document: Mapping[str, Any]) -> FleetConfig:
     """A configuration from plain values; raises VllmConfigError, also for an unknown key."""
+    tree = dict(document)
+    unknown = sorted(tree.keys() - _FLEET_KEYS - _POOL_KEYS)
+    if unknown:
+        raise VllmConfigError(
+            f"vllm.{unknown[0]}: no such key (expected one of {', '.join(sorted(_FLEET_KEYS | _POOL_KEYS))})"
+        )
+    if "pools" in tree:
+        stray = sorted(tree.keys() - _FLEET_KEYS)
+        if stray:
+            raise VllmConfigError(f"vllm.{stray[0]}: beside `pools` (expected inside one of them)")
+        written = tree.pop("pools")
+        if not isinstance(written, (list, tuple)) or not all(isinstance(pool, Mapping) for pool in written):
+            raise VllmConfigError("vllm.pools: a list of mappings is expected")
+        pools = tuple(decode_pool(pool, f"vllm.pools[{number}]") for number, pool in enumerate(written))
+    else:
+        alone = {key: tree.pop(key) for key in list(tree) if key not in _FLEET_KEYS}
+        pools = (decode_pool({"name": tree.get("name", DEFAULT_NAME), **alone}, "vllm"),)
+    return _convert({**tree, "pools": pools}, FleetConfig, "vllm")
+
+
+def decode_pool(document: Mapping[str, Any], where: str) -> PoolConfig:
+    """One pool from plain values; `where` stands before the key in what VllmConfigError says."""
+    unknown = sorted(document.keys() - _POOL_KEYS)
+    if unknown:
+        raise VllmConfigError(f"{where}.{unknown[0]}: no such key (expected one of {', '.join(sorted(_POOL_KEYS))})")
+    return _convert(dict(document), PoolConfig, where)
+
+
+def _convert(tree: dict[str, Any], into: type[T], where: str) -> T:
     try:
-        return msgspec.convert(dict(document), VllmConfig)
+        return msgspec.convert(tree, into)
     except msgspec.ValidationError as error:
-        raise VllmConfigError(f"vllm: {error}") from error
+        if isinstance(error.__cause__, VllmConfigError):
+            raise VllmConfigError(f"{where}.{error.__cause__}") from None
+        raise VllmConfigError(f"{where}: {error}") from error
 
 
-class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All one replica is told."""
-
-    id: str
-    argv: tuple[str, ...]
-    """Command line of `vllm serve`."""
-    model: str
-    """Served name."""
-    host: str
-    admin: tuple[str, ...]
-    admin_token: str
-    ttl_s: float
-    heartbeat_s: float
-
-
-def replica_spec(config: VllmConfig, number: int, device: Device, model_path: str) -> ReplicaSpec:
-    """What replica `number` of the fleet is told; `model_path` is where the model really lies."""
-    defaults = cpu.ARGS if device is Device.CPU else ()
-    owned = (f"--model={model_path}", f"--served-model-name={config.model_name}")
-    return ReplicaSpec(
-        id=config.replica_id(number),
-        argv=(*defaults, *config.args, *owned),
-        model=config.model_name,
-        host=config.host,
-        admin=config.admin,
-        admin_token=config.admin_token,
-        ttl_s=config.ttl_s,
-        heartbeat_s=config.heartbeat_s,
-    )
-
-
-def replica_env(config: VllmConfig, device: Device, model_path: str) -> dict[str, str]:
-    """Environment of a replica's process. A model that lies in a folder needs nothing from the hub."""
-    return {
-        **_COMMON_ENV,
-        **(_OFFLINE_ENV if Path(model_path).is_dir() else {}),
-        **(cpu.ENV if device is Device.CPU else {}),
-        **config.env,
-    }
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

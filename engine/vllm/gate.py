@@ -33,6 +33,7 @@ class Gate:
         self._app = app
         self._alive = alive
         self._ready = False
+        self._leaving = False
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -46,15 +47,19 @@ class Gate:
     @property
     def healthy(self) -> bool:
         """Whether a health check passes."""
-        return self._ready and not self._draining and self._alive()
+        return self._ready and not self._leaving and self._alive()
 
     def open(self) -> None:
         """The first token came out: health checks pass from here on. Work is let in before, so that it can."""
         self._ready = True
 
+    def fail_checks(self) -> None:
+        """Health checks fail from here on; work is still let in, until `drain`."""
+        self._leaving = True
+
     async def drain(self, timeout_s: float) -> int:
         """Refuse fresh work and wait for the work inside; answers how much is left, 0 unless the time ran out."""
-        self._draining = True
+        self._leaving = self._draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -89,7 +94,7 @@ class Gate:
     def _condition(self) -> str:
         if not self._alive():
             return "engine is dead"
-        return "replica is draining" if self._draining else "replica is starting"
+        return "replica is draining" if self._leaving else "replica is starting"
 
 
 async def _refuse(kind: str, send: Send) -> None:

@@ -1,7 +1,7 @@
-"""Keeps one replica alive: makes its actor, waits for the actor's life to end, makes the next after a pause.
+"""Keeps one replica alive: gives it a life, waits for that life's end, gives it the next after a pause.
 
-A start that vLLM itself refuses is final while no replica of the fleet has served, since every one would be refused
-alike. Once one has, the configuration is proved, and a replica that fails is tried again for ever.
+A start that vLLM itself refuses is final while no replica of the same configuration has served, since every one would
+be refused alike. Once one has, the configuration is proved, and a replica that fails is tried again for ever.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from engine.vllm.actor import MakeActor
+from engine.vllm.actor import Life, MakeLife
 from engine.vllm.cluster import Say
 from engine.vllm.errors import ClusterError, EngineStartError, ReplicaDiedError
+from engine.vllm.replica import Started
 
 PAUSE_MIN_S = 1.0
 PAUSE_MAX_S = 30.0
@@ -27,89 +29,141 @@ START_TRIES = 3
 T = TypeVar("T")
 
 
-class FleetState:
-    """What the keepers of a fleet share: whether to stop, whether to hurry, whether a replica ever served."""
+class Condition(StrEnum):
+    """How a kept replica stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEAD = "dead"
+    """Between two lives."""
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Proof:
+    """Whether a replica of one configuration ever served; its keepers share it."""
 
     def __init__(self) -> None:
-        self.stopping = asyncio.Event()
-        self.hurrying = asyncio.Event()
         self.served = False
-
-    def stop(self) -> None:
-        """Drain and end every replica; asked again, end them at once."""
-        if self.stopping.is_set():
-            self.hurrying.set()
-        self.stopping.set()
 
 
 class Keeper:
-    """Keeper of one replica. `run` returns once the fleet stops and the replica is gone."""
+    """Keeper of one replica. `run` returns once it was told to stop and the replica is gone."""
 
     def __init__(
         self,
         replica: str,
-        make_actor: MakeActor,
-        fleet: FleetState,
+        make_life: MakeLife,
+        proof: Proof,
         say: Say,
         *,
         drain_s: float,
         start_timeout_s: float,
+        on_change: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replica = replica
-        self._make_actor = make_actor
-        self._fleet = fleet
+        self._make_life = make_life
+        self._proof = proof
         self._say = say
         self._drain_s = drain_s
         self._start_timeout_s = start_timeout_s
+        self._on_change = on_change
         self._sleep = sleep
         self._clock = clock
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._left_alone = False
+        self.condition = Condition.STARTING
+        self.started: tuple[Started, ...] = ()
+        """Of its present life, a rank each; empty while it has none that serves."""
+        self.deaths = 0
+
+    def stop(self) -> None:
+        """Drain and end the replica; asked again, end it at once."""
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
+
+    def leave_alone(self) -> None:
+        """When `run` is cancelled, the replica goes on without a keeper."""
+        self._left_alone = True
 
     async def run(self) -> None:
         """Raises EngineStartError, ReplicaDiedError or ClusterError when the replica cannot be started at all."""
         pause_s = PAUSE_MIN_S
         tries = 0
-        while not self._fleet.stopping.is_set():
+        while not self._stopping.is_set():
             tries += 1
             began_s = self._clock()
             try:
                 await self._live()
             except (EngineStartError, ReplicaDiedError, ClusterError) as error:
-                if self._fleet.stopping.is_set():
+                if self._stopping.is_set():
                     break
-                if not self._fleet.served and (tries == START_TRIES or not isinstance(error, ReplicaDiedError)):
+                self.deaths += 1
+                if not self._proof.served and (tries == START_TRIES or not isinstance(error, ReplicaDiedError)):
                     raise
                 if self._clock() - began_s > LONG_LIFE_S:
                     pause_s = PAUSE_MIN_S
                 self._say(f"{self._replica} died: {error}; starts again in {pause_s:g} s")
-                await _until(self._fleet.stopping, self._sleep(pause_s))
+                self._turn(Condition.DEAD)
+                await _until(self._stopping, self._sleep(pause_s))
                 pause_s = min(2 * pause_s, PAUSE_MAX_S)
         self._say(f"{self._replica} stopped")
+        self._turn(Condition.STOPPED)
 
     async def _live(self) -> None:
-        """One life of the replica: start, serve, and when the fleet stops, drain."""
+        """One life of the replica: start, serve, and when told to stop, drain."""
+        self._turn(Condition.STARTING)
         self._say(f"{self._replica} starting")
-        actor = self._make_actor()
+        life = self._make_life()
         try:
-            try:
-                async with asyncio.timeout(self._start_timeout_s):
-                    started = await _until(self._fleet.stopping, actor.start())
-            except TimeoutError:
-                raise ClusterError(
-                    f"{self._replica}: no token within {self._start_timeout_s:g} s (vllm.start_timeout_s)"
-                ) from None
+            started = await self._start(life)
             if started is None:
                 return
-            self._fleet.served = True
-            self._say(f"ready: {started.url} replica={self._replica} start_s={started.start_s:.1f}")
-            await _until(self._fleet.stopping, actor.wait())
-            self._say(f"{self._replica} draining")
-            left = await _until(self._fleet.hurrying, actor.stop(self._drain_s))
-            if left:
-                self._say(f"{self._replica} cut {left} requests that were not done in {self._drain_s:g} s")
+            self._proof.served = True
+            for rank in started:
+                self._say(f"ready: {rank.url} replica={rank.replica} start_s={rank.start_s:.1f}")
+            self.started = started
+            self._turn(Condition.READY)
+            await self._serve(life)
         finally:
-            actor.kill()
+            self.started = ()
+            if not self._left_alone:
+                life.kill()
+
+    async def _start(self, life: Life) -> tuple[Started, ...] | None:
+        """What its ranks answered; None when told to stop before."""
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                return await _until(self._stopping, life.start())
+        except TimeoutError:
+            raise ClusterError(
+                f"{self._replica}: no token within {self._start_timeout_s:g} s (vllm.start_timeout_s)"
+            ) from None
+
+    async def _serve(self, life: Life) -> None:
+        try:
+            await _until(self._stopping, life.wait())
+        except ReplicaDiedError:
+            self.started = ()
+            self._turn(Condition.DEAD)
+            await life.bury()
+            raise
+        if not self._stopping.is_set():
+            return  # Ended by a driver before this one: it starts again at once.
+        self._turn(Condition.DRAINING)
+        self._say(f"{self._replica} draining")
+        left = await _until(self._hurrying, life.drain(self._drain_s))
+        if left:
+            self._say(f"{self._replica} cut {left} requests that were not done in {self._drain_s:g} s")
+        await _until(self._hurrying, life.end())
+
+    def _turn(self, condition: Condition) -> None:
+        self.condition = condition
+        self._on_change()
 
 
 async def _until(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

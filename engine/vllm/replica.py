@@ -1,8 +1,9 @@
 """One replica: a Ray actor that runs vLLM's engine and serves its OpenAI app over HTTP, straight to the client.
 
 Ray carries only the few calls below; no token passes through it. The life of a replica is one line:
-`start` (load, serve, first token, register), `wait` (until it stops or dies), `stop` (drain, leave, end).
-The class is plain: `launch` makes it an actor with `ray.remote`, a test may use it as it is on any event loop.
+`start` (load, serve, first token, register), `wait` (until it stops or dies), `drain`, `end`. It watches its engine by
+itself: when that dies, the replica leaves the routers and stops listening, whether or not a driver is there to see.
+The class is plain: `actor` makes it one with `ray.remote`, a test may use it as it is on any event loop.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ import msgspec
 import uvicorn
 
 from engine.registration import Registration
-from engine.transport import HttpTransport
 from engine.vllm import failure, openai_server
-from engine.vllm.config import NODE_ADDRESS, ReplicaSpec
+from engine.vllm.config import NODE_ADDRESS
 from engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
-from engine.vllm.gate import App, Gate
-from engine.vllm.reporting import Reporter
+from engine.vllm.gate import Gate
 from engine.vllm.signals import EngineSignals, Signals
-from router.state.schema import EngineLoad
+from engine.vllm.spec import Place, ReplicaSpec
 
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
@@ -33,22 +32,23 @@ KEEP_ALIVE_S = 75
 BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy."""
 
-ALIVE_CHECK_S = 0.5
+ALIVE_CHECK_S = 0.1
 """How often the engine is asked whether it lives; its death also shows at once to requests and health checks."""
 
 DRAIN_SETTLE_S = 0.5
 """Between telling the routers and refusing work: what is on its way here by then is still served."""
 
-LAST_WORDS_S = 2.0
-"""How long a dead engine's requests get to tell their clients so."""
+UNHEARD_SETTLE_S = 2.0
+"""The same when a router did not answer: HAProxy then learns of it from two failed health checks."""
 
 _CLOSE_S = 1
-"""How long uvicorn waits for connections once the work is over."""
+"""How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
 
 
 class Started(msgspec.Struct, frozen=True):
     """A replica that has given its first token."""
 
+    replica: str
     url: str
     pids: tuple[int, ...]
     """The actor's process and those of the engine."""
@@ -58,59 +58,68 @@ class Started(msgspec.Struct, frozen=True):
 class VllmReplica:
     """One vLLM engine and its HTTP server. Methods run on one event loop, in any thread."""
 
-    def __init__(self, spec: ReplicaSpec) -> None:
+    def __init__(self, spec: ReplicaSpec, place: Place) -> None:
         self._spec = spec
+        self._place = place
         self._signals = EngineSignals()
+        self._starting: asyncio.Task[Started] | None = None
         self._stopping = False
+        self._died = ""
+        self._over = asyncio.Event()
         self._registration: Registration | None = None
-        self._reporter: Reporter | None = None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
-    async def start(self) -> Started:
-        """Load the model, serve, wait for a real token, register. Raises EngineStartError with vLLM's own message."""
-        began_s = time.monotonic()
-        try:
-            self._server = await openai_server.build(self._spec.argv, self._signals, kv_events=bool(self._spec.admin))
-        except VllmError:
-            raise
-        except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
-            raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        self._gate = Gate(self._reported(self._server.app), alive=lambda: self._server.alive)
-        url = self._serve(self._gate)
-        await self._first_token(url)
-        self._gate.open()
-        self._register(url)
-        pids = (os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid))
-        return Started(url, pids, time.monotonic() - began_s)
+    async def place(self) -> Place:
+        """Which replica this is: asked by a driver that finds it."""
+        return self._place
+
+    async def reserve(self) -> tuple[str, int]:
+        """An address of this machine and a port free there, for the coordinator of a data-parallel group."""
+        host = self._host()
+        with socket.create_server((host, 0), family=_family(host)) as listening:
+            return host, listening.getsockname()[1]
+
+    async def start(self, more: tuple[str, ...] = ()) -> Started:
+        """Load the model, serve, wait for a real token, register. Raises EngineStartError with vLLM's own message.
+
+        `more` are arguments of `vllm serve` that are known only then. Asked again, it answers the same start.
+        """
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(more))
+        return await asyncio.shield(self._starting)
 
     async def wait(self) -> None:
-        """Return when the replica has stopped; raise ReplicaDiedError when engine or server ended unasked."""
-        while self._server.alive or self._stopping:
-            done, _ = await asyncio.wait({self._serving}, timeout=ALIVE_CHECK_S)
-            if done and self._stopping:
-                return
-            if done:
-                break
-        await self._leave()
-        await self._gate.drain(LAST_WORDS_S)
-        what = "HTTP server" if self._server.alive else "engine"
-        raise ReplicaDiedError(f"{self._spec.id}: the {what} died")
+        """Return when the replica has ended; raise ReplicaDiedError when engine or server did so unasked."""
+        await self._over.wait()
+        if self._died:
+            raise ReplicaDiedError(f"{self._spec.id}: the {self._died} died")
 
-    async def stop(self, drain_s: float) -> int:
-        """Ask the routers for no more, let running work finish for at most `drain_s`, leave, end.
+    async def drain(self, drain_s: float) -> int:
+        """Ask the routers for no more and let running work finish for at most `drain_s`; how many requests are left.
 
-        Answers how many requests were cut. The lease is renewed while the work finishes, so nobody forgets the replica.
+        The lease is renewed while the work finishes, so nobody forgets the replica. Health checks fail from the start,
+        work is refused only when all that could be on its way has come.
         """
         self._stopping = True
         if self._registration is not None and drain_s:
-            await self._registration.drain()
-            await asyncio.sleep(DRAIN_SETTLE_S)
-        left = await self._gate.drain(drain_s)
-        await self._leave()
-        self._http.should_exit = True
-        await self._serving
+            self._gate.fail_checks()
+            heard = await self._registration.drain()
+            await asyncio.sleep(DRAIN_SETTLE_S if heard else UNHEARD_SETTLE_S)
+        return await self._gate.drain(drain_s)
+
+    async def end(self) -> None:
+        """Leave the routers, close, end the engine; what still runs is cut."""
+        self._stopping = True
+        await self.leave()
         await asyncio.get_running_loop().run_in_executor(None, self._server.shutdown)
-        return left
+        self._over.set()
+
+    async def leave(self) -> None:
+        """Leave the routers and stop listening: connections are refused, which HAProxy answers by going elsewhere."""
+        self._http.should_exit = True
+        await self._deregister()
+        await self._serving
 
     async def signals(self) -> Signals:
         """Load of this replica at this moment."""
@@ -120,29 +129,40 @@ class VllmReplica:
             queued_tokens=self._server.queued_tokens,
         )
 
-    def _reported(self, app: App) -> App:
-        """The app, and an engine whose routers are told what happens in it."""
-        spec = self._spec
-        if not spec.admin:
-            return app
-        transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
-        self._reporter = Reporter(transports, load=self._load)
-        self._reporter.start(self._server.prefix_cache)
-        self._server.watch(self._reporter.watch)
-        return self._reporter.app(app)
+    async def _start(self, more: tuple[str, ...]) -> Started:
+        began_s = time.monotonic()
+        _tell_children_of_ray()
+        try:
+            self._server = await openai_server.build((*self._spec.argv, *more), self._signals)
+        except VllmError:
+            raise
+        except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
+            raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
+        self._gate = Gate(self._server.app, alive=lambda: self._server.alive)
+        url = self._serve(self._gate)
+        await self._first_token(url)
+        self._gate.open()
+        self._register(url)
+        self._watch = asyncio.create_task(self._watch_engine())
+        pids = (os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid))
+        return Started(self._spec.id, url, pids, time.monotonic() - began_s)
 
-    def _load(self) -> EngineLoad:
-        signals = self._signals
-        return EngineLoad(
-            running=signals.running,
-            waiting=signals.waiting,
-            queued_prefill_tokens=self._server.queued_tokens,
-            kv_usage=signals.kv_usage,
-        )
+    async def _watch_engine(self) -> None:
+        done: set[asyncio.Task[None]] = set()
+        while self._server.alive and not done:
+            done, _ = await asyncio.wait({self._serving}, timeout=ALIVE_CHECK_S)
+        if self._stopping:
+            return
+        self._died = "HTTP server" if self._server.alive else "engine"
+        self._over.set()
+        await self.leave()
+
+    def _host(self) -> str:
+        return _node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
 
     def _serve(self, gate: Gate) -> str:
-        host = _node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        host = self._host()
+        family = _family(host)
         listening = socket.create_server((host, 0), family=family, backlog=BACKLOG)
         config = uvicorn.Config(
             gate,
@@ -184,20 +204,23 @@ class VllmReplica:
             self._spec.model,
             ttl_s=self._spec.ttl_s,
             heartbeat_s=self._spec.heartbeat_s,
+            pool=self._spec.pool,
+            role=self._spec.role,
         )
         self._heartbeat = asyncio.create_task(self._registration.run())
 
-    async def _leave(self) -> None:
-        reporter, self._reporter = self._reporter, None
-        if reporter is not None:
-            await reporter.stop()
-        if self._registration is None:
+    async def _deregister(self) -> None:
+        registration, self._registration = self._registration, None
+        if registration is None:
             return
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.wait({self._heartbeat})
-        registration, self._registration = self._registration, None
         await registration.leave()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _node_address() -> str:
@@ -205,3 +228,12 @@ def _node_address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address())
+
+
+def _tell_children_of_ray() -> None:
+    """Name the cluster to the engine's process, which vLLM's Ray executor connects from: by itself it would look for
+    any cluster of this machine."""
+    import ray
+
+    if ray.is_initialized():
+        os.environ["RAY_ADDRESS"] = str(ray.get_runtime_context().gcs_address)

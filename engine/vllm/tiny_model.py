@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from engine.vllm.errors import MissingExtraError, VllmConfigError
 
 TINY = "tiny"
-"""The model name that means this one."""
+TINY_MOE = "tiny-moe"
+"""The model names that mean this one: dense, and with four experts."""
 
 ARCHITECTURES = ("qwen3", "llama", "qwen3moe")
 

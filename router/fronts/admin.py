@@ -39,9 +39,11 @@ from router.fronts.admin_types import (
     ReplicaView,
 )
 from router.fronts.openapi import describe_api
+from router.fronts.pools import PoolFront
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl, StaleVersionError
 from router.readiness import Readiness
+from router.state.fleets import FleetTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Replica, ReplicaRegistry
@@ -97,6 +99,7 @@ class AdminFront:
         clock: Clock,
         token: str,
         max_body_bytes: int,
+        fleets: FleetTable | None = None,
     ) -> None:
         self._replicas = replicas
         self._load = load
@@ -108,6 +111,7 @@ class AdminFront:
         self._clock = clock
         self._token = token
         self._max_body_bytes = max_body_bytes
+        self._pools = PoolFront(fleets if fleets is not None else FleetTable(), clock=clock, token=token)
         self._openapi = describe_api(product_version())
 
     def app(self) -> Starlette:
@@ -120,6 +124,7 @@ class AdminFront:
                 Route("/v1/replicas/{id}", guarded(self.delete_replica), methods=["DELETE"]),
                 Route("/v1/replicas/{id}/drain", guarded(self.drain_replica), methods=["POST"]),
                 Route("/v1/replicas/{id}/events", guarded(self.take_events), methods=["POST"]),
+                *self._pools.routes(guarded, self._body),
                 Route("/v1/policies", guarded(self.list_policies)),
                 Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
                 Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
@@ -203,6 +208,7 @@ class AdminFront:
             url=replica.url,
             model=replica.model,
             role=replica.role,
+            pool=replica.pool,
             state=replica.state,
             in_flight=int(self._load.in_flight[replica.slot]),
             in_flight_tokens=int(self._load.in_flight_tokens[replica.slot]),

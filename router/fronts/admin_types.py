@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from policies.types import Decision
-from router.state.schema import Role
+from router.state.schema import PoolStatus, Role
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +17,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     model: str
     role: Role
+    pool: Annotated[str, msgspec.Meta(description="The pool it is one of, see GET /v1/pools.")]
     state: Annotated[str, msgspec.Meta(description="starting, up, down or draining")]
     in_flight: Annotated[int, msgspec.Meta(description="Requests, ours and foreign.")]
     in_flight_tokens: int
@@ -26,6 +27,16 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
+
+
+class PoolView(PoolStatus, frozen=True, kw_only=True):
+    """A pool, and the fleet whose driver keeps it."""
+
+    fleet: str
+
+
+class PoolList(msgspec.Struct, frozen=True, kw_only=True):
+    pools: list[PoolView]
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,21 @@ from router.fronts.admin_types import (
     ExplainAnswer,
     ExplainRequest,
     PolicyList,
+    PoolList,
+    PoolView,
     ReplicaList,
     ReplicaView,
 )
-from router.state.schema import MSGPACK_TYPE, REPLICA_ID_PATTERN, EngineEvents, EventsAnswer, Registration
+from router.state.schema import (
+    MSGPACK_TYPE,
+    POOL_NAME_PATTERN,
+    REPLICA_ID_PATTERN,
+    EngineEvents,
+    EventsAnswer,
+    FleetLease,
+    Registration,
+    ScaleOrder,
+)
 
 REF = "#/components/schemas/{name}"
 
@@ -35,11 +46,11 @@ def describe_api(version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
     types = (
         Registration, ReplicaView, ReplicaList, EngineEvents, EventsAnswer, PolicyList, ExplainRequest, ExplainAnswer,
-        ErrorBody,
+        ErrorBody, FleetLease, PoolView, PoolList, ScaleOrder,
     )  # fmt: skip
     references, components = msgspec.json.schema_components(types, ref_template=REF)
     registration, replica, replica_list, events, events_answer, *others = references
-    policy_list, explain_request, explain_answer, error = others
+    policy_list, explain_request, explain_answer, error, fleet_lease, pool, pool_list, scale_order = others
     components = dict(components)
     components["Policy"] = _POLICY_SCHEMA
     policy = {"$ref": REF.format(name="Policy")}
@@ -80,6 +91,14 @@ def describe_api(version: str) -> dict[str, Any]:
         return described
 
     unknown = {"404": "No such replica."}
+    no_pool = {"404": "No such pool; the message names those there are."}
+    no_driver = {"503": "The driver of the pool's fleet cannot be reached."}
+    fleet_name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": POOL_NAME_PATTERN},
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -123,6 +142,45 @@ def describe_api(version: str) -> dict[str, Any]:
                             "422": "The message is wrong; nothing changed.",
                         },
                     )
+                ),
+            },
+            "/v1/fleets/{name}": {
+                "parameters": [fleet_name],
+                "put": operation(
+                    "Lease pools: take orders for them until the lease ends",
+                    {"201": ("Known from here on.", None), "204": ("Renewed.", None)},
+                    body=fleet_lease,
+                    errors={
+                        "409": "A pool belongs to another fleet.",
+                        "422": "The lease is wrong.",
+                        "507": "There are too many fleets.",
+                    },
+                ),
+                "delete": operation(
+                    "Give the pools up", {"204": ("Forgotten.", None)}, errors={"404": "No such fleet."}
+                ),
+            },
+            "/v1/pools": {"get": operation("List pools", {"200": ("All pools.", pool_list)})},
+            "/v1/pools/{name}": {
+                "parameters": [fleet_name],
+                "get": operation("Get one pool", {"200": ("The pool.", pool)}, errors=no_pool),
+                "put": operation(
+                    "Change a pool: its replicas are rolled one by one",
+                    {"202": ("Understood; the pool as it is.", pool)},
+                    body={
+                        "type": "object",
+                        "description": "A pool as in the fleet's file, see docs/how-to-run-a-fleet.md.",
+                    },
+                    errors={**no_pool, **no_driver, "422": "The configuration is wrong; nothing changed."},
+                ),
+            },
+            "/v1/pools/{name}/scale": {
+                "parameters": [fleet_name],
+                "post": operation(
+                    "Say how many replicas a pool shall have",
+                    {"202": ("Understood; the pool as it is.", pool)},
+                    body=scale_order,
+                    errors={**no_pool, **no_driver, "422": "The pool cannot have so many."},
                 ),
             },
             "/v1/policies": {"get": operation("List the policies there are", {"200": ("Policies.", policy_list)})},

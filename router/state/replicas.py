@@ -27,9 +27,6 @@ MAX_REPLICAS = 4096
 
 ANY_MODEL = ""
 
-KEPT_S = 1.0
-"""After so long it is asked again whether a replica without a lease of its own is kept."""
-
 
 class Health(StrEnum):
     """What HAProxy's checks say."""
@@ -54,8 +51,7 @@ class Replica:
     health: Health
     draining: bool = False
     role: Role = Role.BOTH
-    heard_until_s: float | None = None
-    """End of the lease by heartbeats that came here, to this edge; None without any."""
+    pool: str = ""
 
     @property
     def eligible(self) -> bool:
@@ -129,17 +125,8 @@ class ReplicaRegistry:
 
     # Writers
 
-    def put(
-        self,
-        replica_id: str,
-        registration: Registration,
-        endpoint: tuple[str, int],
-        now_s: float,
-        *,
-        elsewhere: bool = False,
-    ) -> Replica:
-        """Registers or renews; `endpoint` is the IP address and port behind the URL. `elsewhere`: it was not this edge
-        that the replica told.
+    def put(self, replica_id: str, registration: Registration, endpoint: tuple[str, int], now_s: float) -> Replica:
+        """Registers or renews; `endpoint` is the IP address and port behind the URL.
 
         Another endpoint is a restarted engine: it starts unproven and no longer drains. Raises LimitError beyond
         `max_replicas`.
@@ -157,16 +144,14 @@ class ReplicaRegistry:
                 self._ids[slot] = replica_id
             replica = Replica(
                 slot, replica_id, registration.url, host, port, registration.model,
-                registration.ttl_s, lease_until_s, self._initial_health, role=registration.role,
+                registration.ttl_s, lease_until_s, self._initial_health, role=registration.role, pool=registration.pool,
             )  # fmt: skip
-            replica.heard_until_s = None if elsewhere else lease_until_s
             self._by_id[replica_id] = replica
             self._on_added(slot)
             self._changed()
             return replica
         replica.ttl_s, replica.lease_until_s = registration.ttl_s, lease_until_s
-        if not elsewhere:
-            replica.heard_until_s = lease_until_s
+        replica.pool = registration.pool
         moved = (host, port) != (replica.host, replica.port)
         if moved:
             replica.url, replica.host, replica.port = registration.url, host, port
@@ -178,17 +163,12 @@ class ReplicaRegistry:
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s)
+        registration = Registration(
+            url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role, pool=saved.pool
+        )
+        replica = self.put(saved.id, registration, (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
-        return replica
-
-    def learn(self, saved: SavedReplica, now_s: float) -> Replica:
-        """Makes a registration what another edge says it is."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s, elsewhere=True)
-        if replica.draining is not saved.draining:
-            replica.draining = saved.draining
-            self._changed()
         return replica
 
     def remove(self, replica_id: str) -> bool:
@@ -221,15 +201,9 @@ class ReplicaRegistry:
         self._changed()
         return True
 
-    def expire_leases(self, now_s: float, keeps: Callable[[Replica], bool] = lambda replica: False) -> list[str]:
-        """Removes replicas whose lease ended, unless somebody else `keeps` them; returns their ids."""
-        gone = []
-        for replica in self:
-            if replica.lease_until_s is not None and replica.lease_until_s <= now_s:
-                if keeps(replica):
-                    replica.lease_until_s = now_s + KEPT_S
-                else:
-                    gone.append(replica.id)
+    def expire_leases(self, now_s: float) -> list[str]:
+        """Removes replicas whose lease ended; returns their ids."""
+        gone = [r.id for r in self if r.lease_until_s is not None and r.lease_until_s <= now_s]
         for replica_id in gone:
             self.remove(replica_id)
         return gone
@@ -294,6 +268,7 @@ class ReplicaRegistry:
                 ttl_s=r.ttl_s,
                 draining=r.draining,
                 role=r.role,
+                pool=r.pool,
             )
             for r in sorted(self, key=lambda r: r.id)
         ]
@@ -304,7 +279,3 @@ class ReplicaRegistry:
         assert len(set(slots)) == len(slots), "two replicas share a slot"
         assert all(self._ids[r.slot] == r.id for r in self), "ids by slot are stale"
         assert not set(slots) & set(self._free_slots), "a used slot is free"
-
-
-def _registration(saved: SavedReplica) -> Registration:
-    return Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role)

@@ -54,6 +54,9 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     role: Annotated[Role, msgspec.Meta(description="both, prefill or decode; see docs/how-to-disaggregate.md.")] = (
         Role.BOTH
     )
+    pool: Annotated[
+        str, msgspec.Meta(max_length=64, description="The pool it is one of; empty where nobody scales it.")
+    ] = ""
 
 
 class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +71,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float | None = None
     draining: bool = False
     role: Role = Role.BOTH
+    pool: str = ""
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +83,59 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     """The policy document put live through the admin API, if any."""
     configured_policy: dict[str, Any] | None = None
     """The document that was configured when `policy` was put; a changed configuration wins over a saved policy."""
+
+
+# What a fleet's driver tells of its pools: body of `PUT /v1/fleets/{name}`.
+
+FLEETS_MAX = 256
+"""Fleets one router listens to."""
+
+POOLS_MAX = 64
+"""Pools of one fleet."""
+
+POOL_NAME_PATTERN = r"^[A-Za-z0-9_.:-]{1,52}$"
+"""The numbers of replica and rank take the rest of a replica's id."""
+
+PoolName = Annotated[str, msgspec.Meta(pattern=POOL_NAME_PATTERN)]
+
+
+class PoolMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One replica of a pool, as its keeper sees it."""
+
+    id: ReplicaId
+    state: Annotated[str, msgspec.Meta(description="starting, ready, dead, draining or stopped")]
+    revision: Annotated[str, msgspec.Meta(description="Of the configuration it was started with.")]
+    deaths: Annotated[int, msgspec.Meta(ge=0, description="How often it had to be started again.")]
+    urls: Annotated[list[str], msgspec.Meta(description="Where it serves; one a rank of a data-parallel group.")]
+
+
+class PoolStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pool at one moment."""
+
+    name: PoolName
+    model: str
+    role: Role
+    replicas: Annotated[int, msgspec.Meta(description="As many are wanted; a data-parallel group counts as one.")]
+    replicas_max: Annotated[int, msgspec.Meta(description="No more may be wanted.")]
+    ready: int
+    state: Annotated[str, msgspec.Meta(description="ready, scaling, rolling, refused or stopping")]
+    revision: Annotated[str, msgspec.Meta(description="Of the configuration that is wanted.")]
+    error: Annotated[str, msgspec.Meta(description="Why the last configuration was refused; empty if it was not.")] = ""
+    members: list[PoolMember] = []
+
+
+class FleetLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Body of `PUT /v1/fleets/{name}`: who takes orders for these pools, until the lease ends or is renewed."""
+
+    control: Annotated[str, msgspec.Meta(max_length=256, description="Base URL orders go to, http://HOST:PORT.")]
+    ttl_s: Annotated[float, msgspec.Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S)]
+    pools: Annotated[list[PoolStatus], msgspec.Meta(max_length=POOLS_MAX)]
+
+
+class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/pools/{name}/scale`."""
+
+    replicas: Annotated[int, msgspec.Meta(ge=1, description="At most the pool's `replicas_max`.")]
 
 
 # What an engine tells of itself: body of `POST /v1/replicas/{id}/events`.

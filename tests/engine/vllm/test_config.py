@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.vllm import cpu
 from engine.vllm.cluster import check_installed
-from engine.vllm.config import Device, VllmConfig, decode, replica_env, replica_spec
+from engine.vllm.config import FleetConfig, PoolConfig, decode
 from engine.vllm.errors import MissingExtraError, VllmConfigError
 from engine.vllm.launch import run
 
@@ -19,7 +18,7 @@ from engine.vllm.launch import run
     [
         pytest.param({"model": ""}, "vllm.model: '' (expected a folder or a hub name)", id="no model"),
         pytest.param({"replicas": 0}, "vllm.replicas: 0 (expected 1 to 512)", id="no replica"),
-        pytest.param({"name": "a b"}, "vllm.name: 'a b'", id="a name HAProxy would refuse"),
+        pytest.param({"name": "a b"}, "name: 'a b'", id="a name HAProxy would refuse"),
         pytest.param({"num_gpus": -1.0}, "vllm.num_gpus: -1.0 (expected 0 or more)", id="negative GPUs"),
         pytest.param({"heartbeat_s": 0.0}, "vllm.heartbeat_s: 0.0 (expected more than 0)", id="no heartbeat"),
         pytest.param({"ttl_s": 2.0}, "vllm.ttl_s: 2.0 (expected more than heartbeat_s, 2.0)", id="lease too short"),
@@ -32,7 +31,7 @@ from engine.vllm.launch import run
             "it is set by the setting `served_name`",
             id="underscores are the same",
         ),
-        pytest.param({"modle": "x"}, "unknown field `modle`", id="a key misspelt"),
+        pytest.param({"modle": "x"}, "vllm.modle: no such key (expected one of ", id="a key misspelt"),
         pytest.param({"device": "tpu"}, "Invalid enum value 'tpu' - at `$.device`", id="no such device"),
     ],
 )
@@ -46,39 +45,62 @@ def test_a_wrong_setting_is_refused_by_name(settings: dict[str, object], says: s
 def test_a_configuration_made_in_code_is_checked_too() -> None:
     """There is no way round the checks."""
     with pytest.raises(VllmConfigError):
-        VllmConfig(model="m", replicas=0)
+        PoolConfig(model="m", replicas=0)
 
 
-def test_cpu_settings_come_first_so_that_the_users_own_win() -> None:
-    """vLLM takes the last of two equal options: the user's come after ours, what Pointsman owns after both."""
-    config = VllmConfig(model="m", args=("--block-size=64",), env={"OMP_NUM_THREADS": "8"})
-    argv = replica_spec(config, 1, Device.CPU, "/models/m").argv
-    assert argv[: len(cpu.ARGS)] == cpu.ARGS
-    assert argv[len(cpu.ARGS) :] == ("--block-size=64", "--model=/models/m", "--served-model-name=m")
-    env = replica_env(config, Device.CPU, "m")
-    assert env["OMP_NUM_THREADS"] == "8"
-    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+def test_a_document_without_pools_is_one_pool() -> None:
+    """Its keys stand beside the fleet's, and it has the fleet's name."""
+    fleet = decode({"model": "m", "name": "chat", "replicas": 2, "drain_s": 5.0})
+    assert fleet == FleetConfig(name="chat", drain_s=5.0, pools=(PoolConfig(name="chat", model="m", replicas=2),))
 
 
-def test_a_replica_on_a_gpu_gets_no_cpu_settings() -> None:
-    """GPU or CPU is a matter of configuration: nothing of the CPU's settings reaches a GPU."""
-    config = VllmConfig(model="m", served_name="big")
-    assert replica_spec(config, 1, Device.GPU, "m").argv == ("--model=m", "--served-model-name=big")
-    assert not cpu.ENV.keys() & replica_env(config, Device.GPU, "m").keys()
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        pytest.param(
+            {"model": "m", "pools": []}, "vllm.model: beside `pools` (expected inside one of them)", id="both"
+        ),
+        pytest.param({"pools": []}, "vllm.pools: 0 of them (expected 1 to 64)", id="none"),
+        pytest.param({"pools": "chat"}, "vllm.pools: a list of mappings is expected", id="no list"),
+        pytest.param(
+            {"pools": [{"model": "m"}] * 2}, "vllm.pools: 'vllm' twice (expected a name for each)", id="twice"
+        ),
+        pytest.param({"pools": [{"model": "m", "replica": 1}]}, "vllm.pools[0].replica: no such key", id="misspelt"),
+        pytest.param(
+            {"pools": [{"model": "m", "role": "x"}]}, "Invalid enum value 'x' - at `$.role`", id="no such role"
+        ),
+        pytest.param(
+            {"model": "m", "replicas": 300, "data_parallel_size": 2},
+            "vllm.replicas: 300 (expected 1 to 256)",
+            id="ranks count one by one",
+        ),
+        pytest.param(
+            {"model": "m", "control_host": "0.0.0.0"},
+            "vllm.control_host: '0.0.0.0' (expected a loopback address, or an admin_token beside it)",
+            id="orders from anybody",
+        ),
+    ],
+)
+def test_pools_are_checked_one_by_one(document: dict[str, object], says: str) -> None:
+    """What is wrong is said with the pool's place in the document."""
+    with pytest.raises(VllmConfigError) as caught:
+        decode(document)
+    assert says in str(caught.value)
 
 
-def test_a_model_in_a_folder_needs_no_hub(tmp_path: Path) -> None:
-    """The hub is switched off for a folder, and left alone for a name."""
-    config = VllmConfig(model="m")
-    assert replica_env(config, Device.GPU, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in replica_env(config, Device.GPU, "org/model")
-
-
-def test_replicas_are_numbered_from_one() -> None:
-    """Ids are the fleet's name and a number, and fit HAProxy's server names."""
-    config = VllmConfig(model="m", name="n" * 56, replicas=512)
-    assert config.replica_id(1).endswith("n-1")
-    assert len(config.replica_id(512)) <= 64
+@pytest.mark.parametrize(
+    ("settings", "executor"),
+    [
+        ({}, ""),
+        ({"tensor_parallel_size": 2}, "ray"),
+        ({"pipeline_parallel_size": 2}, "ray"),
+        ({"tensor_parallel_size": 2, "args": ["--distributed-executor-backend", "mp"]}, "mp"),
+        ({"tensor_parallel_size": 2, "args": ["--distributed_executor_backend=mp"]}, "mp"),
+    ],
+)
+def test_several_workers_are_rays_unless_the_arguments_say_otherwise(settings: dict[str, Any], executor: str) -> None:
+    """One worker is vLLM's own choice."""
+    assert decode({"model": "m", **settings}).pools[0].executor == executor
 
 
 @pytest.mark.parametrize("module", ["ray", "vllm"])
@@ -87,7 +109,7 @@ def test_a_missing_extra_is_one_clear_sentence(module: str, monkeypatch: pytest.
     for name in ("ray", "vllm"):
         monkeypatch.setitem(sys.modules, name, None if name == module else sys)
     with pytest.raises(MissingExtraError) as caught:
-        run(VllmConfig(model="tiny"))
+        run(decode({"model": "tiny"}))
     assert f"need the Python package '{module}'" in str(caught.value)
     assert "make engine-cpu" in str(caught.value)
 
@@ -96,12 +118,12 @@ def test_a_driver_needs_no_vllm_where_replicas_run_elsewhere(monkeypatch: pytest
     """With a cluster to join, vLLM is the cluster's business."""
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setitem(sys.modules, "ray", sys)
-    check_installed(VllmConfig(model="m", ray_address="auto"))
+    check_installed(decode({"model": "m", "ray_address": "auto"}))
 
 
 def test_a_model_folder_that_is_not_there_is_refused_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A path is looked for at once; a hub name cannot be."""
     for name in ("ray", "vllm"):
         monkeypatch.setitem(sys.modules, name, sys)
-    with pytest.raises(VllmConfigError, match=r"vllm\.model: '/no/such' \(expected a folder that exists"):
-        run(VllmConfig(model="/no/such"))
+    with pytest.raises(VllmConfigError, match=r"model: '/no/such' \(expected a folder that exists"):
+        run(decode({"model": "/no/such"}))

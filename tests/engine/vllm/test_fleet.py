@@ -116,7 +116,7 @@ def test_both_replicas_register_themselves(running: Running) -> None:
     for replica in ("vllm-1", "vllm-2"):
         call = running.calls.wait(lambda call, path=f"/v1/replicas/{replica}": call.path == path, 10)
         assert call.method == "PUT"
-        assert call.body == {"url": running.url(replica), "model": "tiny", "ttl_s": 10.0}
+        assert call.body == {"url": running.url(replica), "model": "tiny", "ttl_s": 10.0, "pool": "vllm"}
 
 
 def test_a_heartbeat_renews_the_lease(running: Running) -> None:

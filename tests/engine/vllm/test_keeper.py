@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from engine.vllm.errors import ClusterError, EngineStartError, ReplicaDiedError, VllmError
-from engine.vllm.keeper import START_TRIES, FleetState, Keeper
+from engine.vllm.keeper import START_TRIES, Keeper, Proof
 from engine.vllm.replica import Started
 
 
-class FakeActor:
+class FakeLife:
     """One life: what `start` and `wait` end with; an event that is never set keeps them waiting."""
 
     def __init__(self, *, start: VllmError | None = None, wait: VllmError | None = None, left: int = 0) -> None:
@@ -22,36 +22,42 @@ class FakeActor:
         self.never = asyncio.Event()
         self.started = asyncio.Event()
         self.drained_s: float | None = None
-        self.killed = False
+        self.ended = self.buried = self.killed = False
 
-    async def start(self) -> Started:
+    async def start(self) -> tuple[Started, ...]:
         if self._start is not None:
             raise self._start
         self.started.set()
-        return Started("http://127.0.0.1:1", (1, 2), 0.5)
+        return (Started("r-1", "http://127.0.0.1:1", (1, 2), 0.5),)
 
     async def wait(self) -> None:
         if self._wait is not None:
             raise self._wait
         await self.never.wait()
 
-    async def stop(self, drain_s: float) -> int:
+    async def drain(self, drain_s: float) -> int:
         self.drained_s = drain_s
         return self._left
+
+    async def end(self) -> None:
+        self.ended = True
+
+    async def bury(self) -> None:
+        self.buried = True
 
     def kill(self) -> None:
         self.killed = True
 
 
-class HangingActor(FakeActor):
+class HangingLife(FakeLife):
     """One that neither starts nor stops."""
 
-    async def start(self) -> Started:
+    async def start(self) -> tuple[Started, ...]:
         self.started.set()
         await self.never.wait()
         raise AssertionError
 
-    async def stop(self, drain_s: float) -> int:
+    async def drain(self, drain_s: float) -> int:
         await self.never.wait()
         return 0
 
@@ -59,8 +65,8 @@ class HangingActor(FakeActor):
 class Kept:
     """A keeper over given lives, with what it said and how long it paused."""
 
-    def __init__(self, *lives: FakeActor, start_timeout_s: float = 60.0, life_s: float = 0.0) -> None:
-        self.fleet = FleetState()
+    def __init__(self, *lives: FakeLife, start_timeout_s: float = 60.0, life_s: float = 0.0) -> None:
+        self.proof = Proof()
         self.said: list[str] = []
         self.pauses: list[float] = []
         self._lives = iter(lives)
@@ -69,7 +75,7 @@ class Kept:
         self.keeper = Keeper(
             "r-1",
             self._next,
-            self.fleet,
+            self.proof,
             self.said.append,
             drain_s=30.0,
             start_timeout_s=start_timeout_s,
@@ -77,7 +83,7 @@ class Kept:
             clock=self._clock,
         )
 
-    def _next(self) -> FakeActor:
+    def _next(self) -> FakeLife:
         return next(self._lives)
 
     async def _sleep(self, pause_s: float) -> None:
@@ -90,11 +96,11 @@ class Kept:
 
 async def test_a_replica_serves_until_the_fleet_stops_and_is_drained_then() -> None:
     """Starting, ready, draining, stopped: one line each, and the process is ended."""
-    actor = FakeActor()
-    kept = Kept(actor)
+    life = FakeLife()
+    kept = Kept(life)
     running = asyncio.create_task(kept.keeper.run())
-    await actor.started.wait()
-    kept.fleet.stop()
+    await life.started.wait()
+    kept.keeper.stop()
     await running
     assert kept.said == [
         "r-1 starting",
@@ -102,43 +108,43 @@ async def test_a_replica_serves_until_the_fleet_stops_and_is_drained_then() -> N
         "r-1 draining",
         "r-1 stopped",
     ]
-    assert actor.drained_s == 30.0
-    assert actor.killed
+    assert life.drained_s == 30.0
+    assert life.killed
 
 
 async def test_requests_that_were_cut_are_told() -> None:
     """A drain that ran out of time says how many requests it cost."""
-    actor = FakeActor(left=3)
-    kept = Kept(actor)
+    life = FakeLife(left=3)
+    kept = Kept(life)
     running = asyncio.create_task(kept.keeper.run())
-    await actor.started.wait()
-    kept.fleet.stop()
+    await life.started.wait()
+    kept.keeper.stop()
     await running
     assert "r-1 cut 3 requests that were not done in 30 s" in kept.said
 
 
 async def test_a_dead_replica_starts_again_after_a_pause_that_grows() -> None:
-    """1, 2, 4 seconds, and every dead actor is ended for good."""
-    dead = [FakeActor(wait=ReplicaDiedError("r-1: its process died")) for _ in range(3)]
-    last = FakeActor()
+    """1, 2, 4 seconds, and every dead life is ended for good."""
+    dead = [FakeLife(wait=ReplicaDiedError("r-1: its process died")) for _ in range(3)]
+    last = FakeLife()
     kept = Kept(*dead, last)
     running = asyncio.create_task(kept.keeper.run())
     await last.started.wait()
-    kept.fleet.stop()
+    kept.keeper.stop()
     await running
     assert kept.pauses == [1.0, 2.0, 4.0]
-    assert all(actor.killed for actor in dead)
+    assert all(life.killed for life in dead)
     assert "r-1 died: r-1: its process died; starts again in 1 s" in kept.said
 
 
 async def test_a_long_life_forgives_earlier_deaths() -> None:
     """A replica that served for more than a minute starts again after the shortest pause."""
-    dead = [FakeActor(wait=ReplicaDiedError("died")) for _ in range(3)]
-    last = FakeActor()
+    dead = [FakeLife(wait=ReplicaDiedError("died")) for _ in range(3)]
+    last = FakeLife()
     kept = Kept(*dead, last, life_s=61.0)
     running = asyncio.create_task(kept.keeper.run())
     await last.started.wait()
-    kept.fleet.stop()
+    kept.keeper.stop()
     await running
     assert kept.pauses == [1.0, 1.0, 1.0]
 
@@ -146,29 +152,29 @@ async def test_a_long_life_forgives_earlier_deaths() -> None:
 @pytest.mark.parametrize("error", [EngineStartError("no memory"), ClusterError("name taken")])
 async def test_a_first_start_that_is_refused_is_final(error: VllmError) -> None:
     """Every replica would be refused alike: the error goes up, nothing is tried again."""
-    actor = FakeActor(start=error)
-    kept = Kept(actor)
+    life = FakeLife(start=error)
+    kept = Kept(life)
     with pytest.raises(type(error)):
         await kept.keeper.run()
     assert kept.pauses == []
-    assert actor.killed
+    assert life.killed
 
 
-async def test_once_the_fleet_has_served_a_refusal_is_tried_again() -> None:
+async def test_once_a_replica_has_served_a_refusal_is_tried_again() -> None:
     """The configuration is proved by then: memory of a dead engine may just not be free yet."""
-    last = FakeActor()
-    kept = Kept(FakeActor(start=EngineStartError("no memory")), last)
-    kept.fleet.served = True
+    last = FakeLife()
+    kept = Kept(FakeLife(start=EngineStartError("no memory")), last)
+    kept.proof.served = True
     running = asyncio.create_task(kept.keeper.run())
     await last.started.wait()
-    kept.fleet.stop()
+    kept.keeper.stop()
     await running
     assert kept.pauses == [1.0]
 
 
 async def test_a_first_start_whose_process_dies_is_tried_a_few_times() -> None:
     """A process may be killed by accident, but not every time."""
-    kept = Kept(*(FakeActor(start=ReplicaDiedError("killed")) for _ in range(START_TRIES)))
+    kept = Kept(*(FakeLife(start=ReplicaDiedError("killed")) for _ in range(START_TRIES)))
     with pytest.raises(ReplicaDiedError):
         await kept.keeper.run()
     assert len(kept.pauses) == START_TRIES - 1
@@ -176,39 +182,39 @@ async def test_a_first_start_whose_process_dies_is_tried_a_few_times() -> None:
 
 async def test_a_start_has_a_limit() -> None:
     """A replica that gives no token in time is an error that names the setting."""
-    actor = HangingActor()
+    life = HangingLife()
     with pytest.raises(ClusterError, match=r"no token within 0\.01 s \(vllm\.start_timeout_s\)"):
-        await Kept(actor, start_timeout_s=0.01).keeper.run()
-    assert actor.killed
+        await Kept(life, start_timeout_s=0.01).keeper.run()
+    assert life.killed
 
 
-async def test_a_fleet_that_stops_does_not_wait_for_a_start() -> None:
+async def test_a_keeper_that_stops_does_not_wait_for_a_start() -> None:
     """SIGTERM while the model loads ends the replica at once."""
-    actor = HangingActor()
-    kept = Kept(actor)
+    life = HangingLife()
+    kept = Kept(life)
     running = asyncio.create_task(kept.keeper.run())
-    await actor.started.wait()
-    kept.fleet.stop()
+    await life.started.wait()
+    kept.keeper.stop()
     await running
     assert kept.said == ["r-1 starting", "r-1 stopped"]
-    assert actor.killed
+    assert life.killed
 
 
 async def test_a_second_signal_does_not_wait_for_the_drain() -> None:
     """Asked twice to stop, the keeper ends the process under its requests."""
 
-    class NeverDrains(FakeActor):
-        async def stop(self, drain_s: float) -> int:
+    class NeverDrains(FakeLife):
+        async def drain(self, drain_s: float) -> int:
             ask_again()
             await self.never.wait()
             return 0
 
-    actor = NeverDrains()
-    kept = Kept(actor)
-    ask_again: Callable[[], None] = kept.fleet.stop
+    life = NeverDrains()
+    kept = Kept(life)
+    ask_again: Callable[[], None] = kept.keeper.stop
     running = asyncio.create_task(kept.keeper.run())
-    await actor.started.wait()
-    kept.fleet.stop()
+    await life.started.wait()
+    kept.keeper.stop()
     await running
-    assert actor.killed
+    assert life.killed
     assert kept.said[-1] == "r-1 stopped"

@@ -1,0 +1,143 @@
+"""Pools in the admin API: drivers of fleets lease their pools here, people scale and change them here.
+
+The driver owns a pool, so an order is passed on to it and its answer is the answer. That a router keeps nothing of its
+own makes any number of routers agree, and one that starts again needs only the next heartbeat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import httpx
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from router.clock import Clock
+from router.errors import LimitError, RegistrationError
+from router.fronts.admin_types import PoolList, PoolView
+from router.state.fleets import Fleet, FleetTable
+from router.state.schema import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
+
+ORDER_TIMEOUT_S = 5.0
+"""A driver answers as soon as it has understood; what it does then takes its time."""
+
+T = TypeVar("T")
+
+MAX_LEASE_BYTES = 8 * 1024 * 1024
+"""Of one heartbeat: pools of all sizes, with some 200 bytes a replica."""
+
+_NAME = re.compile(POOL_NAME_PATTERN)
+
+Handler = Callable[[Request], Awaitable[Response]]
+ReadBody = Callable[[Request, int], Awaitable[bytes]]
+
+
+class PoolFront:
+    """Handlers over the leases. `guarded` and `read_body` are the admin front's: token and size are asked there."""
+
+    def __init__(self, fleets: FleetTable, *, clock: Clock, token: str) -> None:
+        self._fleets = fleets
+        self._clock = clock
+        self._token = token
+
+    def routes(self, guarded: Callable[[Handler], Handler], read_body: ReadBody) -> list[Route]:
+        self._read_body = read_body
+        return [
+            Route("/v1/fleets/{name}", guarded(self.put_fleet), methods=["PUT"]),
+            Route("/v1/fleets/{name}", guarded(self.delete_fleet), methods=["DELETE"]),
+            Route("/v1/pools", guarded(self.list_pools)),
+            Route("/v1/pools/{name}", guarded(self.get_pool), methods=["GET"]),
+            Route("/v1/pools/{name}", guarded(self.order), methods=["PUT"]),
+            Route("/v1/pools/{name}/scale", guarded(self.scale), methods=["POST"]),
+        ]
+
+    async def put_fleet(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not _NAME.match(name):
+            raise HTTPException(422, f"name: {name!r}: {POOL_NAME_PATTERN} is expected")
+        lease = _decoded(await self._read_body(request, MAX_LEASE_BYTES), FleetLease)
+        if not lease.control.startswith(("http://", "https://")):
+            raise HTTPException(422, f"control: {lease.control!r}: http://HOST:PORT is expected")
+        try:
+            first = self._fleets.put(name, lease, self._clock())
+        except RegistrationError as error:
+            raise HTTPException(409, str(error)) from error
+        except LimitError as error:
+            raise HTTPException(507, str(error)) from error
+        return Response(status_code=201 if first else 204)
+
+    async def delete_fleet(self, request: Request) -> Response:
+        if not self._fleets.remove(request.path_params["name"]):
+            raise HTTPException(404, f"fleet {request.path_params['name']!r} is not known")
+        return Response(status_code=204)
+
+    async def list_pools(self, request: Request) -> Response:
+        views = [_view(fleet, pool) for fleet, pool in self._fleets.pools(self._clock())]
+        return _json(PoolList(pools=views))
+
+    async def get_pool(self, request: Request) -> Response:
+        fleet = self._owner(request)
+        return _json(_view(fleet.name, fleet.pools[request.path_params["name"]]))
+
+    async def scale(self, request: Request) -> Response:
+        """The size a pool shall have; refused here when the pool cannot have it."""
+        fleet = self._owner(request)
+        body = await self._read_body(request, 0)
+        order = _decoded(body, ScaleOrder)
+        limit = fleet.pools[request.path_params["name"]].replicas_max
+        if order.replicas > limit:
+            raise HTTPException(422, f"replicas: {order.replicas} (expected 1 to {limit})")
+        return await self._pass_on(fleet, request, body)
+
+    async def order(self, request: Request) -> Response:
+        """The configuration a pool shall have; only its driver can judge it."""
+        return await self._pass_on(self._owner(request), request, await self._read_body(request, 0))
+
+    def _owner(self, request: Request) -> Fleet:
+        name = request.path_params["name"]
+        fleet = self._fleets.owner(name, self._clock())
+        if fleet is None:
+            known = ", ".join(pool.name for _, pool in self._fleets.pools(self._clock())) or "none"
+            raise HTTPException(404, f"pool {name!r} is not known (there are: {known})")
+        return fleet
+
+    async def _pass_on(self, fleet: Fleet, request: Request, body: bytes) -> Response:
+        headers = {"content-type": "application/json"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        async with httpx.AsyncClient(timeout=ORDER_TIMEOUT_S, trust_env=False) as client:
+            try:
+                answer = await client.request(
+                    request.method, fleet.control + request.url.path, content=body, headers=headers
+                )
+            except httpx.HTTPError as error:
+                raise HTTPException(
+                    503,
+                    f"the driver of fleet {fleet.name!r} at {fleet.control} cannot be reached: {type(error).__name__}",
+                    {"retry-after": "2"},
+                ) from error
+        if not answer.is_success:
+            return Response(answer.content, answer.status_code, media_type="application/json")
+        return _json(_view(fleet.name, msgspec.json.decode(answer.content, type=PoolStatus)), answer.status_code)
+
+
+def _view(fleet: str, pool: PoolStatus) -> PoolView:
+    return PoolView(fleet=fleet, **{key: getattr(pool, key) for key in pool.__struct_fields__})
+
+
+def _decoded(body: bytes, into: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body or b"{}", type=into)
+    except msgspec.ValidationError as error:
+        raise HTTPException(422, str(error)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise HTTPException(400, f"body: not JSON: {error}") from error
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
