@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from engine.transport import Transport, TransportError
-from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken
+from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
 
 log = logging.getLogger("pointsman.publisher")
 
@@ -43,14 +43,16 @@ class Publisher:
         capacity_tokens: int,
         resident: Callable[[], list[int]],
         load: Callable[[], EngineLoad],
+        handoffs: Callable[[], Handoffs | None] = lambda: None,
     ) -> None:
-        """`epoch` names this life of the engine; `resident` and `load` are asked when a message is made. Closes the
-        transports when it is closed."""
+        """`epoch` names this life of the engine; `resident`, `load` and `handoffs` are asked when a message is made.
+        Closes the transports when it is closed."""
         self._targets = [_Target(transport, self) for transport in transports]
         self.epoch = epoch
         self.capacity_tokens = capacity_tokens
         self.resident = resident
         self.load = load
+        self.handoffs = handoffs
 
     @property
     def snapshots(self) -> int:
@@ -160,6 +162,7 @@ class _Target:
             finished=finished,
             load=publisher.load(),
             capacity_tokens=publisher.capacity_tokens,
+            handoffs=publisher.handoffs(),
         )
         self._seq += 1
         self.snapshots += snapshot

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import httpx
 
+from router.state.schema import Role
+
 log = logging.getLogger("pointsman.registration")
 
 TIMEOUT_S = 2.0
@@ -40,14 +42,14 @@ class Registration:
         heartbeat_s: float = 2.0,
         ttl_s: float = 10.0,
         pool: str = "",
-        role: str = "both",
+        role: Role = Role.BOTH,
     ) -> None:
         self._replica_id = replica_id
         self._body: dict[str, object] = {"url": url, "model": model, "ttl_s": ttl_s}
         if pool:
             self._body["pool"] = pool
-        if role != "both":
-            self._body["role"] = role
+        if role is not Role.BOTH:
+            self._body["role"] = role.value
         self._heartbeat_s = heartbeat_s
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
         # Environment proxies are for the outside world, not for a control plane next door.

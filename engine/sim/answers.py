@@ -7,6 +7,7 @@ merges outputs for a consumer that lags: memory per stream is a number, not a qu
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from engine.sim.http import Exchange
@@ -49,6 +50,10 @@ class Reply:
         self.first_prompt_tokens = 0
         self.full_block_tokens = 0
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
+        self.keeps_kv = False
+        """It answers a prefill leg."""
+        self.handoff: asyncio.Task[None] | None = None
+        """The prefill leg it waits for, if any."""
         self._on_finished = on_finished
         self._cached = -1
         self._unfinished = 0

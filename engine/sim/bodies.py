@@ -38,6 +38,8 @@ class Ask(msgspec.Struct, kw_only=True, gc=False):
     stream: bool = False
     include_usage: bool = False
     cache_salt: str = ""
+    keeps_kv: bool = False
+    """A prefill leg: the KV is kept for another replica."""
 
 
 def read_json(body: bytes, content_type: bytes) -> dict[str, Any]:

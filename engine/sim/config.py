@@ -11,6 +11,7 @@ import msgspec
 from engine.sim.errors import SimConfigError
 from engine.sim.model import ModelConfig
 from engine.sim.timing import TIMINGS, paced
+from router.state.schema import Role
 
 REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What HAProxy takes as a server's name."""
@@ -54,6 +55,17 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     heartbeat_s: float = 2.0
     ttl_s: float = 10.0
 
+    role: Role = Role.BOTH
+    """`prefill` computes prompts for others, `decode` has prompts computed where the router says."""
+    prefill_timeout_s: float = 30.0
+    """A decode replica computes a prompt itself that was not computed elsewhere for so long."""
+    handoff_ms: float = 2.0
+    """What fetching KV takes a decode replica, whatever its size."""
+    handoff_us_per_token: float = 2.5
+    """And for each token of it: 128 KiB a token at 50 GB/s."""
+    kv_lease_s: float = 30.0
+    """A prefill replica keeps KV that nobody fetches for so long, as NIXL does."""
+
     echo: bool = False
     """Answer /echo... with what was received."""
     faults: bool = False
@@ -76,11 +88,14 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise SimConfigError("url" if url is self.url else "register", url, "http://host:port")
         if self.timing not in TIMINGS:
             raise SimConfigError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
-        for key in ("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s"):
+        for key in (
+            *("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s"),
+            *("handoff_ms", "handoff_us_per_token"),
+        ):
             value = getattr(self, key)
             if not (math.isfinite(value) and value >= 0):
                 raise SimConfigError(key, value, "0 or more")
-        for key in ("heartbeat_s", "ttl_s", "keep_alive_s", "max_model_len"):
+        for key in ("heartbeat_s", "ttl_s", "keep_alive_s", "max_model_len", "prefill_timeout_s", "kv_lease_s"):
             value = getattr(self, key)
             if not (math.isfinite(value) and value > 0):
                 raise SimConfigError(key, value, "more than 0")

@@ -59,6 +59,10 @@ class SimRequest(msgspec.Struct, frozen=True, gc=False):
     block_hashes: Sequence[int] = ()
     """Hash i names everything up to and including block i. May go on past the prompt, for the blocks that generation
     fills. A block without one is never found again."""
+    external_tokens: int = 0
+    """Prompt tokens whose KV comes from elsewhere with the request: held and not computed, but for the last token."""
+    kept: bool = False
+    """Its blocks are held when it has finished, until `let_go`."""
 
 
 class StepResult(msgspec.Struct, gc=False):
@@ -111,6 +115,7 @@ class _Sequence:
         "cached",
         "computed",
         "emitted",
+        "external",
         "known",
         "lease",
         "output_tokens",
@@ -128,6 +133,7 @@ class _Sequence:
         self.known = request.prompt_tokens
         self.emitted = 0
         self.cached = -1
+        self.external = request.external_tokens
         self.prefilling = False
 
 
@@ -140,6 +146,7 @@ class EngineModel:
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
         self._sequences: dict[str, _Sequence] = {}
+        self._kept: dict[str, Lease] = {}
         self._prefilling = 0
         self._stuck = False  # The head of the queue was refused, and nothing was let go since.
         self._queued_prefill_tokens = 0
@@ -187,6 +194,15 @@ class EngineModel:
         self._set_computed(sequence, sequence.request.prompt_tokens)
         self._stuck = False
         self._aborted += 1
+        return True
+
+    def let_go(self, request_id: str) -> bool:
+        """Stop to hold the blocks of a finished request that was `kept`; False when none are held."""
+        lease = self._kept.pop(request_id, None)
+        if lease is None:
+            return False
+        self.cache.release(lease)
+        self._stuck = False
         return True
 
     def stats(self) -> Stats:
@@ -343,6 +359,10 @@ class EngineModel:
                 sequence.cached = sequence.computed
                 self._prefix_queries += sequence.known
                 self._prefix_hits += sequence.computed
+            external = min(sequence.external, sequence.known - 1)
+            if external > sequence.computed:
+                assert self._grow(sequence, external), "admission made sure that the whole sequence fits"
+                self._set_computed(sequence, external)
             tokens = min(sequence.known - sequence.computed, budget)
             grown = self._grow(sequence, sequence.computed + tokens)
             assert grown, "admission made sure that the whole sequence fits"
@@ -371,7 +391,10 @@ class EngineModel:
 
     def _finish(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)
-        self._release(sequence)
+        if sequence.request.kept and sequence.lease is not None:
+            self._kept[sequence.request_id], sequence.lease = sequence.lease, None
+        else:
+            self._release(sequence)
         del self._sequences[sequence.request_id]
         self._finished += 1
 
@@ -379,6 +402,7 @@ class EngineModel:
         """Take a sequence's blocks and put it back at the head of the queue; what it emitted stays emitted."""
         self._release(sequence)
         self._set_computed(sequence, 0)
+        sequence.external = 0
         self._waiting.appendleft(sequence)
         self._preemptions += 1
         result.preempted.append(sequence.request_id)

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable, Sequence
 
 from engine.attribution import Attribution, key_depths
+from engine.disaggregation import unpack_prefix
 from engine.publisher import Publisher
 from engine.sim.blocks import Stored
 from engine.sim.config import SimConfig
 from engine.sim.model import EngineModel, SimRequest, StepResult
 from engine.transport import HttpTransport
 from router.prefix_keys import prefix_keys, prompt_start
-from router.state.schema import EngineLoad, Finished, FirstToken
+from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
 
 
 class Reporter:
     """One simulated engine's reports. Run `run` as a task."""
 
-    def __init__(self, config: SimConfig, model: EngineModel) -> None:
+    def __init__(
+        self, config: SimConfig, model: EngineModel, handoffs: Callable[[], Handoffs | None] = lambda: None
+    ) -> None:
         self.attribution = Attribution()
         self._model = model
         self._block_size = model.config.block_size
@@ -32,6 +36,7 @@ class Reporter:
             capacity_tokens=model.config.blocks * model.config.block_size,
             resident=self.attribution.resident,
             load=self._load,
+            handoffs=handoffs,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -47,13 +52,16 @@ class Reporter:
             await asyncio.wait({self._task})
         await self.publisher.close()
 
-    def began(self, body: bytes, request: SimRequest) -> None:
-        """A request with this body was understood; `request` is its first sequence."""
-        keys = prefix_keys(body)
+    def began(self, body: bytes, request: SimRequest, handed: str = "") -> None:
+        """A request with this body was understood; `request` is its first sequence. `handed`: the prefix keys that came
+        with a prefill leg, whose own body is not the one the router sees."""
+        keys: Sequence[int]
+        if handed:
+            keys, prompt_bytes = unpack_prefix(handed)
+        else:
+            keys, prompt_bytes = prefix_keys(body), len(body) - max(0, prompt_start(body))
         if keys:
-            depths = key_depths(
-                len(keys), len(body) - max(0, prompt_start(body)), request.prompt_tokens, self._block_size
-            )
+            depths = key_depths(len(keys), prompt_bytes, request.prompt_tokens, self._block_size)
             self.attribution.begin(request.request_id, keys, depths, request.block_hashes)
             self._tell_keys()
 

@@ -24,11 +24,12 @@ from engine.registration import Registration
 from engine.sim.config import SimConfig
 from engine.sim.errors import RequestError, SimConfigError
 from engine.sim.faults import Faults
+from engine.sim.handoff import FETCH_PATH
 from engine.sim.http import Exchange, Service
 from engine.sim.metrics import CONTENT_TYPE
 from engine.sim.model import EngineModel
-from engine.sim.reporting import Reporter
 from engine.sim.serving import APIS, Generation
+from router.state.schema import Role
 
 VERSION = "0.32.0+sim"
 """The vLLM release whose surface this is."""
@@ -56,8 +57,8 @@ class SimServer:
         self.port = config.port
         self._loop = asyncio.get_running_loop()
         self.service = Service(self._handle, self._loop, CORS_HEADERS)
-        self._reporter = Reporter(config, self.model) if config.register and config.events else None
-        self._generation = Generation(config, self.model, self._loop, self._reporter)
+        self._generation = Generation(config, self.model, self._loop)
+        self._reporter = self._generation.reporter
         self._hung: list[Exchange] = []
         self._started_s = int(time.time())
         self._listener: asyncio.Server | None = None
@@ -74,6 +75,8 @@ class SimServer:
             "/v1/models": {"GET": self._models},
             **{path: {"POST": self._generate} for path in APIS},
         }
+        if config.role is Role.PREFILL:
+            self._routes[FETCH_PATH] = {"POST": self._generation.kept.serve}
         if config.faults:
             self._routes["/sim/fault"] = {"GET": self._show_faults, "POST": self._set_faults}
             self._routes["/sim/stats"] = {"GET": self._show_stats}
@@ -105,6 +108,7 @@ class SimServer:
                 self.config.model,
                 heartbeat_s=self.config.heartbeat_s,
                 ttl_s=self.config.ttl_s,
+                role=self.config.role,
             )
             self._heartbeat = asyncio.create_task(self._registration.run())
             self._heartbeat.add_done_callback(_be_loud)
@@ -140,6 +144,7 @@ class SimServer:
         if self._sweep is not None:
             self._sweep.cancel()
         self._generation.stop()
+        await self._generation.close()
         await self.service.close(CLOSE_GRACE_S)
 
     async def __aenter__(self) -> SimServer:
@@ -155,7 +160,7 @@ class SimServer:
         self._listener = await self._loop.create_server(
             self.service.connection, self.config.host, self.port, backlog=BACKLOG, reuse_address=True
         )
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self.port = self._generation.port = self._listener.sockets[0].getsockname()[1]
 
     def _unlisten(self) -> None:
         if self._listener is not None:
@@ -305,6 +310,9 @@ class SimServer:
             "hung": len(self._hung),
             "finished_by_reason": self._generation.metrics.finished,
             "engine": self.model.stats(),
+            "kv_kept": len(self._generation.kept),
+            "kv_fetched": self._generation.kept.fetched,
+            "handoffs": self._generation.handoffs(),
         }
         exchange.respond(200, msgspec.json.encode(shown))
 

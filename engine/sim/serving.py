@@ -8,14 +8,28 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from array import array
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from engine.disaggregation import (
+    LEG_HEADER,
+    PARAMS,
+    PREFILL_HEADER,
+    REFUSAL,
+    Leg,
+    Peer,
+    pack_prefix,
+    parse_peer,
+)
 from engine.sim.answers import Choice, Reply, StreamReply
 from engine.sim.bodies import Ask, chat, completion, message, read_json, response
 from engine.sim.config import SimConfig
 from engine.sim.driver import Driver
 from engine.sim.errors import RequestError
+from engine.sim.handoff import KeptKV, Taker
 from engine.sim.http import Exchange
 from engine.sim.metrics import Metrics
 from engine.sim.model import EngineModel, SimRequest, StepResult
@@ -23,6 +37,8 @@ from engine.sim.prompts import block_hashes, draw_answer
 from engine.sim.reporting import Reporter
 from engine.sim.wire import ChatWire, CompletionWire, Wire
 from engine.sim.wire_events import MessageWire, ResponseWire
+from router.prefix_keys import prefix_keys, prompt_start
+from router.state.schema import Handoffs, Role
 
 APIS: dict[str, tuple[Callable[[dict[str, Any]], Ask], type[Wire]]] = {
     "/v1/chat/completions": (chat, ChatWire),
@@ -40,21 +56,38 @@ class Generation:
         config: SimConfig,
         model: EngineModel,
         loop: asyncio.AbstractEventLoop,
-        reporter: Reporter | None = None,
     ) -> None:
         self.metrics = Metrics(config, model)
+        self.kept = KeptKV(model, loop, config.kv_lease_s)
+        self.port = config.port
+        """Where others fetch what is kept."""
+        self._taker = Taker(config) if config.role is Role.DECODE else None
         self.reset_after_tokens = 0
         """Fault: above 0, an answer's connection is reset when one of its choices has so many tokens."""
         self._config = config
         self._model = model
         self._loop = loop
-        self._reporter = reporter
+        self._reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
         self._driver = Driver(model, self._deliver, loop)
         self._choices: dict[str, Choice] = {}
         self._replies: set[Reply] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._last_id = 0
+
+    @property
+    def reporter(self) -> Reporter | None:
+        """Who tells routers; None for a plain endpoint."""
+        return self._reporter
+
+    def handoffs(self) -> Handoffs | None:
+        """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
+        return None if self._taker is None else self._taker.totals()
+
+    async def close(self) -> None:
+        """After `stop`: connections to other replicas end."""
+        if self._taker is not None:
+            await self._taker.close()
 
     @property
     def in_flight(self) -> int:
@@ -74,7 +107,7 @@ class Generation:
         path = exchange.path
         reader, wire = APIS[path]
         try:
-            ask = reader(read_json(exchange.body, exchange.header(b"content-type") or b""))
+            ask = self._read(exchange, reader)
         except RecursionError:
             # Nested deeper than the interpreter goes; the standard library's parser ends the same way in vLLM.
             raise RequestError(400, "Bad Request", "There was an error parsing the body") from None
@@ -84,6 +117,17 @@ class Generation:
             error.anthropic = path == "/v1/messages"
             raise
         self._answer(exchange, wire, ask)
+
+    def _read(self, exchange: Exchange, reader: Callable[[dict[str, Any]], Ask]) -> Ask:
+        """What is asked. Raises RequestError."""
+        values = read_json(exchange.body, exchange.header(b"content-type") or b"")
+        ask = reader(values)
+        role = self._config.role
+        if role is not Role.BOTH and (params := values.get(PARAMS)) is not None:
+            if exchange.header(LEG_HEADER.encode()) is None:
+                raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
+            ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
+        return ask
 
     def _check(self, ask: Ask) -> None:
         """What vLLM refuses once it knows what is asked. Raises RequestError."""
@@ -119,6 +163,7 @@ class Generation:
         reply.request_id = request_id
         reply.first_prompt_tokens = ask.prompts[0].tokens
         reply.prompt_tokens = sum(prompt.tokens for prompt in ask.prompts)
+        reply.keeps_kv = ask.keeps_kv
         reply.full_block_tokens = ask.prompts[0].tokens // config.block_size * config.block_size
         requests: list[SimRequest] = []
         for prompt in ask.prompts:
@@ -129,23 +174,59 @@ class Generation:
                 answer = draw_answer(prompt, len(requests), config.seed, mean, limit, ask.min_tokens)
                 hashes = block_hashes(prompt.data + answer.data(), config.block_size, ask.cache_salt)
                 self._last_id += 1
-                request = SimRequest(str(self._last_id), prompt.tokens, answer.tokens, hashes)
+                request = SimRequest(str(self._last_id), prompt.tokens, answer.tokens, hashes, kept=ask.keeps_kv)
                 choice = Choice(reply, len(requests), request.request_id, answer)
                 reply.add(choice)
                 self._choices[request.request_id] = choice
                 requests.append(request)
         if self._reporter is not None:
-            self._reporter.began(exchange.body, requests[0])
+            prefix = (exchange.header(LEG_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
+            self._reporter.began(exchange.body, requests[0], prefix)
         self._replies.add(reply)
         self._idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
         reply.begin()
-        if config.first_token_ms:
+        leg = self._leg(exchange, ask, reply)
+        if leg is not None:
+            reply.handoff = self._loop.create_task(self._hand_over(*leg, requests[0]))
+        else:
+            self._submit(requests)
+
+    def _submit(self, requests: list[SimRequest]) -> None:
+        if self._config.first_token_ms:
             self.metrics.waiting_outside += len(requests)
-            self._loop.call_later(config.first_token_ms / 1000, self._submit_late, requests)
+            self._loop.call_later(self._config.first_token_ms / 1000, self._submit_late, requests)
         else:
             for request in requests:
                 self._driver.submit(request)
+
+    def _leg(self, exchange: Exchange, ask: Ask, reply: Reply) -> tuple[Peer, Leg] | None:
+        """The prefill leg of a request, where the router chose one."""
+        named = exchange.header(PREFILL_HEADER.encode())
+        if named is None or self._taker is None:
+            return None
+        peer = parse_peer(named.decode("latin-1"))
+        if peer is None or len(reply.choices) > 1:
+            self._taker.unsuitable()
+            return None
+        body = exchange.body
+        leg = Leg(
+            request_id=reply.request_id,
+            model=ask.model or self._config.model,
+            prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
+            cache_salt=ask.cache_salt,
+            prefix=pack_prefix(prefix_keys(body), len(body) - max(0, prompt_start(body))),
+        )
+        return peer, leg
+
+    async def _hand_over(self, peer: Peer, leg: Leg, request: SimRequest) -> None:
+        assert self._taker is not None
+        self.metrics.waiting_outside += 1
+        try:
+            tokens = await self._taker.take(peer, leg)
+        finally:
+            self.metrics.waiting_outside -= 1
+        self._submit([msgspec.structs.replace(request, external_tokens=tokens)])
 
     def _submit_late(self, requests: list[SimRequest]) -> None:
         self.metrics.waiting_outside -= len(requests)
@@ -171,6 +252,8 @@ class Generation:
         cut = self.reset_after_tokens
         for request_id in result.emitted:
             if choice := choices.get(request_id):
+                if choice.reply.keeps_kv and choice.computed + 1 == choice.tokens:
+                    self._keep(choice)
                 choice.reply.token(choice)
                 if cut and choice.computed == cut:
                     choice.reply.exchange.reset()
@@ -178,16 +261,26 @@ class Generation:
             if finished := choices.pop(request_id, None):
                 self.metrics.finished[finished.reason] += 1
 
+    def _keep(self, choice: Choice) -> None:
+        """The only token of a prefill leg is computed: its blocks stay, and the answer says where."""
+        reply = choice.reply
+        reply.wire.kv_transfer_params = self.kept.keep(
+            choice.request_id, reply.first_prompt_tokens, self._config.host, self.port
+        )
+
     def _finished(self, reply: Reply) -> None:
         self.metrics.latency_s.observe(time.monotonic() - reply.arrived_s)
         self._report_end(reply, reply.first_prompt_tokens, reply.choices[0].tokens)
         self._forget(reply)
 
     def _abort(self, reply: Reply) -> None:
-        """The client left: whatever is still being computed for it stops."""
+        """The client left: whatever is still being computed for it stops, here and elsewhere."""
+        if reply.handoff is not None:
+            reply.handoff.cancel()
         for choice in reply.choices:
             if self._choices.pop(choice.request_id, None) is not None:
                 self._model.abort(choice.request_id)
+                self._model.let_go(choice.request_id)
                 self.metrics.finished["abort"] += 1
         if reply in self._replies:
             self._report_end(reply, 0, 0)

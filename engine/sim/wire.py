@@ -7,7 +7,7 @@ chunk is.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -63,6 +63,8 @@ class Wire:
         self.model = model
         self.choices = choices
         self.include_usage = include_usage
+        self.kv_transfer_params: dict[str, Any] | None = None
+        """Of a prefill leg's answer."""
         self.id_json = msgspec.json.encode(self.request_id)
         self.model_json = msgspec.json.encode(model)
 
@@ -261,7 +263,7 @@ class CompletionWire(Wire):
                     },
                     "completion_tokens_details": None,
                 },
-                "kv_transfer_params": None,
+                "kv_transfer_params": self.kv_transfer_params,
                 "ec_transfer_params": None,
                 "metrics": None,
             }

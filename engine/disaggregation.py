@@ -1,0 +1,364 @@
+"""The prefill leg: how a decode replica has another replica compute a prompt, and what it does when that fails.
+
+The router pairs two replicas and HAProxy tells the decode replica the other's address (`PREFILL_HEADER`). There the
+prompt is made tokens, once, as for any request. The tokens go to the prefill replica as a plain completion of one
+token; its answer says where the KV lies, and the decode replica fetches it from there while it decodes. So the leg is
+the same for every API, and of the client's own wishes (`n`, `min_tokens`, `logprobs`, streaming, tools) none can reach
+a request that is to end after one token.
+
+    client -> HAProxy -> decode replica                              prefill replica
+                         tokenise; POST /v1/completions  ---------->  prefill, keep the KV
+                         decode with kv_transfer_params  <----------  kv_transfer_params
+
+Whatever goes wrong, the decode replica computes the prompt itself: the client waits longer and sees no error. Every
+outcome is counted. When the client leaves, closing the leg's connection ends it on the prefill replica too.
+
+`kv_transfer_params` name hosts to connect to and blocks to read, so they are taken from a prefill replica alone:
+`carries_transfer_params` finds them in what a client sent, whatever its spelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import ipaddress
+import json
+import logging
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import httpx
+import msgspec
+
+from router.prefix_keys import MAX_KEYS
+from router.state.schema import Handoffs, leg_id
+
+log = logging.getLogger("pointsman.disaggregation")
+
+PREFILL_HEADER = "x-pointsman-prefill"
+"""To the decode replica: host:port of the prefill replica. HAProxy sets it, and takes it from clients."""
+
+LEG_HEADER = "x-pointsman-leg"
+"""To the prefill replica: prefix keys of the prompt, as the router knows it. Marks a request that may carry
+`kv_transfer_params`; HAProxy takes it from clients."""
+
+PARAMS = "kv_transfer_params"
+
+CONNECT_TIMEOUT_S = 0.5
+"""Within one network a connection is made in a millisecond, or not at all."""
+
+TIMEOUT_S = 30.0
+"""A leg may take so long, its time in the prefill replica's queue included: long prompts take seconds."""
+
+KEEP_ALIVE_S = 4.0
+"""Idle connections are closed before the 5 s after which a plain vLLM closes them: none is reused too late."""
+
+CONNECTIONS_MAX = 1024
+"""Legs at once; each waits for a whole prefill. When met, the next ones wait, within their time."""
+
+COMPLETIONS = "/v1/completions"
+
+LEG_TOKENS = 1
+"""A prefill ends with one token; the client's first token is the decode replica's own."""
+
+
+class Outcome(StrEnum):
+    """What became of a handoff; the fields of `Handoffs`."""
+
+    __hash__ = str.__hash__
+
+    OK = "ok"
+    FAILED = "failed"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    UNSUITABLE = "unsuitable"
+    LOST = "lost"
+
+
+class Peer(NamedTuple):
+    """Where a replica is reached: an IP address, or a host name, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_peer(text: str) -> Peer | None:
+    """`1.2.3.4:80` or `[::1]:80`; None for anything else. Routers send addresses, so no name is ever resolved."""
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+    if (address.version == 6) != (bare != host) or "%" in bare:
+        return None
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        return None
+    return Peer(bare, int(port))
+
+
+# What a client may not send
+
+
+class _Carries(msgspec.Struct):
+    kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_carries = msgspec.json.Decoder(_Carries)
+
+
+def carries_transfer_params(body: bytes) -> bool:
+    """Whether a JSON object has `kv_transfer_params` other than null, however the key is spelt.
+
+    What msgspec will not read is read as FastAPI does, by the standard library; what neither reads is for the API to
+    refuse.
+    """
+    try:
+        return bytes(_carries.decode(body).kv_transfer_params) != b"null"
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(value, dict) and value.get(PARAMS) is not None
+
+
+REFUSAL = f"{PARAMS} is set by replicas for each other and is not accepted from clients"
+
+
+# What goes to the prefill replica
+
+
+class Leg(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt for a prefill replica."""
+
+    request_id: str
+    """Of the client's request; the leg's own is `leg_id` of it."""
+    model: str
+    """As the prefill replica serves it; an adapter's name where the request uses one."""
+    prompt_token_ids: Sequence[int]
+    cache_salt: str = ""
+    authorization: str = ""
+    """The client's header: a fleet that asks for keys asks everywhere for the same."""
+    prefix: str = ""
+    """See `pack_prefix`."""
+
+
+def leg_body(leg: Leg, params: Mapping[str, Any]) -> bytes:
+    """The completion that makes a prefill replica compute a prompt and keep its KV."""
+    body: dict[str, Any] = {
+        "model": leg.model,
+        "prompt": leg.prompt_token_ids,
+        "max_tokens": LEG_TOKENS,
+        "temperature": 0,
+        "stream": False,
+        PARAMS: params,
+    }
+    if leg.cache_salt:
+        body["cache_salt"] = leg.cache_salt
+    return msgspec.json.encode(body)
+
+
+def leg_headers(leg: Leg, request_id: str) -> dict[str, str]:
+    """Headers of a leg called `request_id`."""
+    headers = {"content-type": "application/json", "x-request-id": request_id, LEG_HEADER: leg.prefix or "-"}
+    if leg.authorization:
+        headers["authorization"] = leg.authorization
+    return headers
+
+
+def pack_prefix(keys: Sequence[int], prompt_bytes: int) -> str:
+    """Prefix keys of a body, and its bytes from the start of the chain on, as a header's value of at most 1.4 KB.
+
+    A leg has tokens where the client's body had text, so a prefill replica cannot make these keys itself.
+    """
+    keys = keys[:MAX_KEYS]
+    return base64.b64encode(struct.pack(f"<I{len(keys)}Q", min(prompt_bytes, 2**32 - 1), *keys)).decode()
+
+
+def unpack_prefix(value: str) -> tuple[list[int], int]:
+    """Keys and bytes; none of either where the value is no such thing."""
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return [], 0
+    count, rest = divmod(len(raw) - 4, 8)
+    if rest or not 0 <= count <= MAX_KEYS:
+        return [], 0
+    prompt_bytes, *keys = struct.unpack(f"<I{count}Q", raw)
+    return keys, prompt_bytes
+
+
+# How KV changes hands
+
+
+class Binding(NamedTuple):
+    """Who hands over to whom."""
+
+    request_id: str
+    prefill: Peer
+    decode: Peer | None
+    """Where the decode replica serves, as far as it knows."""
+
+
+class Connector(Protocol):
+    """What a KV connector wants of the two legs. `CONNECTORS` has those that are known; others go into the same dict.
+
+    The two flags are all that makes connectors differ for whoever runs the legs.
+    """
+
+    peer_binding: ClassVar[bool]
+    """The prefill replica must be told which decode replica its KV is for."""
+    concurrent: ClassVar[bool]
+    """Decoding begins together with the prefill, and waits for KV as it comes, instead of after it."""
+
+    def request_id(self, binding: Binding) -> str:
+        """`x-request-id` of the leg."""
+
+    def prefill_params(self, binding: Binding) -> dict[str, Any]:
+        """`kv_transfer_params` of the leg."""
+
+    def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
+        """`kv_transfer_params` to decode with. `answered` are those of the leg's answer; None when concurrent."""
+
+
+class NixlConnector:
+    """vLLM's NixlConnector: the decode replica pulls when the prefill is done, from where the answer says."""
+
+    peer_binding: ClassVar[bool] = False
+    concurrent: ClassVar[bool] = False
+
+    def request_id(self, binding: Binding) -> str:
+        return leg_id(binding.request_id)
+
+    def prefill_params(self, binding: Binding) -> dict[str, Any]:
+        return {
+            "do_remote_decode": True,
+            "do_remote_prefill": False,
+            "remote_engine_id": None,
+            "remote_block_ids": None,
+            "remote_host": None,
+            "remote_port": None,
+        }
+
+    def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
+        assert answered is not None, "decoding begins after the prefill"
+        return answered
+
+
+CONNECTORS: dict[str, Connector] = {"NixlConnector": NixlConnector()}
+"""By vLLM's name."""
+
+
+# The legs of one decode replica
+
+
+class LegError(Exception):
+    """A leg brought nothing; `outcome` says how it counts."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+
+
+class _Answer(msgspec.Struct):
+    kv_transfer_params: dict[str, Any] | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+class Prefiller:
+    """Runs the prefill legs of one decode replica over kept-alive connections, and counts what became of them."""
+
+    def __init__(self, connector: Connector, *, timeout_s: float = TIMEOUT_S, own: Peer | None = None) -> None:
+        """`own`: where this replica serves; wanted by connectors with `peer_binding`."""
+        self._connector = connector
+        self._timeout_s = timeout_s
+        self._own = own
+        self._counts: Counter[Outcome] = Counter()
+        # Environment proxies are for the outside world, not for a replica next door.
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX,
+                max_keepalive_connections=CONNECTIONS_MAX,
+                keepalive_expiry=KEEP_ALIVE_S,
+            ),
+            trust_env=False,
+        )
+
+    def count(self, outcome: Outcome) -> None:
+        self._counts[outcome] += 1
+
+    def totals(self) -> Handoffs:
+        """Since the start."""
+        return Handoffs(**{outcome.value: self._counts[outcome] for outcome in Outcome})
+
+    async def close(self) -> None:
+        """Closes connections; legs under way fail."""
+        await self._client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def handoff(self, peer: Peer, leg: Leg) -> AsyncIterator[dict[str, Any] | None]:
+        """Runs the leg and gives the parameters to decode with; None: compute the prompt here.
+
+        A leg that goes on beside the decoding ends with the block; leaving the block early (the client left) cancels
+        whatever is under way.
+        """
+        binding = Binding(leg.request_id, peer, self._own)
+        if not self._connector.concurrent:
+            answered = await self._run(binding, leg)
+            yield None if answered is None else self._connector.decode_params(binding, answered)
+            return
+        beside = asyncio.create_task(self._run(binding, leg), name=f"prefill leg of {leg.request_id}")
+        try:
+            yield self._connector.decode_params(binding, None)
+        finally:
+            beside.cancel()
+            await asyncio.wait({beside})
+
+    async def _run(self, binding: Binding, leg: Leg) -> dict[str, Any] | None:
+        try:
+            answered = await self._ask(binding, leg)
+        except LegError as error:
+            self.count(error.outcome)
+            log.warning("request %s: prefill at %s: %s; computed here", leg.request_id, binding.prefill, error)
+            return None
+        self.count(Outcome.OK)
+        return answered
+
+    async def _ask(self, binding: Binding, leg: Leg) -> dict[str, Any]:
+        """The leg's `kv_transfer_params`. Raises LegError."""
+        connector = self._connector
+        try:
+            # httpx times each read; this bounds them together.
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.post(
+                    f"http://{binding.prefill}{COMPLETIONS}",
+                    content=leg_body(leg, connector.prefill_params(binding)),
+                    headers=leg_headers(leg, connector.request_id(binding)),
+                )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise LegError(Outcome.REFUSED, f"no connection ({type(error).__name__})") from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise LegError(Outcome.TIMEOUT, f"no answer within {self._timeout_s:g} s") from error
+        except httpx.HTTPError as error:
+            raise LegError(Outcome.FAILED, f"connection lost ({type(error).__name__})") from error
+        if response.status_code != 200:
+            raise LegError(Outcome.FAILED, f"answered {response.status_code}: {response.text[:200]}")
+        try:
+            answered = _answer.decode(response.content).kv_transfer_params
+        except msgspec.MsgspecError as error:
+            raise LegError(Outcome.FAILED, f"answered no completion: {error}") from error
+        if not answered and not connector.concurrent:
+            raise LegError(Outcome.FAILED, f"answered without {PARAMS}: it has no KV connector, or kept nothing")
+        return answered or {}

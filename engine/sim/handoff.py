@@ -1,0 +1,114 @@
+"""Prefill and decode apart, simulated: KV that one replica keeps for another, and how the other fetches it.
+
+A prefill replica keeps the blocks of a leg until they are fetched, at most for a lease, as NIXL does. A decode replica
+runs the leg (engine/disaggregation.py), waits as long as the transfer would take, and asks the prefill replica to let
+go: that request stands for the transfer, and fails where it would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import msgspec
+
+from engine.disaggregation import CONNECT_TIMEOUT_S, CONNECTORS, Leg, Outcome, Peer, Prefiller
+from engine.sim.config import SimConfig
+from engine.sim.errors import RequestError
+from engine.sim.http import Exchange
+from engine.sim.model import EngineModel
+from router.state.schema import Handoffs
+
+FETCH_PATH = "/sim/kv"
+
+
+class _Fetch(msgspec.Struct):
+    request: str
+
+
+class KeptKV:
+    """What a prefill replica keeps for others."""
+
+    def __init__(self, model: EngineModel, loop: asyncio.AbstractEventLoop, lease_s: float) -> None:
+        self._model = model
+        self._loop = loop
+        self._lease_s = lease_s
+        self._tokens: dict[str, int] = {}
+        self.fetched = 0
+        self.expired = 0
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def keep(self, sequence_id: str, tokens: int, host: str, port: int) -> dict[str, Any]:
+        """A leg is done and the model keeps its blocks: what to tell who will fetch them."""
+        self._tokens[sequence_id] = tokens
+        self._loop.call_later(self._lease_s, self._expire, sequence_id)
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_engine_id": "sim",
+            "remote_block_ids": [[]],
+            "remote_request_id": sequence_id,
+            "remote_host": host,
+            "remote_port": port,
+            "remote_num_tokens": tokens,
+        }
+
+    def serve(self, exchange: Exchange) -> None:
+        """`POST /sim/kv`: the KV of one leg, which is let go. Raises RequestError."""
+        try:
+            asked = msgspec.json.decode(exchange.body, type=_Fetch).request
+        except msgspec.MsgspecError as error:
+            raise RequestError(400, "Bad Request", str(error)) from None
+        tokens = self._tokens.pop(asked, None)
+        if tokens is None:
+            raise RequestError(404, "NotFoundError", f"no KV of {asked!r} is kept")
+        self._model.let_go(asked)
+        self.fetched += 1
+        exchange.respond(200, msgspec.json.encode({"tokens": tokens}))
+
+    def _expire(self, sequence_id: str) -> None:
+        if self._tokens.pop(sequence_id, None) is not None:
+            self._model.let_go(sequence_id)
+            self.expired += 1
+
+
+class Taker:
+    """A decode replica's way to KV that others computed."""
+
+    def __init__(self, config: SimConfig) -> None:
+        self._config = config
+        self._prefiller = Prefiller(CONNECTORS["NixlConnector"], timeout_s=config.prefill_timeout_s)
+        self._client = httpx.AsyncClient(timeout=CONNECT_TIMEOUT_S, trust_env=False)
+
+    def totals(self) -> Handoffs:
+        return self._prefiller.totals()
+
+    def unsuitable(self) -> None:
+        """A paired request that cannot be handed over."""
+        self._prefiller.count(Outcome.UNSUITABLE)
+
+    async def take(self, peer: Peer, leg: Leg) -> int:
+        """Has the prompt computed and fetches its KV: tokens that need no computing here, 0 when any of it failed."""
+        async with self._prefiller.handoff(peer, leg) as params:
+            if params is None:
+                return 0
+            tokens = int(params["remote_num_tokens"])
+            await asyncio.sleep((self._config.handoff_ms + tokens * self._config.handoff_us_per_token / 1000) / 1000)
+            where = Peer(params["remote_host"], params["remote_port"])
+            try:
+                answer = await self._client.post(
+                    f"http://{where}{FETCH_PATH}", json={"request": params["remote_request_id"]}
+                )
+            except httpx.HTTPError:
+                answer = None
+            if answer is None or answer.status_code != 200:
+                self._prefiller.count(Outcome.LOST)
+                return 0
+            return tokens
+
+    async def close(self) -> None:
+        await self._prefiller.close()
+        await self._client.aclose()
