@@ -1,7 +1,7 @@
 """From what an engine says of its KV blocks to what a router wants to know: which prompt prefixes are resident.
 
 A router names prefixes by *prefix keys* (router/prefix_keys.py), made from the bytes of a body. An engine names blocks
-of tokens by hashes of its own. Both are known where a request is served: its body gives the keys, `key_depths` how many
+of tokens by hashes of its own. Both are known where a request is served: its body gives the keys, `KeyDepths` how many
 blocks deep each of them ends, and the engine's events which block lies there. `Attribution` keeps key and block
 together: a key is resident exactly while its block is. Pure: no clock, no I/O.
 
@@ -11,11 +11,16 @@ What engines do that this has to live with:
 - An event names its first block's parent, not its depth: depths are counted along the parents.
 - A prefix that was resident before the request came is reported by no event: its blocks are found upwards from the
   parent of the first one that is.
+- A prefix that was resident when a request came may be gone when its turn comes, and is then computed by it; the same
+  goes for a request that is preempted. So a request's keys look for their blocks until it ends.
+- Events and answers take different ways out of the engine: those of a request's last step may come after its end. The
+  caller lets a request linger before it calls `finish`.
 - Caches evict the tail of a chain first, so keys go deepest first and residency stays closed under prefixes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from router.prefix_keys import BOUNDARIES
@@ -27,14 +32,82 @@ MAX_CLAIMED_KEYS = MAX_EVENT_KEYS
 MAX_OPEN_REQUESTS = 65_536
 """Requests whose keys still look for their blocks. When met, the oldest is given up."""
 
+MAX_ANCHORS = 65_536
+"""Ends of prompts whose length in tokens is remembered: 5 MB. When met, the oldest goes."""
 
-def key_depths(keys: int, prompt_bytes: int, prompt_tokens: int, block_size: int) -> list[int]:
-    """How many full blocks each of the first `keys` keys covers, at least one.
 
-    By proportion: `prompt_bytes` from the start of the chain on make `prompt_tokens`, everywhere alike.
+class KeyDepths:
+    """How many blocks the prefix that a key names fills.
+
+    The bytes of a prompt make its tokens by proportion, everywhere alike: a few per cent wrong where code and prose
+    take turns. So the end of each prompt is remembered under its last key. The next turn of a conversation contains
+    the prompts of all turns before it, and between two of their ends there is little left to be wrong about.
     """
-    per_byte = prompt_tokens / max(1, prompt_bytes) / block_size
-    return [max(1, int(boundary * per_byte)) for boundary in BOUNDARIES[:keys]]
+
+    def __init__(self, *, max_anchors: int = MAX_ANCHORS) -> None:
+        self._max_anchors = max_anchors
+        self._tokens: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def blocks(self, keys: Sequence[int], prompt_bytes: int, prompt_tokens: int, block_size: int) -> list[int]:
+        """For each key of a prompt, which is `prompt_bytes` from the start of the chain on: full blocks, at least one,
+        never falling. Remembers the prompt's end."""
+        depths: list[int] = []
+        known = self._tokens
+        left_bytes, left_tokens, first = 0, 0.0, 0
+        for at, key in enumerate(keys):
+            tokens = known.get(key, -1.0)
+            # Beyond the prompt's own end it would be another model's count.
+            if left_tokens <= tokens <= prompt_tokens:
+                _fill(depths, first, at + 1, left_bytes, left_tokens, BOUNDARIES[at], tokens, block_size)
+                left_bytes, left_tokens, first = BOUNDARIES[at], tokens, at + 1
+        end_bytes = max(prompt_bytes, BOUNDARIES[len(keys) - 1] if keys else 0)
+        _fill(depths, first, len(keys), left_bytes, left_tokens, end_bytes, prompt_tokens, block_size)
+        if first < len(keys):
+            self._remember(keys, left_bytes, left_tokens, end_bytes, prompt_tokens)
+        return depths
+
+    def _remember(
+        self, keys: Sequence[int], left_bytes: int, left_tokens: float, end_bytes: int, end_tokens: int
+    ) -> None:
+        if len(self._tokens) >= self._max_anchors:
+            del self._tokens[next(iter(self._tokens))]
+        share = (BOUNDARIES[len(keys) - 1] - left_bytes) / max(1, end_bytes - left_bytes)
+        self._tokens[keys[-1]] = left_tokens + share * (end_tokens - left_tokens)
+
+
+def _fill(
+    depths: list[int],
+    first: int,
+    after: int,
+    left_bytes: int,
+    left_tokens: float,
+    right_bytes: int,
+    right_tokens: float,
+    block_size: int,
+) -> None:
+    """Appends the depths of keys `first` up to and without `after`, on the line between two known points."""
+    slope = (right_tokens - left_tokens) / max(1, right_bytes - left_bytes) / block_size
+    offset = left_tokens / block_size - left_bytes * slope
+    depths += [int(offset + boundary * slope) or 1 for boundary in BOUNDARIES[first:after]]
+
+
+Block = int | bytes
+"""An engine's name for a block and all before it."""
+
+
+class _Request:
+    """The keys of a request that is being served, and the depth of each in blocks; deepest last."""
+
+    __slots__ = ("depths", "keys", "looked_up")
+
+    def __init__(self, keys: Sequence[int], depths: Sequence[int]) -> None:
+        self.keys = keys
+        self.depths = depths
+        self.looked_up = False
+        """Whether the blocks that were resident before it were looked for."""
 
 
 class Attribution:
@@ -42,13 +115,12 @@ class Attribution:
 
     def __init__(self, *, max_keys: int = MAX_CLAIMED_KEYS) -> None:
         self._max_keys = max_keys
-        self._copies: dict[int, int] = {}
-        self._depth: dict[int, int] = {}
-        self._parent: dict[int, int | None] = {}
-        self._block_of: dict[int, int] = {}
-        self._keys_of: dict[int, list[int]] = {}
-        self._open: dict[str, list[tuple[int, int]]] = {}
-        """By request, the (depth, key) that have no block yet; deepest last."""
+        self._copies: dict[Block, int] = {}
+        self._depth: dict[Block, int] = {}
+        self._parent: dict[Block, Block | None] = {}
+        self._block_of: dict[int, Block] = {}
+        self._keys_of: dict[Block, list[int]] = {}
+        self._open: dict[str, _Request] = {}
         self._changed: dict[int, bool] = {}
         self.unclaimed = 0
         """Keys that found no room."""
@@ -58,36 +130,35 @@ class Attribution:
 
     # Requests
 
-    def begin(self, request_id: str, keys: Sequence[int], depths: Sequence[int], blocks: Sequence[int] = ()) -> None:
+    def begin(self, request_id: str, keys: Sequence[int], depths: Sequence[int], blocks: Sequence[Block] = ()) -> None:
         """A request with these keys, `depths` blocks deep. `blocks`: its chain, where it is known beforehand."""
         if not keys:
             return
         if len(self._open) >= MAX_OPEN_REQUESTS:
             self.finish(next(iter(self._open)))
-        wanted: list[tuple[int, int]] = []
         for key, depth in zip(keys, depths, strict=True):
-            if depth <= len(blocks):
-                self._claim(key, blocks[depth - 1])
-            if self._block_of.get(key) not in self._copies:
-                wanted.append((depth, key))
-        if wanted:
-            self._open[request_id] = wanted
+            if depth > len(blocks):
+                break
+            self._claim(key, blocks[depth - 1])
+        self._open[request_id] = _Request(keys, depths)
 
     def finish(self, request_id: str) -> None:
         """It ended: what it claimed and did not get is given up."""
-        for _, key in self._open.pop(request_id, ()):
-            block = self._block_of.get(key)
-            if block is not None and block not in self._copies:
-                self._unclaim(key, block)
+        request = self._open.pop(request_id, None)
+        if request is not None:
+            for key in request.keys:
+                block = self._block_of.get(key)
+                if block is not None and block not in self._copies:
+                    self._unclaim(key, block)
 
     # The engine's events
 
-    def stored(self, blocks: Sequence[int], parent: int | None, request_id: str = "") -> None:
+    def stored(self, blocks: Sequence[Block], parent: Block | None, request_id: str = "") -> None:
         """Blocks entered the cache, one below the other, the first below `parent` (None: it begins a prompt)."""
         depth = 0 if parent is None else self._depth.get(parent, -1)
-        wanted = self._open.get(request_id)
-        if wanted and depth >= 0:
-            self._settle(request_id, wanted, blocks, parent, depth)
+        request = self._open.get(request_id)
+        if request is not None and depth >= 0:
+            self._settle(request, blocks, parent, depth)
         above = parent
         for block in blocks:
             if depth >= 0:
@@ -101,7 +172,7 @@ class Attribution:
                 for key in self._keys_of.get(block, ()):
                     self._changed[key] = True
 
-    def removed(self, blocks: Iterable[int]) -> None:
+    def removed(self, blocks: Iterable[Block]) -> None:
         """Copies of blocks left the cache; one that was never heard of is passed over."""
         for block in blocks:
             copies = self._copies.get(block, 0)
@@ -121,8 +192,14 @@ class Attribution:
             if block in self._copies:
                 for key in keys:
                     self._changed[key] = False
-        for table in (self._copies, self._depth, self._parent, self._block_of, self._keys_of, self._open):
+        for table in (self._copies, self._depth, self._parent, self._block_of, self._keys_of):
             table.clear()
+        for request in self._open.values():
+            request.looked_up = False
+
+    def depth(self, block: Block) -> int:
+        """How many blocks a prefix that ends with this one has; 0 where that is not known."""
+        return self._depth.get(block, 0)
 
     # What a router wants
 
@@ -135,28 +212,26 @@ class Attribution:
         """All keys that are resident."""
         return [key for key, block in self._block_of.items() if block in self._copies]
 
-    def _settle(
-        self, request_id: str, wanted: list[tuple[int, int]], blocks: Sequence[int], parent: int | None, depth: int
-    ) -> None:
-        """Gives keys the blocks of an event that lies `depth` blocks deep, and those above it."""
-        left: list[tuple[int, int]] = []
-        above, at = parent, depth
-        for want, key in reversed(wanted):
-            if want > depth + len(blocks):
-                left.append((want, key))
-            elif want > depth:
-                self._claim(key, blocks[want - depth - 1])
-            else:
-                while above is not None and at > want:
-                    above, at = self._parent.get(above), at - 1
-                if above is not None:
-                    self._claim(key, above)
-        if left:
-            self._open[request_id] = left[::-1]
-        else:
-            del self._open[request_id]
+    def _settle(self, request: _Request, blocks: Sequence[Block], parent: Block | None, depth: int) -> None:
+        """Gives a request's keys the blocks of an event that lies `depth` blocks deep, and once those above it."""
+        keys, depths = request.keys, request.depths
+        first = bisect_right(depths, depth)
+        for at in range(first, bisect_right(depths, depth + len(blocks), first)):
+            self._claim(keys[at], blocks[depths[at] - depth - 1])
+        if request.looked_up:
+            return
+        request.looked_up = True
+        above, at_depth = parent, depth
+        for at in range(first - 1, -1, -1):
+            if self._block_of.get(keys[at]) in self._copies:
+                continue
+            while above is not None and at_depth > depths[at]:
+                above, at_depth = self._parent.get(above), at_depth - 1
+            if above is None:
+                return
+            self._claim(keys[at], above)
 
-    def _claim(self, key: int, block: int) -> None:
+    def _claim(self, key: int, block: Block) -> None:
         before = self._block_of.get(key)
         if before == block or before in self._copies:
             return
@@ -170,7 +245,7 @@ class Attribution:
         if block in self._copies:
             self._changed[key] = True
 
-    def _unclaim(self, key: int, block: int) -> None:
+    def _unclaim(self, key: int, block: Block) -> None:
         del self._block_of[key]
         keys = self._keys_of[block]
         keys.remove(key)

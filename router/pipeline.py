@@ -18,7 +18,8 @@ from policies.registry import build_policy, installed_policies
 from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, Refusal, RequestFeatures
 from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
-from router.state.kv import KVState, Prompt
+from router.state.kv import KVState
+from router.state.kv_parts import Prompt
 from router.state.load import LoadTable
 from router.state.replicas import Membership, Replica, ReplicaRegistry
 from router.state.schema import Role

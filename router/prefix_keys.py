@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from xxhash import xxh64_intdigest
+from xxhash import xxh64, xxh64_intdigest
 
 CHUNKS = ((16, 512), (24, 1024), (32, 2048), (56, 4096))
 """(count, bytes): 512 B steps for 8 KiB, then 1 KiB steps to 32 KiB, 2 KiB to 96 KiB, 4 KiB to 320 KiB."""
@@ -27,6 +27,7 @@ MAX_KEYS = len(CHUNK_BYTES)
 PROMPT_KEYS = (b'"messages"', b'"prompt"', b'"input"', b'"system"', b'"tools"')
 
 _PROMPT_HEAD_BYTES = 4096
+_LONGEST_PROMPT_KEY = max(map(len, PROMPT_KEYS))
 
 
 def _first_prompt_key(body: bytes) -> int:
@@ -57,3 +58,62 @@ def prefix_keys(body: bytes, limit: int = MAX_KEYS) -> tuple[int, ...]:
     if start < 0:
         return ()
     return tuple(key for key, _ in zip(_chain(memoryview(body)[start:]), range(limit), strict=False))
+
+
+class KeyStream:
+    """The keys of a body that arrives in pieces, the same as `prefix_keys` of the whole; no piece is kept."""
+
+    __slots__ = ("_carry", "_hash", "_key", "_left", "_start", "body_bytes", "keys")
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+        """The keys of what came in so far."""
+        self.body_bytes = 0
+        self._start = -1
+        self._carry = b""
+        """The end of what came in, too short to be told from the beginning of a prompt key."""
+        self._hash: xxh64 | None = None
+        self._left = 0
+        """Bytes its chunk still wants."""
+        self._key = 0
+
+    @property
+    def prompt_bytes(self) -> int:
+        """From the start of the chain on; 0 while there is none."""
+        return self.body_bytes - self._start if self._start >= 0 else 0
+
+    def feed(self, piece: bytes) -> None:
+        """Takes the next bytes of the body."""
+        before = self.body_bytes
+        self.body_bytes += len(piece)
+        if self._start >= 0:
+            self._digest(memoryview(piece))
+            return
+        seen = self._carry + piece if self._carry else piece
+        at = prompt_start(seen)
+        if at < 0:
+            self._carry = seen[1 - _LONGEST_PROMPT_KEY :]
+            return
+        self._start = before - len(self._carry) + at
+        self._carry = b""
+        self._digest(memoryview(seen)[at:])
+
+    def _digest(self, piece: memoryview) -> None:
+        keys = self.keys
+        while len(piece) and len(keys) < MAX_KEYS:
+            wanted = CHUNK_BYTES[len(keys)]
+            if self._hash is None:
+                if len(piece) < wanted:
+                    self._hash, self._left = xxh64(piece, self._key), wanted - len(piece)
+                    return
+                self._key = xxh64_intdigest(piece[:wanted], self._key)
+                piece = piece[wanted:]
+            else:
+                part = piece[: self._left]
+                self._hash.update(part)
+                self._left -= len(part)
+                if self._left:
+                    return
+                self._key, self._hash = self._hash.intdigest(), None
+                piece = piece[len(part) :]
+            keys.append(self._key)

@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 
-from engine.attribution import Attribution, key_depths
+from engine.attribution import Attribution, KeyDepths
 from engine.disaggregation import unpack_prefix
 from engine.publisher import Publisher
 from engine.sim.blocks import Stored
@@ -28,6 +28,7 @@ class Reporter:
         self, config: SimConfig, model: EngineModel, handoffs: Callable[[], Handoffs | None] = lambda: None
     ) -> None:
         self.attribution = Attribution()
+        self._depths = KeyDepths()
         self._model = model
         self._block_size = model.config.block_size
         self.publisher = Publisher(
@@ -61,7 +62,7 @@ class Reporter:
         else:
             keys, prompt_bytes = prefix_keys(body), len(body) - max(0, prompt_start(body))
         if keys:
-            depths = key_depths(len(keys), prompt_bytes, request.prompt_tokens, self._block_size)
+            depths = self._depths.blocks(keys, prompt_bytes, request.prompt_tokens, self._block_size)
             self.attribution.begin(request.request_id, keys, depths, request.block_hashes)
             self._tell_keys()
 

@@ -7,21 +7,26 @@ handlers on the event loop, a Ray actor's loop runs in another thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import uvicorn
 
 from engine.vllm.errors import EngineStartError, MissingExtraError
 from engine.vllm.gate import App
-from engine.vllm.signals import EngineSignals
+from engine.vllm.kv_events import PrefixCache, Source
+from engine.vllm.signals import EngineSignals, Generate
 
 
 class OpenAIServer:
     """One vLLM engine and the ASGI app in front of it. Made by `build`, ended by `shutdown`."""
 
-    def __init__(self, engine: Any, app: Any, api_keys: Sequence[str]) -> None:
+    def __init__(self, engine: Any, app: Any, api_keys: Sequence[str], sockets: Path | None) -> None:
         self._engine = engine
+        self._sockets = sockets
         self._app_state = app.state
         self.app: App = app
         self.api_keys = tuple(api_keys)
@@ -42,6 +47,23 @@ class OpenAIServer:
         """Prompt tokens of requests without a first token yet."""
         return int(self._engine.get_num_queued_tokens())
 
+    @property
+    def prefix_cache(self) -> PrefixCache:
+        """What the engine made of its memory, and where it tells what it keeps there."""
+        config = self._engine.vllm_config.cache_config
+        block_size = int(config.block_size)
+        # Hybrid models give a token more or less than one slot of a block: vLLM's own count, where there is one.
+        capacity = config.kv_cache_size_tokens or (config.num_gpu_blocks or 0) * block_size
+        sources = tuple(
+            Source(_reachable(source.endpoint), _reachable(source.replay_endpoint or ""))
+            for _, source in sorted(self._engine.get_kv_event_sources().items())
+        )
+        return PrefixCache(block_size, int(capacity), sources if config.enable_prefix_caching else ())
+
+    def watch(self, wrap: Callable[[Generate], Generate]) -> None:
+        """Put a wrapper round the engine's `generate`; every endpoint of the app goes through it."""
+        self._engine.generate = wrap(self._engine.generate)
+
     def end_with(self, http: uvicorn.Server) -> None:
         """Let vLLM end the HTTP server: its error handlers do so when a request finds the engine dead."""
         self._app_state.server = http
@@ -49,15 +71,21 @@ class OpenAIServer:
     def shutdown(self) -> None:
         """End the engine and its processes; requests still running are aborted. Blocks, a second at most."""
         self._engine.shutdown(timeout=0)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
 
-async def build(argv: Sequence[str], signals: EngineSignals) -> OpenAIServer:
+async def build(argv: Sequence[str], signals: EngineSignals, *, kv_events: bool = False) -> OpenAIServer:
     """Load the model and build the app. Imports and loading happen in a thread: the caller's loop goes on.
 
-    Raises MissingExtraError without vLLM; whatever vLLM raises about its arguments or its model comes out as it is.
+    With `kv_events` the engine tells what its prefix cache keeps, through sockets only this user can reach; arguments
+    that say otherwise (`--kv-events-config`) go first. Raises MissingExtraError without vLLM; whatever vLLM raises
+    about its arguments or its model comes out as it is.
     """
     loop = asyncio.get_running_loop()
-    args, engine = await loop.run_in_executor(None, _load, argv, signals)
+    # The name holds "inproc" for the sake of data-parallel ranks: vLLM numbers their endpoints by what it finds there.
+    sockets = Path(tempfile.mkdtemp(prefix="pm-inproc-")) if kv_events else None
+    args, engine = await loop.run_in_executor(None, _load, argv, signals, sockets)
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
@@ -68,14 +96,20 @@ async def build(argv: Sequence[str], signals: EngineSignals) -> OpenAIServer:
         raise EngineStartError(f"{args.model} does not generate text (it can: {', '.join(tasks)})")
     app = build_app(args, tasks, engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
-    return OpenAIServer(engine, app, args.api_key or ())
+    return OpenAIServer(engine, app, args.api_key or (), sockets)
 
 
-def _load(argv: Sequence[str], signals: EngineSignals) -> tuple[Any, Any]:
+def _reachable(endpoint: str) -> str:
+    """Where this process finds what the engine's binds."""
+    return endpoint.replace("*", "127.0.0.1")
+
+
+def _load(argv: Sequence[str], signals: EngineSignals, sockets: Path | None) -> tuple[Any, Any]:
     try:
         import vllm
     except ImportError as error:
         raise MissingExtraError("vllm") from error
+    from vllm.config.kv_events import KVEventsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.logger import configure_logging_from_args
@@ -98,6 +132,12 @@ def _load(argv: Sequence[str], signals: EngineSignals) -> tuple[Any, Any]:
         ToolParserManager.import_tool_parser(args.tool_parser_plugin)
     if args.reasoning_parser_plugin:
         ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+    if sockets is not None and args.kv_events_config is None:
+        args.kv_events_config = KVEventsConfig(
+            enable_kv_cache_events=True,
+            endpoint=f"ipc://{sockets}/events",
+            replay_endpoint=f"ipc://{sockets}/replay",
+        )
     engine_args = AsyncEngineArgs.from_cli_args(args)
     usage = UsageContext.OPENAI_API_SERVER
     engine = AsyncLLM.from_vllm_config(

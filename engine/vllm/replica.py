@@ -19,12 +19,15 @@ import msgspec
 import uvicorn
 
 from engine.registration import Registration
+from engine.transport import HttpTransport
 from engine.vllm import failure, openai_server
 from engine.vllm.config import NODE_ADDRESS
 from engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
-from engine.vllm.gate import Gate
+from engine.vllm.gate import App, Gate
+from engine.vllm.reporting import Reporter
 from engine.vllm.signals import EngineSignals, Signals
 from engine.vllm.spec import Place, ReplicaSpec
+from router.state.schema import EngineLoad
 
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
@@ -69,6 +72,7 @@ class VllmReplica:
         self._registration: Registration | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._reporter: Reporter | None = None
 
     async def place(self) -> Place:
         """Which replica this is: asked by a driver that finds it."""
@@ -133,12 +137,13 @@ class VllmReplica:
         began_s = time.monotonic()
         _tell_children_of_ray()
         try:
-            self._server = await openai_server.build((*self._spec.argv, *more), self._signals)
+            argv = (*self._spec.argv, *more)
+            self._server = await openai_server.build(argv, self._signals, kv_events=bool(self._spec.admin))
         except VllmError:
             raise
         except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
             raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        self._gate = Gate(self._server.app, alive=lambda: self._server.alive)
+        self._gate = Gate(self._reported(self._server.app), alive=lambda: self._server.alive)
         url = self._serve(self._gate)
         await self._first_token(url)
         self._gate.open()
@@ -179,6 +184,26 @@ class VllmReplica:
         port = listening.getsockname()[1]
         return f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
 
+    def _reported(self, app: App) -> App:
+        """The app, and an engine whose routers are told what happens in it."""
+        spec = self._spec
+        if not spec.admin:
+            return app
+        transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
+        self._reporter = Reporter(transports, load=self._load)
+        self._reporter.start(self._server.prefix_cache)
+        self._server.watch(self._reporter.watch)
+        return self._reporter.app(app)
+
+    def _load(self) -> EngineLoad:
+        signals = self._signals
+        return EngineLoad(
+            running=signals.running,
+            waiting=signals.waiting,
+            queued_prefill_tokens=self._server.queued_tokens,
+            kv_usage=signals.kv_usage,
+        )
+
     async def _first_token(self, url: str) -> None:
         """Ask over HTTP for one token. An engine that loaded may still fail at its first step; this is that step."""
         headers = {"authorization": f"Bearer {self._server.api_keys[0]}"} if self._server.api_keys else {}
@@ -211,12 +236,14 @@ class VllmReplica:
 
     async def _deregister(self) -> None:
         registration, self._registration = self._registration, None
-        if registration is None:
-            return
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat})
-        await registration.leave()
+        if registration is not None:
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+                await asyncio.wait({self._heartbeat})
+            await registration.leave()
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            await reporter.stop()
 
 
 def _family(host: str) -> socket.AddressFamily:

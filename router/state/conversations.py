@@ -7,13 +7,16 @@ what it keeps there, and the exact length of its last prompt where the engine to
 A conversation is named by its session key. Without one it is named by a key near the end of its prompt, which its next
 prompt contains; prompts that end alike are then one conversation, and so is their KV.
 
+Between edges the later turn is right; of two alike the one to the greater replica id, then the one an engine told of,
+then the longer. So edges that heard the same, in any order, have the same table.
+
 **Shared heads count once.** What others had resident there when a conversation came (a system prompt) is not its own:
 its share of the footprint is what it brought.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import msgspec
@@ -49,6 +52,8 @@ class Conversation(msgspec.Struct, gc=False):
     tail: int
     """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
     seen_s: float
+    turn: int = 1
+    """Requests so far, by whichever edge."""
 
     @property
     def own(self) -> int:
@@ -74,6 +79,10 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def __iter__(self) -> Iterator[Conversation]:
+        """Least recently seen first."""
+        return iter(self._known.values())
 
     def __repr__(self) -> str:
         return f"Conversations({len(self._known)} of {self._max})"
@@ -116,10 +125,11 @@ class Conversations:
                 self._drop(self._known.pop(name, None))
         if known is None:
             self._make_room()
-            known = Conversation(name, NO_SLOT, tokens, resident, prompt_bytes, 0, tail_at, 0, now_s)
+            known = Conversation(name, NO_SLOT, tokens, resident, prompt_bytes, 0, tail_at, 0, now_s, 0)
         elif known.slot != slot:
             self._account(known, -1)
             known.slot, known.shared, known.tokens = NO_SLOT, resident, resident
+        known.turn += 1
         before = known.own
         known.name, known.seen_s = name, now_s
         known.tokens, known.prompt_bytes, known.prompt_tokens = tokens, prompt_bytes, 0
@@ -143,6 +153,44 @@ class Conversations:
         known.tokens = prompt_tokens + completion_tokens
         known.shared = min(known.shared, known.tokens)
         self._account(known, +1)
+
+    def get(self, name: Name) -> Conversation | None:
+        return self._known.get(name)
+
+    def learn(
+        self,
+        name: Name,
+        slot: int,
+        *,
+        was: Name | None,
+        newer: Callable[[Conversation], bool],
+        tokens: int,
+        shared: int,
+        prompt_bytes: int,
+        prompt_tokens: int,
+        tail_at: int,
+        tail: int,
+        turn: int,
+        seen_s: float,
+    ) -> bool:
+        """Takes over what another edge said of a conversation, if it is `newer` than what is known; True if it was.
+        `was` is its name before, which goes with it."""
+        if was is not None and was != name:
+            before = self._known.get(was)
+            if before is not None and before.turn < turn:
+                self._drop(self._known.pop(was))
+        known = self._known.get(name)
+        if known is not None:
+            if not newer(known):
+                return False
+            self._drop(self._known.pop(name))
+            seen_s = max(seen_s, known.seen_s)
+        else:
+            self._make_room()
+        known = Conversation(name, slot, tokens, shared, prompt_bytes, prompt_tokens, tail_at, tail, seen_s, turn)
+        self._known[name] = known
+        self._account(known, +1)
+        return True
 
     def expire(self, now_s: float, ttl_s: float) -> int:
         """Ends conversations not seen for `ttl_s`; how many."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from policies.types import NO_SLOT, NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
-from router.histogram import Histogram
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
-from router.state.conversations import MAX_CONVERSATIONS, Conversation, Conversations, Name
+from router.state.conversations import MAX_CONVERSATIONS, Conversations
 from router.state.kv_columns import KVColumns
+from router.state.kv_parts import Feed, KVCounters, Placement, Prompt
+from router.state.outbox import KVOutbox
 from router.state.prefill_times import PrefillTimes
 from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
 from router.state.prefix_index import Level, PrefixIndex
@@ -44,73 +44,6 @@ LINGER_S = 5.0
 UNQUEUED = 0.1
 """A first token tells the prefill time when what was in front of it was at most this share of it."""
 
-ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class Prompt(msgspec.Struct, gc=False):
-    """One request's prompt as the fleet's KV sees it."""
-
-    tokens: int
-    """Predicted length, at least 1."""
-    levels: Sequence[Level]
-    """As the index found them: (index of the deepest key, slots)."""
-    resident: Residency
-    conversation: Conversation | None
-
-
-class Placement(msgspec.Struct, gc=False):
-    """What a decision predicted, until the engine says how it was."""
-
-    slot: int
-    model: str
-    prompt_bytes: int
-    cached: int
-    uncached: int
-    ahead: float
-    """Tokens in front of it when it was placed."""
-    made_s: float
-    name: Name | None
-    paired: bool = False
-    """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
-
-
-class Feed:
-    """How far one engine's messages have been followed."""
-
-    __slots__ = ("epoch", "handoffs", "in_step", "load", "seq")
-
-    def __init__(self) -> None:
-        self.epoch = ""
-        """Empty: nothing was heard."""
-        self.seq = 0
-        self.in_step = False
-        """False: a message was lost, and only a snapshot says what is resident."""
-        self.load: EngineLoad | None = None
-        self.handoffs: Handoffs | None = None
-
-
-class KVCounters:
-    """What metrics read."""
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.keys = 0
-        """Keys stored or evicted, as told."""
-        self.resyncs = 0
-        """Messages answered with the wish for a snapshot."""
-        self.restarts = 0
-        """Engines that came back under another epoch."""
-        self.prediction_error = Histogram(ERROR_BOUNDS)
-        """|predicted - actual| cached tokens over prompt tokens."""
-        self.predicted_cached_tokens = 0
-        self.actual_cached_tokens = 0
-        self.prompt_tokens = 0
-        """Of the requests whose first token engines told."""
-        self.best_cached_tokens = 0
-        """At decisions: most that any candidate was predicted to hold, summed up."""
-        self.selected_cached_tokens = 0
-        """At decisions: what the chosen one was predicted to hold."""
-
 
 class KVState:
     """The fleet's KV."""
@@ -135,6 +68,8 @@ class KVState:
         self._legs: set[str] = set()
         """Prefill legs under way, by their ids."""
         self._ended: deque[tuple[float, str]] = deque()
+        self.outbox: KVOutbox | None = None
+        """What to tell other edges; None where there are none."""
 
     def __repr__(self) -> str:
         return f"KVState({self.index!r}, {self.conversations!r}, {len(self.backlog)} waiting)"
@@ -154,6 +89,8 @@ class KVState:
 
     def clear_slot(self, slot: int) -> None:
         """Its replica left."""
+        if self.outbox is not None:
+            self.outbox.clear_slot(slot)
         self.backlog.clear_slot(slot)
         self.times.clear_slot(slot)
         self.conversations.clear_slot(slot)
@@ -252,6 +189,7 @@ class KVState:
             self._expect(slot, keys, prompt, now_s)
             if prefill != NO_SLOT:
                 self._expect(prefill, keys, prompt, now_s)
+        was = prompt.conversation.name if prompt.conversation is not None else None
         known = self.conversations.place(
             prompt.conversation,
             features.session,
@@ -262,6 +200,8 @@ class KVState:
             prompt_bytes=features.body_bytes,
             now_s=now_s,
         )
+        if self.outbox is not None and known is not None:
+            self.outbox.converse(known.name, was)
         request_id = features.request_id
         if not request_id:
             return
@@ -297,6 +237,8 @@ class KVState:
     def _expect(self, slot: int, keys: Sequence[int], prompt: Prompt, now_s: float) -> None:
         start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
         self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+        if self.outbox is not None and start < len(keys):
+            self.outbox.expect(slot, keys[start:])
 
     def _release(self, request_id: str) -> bool:
         """The prompt is computed, here or by its prefill leg, or not wanted any more."""
@@ -347,6 +289,8 @@ class KVState:
                 evicted(slot, key)
         else:
             counters.resyncs += 1
+        if self.outbox is not None:
+            self.outbox.relay(slot, events, in_step=feed.in_step, own=self._placements)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.load is not None:
@@ -359,12 +303,52 @@ class KVState:
             self._finished(slot, finished)
         return not feed.in_step
 
+    def relayed(self, slot: int, events: EngineEvents) -> None:
+        """The same, told by another edge that the engine told: in order and complete as that edge's words are. Who
+        hears an engine through several edges, or directly too, hears the same changes more than once and ends alike:
+        the last word on each key is the same in all."""
+        feed = self._feeds[slot]
+        if events.epoch not in feed.past:
+            if feed.epoch and events.epoch != feed.epoch:
+                self.counters.restarts += 1
+                self._restarted(slot)
+            if events.snapshot and feed.epoch:
+                self.index.forget(slot)
+            feed.epoch = events.epoch
+            self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
+            for key in events.stored:
+                self.index.stored(slot, key)
+            for key in events.evicted:
+                self.index.evicted(slot, key)
+            if events.capacity_tokens:
+                self.columns.set_capacity(slot, events.capacity_tokens)
+            if events.load is not None:
+                feed.load = events.load
+        for first in events.first:
+            self._first(slot, first)
+        for finished in events.finished:
+            self._finished(slot, finished)
+
+    def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
+        """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
+        lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S)
+        self.index.expect(slot, keys, 0, now_s + lasts_s)
+
+    def hears(self, slot: int) -> bool:
+        """Whether the engine there tells this edge itself, and nothing of it was lost."""
+        return self._feeds[slot].in_step
+
+    def epoch(self, slot: int) -> str:
+        """The life of the engine that is known; empty when nothing was heard of it."""
+        return self._feeds[slot].epoch
+
     def _restarted(self, slot: int) -> None:
         """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
         self.index.forget(slot)
         self.conversations.clear_slot(slot)
         self.backlog.clear_slot(slot)
         feed = self._feeds[slot]
+        feed.past.append(feed.epoch)
         feed.epoch, feed.in_step, feed.load, feed.handoffs = "", False, None, None
 
     def _first(self, slot: int, first: FirstToken) -> None:
@@ -389,6 +373,8 @@ class KVState:
         self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
         if placement.name is not None:
             self.conversations.told(placement.name, slot, placement.prompt_bytes, first.prompt_tokens, 0)
+            if self.outbox is not None:
+                self.outbox.converse(placement.name)
 
     def _learn_time(self, placement: Placement | None, took_ms: float) -> None:
         if placement is not None and placement.ahead <= UNQUEUED * placement.uncached:
@@ -401,6 +387,8 @@ class KVState:
             self.conversations.told(
                 placement.name, slot, placement.prompt_bytes, finished.prompt_tokens, finished.completion_tokens
             )
+            if self.outbox is not None:
+                self.outbox.converse(placement.name)
 
     def expire(self, now_s: float) -> None:
         """Ends what is overdue; called a few times a second."""

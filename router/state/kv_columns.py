@@ -52,6 +52,8 @@ class KVColumns:
             capacity=column(math.inf),
             fill=column(),
         )
+        self.waiting_elsewhere: FloatColumn = column()
+        """The part of `waiting` that other edges sent."""
         # One number at a time, a memoryview is three times as fast as its array.
         self._waiting, self._prefill_ms = _view(signals.waiting), _view(signals.prefill_ms)
         self._base_ms, self._per_token_ms = _view(signals.base_ms), _view(signals.per_token_ms)
@@ -65,10 +67,11 @@ class KVColumns:
 
     def add_slot(self, slot: int) -> None:
         """Makes room for a slot and starts it as unknown."""
-        old = self.signals
+        old, elsewhere = self.signals, self.waiting_elsewhere
         size = len(old.waiting)
         if slot >= size:
             self._allocate(grown(size, slot))
+            self.waiting_elsewhere[:size] = elsewhere
             for name in KVSignals.__slots__:
                 if name != "usage":
                     getattr(self.signals, name)[:size] = getattr(old, name)
@@ -78,6 +81,7 @@ class KVColumns:
         """Back to unknown."""
         for column in (self._waiting, self._prefill_ms, self._footprint, self._fill):
             column[slot] = 0.0
+        self.waiting_elsewhere[slot] = 0.0
         self._capacity[slot] = math.inf
         self.set_times(slot, PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS, 0.0)
         self._sum_up()
@@ -95,6 +99,11 @@ class KVColumns:
     def add_waiting(self, slot: int, tokens: int) -> None:
         self._waiting[slot] = waiting = self._waiting[slot] + tokens
         self._prefill_ms[slot] = self.time_ms(slot, waiting)
+
+    def add_waiting_elsewhere(self, slot: int, tokens: int) -> None:
+        """Another edge has so many more tokens in front of a slot, or fewer."""
+        self.waiting_elsewhere[slot] += tokens
+        self.add_waiting(slot, tokens)
 
     def set_times(self, slot: int, base_ms: float, per_token_ms: float, per_square_ms: float) -> None:
         self._base_ms[slot], self._per_token_ms[slot], self._per_square_ms[slot] = base_ms, per_token_ms, per_square_ms

@@ -1,11 +1,12 @@
 """How much work is in flight on each replica.
 
 `LoadTable` owns one column per signal, indexed by slot. A decision *reserves*; the end-of-request line from HAProxy
-*releases* by request id, so a count is exact the millisecond a request ends. Two things keep it honest when lines are
-lost or when work arrives that no decision of ours placed:
+*releases* by request id, so a count is exact the millisecond a request ends. What other edges have in flight is added
+as they tell it (`add_elsewhere`). Two things keep our own count honest when lines are lost or when work arrives that no
+decision of ours placed:
 
 - `observe` compares with HAProxy's own sessions per server. What HAProxy has beyond our reservations, twice in a row,
-  is *foreign* work (balanced requests, requests that failed open, another router's) and counts as load. What we hold
+  is *foreign* work (balanced requests, requests that failed open) and counts as load. What we hold
   beyond HAProxy's sessions, twice in a row, is leaked: the oldest settled reservations go.
 - a reservation older than `reservation_ttl_s` goes in any case.
 
@@ -55,12 +56,19 @@ class LoadTable:
 
     def _columns(self, size: int) -> None:
         self.in_flight: Column = np.zeros(size, dtype=np.int64)
-        """Requests: reserved and foreign."""
+        """Requests: reserved, foreign and elsewhere."""
         self.in_flight_tokens: Column = np.zeros(size, dtype=np.int64)
         self.reserved: Column = np.zeros(size, dtype=np.int64)
         self.foreign: Column = np.zeros(size, dtype=np.int64)
+        self.elsewhere: Column = np.zeros(size, dtype=np.int64)
+        """Requests other edges have in flight."""
+        self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)
         self._surplus: Column = np.zeros(size, dtype=np.int64)
         """Sessions less reservations at the last `observe`; negative when we hold more."""
+        self._all = (
+            self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
+            self._surplus,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._reservations)
@@ -78,11 +86,9 @@ class LoadTable:
     def add_slot(self, slot: int) -> None:
         """Makes room for a slot and starts it at zero."""
         if slot >= len(self.in_flight):
-            old = (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus)
+            old = self._all
             self._columns(grown(len(self.in_flight), slot))
-            for column, before in zip(
-                (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus), old, strict=True
-            ):
+            for column, before in zip(self._all, old, strict=True):
                 column[: len(before)] = before
         self.clear_slot(slot)
 
@@ -91,7 +97,7 @@ class LoadTable:
         if slot < len(self.reserved) and self.reserved[slot]:
             for request_id in [rid for rid, r in self._reservations.items() if r.slot == slot]:
                 self.release(request_id)
-        for column in (self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self._surplus):
+        for column in self._all:
             column[slot] = 0
 
     def reserve(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
@@ -136,6 +142,13 @@ class LoadTable:
         self.in_flight[slot] -= 1
         self.in_flight_tokens[slot] -= reservation.tokens
         return slot
+
+    def add_elsewhere(self, slot: int, requests: int, tokens: int) -> None:
+        """Another edge has so many more requests in flight on a slot, or fewer."""
+        self.elsewhere[slot] += requests
+        self.elsewhere_tokens[slot] += tokens
+        self.in_flight[slot] += requests
+        self.in_flight_tokens[slot] += tokens
 
     def observe(self, slot: int, sessions: int, now_s: float) -> None:
         """Compares with the sessions (serving and queued) HAProxy counts on the slot's server."""
@@ -199,7 +212,9 @@ class LoadTable:
             reserved[reservation.slot] += 1
             tokens[reservation.slot] += reservation.tokens
         assert (reserved == self.reserved).all(), "reserved column is not the sum of reservations"
-        assert (tokens == self.in_flight_tokens).all(), "token column is not the sum of reservations"
-        assert (self.in_flight == self.reserved + self.foreign).all(), "in-flight is not reserved plus foreign"
+        assert (tokens + self.elsewhere_tokens == self.in_flight_tokens).all(), "tokens are not those of reservations"
+        parts = self.reserved + self.foreign + self.elsewhere
+        assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign and elsewhere"
         assert (self.foreign >= 0).all(), "foreign work is negative"
         assert self._legs <= self._reservations.keys(), "a leg without its reservation"
+        assert (self.elsewhere >= 0).all(), "work elsewhere is negative"

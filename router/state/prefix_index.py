@@ -136,6 +136,24 @@ class PrefixIndex:
         if self._expected:
             self._settle(key, mask)
 
+    def stored_by(self, slots: Sequence[int], keys: Iterable[int]) -> None:
+        """Several replicas hold each of these keys."""
+        if len(slots) == 1:
+            for key in keys:
+                self.stored(slots[0], key)
+            return
+        mask = 0
+        for slot in slots:
+            mask |= self._masks[slot]
+        first, rest = slots[0], mask ^ self._masks[slots[0]]
+        for key in keys:
+            self.stored(first, key)
+            bits = self._recent[key]
+            if bits & mask != mask:
+                self._recent[key] = self._share(bits | mask)
+            if self._expected:
+                self._settle(key, rest & self._expected.get(key, 0))
+
     def evicted(self, slot: int, key: int) -> None:
         """A replica says that it no longer holds it."""
         mask = self._masks[slot]
@@ -200,10 +218,10 @@ class PrefixIndex:
         """An expectation came true, or is void."""
         bits = self._expected.get(key, 0)
         if bits & mask:
-            if bits == mask:
+            if not bits & ~mask:
                 del self._expected[key]
             else:
-                self._expected[key] = bits ^ mask
+                self._expected[key] = bits & ~mask
 
     def expire(self, now_s: float) -> None:
         """Ends the expectations whose time is up. O(1) when there are none."""
@@ -330,6 +348,27 @@ class PrefixIndex:
                 lowest = dying & -dying
                 self._free_bits.append(lowest.bit_length() - 1)
                 dying ^= lowest
+
+    def export(self, size: int) -> Iterator[list[tuple[Sequence[int] | Slots, list[int]]]]:
+        """Confirmed residency, about `size` keys at a time, each list by who holds them. The index may change between
+        two steps: a key is told as it is when its turn comes, or not at all if it came later."""
+        keys = [*self._older, *self._recent]
+        for at in range(0, len(keys), size):
+            recent, older, alive = self._recent.get, self._older.get, ~self._dead
+            groups: dict[int, list[int]] = {}
+            for key in keys[at : at + size]:
+                bits = (recent(key, 0) or older(key, 0)) & alive
+                if bits:
+                    groups.setdefault(bits, []).append(key)
+            yield [(self._slots(bits), group) for bits, group in groups.items()]
+
+    def expectations(self) -> list[tuple[float, int, Sequence[int]]]:
+        """Expectations by prompt: (end, slot, keys), confirmed ones included."""
+        found = []
+        for end_s, mask, keys in self._marks:
+            if not mask & self._dead:
+                found.append((end_s, self._slot_of_bit.item(mask.bit_length() - 1), keys))
+        return found
 
     def snapshot(self) -> Iterator[tuple[int, list[int]]]:
         """Confirmed residency: (key, slots that hold it), least recently used first."""

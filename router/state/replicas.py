@@ -27,6 +27,9 @@ MAX_REPLICAS = 4096
 
 ANY_MODEL = ""
 
+KEPT_S = 1.0
+"""After so long it is asked again whether a replica without a lease of its own is kept."""
+
 
 class Health(StrEnum):
     """What HAProxy's checks say."""
@@ -51,6 +54,8 @@ class Replica:
     health: Health
     draining: bool = False
     role: Role = Role.BOTH
+    heard_until_s: float | None = None
+    """End of the lease by heartbeats that came here, to this edge; None without any."""
     pool: str = ""
 
     @property
@@ -125,8 +130,17 @@ class ReplicaRegistry:
 
     # Writers
 
-    def put(self, replica_id: str, registration: Registration, endpoint: tuple[str, int], now_s: float) -> Replica:
-        """Registers or renews; `endpoint` is the IP address and port behind the URL.
+    def put(
+        self,
+        replica_id: str,
+        registration: Registration,
+        endpoint: tuple[str, int],
+        now_s: float,
+        *,
+        elsewhere: bool = False,
+    ) -> Replica:
+        """Registers or renews; `endpoint` is the IP address and port behind the URL. `elsewhere`: it was not this edge
+        that the replica told.
 
         Another endpoint is a restarted engine: it starts unproven and no longer drains. Raises LimitError beyond
         `max_replicas`.
@@ -146,11 +160,14 @@ class ReplicaRegistry:
                 slot, replica_id, registration.url, host, port, registration.model,
                 registration.ttl_s, lease_until_s, self._initial_health, role=registration.role, pool=registration.pool,
             )  # fmt: skip
+            replica.heard_until_s = None if elsewhere else lease_until_s
             self._by_id[replica_id] = replica
             self._on_added(slot)
             self._changed()
             return replica
         replica.ttl_s, replica.lease_until_s = registration.ttl_s, lease_until_s
+        if not elsewhere:
+            replica.heard_until_s = lease_until_s
         replica.pool = registration.pool
         moved = (host, port) != (replica.host, replica.port)
         if moved:
@@ -163,12 +180,17 @@ class ReplicaRegistry:
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        registration = Registration(
-            url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role, pool=saved.pool
-        )
-        replica = self.put(saved.id, registration, (saved.host, saved.port), now_s)
+        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
+        return replica
+
+    def learn(self, saved: SavedReplica, now_s: float) -> Replica:
+        """Makes a registration what another edge says it is."""
+        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s, elsewhere=True)
+        if replica.draining is not saved.draining:
+            replica.draining = saved.draining
+            self._changed()
         return replica
 
     def remove(self, replica_id: str) -> bool:
@@ -201,9 +223,15 @@ class ReplicaRegistry:
         self._changed()
         return True
 
-    def expire_leases(self, now_s: float) -> list[str]:
-        """Removes replicas whose lease ended; returns their ids."""
-        gone = [r.id for r in self if r.lease_until_s is not None and r.lease_until_s <= now_s]
+    def expire_leases(self, now_s: float, keeps: Callable[[Replica], bool] = lambda replica: False) -> list[str]:
+        """Removes replicas whose lease ended, unless somebody else `keeps` them; returns their ids."""
+        gone = []
+        for replica in self:
+            if replica.lease_until_s is not None and replica.lease_until_s <= now_s:
+                if keeps(replica):
+                    replica.lease_until_s = now_s + KEPT_S
+                else:
+                    gone.append(replica.id)
         for replica_id in gone:
             self.remove(replica_id)
         return gone
@@ -279,3 +307,7 @@ class ReplicaRegistry:
         assert len(set(slots)) == len(slots), "two replicas share a slot"
         assert all(self._ids[r.slot] == r.id for r in self), "ids by slot are stale"
         assert not set(slots) & set(self._free_slots), "a used slot is free"
+
+
+def _registration(saved: SavedReplica) -> Registration:
+    return Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role, pool=saved.pool)

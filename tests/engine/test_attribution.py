@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from engine.attribution import Attribution, key_depths
+from engine.attribution import Attribution, KeyDepths
 from engine.sim.blocks import BlockCache, Removed, Stored
+from router.prefix_keys import BOUNDARIES, MAX_KEYS
 
 KEYS = [101, 102, 103]
 DEPTHS = [2, 4, 6]
@@ -16,8 +17,38 @@ CHAIN = [11, 12, 13, 14, 15, 16]
 
 def test_keys_end_where_their_share_of_the_prompt_does() -> None:
     """4,096 bytes are 1,024 tokens, so key 3, which ends at 2,048 bytes, covers 512 tokens: 32 blocks of 16."""
-    assert key_depths(4, 4096, 1024, 16) == [8, 16, 24, 32]
-    assert key_depths(2, 4096, 3, 16) == [1, 1]
+    assert KeyDepths().blocks([*KEYS, 104], 4096, 1024, 16) == [8, 16, 24, 32]
+    assert KeyDepths().blocks(KEYS[:2], 4096, 3, 16) == [1, 1]
+
+
+def test_the_ends_of_earlier_prompts_are_known() -> None:
+    """The first turn is dense (2 bytes a token), what the second adds is not (8): each has its own slope."""
+    depths = KeyDepths()
+    assert depths.blocks(KEYS[:2], 1024, 512, 16) == [16, 32]
+    # 1,024 bytes more are 128 tokens more.
+    assert depths.blocks([*KEYS, 104], 2048, 640, 16) == [16, 32, 36, 40]
+    # Nothing is known of another chain, and a count no prompt of this length can have is not believed.
+    assert depths.blocks([201, 202], 1024, 256, 16) == [8, 16]
+    assert depths.blocks(KEYS[:2], 1024, 256, 16) == [8, 16]
+
+
+@given(
+    turns=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9_000)), min_size=1, max_size=6),
+    block_size=st.sampled_from([1, 16, 128]),
+)
+def test_depths_never_fall(turns: list[tuple[int, int]], block_size: int) -> None:
+    """Whatever conversations grow by: deeper keys are no shallower, none beyond the prompt, and anchors are few."""
+    depths = KeyDepths(max_anchors=4)
+    keys: list[int] = []
+    tokens = 0
+    for more_keys, more_tokens in turns:
+        keys = list(range(min(len(keys) + more_keys, MAX_KEYS)))
+        tokens += more_tokens
+        found = depths.blocks(keys, BOUNDARIES[len(keys) - 1] + 7, tokens, block_size)
+        assert len(found) == len(keys)
+        assert found == sorted(found)
+        assert found[0] >= 1 and found[-1] <= max(1, tokens // block_size)
+        assert len(depths) <= 4
 
 
 def test_a_key_comes_and_goes_with_its_block() -> None:
@@ -43,6 +74,37 @@ def test_blocks_are_found_by_their_request_and_their_parents() -> None:
     assert sorted(attribution.take()[0]) == [101, 102]
     attribution.stored(CHAIN[5:], CHAIN[4], "r")
     assert attribution.take() == ([103], [])
+    attribution.validate()
+
+
+def test_a_prefix_that_goes_while_its_request_waits_is_found_again() -> None:
+    """Resident when it came, evicted before its turn, computed by it; and so after a preemption."""
+    attribution = Attribution()
+    attribution.begin("a", KEYS, DEPTHS)
+    attribution.stored(CHAIN, None, "a")
+    attribution.finish("a")
+    attribution.begin("b", KEYS, DEPTHS)
+    attribution.take()
+    for _ in range(2):
+        attribution.removed(CHAIN[:1:-1])
+        assert attribution.take() == ([], [103, 102])
+        attribution.stored(CHAIN[2:], CHAIN[1], "b")
+        assert attribution.take() == ([102, 103], [])
+    attribution.validate()
+
+
+def test_requests_survive_a_cache_that_is_cleared_late() -> None:
+    """vLLM reports a reset with the next step: requests that came in between are computed after it."""
+    attribution = Attribution()
+    attribution.begin("a", KEYS, DEPTHS)
+    attribution.stored(CHAIN, None, "a")
+    attribution.begin("b", KEYS, DEPTHS)
+    attribution.take()
+    attribution.cleared()
+    attribution.stored(CHAIN[:3], None, "b")
+    assert attribution.take() == ([101], [102, 103])
+    attribution.stored(CHAIN[3:], CHAIN[2], "b")
+    assert attribution.take() == ([102, 103], [])
     attribution.validate()
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from policies.types import Candidates, RequestFeatures
 from router.prefix_keys import BOUNDARIES
-from router.state.kv import EXPECTED_S, LINGER_S, KVState, Prompt
+from router.state.kv import EXPECTED_S, LINGER_S, KVState
+from router.state.kv_parts import Prompt
 from router.state.schema import EngineEvents, Finished, FirstToken
 
 CHAIN = tuple(range(1000, 1040))

@@ -11,7 +11,7 @@ from golden import HAPROXY, assert_golden, body_of, load_cases, rewriting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS, PROMPT_KEYS, prefix_keys, prompt_start
+from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS, PROMPT_KEYS, KeyStream, prefix_keys, prompt_start
 
 GOLDEN = HAPROXY / "prefix_keys.json"
 
@@ -125,3 +125,30 @@ def test_the_start_is_the_earliest_key(body: bytes) -> None:
     """Searching the head first never changes what is found."""
     found = [at for key in PROMPT_KEYS if (at := body.find(key)) >= 0]
     assert prompt_start(body) == min(found, default=-1)
+
+
+PIECES = [*PROMPT_KEYS, b'"', b"essages", b"x" * 511, b"\x00", b"input", b"y" * 4090, b"z" * 9999]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map(b"".join), st.lists(st.integers(0, 40_000)))
+def test_a_body_in_pieces_has_the_same_keys(body: bytes, cuts: list[int]) -> None:
+    """However it is cut, within prompt keys and chunks too."""
+    stream = KeyStream()
+    at = 0
+    for cut in [*sorted(cuts), len(body)]:
+        stream.feed(body[at:cut])
+        at = max(at, cut)
+    start = prompt_start(body)
+    assert tuple(stream.keys) == prefix_keys(body)
+    assert stream.body_bytes == len(body)
+    assert stream.prompt_bytes == (len(body) - start if start >= 0 else 0)
+
+
+def test_a_body_byte_by_byte() -> None:
+    """The longest chain there is, cut everywhere."""
+    body = b'{"model":"m","messages":[' + b"0123456789abcde\n" * 21_000
+    stream = KeyStream()
+    for at in range(len(body)):
+        stream.feed(body[at : at + 1])
+    assert len(stream.keys) == MAX_KEYS
+    assert tuple(stream.keys) == prefix_keys(body)

@@ -13,7 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psutil
+
+from router.state.schema import EventsAnswer
 
 MISSING = next((module for module in ("ray", "vllm", "tokenizers") if find_spec(module) is None), "")
 """The first package of `make engine-cpu` that is not installed; empty when real vLLM can run here."""
@@ -80,11 +83,16 @@ def admin_server() -> Iterator[tuple[str, Lines]]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            calls.add(Call(self.command, self.path, json.loads(body) if body else {}))
+            said = b"{}"
+            if self.path.endswith("/events"):
+                calls.add(Call(self.command, self.path, msgspec.msgpack.decode(body)))
+                said = msgspec.json.encode(EventsAnswer(resync=False, interval_ms=20))
+            else:
+                calls.add(Call(self.command, self.path, json.loads(body) if body else {}))
             self.send_response(200)
-            self.send_header("content-length", "2")
+            self.send_header("content-length", str(len(said)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(said)
 
         do_PUT = do_POST = do_DELETE = answer  # noqa: N815 (http.server finds its methods by these names)
 

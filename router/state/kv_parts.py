@@ -1,0 +1,87 @@
+"""What `KVState` is made of besides its tables: one prompt, one placement, one engine's feed, and its counters."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from policies.types import Residency
+from router.histogram import Histogram
+from router.state.conversations import Conversation, Name
+from router.state.prefix_index import Level
+from router.state.schema import EngineLoad, Handoffs
+
+PAST_EPOCHS = 4
+"""Earlier lives of an engine whose late words, by way of another edge, are known to be late."""
+
+ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Prompt(msgspec.Struct, gc=False):
+    """One request's prompt as the fleet's KV sees it."""
+
+    tokens: int
+    """Predicted length, at least 1."""
+    levels: Sequence[Level]
+    """As the index found them: (index of the deepest key, slots)."""
+    resident: Residency
+    conversation: Conversation | None
+
+
+class Placement(msgspec.Struct, gc=False):
+    """What a decision predicted, until the engine says how it was."""
+
+    slot: int
+    model: str
+    prompt_bytes: int
+    cached: int
+    uncached: int
+    ahead: float
+    """Tokens in front of it when it was placed."""
+    made_s: float
+    name: Name | None
+    paired: bool = False
+    """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
+
+
+class Feed:
+    """How far one engine's messages have been followed."""
+
+    __slots__ = ("epoch", "handoffs", "in_step", "load", "past", "seq")
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        """Empty: nothing was heard."""
+        self.past: deque[str] = deque(maxlen=PAST_EPOCHS)
+        self.seq = 0
+        self.in_step = False
+        """False: a message was lost, and only a snapshot says what is resident."""
+        self.load: EngineLoad | None = None
+        self.handoffs: Handoffs | None = None
+
+
+class KVCounters:
+    """What metrics read."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.keys = 0
+        """Keys stored or evicted, as told."""
+        self.keys_elsewhere = 0
+        """The same, as other edges told."""
+        self.resyncs = 0
+        """Messages answered with the wish for a snapshot."""
+        self.restarts = 0
+        """Engines that came back under another epoch."""
+        self.prediction_error = Histogram(ERROR_BOUNDS)
+        """|predicted - actual| cached tokens over prompt tokens."""
+        self.predicted_cached_tokens = 0
+        self.actual_cached_tokens = 0
+        self.prompt_tokens = 0
+        """Of the requests whose first token engines told."""
+        self.best_cached_tokens = 0
+        """At decisions: most that any candidate was predicted to hold, summed up."""
+        self.selected_cached_tokens = 0
+        """At decisions: what the chosen one was predicted to hold."""

@@ -1,0 +1,492 @@
+"""One edge among others: what it says to them, and what it makes of what they say.
+
+`Member` is the whole protocol without a clock, a socket or a task: whoever drives it moves bytes between it and a
+store. Each edge has one stream of batches that it alone writes, numbered from 1 without a gap; every edge follows all
+streams. So an edge knows by itself when it missed something, and asks another for a snapshot:
+
+- `next_batch` makes what this edge has to say; the driver appends it to the edge's stream, as number `seq`.
+- `roster` says which edges there are, `following` how far each was read, `hear` takes one batch of another's stream.
+- `sweep` ends who is silent, and asks for a snapshot where a gap is; `snapshot_wanted` gives one to upload when others
+  asked, `announce` tells where it lies; `offer` is one to fetch, `take` applies a part, `took` ends it.
+
+**Edges agree once quiet.** What is a state (registration, pin, conversation, document, count) has a rank, and the
+greater is right whatever the order of arrival. What is a sequence (an engine's keys) comes complete and in order, or
+the gap is seen and a snapshot mends it. A snapshot is taken while all goes on: it says how far each stream is in it,
+and its reader goes on from there, reading some batches twice, which changes nothing.
+
+**Nothing here waits, and nothing grows** while the store is away: see `router.state.outbox` for what is kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from policies.types import NO_SLOT
+from router.state.conversations import Conversation
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.outbox import KVOutbox
+from router.state.replicas import Health, Replica, ReplicaRegistry
+from router.state.sessions import SessionTable
+from router.state.shared.loads import OwnLoads
+from router.state.shared.peers import HEARTBEAT_S, Peer, Peers
+from router.state.shared.records import (
+    Ask,
+    Batch,
+    Document,
+    EdgeInfo,
+    Engine,
+    Mark,
+    Names,
+    Notice,
+    Pin,
+    ReplicaRecord,
+    SchemaError,
+    Talk,
+    decode,
+    encode,
+    engine_events,
+    load_of,
+    pack_keys,
+    unpack_keys,
+)
+from router.state.shared.registrations import SharedReplicas
+from router.state.shared.snapshot import Snapshot, talk_of
+
+ASK_TIMEOUT_S = 10.0
+"""A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
+
+MAX_PENDING_PINS = 65_536
+"""Sessions waiting to be told. Beyond, they are dropped and the others ask for a snapshot."""
+
+
+class SharedDocument:
+    """A document that is to be the same on all edges: how it is read and replaced here."""
+
+    def __init__(self, read: Callable[[], dict[str, Any] | None], write: Callable[[dict[str, Any]], None]) -> None:
+        """`read` gives None while there is nothing to share; `write` raises ValueError for what cannot be used here."""
+        self.read = read
+        self.write = write
+        self.agreed: Document | None = None
+        self.here: dict[str, Any] | None = None
+        """What `read` gave when it last agreed with the others."""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A batch to append, and what the store should keep for edges that come when nobody else is there."""
+
+    seq: int
+    payload: bytes
+    replicas: list[ReplicaRecord]
+    documents: list[Document]
+    beat: bool
+
+
+class Counters:
+    """What metrics read."""
+
+    def __init__(self) -> None:
+        self.gaps = 0
+        """Batches of others that were missed."""
+        self.overruns = 0
+        """Times more happened than is kept for others while the store was away."""
+        self.malformed = 0
+        self.refused = 0
+        """Batches of a later schema."""
+        self.batches = 0
+        """Of others, applied."""
+        self.asked = 0
+        """Snapshots asked for."""
+        self.served = 0
+        """Snapshots made for others."""
+        self.taken = 0
+        """Snapshots applied."""
+        self.documents_refused = 0
+        """Documents of others that this edge cannot use."""
+
+
+class Member:
+    """This edge's side of it."""
+
+    def __init__(
+        self,
+        edge: str,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        sessions: SessionTable,
+        kv: KVState,
+        documents: Mapping[str, SharedDocument] | None = None,
+    ) -> None:
+        """`edge` names this life of the process; no other has it."""
+        self.edge = edge
+        self._replicas = replicas
+        self._sessions = sessions
+        self._kv = kv
+        self._documents = dict(documents or {})
+        self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
+        self.registrations = SharedReplicas(replicas)
+        self.counters = Counters()
+        self._loads = OwnLoads(replicas=replicas, load=load, columns=kv.columns)
+        self._outbox = kv.outbox = KVOutbox()
+        sessions.changed = {}
+        self._knew_something = bool(len(sessions) or len(kv.index) or len(kv.conversations))
+        self.seq = 0
+        """Of the last batch made."""
+        self._beat_s = float("-inf")
+        self._records: list[ReplicaRecord] = []
+        self._documents_changed = bool(self._documents)
+        self._said_documents: list[Document] = []
+        self._rewrite = False
+        self._asks: list[Ask] = []
+        self._asked = ""
+        self._asked_s = float("-inf")
+        self._askers: set[str] = set()
+        self._notices: list[Notice] = []
+        self._offer: Notice | None = None
+        self._snapshots = 0
+        self.leaving = False
+        """The next batch is the last."""
+
+    def __repr__(self) -> str:
+        return f"Member({self.edge} at {self.seq}, {list(self.peers)!r})"
+
+    # What happens here
+
+    def registry_changed(self) -> None:
+        self.registrations.changed = True
+
+    def document_changed(self) -> None:
+        self._documents_changed = True
+
+    def slot_added(self, slot: int) -> None:
+        """After the tables have made room."""
+        self.peers.slot_added(slot)
+
+    def slot_removed(self, slot: int) -> None:
+        self._loads.clear_slot(slot)
+
+    def keeps(self, replica: Replica) -> bool:
+        """Whether a replica whose lease ended here stays: its heartbeats go to another edge, or went to one that fell
+        silent and HAProxy's checks still pass."""
+        if self.peers.hold(replica.id):
+            return True
+        return replica.health is Health.UP and self.peers.orphaned(replica.id)
+
+    # Saying
+
+    def next_batch(self, now_s: float) -> Outgoing | None:
+        """What there is to say; None when there is nothing and no heartbeat is due."""
+        outbox, sessions = self._outbox, self._sessions
+        pins = sessions.changed
+        assert pins is not None
+        beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
+        self._gather()
+        loads = self._loads.changed()
+        if not (
+            beat or loads or outbox or pins or self._records or self._said_documents or self._asks or self._notices
+        ):
+            return None
+        if outbox.overrun or len(pins) > MAX_PENDING_PINS:
+            self.counters.overruns += 1
+            outbox.overrun = False
+            self.seq += 1
+        self.seq += 1
+        documents = self._said_documents
+        names = Names()
+        batch = Batch(
+            beat=beat,
+            fresh=self.seq == 1 and not self._knew_something,
+            warm=beat and not self._behind(),
+            bye=self.leaving,
+            loads=self._loads.take(names, complete=beat),
+            holds=names.all_at(r.id for r in self._replicas if (r.heard_until_s or 0.0) > now_s) if beat else [],
+            replicas=self._records,
+            documents=documents,
+            pins=self._say_pins(pins, names, now_s),
+            talks=self._say_talks(names),
+            marks=[Mark(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected],
+            engines=self._say_engines(names),
+            asks=self._asks,
+            notices=self._notices,
+        )
+        batch.names = names.list
+        kept, kept_documents = self._records, documents
+        if self._rewrite:
+            kept = self.registrations.records()
+            kept_documents = [shared.agreed for shared in self._documents.values() if shared.agreed is not None]
+            self._rewrite = False
+        self._records, self._said_documents, self._asks, self._notices = [], [], [], []
+        outbox.clear()
+        sessions.changed = {}
+        if beat:
+            self._beat_s = now_s
+        return Outgoing(self.seq, encode(batch), kept, kept_documents, beat)
+
+    def store_emptied(self) -> None:
+        """The store lost what it kept: it is told all of that again."""
+        self._rewrite = True
+
+    def _gather(self) -> None:
+        """What changed here and is not agreed yet; before anything of others is taken, which might undo it unheard."""
+        if self.registrations.changed:
+            self._records += self.registrations.changes()
+        if self._documents_changed:
+            self._documents_changed = False
+            self._gather_documents()
+
+    def _gather_documents(self) -> None:
+        for name, shared in self._documents.items():
+            body = shared.read()
+            if body is not None and body != shared.here:
+                version = shared.agreed.version + 1 if shared.agreed is not None else 1
+                shared.here = body
+                shared.agreed = Document(name=name, version=version, body=body)
+                self._said_documents.append(shared.agreed)
+
+    def _say_pins(self, sessions: Iterable[str], names: Names, now_s: float) -> list[Pin]:
+        pins = []
+        for session in sessions:
+            told = self._sessions.told(session)
+            if told is not None:
+                replica_id, moves, seen_s = told
+                pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000)))
+        return pins
+
+    def _say_talks(self, names: Names) -> list[Talk]:
+        talks = []
+        for name, was in self._outbox.conversations.items():
+            known = self._kv.conversations.get(name)
+            if known is not None and known.slot != NO_SLOT and (replica_id := self._replicas.ids[known.slot]):
+                talks.append(talk_of(known, names.at(replica_id), was))
+        return talks
+
+    def _say_engines(self, names: Names) -> list[Engine]:
+        engines = []
+        for slot, out in self._outbox.engines.items():
+            changes = out.changes
+            engines.append(
+                Engine(
+                    names.at(self._replicas.ids[slot]),
+                    out.epoch,
+                    out.snapshot,
+                    pack_keys([key for key, is_in in changes.items() if is_in]),
+                    pack_keys([key for key, is_in in changes.items() if not is_in]),
+                    [(first.id, first.prompt_tokens, first.cached_tokens, first.ttft_ms) for first in out.first],
+                    [(ended.id, ended.prompt_tokens, ended.completion_tokens) for ended in out.finished],
+                    load_of(out.load),
+                    out.capacity_tokens,
+                )
+            )
+        return engines
+
+    # Following
+
+    def roster(self, infos: Iterable[EdgeInfo], now_s: float) -> None:
+        """Which edges the store knows."""
+        self.peers.roster(infos, now_s)
+
+    def following(self) -> dict[str, int | None]:
+        """By edge, the last batch that was read; None: start with whatever comes next."""
+        return {peer.info.edge: peer.position for peer in self.peers}
+
+    def hear(self, edge: str, seq: int, payload: bytes, now_s: float) -> None:
+        """One batch of another edge's stream. What is no batch, or of a later schema, is counted and passed over."""
+        peer = self.peers.get(edge)
+        if peer is None or (peer.position is not None and seq <= peer.position):
+            return
+        in_step = peer.position is not None and seq == peer.position + 1
+        try:
+            batch = decode(payload)
+        except SchemaError as error:
+            self.counters.refused += 1
+            peer.refused, peer.position, peer.based = str(error), seq, False
+            return
+        except msgspec.MsgspecError:
+            self.counters.malformed += 1
+            peer.position, peer.based = seq, False
+            return
+        if seq == 1 and in_step:
+            peer.based = batch.fresh
+        elif not in_step and peer.based:
+            self.counters.gaps += 1
+            peer.based = False
+        peer.position, peer.refused = seq, ""
+        self.peers.heard(peer, now_s)
+        self.counters.batches += 1
+        try:
+            self.merge(batch, now_s)
+            if seq > peer.newest:
+                self._follow_present(peer, batch, now_s)
+                peer.newest = seq
+        except (IndexError, struct.error):
+            self.counters.malformed += 1
+            peer.based = False
+
+    def merge(self, batch: Batch, now_s: float, *, snapshot: bool = False) -> None:
+        """Takes over what of a batch is right. Reading one twice changes nothing."""
+        self._gather()
+        for record in batch.replicas:
+            self.registrations.merge(record, now_s)
+        for document in batch.documents:
+            self._merge_document(document)
+        get = self._replicas.get
+        found = [get(name) for name in batch.names]
+        kv = self._kv
+        for engine in batch.engines:
+            replica = found[engine.at]
+            if replica is not None and not (snapshot and kv.hears(replica.slot)):
+                kv.relayed(replica.slot, engine_events(engine))
+        for held in batch.held:
+            slots = [replica.slot for replica in map(found.__getitem__, held.at) if replica is not None]
+            slots = [slot for slot in slots if not kv.hears(slot)]
+            if slots:
+                kv.index.stored_by(slots, unpack_keys(held.keys))
+        for mark in batch.marks:
+            replica = found[mark.at]
+            if replica is not None:
+                kv.expected_elsewhere(replica.slot, unpack_keys(mark.keys), now_s, mark.left_ms / 1000)
+        for pin in batch.pins:
+            self._sessions.learn(pin.session, batch.names[pin.at], pin.moves, now_s - pin.age_ms / 1000, now_s)
+        for talk in batch.talks:
+            replica = found[talk.at]
+            if replica is not None:
+                self._merge_talk(talk, replica, now_s)
+
+    def _merge_talk(self, talk: Talk, replica: Replica, now_s: float) -> None:
+        ids = self._replicas.ids
+        rank = (talk.turn, replica.id, talk.prompt_tokens > 0, talk.tokens)
+
+        def newer(known: Conversation) -> bool:
+            return rank > (known.turn, ids[known.slot], known.prompt_tokens > 0, known.tokens)
+
+        self._kv.conversations.learn(
+            talk.name,
+            replica.slot,
+            was=talk.was,
+            newer=newer,
+            tokens=talk.tokens,
+            shared=talk.shared,
+            prompt_bytes=talk.prompt_bytes,
+            prompt_tokens=talk.prompt_tokens,
+            tail_at=talk.tail_at,
+            tail=talk.tail,
+            turn=talk.turn,
+            seen_s=now_s - talk.age_ms / 1000,
+        )
+
+    def _merge_document(self, document: Document) -> None:
+        shared = self._documents.get(document.name)
+        if shared is None:
+            return
+        if shared.agreed is not None and shared.agreed.rank >= document.rank:
+            return
+        shared.agreed = document
+        try:
+            shared.write(document.body)
+        except ValueError:
+            self.counters.documents_refused += 1
+        shared.here = shared.read()
+        self._documents_changed = False
+
+    def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:
+        """What of a batch is true of its moment alone."""
+        self.peers.tell_loads(peer, batch.loads, batch.names, complete=batch.beat)
+        if batch.beat:
+            peer.holds = frozenset(batch.names[at] for at in batch.holds)
+            peer.warm = batch.warm
+        for ask in batch.asks:
+            if ask.edge == self.edge:
+                self._askers.add(peer.info.edge)
+        for notice in batch.notices:
+            if self.edge in notice.edges:
+                self._offer = notice
+        if batch.bye:
+            self.peers.leave(peer)
+
+    def restore(self, records: Iterable[ReplicaRecord], documents: Iterable[Document], now_s: float) -> None:
+        """What the store kept, for an edge that comes when nobody is there to ask."""
+        self.merge(Batch(replicas=list(records), documents=list(documents)), now_s)
+
+    # Snapshots
+
+    def sweep(self, now_s: float) -> list[str]:
+        """Ends edges that are silent and asks for what is missing; who fell silent."""
+        died = self.peers.sweep(now_s)
+        behind = self._behind()
+        if not behind:
+            self._asked = ""
+        elif not self._asked or now_s - self._asked_s >= ASK_TIMEOUT_S:
+            # An edge that is in step with all mends everything at once; whoever did not answer comes last.
+            last = self._asked
+            target = min(behind, key=lambda peer: (peer.info.edge == last, not peer.warm, peer.info.edge))
+            self._asked, self._asked_s = target.info.edge, now_s
+            self._asks.append(Ask(self._asked))
+            self.counters.asked += 1
+        return died
+
+    def _behind(self) -> list[Peer]:
+        return [peer for peer in self.peers if peer.alive and not peer.based and not peer.refused]
+
+    @property
+    def in_step(self) -> bool:
+        """Whether nothing that any living edge said is missing."""
+        return not self._behind()
+
+    def snapshot_wanted(self, now_s: float) -> Snapshot | None:
+        """A snapshot for those who asked since the last; None when nobody did."""
+        if not self._askers:
+            return None
+        self._snapshots += 1
+        self.counters.served += 1
+        positions = {peer.info.edge: peer.position for peer in self.peers if peer.based and peer.position is not None}
+        snapshot = Snapshot(
+            f"{self.edge}-{self._snapshots}",
+            edges=sorted(self._askers),
+            positions={**positions, self.edge: self.seq},
+            replicas=self._replicas,
+            records=self.registrations.records(),
+            documents=[shared.agreed for shared in self._documents.values() if shared.agreed is not None],
+            sessions=self._sessions,
+            kv=self._kv,
+            now_s=now_s,
+        )
+        self._askers = set()
+        return snapshot
+
+    def announce(self, snapshot: Snapshot, chunks: int) -> None:
+        """It lies in the store."""
+        self._notices.append(Notice(snapshot.id, chunks, snapshot.edges, snapshot.positions))
+
+    def offer(self) -> Notice | None:
+        """A snapshot that lies there for this edge; given once."""
+        offer, self._offer = self._offer, None
+        return offer
+
+    def take(self, chunk: bytes, now_s: float) -> bool:
+        """Applies one part of a snapshot, in order; False for what is none."""
+        try:
+            self.merge(decode(chunk), now_s, snapshot=True)
+        except (SchemaError, msgspec.MsgspecError, IndexError, struct.error):
+            self.counters.malformed += 1
+            return False
+        return True
+
+    def took(self, notice: Notice) -> None:
+        """All parts are applied: what the streams say beyond it is read from there on."""
+        self.counters.taken += 1
+        for edge, position in notice.positions.items():
+            peer = self.peers.get(edge)
+            if peer is not None:
+                peer.position = position if peer.position is None else min(peer.position, position)
+                peer.based = True
+        self._asked = ""
+
+    def validate(self) -> None:
+        """Raises AssertionError when an owner contradicts itself."""
+        self.peers.validate()
+        self.registrations.validate()

@@ -1,0 +1,183 @@
+"""What is known of the other edges: how far each was followed, whether it lives, and the work it has in flight.
+
+`Peers` owns one entry an edge. An edge lives while its batches come; one that is silent for `LEASE_S` is dead to us:
+its counts vanish from our columns and come back with its next heartbeat, which tells all of them. Time is the reader's
+own, so no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from router.state.kv_columns import KVColumns
+from router.state.load import LoadTable
+from router.state.replicas import ReplicaRegistry
+from router.state.shared.records import EdgeInfo, Load
+
+HEARTBEAT_S = 0.5
+"""An edge says all its counts this often, changed or not."""
+
+LEASE_S = 3.0
+"""An edge silent for longer is dead. Six heartbeats: a Redis failover or a long pause of the collector is shorter."""
+
+FORGET_S = 600.0
+"""A dead edge is remembered for so long: it may have been stopped, and go on where it was."""
+
+MAX_PEERS = 256
+"""Edges of one fleet, the dead of the last minutes included."""
+
+JOIN_FROM_START = 4096
+"""The stream of an edge with at most so many batches is read from its beginning; a longer one is joined at its end, and
+a snapshot says the rest better."""
+
+Counts = tuple[int, int, int]
+
+
+class Peer:
+    """One other edge."""
+
+    __slots__ = (
+        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "refused", "warm",
+    )  # fmt: skip
+
+    def __init__(self, info: EdgeInfo, position: int | None, now_s: float) -> None:
+        self.info = info
+        self.position = position
+        """The last batch that was applied; None: any may be the first."""
+        self.based = False
+        """Nothing it ever said is missing here."""
+        self.alive = False
+        self.warm = False
+        self.heard_s = now_s
+        self.newest = 0
+        """The latest batch that was ever applied. Less than `position` never, more while a snapshot's rest is read."""
+        self.refused = ""
+        """Why its batches are not understood; empty while they are."""
+        self.loads: dict[str, Counts] = {}
+        """Replica id -> requests, tokens, prompt tokens waiting."""
+        self.holds: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        state = "alive" if self.alive else "silent"
+        return f"Peer({self.info.edge}, {state}, at {self.position}{'' if self.based else ', a gap'})"
+
+
+class Peers:
+    """All other edges, and the columns `elsewhere`."""
+
+    def __init__(self, own: str, *, replicas: ReplicaRegistry, load: LoadTable, columns: KVColumns) -> None:
+        self._own = own
+        self._replicas = replicas
+        self._load = load
+        self._columns = columns
+        self._by_id: dict[str, Peer] = {}
+        self.died = 0
+        """Edges that fell silent."""
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, edge: str) -> Peer | None:
+        return self._by_id.get(edge)
+
+    @property
+    def alive(self) -> list[Peer]:
+        return [peer for peer in self if peer.alive]
+
+    def roster(self, infos: Iterable[EdgeInfo], now_s: float) -> None:
+        """Who has a stream in the store."""
+        for info in infos:
+            if info.edge == self._own:
+                continue
+            peer = self._by_id.get(info.edge)
+            if peer is not None:
+                peer.info = info
+            elif len(self._by_id) < MAX_PEERS:
+                position = 0 if info.seq <= JOIN_FROM_START else None
+                self._by_id[info.edge] = Peer(info, position, now_s)
+
+    def heard(self, peer: Peer, now_s: float) -> None:
+        peer.heard_s = now_s
+        peer.alive = True
+
+    def sweep(self, now_s: float) -> list[str]:
+        """Ends who is silent; their ids."""
+        died = []
+        for peer in list(self):
+            silent_s = now_s - peer.heard_s
+            if peer.alive and silent_s > LEASE_S:
+                peer.alive = peer.warm = False
+                self._replace_loads(peer, {})
+                self.died += 1
+                died.append(peer.info.edge)
+            if not peer.alive and silent_s > FORGET_S:
+                del self._by_id[peer.info.edge]
+        return died
+
+    def leave(self, peer: Peer) -> None:
+        """It said that it goes. What it held is remembered like that of one that fell silent."""
+        peer.alive = peer.warm = False
+        self._replace_loads(peer, {})
+
+    # Work in flight
+
+    def tell_loads(self, peer: Peer, loads: Iterable[Load], names: Sequence[str], *, complete: bool) -> None:
+        """An edge said what it has in flight: all of it, or where it changed. Raises IndexError for a bad name."""
+        said = {names[load.at]: (load.requests, load.tokens, load.waiting) for load in loads}
+        if complete:
+            self._replace_loads(peer, said)
+        else:
+            for replica_id, counts in said.items():
+                self._set_load(peer, replica_id, counts)
+
+    def _replace_loads(self, peer: Peer, loads: dict[str, Counts]) -> None:
+        for replica_id in peer.loads.keys() - loads.keys():
+            self._set_load(peer, replica_id, (0, 0, 0))
+        for replica_id, counts in loads.items():
+            self._set_load(peer, replica_id, counts)
+
+    def _set_load(self, peer: Peer, replica_id: str, counts: Counts) -> None:
+        before = peer.loads.get(replica_id, (0, 0, 0))
+        if counts == before:
+            return
+        if any(counts):
+            peer.loads[replica_id] = counts
+        else:
+            del peer.loads[replica_id]
+        replica = self._replicas.get(replica_id)
+        if replica is not None:
+            self._add(replica.slot, counts, before)
+
+    def _add(self, slot: int, counts: Counts, before: Counts = (0, 0, 0)) -> None:
+        self._load.add_elsewhere(slot, counts[0] - before[0], counts[1] - before[1])
+        if counts[2] != before[2]:
+            self._columns.add_waiting_elsewhere(slot, counts[2] - before[2])
+
+    def slot_added(self, slot: int) -> None:
+        """A replica came of which other edges may have spoken already."""
+        replica_id = self._replicas.ids[slot]
+        for peer in self:
+            counts = peer.loads.get(replica_id)
+            if counts is not None:
+                self._add(slot, counts)
+
+    def hold(self, replica_id: str) -> bool:
+        """Whether a replica's heartbeats come to some edge that lives, or did when one fell silent."""
+        return any(replica_id in peer.holds for peer in self if peer.alive)
+
+    def orphaned(self, replica_id: str) -> bool:
+        """Whether all edges a replica's heartbeats went to are silent: who listens there is not known."""
+        return any(replica_id in peer.holds for peer in self if not peer.alive)
+
+    def validate(self) -> None:
+        """Raises AssertionError when the columns are not the sum of what edges said."""
+        for replica in self._replicas:
+            said = [peer.loads.get(replica.id, (0, 0, 0)) for peer in self]
+            requests, tokens, waiting = (sum(part) for part in zip((0, 0, 0), *said, strict=True))
+            slot = replica.slot
+            assert self._load.elsewhere[slot] == requests, f"{replica.id}: requests elsewhere"
+            assert self._load.elsewhere_tokens[slot] == tokens, f"{replica.id}: tokens elsewhere"
+            assert self._columns.waiting_elsewhere[slot] == waiting, f"{replica.id}: waiting elsewhere"

@@ -1,0 +1,180 @@
+"""Edges that share what they know, without clocks, tasks or sockets: real state and pipeline around a `Member`, and a
+store in memory that a test moves batches through when it likes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from policies.registry import build_policy
+from policies.types import Decision, RequestFeatures
+from router.metrics import DecisionMetrics
+from router.pipeline import Pipeline
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.replicas import Health, ReplicaRegistry
+from router.state.schema import EngineEvents, Registration
+from router.state.sessions import SessionTable
+from router.state.shared.member import Member, SharedDocument
+from router.state.shared.records import EdgeInfo
+
+
+class StreamStore:
+    """Streams by edge and snapshots by id, complete and at once."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, dict[int, bytes]] = {}
+        self.snapshots: dict[str, list[bytes]] = {}
+        self.trimmed: dict[str, int] = {}
+
+    def append(self, edge: str, seq: int, payload: bytes) -> None:
+        self.streams.setdefault(edge, {})[seq] = payload
+
+    def roster(self) -> list[EdgeInfo]:
+        return [EdgeInfo(edge=edge, seq=max(entries, default=0)) for edge, entries in self.streams.items()]
+
+    def after(self, edge: str, position: int) -> list[tuple[int, bytes]]:
+        return sorted((seq, payload) for seq, payload in self.streams.get(edge, {}).items() if seq > position)
+
+    def empty(self) -> None:
+        self.streams.clear()
+        self.snapshots.clear()
+
+
+class SharingEdge:
+    """One edge: the router's own state, pipeline and member."""
+
+    def __init__(self, name: str, policy: dict[str, Any] | None = None, *, seed: int = 1) -> None:
+        self.name = name
+        self.load = LoadTable()
+        self.sessions = SessionTable()
+        self.kv = KVState()
+        self.member: Member | None = None
+        self.replicas = ReplicaRegistry(
+            initial_health=Health.UP,
+            on_added=self._added,
+            on_removed=self._removed,
+            on_changed=lambda: self.member and self.member.registry_changed(),
+        )
+        self.pipeline = Pipeline(
+            policy=build_policy(policy or {"policy": "kv_cost"}),
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            metrics=DecisionMetrics(),
+            rng=random.Random(f"{seed} {name}"),
+        )
+        self.document: dict[str, Any] | None = None
+        self.member = Member(
+            name, replicas=self.replicas, load=self.load, sessions=self.sessions, kv=self.kv,
+            documents={"policy": SharedDocument(lambda: self.document, self._write)},
+        )  # fmt: skip
+        self.engine_seqs: dict[str, int] = {}
+
+    def _write(self, body: dict[str, Any]) -> None:
+        if body.get("policy") == "unknown":
+            raise ValueError("unknown policy")
+        self.document = body
+
+    def put_document(self, body: dict[str, Any]) -> None:
+        self.document = body
+        self.member.document_changed()
+
+    def _added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot)
+        if self.member is not None:
+            self.member.slot_added(slot)
+
+    def _removed(self, slot: int) -> None:
+        if self.member is not None:
+            self.member.slot_removed(slot)
+        self.load.clear_slot(slot)
+        self.kv.clear_slot(slot)
+
+    # What happens at it
+
+    def register(self, *ids: str, now_s: float = 0.0, ttl_s: float | None = None, url: str = "http://h:1") -> None:
+        for replica_id in ids:
+            self.replicas.put(replica_id, Registration(url=url, ttl_s=ttl_s), ("127.0.0.1", 1), now_s)
+
+    def ask(self, request_id: str, now_s: float = 0.0, **features: Any) -> Decision:
+        return self.pipeline.decide(RequestFeatures(request_id=request_id, **features), now_s)
+
+    def end(self, request_id: str, now_s: float = 0.0) -> None:
+        self.load.release(request_id)
+        self.kv.ended(request_id, now_s)
+
+    def tell(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
+        """An engine's next message to this edge."""
+        seq = self.engine_seqs[replica_id] = self.engine_seqs.get(replica_id, 0) + 1
+        slot = self.replicas.get(replica_id).slot
+        return self.kv.apply(slot, EngineEvents(epoch=epoch, seq=seq, **events), now_s)
+
+    # Moving bytes
+
+    def say(self, store: StreamStore, now_s: float) -> None:
+        outgoing = self.member.next_batch(now_s)
+        if outgoing is not None:
+            store.append(self.name, outgoing.seq, outgoing.payload)
+
+    def follow(self, store: StreamStore, now_s: float) -> None:
+        self.member.roster(store.roster(), now_s)
+        for edge, position in self.member.following().items():
+            entries = store.after(edge, position or 0)
+            if position is None:
+                entries = entries[-1:]
+            for seq, payload in entries:
+                self.member.hear(edge, seq, payload, now_s)
+
+    def exchange_snapshots(self, store: StreamStore, now_s: float) -> None:
+        wanted = self.member.snapshot_wanted(now_s)
+        if wanted is not None:
+            store.snapshots[wanted.id] = list(wanted.chunks())
+            self.member.announce(wanted, len(store.snapshots[wanted.id]))
+        offer = self.member.offer()
+        if offer is not None and offer.id in store.snapshots:
+            for chunk in store.snapshots[offer.id]:
+                assert self.member.take(chunk, now_s)
+            self.member.took(offer)
+
+    # What it knows
+
+    def knows(self) -> dict[str, Any]:
+        """All that should be the same on edges once quiet."""
+        ids = self.replicas.ids
+        return {
+            "replicas": sorted((r.id, r.url, r.draining) for r in self.replicas),
+            "in_flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
+            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
+            "footprint": {r.id: float(self.kv.signals.footprint[r.slot]) for r in self.replicas},
+            "sessions": {session: replica for session, replica, _ in self.sessions},
+            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
+            "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in self.kv.index.snapshot()},
+            "document": self.document,
+        }
+
+    def validate(self) -> None:
+        self.replicas.validate()
+        self.load.validate()
+        self.kv.validate()
+        self.member.validate()
+
+
+def settle(
+    store: StreamStore, edges: Iterable[SharingEdge], now_s: float, rounds: int = 6, step_s: float = 0.6
+) -> float:
+    """Everybody says and follows until nothing is left to say; the time it is then."""
+    edges = list(edges)
+    for _ in range(rounds):
+        now_s += step_s
+        for edge in edges:
+            edge.say(store, now_s)
+        for edge in edges:
+            edge.follow(store, now_s)
+            edge.member.sweep(now_s)
+            edge.exchange_snapshots(store, now_s)
+            edge.validate()
+    return now_s
