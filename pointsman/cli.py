@@ -71,6 +71,10 @@ def policy_document(value: str | None) -> dict[str, Any] | None:
 @app.command()
 def up(
     replicas: Annotated[int, typer.Option(min=0, max=256, help="How many replicas; 0 starts an empty edge.")] = 4,
+    prefill: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Simulated prefill replicas beside them; the others then decode."),
+    ] = 0,
     engine: Annotated[str, typer.Option(help="sim or vllm.")] = "sim",
     model: Annotated[
         str, typer.Option(help="Model path or name. Without a GPU and without this, vllm serves a tiny seeded model.")
@@ -93,6 +97,7 @@ def up(
     with one_sentence_on_error():
         options = UpOptions(
             replicas=replicas,
+            prefill=prefill,
             engine=engine,
             model=model,
             listen=listen,

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import yaml
@@ -24,6 +24,7 @@ from pointsman.ports import parse_listen, pick_ports, require_free
 from policies.base import Needs
 from policies.registry import build_policy
 from router.settings import Listen, Settings, load_settings
+from router.state.schema import Role
 
 ENGINES = ("sim", "vllm")
 LOOKUPS = ("spoe", "lua")
@@ -36,6 +37,7 @@ class UpOptions:
     """The flags of `pointsman up`."""
 
     replicas: int = 4
+    prefill: int = 0
     engine: str = "sim"
     model: str = ""
     listen: str = "127.0.0.1:8000"
@@ -91,15 +93,23 @@ class EdgePlan:
     def router_argv(self) -> list[str]:
         return [*COMMAND, "router", "--config", str(self.router_config)]
 
-    def sim_argv(self, number: int) -> list[str]:
+    def sim_argvs(self) -> dict[str, list[str]]:
+        """The command lines of the simulated replicas, by replica id."""
+        role = Role.DECODE if self.options.prefill else Role.BOTH
+        argvs = {name: self.sim_argv(name, role) for name in _numbered("sim", self.options.replicas)}
+        return argvs | {name: self.sim_argv(name, Role.PREFILL) for name in _numbered("prefill", self.options.prefill)}
+
+    def sim_argv(self, name: str, role: Role = Role.BOTH) -> list[str]:
         """The command line of one simulated replica."""
-        argv = [*COMMAND, "engine", "sim", "--id", f"sim-{number}", "--register", self.admin_url]
+        argv = [*COMMAND, "engine", "sim", "--id", name, "--register", self.admin_url]
         if self.engine_settings:
             argv += ["--config", str(self.run_dir / "engine.yaml")]
         # HAProxy keeps connections for reuse: the replica must not be the one that closes them.
         argv += ["--set", "keep_alive_s=75"]
         if self.options.model:
             argv += ["--set", f"model={self.options.model}"]
+        if role is not Role.BOTH:
+            argv += ["--set", f"role={role}"]
         return argv
 
     def vllm_argv(self) -> list[str]:
@@ -114,6 +124,10 @@ class EdgePlan:
         return argv
 
 
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, count + 1)]
+
+
 COMMAND = (sys.executable, "-m", "pointsman")
 
 
@@ -121,6 +135,8 @@ def plan(options: UpOptions) -> EdgePlan:
     """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
     if options.engine not in ENGINES:
         raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
+    if options.prefill and options.engine != "sim":
+        raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
     document = _read(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
@@ -129,14 +145,13 @@ def plan(options: UpOptions) -> EdgePlan:
     admin = require_free(parse_listen(options.admin, "--admin"), "--admin")
     if listen == admin:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
-    http_lookup, ops = pick_ports(2)
+    spop, ring, http_lookup, ops = pick_ports(4)
     run_dir, owned = _make_run_dir(options.run_dir)
-    spop, ring = _near_addresses(run_dir, document)
     settings = load_settings(
         overrides={
             **document.router,
-            "spop": spop.listen,
-            "ring": ring.listen,
+            "spop": {"port": spop},
+            "ring": {"port": ring},
             "lookup": {"port": http_lookup},
             "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
             "edge": {
@@ -157,8 +172,8 @@ def plan(options: UpOptions) -> EdgePlan:
             **document.haproxy,
             "lookup": lookup,
             "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
-            "spop_address": spop.address,
-            "ring_address": ring.address,
+            "spop_address": f"127.0.0.1:{spop}",
+            "ring_address": f"127.0.0.1:{ring}",
             "lookup_address": f"127.0.0.1:{http_lookup}",
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
@@ -185,7 +200,7 @@ def plan(options: UpOptions) -> EdgePlan:
 
 def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
     if options.engine != "vllm" or not options.replicas:
-        return options.replicas
+        return options.replicas + options.prefill
     tree = dict(engine)
     if "pools" not in tree:
         tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
@@ -193,24 +208,6 @@ def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
         return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree).pools)
     except VllmConfigError as error:
         raise StartError(f"engine section: {error}") from error
-
-
-class _Near(NamedTuple):
-    """One address, as the router listens on it and as HAProxy connects to it."""
-
-    listen: dict[str, Any]
-    address: str
-
-
-def _near_addresses(run_dir: Path, document: UpFile) -> tuple[_Near, _Near]:
-    """Where HAProxy asks (SPOP) and tells (ring): Unix sockets, but for an HAProxy that gives up the rights to them."""
-    if document.haproxy.get("user") or document.haproxy.get("chroot"):
-        spop, ring = (_Near({"port": port}, f"127.0.0.1:{port}") for port in pick_ports(2))
-    else:
-        spop, ring = (
-            _Near({"path": path}, f"unix@{path}") for path in (f"{run_dir}/spop.sock", f"{run_dir}/ring.sock")
-        )
-    return spop, ring
 
 
 def default_threads(cores: int) -> int:
@@ -259,7 +256,7 @@ def _make_run_dir(asked: Path | None) -> tuple[Path, bool]:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StartError(f"--run-dir: {run_dir}: cannot be made: {error.strerror}") from None
-    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/ring.sock.4194304"):
+    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/master.sock"):
         raise StartError(f"--run-dir: {run_dir}: the path is too long for the sockets inside it; choose a shorter one")
     (run_dir / "log").mkdir(exist_ok=True)
     return run_dir, owned

@@ -162,12 +162,12 @@ class Edge:
 
     async def _start_replicas(self) -> None:
         made = self._plan
-        if not made.options.replicas:
+        if not made.replicas:
             return
         if made.options.engine == "vllm":
             argvs = {"vllm": made.vllm_argv()}
         else:
-            argvs = {f"sim-{n}": made.sim_argv(n) for n in range(1, made.options.replicas + 1)}
+            argvs = made.sim_argvs()
         self._replicas = [
             Child(name, argv, log_file=made.log_file(name), environment=self._environment())
             for name, argv in argvs.items()

@@ -22,12 +22,14 @@ from engine.registration import Registration
 from engine.transport import HttpTransport
 from engine.vllm import failure, openai_server
 from engine.vllm.config import NODE_ADDRESS
+from engine.vllm.connector import open_side_channel
 from engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
 from engine.vllm.gate import App, Gate
+from engine.vllm.handoff import Handoff
 from engine.vllm.reporting import Reporter
 from engine.vllm.signals import EngineSignals, Signals
 from engine.vllm.spec import Place, ReplicaSpec
-from router.state.schema import EngineLoad
+from router.state.schema import EngineLoad, Handoffs, Role
 
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
@@ -73,6 +75,7 @@ class VllmReplica:
         self._heartbeat: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._reporter: Reporter | None = None
+        self._handoff: Handoff | None = None
 
     async def place(self) -> Place:
         """Which replica this is: asked by a driver that finds it."""
@@ -124,6 +127,8 @@ class VllmReplica:
         self._http.should_exit = True
         await self._deregister()
         await self._serving
+        if self._handoff is not None:
+            await self._handoff.close()
 
     async def signals(self) -> Signals:
         """Load of this replica at this moment."""
@@ -136,6 +141,8 @@ class VllmReplica:
     async def _start(self, more: tuple[str, ...]) -> Started:
         began_s = time.monotonic()
         _tell_children_of_ray()
+        if self._spec.role is not Role.BOTH:
+            open_side_channel(self._host(), self._place.rank)
         try:
             argv = (*self._spec.argv, *more)
             self._server = await openai_server.build(argv, self._signals, kv_events=bool(self._spec.admin))
@@ -143,7 +150,7 @@ class VllmReplica:
             raise
         except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
             raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        self._gate = Gate(self._reported(self._server.app), alive=lambda: self._server.alive)
+        self._gate = Gate(self._reported(self._paired(self._server.app)), alive=lambda: self._server.alive)
         url = self._serve(self._gate)
         await self._first_token(url)
         self._gate.open()
@@ -184,13 +191,24 @@ class VllmReplica:
         port = listening.getsockname()[1]
         return f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
 
+    def _paired(self, app: App) -> App:
+        """The app, and an engine whose prompts other replicas compute, or that computes theirs."""
+        if self._spec.role is Role.BOTH:
+            return app
+        self._handoff = Handoff(self._spec.role, self._spec.model, lost=lambda: self._signals.failed_transfers)
+        self._server.watch(self._handoff.watch)
+        return self._handoff.app(app)
+
+    def _handoffs(self) -> Handoffs | None:
+        return None if self._handoff is None else self._handoff.totals()
+
     def _reported(self, app: App) -> App:
         """The app, and an engine whose routers are told what happens in it."""
         spec = self._spec
         if not spec.admin:
             return app
         transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
-        self._reporter = Reporter(transports, load=self._load)
+        self._reporter = Reporter(transports, load=self._load, handoffs=self._handoffs)
         self._reporter.start(self._server.prefix_cache)
         self._server.watch(self._reporter.watch)
         return self._reporter.app(app)

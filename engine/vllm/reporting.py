@@ -17,24 +17,34 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.attribution import Attribution, KeyDepths
+from engine.disaggregation import LEG_HEADER, unpack_prefix
 from engine.publisher import Publisher
 from engine.transport import Transport
 from engine.vllm.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from engine.vllm.kv_events import DEVICE, WHOLE_PREFIX, BlockRemoved, BlockStored, Event, KVEventStream, PrefixCache
 from engine.vllm.signals import Generate
 from router.prefix_keys import KeyStream
-from router.state.schema import EngineLoad, Finished, FirstToken
+from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
 
 log = logging.getLogger("pointsman.vllm.reporting")
 
 REQUEST_ID = b"x-request-id"
 """The decision id, made by the edge."""
 
+LEG = LEG_HEADER.encode()
+
 LINGER_S = 2.0
 """How long after its end a request's keys still look for blocks: its last events come another way than its answer."""
+
+
+class HandedKeys(NamedTuple):
+    """Prefix keys that came with a request."""
+
+    keys: list[int]
+    prompt_bytes: int
 
 
 class _Call:
@@ -48,7 +58,7 @@ class _Call:
     def __init__(self, request_id: str, arrived_s: float) -> None:
         self.request_id = request_id
         self.arrived_s = arrived_s
-        self.keys = KeyStream()
+        self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
         self.tag = ""
         """What its first prompt is called in events; empty until it reaches the engine."""
         self.prompt_tokens = 0
@@ -65,10 +75,17 @@ _call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
 class Reporter:
     """One engine's reports. Wrap its app and its `generate`; `start` once the engine runs, `stop` at its end."""
 
-    def __init__(self, transports: Sequence[Transport], *, load: Callable[[], EngineLoad]) -> None:
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        *,
+        load: Callable[[], EngineLoad],
+        handoffs: Callable[[], Handoffs | None] = lambda: None,
+    ) -> None:
         self.attribution = Attribution()
         self._transports = transports
         self._load = load
+        self._handoffs = handoffs
         self._depths = KeyDepths()
         self._block_size = 1
         self._group: int | None = None
@@ -88,10 +105,9 @@ class Reporter:
             self._transports,
             epoch=uuid.uuid4().hex,
             capacity_tokens=cache.capacity_tokens,
-            block_tokens=cache.block_size,
             resident=self.attribution.resident,
-            depths=self.attribution.depths,
             load=self._load,
+            handoffs=self._handoffs,
         )
         self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
         for stream in self._streams:
@@ -118,7 +134,13 @@ class Reporter:
                 return
             request_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
             call = _Call(request_id.decode("latin-1"), time.monotonic())
-            feed = call.keys.feed
+            stream = call.keys = KeyStream()
+            if handed := next((value for name, value in scope["headers"] if name == LEG), b""):
+                # Of a prefill leg: its own body has tokens where the one that the router sees has text.
+                call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
+                feed: Callable[[bytes], None] = _pass_over
+            else:
+                feed = stream.feed
 
             async def receive_and_digest() -> Message:
                 message = await receive()
@@ -211,8 +233,6 @@ class Reporter:
         if self._group is None and event.group_idx is not None:
             self._group = event.group_idx
             self._block_size = event.block_size
-            if self._publisher is not None:
-                self._publisher.block_tokens = event.block_size
         return event.group_idx in (None, self._group)
 
     def _computed(self, call: _Call, event: BlockStored) -> None:
@@ -235,6 +255,10 @@ class Reporter:
     def _tell_keys(self) -> None:
         if self._publisher is not None:
             self._publisher.keys(*self.attribution.take())
+
+
+def _pass_over(piece: bytes) -> None:
+    """Nothing is made of it."""
 
 
 def _prompt_tokens(prompt: Any) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+FAILED_TRANSFERS = ("num_failed_transfers", "num_failed_handshakes")
+
 Generate = Callable[..., AsyncIterator[Any]]
 """vLLM's `AsyncLLM.generate`: outputs of one request, the last one finished."""
 
@@ -54,6 +56,8 @@ class EngineSignals:
         self.aborted = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.failed_transfers = 0
+        """KV of other replicas that could not be fetched."""
 
     # vLLM's StatLoggerBase; not subclassed, so that this module needs no vLLM.
 
@@ -70,6 +74,9 @@ class EngineSignals:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
+            if transfers := scheduler_stats.kv_connector_stats:
+                # NixlKVConnectorStats: a list with a 1 for each.
+                self.failed_transfers += sum(len(transfers.get(key, ())) for key in FAILED_TRANSFERS)
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

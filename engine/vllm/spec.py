@@ -10,6 +10,7 @@ import msgspec
 
 from engine.vllm import cpu
 from engine.vllm.config import Device, FleetConfig, PoolConfig
+from engine.vllm.connector import connector_args
 from router.state.schema import Role
 
 _COMMON_ENV = {
@@ -127,6 +128,7 @@ def _spec(fleet: FleetConfig, pool: PoolConfig, id: str, device: Device, model_p
         argv += (f"--pipeline-parallel-size={pool.pipeline_parallel_size}",)
     if pool.loras:
         argv += ("--enable-lora", "--lora-modules", *(f"{lora.name}={lora.path}" for lora in pool.loras))
+    argv += connector_args(pool.role, pool.args)
     return ReplicaSpec(
         id=id,
         argv=(*argv, f"--model={model_path}", f"--served-model-name={pool.model_name}"),

@@ -96,8 +96,12 @@ async def test_an_engine_that_fails_aborts_its_requests() -> None:
 def test_the_engines_report_is_kept_as_of_its_last_step() -> None:
     """Running, waiting (deferred ones too) and KV use come from the scheduler; a step without news keeps them."""
     signals = EngineSignals()
-    report = SimpleNamespace(num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.25)
+    report = SimpleNamespace(
+        num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.25,
+        kv_connector_stats={"num_failed_transfers": [1, 1], "bytes_transferred": [7]},
+    )  # fmt: skip
     signals.record(scheduler_stats=report)
     signals.record(scheduler_stats=None)
+    assert signals.failed_transfers == 2
     now = read(signals)
     assert (now.running, now.waiting, now.kv_usage, now.steps) == (3, 3, 0.25, 2)

@@ -1,0 +1,229 @@
+"""Prefill and decode apart, through the real HAProxy: who computes which prompt, and what the client never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from edge import RunningEdge, running_up, until
+
+pytestmark = pytest.mark.e2e
+
+ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "faults": True, "prefill_timeout_s": 1.0}
+THRESHOLD = 1000
+"""Tokens left to compute from which a prompt is handed over; four bytes are one by the simulated engine's rule."""
+
+
+def words(label: str, tokens: int) -> str:
+    """About so many tokens."""
+    text = f"{label} and so on and on, "
+    return (text * (tokens * 4 // len(text) + 1))[: tokens * 4]
+
+
+class Pairs:
+    """An edge with decode and prefill replicas."""
+
+    def __init__(self, edge: RunningEdge, prefills: int) -> None:
+        self.edge = edge
+        self.prefills = [f"prefill-{number}" for number in range(1, prefills + 1)]
+
+    async def ask(self, content: str, *, session: str = "") -> httpx.Response:
+        body = {"model": "sim", "messages": [{"role": "user", "content": content}], "max_tokens": 3}
+        answer = await self.edge.client.post(
+            "/v1/chat/completions", json=body, headers={"x-session-id": session} if session else {}
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-pointsman-replica"].startswith("sim-")
+        return answer
+
+    async def decisions(self) -> dict[str, int]:
+        """Decisions so far, by pairing."""
+        prefix = 'pointsman_prefill_decisions_total{pairing="'
+        found = (await self.edge.metrics()).items()
+        return {name[len(prefix) : -2]: int(value) for name, value in found if name.startswith(prefix)}
+
+    async def outcomes(self) -> dict[str, int]:
+        """What became of handoffs, as decode replicas told the router; those that happened."""
+        counted: dict[str, int] = {}
+        for name, value in (await self.edge.metrics()).items():
+            if name.startswith("pointsman_prefill_handoffs_total{") and value:
+                outcome = name.partition('outcome="')[2].partition('"')[0]
+                counted[outcome] = counted.get(outcome, 0) + int(value)
+        return counted
+
+    async def until_outcomes(self, **expected: int) -> None:
+        async def told() -> bool:
+            return await self.outcomes() == expected
+
+        await until(told)
+
+    async def stats(self, replica: str) -> dict[str, Any]:
+        async with self.client_of(replica, await self.edge.replicas()) as client:
+            found: dict[str, Any] = (await client.get("/sim/stats")).json()
+            return found
+
+    async def fault(self, replica: str, **switches: Any) -> None:
+        async with self.client_of(replica, await self.edge.replicas()) as client:
+            assert (await client.post("/sim/fault", json=switches)).status_code == 200
+
+    def client_of(self, replica: str, views: dict[str, dict[str, Any]]) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=views[replica]["url"], trust_env=False)
+
+    async def idle(self) -> bool:
+        """Nothing in flight, no leg reserved, no backlog, no KV kept."""
+        metrics = await self.edge.metrics()
+        waiting = sum(value for name, value in metrics.items() if name.startswith("pointsman_prefill_backlog_tokens"))
+        kept = sum([(await self.stats(name))["kv_kept"] for name in self.prefills])
+        return await self.edge.idle() and not waiting and not kept
+
+
+@asynccontextmanager
+async def pairs(
+    decodes: int = 1,
+    prefills: int = 1,
+    *,
+    policy: str = "kv_cost",
+    engine: dict[str, Any] | None = None,
+    **haproxy: Any,
+) -> AsyncIterator[Pairs]:
+    router = {"pair": {"min_uncached_tokens": THRESHOLD}}
+    arguments = ("--prefill", str(prefills), "--policy", policy)
+    sections = {"router": router, **({"haproxy": haproxy} if haproxy else {})}
+    async with running_up(decodes, *arguments, engine={**ENGINE, **(engine or {})}, **sections) as edge:
+        yield Pairs(edge, prefills)
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_who_computes_which_prompt(lookup: str) -> None:
+    """A long prompt is handed over, a short one is not, nor is one whose head the decode replica holds.
+
+    The second turn of the long conversation has some 100 tokens that are not resident. Neither replica's KV stays
+    held, and the leg's reservation ends with its first token.
+    """
+    async with pairs(lookup=lookup) as fleet:
+        long = words("long", 6000)
+        await fleet.ask(long, session="a")
+        assert await fleet.decisions() == {"paired": 1}
+        await fleet.ask("short", session="b")
+        assert await fleet.decisions() == {"paired": 1, "short": 1}
+        await fleet.until_outcomes(ok=1)
+        await until(fleet.idle)
+        await fleet.ask(long + words(" more", 100), session="a")
+        assert await fleet.decisions() == {"paired": 1, "short": 1, "resident": 1}
+        assert (await fleet.stats("prefill-1"))["engine"]["prompt_tokens"] > 6000
+        assert (await fleet.stats("sim-1"))["handoffs"]["ok"] == 1
+        await until(fleet.idle)
+
+
+async def test_policies_that_look_at_load_alone_hand_over_too() -> None:
+    """They know a prompt by its bytes, which is enough for the threshold."""
+    async with pairs(policy="least_load") as fleet:
+        await fleet.ask(words("long", 6000))
+        await fleet.ask("short")
+        assert await fleet.decisions() == {"paired": 1, "short": 1}
+        await fleet.until_outcomes(ok=1)
+
+
+async def test_a_prefill_replica_killed_between_the_legs_costs_the_client_nothing() -> None:
+    """Its answer was given and its KV is being fetched when it dies: 200, computed again, counted as lost.
+
+    The transfer takes two seconds here, so that there is a between.
+    """
+    async with pairs(engine={"handoff_ms": 2000.0}) as fleet:
+        asking = asyncio.create_task(fleet.ask(words("long", 6000)))
+
+        async def prefilled() -> bool:
+            return bool((await fleet.stats("prefill-1"))["kv_kept"])
+
+        await until(prefilled)
+        os.kill(fleet.edge.replica("prefill-1").pid, signal.SIGKILL)
+        await asking
+        await fleet.until_outcomes(ok=1, lost=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        pytest.param({"hang": True}, {"timeout": 1}, id="slow"),
+        pytest.param({"error_status": 500, "error_count": 1}, {"failed": 1}, id="failing"),
+        pytest.param({"reset_before_response": 1}, {"failed": 1}, id="breaking off"),
+    ],
+)
+async def test_a_prefill_that_fails_is_done_at_home(fault: dict[str, Any], expected: dict[str, int]) -> None:
+    """The client waits longer, sees no error, and the cause is counted."""
+    async with pairs() as fleet:
+        await fleet.fault("prefill-1", **fault)
+        await fleet.ask(words("long", 6000))
+        await fleet.until_outcomes(**expected)
+        await fleet.fault("prefill-1", hang=False)
+        await until(fleet.idle)
+
+
+async def test_without_prefill_replicas_left_requests_are_served() -> None:
+    """Down by HAProxy's checks: the router names none, and says so."""
+    async with pairs() as fleet:
+        await fleet.fault("prefill-1", health=False)
+
+        async def down() -> bool:
+            return (await fleet.edge.states())["prefill-1"] == "down"
+
+        await until(down)
+        await fleet.ask(words("long", 6000))
+        assert await fleet.decisions() == {"no-prefill": 1}
+
+
+async def test_a_client_that_leaves_ends_both_legs() -> None:
+    """While the prefill replica computes, which takes a minute here."""
+    async with pairs(engine={"first_token_ms": 60_000.0, "prefill_timeout_s": 120.0}) as fleet:
+        asking = asyncio.create_task(fleet.ask(words("long", 6000)))
+
+        async def prefilling() -> bool:
+            return bool((await fleet.stats("prefill-1"))["in_flight"])
+
+        await until(prefilling)
+        asking.cancel()
+        await asyncio.wait({asking})
+
+        async def ended() -> bool:
+            stats = [await fleet.stats(name) for name in ("sim-1", "prefill-1")]
+            return all(s["in_flight"] == 0 and s["finished_by_reason"].get("abort") == 1 for s in stats)
+
+        await until(ended)
+        await until(fleet.idle)
+
+
+async def test_prefills_are_spread() -> None:
+    """Twelve long prompts at once on three prefill replicas and two decode replicas: no prefill replica has over six.
+
+    The router chooses by backlog, so equal prompts that come together go round; what is computed meanwhile may shift
+    one or two.
+    """
+    async with pairs(2, 3) as fleet:
+        await asyncio.gather(*(fleet.ask(words(f"p{number}", 6000), session=str(number)) for number in range(12)))
+        computed = [(await fleet.stats(name))["finished_by_reason"].get("length", 0) for name in fleet.prefills]
+        paired = (await fleet.decisions())["paired"]
+        assert sum(computed) == paired >= 6
+        assert max(computed) <= 6 and min(computed) >= 1, computed
+        await until(fleet.idle)
+
+
+async def test_clients_cannot_pair_by_themselves() -> None:
+    """HAProxy takes the internal headers away, and the replica refuses transfer parameters with 400."""
+    async with pairs() as fleet:
+        body = {"model": "sim", "messages": [{"role": "user", "content": words("long", 6000)}], "max_tokens": 2}
+        headers = {"x-pointsman-prefill": "127.0.0.1:1", "x-pointsman-leg": "-"}
+        short = {**body, "messages": [{"role": "user", "content": "short"}]}
+        assert (await fleet.edge.client.post("/v1/chat/completions", json=short, headers=headers)).status_code == 200
+        params = {"do_remote_prefill": True, "remote_host": "127.0.0.1", "remote_port": 1}
+        refused = await fleet.edge.client.post(
+            "/v1/chat/completions", json={**body, "kv_transfer_params": params}, headers=headers
+        )
+        assert refused.status_code == 400
+        assert "kv_transfer_params" in refused.json()["error"]["message"]
+        assert await fleet.outcomes() == {}
