@@ -21,6 +21,7 @@ What engines do that this has to live with:
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from router.prefix_keys import BOUNDARIES
@@ -46,7 +47,7 @@ class KeyDepths:
 
     def __init__(self, *, max_anchors: int = MAX_ANCHORS) -> None:
         self._max_anchors = max_anchors
-        self._tokens: dict[int, float] = {}
+        self._tokens: OrderedDict[int, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -73,7 +74,7 @@ class KeyDepths:
         self, keys: Sequence[int], left_bytes: int, left_tokens: float, end_bytes: int, end_tokens: int
     ) -> None:
         if len(self._tokens) >= self._max_anchors:
-            del self._tokens[next(iter(self._tokens))]
+            self._tokens.popitem(last=False)
         share = (BOUNDARIES[len(keys) - 1] - left_bytes) / max(1, end_bytes - left_bytes)
         self._tokens[keys[-1]] = left_tokens + share * (end_tokens - left_tokens)
 
@@ -211,6 +212,11 @@ class Attribution:
     def resident(self) -> list[int]:
         """All keys that are resident."""
         return [key for key, block in self._block_of.items() if block in self._copies]
+
+    def depths(self, keys: Iterable[int]) -> list[int]:
+        """How many blocks the prefixes of keys fill; 0 for one that has no block."""
+        block_of, depth = self._block_of, self._depth
+        return [depth.get(block_of[key], 0) if key in block_of else 0 for key in keys]
 
     def _settle(self, request: _Request, blocks: Sequence[Block], parent: Block | None, depth: int) -> None:
         """Gives a request's keys the blocks of an event that lies `depth` blocks deep, and once those above it."""

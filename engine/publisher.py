@@ -43,14 +43,19 @@ class Publisher:
         capacity_tokens: int,
         resident: Callable[[], list[int]],
         load: Callable[[], EngineLoad],
+        block_tokens: int = 0,
+        depths: Callable[[Sequence[int]], list[int]] = lambda keys: [],
         handoffs: Callable[[], Handoffs | None] = lambda: None,
     ) -> None:
-        """`epoch` names this life of the engine; `resident`, `load` and `handoffs` are asked when a message is made.
-        Closes the transports when it is closed."""
+        """`epoch` names this life of the engine, which caches `block_tokens` at a time (0: unsaid). `resident`,
+        `depths` (blocks in the prefixes of keys), `load` and `handoffs` are asked when a message is made. Closes the
+        transports when it is closed."""
         self._targets = [_Target(transport, self) for transport in transports]
         self.epoch = epoch
         self.capacity_tokens = capacity_tokens
+        self.block_tokens = block_tokens
         self.resident = resident
+        self.depths = depths
         self.load = load
         self.handoffs = handoffs
 
@@ -152,16 +157,19 @@ class _Target:
         finished, self.finished = self.finished, []
         pending, self._pending = self._pending, {}
         snapshot, self._snapshot = self._snapshot, False
+        stored = publisher.resident() if snapshot else [key for key, is_in in pending.items() if is_in]
         message = EngineEvents(
             epoch=publisher.epoch,
             seq=self._seq,
             snapshot=snapshot,
-            stored=publisher.resident() if snapshot else [key for key, is_in in pending.items() if is_in],
+            stored=stored,
+            tokens=[depth * publisher.block_tokens for depth in publisher.depths(stored)],
             evicted=[] if snapshot else [key for key, is_in in pending.items() if not is_in],
             first=first,
             finished=finished,
             load=publisher.load(),
             capacity_tokens=publisher.capacity_tokens,
+            block_tokens=publisher.block_tokens,
             handoffs=publisher.handoffs(),
         )
         self._seq += 1

@@ -391,8 +391,9 @@ def render(edge: EdgeConfig) -> Rendered:
         "bufsize": bufsize,
         "error_bodies": ERROR_BODIES,
         "hash_head_bytes": HASH_HEAD_BYTES,
-        # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes.
-        "hot_size": max(1 << 20, 32 * bufsize),
+        # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
+        # 16 MiB, and for 32 of the largest.
+        "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "log_format": _log_format(edge.first_token),
         "refusals": REFUSALS,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,

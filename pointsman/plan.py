@@ -10,7 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -145,13 +145,14 @@ def plan(options: UpOptions) -> EdgePlan:
     admin = require_free(parse_listen(options.admin, "--admin"), "--admin")
     if listen == admin:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
-    spop, ring, http_lookup, ops = pick_ports(4)
+    http_lookup, ops = pick_ports(2)
     run_dir, owned = _make_run_dir(options.run_dir)
+    spop, ring = _near_addresses(run_dir, document)
     settings = load_settings(
         overrides={
             **document.router,
-            "spop": {"port": spop},
-            "ring": {"port": ring},
+            "spop": spop.listen,
+            "ring": ring.listen,
             "lookup": {"port": http_lookup},
             "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
             "edge": {
@@ -172,8 +173,8 @@ def plan(options: UpOptions) -> EdgePlan:
             **document.haproxy,
             "lookup": lookup,
             "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
-            "spop_address": f"127.0.0.1:{spop}",
-            "ring_address": f"127.0.0.1:{ring}",
+            "spop_address": spop.address,
+            "ring_address": ring.address,
             "lookup_address": f"127.0.0.1:{http_lookup}",
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
@@ -208,6 +209,24 @@ def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
         return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree).pools)
     except VllmConfigError as error:
         raise StartError(f"engine section: {error}") from error
+
+
+class _Near(NamedTuple):
+    """One address, as the router listens on it and as HAProxy connects to it."""
+
+    listen: dict[str, Any]
+    address: str
+
+
+def _near_addresses(run_dir: Path, document: UpFile) -> tuple[_Near, _Near]:
+    """Where HAProxy asks (SPOP) and tells (ring): Unix sockets, but for an HAProxy that gives up the rights to them."""
+    if document.haproxy.get("user") or document.haproxy.get("chroot"):
+        spop, ring = (_Near({"port": port}, f"127.0.0.1:{port}") for port in pick_ports(2))
+    else:
+        spop, ring = (
+            _Near({"path": path}, f"unix@{path}") for path in (f"{run_dir}/spop.sock", f"{run_dir}/ring.sock")
+        )
+    return spop, ring
 
 
 def default_threads(cores: int) -> int:
@@ -256,7 +275,7 @@ def _make_run_dir(asked: Path | None) -> tuple[Path, bool]:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StartError(f"--run-dir: {run_dir}: cannot be made: {error.strerror}") from None
-    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/master.sock"):
+    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/ring.sock.4194304"):
         raise StartError(f"--run-dir: {run_dir}: the path is too long for the sockets inside it; choose a shorter one")
     (run_dir / "log").mkdir(exist_ok=True)
     return run_dir, owned

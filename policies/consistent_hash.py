@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from policies.base import ComposedPolicy, Context, Needs, Policy, PolicyConfig, PolicyDocument
@@ -88,10 +87,10 @@ class ConsistentHash(ComposedPolicy[ConsistentHashConfig]):
             return self.fallback.rank(features, candidates, context)
         slots = candidates.slots
         turn = self._rings.of(candidates).turn(features.session)
-        load = candidates.in_flight[slots]
-        bound = None if self._share is None else self.bound(int(np.add.reduce(load)), len(slots))
-        ranking = walk(turn, min(context.limit, len(slots)), load, bound)
-        reason = Reason.HASH if ranking[0][0] == turn.item(0) else Reason.HASH_SPILL
+        n = len(slots)
+        bound = None if self._share is None else self.bound(candidates.total_in_flight, n)
+        ranking = walk(turn, min(context.limit, n), slots, candidates.in_flight, bound)
+        reason = Reason.HASH if ranking[0][0] == turn.near[0] else Reason.HASH_SPILL
         return [Ranked(slots.item(at), reason, float(passed)) for at, passed in ranking]
 
     def bound(self, total: int, n: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mmh3
 import numpy as np
@@ -23,7 +24,7 @@ SEED = 0xF9B4CA77
 """CONSISTENT_HASH_SEED of ray/serve/experimental/consistent_hash_router.py."""
 
 MAX_RING_POINTS = 1_000_000
-"""About 56 MB of cached rings: ten fleets of 1,000 replicas at 100 points. The ring least recently used goes first;
+"""About 64 MB of cached rings: ten fleets of 1,000 replicas at 100 points. The ring least recently used goes first;
 the one in use stays whatever its size."""
 
 MAX_HASHED_REPLICAS = 8192
@@ -52,10 +53,18 @@ def hash_points(replica: str, virtual_nodes: int) -> Points:
     return np.frombuffer(b"".join(digests), dtype="<u8")[::2].copy()
 
 
+class Turn(NamedTuple):
+    """Owners of all points of a ring, clockwise from where a key stands."""
+
+    near: list[int]
+    """The first `NEAR_POINTS` of them, or all."""
+    owners: Slots
+
+
 class Ring:
     """Points in ascending order and the position in `candidates.slots` of each one's owner. Immutable."""
 
-    __slots__ = ("_owners_twice", "_points")
+    __slots__ = ("_near", "_owners_twice", "_points")
 
     def __init__(self, points: Points, owners: Slots) -> None:
         order = points.argsort()
@@ -63,33 +72,39 @@ class Ring:
         self._points: list[int] = points[order].tolist()
         # Twice round, so that a turn from any point is a slice.
         self._owners_twice = np.tile(owners[order], 2)
+        numbers = list(range(int(owners.max()) + 1))  # one Python number an owner, however many its points are
+        first = [numbers[owner] for owner in self._owners_twice[: len(points) + NEAR_POINTS].tolist()]
+        self._near: list[int] = first
 
     def __len__(self) -> int:
         return len(self._points)
 
-    def turn(self, key: str) -> Slots:
-        """Owners of all points, clockwise from the first one past the key."""
+    def turn(self, key: str) -> Turn:
+        """The turn from the first point past the key on."""
         start = bisect_right(self._points, hash_key(key))
-        return self._owners_twice[start : start + len(self._points)]
+        points = len(self._points)
+        return Turn(self._near[start : start + min(NEAR_POINTS, points)], self._owners_twice[start : start + points])
 
 
-def walk(turn: Slots, places: int, load: Column, bound: int | None) -> list[tuple[int, int]]:
+def walk(turn: Turn, places: int, slots: Slots, load: Column, bound: int | None) -> list[tuple[int, int]]:
     """The first `places` distinct owners of a turn, each with the number of points passed to reach it.
 
-    Owners whose load (by position) has reached `bound` are passed by; a second turn, which counts its points on top,
-    takes them after all where the first found too few. `places` is at most the number of owners.
+    `load` is by slot, owners are positions in `slots`. Those whose load has reached `bound` are passed by; a second
+    turn, which counts its points on top, takes them after all where the first found too few. `places` is at most the
+    number of owners.
     """
     found: dict[int, int] = {}
     # A loop over the nearest points beats any array expression, and hardly ever sees more than three of them.
-    for passed, owner in enumerate(turn[:NEAR_POINTS].tolist()):
-        if owner not in found and (bound is None or load.item(owner) < bound):
+    for passed, owner in enumerate(turn.near):
+        if owner not in found and (bound is None or load.item(slots.item(owner)) < bound):
             found[owner] = passed
             if len(found) == places:
                 return list(found.items())
+    owners = turn.owners
     if bound is not None:
-        _collect((load[turn] < bound).nonzero()[0], turn, places, found, passed=0)
+        _collect((load[slots][owners] < bound).nonzero()[0], owners, places, found, passed=0)
     if len(found) < places:
-        _collect(np.arange(len(turn)), turn, places, found, passed=len(turn) if bound is not None else 0)
+        _collect(np.arange(len(owners)), owners, places, found, passed=len(owners) if bound is not None else 0)
     return list(found.items())
 
 

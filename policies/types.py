@@ -192,8 +192,8 @@ class Candidates:
     """
 
     __slots__ = (
-        "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv", "membership", "pin", "prompt_tokens",
-        "resident", "slots",
+        "_total_in_flight", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv", "membership", "pin",
+        "prompt_tokens", "resident", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -210,7 +210,9 @@ class Candidates:
         prompt_tokens: int = 0,
         home: int = NO_SLOT,
         home_tokens: int = 0,
+        total_in_flight: int | None = None,
     ) -> None:
+        self._total_in_flight = total_in_flight
         self.membership = membership
         self.slots = slots
         self.ids = ids
@@ -227,6 +229,13 @@ class Candidates:
         """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
         self.home_tokens = home_tokens
         """The conversation's share of `kv.footprint[home]`."""
+
+    @property
+    def total_in_flight(self) -> int:
+        """Requests in flight on all candidates."""
+        if self._total_in_flight is not None:
+            return self._total_in_flight
+        return int(np.add.reduce(self.in_flight[self.slots]))
 
     def __len__(self) -> int:
         return len(self.slots)

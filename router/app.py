@@ -41,7 +41,8 @@ from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCol
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
-from router.settings import Listen, Settings
+from router.settings import Listen, NearListen, Settings
+from router.sockets import bind_tcp, bind_unix
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
@@ -212,11 +213,15 @@ class Router:
         stack: AsyncExitStack,
         loop: asyncio.AbstractEventLoop,
         name: str,
-        address: Listen,
+        address: NearListen,
         protocol: Callable[[], asyncio.Protocol],
     ) -> None:
-        sock = self._bind(name, address)
-        server = await loop.create_server(protocol, sock=sock)
+        if address.path:
+            server = await loop.create_unix_server(protocol, sock=bind_unix(name, address.path))
+            stack.callback(Path(address.path).unlink, missing_ok=True)
+            self.addresses[name] = address
+        else:
+            server = await loop.create_server(protocol, sock=self._bind(name, address))
         stack.callback(server.close)
 
     async def _serve_http(self, stack: AsyncExitStack, fronts: Mapping[str, tuple[Listen, Starlette]]) -> None:
@@ -239,18 +244,7 @@ class Router:
                 await asyncio.sleep(0.005)
 
     def _bind(self, name: str, address: Listen) -> socket.socket:
-        try:
-            family, kind, proto, _, sockaddr = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[
-                0
-            ]
-            sock = socket.socket(family, kind, proto)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(sockaddr)
-            sock.listen(1024)
-        except OSError as error:
-            raise SettingsError(f"{name}: {address}: cannot listen: {error.strerror}") from error
-        sock.setblocking(False)
-        self.addresses[name] = Listen(address.host, sock.getsockname()[1])
+        sock, self.addresses[name] = bind_tcp(name, address)
         return sock
 
     def _task_done(self, task: asyncio.Task[None]) -> None:

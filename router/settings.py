@@ -54,6 +54,16 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class NearListen(Listen, frozen=True, forbid_unknown_fields=True):
+    """Where HAProxy on the same host asks and tells: a TCP address, or a Unix socket, which costs both sides less."""
+
+    path: str = ""
+    """File of a Unix socket, made with mode 0600; when set, host and port mean nothing."""
+
+    def __str__(self) -> str:
+        return f"unix@{self.path}" if self.path else super().__str__()
+
+
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The admin API, health and metrics."""
 
@@ -118,9 +128,9 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole tree."""
 
-    spop: Listen = Listen(port=9101)
+    spop: NearListen = NearListen(port=9101)
     lookup: Listen = Listen(port=9102)
-    ring: Listen = Listen(port=9103)
+    ring: NearListen = NearListen(port=9103)
     admin: AdminSettings = AdminSettings()
     edge: EdgeSettings = EdgeSettings()
     limits: LimitSettings = LimitSettings()

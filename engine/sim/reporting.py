@@ -35,7 +35,9 @@ class Reporter:
             [HttpTransport(admin, config.admin_token, config.replica_id) for admin in config.register],
             epoch=uuid.uuid4().hex,
             capacity_tokens=model.config.blocks * model.config.block_size,
+            block_tokens=self._block_size,
             resident=self.attribution.resident,
+            depths=self.attribution.depths,
             load=self._load,
             handoffs=handoffs,
         )

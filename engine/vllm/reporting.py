@@ -105,7 +105,9 @@ class Reporter:
             self._transports,
             epoch=uuid.uuid4().hex,
             capacity_tokens=cache.capacity_tokens,
+            block_tokens=cache.block_size,
             resident=self.attribution.resident,
+            depths=self.attribution.depths,
             load=self._load,
             handoffs=self._handoffs,
         )
@@ -233,6 +235,8 @@ class Reporter:
         if self._group is None and event.group_idx is not None:
             self._group = event.group_idx
             self._block_size = event.block_size
+            if self._publisher is not None:
+                self._publisher.block_tokens = event.block_size
         return event.group_idx in (None, self._group)
 
     def _computed(self, call: _Call, event: BlockStored) -> None:

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
-
-from policies.types import NO_SLOT, NOTHING_RESIDENT, Candidates, KVSignals, RequestFeatures, Residency, Slots
+from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures, Residency
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
 from router.state.conversations import MAX_CONVERSATIONS, Conversations
+from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
 from router.state.kv_parts import Feed, KVCounters, Placement, Prompt
 from router.state.outbox import KVOutbox
 from router.state.prefill_times import PrefillTimes
 from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
-from router.state.prefix_index import Level, PrefixIndex
+from router.state.prefix_index import PrefixIndex
 from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs, leg_id
 from router.state.token_ratio import TokenRatio
 
@@ -61,6 +60,7 @@ class KVState:
         self.times = PrefillTimes(self.columns)
         self.conversations = Conversations(self.columns, max_conversations=max_conversations)
         self.ratio = TokenRatio()
+        self.key_tokens = KeyTokens()
         self.counters = KVCounters()
         self.conversation_ttl_s = conversation_ttl_s
         self._feeds: dict[int, Feed] = {}
@@ -126,39 +126,15 @@ class KVState:
         known = self.conversations.find(features.session, keys, levels[0][0] if levels else -1)
         per_byte = 1.0 / self.ratio.bytes_per_token(features.model)
         size = max(features.body_bytes, BOUNDARIES[len(keys) - 1] if keys else 0)
-        if known is None:
-            tokens = max(1, int(size * per_byte))
-            resident = Residency([(int(BOUNDARIES[at] * per_byte), slots) for at, slots in levels])
-            return Prompt(tokens, levels, resident if levels else NOTHING_RESIDENT, None)
-        # The last prompt's length, exact where the engine told it, anchors this one: only what was added is a guess.
-        before = known.prompt_tokens or max(1, int(known.prompt_bytes * per_byte))
-        own_per_byte = before / max(1, known.prompt_bytes)
-        added = size - known.prompt_bytes
-        tokens = max(1, int(before + added * per_byte if added >= 0 else size * own_per_byte))
-        found: list[Level] = []
-        home = known.slot
-        continued = features.session != "" and added >= 0 and known.tail_at < len(keys)
-        if known.tail_at >= 0:
-            continued = continued and keys[known.tail_at] == known.tail
-        at_home = -1
-        for at, slots in levels:
-            bytes_held = BOUNDARIES[at]
-            held = int(
-                bytes_held * own_per_byte
-                if bytes_held <= known.prompt_bytes
-                else before + (bytes_held - known.prompt_bytes) * per_byte
-            )
-            if continued and at_home < 0 and home in slots:
-                at_home = at
-                if at >= known.tail_at and held < known.tokens:
-                    found.append((min(known.tokens, tokens - 1), [home]))
-                    slots = _without(slots, home)
-                    if not len(slots):
-                        continue
-            found.append((held, slots))
-        if continued and known.tail_at < 0 and at_home < 0:
-            found.append((min(known.tokens, tokens - 1), [home]))
-        return Prompt(tokens, levels, Residency(found), known)
+        continues = (
+            known is not None
+            and features.session != ""
+            and size >= known.prompt_bytes
+            and known.tail_at < len(keys)
+            and (known.tail_at < 0 or keys[known.tail_at] == known.tail)
+        )
+        tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
+        return Prompt(tokens, levels, resident, known)
 
     def placed(
         self,
@@ -174,7 +150,7 @@ class KVState:
 
         With `prefill`, a slot too, the keys are expected on both, and the prefill is in front of the others there.
         """
-        cached = prompt.resident.tokens(slot)
+        cached = self._feeds[slot].whole_blocks(prompt.resident.tokens(slot))
         counters = self.counters
         counters.selected_cached_tokens += cached
         levels = prompt.resident.levels
@@ -185,6 +161,7 @@ class KVState:
         uncached = max(1, prompt.tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         reports = self.reports(slot)
+        at = next((at for at, slots in prompt.levels if slot in slots), -1)
         if keys:
             self._expect(slot, keys, prompt, now_s)
             if prefill != NO_SLOT:
@@ -218,6 +195,8 @@ class KVState:
             now_s,
             known.name if known is not None else None,
             prefill != NO_SLOT,
+            keys,
+            at,
         )
         if prefill == NO_SLOT:
             self.backlog.add(request_id, slot, uncached, now_s, reports=reports)
@@ -287,12 +266,16 @@ class KVState:
                 stored(slot, key)
             for key in events.evicted:
                 evicted(slot, key)
+            if events.tokens:
+                self.key_tokens.told(events.stored, events.tokens)
         else:
             counters.resyncs += 1
         if self.outbox is not None:
             self.outbox.relay(slot, events, in_step=feed.in_step, own=self._placements)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
+        if events.block_tokens:
+            feed.block_tokens = events.block_tokens
         if events.load is not None:
             feed.load = events.load
         if events.handoffs is not None:
@@ -364,6 +347,9 @@ class KVState:
         counters.actual_cached_tokens += first.cached_tokens
         counters.predicted_cached_tokens += placement.cached
         counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
+        if placement.at >= 0:
+            per_byte = 1.0 / self.ratio.bytes_per_token(placement.model)
+            self.key_tokens.found(placement.keys, placement.at, first.cached_tokens, per_byte)
         self._learn_length(placement, slot, first)
         placement.uncached = first.prompt_tokens - first.cached_tokens
         if first.ttft_ms:
@@ -383,6 +369,9 @@ class KVState:
     def _finished(self, slot: int, finished: Finished) -> None:
         self._release(finished.id)
         placement = self._placements.pop(finished.id, None)
+        if placement is not None and placement.slot == slot:
+            # What it did not store by now it never will, or it is gone again.
+            self.index.unexpect(slot, placement.keys[placement.at + 1 :])
         if placement is not None and placement.name is not None and placement.slot == slot and finished.prompt_tokens:
             self.conversations.told(
                 placement.name, slot, placement.prompt_bytes, finished.prompt_tokens, finished.completion_tokens
@@ -414,10 +403,6 @@ class KVState:
         self.index.validate()
         self.backlog.validate()
         self.conversations.validate()
-
-
-def _without(slots: Sequence[int] | Slots, slot: int) -> Sequence[int] | Slots:
-    return slots[slots != slot] if isinstance(slots, np.ndarray) else [other for other in slots if other != slot]
 
 
 def _best(resident: Residency, candidates: Candidates) -> int:

@@ -44,12 +44,15 @@ class Placement(msgspec.Struct, gc=False):
     name: Name | None
     paired: bool = False
     """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
+    keys: Sequence[int] = ()
+    at: int = -1
+    """Number of the deepest key that was resident, or expected to be; -1 for none."""
 
 
 class Feed:
     """How far one engine's messages have been followed."""
 
-    __slots__ = ("epoch", "handoffs", "in_step", "load", "past", "seq")
+    __slots__ = ("block_tokens", "epoch", "handoffs", "in_step", "load", "past", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
@@ -60,6 +63,11 @@ class Feed:
         """False: a message was lost, and only a snapshot says what is resident."""
         self.load: EngineLoad | None = None
         self.handoffs: Handoffs | None = None
+        self.block_tokens = 0
+
+    def whole_blocks(self, tokens: int) -> int:
+        """What of a resident prefix a prompt can use: engines cache by whole blocks, where one said of how many."""
+        return tokens // self.block_tokens * self.block_tokens if self.block_tokens else tokens
 
 
 class KVCounters:

@@ -49,6 +49,8 @@ class LoadTable:
         self._legs: set[str] = set()
         self._columns(INITIAL_SLOTS)
         self._blind_until_s = 0.0
+        self.total_in_flight = 0
+        """Sum of `in_flight`."""
         self.expired = 0
         """Reservations ended by their TTL or by the limit."""
         self.leaked = 0
@@ -97,6 +99,7 @@ class LoadTable:
         if slot < len(self.reserved) and self.reserved[slot]:
             for request_id in [rid for rid, r in self._reservations.items() if r.slot == slot]:
                 self.release(request_id)
+        self.total_in_flight -= int(self.in_flight[slot])
         for column in self._all:
             column[slot] = 0
 
@@ -111,6 +114,7 @@ class LoadTable:
         reservations[request_id] = Reservation(slot, tokens, now_s)
         self.reserved[slot] += 1
         self.in_flight[slot] += 1
+        self.total_in_flight += 1
         self.in_flight_tokens[slot] += tokens
 
     def reserve_leg(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
@@ -140,6 +144,7 @@ class LoadTable:
         slot = reservation.slot
         self.reserved[slot] -= 1
         self.in_flight[slot] -= 1
+        self.total_in_flight -= 1
         self.in_flight_tokens[slot] -= reservation.tokens
         return slot
 
@@ -148,6 +153,7 @@ class LoadTable:
         self.elsewhere[slot] += requests
         self.elsewhere_tokens[slot] += tokens
         self.in_flight[slot] += requests
+        self.total_in_flight += requests
         self.in_flight_tokens[slot] += tokens
 
     def observe(self, slot: int, sessions: int, now_s: float) -> None:
@@ -158,7 +164,9 @@ class LoadTable:
         leaked = max(0, min(-surplus, -before))
         if leaked and now_s >= self._blind_until_s:
             surplus += self._drop_leaked(slot, leaked, now_s)
-        self.in_flight[slot] += foreign - int(self.foreign[slot])
+        more = foreign - int(self.foreign[slot])
+        self.in_flight[slot] += more
+        self.total_in_flight += more
         self.foreign[slot] = foreign
         self._surplus[slot] = surplus
 
@@ -215,6 +223,7 @@ class LoadTable:
         assert (tokens + self.elsewhere_tokens == self.in_flight_tokens).all(), "tokens are not those of reservations"
         parts = self.reserved + self.foreign + self.elsewhere
         assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign and elsewhere"
+        assert self.in_flight.sum() == self.total_in_flight, "the total is not the sum of in-flight"
         assert (self.foreign >= 0).all(), "foreign work is negative"
         assert self._legs <= self._reservations.keys(), "a leg without its reservation"
         assert (self.elsewhere >= 0).all(), "work elsewhere is negative"

@@ -223,6 +223,15 @@ class PrefixIndex:
             else:
                 self._expected[key] = bits & ~mask
 
+    def unexpect(self, slot: int, keys: Sequence[int]) -> None:
+        """A slot will not hold these any more, unless it has said that it does."""
+        expected = self._expected
+        if expected:
+            mask = self._masks[slot]
+            for key in keys:
+                if key in expected:
+                    self._settle(key, mask)
+
     def expire(self, now_s: float) -> None:
         """Ends the expectations whose time is up. O(1) when there are none."""
         marks = self._marks

@@ -219,11 +219,16 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     seq: Annotated[int, msgspec.Meta(ge=0)]
     snapshot: bool = False
     stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
+    tokens: Annotated[
+        list[Tokens],
+        msgspec.Meta(max_length=MAX_EVENT_KEYS, description="Tokens in the prefixes `stored` names; empty is unsaid."),
+    ] = []
     evicted: Annotated[Keys, msgspec.Meta(description="Prefix keys that are no longer resident.")] = []
     first: Annotated[list[FirstToken], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     load: EngineLoad | None = None
     capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
+    block_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV is cached in blocks of so many; 0 is unsaid.")] = 0
     handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
 
 

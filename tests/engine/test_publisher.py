@@ -28,7 +28,9 @@ class Engine:
             [HttpTransport(url, "", "a") for url in admin_urls],
             epoch=epoch,
             capacity_tokens=5000,
+            block_tokens=16,
             resident=lambda: list(self.resident),
+            depths=lambda keys: [10 * key for key in keys],
             load=lambda: EngineLoad(running=2, waiting=1, kv_usage=0.5),
         )
 

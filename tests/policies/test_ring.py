@@ -12,15 +12,19 @@ from candidates import make_candidates
 from plain_ring import PlainRing
 
 import policies.ring
-from policies.ring import BLOCK, NEAR_POINTS, Ring, Rings, hash_key, hash_points, walk
+from policies.ring import BLOCK, NEAR_POINTS, Ring, Rings, Turn, hash_key, hash_points, walk
 
 GOLDEN = Path(__file__).parent / "golden" / "ray-2.60.0-ring.json"
 
 
 def successors(rings: Rings, replicas: list[str], key: str, full: frozenset[str] = frozenset()) -> list[str]:
     fleet = make_candidates({replica: int(replica in full) for replica in replicas})
-    found = walk(rings.of(fleet).turn(key), len(replicas), fleet.in_flight, 1 if full else None)
+    found = walk(rings.of(fleet).turn(key), len(replicas), fleet.slots, fleet.in_flight, 1 if full else None)
     return [replicas[position] for position, _ in found]
+
+
+def turn_of(*owners: int) -> Turn:
+    return Turn(list(owners[:NEAR_POINTS]), np.array(owners))
 
 
 @pytest.mark.parametrize(("replicas", "virtual_nodes"), [(1, 100), (2, 1), (3, 100), (8, 100), (40, 20)])
@@ -68,9 +72,9 @@ def test_a_key_on_a_point_belongs_to_the_next() -> None:
     """`bisect_right`: a point owns the keys before it, not one that hashes to it; the last ones wrap to the first."""
     key = np.uint64(hash_key("k"))
     ring = Ring(np.array([key, key + np.uint64(1), np.uint64(5)], dtype=np.uint64), np.arange(3))
-    assert ring.turn("k").tolist() == [1, 2, 0]
+    assert ring.turn("k").owners.tolist() == ring.turn("k").near == [1, 2, 0]
     wrapped = Ring(np.array([np.uint64(5), key], dtype=np.uint64), np.arange(2))
-    assert wrapped.turn("k").tolist() == [0, 1]
+    assert wrapped.turn("k").owners.tolist() == wrapped.turn("k").near == [0, 1]
 
 
 def test_order_and_slots_do_not_matter() -> None:
@@ -83,19 +87,19 @@ def test_order_and_slots_do_not_matter() -> None:
 
 def test_a_walk_counts_the_points_it_passes() -> None:
     """Each owner comes with its distance in points; what only the second turn takes is a whole turn further."""
-    turn = np.array([2, 2, 0, 2, 1, 0])
-    idle = np.zeros(3, dtype=np.int64)
-    assert walk(turn, 3, idle, None) == [(2, 0), (0, 2), (1, 4)]
-    assert walk(turn, 3, np.array([0, 0, 4]), 4) == [(0, 2), (1, 4), (2, 6)]
-    assert walk(turn, 1, np.array([4, 4, 4]), 4) == [(2, 6)]
+    turn = turn_of(2, 2, 0, 2, 1, 0)
+    slots = np.array([1, 3, 4])
+    assert walk(turn, 3, slots, np.array([9, 0, 9, 0, 0]), None) == [(2, 0), (0, 2), (1, 4)]
+    assert walk(turn, 3, slots, np.array([9, 0, 9, 0, 4]), 4) == [(0, 2), (1, 4), (2, 6)]
+    assert walk(turn, 1, slots, np.array([0, 4, 0, 4, 4]), 4) == [(2, 6)]
 
 
 @pytest.mark.parametrize("bound", [None, 1])
 def test_a_walk_goes_as_far_as_it_must(bound: int | None) -> None:
     """An owner beyond the near points, and beyond the first block, is found where it stands."""
     distance = NEAR_POINTS + BLOCK + 3
-    turn = np.array([0] * distance + [1])
-    assert walk(turn, 2, np.zeros(2, dtype=np.int64), bound) == [(0, 0), (1, distance)]
+    turn = turn_of(*[0] * distance, 1)
+    assert walk(turn, 2, np.arange(2), np.zeros(2, dtype=np.int64), bound) == [(0, 0), (1, distance)]
 
 
 def test_a_ring_is_built_once_a_membership() -> None:

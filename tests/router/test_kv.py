@@ -50,14 +50,15 @@ class Fleet:
 
 
 def test_what_engines_store_is_resident() -> None:
-    """In tokens, by the bytes a token has: keys 1 to 16 end every 512 bytes."""
+    """In tokens, by the bytes a token has: keys 1 to 16 end every 512 bytes. The end lies between two keys, in the
+    middle for all one knows."""
     fleet = Fleet()
     fleet.tell(1, stored=list(CHAIN[:4]))
     prompt = fleet.ask("r", 8)
     assert prompt.tokens == (8 * 512 + 100) // 4
-    assert fleet.resident(prompt) == [0, 4 * 512 // 4, 0]
+    assert fleet.resident(prompt) == [0, (4 * 512 + 256) // 4, 0]
     fleet.tell(1, evicted=[CHAIN[3], CHAIN[2]])
-    assert fleet.resident(fleet.ask("r", 8)) == [0, 256, 0]
+    assert fleet.resident(fleet.ask("r", 8)) == [0, (2 * 512 + 256) // 4, 0]
 
 
 def test_somebody_else_may_size_an_endpoint() -> None:
@@ -73,7 +74,7 @@ def test_a_decision_is_expected_to_come_true() -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=2)
     follower = fleet.ask("r2", 8)
-    assert fleet.resident(follower) == [0, 0, 1024]
+    assert fleet.resident(follower) == [0, 0, (8 * 512 + 50) // 4]
     assert fleet.kv.signals.waiting[2] == (8 * 512 + 100) // 4
     assert fleet.resident(fleet.ask("r3", 8, now_s=EXPECTED_S)) == [0, 0, 0]
 
@@ -203,12 +204,32 @@ def test_a_slot_changes_hands_clean() -> None:
 
 
 def test_regret_is_what_a_better_holder_held() -> None:
-    """Slot 2 holds 1,024 tokens and the request went to slot 0, which holds 256."""
+    """Slot 2 holds all keys, 1,024 tokens, and half of what is left; the request went to slot 0, which holds two."""
     fleet = Fleet()
     fleet.tell(2, stored=list(CHAIN[:8]))
     fleet.tell(0, stored=list(CHAIN[:2]))
     fleet.ask("r", 8, slot=0)
-    assert (fleet.kv.counters.best_cached_tokens, fleet.kv.counters.selected_cached_tokens) == (1024, 256)
+    assert (fleet.kv.counters.best_cached_tokens, fleet.kv.counters.selected_cached_tokens) == (1036, 320)
+
+
+def test_predictions_are_whole_blocks() -> None:
+    """What is counted as predicted is what an engine with blocks of 128 tokens can reuse: 256 of the 320 expected."""
+    fleet = Fleet()
+    fleet.tell(0, stored=list(CHAIN[:2]), block_tokens=128)
+    fleet.ask("r", 8, slot=0)
+    assert fleet.kv.counters.selected_cached_tokens == 256
+
+
+def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
+    """Stored and evicted within one message, or never stored: a request that ended holds no more than it said."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0)
+    fleet.tell(0, stored=list(CHAIN[:4]))
+    fleet.tell(0, evicted=list(CHAIN[3:8]), first=[FirstToken("r1", 1000, 0, 1.0)])
+    assert fleet.kv.index.holds(0, CHAIN[7])
+    fleet.tell(0, finished=[Finished("r1", 1000, 10)])
+    assert [fleet.kv.index.holds(0, key) for key in CHAIN[:8]] == [True] * 3 + [False] * 5
+    fleet.kv.validate()
 
 
 def test_odd_prompts_are_read_and_placed() -> None:
