@@ -1,7 +1,7 @@
 """One edge as values -> the text of its HAProxy configuration. Pure: no file is written, no socket opened.
 
-`render(EdgeConfig(...))` gives haproxy.cfg, spoe.cfg and the Lua script, to be put into one folder under those names
-(haproxy.cfg refers to the other two by relative path). Every value is checked when it is made, against a strict
+`render(EdgeConfig(...))` gives haproxy.cfg and the files it refers to by relative path, to be put into one folder under
+`FILE_NAMES`. Every value is checked when it is made, against a strict
 charset, so no value can add a line or a word to the configuration. A value that does not fit raises `ConfigError`.
 
 What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid up to 3.4):
@@ -33,6 +33,10 @@ from haproxy.errors import ConfigError
 FRONTEND = "edge"
 BACKEND = "fleet"
 """Names of the proxy clients come in through, and of the one the replicas are in."""
+FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map")
+"""What one edge's files are called; the first refers to the others."""
+HEALTH_MAP = FILE_NAMES[3]
+"""Server name -> path of its health check, for those that differ from `ServerOptions.health_path`."""
 MAX_SOCKET_PATH_BYTES = 95
 """A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 HASH_HEAD_BYTES = 2048
@@ -129,9 +133,13 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     host: str
     port: int
+    health_path: str = ""
+    """Where its health check goes; empty: `ServerOptions.health_path`."""
 
     def __post_init__(self) -> None:
         _check_text(_NAME, "server.name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
+        if self.health_path:
+            _check_text(_PATH, "server.health_path", self.health_path, "a path without spaces or quotes")
         try:
             ip_address(self.host)
         except ValueError:
@@ -323,11 +331,12 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Rendered(NamedTuple):
-    """The files of one edge. They belong into one folder as haproxy.cfg, spoe.cfg and pointsman.lua."""
+    """The files of one edge, in the order of `FILE_NAMES`. They belong into one folder."""
 
     haproxy_cfg: str
     spoe_cfg: str
     lua: str
+    health_map: str
 
 
 def server_ids(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int]:
@@ -390,6 +399,7 @@ def render(edge: EdgeConfig) -> Rendered:
         "allowed_path_tests": _path_tests(edge.allowed_paths),
         "bufsize": bufsize,
         "error_bodies": ERROR_BODIES,
+        "health_map": HEALTH_MAP,
         "hash_head_bytes": HASH_HEAD_BYTES,
         # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
         # 16 MiB, and for 32 of the largest.
@@ -405,4 +415,5 @@ def render(edge: EdgeConfig) -> Rendered:
         haproxy_cfg=environment.get_template("haproxy.cfg.j2").render(values),
         spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
         lua=files("haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
+        health_map="".join(f"{server.name} {server.health_path}\n" for server in edge.servers if server.health_path),
     )

@@ -1,9 +1,9 @@
 """One HAProxy in master-worker mode: its files, its life, its end.
 
-`HAProxyProcess` owns a run folder with haproxy.cfg, spoe.cfg, pointsman.lua and the two sockets, and the process that
-uses them. Files are checked by HAProxy itself in a side folder before they replace those in use, so a restart after a
-crash always finds a configuration that works. A reload keeps listeners open and leaves running streams to the old
-worker. Nothing is left behind after `stop`, after a crash, or when our own process is killed.
+`HAProxyProcess` owns a run folder with HAProxy's files and the two sockets, and the process that uses them. Files are
+checked by HAProxy itself in a side folder before they replace those in use, so a restart after a crash always finds a
+configuration that works. A reload keeps listeners open and leaves running streams to the old worker. Nothing is left
+behind after `stop`, after a crash, or when our own process is killed.
 
 It does not restart a crashed HAProxy: `wait` tells, its owner decides.
 """
@@ -19,11 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from haproxy.binary import Binary, find_binary
-from haproxy.config import FRONTEND, EdgeConfig, Rendered, render
+from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig, Rendered, render
 from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError, ProtocolError
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
 
-FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua")
 CONFIG_NAME = FILE_NAMES[0]
 STAGING_NAME = ".checked"
 LOG_NAME = "haproxy.log"

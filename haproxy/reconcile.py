@@ -1,4 +1,5 @@
-"""Level-triggered reconciliation of one HAProxy backend: the servers it should have against those it has.
+"""Level-triggered reconciliation of one HAProxy backend: the servers it should have against those it has, and the maps
+that go with them.
 
 `plan` compares and says which Runtime API commands make up the difference; it is pure, and running it against what it
 wished for gives no command. `Reconciler.step` looks, plans, applies and looks again. Because each step starts from what
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from haproxy.config import Server, ServerOptions, server_ids
+from haproxy.config import HEALTH_MAP, Server, ServerOptions, server_ids
 from haproxy.errors import CommandRefused
 from haproxy.runtime_api import (
     RuntimeAPI,
@@ -21,6 +22,7 @@ from haproxy.runtime_api import (
     ServerState,
     check_answer,
     parse_info,
+    parse_map,
     parse_servers_state,
     parse_stat,
 )
@@ -46,6 +48,8 @@ class DesiredServer(NamedTuple):
     """An IP address."""
     port: int
     drain: bool = False
+    health_path: str = ""
+    """Where its health check goes; empty: `ServerOptions.health_path`."""
 
 
 class ObservedServer(NamedTuple):
@@ -131,9 +135,33 @@ def plan(
     return commands
 
 
+def plan_map(name: str, desired: Mapping[str, str], observed: Mapping[str, str]) -> list[str]:
+    """The commands that turn a map's entries into `desired`. Keys have no spaces, nor have values."""
+    commands = [f"del map {name} {key}" for key in observed if key not in desired]
+    for key, value in desired.items():
+        if key not in observed:
+            commands.append(f"add map {name} {key} {value}")
+        elif observed[key] != value:
+            commands.append(f"set map {name} {key} {value}")
+    return commands
+
+
+def health_paths(desired: Mapping[str, DesiredServer]) -> dict[str, str]:
+    """The entries of `HEALTH_MAP`. Raises ConfigError."""
+    return {name: _checked(wanted).health_path for name, wanted in desired.items() if wanted.health_path}
+
+
+def _entries(answer: str) -> dict[str, str]:
+    """Of `show map`; none where the configuration knows no such map. Adding to that one is refused, and says so."""
+    try:
+        return parse_map(check_answer("show map", answer))
+    except CommandRefused:
+        return {}
+
+
 def _checked(wanted: DesiredServer) -> Server:
     """The same as a configuration value, whose charsets keep a command one command. Raises ConfigError."""
-    return Server(wanted.name, wanted.host, wanted.port)
+    return Server(wanted.name, wanted.host, wanted.port, wanted.health_path)
 
 
 def _plan_removal(full_name: str, server: ObservedServer) -> list[str]:
@@ -180,23 +208,25 @@ class Reconciler:
     async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
         """One round. Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as
         a command, CommandRefused when HAProxy does not take one (the others were applied)."""
-        pid, servers = await self._look()
-        commands = plan(desired, servers, backend=self._backend, options=self._options)
+        pid, servers, paths = await self._look()
+        # Paths first: a server's first check goes where it should.
+        commands = plan_map(HEALTH_MAP, health_paths(desired), paths)
+        commands += plan(desired, servers, backend=self._backend, options=self._options)
         if not commands:
             return Observation(pid, servers, changed=False)
         await self._apply(commands)
-        pid, servers = await self._look()
+        pid, servers, _ = await self._look()
         return Observation(pid, servers, changed=True)
 
     async def set_variable(self, name: str, value: int) -> None:
         """Set a process variable of the configuration; it is gone after a reload."""
         await self._api.set_variable(name, value)
 
-    async def _look(self) -> tuple[int, dict[str, ObservedServer]]:
-        info, states, stats = await self._api.run(
-            ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]
-        )
-        return parse_info(info).pid, observe(parse_servers_state(states), parse_stat(stats))
+    async def _look(self) -> tuple[int, dict[str, ObservedServer], dict[str, str]]:
+        commands = ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]
+        *answers, paths = await self._api.answers([*commands, f"show map {HEALTH_MAP}"])
+        info, states, stats = (check_answer(*pair) for pair in zip(commands, answers, strict=True))
+        return parse_info(info).pid, observe(parse_servers_state(states), parse_stat(stats)), _entries(paths)
 
     async def _apply(self, commands: list[str]) -> None:
         answers = await self._api.answers(commands)

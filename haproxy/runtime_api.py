@@ -148,6 +148,17 @@ def parse_stat(text: str) -> list[ServerStat]:
         raise ProtocolError(f"show stat: {error!r}") from error
 
 
+def parse_map(text: str) -> dict[str, str]:
+    """Read `show map`: one `<pointer> <key> <value>` a line; the value may hold spaces."""
+    entries = {}
+    for line in text.splitlines():
+        fields = line.split(" ", 2)
+        if len(fields) != 3:
+            raise ProtocolError(f"show map: {line[:100]!r}")
+        entries[fields[1]] = fields[2]
+    return entries
+
+
 def parse_variable(text: str) -> str:
     """The value out of `get var`: `proc.pm.body: type=sint value=<3>`. Empty when the variable is not set."""
     found = re.search(r" value=<(.*)>$", text.strip(), re.DOTALL)

@@ -242,7 +242,7 @@ def simulate(
 @haproxy.command("render")
 def haproxy_render(
     config: Annotated[Path | None, typer.Option(help="YAML file with the edge's values; defaults if absent.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for haproxy.cfg, spoe.cfg and pointsman.lua.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for haproxy.cfg and the files it refers to.")] = Path(),
     state: Annotated[
         Path | None, typer.Option(help="A router's state file: HAProxy starts with the replicas saved there.")
     ] = None,

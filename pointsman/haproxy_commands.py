@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from haproxy.config import EdgeConfig, Server, render
+from haproxy.config import FILE_NAMES, EdgeConfig, Server, render
 from haproxy.errors import ConfigError
 from pointsman.engine_commands import read_mapping
 from pointsman.errors import StartError
@@ -33,12 +33,14 @@ def saved_servers(state: Path) -> tuple[Server, ...]:
     """
     saved = StateFile(state).load().replicas
     return tuple(
-        Server(replica.id, replica.host, replica.port) for replica in saved if replica.role is not Role.PREFILL
+        Server(replica.id, replica.host, replica.port, replica.health_path)
+        for replica in saved
+        if replica.role is not Role.PREFILL
     )
 
 
 def render_to(config: Path | None, out: Path, state: Path | None = None) -> list[Path]:
-    """Writes haproxy.cfg, spoe.cfg and pointsman.lua into `out`; their paths.
+    """Writes haproxy.cfg and the files it refers to into `out`; their paths.
 
     Raises StartError, ConfigError or StateFileError.
     """
@@ -57,7 +59,7 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = []
-        for name, text in zip(("haproxy.cfg", "spoe.cfg", "pointsman.lua"), rendered, strict=True):
+        for name, text in zip(FILE_NAMES, rendered, strict=True):
             (out / name).write_text(text)
             written.append(out / name)
     except OSError as error:

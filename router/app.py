@@ -41,10 +41,13 @@ from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCol
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
+from router.scrape import Scraper
+from router.scrape_metrics import ScrapeCollector
 from router.settings import Listen, NearListen, Settings
 from router.sockets import bind_tcp, bind_unix
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.models import ModelCatalog
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration, SavedState
@@ -85,9 +88,19 @@ class Router:
             # Without HAProxy nobody checks health: a registered replica is taken at its word.
             initial_health=Health.STARTING if attached else Health.UP,
             max_replicas=limits.max_replicas,
+            lists_follow=settings.scrape.enabled,
             on_added=self._slot_added,
             on_removed=self._slot_removed,
             on_changed=self._registry_changed,
+        )
+        self.catalog = ModelCatalog(self.replicas, created=int(clock.wall()))
+        self.scraper = Scraper(
+            replicas=self.replicas,
+            load=self.load,
+            kv=self.kv,
+            catalog=self.catalog,
+            settings=settings.scrape,
+            clock=self.clock,
         )
         self.decision_metrics = DecisionMetrics()
         self.request_metrics = RequestMetrics()
@@ -119,6 +132,7 @@ class Router:
                 policy_name=lambda: self.pipeline.policy.name,
             ),
             KVCollector(self.kv, self.replicas),
+            ScrapeCollector(self.scraper, self.load, self.replicas),
         )
         self.admin = AdminFront(
             replicas=self.replicas,
@@ -147,16 +161,18 @@ class Router:
         self.kv.add_slot(slot)
 
     def _slot_removed(self, slot: int) -> None:
+        self.catalog.forget(self.replicas.ids[slot])
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
 
     def _registry_changed(self) -> None:
         self._save_wanted.set()
+        self.scraper.wake()
         if self.edge_sync is not None:
             self.edge_sync.wake()
 
     def _body_needs(self) -> BodyNeeds:
-        return body_needs(self.pipeline.policy.needs, len(self.replicas.models()))
+        return body_needs(self.pipeline.policy.needs, len(self.replicas.names()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
@@ -184,6 +200,8 @@ class Router:
                     master=MasterAPI(settings.edge.master_socket) if settings.edge.master_socket else None,
                 )
                 self._background(stack, "edge sync", self.edge_sync.run())
+            if settings.scrape.enabled:
+                self._background(stack, "scrape", self.scraper.run())
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
@@ -296,7 +314,13 @@ class Router:
             if saved.replicas:
                 log.info("state restored", replicas=len(saved.replicas), policy=self.pipeline.policy.name)
         for static in self.settings.replicas:
-            registration = Registration(url=static.url, model=static.model, role=static.role)
+            registration = Registration(
+                url=static.url,
+                model=static.model,
+                adapters=static.adapters,
+                health_path=static.health_path,
+                role=static.role,
+            )
             try:
                 endpoint = await resolve_endpoint(static.url)
                 self.replicas.put(static.id, registration, endpoint, now_s)

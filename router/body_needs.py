@@ -21,12 +21,12 @@ class BodyNeeds(IntFlag):
     """Fields only where no header names the session."""
 
 
-def body_needs(policy: Needs, models: int) -> BodyNeeds:
-    """The bits for a policy and for the number of distinct models registered."""
+def body_needs(policy: Needs, names: int) -> BodyNeeds:
+    """The bits for a policy and for the number of distinct names (models, adapters) one may ask for."""
     needs = BodyNeeds.NOTHING
     if policy & Needs.PREFIX:
         needs |= BodyNeeds.PREFIX_KEYS
-    if policy & Needs.TOKENS or models > 1:
+    if policy & Needs.TOKENS or names > 1:
         needs |= BodyNeeds.FIELDS
     elif policy & Needs.SESSION:
         needs |= BodyNeeds.FIELDS_WITHOUT_SESSION

@@ -82,7 +82,11 @@ class EdgeSync:
         """One comparison. Raises HAProxyError when HAProxy is away or refuses."""
         desired = {
             replica.id: DesiredServer(
-                replica.id, replica.host, replica.port, drain=replica.draining or replica.role is Role.PREFILL
+                replica.id,
+                replica.host,
+                replica.port,
+                drain=replica.draining or replica.role is Role.PREFILL,
+                health_path=replica.registration.health_path,
             )
             for replica in self._replicas
         }

@@ -3,7 +3,8 @@
 RouterError
     SettingsError        configuration: the process refuses to start (exit code 2)
     RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
-    LimitError         operational: a named limit is met; answered with 4xx/503 and counted
+    LimitError           operational: a named limit is met; answered with 4xx/503 and counted
+    ScrapeError          operational: an endpoint did not tell what it was asked; counted, and asked again
     StateFileError       configuration: the saved state cannot be read or is of a later schema
 
 HAProxy's own errors are in `haproxy.errors`, policies' in `policies.errors`. Anything else that escapes is a
@@ -27,6 +28,10 @@ class RegistrationError(RouterError):
 
 class LimitError(RouterError):
     """A bounded thing is full: names the limit and its value."""
+
+
+class ScrapeError(RouterError):
+    """An endpoint's page is missing, too long or not what was expected."""
 
 
 class StateFileError(RouterError):

@@ -23,7 +23,7 @@ from policies.errors import PolicyError
 from policies.pair import PairConfig
 from policies.registry import build_policy
 from router.errors import SettingsError
-from router.state.schema import Role
+from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -114,8 +114,28 @@ class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     id: str
     url: str
     model: str = ""
+    """Empty: its own `/v1/models` is asked."""
+    adapters: list[ModelName] = []
+    """LoRA adapters it serves too, besides those its `/v1/models` names."""
+    health_path: Annotated[str, msgspec.Meta(pattern=HEALTH_PATH_PATTERN)] = ""
+    """Where HAProxy checks it; `/v1/models` does for most servers without `/health`. Empty: the edge's own path."""
     role: Role = Role.BOTH
     """both, prefill or decode."""
+
+
+class ScrapeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How endpoints that tell nothing of themselves are asked: load from `/metrics`, names from `/v1/models`."""
+
+    enabled: bool = True
+    interval_s: Positive = 0.5
+    """Between two looks at the load of an endpoint with work."""
+    idle_interval_s: Positive = 5.0
+    """The same without work, and after a look that failed."""
+    models_interval_s: Positive = 30.0
+    """Between two looks at the models and adapters of any replica; one whose model nobody named is asked at once."""
+    timeout_s: Positive = 1.0
+    max_per_s: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 50
+    """Looks in a second, at all endpoints together; each takes the router 1 to 2 ms. Beyond, all wait their turn."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     admin: AdminSettings = AdminSettings()
     edge: EdgeSettings = EdgeSettings()
     limits: LimitSettings = LimitSettings()
+    scrape: ScrapeSettings = ScrapeSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     pair: PairConfig = PairConfig()

@@ -15,6 +15,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
 
     health: bool = True
     """false: /health answers 503."""
+    metrics: bool = True
+    """false: /metrics answers 404, as a server without it does."""
     refuse: bool = False
     """The port is closed: connections are refused. Idle connections are closed; the one that said so stays usable."""
     hang: bool = False

@@ -5,6 +5,7 @@ Only what can be said truthfully is there; names, labels and buckets are those o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -31,6 +32,7 @@ class Metrics:
         self._config = config
         self._model = model
         self._registry = CollectorRegistry()
+        self._started_s = time.time()
         self.waiting_outside = 0
         """Requests that have arrived and not entered the engine yet."""
         self.finished = {"stop": 0, "length": 0, "abort": 0}
@@ -101,6 +103,11 @@ class Metrics:
         )
         cache.add_metric(list(info.values()), 1)
         yield cache
+        yield GaugeMetricFamily(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            value=self._started_s,
+        )
 
     def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name", "engine"])

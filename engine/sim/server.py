@@ -214,7 +214,10 @@ class SimServer:
         exchange.respond(200, msgspec.json.encode({"server_load": self.in_flight}))
 
     def _metrics_page(self, exchange: Exchange) -> None:
-        exchange.respond(200, self._generation.metrics.page(), CONTENT_TYPE)
+        if self.faults.metrics:
+            exchange.respond(200, self._generation.metrics.page(), CONTENT_TYPE)
+        else:
+            exchange.respond(404, b'{"detail":"Not Found"}')
 
     def _models(self, exchange: Exchange) -> None:
         permission = {

@@ -111,6 +111,15 @@ class KVState:
         """What the decode replica there last said of its prompts computed elsewhere."""
         return self._feeds[slot].handoffs
 
+    def told_load(self, slot: int, load: EngineLoad) -> None:
+        """Somebody looked at the engine on a slot, which tells nothing itself."""
+        self._feeds[slot].load = load
+
+    def restarted(self, slot: int) -> None:
+        """The engine on a slot has another life than when it was looked at last."""
+        self.counters.restarts += 1
+        self._restarted(slot)
+
     def reports(self, slot: int) -> bool:
         """Whether an engine there tells what it stores."""
         return bool(self._feeds[slot].epoch)

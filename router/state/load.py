@@ -8,6 +8,8 @@ decision of ours placed:
 - `observe` compares with HAProxy's own sessions per server. What HAProxy has beyond our reservations, twice in a row,
   is *foreign* work (balanced requests, requests that failed open) and counts as load. What we hold
   beyond HAProxy's sessions, twice in a row, is leaked: the oldest settled reservations go.
+- `observe_engine` compares with the requests an engine counts, where somebody looks at it. What it has beyond all
+  of these, twice in a row, is *outside* work (clients that reach it past every edge) and counts as load.
 - a reservation older than `reservation_ttl_s` goes in any case.
 
 Twice in a row, because a poll and a stream of events are never of the same instant.
@@ -58,7 +60,7 @@ class LoadTable:
 
     def _columns(self, size: int) -> None:
         self.in_flight: Column = np.zeros(size, dtype=np.int64)
-        """Requests: reserved, foreign and elsewhere."""
+        """Requests: reserved, foreign, elsewhere and outside."""
         self.in_flight_tokens: Column = np.zeros(size, dtype=np.int64)
         self.reserved: Column = np.zeros(size, dtype=np.int64)
         self.foreign: Column = np.zeros(size, dtype=np.int64)
@@ -67,9 +69,12 @@ class LoadTable:
         self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)
         self._surplus: Column = np.zeros(size, dtype=np.int64)
         """Sessions less reservations at the last `observe`; negative when we hold more."""
+        self.outside: Column = np.zeros(size, dtype=np.int64)
+        self._excess: Column = np.zeros(size, dtype=np.int64)
+        """What the engine counted beyond all other work at the last `observe_engine`."""
         self._all = (
             self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
-            self._surplus,
+            self._surplus, self.outside, self._excess,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -170,6 +175,16 @@ class LoadTable:
         self.foreign[slot] = foreign
         self._surplus[slot] = surplus
 
+    def observe_engine(self, slot: int, requests: int) -> None:
+        """Compares with the requests (running and waiting) the slot's engine counts."""
+        before = int(self.outside[slot])
+        excess = max(0, requests - (int(self.in_flight[slot]) - before))
+        outside = min(excess, int(self._excess[slot]))
+        self.in_flight[slot] += outside - before
+        self.total_in_flight += outside - before
+        self.outside[slot] = outside
+        self._excess[slot] = excess
+
     def _drop_leaked(self, slot: int, count: int, now_s: float) -> int:
         settled = now_s - SETTLE_S
         found: list[str] = []
@@ -221,9 +236,10 @@ class LoadTable:
             tokens[reservation.slot] += reservation.tokens
         assert (reserved == self.reserved).all(), "reserved column is not the sum of reservations"
         assert (tokens + self.elsewhere_tokens == self.in_flight_tokens).all(), "tokens are not those of reservations"
-        parts = self.reserved + self.foreign + self.elsewhere
-        assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign and elsewhere"
+        parts = self.reserved + self.foreign + self.elsewhere + self.outside
+        assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign, elsewhere and outside"
         assert self.in_flight.sum() == self.total_in_flight, "the total is not the sum of in-flight"
         assert (self.foreign >= 0).all(), "foreign work is negative"
         assert self._legs <= self._reservations.keys(), "a leg without its reservation"
         assert (self.elsewhere >= 0).all(), "work elsewhere is negative"
+        assert (self.outside >= 0).all(), "outside work is negative"

@@ -4,6 +4,10 @@
 replica a *slot*, a small integer other tables use as a column index; a slot is reused only after its replica is
 removed, and `on_removed` is called first so that nothing keyed by the slot survives its replica.
 
+A request's `model` names what it wants: a served model, one of its aliases or a LoRA adapter. What a replica may be
+called comes from its registration and from its own `/v1/models`. A replica nobody named serves any; one that is still
+to be asked waits while others have names, lest it draw what is not for it.
+
 Readers get a `Membership`: the immutable, ascending array of slots eligible for a model, rebuilt only when something
 changed. The registry is written by the admin front, the lease sweep and the edge sync, all on one event loop.
 """
@@ -30,6 +34,9 @@ ANY_MODEL = ""
 KEPT_S = 1.0
 """After so long it is asked again whether a replica without a lease of its own is kept."""
 
+ANYTHING: frozenset[str] = frozenset()
+"""Names of a replica whose model nobody knows."""
+
 
 class Health(StrEnum):
     """What HAProxy's checks say."""
@@ -37,6 +44,14 @@ class Health(StrEnum):
     STARTING = "starting"
     UP = "up"
     DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedNames:
+    """What a replica's own `/v1/models` says it may be called; both empty where it has no such list."""
+
+    models: frozenset[str] = frozenset()
+    adapters: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -52,6 +67,13 @@ class Replica:
     ttl_s: float | None
     lease_until_s: float | None
     health: Health
+    adapters: frozenset[str]
+    """LoRA adapters it may be asked for, by registration or by its own list."""
+    names: frozenset[str] | None
+    """What `model` of a request may say here, adapters included. Empty: anything; None: not known yet."""
+    registration: Registration
+    listed: ServedNames | None = None
+    """What its own list said; None before it was read."""
     draining: bool = False
     role: Role = Role.BOTH
     heard_until_s: float | None = None
@@ -92,11 +114,14 @@ class ReplicaRegistry:
         *,
         initial_health: Health = Health.STARTING,
         max_replicas: int = MAX_REPLICAS,
+        lists_follow: bool = False,
         on_added: Callable[[int], None] = lambda slot: None,
         on_removed: Callable[[int], None] = lambda slot: None,
         on_changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`lists_follow`: somebody reads the lists of replicas and tells with `listed`."""
         self._initial_health = initial_health
+        self._lists_follow = lists_follow
         self._max_replicas = max_replicas
         self._on_added = on_added
         self._on_removed = on_removed
@@ -104,6 +129,7 @@ class ReplicaRegistry:
         self._by_id: dict[str, Replica] = {}
         self._ids: list[str] = []
         self._free_slots: list[int] = []
+        self._names: frozenset[str] | None = None
         self._memberships: dict[str, Membership] = {}
         self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
         self._tokens = itertools.count(1)
@@ -125,8 +151,15 @@ class ReplicaRegistry:
         """Replica id by slot; empty string for a free slot."""
         return self._ids
 
-    def models(self) -> set[str]:
-        return {r.model for r in self if r.model}
+    def names(self) -> frozenset[str]:
+        """All names by which something registered may be asked for: models, aliases, adapters."""
+        if self._names is None:
+            self._names = ANYTHING.union(*(r.names for r in self if r.names))
+        return self._names
+
+    def serves(self, model: str) -> bool:
+        """Whether something registered may serve that name, whatever its state."""
+        return model in self.names() or any(not r.names for r in self)
 
     # Writers
 
@@ -158,9 +191,11 @@ class ReplicaRegistry:
                 self._ids[slot] = replica_id
             replica = Replica(
                 slot, replica_id, registration.url, host, port, registration.model,
-                registration.ttl_s, lease_until_s, self._initial_health, role=registration.role, pool=registration.pool,
+                registration.ttl_s, lease_until_s, self._initial_health, ANYTHING, None, registration,
+                role=registration.role, pool=registration.pool,
             )  # fmt: skip
             replica.heard_until_s = None if elsewhere else lease_until_s
+            self._name(replica)
             self._by_id[replica_id] = replica
             self._on_added(slot)
             self._changed()
@@ -172,11 +207,48 @@ class ReplicaRegistry:
         moved = (host, port) != (replica.host, replica.port)
         if moved:
             replica.url, replica.host, replica.port = registration.url, host, port
-            replica.health, replica.draining = self._initial_health, False
-        if moved or registration.model != replica.model or registration.role is not replica.role:
-            replica.model, replica.role = registration.model, registration.role
+            replica.health, replica.draining, replica.listed = self._initial_health, False, None
+        before, replica.registration = replica.registration, registration
+        if moved or (registration.model, registration.adapters, registration.health_path, registration.role) != (
+            before.model,
+            before.adapters,
+            before.health_path,
+            before.role,
+        ):
+            replica.role = registration.role
+            self._name(replica)
             self._changed()
         return replica
+
+    def listed(self, replica_id: str, names: ServedNames) -> bool:
+        """Takes what a replica's own list says; True if that changes what it may be called."""
+        replica = self._by_id.get(replica_id)
+        if replica is None or replica.listed == names:
+            return False
+        replica.listed = names
+        before = (replica.names, replica.adapters, replica.model)
+        self._name(replica)
+        if (replica.names, replica.adapters, replica.model) == before:
+            return False
+        self._changed()
+        return True
+
+    def _name(self, replica: Replica) -> None:
+        """What a replica may be called: a registered model is all it serves, with the adapters listed beside it."""
+        registration, listed = replica.registration, replica.listed
+        replica.adapters = frozenset(registration.adapters)
+        if registration.model:
+            if listed is not None and registration.model in listed.models:
+                replica.adapters |= listed.adapters
+            replica.model = registration.model
+            replica.names = replica.adapters | {registration.model}
+        elif listed is not None and listed.models:
+            replica.adapters |= listed.adapters
+            replica.model = min(listed.models)
+            replica.names = replica.adapters | listed.models
+        else:
+            replica.model = ""
+            replica.names = None if listed is None and self._lists_follow else ANYTHING
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
@@ -237,27 +309,29 @@ class ReplicaRegistry:
         return gone
 
     def _changed(self) -> None:
+        self._names = None
         self._memberships.clear()
         self._on_changed()
 
     # Readers
 
     def membership(self, model: str) -> Membership:
-        """Eligible slots for a model. An unknown (empty) model may go anywhere; a replica without one serves any."""
+        """Eligible slots for a name. An unknown (empty) one may go anywhere; a replica nobody named serves any."""
         found = self._memberships.get(model)
         if found is None:
             found = self._build_membership(model)
             # Model names come from clients: remember answers only for models that exist, so the map stays bounded.
-            if model == ANY_MODEL or model in self.models():
+            if model == ANY_MODEL or model in self.names():
                 self._memberships[model] = found
         return found
 
     def _build_membership(self, model: str) -> Membership:
+        named = self.names()
         members = tuple(
             sorted(
                 (r.slot, r.id)
                 for r in self
-                if r.eligible and r.role is not Role.PREFILL and (model == ANY_MODEL or r.model in (ANY_MODEL, model))
+                if r.eligible and r.role is not Role.PREFILL and _may_serve(r, model, bool(named))
             )
         )
         prefills = self._prefills(members)
@@ -270,7 +344,7 @@ class ReplicaRegistry:
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
             built = Membership(next(self._tokens), slots, prefills)
-        if model == ANY_MODEL or model in self.models():
+        if model == ANY_MODEL or model in named:
             self._published[model] = (members, built)
         return built
 
@@ -292,11 +366,13 @@ class ReplicaRegistry:
                 url=r.url,
                 host=r.host,
                 port=r.port,
-                model=r.model,
+                model=r.registration.model,
                 ttl_s=r.ttl_s,
                 draining=r.draining,
                 role=r.role,
                 pool=r.pool,
+                adapters=r.registration.adapters,
+                health_path=r.registration.health_path,
             )
             for r in sorted(self, key=lambda r: r.id)
         ]
@@ -310,4 +386,19 @@ class ReplicaRegistry:
 
 
 def _registration(saved: SavedReplica) -> Registration:
-    return Registration(url=saved.url, model=saved.model, ttl_s=saved.ttl_s, role=saved.role, pool=saved.pool)
+def _registration(saved: SavedReplica) -> Registration:
+    return Registration(
+        url=saved.url,
+        model=saved.model,
+        ttl_s=saved.ttl_s,
+        adapters=saved.adapters,
+        health_path=saved.health_path,
+        role=saved.role,
+        pool=saved.pool,
+    )
+
+
+def _may_serve(replica: Replica, model: str, others_are_named: bool) -> bool:
+    if replica.names is None:
+        return not others_are_named
+    return model == ANY_MODEL or not replica.names or model in replica.names

@@ -17,6 +17,14 @@ REPLICA_ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
 
 ReplicaId = Annotated[str, msgspec.Meta(pattern=REPLICA_ID_PATTERN)]
 
+ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+MAX_ADAPTERS = 4096
+"""LoRA adapters one replica may name."""
+
+HEALTH_PATH_PATTERN = r"^(|/[A-Za-z0-9_./~:@%+-]{0,255})$"
+"""What HAProxy takes as a path in its configuration and on its Runtime API."""
+
 MIN_LEASE_S = 1.0
 MAX_LEASE_S = 86_400.0
 
@@ -44,7 +52,21 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Body of `PUT /v1/replicas/{id}`: one routable engine endpoint."""
 
     url: Annotated[str, msgspec.Meta(max_length=256, description="Base URL, http://HOST:PORT; HAProxy connects here.")]
-    model: Annotated[str, msgspec.Meta(max_length=256, description="Served model name; empty serves any.")] = ""
+    model: Annotated[
+        str,
+        msgspec.Meta(max_length=256, description="Served model name; empty: its own `/v1/models` is asked."),
+    ] = ""
+    adapters: Annotated[
+        list[ModelName],
+        msgspec.Meta(max_length=MAX_ADAPTERS, description="LoRA adapters it serves too, loaded or loadable."),
+    ] = []
+    health_path: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=HEALTH_PATH_PATTERN,
+            description="Where HAProxy checks it, answered with 2xx or 3xx; empty: the edge's `health_path`.",
+        ),
+    ] = ""
     ttl_s: (
         Annotated[
             float, msgspec.Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S, description="Lease in seconds; absent means permanent.")
@@ -72,6 +94,8 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     role: Role = Role.BOTH
     pool: str = ""
+    adapters: list[str] = []
+    health_path: str = ""
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):

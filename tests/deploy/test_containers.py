@@ -21,6 +21,7 @@ from processes import stop
 
 from engine.vllm.config import decode
 from haproxy.binary import find_binary
+from haproxy.config import FILE_NAMES
 
 CONTAINERS = DEPLOY / "containers"
 ANSWERS = CONTAINERS / "answers.py"
@@ -155,7 +156,7 @@ async def test_run_haproxy_renders_and_becomes_haproxy(tmp_path: Path) -> None:
 
         await until(serves)
         assert not await answers(ops, "/readyz"), "there is no replica"
-        assert {name.name for name in (tmp_path / "haproxy").iterdir()} == {"haproxy.cfg", "spoe.cfg", "pointsman.lua"}
+        assert {name.name for name in (tmp_path / "haproxy").iterdir()} == set(FILE_NAMES)
         assert (tmp_path / "master.sock").is_socket()
     finally:
         code = await stop(process, signal.SIGUSR1)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haproxy.config import ServerOptions, server_ids
+from haproxy.config import HEALTH_MAP, ServerOptions, server_ids
 from haproxy.errors import CommandRefused, ConfigError
-from haproxy.reconcile import DesiredServer, ObservedServer, Reconciler, observe, plan
+from haproxy.reconcile import DesiredServer, ObservedServer, Reconciler, health_paths, observe, plan
 from haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
 
 KEYWORDS = ServerOptions().keywords()
@@ -168,6 +168,7 @@ class ModelHAProxy(RuntimeAPI):
         super().__init__("/model")
         self.pid = 1
         self.servers: dict[str, dict[str, Any]] = {}
+        self.paths: dict[str, str] = {}
         self.lingering: set[str] = set()
         """Servers whose last connection is just closing: not deletable, though `show stat` counts nothing."""
         self.commands: list[str] = []
@@ -176,6 +177,7 @@ class ModelHAProxy(RuntimeAPI):
         """A new process: what was added at run time is gone."""
         self.pid += 1
         self.servers.clear()
+        self.paths.clear()
 
     async def answers(self, commands: Sequence[str]) -> list[str]:
         return [self.answer(command) for command in commands]
@@ -197,7 +199,18 @@ class ModelHAProxy(RuntimeAPI):
             case ["show", "stat"]:
                 rows = [f"fleet,{name},UP,{s['sessions']},0,2," for name, s in self.servers.items()]
                 return "\n".join(("# pxname,svname,status,scur,qcur,type,", *rows))
+            case ["show", "map"]:
+                return "\n".join(f"0x{n:x} {key} {path}" for n, (key, path) in enumerate(self.paths.items()))
         self.commands.append(command)
+        if words[1] == "map":
+            assert words[2] == HEALTH_MAP
+            if (words[3] in self.paths) == (words[0] == "add"):
+                return "[3]: entry not found, or there already"
+            if words[0] == "del":
+                del self.paths[words[3]]
+            else:
+                self.paths[words[3]] = words[4]
+            return ""
         name = words[2].removeprefix("fleet/")
         if words[:2] == ["add", "server"]:
             if name in self.servers or int(words[5]) in {s["id"] for s in self.servers.values()}:
@@ -237,6 +250,36 @@ async def test_a_step_applies_looks_again_and_then_rests() -> None:
     assert {name: server.admin for name, server in first.servers.items()} == {"r1": "ready", "r2": "drain"}
     second = await Reconciler(model).step(desired)
     assert second == first._replace(changed=False)
+
+
+async def test_a_servers_own_health_path_is_there_before_its_first_check() -> None:
+    """The map's entry comes before the server, follows a change, and goes with it."""
+    model = ModelHAProxy()
+    reconciler = Reconciler(model)
+    await reconciler.step({"r1": make_desired(health_path="/v1/models")})
+    assert model.commands[0] == "add map health.map r1 /v1/models"
+    await reconciler.step({"r1": make_desired(health_path="/ready")})
+    assert model.commands[-1] == "set map health.map r1 /ready"
+    await reconciler.step({"r1": make_desired()})
+    assert model.commands[-1] == "del map health.map r1"
+    assert not (await reconciler.step({"r1": make_desired()})).changed
+
+
+async def test_a_configuration_without_the_map_refuses_paths_alone() -> None:
+    """A router that is ahead of its HAProxy's files still keeps its servers."""
+    model = ModelHAProxy()
+    plain = model.answer
+    model.answer = lambda command: "[3]: Unknown map identifier." if " map " in command else plain(command)
+    reconciler = Reconciler(model)
+    assert (await reconciler.step({"r1": make_desired()})).servers.keys() == {"r1"}
+    with pytest.raises(CommandRefused, match="Unknown map"):
+        await reconciler.step({"r1": make_desired(health_path="/ready")})
+
+
+def test_a_health_path_that_is_no_path_is_refused() -> None:
+    """It would end up in a command."""
+    with pytest.raises(ConfigError, match="health_path"):
+        health_paths({"r1": make_desired(health_path="/a b")})
 
 
 async def test_everything_is_applied_again_to_a_restarted_haproxy() -> None:
@@ -283,6 +326,7 @@ servers = st.builds(
     host=st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::7"]),
     port=st.integers(1, 3),
     drain=st.booleans(),
+    health_path=st.sampled_from(["", "/v1/models", "/ready"]),
 )
 fleets = st.lists(servers, max_size=4).map(lambda found: {server.name: server for server in found})
 events = st.lists(fleets | st.sampled_from(["restart", "busy", "idle"]), max_size=12)
@@ -305,6 +349,7 @@ async def test_any_history_converges_without_cutting_a_stream(
             case _:
                 await reconciler.step(event)
     seen = (await reconciler.step(last)).servers
+    assert model.paths == {name: wanted.health_path for name, wanted in last.items() if wanted.health_path}
     for name, wanted in last.items():
         assert (seen[name].host, seen[name].port) == (wanted.host, wanted.port)
         assert seen[name].admin == ("drain" if wanted.drain else "ready")

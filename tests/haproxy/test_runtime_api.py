@@ -22,6 +22,7 @@ from haproxy.runtime_api import (
     check_answer,
     has_streams,
     parse_info,
+    parse_map,
     parse_reload,
     parse_servers_state,
     parse_stat,
@@ -263,6 +264,14 @@ async def test_closed_without_an_answer(tmp_path: Path) -> None:
     async with stub_socket(tmp_path / "s", leave) as path:
         with pytest.raises(HAProxyUnavailable, match="closed without an answer"):
             await RuntimeAPI(path).info()
+
+
+def test_a_map_is_read_line_by_line() -> None:
+    """Values may hold spaces; what has no key is no entry."""
+    assert parse_map("0x26 a /v1/models\n0x27 b c d") == {"a": "/v1/models", "b": "c d"}
+    assert parse_map("") == {}
+    with pytest.raises(ProtocolError):
+        parse_map("nonsense")
 
 
 async def test_an_endless_answer_is_cut(tmp_path: Path) -> None:

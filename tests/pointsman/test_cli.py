@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from haproxy.binary import find_binary
+from haproxy.config import FILE_NAMES
 from pointsman.cli import app, policy_document
 from pointsman.errors import StartError
 
@@ -56,12 +57,12 @@ def test_settings_are_checked_and_printed_without_a_router(tmp_path: Path) -> No
 
 
 def test_haproxy_files_are_written_and_valid(tmp_path: Path) -> None:
-    """`haproxy render` makes the three files, and HAProxy accepts them."""
+    """`haproxy render` makes the files, and HAProxy accepts them."""
     config = tmp_path / "edge.yaml"
     config.write_text(yaml.safe_dump({"admin_socket": str(tmp_path / "a.sock"), "threads": 1}))
     rendered = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
     assert rendered.exit_code == 0, rendered.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"haproxy.cfg", "spoe.cfg", "pointsman.lua"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILE_NAMES)
     checked = subprocess.run(
         [find_binary().path, "-c", "-f", str(tmp_path / "out" / "haproxy.cfg")],
         capture_output=True,

@@ -52,6 +52,30 @@ def test_reservations_expire_by_age(load: LoadTable) -> None:
     assert load.expired == 1
 
 
+def test_work_past_the_edge_counts_once_an_engine_showed_it_twice(load: LoadTable) -> None:
+    """Five in the engine, of which one is ours and one HAProxy's: three are somebody else's, until they are gone."""
+    load.reserve("a", 0, 1, now_s=0.0)
+    for now_s in (1.0, 1.5):
+        load.observe(0, sessions=2, now_s=now_s)
+    load.observe_engine(0, 5)
+    assert (load.in_flight[0], load.outside[0]) == (2, 0)
+    load.observe_engine(0, 6)
+    assert (load.in_flight[0], load.outside[0]) == (5, 3)
+    load.validate()
+    load.observe_engine(0, 2)
+    assert (load.in_flight[0], load.outside[0]) == (2, 0)
+    load.validate()
+
+
+def test_an_engine_that_counts_less_than_we_do_takes_nothing_away(load: LoadTable) -> None:
+    """Requests between HAProxy and the engine's queue are load all the same."""
+    load.reserve("a", 0, 1, now_s=0.0)
+    for _ in range(3):
+        load.observe_engine(0, 0)
+    assert load.in_flight[0] == 1
+    load.validate()
+
+
 def test_foreign_work_counts_once_it_is_seen_twice(load: LoadTable) -> None:
     """Three sessions against one reservation: two are somebody else's, believed at the second look."""
     load.reserve("a", 0, 1, now_s=0.0)
@@ -150,6 +174,10 @@ class LoadMachine(RuleBasedStateMachine):
     @rule(slot=st.integers(0, 2), sessions=st.integers(0, 10))
     def observe(self, slot: int, sessions: int) -> None:
         self.load.observe(slot, sessions, self.now_s)
+
+    @rule(slot=st.integers(0, 2), requests=st.integers(0, 10))
+    def look_at_engine(self, slot: int, requests: int) -> None:
+        self.load.observe_engine(slot, requests)
 
     @rule(seconds=st.floats(0, 15))
     def pass_time(self, seconds: float) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from router.endpoints import parse_endpoint, resolve_endpoint
 from router.errors import LimitError, RegistrationError
-from router.state.replicas import Health, ReplicaRegistry
+from router.state.replicas import Health, ReplicaRegistry, ServedNames
 from router.state.schema import Registration, SavedReplica
 
 
@@ -147,3 +147,68 @@ async def test_names_are_resolved_when_registered() -> None:
     assert await resolve_endpoint("http://[::1]:8000/") == ("::1", 8000)
     with pytest.raises(RegistrationError, match="no address"):
         await resolve_endpoint("http://no-such-host.invalid:8000")
+
+
+def listed(*models: str, adapters: tuple[str, ...] = ()) -> ServedNames:
+    return ServedNames(frozenset(models), frozenset(adapters))
+
+
+def test_a_replica_nobody_named_is_held_back_until_it_is_asked() -> None:
+    """While others have names it is not for them; alone it may serve anything."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "new")
+    assert names(registry, "qwen") == names(registry) == ["new"]
+    put(registry, "q1", model="qwen")
+    assert names(registry, "qwen") == names(registry) == ["q1"]
+    assert registry.listed("new", listed("llama", "alias"))
+    assert names(registry, "alias") == ["new"]
+    assert names(registry) == ["new", "q1"]
+    assert registry.names() == {"qwen", "llama", "alias"}
+
+
+def test_a_replica_that_was_asked_in_vain_serves_anything() -> None:
+    """It is up, so it serves something."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "q1", model="qwen")
+    put(registry, "odd")
+    registry.listed("odd", ServedNames())
+    assert names(registry, "qwen") == ["q1", "odd"]
+    assert names(registry, "other") == ["odd"]
+
+
+def test_a_registered_model_is_all_that_is_served_there() -> None:
+    """Its owner chose among what the server lists; adapters of that model come along."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "a", model="qwen")
+    registry.listed("a", listed("qwen", "llama", adapters=("sql",)))
+    assert registry.names() == {"qwen", "sql"}
+    assert not registry.serves("llama")
+    assert names(registry, "sql") == ["a"]
+
+
+def test_another_address_is_asked_anew() -> None:
+    """What the old engine listed says nothing of the new one."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "a")
+    registry.listed("a", listed("qwen"))
+    put(registry, "a", port=9000)
+    replica = registry.get("a")
+    assert replica is not None and replica.names is None
+
+
+def test_a_list_that_says_the_same_changes_nothing() -> None:
+    """Memberships, and rings built on them, stay."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "a", model="qwen")
+    assert not registry.listed("a", listed("qwen"))
+    assert not registry.listed("gone", listed("qwen"))
+
+
+def test_adapters_and_health_path_survive_a_restart() -> None:
+    """As registered, not as listed."""
+    registry = ReplicaRegistry()
+    registration = Registration(url="http://h:1", adapters=["sql"], health_path="/v1/models")
+    registry.put("a", registration, ("10.0.0.1", 1), 0.0)
+    (saved,) = registry.saved()
+    again = ReplicaRegistry()
+    assert again.restore(saved, 0.0).registration == registration
