@@ -17,6 +17,12 @@ def _error_bodies(*errors: tuple[int, str, str]) -> dict[int, str]:
     return {status: _error_body(status, kind, message) for status, kind, message in errors}
 
 
+UNKNOWN_MODEL = (
+    '{"error":{"message":"The model `%[var(txn.pm.model),json(utf8s)]` does not exist.",'
+    '"type":"NotFoundError","param":"model","code":404}}'
+)
+"""Body of the answer to a model nobody serves, in vLLM's words, as a format of HAProxy's."""
+
 ERROR_BODIES = _error_bodies(
     (400, "Bad Request", "The request is not valid HTTP."),
     (401, "Unauthorized", "The API key is missing or not known."),

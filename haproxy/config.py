@@ -11,6 +11,7 @@ What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid u
 - A POST to a generation path asks the router; everything else is spread evenly over the ready servers.
 - The router's `first`, then its `second`, serves. Without an answer HAProxy chooses: session key, else prompt head,
   hashed with bounded load onto the healthy servers, and says `x-pointsman-reason: fail-open`.
+- `GET /v1/models` is answered by the router for the whole fleet, by any replica while the router is away.
 - One JSON line per finished request goes to the router's ring address.
 """
 
@@ -27,7 +28,7 @@ from typing import Literal, NamedTuple
 import jinja2
 import msgspec
 
-from haproxy.answers import ERROR_BODIES, REFUSALS
+from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL
 from haproxy.errors import ConfigError
 
 FRONTEND = "edge"
@@ -247,6 +248,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The router's SPOP listener; needed with `lookup` = "spoe"."""
     lookup_address: str = ""
     """The router's HTTP lookup listener, IP address and port; needed with `lookup` = "lua"."""
+    models_address: str = ""
+    """The same listener again, which also answers `GET /v1/models` for the whole fleet. Empty: a replica's own answer
+    reaches the client."""
     master_socket: str = ""
     """Unix socket of the master process (a command line argument of HAProxy, not part of the text)."""
     ops: Bind | None = None
@@ -303,6 +307,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             check_address("spop_address", self.spop_address)
         else:
             check_address("lookup_address", self.lookup_address)
+        if self.models_address:
+            check_address("models_address", self.models_address)
         if self.master_socket:
             _check_socket("master_socket", self.master_socket)
         for key in ("api_keys_map", "chroot"):
@@ -406,6 +412,7 @@ def render(edge: EdgeConfig) -> Rendered:
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "log_format": _log_format(edge.first_token),
         "refusals": REFUSALS,
+        "unknown_model": UNKNOWN_MODEL,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "server_ids": server_ids(server.name for server in edge.servers),
         "server_keywords": edge.server_options.keywords(),

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "binds": [{"host": "0.0.0.0", "port": 8000}],
     "spop_address": "127.0.0.1:9101",
     "lookup_address": "127.0.0.1:9102",
+    "models_address": "127.0.0.1:9102",
     "ring_address": "127.0.0.1:9103",
     "admin_socket": "/run/pointsman/admin.sock",
     "master_socket": "/run/pointsman/master.sock",

@@ -176,6 +176,7 @@ def plan(options: UpOptions) -> EdgePlan:
             "spop_address": spop.address,
             "ring_address": ring.address,
             "lookup_address": f"127.0.0.1:{http_lookup}",
+            "models_address": f"127.0.0.1:{http_lookup}",
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
             "policy_override": settings.override_header,

@@ -59,7 +59,10 @@ class Reason(StrEnum):
     ADMISSION = "admission"
     """Refused: the fleet's KV is full of live conversations, and this one would be one more."""
     NO_CANDIDATES = "no-candidates"
-    """No replica of that model is healthy and not draining: HAProxy chooses, and the replica's own answer stands."""
+    """No replica of that model is healthy and not draining. Refused where replicas of other models are; else HAProxy
+    chooses, and the replica's own answer stands."""
+    UNKNOWN_MODEL = "unknown-model"
+    """Refused: nobody serves a model or adapter of that name."""
     DEADLINE = "deadline"
     """The lookup waited longer than HAProxy would: answered without an opinion."""
     FAIL_OPEN = "fail-open"
@@ -271,8 +274,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     first: str = ""
     second: str = ""
     status: int = 0
-    """0 routes; 429 or 503 is answered by HAProxy itself."""
+    """0 routes; 404, 429 or 503 is answered by HAProxy itself."""
     retry_after_s: int = 0
+    model: str = ""
+    """With 404: the name nobody serves."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty: `first` does so itself."""
     prefill_address: str = ""

@@ -34,6 +34,7 @@ from router.errors import RegistrationError, SettingsError
 from router.fronts.admin import AdminFront
 from router.fronts.deciding import Decider
 from router.fronts.lookup import LookupFront
+from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.fronts.spop import SPOPProtocol
 from router.kv_metrics import KVCollector
@@ -208,7 +209,7 @@ class Router:
             await self._serve_http(
                 stack,
                 {
-                    "lookup": (settings.lookup, LookupFront(self.decider).app()),
+                    "lookup": (settings.lookup, LookupFront(self.decider, *ModelsFront(self.catalog).routes()).app()),
                     "admin": (settings.admin.listen, self.admin.app()),
                 },
             )

@@ -1,8 +1,8 @@
 """A server's `/v1/models` (OpenAI's list of models): bytes -> names and cards. Pure.
 
-vLLM marks a LoRA adapter by a `parent`, the name of its base model; every other card is a model or an alias of one.
-Cards are kept as they came, so that whatever a server says of its models (`max_model_len`, `permission`) reaches those
-who ask the edge.
+vLLM marks a LoRA adapter by a `parent`, the name of its base model; every other card is a model, and cards with
+the same `root` are names of one model. Cards are kept as they came, so that whatever a server says of its models
+(`max_model_len`, `permission`) reaches those who ask the edge.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MAX_CARDS = 4096
 
 class _Card(msgspec.Struct):
     id: ModelName
+    root: str | None = None
     parent: str | None = None
 
 
@@ -47,7 +48,7 @@ def read_models(body: bytes) -> ModelList:
         raise ScrapeError(f"{len(cards)} models, at most {MAX_CARDS} are expected")
     return ModelList(
         names=ServedNames(
-            models=frozenset(card.id for card in known if not card.parent),
+            models={card.id: card.root or card.id for card in known if not card.parent},
             adapters=frozenset(card.id for card in known if card.parent),
         ),
         cards=dict(zip((card.id for card in known), cards, strict=True)),

@@ -21,12 +21,15 @@ from router.metrics import DecisionMetrics
 from router.state.kv import KVState
 from router.state.kv_parts import Prompt
 from router.state.load import LoadTable
-from router.state.replicas import Membership, Replica, ReplicaRegistry
+from router.state.replicas import ANY_MODEL, Membership, Replica, ReplicaRegistry
 from router.state.schema import Role
 from router.state.sessions import SessionTable
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
+
+RETRY_AFTER_S = 1
+"""For a model whose replicas are all away: a check that passes brings one back within that time."""
 
 
 class _Active:
@@ -87,8 +90,9 @@ class Pipeline:
         active = self._active if not features.policy else self._active_for(features)
         members = self._replicas.membership(features.model)
         if not len(members.slots):
-            self._metrics.decided(active.name, Reason.NO_CANDIDATES)
-            return Decision(Reason.NO_CANDIDATES)
+            decision = self._nobody(features.model)
+            self._metrics.decided(active.name, decision.reason)
+            return decision
         prompt = self._kv.read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         context = Context(now_s, self._rng, RANKED)
@@ -127,7 +131,7 @@ class Pipeline:
         }
         explained: dict[str, Any] = {"policy": policy.describe(), "excluded": excluded}
         if not len(members.slots):
-            return explained | {"decision": Decision(Reason.NO_CANDIDATES), "candidates": [], "prompt_tokens": 0}
+            return explained | {"decision": self._nobody(features.model), "candidates": [], "prompt_tokens": 0}
         prompt = self._kv.read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
@@ -158,6 +162,16 @@ class Pipeline:
                 for at, row in enumerate(candidates)
             ],
         }
+
+    def _nobody(self, model: str) -> Decision:
+        """No eligible replica serves that model. HAProxy, choosing alone, could only meet replicas of another."""
+        if not self._replicas.serves(model):
+            # Lone surrogates stand for bytes that were no UTF-8; the name goes out again.
+            name = model.encode("utf-8", "replace").decode()
+            return Decision(Reason.UNKNOWN_MODEL, status=404, model=name)
+        if len(self._replicas.membership(ANY_MODEL).slots):
+            return Decision(Reason.NO_CANDIDATES, status=503, retry_after_s=RETRY_AFTER_S)
+        return Decision(Reason.NO_CANDIDATES)
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """What the active policy would be given for a request; nothing changes. At least one replica is eligible."""

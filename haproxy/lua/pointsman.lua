@@ -137,7 +137,13 @@ core.register_fetches("pm_body", digest)
 -- The lookup over HTTP. Lua sockets cannot outlive their request, so each lookup is one connection. Any failure leaves
 -- the variables unset: the configuration then fails open.
 
-local TEXT_ANSWERS = { first = "txn.pm.first", second = "txn.pm.second", prefill = "txn.pm.prefill", reason = "txn.pm.reason" }
+local TEXT_ANSWERS = {
+    first = "txn.pm.first",
+    second = "txn.pm.second",
+    prefill = "txn.pm.prefill",
+    model = "txn.pm.model",
+    reason = "txn.pm.reason",
+}
 local NUMBER_ANSWERS = { status = "txn.pm.status", retry_after = "txn.pm.retry_after" }
 
 -- After a lookup that ran into its time limit, a thread asks nobody for this long: a hung router costs one request

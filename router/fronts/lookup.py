@@ -21,13 +21,14 @@ MAX_FORM_BYTES = 16_384
 
 
 class LookupFront:
-    """One route over the decider."""
+    """One route over the decider, beside what else HAProxy asks this listener."""
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, *others: Route) -> None:
         self._decider = decider
+        self._others = others
 
     def app(self) -> Starlette:
-        return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"])])
+        return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"]), *self._others])
 
     async def lookup(self, request: Request) -> Response:
         form = bytearray()
@@ -62,4 +63,6 @@ def encode_answer(decision: Decision) -> str:
     if decision.status:
         lines.append(f"status={decision.status}")
         lines.append(f"retry_after={decision.retry_after_s}")
+    if decision.model:
+        lines.append(f"model={decision.model}")
     return "\n".join(lines) + "\n"

@@ -34,7 +34,9 @@ log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=MAX_CACHED_ANSWERS)
-def encode_answer(reason: str, first: str, second: str, status: int, retry_after_s: int, prefill: str = "") -> bytes:
+def encode_answer(
+    reason: str, first: str, second: str, status: int, retry_after_s: int, prefill: str = "", model: str = ""
+) -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
     if first:
@@ -45,6 +47,8 @@ def encode_answer(reason: str, first: str, second: str, status: int, retry_after
         values["prefill"] = prefill
     if status:
         values |= {"status": status, "retry_after": retry_after_s}
+    if model:
+        values["model"] = model
     return encode_set_vars(Scope.TXN, values)
 
 
@@ -90,6 +94,7 @@ class SPOPProtocol(asyncio.Protocol):
                     decision.status,
                     decision.retry_after_s,
                     decision.prefill_address,
+                    decision.model,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

@@ -15,8 +15,8 @@ changed. The registry is written by the admin front, the lease sweep and the edg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -50,8 +50,14 @@ class Health(StrEnum):
 class ServedNames:
     """What a replica's own `/v1/models` says it may be called; both empty where it has no such list."""
 
-    models: frozenset[str] = frozenset()
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Model by name; names of one model are aliases."""
     adapters: frozenset[str] = frozenset()
+
+    def aliases(self, name: str) -> Iterable[str]:
+        """All names of the model that `name` is one of; none where it is not listed."""
+        model = self.models.get(name)
+        return [alias for alias, other in self.models.items() if other == model]
 
 
 @dataclass(slots=True)
@@ -158,8 +164,8 @@ class ReplicaRegistry:
         return self._names
 
     def serves(self, model: str) -> bool:
-        """Whether something registered may serve that name, whatever its state."""
-        return model in self.names() or any(not r.names for r in self)
+        """Whether something registered may serve that name, whatever its state; who comes to an empty fleet may."""
+        return model == ANY_MODEL or not self._by_id or model in self.names() or any(not r.names for r in self)
 
     # Writers
 
@@ -234,18 +240,20 @@ class ReplicaRegistry:
         return True
 
     def _name(self, replica: Replica) -> None:
-        """What a replica may be called: a registered model is all it serves, with the adapters listed beside it."""
+        """Names: the registered model with its aliases and adapters as listed, else all that is listed."""
         registration, listed = replica.registration, replica.listed
         replica.adapters = frozenset(registration.adapters)
         if registration.model:
+            names = [registration.model]
             if listed is not None and registration.model in listed.models:
                 replica.adapters |= listed.adapters
+                names += listed.aliases(registration.model)
             replica.model = registration.model
-            replica.names = replica.adapters | {registration.model}
+            replica.names = replica.adapters.union(names)
         elif listed is not None and listed.models:
             replica.adapters |= listed.adapters
             replica.model = min(listed.models)
-            replica.names = replica.adapters | listed.models
+            replica.names = replica.adapters.union(listed.models)
         else:
             replica.model = ""
             replica.names = None if listed is None and self._lists_follow else ANYTHING

@@ -131,3 +131,60 @@ async def test_a_server_without_health_or_metrics_is_checked_where_it_answers() 
 
 async def _state_is(edge: RunningEdge, name: str, state: str) -> bool:
     return (await edge.states())[name] == state
+
+
+async def test_two_models_behind_one_edge() -> None:
+    """The name decides who serves; the list has both, with what their servers say of them; other names are refused."""
+    async with (
+        replica(model="org/tiny", max_model_len=2048) as a,
+        replica(model="large", faults=True) as b,
+        client_of(b) as direct,
+        running_up(0, router={"replicas": static(a=a, b=b)}) as edge,
+    ):
+        await all_up(edge, "a", "b")
+
+        async def listed() -> dict[str, Any]:
+            answer = await edge.client.get("/v1/models")
+            return {card["id"]: card for card in answer.json()["data"]}
+
+        async def both() -> bool:
+            return (await listed()).keys() == {"org/tiny", "large"}
+
+        await until(both)
+        assert (await listed())["org/tiny"]["max_model_len"] == 2048
+        assert (await edge.client.get("/v1/models/org/tiny")).json()["id"] == "org/tiny"
+        assert (await edge.client.get("/v1/models/gpt-9")).status_code == 404
+        for model, name in (("org/tiny", "a"), ("large", "b")):
+            served = {(await edge.chat(model=model)).headers["x-pointsman-replica"] for _ in range(5)}
+            assert served == {name}
+        unknown = await edge.chat(model="gpt-é")
+        assert unknown.status_code == 404 and unknown.headers["x-pointsman-reason"] == "unknown-model"
+        assert unknown.json()["error"] == {
+            "message": "The model `gpt-é` does not exist.", "type": "NotFoundError", "param": "model", "code": 404,
+        }  # fmt: skip
+        await direct.post("/sim/fault", json={"health": False})
+        await until(lambda: _state_is(edge, "b", "down"))
+        away = await edge.chat(model="large")
+        assert (away.status_code, away.headers["retry-after"]) == (503, "1")
+        assert (await listed()).keys() == {"org/tiny", "large"}, "it is away, not gone"
+
+
+async def test_the_list_of_models_survives_the_router() -> None:
+    """While the router is away, any replica's own list answers."""
+    async with running_up(2) as edge:
+        await until(lambda: _lists(edge, "sim"))
+        assert "x-pointsman-replica" not in (await edge.client.get("/v1/models")).headers
+        edge.router().suspend()
+        try:
+
+            async def from_a_replica() -> bool:
+                answer = await edge.client.get("/v1/models")
+                return answer.status_code == 200 and "x-pointsman-replica" in answer.headers
+
+            await until(from_a_replica)
+        finally:
+            edge.router().resume()
+
+
+async def _lists(edge: RunningEdge, name: str) -> bool:
+    return name in [card["id"] for card in (await edge.client.get("/v1/models")).json()["data"]]

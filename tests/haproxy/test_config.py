@@ -40,6 +40,7 @@ GOLDEN_EDGES = {
         binds=(Bind("0.0.0.0", 8000), Bind("::1", 8443, "/etc/pointsman/site.pem")),
         ops=Bind("127.0.0.1", 8405),
         spop_address="unix@/run/pointsman/spop.sock",
+        models_address="127.0.0.1:9102",
         servers=(Server("r1", "10.0.0.7", 8000), Server("node-2.gpu:1", "fd00::7", 8001)),
         server_options=ServerOptions(maxconn=256),
         session_headers=("x-session-id",),

@@ -19,9 +19,9 @@ def test_a_parent_makes_an_adapter() -> None:
     """Aliases of a model are models; cards stay as they came."""
     model = {"id": "llama", "object": "model", "parent": None, "max_model_len": 4096}
     adapter = {"id": "sql", "object": "model", "parent": "llama", "root": "/adapters/sql"}
-    found = read_models(listing(model, {"id": "alias"}, adapter))
-    assert found.names == ServedNames(models=frozenset({"llama", "alias"}), adapters=frozenset({"sql"}))
-    assert found.cards == {"llama": model, "alias": {"id": "alias"}, "sql": adapter}
+    found = read_models(listing(model, {"id": "alias", "root": "llama"}, adapter))
+    assert found.names == ServedNames({"llama": "llama", "alias": "llama"}, frozenset({"sql"}))
+    assert found.cards == {"llama": model, "alias": {"id": "alias", "root": "llama"}, "sql": adapter}
 
 
 @pytest.mark.parametrize(

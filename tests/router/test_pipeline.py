@@ -93,13 +93,35 @@ def test_draining_and_dead_replicas_are_never_chosen() -> None:
 
 
 def test_a_request_goes_to_a_replica_of_its_model() -> None:
-    """And an unknown model is no opinion, so that a replica's own 404 reaches the client."""
+    """A name nobody serves is refused: any replica would refuse it too."""
     edge = Edge()
     edge.put("q", 0, "qwen")
     edge.put("l", 1, "llama")
     assert edge.ask("1", model="qwen").first == "q"
     assert edge.ask("2", model="llama").first == "l"
-    assert edge.ask("3", model="gpt-9").reason is Reason.NO_CANDIDATES
+    unknown = edge.ask("3", model="gpt-9\udcff")
+    assert (unknown.first, unknown.status, unknown.reason) == ("", 404, Reason.UNKNOWN_MODEL)
+    assert unknown.model == "gpt-9?"
+
+
+def test_a_model_whose_replicas_are_away_is_refused_while_others_serve() -> None:
+    """HAProxy alone could only send it to a replica of another model. With nobody up, it may choose as it likes."""
+    edge = Edge()
+    edge.put("q", 0, "qwen")
+    edge.put("l", 1, "llama")
+    edge.replicas.set_health("q", Health.DOWN)
+    refused = edge.ask("1", model="qwen")
+    assert (refused.first, refused.status, refused.retry_after_s) == ("", 503, 1)
+    assert refused.reason is Reason.NO_CANDIDATES
+    edge.replicas.set_health("l", Health.DOWN)
+    assert edge.ask("2", model="qwen").status == 0
+
+
+def test_a_replica_nobody_named_may_serve_any_name() -> None:
+    """So no name is unknown."""
+    edge = Edge("any")
+    edge.put("q", 1, "qwen")
+    assert edge.ask("1", model="gpt-9").first == "any"
 
 
 def test_a_session_stays_and_moves_for_good_when_its_replica_left() -> None:

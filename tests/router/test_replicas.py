@@ -150,7 +150,7 @@ async def test_names_are_resolved_when_registered() -> None:
 
 
 def listed(*models: str, adapters: tuple[str, ...] = ()) -> ServedNames:
-    return ServedNames(frozenset(models), frozenset(adapters))
+    return ServedNames({model: model for model in models}, frozenset(adapters))
 
 
 def test_a_replica_nobody_named_is_held_back_until_it_is_asked() -> None:
@@ -184,6 +184,14 @@ def test_a_registered_model_is_all_that_is_served_there() -> None:
     assert registry.names() == {"qwen", "sql"}
     assert not registry.serves("llama")
     assert names(registry, "sql") == ["a"]
+
+
+def test_aliases_of_a_registered_model_are_served_too() -> None:
+    """`--served-model-name a b` is one model."""
+    registry = ReplicaRegistry(lists_follow=True)
+    put(registry, "a", model="qwen")
+    registry.listed("a", ServedNames({"qwen": "/weights/q", "chat": "/weights/q", "llama": "/weights/l"}))
+    assert registry.names() == {"qwen", "chat"}
 
 
 def test_another_address_is_asked_anew() -> None:

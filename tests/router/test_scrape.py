@@ -111,7 +111,7 @@ def test_whom_nobody_named_is_asked_again_soon() -> None:
     world = World("a", model="")
     assert world.due(failed=True) == [("a", MODELS)]
     assert world.due(ASK_AGAIN_S) == [("a", MODELS)]
-    world.replicas.listed("a", ServedNames(frozenset({"m"})))
+    world.replicas.listed("a", ServedNames({"m": "m"}))
     assert world.due(ASK_AGAIN_S) == [("a", METRICS)]
 
 
