@@ -394,7 +394,6 @@ class ReplicaRegistry:
 
 
 def _registration(saved: SavedReplica) -> Registration:
-def _registration(saved: SavedReplica) -> Registration:
     return Registration(
         url=saved.url,
         model=saved.model,

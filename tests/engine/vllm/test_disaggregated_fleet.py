@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from vllm_fleet import MISSING, READY_S, FleetProcess, listener_of, running_fleet
+from vllm_fleet import MISSING, READY_S, FleetProcess, running_fleet
 
 MISSING_HERE = MISSING or ("" if find_spec("nixl") else "nixl")
 
@@ -50,7 +50,12 @@ APIS = [
     ),
     pytest.param(
         "/v1/messages",
-        {"model": "tiny", "temperature": 0, "max_tokens": 24, "messages": [{"role": "user", "content": "say " + PROMPT}]},
+        {
+            "model": "tiny",
+            "temperature": 0,
+            "max_tokens": 24,
+            "messages": [{"role": "user", "content": "say " + PROMPT}],
+        },
         lambda body: body["content"],
         id="message",
     ),
