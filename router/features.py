@@ -47,9 +47,10 @@ NO_BODY = BodyFields()
 
 
 def text(value: object, limit: int) -> str:
-    """An argument as text: bytes are decoded leniently, anything else is absent."""
+    """An argument as text that can be written as UTF-8 again: bytes that are none are spelled out, anything else is
+    absent."""
     if isinstance(value, bytes):
-        return value[:limit].decode("utf-8", "surrogateescape")
+        return value[:limit].decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         return value[:limit]
     return ""

@@ -177,9 +177,13 @@ MAX_EVENT_KEYS = 262_144
 MAX_EVENT_REQUESTS = 65_536
 """Requests one message may speak of."""
 
+MAX_KEY = 2**64 - 1
+
 Key = Annotated[int, msgspec.Meta(ge=0)]
 Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_EVENT_KEYS)]
-Tokens = Annotated[int, msgspec.Meta(ge=0)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A column of them is of floats, which count so far."""
+
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -254,6 +258,11 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
     block_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV is cached in blocks of so many; 0 is unsaid.")] = 0
     handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
+
+    def __post_init__(self) -> None:
+        for keys in (self.stored, self.evicted):
+            if keys and max(keys) > MAX_KEY:
+                raise ValueError(f"{max(keys)} is no prefix key, which has 64 bits")
 
 
 class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):

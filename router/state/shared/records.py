@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -26,14 +26,17 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 Name = str | int
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What columns of numbers take; more is no count."""
+
 
 class Load(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What one edge has in flight on a replica; all zero when nothing."""
 
     at: int
-    requests: int
-    tokens: int
-    waiting: int = 0
+    requests: Count
+    tokens: Count
+    waiting: Count = 0
     """Prompt tokens in front of it without a first token."""
 
 
@@ -105,6 +108,10 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     lease_ended: bool = False
     """It left because its heartbeats did, not because somebody said so."""
 
+    def __post_init__(self) -> None:
+        if self.replica is not None and self.replica.id != self.id:
+            raise ValueError(f"a record of {self.id} registers {self.replica.id}")
+
     @property
     def rank(self) -> tuple[int, bool, bool, bytes]:
         content = b"" if self.replica is None else msgspec.msgpack.encode(self.replica)
@@ -117,6 +124,12 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     body: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.rank
+        except TypeError as error:
+            raise ValueError(f"the document {self.name} is no JSON: {error}") from error
 
     @property
     def rank(self) -> tuple[int, bytes]:
@@ -206,10 +219,13 @@ def encode(batch: Batch) -> bytes:
 
 def decode(payload: bytes) -> Batch:
     """Raises SchemaError for a later schema, msgspec.MsgspecError for what is no batch."""
-    schema = _version_decoder.decode(payload).schema
-    if schema > SHARED_SCHEMA:
-        raise SchemaError(schema)
-    return _decoder.decode(payload)
+    try:
+        schema = _version_decoder.decode(payload).schema
+        if schema > SHARED_SCHEMA:
+            raise SchemaError(schema)
+        return _decoder.decode(payload)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def pack_keys(keys: Sequence[int]) -> bytes:
