@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from engine.vllm.config import Placement
 from engine.vllm.errors import ClusterError, ReplicaDiedError, VllmError
-from engine.vllm.replica import Started, VllmReplica
-from engine.vllm.spec import Bundle, Place, Rank, group_argv
+from engine.vllm.replica import Found, Started, VllmReplica
+from engine.vllm.spec import Bundle, Rank, group_argv
 
 CALLS_MAX = 64
 """Calls an actor takes at once; its keeper has two under way, the rest is for whoever reads signals."""
@@ -63,9 +63,9 @@ class RayActor:
         self.id = id
         self._handle = handle
 
-    async def place(self) -> Place:
-        place: Place = await self._result(self._handle.place.remote())
-        return place
+    async def found(self) -> Found:
+        found: Found = await self._result(self._handle.found.remote())
+        return found
 
     async def reserve(self) -> tuple[str, int]:
         reserved: tuple[str, int] = await self._result(self._handle.reserve.remote())
@@ -109,27 +109,30 @@ class RayActor:
 class RayLife:
     """One life on the connected Ray cluster. Made from ranks, or from actors that another driver left."""
 
-    def __init__(
-        self, ranks: Sequence[Rank], placement: Placement, *, detached: bool, found: Sequence[RayActor] = ()
-    ) -> None:
+    def __init__(self, ranks: Sequence[Rank], placement: Placement, *, detached: bool) -> None:
         self._ranks = ranks
         self._placement = placement
         self._detached = detached
-        self._actors = list(found)
-        self._found = bool(found)
+        self._actors: list[RayActor] = []
         self._group: Any = None
-        self._group_name = f"{ranks[0].spec.id}:bundles"
+
+    @classmethod
+    def of(cls, actors: Sequence[RayActor]) -> RayLife:
+        """A life that another driver began, by its actors in the order of their ranks."""
+        life = cls((), Placement.PACK, detached=True)
+        life._actors = list(actors)
+        life._group = _placement_group(_group_name(actors[0].id))
+        return life
 
     async def start(self) -> tuple[Started, ...]:
-        if self._found:
-            return tuple(await asyncio.gather(*(actor.start() for actor in self._actors)))
-        await self._place()
-        for number, rank in enumerate(self._ranks):
-            self._actors.append(await self._make(number, rank))
-        more: list[tuple[str, ...]] = [()] * len(self._actors)
-        if len(self._actors) > 1:
-            address, port = await self._actors[0].reserve()
-            more = [group_argv(rank, len(more), address, port) for rank in range(len(more))]
+        more: list[tuple[str, ...]] = [()] * len(self._actors or self._ranks)
+        if not self._actors:
+            await self._place()
+            for number, rank in enumerate(self._ranks):
+                self._actors.append(await self._make(number, rank))
+            if len(self._actors) > 1:
+                address, port = await self._actors[0].reserve()
+                more = [group_argv(rank, len(more), address, port) for rank in range(len(more))]
         return tuple(await asyncio.gather(*(a.start(m) for a, m in zip(self._actors, more, strict=True))))
 
     async def wait(self) -> None:
@@ -159,32 +162,23 @@ class RayLife:
     def kill(self) -> None:
         for actor in self._actors:
             actor.kill()
-        group = self._group or (_placement_group(self._group_name) if self._found and self._needs_group else None)
-        if group is not None:
+        if self._group is not None:
             from ray.util import remove_placement_group
 
-            remove_placement_group(group)
-
-    @property
-    def _bundles(self) -> list[Bundle]:
-        return [bundle for rank in self._ranks for bundle in rank.bundles]
-
-    @property
-    def _needs_group(self) -> bool:
-        return len(self._bundles) > 1
+            remove_placement_group(self._group)
 
     async def _place(self) -> None:
         """Reserve for all ranks and workers together: half a group would hold what another half waits for."""
-        if not self._needs_group:
+        bundles = [_positive(bundle) for rank in self._ranks for bundle in rank.bundles]
+        if len(bundles) == 1:
             return
         from ray.util import placement_group
 
-        bundles = [{key: value for key, value in bundle.items() if value} for bundle in self._bundles]
         self._group = await _named(
             lambda: placement_group(
-                [bundle or {"CPU": 0.001} for bundle in bundles],
+                bundles,
                 strategy=str(self._placement),
-                name=self._group_name,
+                name=_group_name(self._ranks[0].spec.id),
                 lifetime="detached" if self._detached else None,
             )
         )
@@ -223,6 +217,15 @@ async def _named(make: Callable[[], T]) -> T:
                 raise ClusterError(str(error)) from error
             await asyncio.sleep(NAME_PAUSE_S)
     raise AssertionError
+
+
+def _positive(bundle: Bundle) -> Bundle:
+    """A bundle as Ray takes it: none of its amounts is 0, and there is one."""
+    return {key: amount for key, amount in bundle.items() if amount} or {"CPU": 0.001}
+
+
+def _group_name(first_actor: str) -> str:
+    return f"{first_actor}:bundles"
 
 
 def _placement_group(name: str) -> Any:

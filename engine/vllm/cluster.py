@@ -112,3 +112,10 @@ def device_of(pool: PoolConfig) -> Device:
                 f"pool {pool.name}: a replica needs {amount:g} {name}, the Ray cluster has {total.get(name, 0.0):g}"
             )
     return device
+
+
+def node_address() -> str:
+    """The address other machines of the Ray cluster reach this one by."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())

@@ -4,6 +4,7 @@ VllmError
     VllmConfigError      configuration: a setting is wrong; names key, value and what was expected
     MissingExtraError    configuration: Ray or vLLM is not installed; says how to install it
     EngineStartError     configuration: vLLM refused to start; carries vLLM's own message
+    UnknownPoolError     configuration: an order names a pool the fleet has not; names those it has
     ClusterError         operational: Ray cannot be reached, or has no room for a replica
     ReplicaDiedError     operational: a replica that served stopped doing so; its keeper starts it again
 
@@ -19,6 +20,10 @@ class VllmError(Exception):
 
 class VllmConfigError(VllmError, ValueError):
     """A setting is wrong: names key, value and what was expected."""
+
+
+class UnknownPoolError(VllmError):
+    """An order names a pool the fleet has not; the text names those it has."""
 
 
 class MissingExtraError(VllmError):

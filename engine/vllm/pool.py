@@ -37,6 +37,7 @@ class Bring:
         drain_s: float,
         start_timeout_s: float,
         say: Say,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.life = life
         self.revision = revision
@@ -45,6 +46,8 @@ class Bring:
         self.drain_s = drain_s
         self.start_timeout_s = start_timeout_s
         self.say = say
+        self.on_change = on_change
+        """Told whenever a pool's status may differ."""
 
 
 @dataclass(slots=True)
@@ -53,11 +56,12 @@ class Member:
 
     number: int
     revision: str
-    config: PoolConfig
     keeper: Keeper
     task: asyncio.Task[None] = field(init=False)
     routed: bool = False
     leaving: bool = False
+    told: bool = False
+    """Its keeper knows that it leaves."""
     routing: asyncio.Task[None] | None = None
 
     @property
@@ -137,15 +141,10 @@ class Pool:
         """What is wanted."""
         return self._config
 
-    @property
-    def settled(self) -> bool:
-        """Whether what is wanted is what stands."""
-        return self._state() == "ready"
-
-    def adopt(self, number: int, config: PoolConfig | None, life: Life) -> None:
-        """Take over a replica that another driver left. `config` is None where it is not the wanted one."""
-        revision = self._bring.revision(self._config) if config is not None else "adopted"
-        self._add(number, revision, config or self._config, first=life)
+    def adopt(self, number: int, revision: str, life: Life, *, stopping: bool) -> None:
+        """Take over a replica that another driver left, of whatever configuration; one that drains goes on to."""
+        self._add(number, revision, self._config, first=life)
+        self._members[number].leaving = stopping
 
     def scale(self, replicas: int) -> None:
         """Raises VllmConfigError beyond the pool's limits."""
@@ -176,6 +175,7 @@ class Pool:
                 self._changed.clear()
                 self._look()
                 self._tell()
+                self._bring.on_change()
                 await self._changed.wait()
         finally:
             tasks = [task for m in self._members.values() for task in (m.task, m.routing) if task is not None]
@@ -223,6 +223,8 @@ class Pool:
                 del self._members[number]
                 if not member.task.cancelled() and (error := member.task.exception()) is not None:
                     self._take_refusal(member, error)
+            elif member.leaving and member.ready:
+                self._retire(member)  # Adopted while it drained: it takes part again, to be drained to the end.
             elif member.ready and member.routing is None:
                 member.routing = asyncio.create_task(self._await_routing(member))
             elif not member.ready and member.routing is not None:
@@ -236,21 +238,33 @@ class Pool:
         for number in steps.start:
             self._add(number, revision, self._config)
         for number in steps.retire:
-            self._members[number].leaving = True
-            self._members[number].keeper.stop()
+            self._retire(self._members[number])
+
+    def _retire(self, member: Member) -> None:
+        member.leaving = True
+        if not member.told:
+            member.told = True
+            member.keeper.stop()
 
     def _add(self, number: int, revision: str, config: PoolConfig, first: Life | None = None) -> None:
         found = [first] if first is not None else []
+
+        def next_life() -> Life:
+            if found:
+                return found.pop()
+            member.revision = self._bring.revision(config)
+            return self._bring.life(config, number)
+
         keeper = Keeper(
             replica_id(config.name, number),
-            lambda: found.pop() if found else self._bring.life(config, number),
+            next_life,
             self._proofs.setdefault(revision, Proof()),
             self._bring.say,
             on_change=self._changed.set,
             drain_s=self._bring.drain_s,
             start_timeout_s=self._bring.start_timeout_s,
         )
-        member = Member(number, revision, config, keeper)
+        member = Member(number, revision, keeper)
         self._members[number] = member
         member.task = asyncio.create_task(keeper.run(), name=replica_id(config.name, number))
         member.task.add_done_callback(lambda task: self._changed.set())

@@ -20,7 +20,7 @@ import uvicorn
 
 from engine.registration import Registration
 from engine.transport import HttpTransport
-from engine.vllm import failure, openai_server
+from engine.vllm import cluster, failure, openai_server
 from engine.vllm.config import NODE_ADDRESS
 from engine.vllm.connector import open_side_channel
 from engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
@@ -50,6 +50,15 @@ _CLOSE_S = 1
 """How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
 
 
+class Found(msgspec.Struct, frozen=True):
+    """How a replica stands that a driver finds."""
+
+    place: Place
+    begun: bool
+    """Whether it was asked to start: a rank that was not lacks what only its group's start tells."""
+    stopping: bool
+
+
 class Started(msgspec.Struct, frozen=True):
     """A replica that has given its first token."""
 
@@ -77,9 +86,9 @@ class VllmReplica:
         self._reporter: Reporter | None = None
         self._handoff: Handoff | None = None
 
-    async def place(self) -> Place:
-        """Which replica this is: asked by a driver that finds it."""
-        return self._place
+    async def found(self) -> Found:
+        """Which replica this is and how it stands: asked by a driver that finds it."""
+        return Found(self._place, self._starting is not None, self._stopping)
 
     async def reserve(self) -> tuple[str, int]:
         """An address of this machine and a port free there, for the coordinator of a data-parallel group."""
@@ -170,7 +179,7 @@ class VllmReplica:
         await self.leave()
 
     def _host(self) -> str:
-        return _node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
+        return cluster.node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
 
     def _serve(self, gate: Gate) -> str:
         host = self._host()
@@ -266,13 +275,6 @@ class VllmReplica:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _node_address() -> str:
-    """The address other machines of the Ray cluster reach this one by."""
-    import ray
-
-    return str(ray.util.get_node_ip_address())
 
 
 def _tell_children_of_ray() -> None:

@@ -1,0 +1,98 @@
+"""Lives of replicas without Ray or vLLM, for what keeps replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from engine.vllm.config import PoolConfig
+from engine.vllm.errors import VllmError
+from engine.vllm.pool import Bring
+from engine.vllm.replica import Started
+
+
+class FakeLife:
+    """Serves as soon as it is let, until it is drained or `die` is called."""
+
+    def __init__(self, id: str, *, refuse: VllmError | None = None) -> None:
+        self.id = id
+        self.config: PoolConfig | None = None
+        self._refuse = refuse
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.may_start = asyncio.Event()
+        self.may_start.set()
+        self.drained = self.buried = self.killed = False
+
+    def die(self, error: VllmError) -> None:
+        self._end.set_exception(error)
+
+    async def start(self) -> tuple[Started, ...]:
+        await self.may_start.wait()
+        if self._refuse is not None:
+            raise self._refuse
+        return (Started(self.id, f"http://127.0.0.1:1/{self.id}", (1,), 0.1),)
+
+    async def wait(self) -> None:
+        await asyncio.shield(self._end)
+
+    async def drain(self, drain_s: float) -> int:
+        self.drained = True
+        return 0
+
+    async def end(self) -> None:
+        pass
+
+    async def bury(self) -> None:
+        self.buried = True
+
+    def kill(self) -> None:
+        self.killed = True
+        if not self._end.done():
+            self._end.cancel()
+
+
+class FakeCluster:
+    """Where fake lives come from: `lives` in order of their making, `said` what the pools told."""
+
+    def __init__(self, prepare: Callable[[FakeLife], None] = lambda life: None) -> None:
+        self.lives: list[FakeLife] = []
+        self.said: list[str] = []
+        self.refuse: dict[str, VllmError] = {}
+        """What is refused, by model."""
+        self.unrouted: set[str] = set()
+        self._prepare = prepare
+        self._event = asyncio.Event()
+        self.bring = Bring(
+            life=self._life,
+            revision=lambda pool: pool.model,
+            routed=self._routed,
+            drain_s=1.0,
+            start_timeout_s=60.0,
+            say=self.said.append,
+            on_change=self._note,
+        )
+
+    def running(self) -> list[str]:
+        """Id and model of each life that is not over, by id."""
+        return sorted(f"{life.id} {life.config.model}" for life in self.lives if life.config and not life.killed)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Until something changed so that it holds."""
+        async with asyncio.timeout(5):
+            while not holds():
+                self._event.clear()
+                await self._event.wait()
+
+    def _note(self) -> None:
+        self._event.set()
+
+    def _life(self, config: PoolConfig, number: int) -> FakeLife:
+        life = FakeLife(f"{config.name}-{number}", refuse=self.refuse.get(config.model))
+        life.config = config
+        self._prepare(life)
+        self.lives.append(life)
+        return life
+
+    async def _routed(self, replicas: Iterable[str]) -> None:
+        while self.unrouted & set(replicas):
+            await asyncio.sleep(0.001)
