@@ -83,6 +83,12 @@ def up(
     admin: Annotated[str, typer.Option(help="Admin API and metrics, HOST:PORT.")] = "127.0.0.1:8001",
     policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file: router, haproxy, engine sections.")] = None,
+    edges: Annotated[
+        int, typer.Option(min=1, max=64, help="How many edges, on consecutive ports from --listen and --admin.")
+    ] = 1,
+    redis: Annotated[
+        str, typer.Option(help="Redis or Valkey that edges share through; with --edges one is started if absent.")
+    ] = "",
     lookup: Annotated[str | None, typer.Option(help="How HAProxy asks: spoe or lua.")] = None,
     run_dir: Annotated[
         Path | None,
@@ -90,7 +96,7 @@ def up(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more while starting.")] = False,
 ) -> None:
-    """Start a whole edge: HAProxy, router and replicas. Ctrl-C drains and leaves nothing behind."""
+    """Start a whole edge, or several: HAProxy, router and replicas. Ctrl-C drains and leaves nothing behind."""
     from pointsman.plan import UpOptions
     from pointsman.up import run_up
 
@@ -104,6 +110,8 @@ def up(
             admin=admin,
             policy=policy_document(policy),
             config=config,
+            edges=edges,
+            redis=redis,
             lookup=lookup,
             run_dir=run_dir,
             verbose=verbose,
@@ -123,6 +131,7 @@ def router(
     from router.app import run
     from router.logs import configure
     from router.settings import load_settings
+    from router.sharing.url import without_password
 
     with one_sentence_on_error():
         settings = load_settings(config, overrides={"policy": policy_document(policy)})
@@ -130,6 +139,7 @@ def router(
             shown = msgspec.to_builtins(settings)
             if shown["admin"]["token"]:
                 shown["admin"]["token"] = "***"
+            shown["shared"]["url"] = without_password(shown["shared"]["url"])
             print(yaml.safe_dump(shown, sort_keys=False), end="")
             return
         if check_config:

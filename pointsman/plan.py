@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from haproxy.config import PREFIX_WINDOW_BYTES, Bind, EdgeConfig
 from haproxy.errors import ConfigError
 from pointsman.errors import StartError
 from pointsman.ports import parse_listen, pick_ports, require_free
+from pointsman.valkey import valkey_url
 from policies.base import Needs
 from policies.registry import build_policy
 from router.settings import Listen, Settings, load_settings
@@ -44,6 +45,9 @@ class UpOptions:
     admin: str = "127.0.0.1:8001"
     policy: dict[str, Any] | None = None
     config: Path | None = None
+    edges: int = 1
+    redis: str = ""
+    """URL of what edges share through; empty with several edges: a Valkey of their own."""
     lookup: str | None = None
     run_dir: Path | None = None
     verbose: bool = False
@@ -71,6 +75,12 @@ class EdgePlan:
     replicas: int
     """How many will register; of a data-parallel group, every rank."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
+    other_admin_urls: tuple[str, ...] = ()
+    """Of the other edges that replicas register with."""
+
+    @property
+    def _registers(self) -> list[str]:
+        return [word for url in (self.admin_url, *self.other_admin_urls) for word in ("--register", url)]
 
     @property
     def admin_url(self) -> str:
@@ -101,7 +111,7 @@ class EdgePlan:
 
     def sim_argv(self, name: str, role: Role = Role.BOTH) -> list[str]:
         """The command line of one simulated replica."""
-        argv = [*COMMAND, "engine", "sim", "--id", name, "--register", self.admin_url]
+        argv = [*COMMAND, "engine", "sim", "--id", name, *self._registers]
         if self.engine_settings:
             argv += ["--config", str(self.run_dir / "engine.yaml")]
         # HAProxy keeps connections for reuse: the replica must not be the one that closes them.
@@ -114,7 +124,7 @@ class EdgePlan:
 
     def vllm_argv(self) -> list[str]:
         """The command line of the driver of all vLLM replicas."""
-        argv = [*COMMAND, "engine", "vllm", "--register", self.admin_url]
+        argv = [*COMMAND, "engine", "vllm", *self._registers]
         if "pools" not in self.engine_settings:
             argv += ["--replicas", str(self.options.replicas)]
         if self.engine_settings:
@@ -162,6 +172,7 @@ def plan(options: UpOptions) -> EdgePlan:
                 "server_options": document.haproxy.get("server_options"),
             },
             "state_file": str(run_dir / "state.json"),
+            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
             **({"policy": options.policy} if options.policy else {}),
         }
     )
@@ -228,6 +239,37 @@ def _near_addresses(run_dir: Path, document: UpFile) -> tuple[_Near, _Near]:
             _Near({"path": path}, f"unix@{path}") for path in (f"{run_dir}/spop.sock", f"{run_dir}/ring.sock")
         )
     return spop, ring
+
+
+def plan_edges(options: UpOptions) -> list[EdgePlan]:
+    """All edges of one `up`. The first has the run folder, the others one inside it. Raises what `plan` raises.
+
+    Edge n listens n - 1 ports further than the first; twice as far where --listen and --admin would meet.
+    """
+    if options.edges == 1:
+        return [plan(options)]
+    document = _read(options.config)
+    if document.haproxy.get("binds"):
+        raise StartError(f"--edges: {options.edges}: only one edge can have the haproxy.binds of {options.config}")
+    run_dir, owned = _make_run_dir(options.run_dir)
+    if not options.redis and not document.router.get("shared", {}).get("url"):
+        options = replace(options, redis=valkey_url(run_dir))
+    listen, admin = parse_listen(options.listen, "--listen"), parse_listen(options.admin, "--admin")
+    meet = listen.host == admin.host and 0 < abs(listen.port - admin.port) < options.edges
+    step = 2 if meet else 1
+    made = []
+    for number in range(options.edges):
+        folder = run_dir / f"edge-{number + 1}" if number else run_dir
+        own = replace(
+            options,
+            run_dir=folder,
+            listen=str(Listen(listen.host, listen.port + step * number if listen.port else 0)),
+            admin=str(Listen(admin.host, admin.port + step * number if admin.port else 0)),
+        )
+        made.append(plan(own))
+    others = tuple(edge.admin_url for edge in made[1:])
+    made[0] = replace(made[0], other_admin_urls=others, owns_run_dir=owned)
+    return made
 
 
 def default_threads(cores: int) -> int:

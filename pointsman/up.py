@@ -1,4 +1,4 @@
-"""`pointsman up`: starts the parts of one edge, watches them, and takes them down in order.
+"""`pointsman up`: starts the parts of one edge or several, watches them, and takes them down in order.
 
 Everything starts at once; each part waits for those it needs. Ready is when HAProxy is attached to the router and every
 replica passes its health check through it. Order down: HAProxy stops accepting and lets streams finish while everything
@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
 
@@ -30,7 +30,8 @@ from pointsman.child import MAX_BACKOFF_S, MIN_BACKOFF_S, Child
 from pointsman.engine_commands import ADMIN_TOKEN_VARIABLE
 from pointsman.errors import EXIT_CONFIGURATION, StartError
 from pointsman.haproxy_commands import saved_servers
-from pointsman.plan import EdgePlan, UpOptions, plan
+from pointsman.plan import EdgePlan, UpOptions, plan_edges
+from pointsman.valkey import valkey_argv, valkey_url
 from router.errors import RouterError
 from router.logs import configure
 
@@ -54,13 +55,13 @@ def run_up(options: UpOptions) -> int:
     if options.engine == "vllm" and options.replicas:
         require_vllm()
     binary = find_binary(os.environ.get(HAPROXY_VARIABLE, ""))
-    made = plan(options)
+    made = plan_edges(options)
     configure(level="info" if options.verbose else "warning", component="up")
     try:
         return asyncio.run(_supervise(made, binary))
     finally:
-        if made.owns_run_dir:
-            shutil.rmtree(made.run_dir, ignore_errors=True)
+        if made[0].owns_run_dir:
+            shutil.rmtree(made[0].run_dir, ignore_errors=True)
 
 
 def require_vllm() -> None:
@@ -73,21 +74,21 @@ def require_vllm() -> None:
             )
 
 
-async def _supervise(made: EdgePlan, binary: Binary) -> int:
+async def _supervise(made: Sequence[EdgePlan], binary: Binary) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    edge = Edge(made, binary)
+    site = Site(made, binary)
 
     def asked_to_stop() -> None:
         if stop.is_set():
-            edge.kill()
+            site.kill()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
-    loop.add_signal_handler(signal.SIGHUP, edge.reload_haproxy)
+    loop.add_signal_handler(signal.SIGHUP, site.reload_haproxy)
     try:
-        starting = asyncio.create_task(edge.start())
+        starting = asyncio.create_task(site.start())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -95,8 +96,8 @@ async def _supervise(made: EdgePlan, binary: Binary) -> int:
             await asyncio.gather(starting, return_exceptions=True)
             return 0
         await starting
-        print(f"ready: http://{made.listen}  admin: {made.admin_url}", flush=True)
-        refused = asyncio.create_task(edge.refused())
+        print("\n".join(f"ready: http://{edge.listen}  admin: {edge.admin_url}" for edge in made), flush=True)
+        refused = asyncio.create_task(site.refused())
         await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         refused.cancel()
         if not stop.is_set():
@@ -106,22 +107,18 @@ async def _supervise(made: EdgePlan, binary: Binary) -> int:
         print(f"pointsman: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     finally:
-        await edge.stop()
+        await site.stop()
 
 
-class Edge:
-    """The running parts of one edge."""
+class Site:
+    """All that one `up` runs: edges, the replicas behind them, and the Valkey between them."""
 
-    def __init__(self, made: EdgePlan, binary: Binary) -> None:
-        self._plan = made
-        self._binary = binary
+    def __init__(self, made: Sequence[EdgePlan], binary: Binary) -> None:
+        self._plan = made[0]
+        self._edges = [Edge(edge, binary) for edge in made]
         self._console = Console(stderr=True)
-        self._router: Child | None = None
         self._replicas: list[Child] = []
-        self._haproxy: HAProxyProcess | None = None
-        self._haproxy_task: asyncio.Task[None] | None = None
-        self._reload_task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._valkey: Child | None = None
 
     async def start(self) -> None:
         """Brings everything up. Raises StartError when a part cannot start."""
@@ -133,26 +130,30 @@ class Edge:
             )
             say = self._progress(stack)
             say("starting router, HAProxy and replicas")
-            self._router = Child(
-                "router", made.router_argv(), log_file=made.log_file("router"), environment=self._environment()
-            )
-            await self._router.start()
+            if made.settings.shared.url == valkey_url(made.run_dir):
+                self._valkey = Child("valkey", valkey_argv(made.run_dir), log_file=made.log_file("valkey"))
+                await self._valkey.start()
+            for edge in self._edges:
+                await edge.start()
             await self._start_replicas()
-            self._haproxy = HAProxyProcess(
-                self._edge_config, made.run_dir, log_file=made.log_file("haproxy"), binary=self._binary
-            )
-            await self._haproxy.start()
-            self._haproxy_task = asyncio.create_task(self._keep_haproxy(), name="watch haproxy")
+            for edge in self._edges:
+                await edge.start_haproxy()
             say("waiting for the router")
-            await self._until(self._answers(client, "/readyz"), ROUTER_START_S, "the router", self._router)
+            clients = [client]
+            for edge in self._edges[1:]:
+                other = httpx.AsyncClient(base_url=edge.plan.admin_url, timeout=2.0, trust_env=False)
+                clients.append(await stack.enter_async_context(other))
+            for edge, asked in zip(self._edges, clients, strict=True):
+                assert edge.router is not None
+                await self._until(self._answers(asked, "/readyz"), ROUTER_START_S, "the router", edge.router)
             wanted = made.replicas
             deadline_s = time.monotonic() + START_S[made.options.engine]
             while wanted:
-                up = await self._replicas_up(client)
+                up = min([await self._replicas_up(asked) for asked in clients])
                 say(f"replicas ready: {up} of {wanted}")
                 if up >= wanted:
                     break
-                self._raise_if_refused(*self._replicas, self._router)
+                self._raise_if_refused(*self._children())
                 if time.monotonic() > deadline_s:
                     raise StartError(
                         f"{up} of {wanted} replicas were ready after {START_S[made.options.engine]:.0f} s: "
@@ -169,15 +170,14 @@ class Edge:
         else:
             argvs = made.sim_argvs()
         self._replicas = [
-            Child(name, argv, log_file=made.log_file(name), environment=self._environment())
+            Child(name, argv, log_file=made.log_file(name), environment=environment(made))
             for name, argv in argvs.items()
         ]
         await asyncio.gather(*(child.start() for child in self._replicas))
 
-    def _environment(self) -> dict[str, str]:
-        """Of every child: ours, with the admin token where one is set."""
-        token = self._plan.settings.admin.token
-        return {**os.environ, ADMIN_TOKEN_VARIABLE: token} if token else dict(os.environ)
+    def _children(self) -> list[Child]:
+        routers = [edge.router for edge in self._edges]
+        return [child for child in (*routers, *self._replicas, self._valkey) if child is not None]
 
     def _progress(self, stack: AsyncExitStack) -> Callable[[str], None]:
         """Something that shows a line of progress: a spinner on a terminal, a line per change elsewhere."""
@@ -229,20 +229,72 @@ class Edge:
 
     async def refused(self) -> None:
         """Waits until a restarted part refuses its configuration. Raises StartError."""
-        children = [child for child in (self._router, *self._replicas) if child is not None]
+        children = self._children()
         await asyncio.wait({child.refused for child in children}, return_when=asyncio.FIRST_COMPLETED)
         self._raise_if_refused(*children)
 
-    # HAProxy
+    def reload_haproxy(self) -> None:
+        """SIGHUP: every edge's."""
+        for edge in self._edges:
+            edge.reload_haproxy()
+
+    # Down
+
+    async def stop(self) -> None:
+        """Drains and stops everything; leaves no process and no socket."""
+        await asyncio.gather(*(edge.stop_haproxy() for edge in self._edges))
+        await asyncio.gather(*(child.stop() for child in self._replicas))
+        await asyncio.gather(*(edge.router.stop() for edge in self._edges if edge.router is not None))
+        if self._valkey is not None:
+            await self._valkey.stop()
+
+    def kill(self) -> None:
+        """A second Ctrl-C: nothing drains."""
+        for child in self._children():
+            child.kill()
+        for edge in self._edges:
+            edge.kill_haproxy()
+
+
+def environment(made: EdgePlan) -> dict[str, str]:
+    """Of every child: ours, with the admin token where one is set."""
+    token = made.settings.admin.token
+    return {**os.environ, ADMIN_TOKEN_VARIABLE: token} if token else dict(os.environ)
+
+
+class Edge:
+    """The running parts of one edge: its router and its HAProxy."""
+
+    def __init__(self, made: EdgePlan, binary: Binary) -> None:
+        self.plan = made
+        self._binary = binary
+        self.router: Child | None = None
+        self._haproxy: HAProxyProcess | None = None
+        self._haproxy_task: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        made = self.plan
+        log_file = made.log_file("router")
+        self.router = Child("router", made.router_argv(), log_file=log_file, environment=environment(made))
+        await self.router.start()
+
+    async def start_haproxy(self) -> None:
+        self._haproxy = HAProxyProcess(
+            self._edge_config, self.plan.run_dir, log_file=self.plan.log_file("haproxy"), binary=self._binary
+        )
+        await self._haproxy.start()
+        self._haproxy_task = asyncio.create_task(self._keep_haproxy(), name="watch haproxy")
 
     def _edge_config(self) -> EdgeConfig:
         """The edge with the servers known last, so that a restarted HAProxy serves from its first request."""
         try:
-            servers = saved_servers(self._plan.state_file)
+            servers = saved_servers(self.plan.state_file)
         except RouterError as error:
             log.warning("HAProxy starts without servers", error=str(error))
-            return self._plan.edge
-        return msgspec.structs.replace(self._plan.edge, servers=servers)
+            return self.plan.edge
+        return msgspec.structs.replace(self.plan.edge, servers=servers)
 
     async def _keep_haproxy(self) -> None:
         assert self._haproxy is not None
@@ -276,10 +328,8 @@ class Edge:
         except HAProxyError as error:
             log.error("HAProxy not reloaded", error=str(error))
 
-    # Down
-
-    async def stop(self) -> None:
-        """Drains and stops everything; leaves no process and no socket."""
+    async def stop_haproxy(self) -> None:
+        """Lets streams finish, for a while."""
         self._stopping = True
         if self._haproxy is not None:
             await self._haproxy.stop(drain_s=HAPROXY_DRAIN_S)
@@ -287,14 +337,8 @@ class Edge:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        await asyncio.gather(*(child.stop() for child in self._replicas))
-        if self._router is not None:
-            await self._router.stop()
 
-    def kill(self) -> None:
-        """A second Ctrl-C: nothing drains."""
-        for child in (self._router, *self._replicas):
-            if child is not None:
-                child.kill()
+    def kill_haproxy(self) -> None:
+        self._stopping = True
         if self._haproxy is not None:
             self._haproxy.kill()

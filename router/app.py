@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -17,6 +19,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 import uvloop
@@ -25,6 +28,7 @@ from starlette.applications import Starlette
 from haproxy.reconcile import Reconciler
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
 from policies.base import Needs
+from policies.errors import PolicyError
 from policies.registry import build_policy
 from router import clock
 from router.body_needs import BodyNeeds, body_needs
@@ -33,6 +37,7 @@ from router.endpoints import resolve_endpoint
 from router.errors import RegistrationError, SettingsError
 from router.fronts.admin import AdminFront
 from router.fronts.deciding import Decider
+from router.fronts.edges import EdgesFront
 from router.fronts.lookup import LookupFront
 from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
@@ -45,6 +50,9 @@ from router.readiness import Readiness
 from router.scrape import Scraper
 from router.scrape_metrics import ScrapeCollector
 from router.settings import Listen, NearListen, Settings
+from router.sharing.metrics import SharingCollector
+from router.sharing.redis_store import RedisStore
+from router.sharing.sharing import Sharing
 from router.sockets import bind_tcp, bind_unix
 from router.state.kv import KVState
 from router.state.load import LoadTable
@@ -53,9 +61,15 @@ from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration, SavedState
 from router.state.sessions import DEFAULT_TTL_S, SessionTable
+from router.state.shared.documents import SharedDocument
+from router.state.shared.member import Member
+from router.state.shared.records import EdgeInfo
 
 SWEEP_INTERVAL_S = 0.5
 """How late a lease, a reservation or a pin may end."""
+
+STALL_S = 2.0
+"""This process did not run for so long: it was stopped, or its machine was."""
 
 TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
@@ -118,8 +132,9 @@ class Router:
             pair=settings.pair,
         )
         self.policy = PolicyControl(
-            self.pipeline, self.decision_metrics, settings.policy, on_changed=self._registry_changed
+            self.pipeline, self.decision_metrics, settings.policy, on_changed=self._policy_changed
         )
+        self.sharing = self._build_sharing() if settings.shared.url else None
         self.decider = Decider(self.pipeline, self.decision_metrics, clock=self.clock, stopwatch=clock.perf_counter)
         self.end_of_request = EndOfRequest(load=self.load, kv=self.kv, metrics=self.request_metrics, clock=self.clock)
         self.metrics = build_registry(
@@ -134,6 +149,7 @@ class Router:
             ),
             KVCollector(self.kv, self.replicas),
             ScrapeCollector(self.scraper, self.load, self.replicas),
+            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
         self.admin = AdminFront(
             replicas=self.replicas,
@@ -143,6 +159,14 @@ class Router:
             policy=self.policy,
             readiness=self.readiness,
             metrics=self.metrics,
+            edges=EdgesFront(
+                self.sharing,
+                replicas=self.replicas,
+                sessions=self.sessions,
+                kv=self.kv,
+                policy=self.policy,
+                clock=self.clock,
+            ),
             clock=self.clock,
             token=settings.admin.token,
             max_body_bytes=settings.admin.max_body_bytes,
@@ -157,16 +181,55 @@ class Router:
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, admin."""
 
+    def _build_sharing(self) -> Sharing:
+        shared = self.settings.shared
+        member = Member(
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            documents={"policy": SharedDocument(lambda: self.policy.put_live, self._take_policy)},
+        )
+        return Sharing(
+            member,
+            RedisStore(shared.url, shared.name, tls_ca=shared.tls_ca),
+            info=EdgeInfo(edge=member.edge, name=shared.edge),
+            readiness=self.readiness,
+            clock=self.clock,
+            flush_s=shared.flush_ms / 1000,
+            stream_bytes=shared.stream_mb * 1024 * 1024,
+        )
+
+    def _take_policy(self, document: dict[str, Any]) -> None:
+        """Another edge put a policy live. Raises ValueError when this one cannot use it."""
+        try:
+            self.policy.put(document)
+        except PolicyError as error:
+            log.error("the policy live on other edges is not usable here", error=str(error))
+            raise ValueError(str(error)) from error
+
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
         self.kv.add_slot(slot)
+        if self.sharing is not None:
+            self.sharing.member.slot_added(slot)
 
     def _slot_removed(self, slot: int) -> None:
         self.catalog.forget(self.replicas.ids[slot])
+        if self.sharing is not None:
+            self.sharing.member.slot_removed(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
 
+    def _policy_changed(self) -> None:
+        if self.sharing is not None:
+            self.sharing.member.document_changed()
+        self._registry_changed()
+
     def _registry_changed(self) -> None:
+        if self.sharing is not None:
+            self.sharing.member.registry_changed()
         self._save_wanted.set()
         self.scraper.wake()
         if self.edge_sync is not None:
@@ -213,6 +276,9 @@ class Router:
                     "admin": (settings.admin.listen, self.admin.app()),
                 },
             )
+            if self.sharing is not None:
+                self.sharing.info = self._edge_info(self.sharing.info)
+                self._background(stack, "sharing", self.sharing.run())
             log.info(
                 "router serving",
                 policy=self.pipeline.policy.name,
@@ -220,6 +286,16 @@ class Router:
                 **{name: str(address) for name, address in self.addresses.items()},
             )
             yield self
+
+    def _edge_info(self, info: EdgeInfo) -> EdgeInfo:
+        """With what is known once the admin front listens."""
+        admin = self.addresses["admin"]
+        return msgspec.structs.replace(
+            info,
+            name=info.name or f"{socket.gethostname()}:{admin.port}",
+            admin_url=f"http://{admin}",
+            since_s=clock.wall(),
+        )
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.end_of_request, self.request_metrics)
@@ -290,11 +366,21 @@ class Router:
             await asyncio.sleep(SPOP_LEAVE_S)
 
     async def _sweep(self) -> None:
+        member = self.sharing.member if self.sharing is not None else None
+        before_s = self.clock()
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now_s = self.clock()
-            for replica in self.replicas.expire_leases(now_s):
+            if now_s - before_s > STALL_S:
+                # Heartbeats that came meanwhile lie unread in their sockets.
+                self.replicas.extend_leases(now_s - before_s)
+            before_s = now_s
+            ended = self.replicas.expire_leases(now_s, member.keeps) if member else self.replicas.expire_leases(now_s)
+            for replica in ended:
                 log.warning("lease ended, replica removed", replica=replica)
+            if self.sharing is not None:
+                self.sharing.member.registrations.lease_ended(ended)
+                self.sharing.sweep(now_s)
             if expired := self.load.expire(now_s):
                 log.warning("reservations expired without an end-of-request line", count=expired)
             self.kv.expire(now_s)

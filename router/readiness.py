@@ -8,6 +8,7 @@ class Readiness:
 
     def __init__(self, *names: str) -> None:
         self._missing: dict[str, str] = dict.fromkeys(names, "starting")
+        self._degraded: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Readiness({self.missing() or 'ready'})"
@@ -17,6 +18,18 @@ class Readiness:
 
     def lost(self, name: str, why: str) -> None:
         self._missing[name] = why
+
+    def degraded(self, name: str, why: str) -> None:
+        """Requests are served, but not as well as they could be."""
+        self._degraded[name] = why
+
+    def restored(self, name: str) -> None:
+        self._degraded.pop(name, None)
+
+    def impaired(self) -> list[str]:
+        """`name: why` of each part that is degraded. It does not make the router unready: nobody else would serve its
+        clients better."""
+        return [f"{name}: {why}" for name, why in self._degraded.items()]
 
     def missing(self) -> list[str]:
         """`name: why` of each condition that does not hold."""

@@ -23,6 +23,7 @@ from policies.errors import PolicyError
 from policies.pair import PairConfig
 from policies.registry import build_policy
 from router.errors import SettingsError
+from router.sharing.url import check_url, without_password
 from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
 
 ENV_PREFIX = "POINTSMAN_"
@@ -108,6 +109,24 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """A conversation silent for longer is not live: its KV may go without harm."""
 
 
+class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What this edge shares with others: docs/how-to-share-state.md."""
+
+    url: str = ""
+    """Redis or Valkey: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, `unix://PATH`,
+    `redis+sentinel://[[USER]:PASSWORD@]HOST:PORT,.../MASTER`, `redis+cluster://`. Empty: this edge is alone."""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
+    """Edges with the same name share; others in the same Redis do not meet them."""
+    edge: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """This edge's name for people; empty: its host and admin port."""
+    tls_ca: str = ""
+    """File with the certificates to trust; empty: the system's."""
+    flush_ms: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 5.0
+    """How long what happens is gathered before it is told."""
+    stream_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    """Of this edge's stream in Redis. An edge that was away for longer than it reaches back takes a snapshot."""
+
+
 class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plain endpoint that is always registered."""
 
@@ -155,6 +174,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     edge: EdgeSettings = EdgeSettings()
     limits: LimitSettings = LimitSettings()
     scrape: ScrapeSettings = ScrapeSettings()
+    shared: SharedSettings = SharedSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     pair: PairConfig = PairConfig()
@@ -228,6 +248,11 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"admin.token: '' with admin.host {admin.host!r}: a bearer token is expected where that is not loopback"
         )
+    if settings.shared.url:
+        try:
+            check_url(settings.shared.url)
+        except ValueError as error:
+            raise SettingsError(f"shared.url: {without_password(settings.shared.url)!r}: {error}") from None
     try:
         build_policy(settings.policy).close()
     except PolicyError as error:

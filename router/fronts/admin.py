@@ -38,6 +38,7 @@ from router.fronts.admin_types import (
     ReplicaList,
     ReplicaView,
 )
+from router.fronts.edges import EdgesFront
 from router.fronts.openapi import describe_api
 from router.fronts.pools import PoolFront
 from router.pipeline import Pipeline
@@ -96,6 +97,7 @@ class AdminFront:
         policy: PolicyControl,
         readiness: Readiness,
         metrics: CollectorRegistry,
+        edges: EdgesFront,
         clock: Clock,
         token: str,
         max_body_bytes: int,
@@ -108,6 +110,7 @@ class AdminFront:
         self._policy = policy
         self._readiness = readiness
         self._metrics = metrics
+        self._edges = edges
         self._clock = clock
         self._token = token
         self._max_body_bytes = max_body_bytes
@@ -128,6 +131,8 @@ class AdminFront:
                 Route("/v1/policies", guarded(self.list_policies)),
                 Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
                 Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
+                Route("/v1/edges", guarded(self._edges.list_edges)),
+                Route("/v1/state/digests", guarded(self._edges.digests)),
                 Route("/v1/explain", guarded(self.explain), methods=["POST"]),
                 Route("/openapi.json", self.openapi),
                 Route("/metrics", self.metrics),
@@ -231,8 +236,11 @@ class AdminFront:
     async def put_policy(self, request: Request) -> Response:
         body = await self._body(request)
         dry_run = request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")
+        if_match = request.headers.get("if-match")
         try:
-            applied = self._policy.put(body, if_match=request.headers.get("if-match"), dry_run=dry_run)
+            if not dry_run:
+                await self._edges.claim_policy(body, if_match)
+            applied = self._policy.put(body, if_match=if_match, dry_run=dry_run)
         except StaleVersionError as error:
             raise HTTPException(412, str(error)) from error
         except PolicyError as error:
@@ -264,7 +272,7 @@ class AdminFront:
     async def readyz(self, request: Request) -> Response:
         missing = self._readiness.missing()
         if not missing:
-            return PlainTextResponse("ok\n")
+            return PlainTextResponse("ok\n" + "".join(f"degraded: {why}\n" for why in self._readiness.impaired()))
         return PlainTextResponse("not ready: " + "; ".join(missing) + "\n", 503)
 
     # What every /v1 handler needs

@@ -90,6 +90,44 @@ class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
     excluded: Annotated[dict[str, str], msgspec.Meta(description="Replicas that may not serve it, and why.")]
 
 
+class OtherEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """Another edge as this one knows it."""
+
+    edge: str
+    name: str
+    admin_url: str
+    state: Annotated[str, msgspec.Meta(description="in-step, behind, silent or refused")]
+    heard_s: Annotated[float, msgspec.Meta(description="Seconds since its last batch.")]
+    position: Annotated[int | None, msgspec.Meta(description="Its last batch that is applied here.")]
+    lag: Annotated[int, msgspec.Meta(description="Batches it had made, at its last heartbeat seen, beyond that.")]
+    in_flight: Annotated[int, msgspec.Meta(description="Requests it has in flight.")]
+    holds: Annotated[int, msgspec.Meta(description="Replicas whose heartbeats come to it.")]
+    refused: Annotated[str, msgspec.Meta(description="Why its batches are not understood.")]
+
+
+class EdgeList(msgspec.Struct, frozen=True, kw_only=True):
+    edge: Annotated[str, msgspec.Meta(description="This one's id; empty when it shares nothing.")]
+    name: str
+    batches: Annotated[int, msgspec.Meta(description="It has told.")]
+    store: Annotated[str, msgspec.Meta(description="up, or why the store does not serve; none without one.")]
+    in_step: Annotated[bool, msgspec.Meta(description="Nothing that any living edge said is missing.")]
+    edges: list[OtherEdge]
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True):
+    count: int
+    digest: str
+
+
+class Digests(msgspec.Struct, frozen=True, kw_only=True):
+    """Equal on two edges exactly when they know the same."""
+
+    parts: Annotated[
+        dict[str, Digest],
+        msgspec.Meta(description="replicas, policy, sessions, conversations, and resident/ID for each replica."),
+    ]
+
+
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     type: str

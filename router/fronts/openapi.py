@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from router.fronts.admin_types import (
+    Digests,
+    EdgeList,
     ErrorBody,
     ExplainAnswer,
     ExplainRequest,
@@ -46,11 +48,12 @@ def describe_api(version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
     types = (
         Registration, ReplicaView, ReplicaList, EngineEvents, EventsAnswer, PolicyList, ExplainRequest, ExplainAnswer,
-        ErrorBody, FleetLease, PoolView, PoolList, ScaleOrder,
+        ErrorBody, FleetLease, PoolView, PoolList, ScaleOrder, EdgeList, Digests,
     )  # fmt: skip
     references, components = msgspec.json.schema_components(types, ref_template=REF)
     registration, replica, replica_list, events, events_answer, *others = references
-    policy_list, explain_request, explain_answer, error, fleet_lease, pool, pool_list, scale_order = others
+    policy_list, explain_request, explain_answer, error, fleet_lease, pool, pool_list, scale_order, *others = others
+    edge_list, digests = others
     components = dict(components)
     components["Policy"] = _POLICY_SCHEMA
     policy = {"$ref": REF.format(name="Policy")}
@@ -193,6 +196,15 @@ def describe_api(version: str) -> dict[str, Any]:
                     parameters=[if_match, dry_run],
                     errors={"412": "If-Match names another version.", "422": "The document is wrong; nothing changed."},
                 ),
+            },
+            "/v1/edges": {
+                "get": operation("List the other edges this one shares with", {"200": ("The edges.", edge_list)})
+            },
+            "/v1/state/digests": {
+                "get": operation(
+                    "Numbers that are equal on two edges exactly when they know the same",
+                    {"200": ("By kind of thing.", digests)},
+                )
             },
             "/v1/explain": {
                 "post": operation(

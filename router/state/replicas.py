@@ -316,6 +316,14 @@ class ReplicaRegistry:
             self.remove(replica_id)
         return gone
 
+    def extend_leases(self, by_s: float) -> None:
+        """Time went by in which no heartbeat could be heard."""
+        for replica in self:
+            if replica.lease_until_s is not None:
+                replica.lease_until_s += by_s
+            if replica.heard_until_s is not None:
+                replica.heard_until_s += by_s
+
     def _changed(self) -> None:
         self._names = None
         self._memberships.clear()

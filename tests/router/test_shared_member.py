@@ -231,11 +231,11 @@ def test_the_document_put_last_is_live_everywhere() -> None:
     now_s = settle(store, (a, b), now_s)
     assert a.document == b.document
     agreed = a.document
-    a.member._documents["policy"].write = lambda body: None  # what a would accept, b does not
+    a.member.documents._documents["policy"].write = lambda body: None  # what a would accept, b does not
     a.put_document({"policy": "unknown"})
     settle(store, (a, b), now_s)
     assert b.document == agreed
-    assert b.member.counters.documents_refused == 1
+    assert b.member.documents.refused == 1
 
 
 def test_a_replica_stays_while_its_heartbeats_reach_any_edge() -> None:

@@ -97,7 +97,7 @@ class RunningEdge:
         return found[0]
 
     def router(self) -> psutil.Process:
-        return self.part("pointsman", "router")
+        return self.part("router", "--config", str(self.run_dir / "router.yaml"))
 
     def replica(self, replica_id: str) -> psutil.Process:
         return self.part("--id", replica_id)
@@ -154,6 +154,20 @@ async def running_up(
     **sections: dict[str, Any],
 ) -> AsyncIterator[RunningEdge]:
     """An edge; `engine` (fast simulated replicas unless given), `router` and `haproxy` are sections of its file."""
+    async with running_edges(1, replicas, *arguments, engine=engine, start_s=start_s, **sections) as (edge,):
+        yield edge
+
+
+@asynccontextmanager
+async def running_edges(
+    count: int,
+    replicas: int = 2,
+    *arguments: str,
+    engine: dict[str, Any] | None = None,
+    start_s: float = START_S,
+    **sections: dict[str, Any],
+) -> AsyncIterator[list[RunningEdge]]:
+    """Several edges of one `up`, all in front of the same replicas."""
     with tempfile.TemporaryDirectory(prefix="pm-", ignore_cleanup_errors=True) as folder:
         run_dir = Path(folder) / "run"
         config = Path(folder) / "up.yaml"
@@ -162,27 +176,29 @@ async def running_up(
             process = await asyncio.create_subprocess_exec(
                 *up_argv(
                     *("--replicas", str(replicas), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
-                    *("--run-dir", str(run_dir), "--config", str(config), *arguments),
+                    *("--run-dir", str(run_dir), "--config", str(config), "--edges", str(count), *arguments),
                 ),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
             )
-        edge = None
+        edges: list[RunningEdge] = []
         try:
             assert process.stdout is not None
-            async with asyncio.timeout(start_s):
-                line = (await process.stdout.readline()).decode()
-            ready = READY.search(line)
-            assert ready, f"up did not become ready: {line!r}"
-            edge = RunningEdge(process, ready[1], ready[2], run_dir)
-            yield edge
+            for number in range(1, count + 1):
+                async with asyncio.timeout(start_s):
+                    line = (await process.stdout.readline()).decode()
+                ready = READY.search(line)
+                assert ready, f"up did not become ready: {line!r}"
+                folder_of = run_dir if number == 1 else run_dir / f"edge-{number}"
+                edges.append(RunningEdge(process, ready[1], ready[2], folder_of))
+            yield edges
         except BaseException as error:
-            for log in (Path(folder) / "up.log", *sorted((run_dir / "log").glob("*.log"))):
-                error.add_note(f"--- {log.name}\n{log.read_text(errors='replace')[-LOG_TAIL:]}")
+            for log in (Path(folder) / "up.log", *sorted(run_dir.glob("**/log/*.log"))):
+                error.add_note(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-LOG_TAIL:]}")
             raise
         finally:
-            if edge is not None:
-                await edge.close()
+            if edges:
+                await asyncio.gather(*(edge.close() for edge in edges))
             elif process.returncode is None:
                 process.terminate()
                 await process.wait()

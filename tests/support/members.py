@@ -16,7 +16,8 @@ from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.schema import EngineEvents, Registration
 from router.state.sessions import SessionTable
-from router.state.shared.member import Member, SharedDocument
+from router.state.shared.documents import SharedDocument
+from router.state.shared.member import Member
 from router.state.shared.records import EdgeInfo
 
 

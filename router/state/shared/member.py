@@ -20,8 +20,7 @@ and its reader goes on from there, reading some batches twice, which changes not
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -32,6 +31,7 @@ from router.state.load import LoadTable
 from router.state.outbox import KVOutbox
 from router.state.replicas import Health, Replica, ReplicaRegistry
 from router.state.sessions import SessionTable
+from router.state.shared.documents import SharedDocument, SharedDocuments
 from router.state.shared.loads import OwnLoads
 from router.state.shared.peers import HEARTBEAT_S, Peer, Peers
 from router.state.shared.records import (
@@ -64,18 +64,6 @@ MAX_PENDING_PINS = 65_536
 """Sessions waiting to be told. Beyond, they are dropped and the others ask for a snapshot."""
 
 
-class SharedDocument:
-    """A document that is to be the same on all edges: how it is read and replaced here."""
-
-    def __init__(self, read: Callable[[], dict[str, Any] | None], write: Callable[[dict[str, Any]], None]) -> None:
-        """`read` gives None while there is nothing to share; `write` raises ValueError for what cannot be used here."""
-        self.read = read
-        self.write = write
-        self.agreed: Document | None = None
-        self.here: dict[str, Any] | None = None
-        """What `read` gave when it last agreed with the others."""
-
-
 class Outgoing(msgspec.Struct, frozen=True):
     """A batch to append, and what the store should keep for edges that come when nobody else is there."""
 
@@ -105,8 +93,6 @@ class Counters:
         """Snapshots made for others."""
         self.taken = 0
         """Snapshots applied."""
-        self.documents_refused = 0
-        """Documents of others that this edge cannot use."""
 
 
 class Member:
@@ -127,7 +113,7 @@ class Member:
         self._replicas = replicas
         self._sessions = sessions
         self._kv = kv
-        self._documents = dict(documents or {})
+        self.documents = SharedDocuments(documents or {})
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
         self.registrations = SharedReplicas(replicas)
         self.counters = Counters()
@@ -139,7 +125,6 @@ class Member:
         """Of the last batch made."""
         self._beat_s = float("-inf")
         self._records: list[ReplicaRecord] = []
-        self._documents_changed = bool(self._documents)
         self._said_documents: list[Document] = []
         self._rewrite = False
         self._asks: list[Ask] = []
@@ -161,7 +146,7 @@ class Member:
         self.registrations.changed = True
 
     def document_changed(self) -> None:
-        self._documents_changed = True
+        self.documents.changed = True
 
     def slot_added(self, slot: int) -> None:
         """After the tables have made room."""
@@ -218,7 +203,7 @@ class Member:
         kept, kept_documents = self._records, documents
         if self._rewrite:
             kept = self.registrations.records()
-            kept_documents = [shared.agreed for shared in self._documents.values() if shared.agreed is not None]
+            kept_documents = self.documents.agreed()
             self._rewrite = False
         self._records, self._said_documents, self._asks, self._notices = [], [], [], []
         outbox.clear()
@@ -235,18 +220,8 @@ class Member:
         """What changed here and is not agreed yet; before anything of others is taken, which might undo it unheard."""
         if self.registrations.changed:
             self._records += self.registrations.changes()
-        if self._documents_changed:
-            self._documents_changed = False
-            self._gather_documents()
-
-    def _gather_documents(self) -> None:
-        for name, shared in self._documents.items():
-            body = shared.read()
-            if body is not None and body != shared.here:
-                version = shared.agreed.version + 1 if shared.agreed is not None else 1
-                shared.here = body
-                shared.agreed = Document(name=name, version=version, body=body)
-                self._said_documents.append(shared.agreed)
+        if self.documents.changed:
+            self._said_documents += self.documents.changes()
 
     def _say_pins(self, sessions: Iterable[str], names: Names, now_s: float) -> list[Pin]:
         pins = []
@@ -333,7 +308,7 @@ class Member:
         for record in batch.replicas:
             self.registrations.merge(record, now_s)
         for document in batch.documents:
-            self._merge_document(document)
+            self.documents.merge(document)
         get = self._replicas.get
         found = [get(name) for name in batch.names]
         kv = self._kv
@@ -378,20 +353,6 @@ class Member:
             turn=talk.turn,
             seen_s=now_s - talk.age_ms / 1000,
         )
-
-    def _merge_document(self, document: Document) -> None:
-        shared = self._documents.get(document.name)
-        if shared is None:
-            return
-        if shared.agreed is not None and shared.agreed.rank >= document.rank:
-            return
-        shared.agreed = document
-        try:
-            shared.write(document.body)
-        except ValueError:
-            self.counters.documents_refused += 1
-        shared.here = shared.read()
-        self._documents_changed = False
 
     def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:
         """What of a batch is true of its moment alone."""
@@ -450,7 +411,7 @@ class Member:
             positions={**positions, self.edge: self.seq},
             replicas=self._replicas,
             records=self.registrations.records(),
-            documents=[shared.agreed for shared in self._documents.values() if shared.agreed is not None],
+            documents=self.documents.agreed(),
             sessions=self._sessions,
             kv=self._kv,
             now_s=now_s,

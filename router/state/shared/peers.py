@@ -71,6 +71,7 @@ class Peers:
         self._load = load
         self._columns = columns
         self._by_id: dict[str, Peer] = {}
+        self._forgotten: list[str] = []
         self.died = 0
         """Edges that fell silent."""
 
@@ -115,7 +116,13 @@ class Peers:
                 died.append(peer.info.edge)
             if not peer.alive and silent_s > FORGET_S:
                 del self._by_id[peer.info.edge]
+                self._forgotten.append(peer.info.edge)
         return died
+
+    def take_forgotten(self) -> list[str]:
+        """Edges that were forgotten since the last call: nobody else needs to know them."""
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
 
     def leave(self, peer: Peer) -> None:
         """It said that it goes. What it held is remembered like that of one that fell silent."""

@@ -1,0 +1,99 @@
+"""Other edges, as the admin API shows them, and what must be settled with them before a change.
+
+With one edge alone, the lists are empty and nothing needs settling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from policies.errors import PolicyError
+from router.clock import Clock
+from router.fronts.admin_types import Digest, Digests, EdgeList, OtherEdge
+from router.policy_control import PolicyControl, StaleVersionError
+from router.sharing.digest import digests
+from router.sharing.sharing import Sharing
+from router.state.kv import KVState
+from router.state.replicas import ReplicaRegistry
+from router.state.sessions import SessionTable
+from router.state.shared.peers import Peer
+
+
+class EdgesFront:
+    """Handlers of `/v1/edges` and `/v1/state/digests`."""
+
+    def __init__(
+        self,
+        sharing: Sharing | None,
+        *,
+        replicas: ReplicaRegistry,
+        sessions: SessionTable,
+        kv: KVState,
+        policy: PolicyControl,
+        clock: Clock,
+    ) -> None:
+        self._sharing = sharing
+        self._replicas = replicas
+        self._sessions = sessions
+        self._kv = kv
+        self._policy = policy
+        self._clock = clock
+
+    async def list_edges(self, request: Request) -> Response:
+        sharing = self._sharing
+        if sharing is None:
+            return _json(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
+        member = sharing.member
+        return _json(
+            EdgeList(
+                edge=member.edge,
+                name=sharing.info.name,
+                batches=member.seq,
+                store=str(sharing.cause or "up"),
+                in_step=member.in_step,
+                edges=sorted((self._view(peer) for peer in member.peers), key=lambda view: view.name),
+            )
+        )
+
+    def _view(self, peer: Peer) -> OtherEdge:
+        state = "in-step" if peer.based else "behind"
+        if peer.refused:
+            state = "refused"
+        elif not peer.alive:
+            state = "silent"
+        return OtherEdge(
+            edge=peer.info.edge,
+            name=peer.info.name,
+            admin_url=peer.info.admin_url,
+            state=state,
+            heard_s=round(self._clock() - peer.heard_s, 3),
+            position=peer.position,
+            lag=max(0, peer.info.seq - (peer.position or 0)),
+            in_flight=sum(requests for requests, _, _ in peer.loads.values()),
+            holds=len(peer.holds),
+            refused=peer.refused,
+        )
+
+    async def digests(self, request: Request) -> Response:
+        parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document)
+        shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
+        return _json(Digests(parts=shown))
+
+    async def claim_policy(self, body: bytes, if_match: str | None) -> None:
+        """Before a policy is put live. Raises StaleVersionError when another edge put one that is not known here."""
+        if self._sharing is None:
+            return
+        try:
+            described = self._policy.put(body, if_match=if_match, dry_run=True)
+        except PolicyError:
+            return  # putting it will say so, and count it
+        if not await self._sharing.claim("policy", described):
+            raise StaleVersionError("another edge changed the policy at the same time: look at it and put again")
+
+
+def _json(body: Any) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,332 @@
+"""Moves bytes between a `Member` and a store, for as long as the router runs, whatever becomes of the store.
+
+Two loops. One appends what the member has to say, a batch every `flush_s` while there is anything, each batch until it
+arrived; the other follows all other edges' streams. Neither is ever waited for by a lookup. Snapshots go through the
+store beside them. A store that is away is tried again with a growing pause; what happens here meanwhile waits, bounded,
+in the member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from router.clock import Clock
+from router.histogram import Histogram
+from router.readiness import Readiness
+from router.sharing.store import Cause, Roster, Store, StoreError
+from router.state.shared.member import Member, Outgoing
+from router.state.shared.records import Document, EdgeInfo, Notice
+from router.state.shared.snapshot import Snapshot
+
+FLUSH_S = 0.005
+"""How long what happens is gathered: a few requests of a busy edge, and less than an engine's step."""
+
+BLOCK_S = 0.25
+"""How long a read waits for news; an edge that comes is followed within this time."""
+
+GATHER_S = 0.004
+"""Between two reads: batches of several edges come in one."""
+
+MIN_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
+"""Between tries while the store is away."""
+
+STREAM_BYTES = 16 * 1024 * 1024
+"""Of one edge's stream: minutes of a busy edge. Who was away for longer takes a snapshot."""
+
+STREAM_ENTRIES = 65_536
+BATCHES_AT_ONCE = 8
+"""Applied before lookups get their turn."""
+
+PARTS_AT_ONCE = 8
+LEAVE_S = 1.0
+"""For the last batch of an edge that stops."""
+
+APPEND_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+CONDITION = "shared state"
+
+log = structlog.get_logger(__name__)
+
+
+class SharingMetrics:
+    """What the loops count."""
+
+    def __init__(self) -> None:
+        self.errors: Counter[str] = Counter()
+        """By cause."""
+        self.append_s = Histogram(APPEND_BOUNDS_S)
+        self.batches_sent = 0
+        self.bytes_sent = 0
+        self.bytes_read = 0
+        self.losses = 0
+        """Times the store was found empty."""
+
+
+class Sharing:
+    """One edge's connection to the others."""
+
+    def __init__(
+        self,
+        member: Member,
+        store: Store,
+        *,
+        info: EdgeInfo,
+        readiness: Readiness,
+        clock: Clock,
+        flush_s: float = FLUSH_S,
+        stream_bytes: int = STREAM_BYTES,
+    ) -> None:
+        self.member = member
+        self._store = store
+        self.info = info
+        """As the others find it; its owner may complete it until `run`."""
+        self._readiness = readiness
+        self._clock = clock
+        self._flush_s = flush_s
+        self._stream_bytes = stream_bytes
+        self.metrics = SharingMetrics()
+        self._causes: dict[str, StoreError] = {}
+        """By what was being done: why it cannot be."""
+        self._life = ""
+        self._sizes: deque[tuple[int, int]] = deque()
+        self._kept_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._readiness.degraded(CONDITION, "joining")
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the store is of no use at this moment; None while it is."""
+        return next((error.cause for error in self._causes.values()), None)
+
+    async def run(self) -> None:
+        """Until cancelled; says goodbye then."""
+        try:
+            await self._join()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(), name="share")
+                group.create_task(self._read(), name="follow")
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._leave()
+
+    def sweep(self, now_s: float) -> None:
+        """A few times a second: ends edges that are silent, asks for what is missing."""
+        for edge in self.member.sweep(now_s):
+            log.warning("edge is silent, its work in flight is not counted", edge=edge)
+        if forgotten := self.member.peers.take_forgotten():
+            self._spawn(self._forget(forgotten))
+        self._report()
+
+    # The loops
+
+    async def _join(self) -> None:
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            try:
+                kept = await self._store.open()
+            except StoreError as error:
+                self._failed("join", error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+            else:
+                self._worked("join")
+                self.member.restore(kept.replicas, kept.documents, self._clock())
+                log.info("joined", edge=self.info.edge, replicas=len(kept.replicas))
+                return
+
+    async def _write(self) -> None:
+        member = self.member
+        pending: Outgoing | None = None
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            if pending is None:
+                pending = member.next_batch(self._clock())
+            if pending is not None:
+                try:
+                    await self._append(pending)
+                except StoreError as error:
+                    self._failed("write", error)
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                    continue
+                pending = None
+                backoff_s = MIN_BACKOFF_S
+                self._worked("write")
+            snapshot = member.snapshot_wanted(self._clock())
+            if snapshot is not None:
+                self._spawn(self._serve(snapshot))
+            await asyncio.sleep(self._flush_s)
+
+    async def _append(self, outgoing: Outgoing) -> None:
+        self._make_room(outgoing)
+        keep_from = self._sizes[0][0]
+        info = self.info if not outgoing.beat else _at(self.info, outgoing.seq)
+        started_s = self._clock()
+        try:
+            roster = await self._store.append(info.edge, outgoing, info, keep_from=keep_from)
+        except StoreError as error:
+            if error.cause is Cause.FULL:
+                # What others missed of it they will be told by a snapshot, when there is room again.
+                await self._store.drop_history(info.edge, outgoing.seq)
+                while len(self._sizes) > 1:
+                    self._kept_bytes -= self._sizes.popleft()[1]
+            raise
+        metrics = self.metrics
+        metrics.append_s.observe(self._clock() - started_s)
+        metrics.batches_sent += 1
+        metrics.bytes_sent += len(outgoing.payload)
+        if roster is not None:
+            self._take_roster(roster)
+
+    def _make_room(self, outgoing: Outgoing) -> None:
+        sizes = self._sizes
+        if not sizes or sizes[-1][0] != outgoing.seq:
+            sizes.append((outgoing.seq, len(outgoing.payload)))
+            self._kept_bytes += len(outgoing.payload)
+        while len(sizes) > 1 and (self._kept_bytes > self._stream_bytes or len(sizes) > STREAM_ENTRIES):
+            self._kept_bytes -= sizes.popleft()[1]
+
+    def _take_roster(self, roster: Roster) -> None:
+        if self._life and roster.life != self._life:
+            self.metrics.losses += 1
+            log.warning("the store lost what it kept; telling it all again")
+            self.member.store_emptied()
+        self._life = roster.life
+        self.member.roster(roster.edges, self._clock())
+
+    async def _read(self) -> None:
+        member = self.member
+        backoff_s = MIN_BACKOFF_S
+        while True:
+            following = member.following()
+            if not following:
+                await asyncio.sleep(BLOCK_S)
+                continue
+            try:
+                entries = await self._store.read(following, BLOCK_S)
+            except StoreError as error:
+                self._failed("read", error)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                continue
+            backoff_s = MIN_BACKOFF_S
+            self._worked("read")
+            for count, (edge, seq, payload) in enumerate(entries, 1):
+                self.metrics.bytes_read += len(payload)
+                member.hear(edge, seq, payload, self._clock())
+                if count % BATCHES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            offer = member.offer()
+            if offer is not None:
+                self._spawn(self._fetch(offer))
+            await asyncio.sleep(GATHER_S)
+
+    # Snapshots
+
+    async def _serve(self, snapshot: Snapshot) -> None:
+        count = 0
+        try:
+            for part in snapshot.chunks():
+                await self._store.add_part(snapshot.id, part)
+                count += 1
+        except StoreError as error:
+            self._failed("snapshot", error)
+            return
+        self._worked("snapshot")
+        self.member.announce(snapshot, count)
+        log.info("snapshot for others", snapshot=snapshot.id, edges=snapshot.edges, parts=count)
+
+    async def _fetch(self, notice: Notice) -> None:
+        member = self.member
+        for start in range(0, notice.chunks, PARTS_AT_ONCE):
+            wanted = min(PARTS_AT_ONCE, notice.chunks - start)
+            try:
+                parts = await self._store.parts(notice.id, start, wanted)
+            except StoreError as error:
+                self._failed("snapshot", error)
+                return
+            if len(parts) < wanted:
+                return  # gone; the member asks again
+            for part in parts:
+                if not member.take(part, self._clock()):
+                    return
+                await asyncio.sleep(0)
+        self._worked("snapshot")
+        member.took(notice)
+        log.info("snapshot taken", snapshot=notice.id, parts=notice.chunks, in_step=member.in_step)
+
+    async def claim(self, name: str, body: dict[str, object]) -> bool:
+        """Before a document is put live here: False when another edge put a later one that is not known here yet. True
+        without asking anybody while the store is away; the edges then agree on one when it is back."""
+        document = Document(name=name, version=self.member.documents.next_version(name), body=body)
+        try:
+            return await self._store.claim(document)
+        except StoreError as error:
+            self._failed("claim", error)
+            self._causes.pop("claim", None)
+            return True
+
+    async def _forget(self, edges: list[str]) -> None:
+        try:
+            await self._store.forget(edges)
+        except StoreError as error:
+            self.metrics.errors[error.cause] += 1
+
+    async def _leave(self) -> None:
+        self.member.leaving = True
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                last = self.member.next_batch(self._clock())
+                if last is not None and not self._causes:
+                    await self._store.append(self.info.edge, last, _at(self.info, last.seq), keep_from=1)
+                    await self._store.forget([self.info.edge])
+        except (StoreError, TimeoutError):
+            log.info("the others are not told that this edge leaves")
+        await self._store.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # How it stands
+
+    def _failed(self, doing: str, error: StoreError) -> None:
+        self.metrics.errors[error.cause] += 1
+        before = self._causes.get(doing)
+        self._causes[doing] = error
+        if before is None or before.cause is not error.cause:
+            log.warning("shared state: the store does not serve", doing=doing, cause=error.cause, error=str(error))
+        self._report()
+
+    def _worked(self, doing: str) -> None:
+        if self._causes.pop(doing, None) is not None:
+            log.info("shared state: the store serves again", doing=doing)
+            self._report()
+
+    def _report(self) -> None:
+        peers = self.member.peers
+        refused = next((f"{peer.info.name or peer.info.edge}: {peer.refused}" for peer in peers if peer.refused), "")
+        if self._causes:
+            self._readiness.degraded(CONDITION, str(next(iter(self._causes.values()))))
+        elif refused:
+            self._readiness.degraded(CONDITION, refused)
+        elif not self.member.in_step:
+            self._readiness.degraded(CONDITION, "catching up with other edges")
+        else:
+            self._readiness.restored(CONDITION)
+
+
+def _at(info: EdgeInfo, seq: int) -> EdgeInfo:
+    """How far its stream is."""
+    return EdgeInfo(
+        edge=info.edge, name=info.name, admin_url=info.admin_url, schema=info.schema, seq=seq, since_s=info.since_s
+    )

@@ -1,0 +1,56 @@
+"""Where things lie in Redis: every key of one fleet, under one prefix and in one slot of a cluster.
+
+| key | type | what | lives |
+| --- | --- | --- | --- |
+| `{pointsman:NAME}:schema` | string | `SHARED_SCHEMA` of who came first | always |
+| `{pointsman:NAME}:life` | string | drawn when the store is found empty; another one means that it lost all | always |
+| `{pointsman:NAME}:edges` | hash | edge id -> `EdgeInfo` | until the edge leaves, or is forgotten |
+| `{pointsman:NAME}:replicas` | hash | replica id -> `ReplicaRecord`, of those that are registered | always |
+| `{pointsman:NAME}:documents` | hash | name -> version, colon, `Document` | always |
+| `{pointsman:NAME}:log:EDGE` | stream | batches; entry `N-0` is batch N, field `b` | `STREAM_TTL_S` after a heartbeat |
+| `{pointsman:NAME}:snapshot:ID` | list | parts of a snapshot, in order | `SNAPSHOT_TTL_S` |
+"""
+
+from __future__ import annotations
+
+STREAM_TTL_S = 900
+"""Longer than `peers.FORGET_S`: who remembers an edge can read on where it was."""
+
+SNAPSHOT_TTL_S = 60
+
+FIELD = b"b"
+
+
+class Keys:
+    """The keys of one fleet."""
+
+    def __init__(self, name: str) -> None:
+        # The braces make a cluster keep all of a fleet in one slot.
+        prefix = f"{{pointsman:{name}}}:"
+        self.schema = prefix + "schema"
+        self.life = prefix + "life"
+        self.edges = prefix + "edges"
+        self.replicas = prefix + "replicas"
+        self.documents = prefix + "documents"
+        self._log = prefix + "log:"
+        self._snapshot = prefix + "snapshot:"
+
+    def log(self, edge: str) -> str:
+        """The stream of an edge."""
+        return self._log + edge
+
+    def edge_of(self, log: bytes) -> str:
+        """Whose stream it is."""
+        return log.decode()[len(self._log) :]
+
+    def snapshot(self, snapshot_id: str) -> str:
+        return self._snapshot + snapshot_id
+
+
+def entry_id(seq: int) -> str:
+    """Redis refuses an id that is not greater than the last: a batch sent twice is stored once."""
+    return f"{seq}-0"
+
+
+def seq_of(entry: bytes) -> int:
+    return int(entry.partition(b"-")[0])

@@ -1,0 +1,123 @@
+"""Two edges, two HAProxies, one Valkey: what is known at one is known at the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edge import RunningEdge, read_stream, running_edges, until
+from valkey_server import running_valkey
+
+pytestmark = pytest.mark.e2e
+
+STICKY = '{"policy": "session_affinity", "fallback": {"policy": "least_load"}}'
+
+
+async def digests(edge: RunningEdge) -> dict[str, Any]:
+    return (await edge.admin.get("/v1/state/digests")).json()["parts"]
+
+
+async def agree(edges: Sequence[RunningEdge], *, but: Sequence[str] = ()) -> None:
+    """Waits until all edges know the same."""
+
+    async def same() -> bool:
+        known = [await digests(edge) for edge in edges]
+        for parts in known:
+            for name in but:
+                parts.pop(name, None)
+        return all(parts == known[0] for parts in known)
+
+    await until(same)
+
+
+async def test_two_edges_place_like_one() -> None:
+    """Replicas, drains, sessions, work in flight and the policy: said at one edge, true at both."""
+    async with running_edges(2, 3, "--policy", STICKY, engine={"token_interval_ms": 10}) as (a, b):
+        answers = [await a.chat(session=f"s{n}") for n in range(9)]
+        homes = {f"s{n}": answer.headers["x-pointsman-replica"] for n, answer in enumerate(answers)}
+        await agree((a, b))
+        for session, home in homes.items():
+            answer = await b.chat(session=session)
+            assert (answer.headers["x-pointsman-replica"], answer.headers["x-pointsman-reason"]) == (
+                home,
+                "session-pin",
+            )
+
+        put = await a.admin.put("/v1/replicas/elsewhere", json={"url": "http://127.0.0.1:9"})
+        assert put.status_code == 201
+
+        async def known_at_b() -> bool:
+            return "elsewhere" in await b.replicas()
+
+        await until(known_at_b)
+        assert (await b.admin.delete("/v1/replicas/elsewhere")).status_code == 204
+
+        async def gone_at_a() -> bool:
+            return "elsewhere" not in await a.replicas()
+
+        await until(gone_at_a)
+
+        before = (await b.admin.get("/v1/policy")).headers["etag"]
+        assert (await a.put_policy({"policy": "least_load"})).status_code == 200
+
+        async def live_at_b() -> bool:
+            return (await b.admin.get("/v1/policy")).json()["policy"] == "least_load"
+
+        await until(live_at_b)
+        stale = await b.admin.put("/v1/policy", json={"policy": "random"}, headers={"if-match": before})
+        assert stale.status_code == 412
+
+        stream = asyncio.create_task(read_stream(a, tokens=150))
+
+        async def loaded_at_b() -> bool:
+            return sum(view["in_flight"] for view in (await b.replicas()).values()) == 1
+
+        async def idle_at_b() -> bool:
+            return sum(view["in_flight"] for view in (await b.replicas()).values()) == 0
+
+        await until(loaded_at_b)
+        await stream
+        await until(idle_at_b)
+        await agree((a, b))
+
+
+async def test_caches_and_conversations_are_known_at_both_edges() -> None:
+    """Turns of one conversation alternate between the edges: the second edge finds the first one's cache."""
+    async with running_edges(2, 3, "--policy", "kv_cost") as edges:
+        messages: list[dict[str, str]] = []
+        homes = []
+        for turn in range(6):
+            edge = edges[turn % 2]
+            messages.append({"role": "user", "content": f"turn {turn} " + "words of a long prompt " * 120})
+            answer = await edge.client.post(
+                "/v1/chat/completions",
+                json={"model": "sim", "messages": messages, "max_tokens": 8},
+                headers={"x-session-id": "talk"},
+            )
+            homes.append((answer.headers["x-pointsman-replica"], answer.headers["x-pointsman-reason"]))
+            messages.append(answer.json()["choices"][0]["message"])
+            await agree(edges)
+        assert len({home for home, _ in homes}) == 1
+        assert [reason for _, reason in homes[1:]] == ["kv-home"] * 5
+
+
+async def test_an_edge_starts_and_serves_without_its_store(tmp_path: Path) -> None:
+    """It says that it is degraded, not that it is not ready, and joins when the store comes."""
+    socket = tmp_path / "valkey.sock"
+    async with running_edges(2, 2, "--policy", STICKY, "--redis", f"unix://{socket}") as (a, b):
+        for edge in (a, b):
+            assert (await edge.chat(session="s")).status_code == 200
+            ready = await edge.admin.get("/readyz")
+            assert ready.status_code == 200 and "degraded: shared state: unreachable" in ready.text
+        assert (await a.put_policy({"policy": "least_load"})).status_code == 200
+        async with running_valkey(tmp_path):
+            await agree((a, b))
+            assert (await b.admin.get("/v1/policy")).json()["policy"] == "least_load"
+            ready = await a.admin.get("/readyz")
+            assert ready.text == "ok\n"
+            metrics = await a.metrics()
+            assert metrics['pointsman_shared_store_errors_total{cause="unreachable"}'] > 0
+            assert metrics['pointsman_shared_edges{state="in-step"}'] == 1
