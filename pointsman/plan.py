@@ -318,7 +318,7 @@ def _make_run_dir(asked: Path | None) -> tuple[Path, bool]:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StartError(f"--run-dir: {run_dir}: cannot be made: {error.strerror}") from None
-    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/ring.sock.4194304"):
+    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/master.sock"):
         raise StartError(f"--run-dir: {run_dir}: the path is too long for the sockets inside it; choose a shorter one")
     (run_dir / "log").mkdir(exist_ok=True)
     return run_dir, owned

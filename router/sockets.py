@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import stat
 from contextlib import ExitStack
@@ -34,7 +33,7 @@ def bind_unix(name: str, path: str) -> socket.socket:
     The file appears under its name only once it is listened on: a peer never meets one that refuses.
     """
     place = Path(path)
-    fresh = place.with_name(f"{place.name}.{os.getpid()}")
+    fresh = place.with_name(f"{place.name}~")
     with ExitStack() as undo:
         try:
             if _is_taken(place):

@@ -110,7 +110,8 @@ def test_the_replica_image_has_the_versions_that_are_tested() -> None:
 def test_the_replicas_configuration_decodes() -> None:
     """engine.yaml is one vLLM fleet, reachable from other containers."""
     config = decode(load_yaml(CONTAINERS / "engine.yaml"))
-    assert (config.host, config.device, config.admin) == ("node", "gpu", ("http://edge:8001",))
+    (pool,) = config.pools
+    assert (config.host, pool.device, config.admin) == ("node", "gpu", ("http://edge:8001",))
 
 
 def test_scripts_are_executable() -> None:

@@ -186,7 +186,7 @@ def test_the_engines_example_fits_its_unit() -> None:
     assert values["config"] == f"{CONFIGURATION}/engine/{INSTANCE}.yaml"
     assert values["set_"] == [f"name={INSTANCE}"]
     config = decode(load_yaml(ETC / "engine" / f"{INSTANCE}.yaml") | {"name": INSTANCE})
-    assert config.replica_id(1) == f"{INSTANCE}-1"
+    assert [pool.name for pool in config.pools] == [INSTANCE]
     assert config.admin == (f"http://{load_settings(ETC / 'router.yaml', environment={}).admin.listen}",)
     assert int(ENGINE["Service.TimeoutStopSec"].removesuffix("s")) > config.drain_s
 

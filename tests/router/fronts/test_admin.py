@@ -81,14 +81,15 @@ async def test_a_policy_goes_live_with_its_defaults_filled_in() -> None:
 
 
 async def test_explaining_by_kv_shows_every_term() -> None:
-    """For each candidate what of the prompt is resident there, and terms that add up to its score."""
+    """For each candidate what of the prompt is resident there, half of the way to the next key included, and terms that
+    add up to its score."""
     async with running_router(policy={"policy": "kv_cost"}) as router, client_of(router) as client:
         await register(router, "a", "b")
         await client.post("/v1/replicas/b/events", json={"epoch": "e", "seq": 0, "snapshot": True, "stored": [7, 8]})
         told = (await client.post("/v1/explain", json={"body_bytes": 4000, "prefix_keys": [7, 8, 9]})).json()
         assert (told["decision"]["first"], told["decision"]["reason"]) == ("b", "kv-prefix")
         assert told["prompt_tokens"] == 1000
-        assert {row["replica"]: row["resident_tokens"] for row in told["candidates"]} == {"a": 0, "b": 256}
+        assert {row["replica"]: row["resident_tokens"] for row in told["candidates"]} == {"a": 0, "b": 256 + 64}
         for row in told["candidates"]:
             assert set(row["terms"]) == {"queue", "miss", "evict", "interference", "tie"}
             assert sum(row["terms"].values()) == pytest.approx(row["score"])
