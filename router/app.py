@@ -136,7 +136,13 @@ class Router:
         )
         self.sharing = self._build_sharing() if settings.shared.url else None
         self.decider = Decider(self.pipeline, self.decision_metrics, clock=self.clock, stopwatch=clock.perf_counter)
-        self.end_of_request = EndOfRequest(load=self.load, kv=self.kv, metrics=self.request_metrics, clock=self.clock)
+        self.end_of_request = EndOfRequest(
+            load=self.load,
+            kv=self.kv,
+            metrics=self.request_metrics,
+            clock=self.clock,
+            slot_of=self.replicas.slot_of,
+        )
         self.metrics = build_registry(
             StateCollector(
                 replicas=self.replicas,

@@ -62,7 +62,13 @@ class KVCollector(Collector):
         for name, text, value in (
             ("prefix_index_keys", "Prefix keys that some replica holds.", len(index)),
             ("prefix_index_expected_keys", "Prefix keys that decisions expect to be held soon.", index.expected),
-            ("conversations", "Live conversations.", len(kv.conversations)),
+            ("conversations", "Conversations whose KV counts.", kv.conversations.live),
+            ("conversations_known", "The same and the dormant ones.", len(kv.conversations)),
+            (
+                "conversation_patience_seconds",
+                "Silence after which the KV of a conversation no longer counts.",
+                kv.conversations.silence.patience_s,
+            ),
             ("kv_live_usage", "Share of the fleet's KV that live conversations keep.", kv.signals.usage),
         ):
             yield GaugeMetricFamily(f"pointsman_{name}", text, value=value)

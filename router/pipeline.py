@@ -239,7 +239,7 @@ class Pipeline:
             resident=prompt.resident,
             prompt_tokens=prompt.tokens,
             home=known.slot if known is not None else NO_SLOT,
-            home_tokens=known.tokens if known is not None else 0,
+            home_tokens=known.counted_tokens if known is not None else 0,
         )
 
     def _active_for(self, features: RequestFeatures) -> _Active:

@@ -106,7 +106,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     """Live conversations whose KV is kept account of."""
     conversation_ttl_s: Positive = 120.0
-    """A conversation silent for longer is not live: its KV may go without harm."""
+    """A conversation silent for longer is over; how long its KV counts is learned, and never longer."""
 
 
 class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,11 +9,12 @@ breaks the framing is disconnected; HAProxy reconnects and goes on with its next
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from policies.types import Reason
+from policies.types import NO_SLOT, Reason
 from router.clock import Clock
 from router.metrics import RequestMetrics
 from router.state.kv import KVState
@@ -58,7 +59,17 @@ _decoder = msgspec.json.Decoder(Line)
 class EndOfRequest:
     """Applies lines to state. Plain and synchronous; the protocol below only feeds it."""
 
-    def __init__(self, *, load: LoadTable, kv: KVState, metrics: RequestMetrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        load: LoadTable,
+        kv: KVState,
+        metrics: RequestMetrics,
+        clock: Clock,
+        slot_of: Callable[[str], int],
+    ) -> None:
+        """`slot_of` names the slot of a replica id, NO_SLOT for one that is not registered."""
+        self._slot_of = slot_of
         self._load = load
         self._kv = kv
         self._clock = clock
@@ -76,7 +87,8 @@ class EndOfRequest:
             self._load.release(line.id)
             if line.ttft.isdecimal():
                 self._kv.first_token(line.id, float(line.ttft))
-            self._kv.ended(line.id, self._clock())
+            redispatched = line.srv not in (line.first, _NO_SERVER)
+            self._kv.ended(line.id, self._clock(), served_by=self._slot_of(line.srv) if redispatched else NO_SLOT)
             self._count(line)
         elif line.ev == "first":
             self._load.release_leg(line.id)

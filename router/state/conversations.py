@@ -1,8 +1,11 @@
 """Live conversations: who keeps whose KV, and how much of it.
 
 `Conversations` owns one entry for each conversation seen within the last `ttl_s`: the slot its last request went to,
-what it keeps there, and the exact length of its last prompt where the engine told it. The sum by slot is the column
-`footprint`: KV that will be asked for again, which is what an eviction can harm.
+what it keeps there, and the exact length of its last prompt where the engine told it.
+
+**Live** is one with a request under way, or silent for less than `silence.patience_s`: it is more likely to go on than
+not. The sum over the live by slot is the column `footprint`: KV that will be asked for again, which is what an eviction
+can harm. The others are *dormant*: nobody saves room for them, and should one go on its home is still known.
 
 A conversation is named by its session key. Without one it is named by a key near the end of its prompt, which its next
 prompt contains; prompts that end alike are then one conversation, and so is their KV.
@@ -17,15 +20,23 @@ its share of the footprint is what it brought.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from enum import IntEnum
+from itertools import chain, islice, takewhile
 
 import msgspec
 
 from policies.types import NO_SLOT
 from router.state.kv_columns import KVColumns
+from router.state.silence import Silence
 
 MAX_CONVERSATIONS = 200_000
-"""About 80 MB. When met, the least recently seen go, a batch at a time."""
+"""About 80 MB. When met, the longest silent go, a batch at a time."""
+
+CONVERSATION_TTL_S = 120.0
+"""A conversation silent for longer is over: agents come back within seconds, people within a minute or two."""
+
+UNDER_WAY_ELSEWHERE_S = 60.0
+"""How long a request that another edge has under way may take until that edge's silence counts as its end."""
 
 EVICTION_BATCH = 1024
 
@@ -33,6 +44,19 @@ LOOK_BACK = 4
 """Keys before the deepest resident one that are tried as a name: an answer, or what a body has behind its prompt."""
 
 Name = str | int
+
+
+class Phase(IntEnum):
+    """What a conversation is doing."""
+
+    UNDER_WAY = 0
+    """A request of it is, at this edge."""
+    ELSEWHERE = 1
+    """The same, at another edge, as that one said."""
+    PAUSING = 2
+    """None is, and one is likely to follow."""
+    DORMANT = 3
+    """None is likely to follow: its KV does not count."""
 
 
 class Conversation(msgspec.Struct, gc=False):
@@ -52,13 +76,31 @@ class Conversation(msgspec.Struct, gc=False):
     tail: int
     """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
     seen_s: float
+    """When a request of it last came or ended."""
     turn: int = 1
     """Requests so far, by whichever edge."""
+    in_flight: int = 0
+    """Of these under way at this edge."""
+    phase: Phase = Phase.PAUSING
 
     @property
     def own(self) -> int:
-        """Its share of the footprint."""
+        """What it brought, and its share of the footprint while it is live."""
         return max(0, self.tokens - self.shared)
+
+    @property
+    def live(self) -> bool:
+        """Whether its share counts."""
+        return self.phase is not Phase.DORMANT
+
+    @property
+    def under_way(self) -> bool:
+        return self.phase <= Phase.ELSEWHERE
+
+    @property
+    def counted_tokens(self) -> int:
+        """Leading tokens of its next prompt that its slot's footprint has, or that others brought."""
+        return self.tokens if self.live else self.shared
 
 
 def tail_of(keys: Sequence[int]) -> int:
@@ -69,11 +111,16 @@ def tail_of(keys: Sequence[int]) -> int:
 class Conversations:
     """The table, bounded, and the column `footprint`."""
 
-    def __init__(self, columns: KVColumns, *, max_conversations: int = MAX_CONVERSATIONS) -> None:
+    def __init__(
+        self, columns: KVColumns, *, ttl_s: float = CONVERSATION_TTL_S, max_conversations: int = MAX_CONVERSATIONS
+    ) -> None:
         self._columns = columns
         self._max = max_conversations
-        self._known: dict[Name, Conversation] = {}  # insertion order is last-seen order
+        self._known: dict[Name, Conversation] = {}
+        self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
+        """Each in the order of `seen_s`, or nearly where other edges have a say."""
         self._of_slot: dict[int, int] = {}
+        self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
 
@@ -82,10 +129,15 @@ class Conversations:
 
     def __iter__(self) -> Iterator[Conversation]:
         """Least recently seen first."""
-        return iter(self._known.values())
+        return iter(sorted(self._known.values(), key=lambda known: known.seen_s))
 
     def __repr__(self) -> str:
-        return f"Conversations({len(self._known)} of {self._max})"
+        return f"Conversations({self.live} live of {len(self)}, at most {self._max})"
+
+    @property
+    def live(self) -> int:
+        """Conversations whose KV counts."""
+        return len(self._known) - len(self._in_phase[Phase.DORMANT])
 
     def find(self, session: str, keys: Sequence[int], deepest: int) -> Conversation | None:
         """The conversation a request continues; `deepest` is the index of the deepest key anybody holds, or -1."""
@@ -108,51 +160,54 @@ class Conversations:
         resident: int,
         prompt_bytes: int,
         now_s: float,
+        in_flight: bool = True,
     ) -> Conversation | None:
         """A request of `known`, or of a conversation that begins, goes to a slot where `resident` of its `tokens` are.
 
-        None for one without any name: no session, and a prompt too short to have keys.
+        Unless `in_flight` nobody will tell of its end. None for one without any name: no session, and a prompt too
+        short to have keys.
         """
         tail_at = tail_of(keys)
         name: Name = session or (keys[tail_at] if keys else "")
         if not name:
             return None
         if known is None:
-            known = self._known.pop(name, None)
-        else:
-            self._known.pop(known.name, None)
-            if known.name != name:
-                self._drop(self._known.pop(name, None))
+            known = self._known.get(name)
         if known is None:
-            self._make_room()
-            known = Conversation(name, NO_SLOT, tokens, resident, prompt_bytes, 0, tail_at, 0, now_s, 0)
-        elif known.slot != slot:
-            self._account(known, -1)
-            known.slot, known.shared, known.tokens = NO_SLOT, resident, resident
-        known.turn += 1
-        before = known.own
-        known.name, known.seen_s = name, now_s
-        known.tokens, known.prompt_bytes, known.prompt_tokens = tokens, prompt_bytes, 0
-        known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
-        self._known[name] = known
-        if known.slot == slot:
-            self._columns.add_footprint(slot, known.own - before)
+            known = self._begin(name, slot, resident, now_s)
         else:
-            known.slot = slot
-            self._account(known, +1)
+            if known.name != name:
+                self._rename(known, name)
+            if not known.under_way:
+                self.silence.went_on(now_s - known.seen_s)
+        known.turn += 1
+        known.in_flight += in_flight
+        self._become(known, Phase.UNDER_WAY if known.in_flight else Phase.PAUSING, now_s)
+        self._settle(known, slot, tokens, known.shared if known.slot == slot else resident)
+        known.prompt_bytes, known.prompt_tokens = prompt_bytes, 0
+        known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
         return known
 
-    def told(self, name: Name, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int) -> None:
+    def ended(self, known: Conversation, now_s: float) -> None:
+        """One of its requests under way at this edge is over."""
+        if known.slot != NO_SLOT:
+            known.in_flight -= 1
+            self._become(known, Phase.UNDER_WAY if known.in_flight else Phase.PAUSING, now_s)
+
+    def served_by(self, known: Conversation, placed: int, slot: int) -> None:
+        """A request that was placed on one slot went to another: its KV is there, all of it its own."""
+        if known.slot == placed != slot:
+            self._settle(known, slot, known.tokens, 0)
+
+    def told(
+        self, known: Conversation, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int
+    ) -> None:
         """The engine said how long prompt and answer of the conversation's request to `slot` are."""
-        known = self._known.get(name)
         # A later request of the same conversation may be under way; its lengths count.
-        if known is None or known.slot != slot or known.prompt_bytes != prompt_bytes:
-            return
-        self._account(known, -1)
-        known.prompt_tokens = prompt_tokens
-        known.tokens = prompt_tokens + completion_tokens
-        known.shared = min(known.shared, known.tokens)
-        self._account(known, +1)
+        if known.slot == slot and known.prompt_bytes == prompt_bytes:
+            known.prompt_tokens = prompt_tokens
+            tokens = prompt_tokens + completion_tokens
+            self._settle(known, slot, tokens, min(known.shared, tokens))
 
     def get(self, name: Name) -> Conversation | None:
         return self._known.get(name)
@@ -172,63 +227,115 @@ class Conversations:
         tail: int,
         turn: int,
         seen_s: float,
+        under_way: bool,
     ) -> bool:
         """Takes over what another edge said of a conversation, if it is `newer` than what is known; True if it was.
         `was` is its name before, which goes with it."""
         if was is not None and was != name:
             before = self._known.get(was)
             if before is not None and before.turn < turn:
-                self._drop(self._known.pop(was))
+                self._drop(before)
         known = self._known.get(name)
-        if known is not None:
-            if not newer(known):
-                return False
-            self._drop(self._known.pop(name))
-            seen_s = max(seen_s, known.seen_s)
-        else:
-            self._make_room()
-        known = Conversation(name, slot, tokens, shared, prompt_bytes, prompt_tokens, tail_at, tail, seen_s, turn)
-        self._known[name] = known
-        self._account(known, +1)
+        if known is None:
+            known = self._begin(name, slot, shared, seen_s)
+        elif not newer(known):
+            return False
+        elif not known.under_way and turn > known.turn:
+            self.silence.went_on(max(0.0, seen_s - known.seen_s))
+        if not known.in_flight:
+            self._become(known, Phase.ELSEWHERE if under_way else Phase.PAUSING, max(seen_s, known.seen_s))
+        self._settle(known, slot, tokens, shared)
+        known.turn, known.prompt_bytes, known.prompt_tokens = turn, prompt_bytes, prompt_tokens
+        known.tail_at, known.tail = tail_at, tail
         return True
 
-    def expire(self, now_s: float, ttl_s: float) -> int:
-        """Ends conversations not seen for `ttl_s`; how many."""
-        stale = []
-        for known in self._known.values():
-            if now_s - known.seen_s <= ttl_s:
-                break
-            stale.append(known.name)
-        for name in stale:
-            self._drop(self._known.pop(name))
-        return len(stale)
+    def expire(self, now_s: float) -> int:
+        """The silent no longer count, and those silent for the ttl are forgotten; how many."""
+        elsewhere, pausing, dormant = self._in_phase[Phase.ELSEWHERE :]
+        for known in _seen_until(elsewhere, now_s - UNDER_WAY_ELSEWHERE_S):
+            self._become(known, Phase.PAUSING, known.seen_s)
+        for known in _seen_until(pausing, now_s - self.silence.patience_s):
+            self._become(known, Phase.DORMANT, known.seen_s)
+        over = _seen_until(dormant, now_s - self.silence.ttl_s)
+        for known in over:
+            self._drop(known)
+            self.silence.ended()
+        return len(over)
 
     def clear_slot(self, slot: int) -> None:
         """What was kept there is gone: its conversations begin again, wherever they go."""
         if self._of_slot.get(slot):
-            for name in [known.name for known in self._known.values() if known.slot == slot]:
-                self._drop(self._known.pop(name))
+            for known in [known for known in self._known.values() if known.slot == slot]:
+                self._drop(known)
 
-    def _make_room(self) -> None:
+    def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
         if len(self._known) >= self._max:
-            for name in list(islice(self._known, min(EVICTION_BATCH, self._max))):
-                self._drop(self._known.pop(name))
+            longest_silent = chain.from_iterable(phase.values() for phase in reversed(self._in_phase))
+            for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
+                self._drop(known)
                 self.evicted += 1
+        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
+        self._in_phase[known.phase][name] = known
+        self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
+        return known
 
-    def _drop(self, known: Conversation | None) -> None:
-        if known is not None:
-            self._account(known, -1)
+    def _rename(self, known: Conversation, name: Name) -> None:
+        """It goes on under another name, which may have been that of a prompt that ended alike."""
+        alike = self._known.get(name)
+        if alike is not None:
+            self._drop(alike)
+        for table in (self._known, self._in_phase[known.phase]):
+            del table[known.name]
+            table[name] = known
+        known.name = name
 
-    def _account(self, known: Conversation, sign: int) -> None:
-        slot = known.slot
-        if slot != NO_SLOT:
-            self._of_slot[slot] = self._of_slot.get(slot, 0) + sign
-            self._columns.add_footprint(slot, sign * known.own)
+    def _become(self, known: Conversation, phase: Phase, seen_s: float) -> None:
+        known.seen_s = seen_s
+        del self._in_phase[known.phase][known.name]
+        self._in_phase[phase][known.name] = known
+        before = known.live
+        known.phase = phase
+        if known.live is not before:
+            self._columns.add_footprint(known.slot, known.own if known.live else -known.own)
+
+    def _settle(self, known: Conversation, slot: int, tokens: int, shared: int) -> None:
+        """Its KV is on `slot`, so much of it."""
+        columns, before = self._columns, known.own
+        known.tokens, known.shared = tokens, shared
+        if known.slot == slot:
+            if known.live:
+                columns.add_footprint(slot, known.own - before)
+            return
+        if known.live:
+            columns.add_footprint(known.slot, -before)
+            columns.add_footprint(slot, known.own)
+        self._of_slot[known.slot] -= 1
+        self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
+        known.slot = slot
+
+    def _drop(self, known: Conversation) -> None:
+        del self._known[known.name]
+        del self._in_phase[known.phase][known.name]
+        if known.live:
+            self._columns.add_footprint(known.slot, -known.own)
+        self._of_slot[known.slot] -= 1
+        known.slot = NO_SLOT
 
     def validate(self) -> None:
         """Raises AssertionError when table and column disagree."""
         footprint = self._columns.signals.footprint
+        known = self._known.values()
         for slot in range(len(footprint)):
-            own = sum(known.own for known in self._known.values() if known.slot == slot)
+            own = sum(one.own for one in known if one.slot == slot and one.live)
             assert footprint[slot] == own, f"slot {slot}: the column says {footprint[slot]}, the table {own}"
-        assert all(name == known.name for name, known in self._known.items()), "a conversation under another's name"
+            assert self._of_slot.get(slot, 0) == sum(one.slot == slot for one in known), f"slot {slot}: miscounted"
+        assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
+        for phase, table in zip(Phase, self._in_phase, strict=True):
+            assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
+        assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
+        assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
+
+
+def _seen_until(table: dict[Name, Conversation], at_s: float) -> list[Conversation]:
+    """Those not seen after that moment, of a table in the order of `seen_s`."""
+    return list(takewhile(lambda known: known.seen_s <= at_s, table.values()))

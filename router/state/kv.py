@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures, Residency
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
-from router.state.conversations import MAX_CONVERSATIONS, Conversations
+from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
 from router.state.kv_parts import Feed, KVCounters, Placement, Prompt
@@ -23,9 +23,6 @@ from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
 from router.state.prefix_index import PrefixIndex
 from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs, leg_id
 from router.state.token_ratio import TokenRatio
-
-CONVERSATION_TTL_S = 120.0
-"""A conversation silent for longer is not live: agents come back within seconds, people within a minute or two."""
 
 EXPECTED_S = 30.0
 """How long keys are expected on a replica that reports what it stores."""
@@ -58,11 +55,10 @@ class KVState:
         self.index = PrefixIndex(max_keys=max_keys)
         self.backlog = PrefillBacklog(self.columns)
         self.times = PrefillTimes(self.columns)
-        self.conversations = Conversations(self.columns, max_conversations=max_conversations)
+        self.conversations = Conversations(self.columns, ttl_s=conversation_ttl_s, max_conversations=max_conversations)
         self.ratio = TokenRatio()
         self.key_tokens = KeyTokens()
         self.counters = KVCounters()
-        self.conversation_ttl_s = conversation_ttl_s
         self._feeds: dict[int, Feed] = {}
         self._placements: dict[str, Placement] = {}
         self._legs: set[str] = set()
@@ -175,6 +171,7 @@ class KVState:
             self._expect(slot, keys, prompt, now_s)
             if prefill != NO_SLOT:
                 self._expect(prefill, keys, prompt, now_s)
+        request_id = features.request_id
         was = prompt.conversation.name if prompt.conversation is not None else None
         known = self.conversations.place(
             prompt.conversation,
@@ -185,15 +182,17 @@ class KVState:
             resident=min(cached, prompt.tokens),
             prompt_bytes=features.body_bytes,
             now_s=now_s,
+            in_flight=bool(request_id),
         )
         if self.outbox is not None and known is not None:
             self.outbox.converse(known.name, was)
-        request_id = features.request_id
         if not request_id:
             return
         placements = self._placements
-        if len(placements) >= MAX_PLACEMENTS:
-            self._forget(next(iter(placements)))
+        if request_id in placements:
+            self._forget(request_id, now_s)
+        elif len(placements) >= MAX_PLACEMENTS:
+            self._forget(next(iter(placements)), now_s)
         placements[request_id] = Placement(
             slot,
             features.model,
@@ -202,7 +201,7 @@ class KVState:
             uncached,
             self.columns.waiting(slot),
             now_s,
-            known.name if known is not None else None,
+            known,
             prefill != NO_SLOT,
             keys,
             at,
@@ -244,14 +243,26 @@ class KVState:
         if self._release(request_id) and took_ms > 0:
             self._learn_time(self._placements.get(request_id), took_ms)
 
-    def ended(self, request_id: str, now_s: float) -> None:
-        """HAProxy saw the end of a request."""
+    def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT) -> None:
+        """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known."""
         self._release(request_id)
         placement = self._placements.get(request_id)
         if placement is not None:
+            if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
+                self.conversations.served_by(placement.conversation, placement.slot, served_by)
+            self._over(placement, now_s)
             self._ended.append((now_s, request_id))
             if placement.paired:
                 self._ended.append((now_s, leg_id(request_id)))
+
+    def _over(self, placement: Placement, now_s: float) -> None:
+        """A request is no longer under way; said by whoever knows first."""
+        known = placement.conversation
+        if placement.under_way and known is not None:
+            self.conversations.ended(known, now_s)
+            if self.outbox is not None:
+                self.outbox.converse(known.name)
+        placement.under_way = False
 
     def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
         """Takes a message of the engine on a slot; True when it must send a snapshot."""
@@ -292,10 +303,10 @@ class KVState:
         for first in events.first:
             self._first(slot, first)
         for finished in events.finished:
-            self._finished(slot, finished)
+            self._finished(slot, finished, now_s)
         return not feed.in_step
 
-    def relayed(self, slot: int, events: EngineEvents) -> None:
+    def relayed(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """The same, told by another edge that the engine told: in order and complete as that edge's words are. Who
         hears an engine through several edges, or directly too, hears the same changes more than once and ends alike:
         the last word on each key is the same in all."""
@@ -319,7 +330,7 @@ class KVState:
         for first in events.first:
             self._first(slot, first)
         for finished in events.finished:
-            self._finished(slot, finished)
+            self._finished(slot, finished, now_s)
 
     def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
         """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
@@ -366,45 +377,50 @@ class KVState:
 
     def _learn_length(self, placement: Placement, slot: int, first: FirstToken) -> None:
         self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
-        if placement.name is not None:
-            self.conversations.told(placement.name, slot, placement.prompt_bytes, first.prompt_tokens, 0)
+        known = placement.conversation
+        if known is not None:
+            self.conversations.told(known, slot, placement.prompt_bytes, first.prompt_tokens, 0)
             if self.outbox is not None:
-                self.outbox.converse(placement.name)
+                self.outbox.converse(known.name)
 
     def _learn_time(self, placement: Placement | None, took_ms: float) -> None:
         if placement is not None and placement.ahead <= UNQUEUED * placement.uncached:
             self.times.observe(placement.slot, placement.uncached, took_ms)
 
-    def _finished(self, slot: int, finished: Finished) -> None:
+    def _finished(self, slot: int, finished: Finished, now_s: float) -> None:
         self._release(finished.id)
         placement = self._placements.pop(finished.id, None)
-        if placement is not None and placement.slot == slot:
+        if placement is None:
+            return
+        known, prompt_tokens = placement.conversation, finished.prompt_tokens
+        if placement.slot == slot:
             # What it did not store by now it never will, or it is gone again.
             self.index.unexpect(slot, placement.keys[placement.at + 1 :])
-        if placement is not None and placement.name is not None and placement.slot == slot and finished.prompt_tokens:
-            self.conversations.told(
-                placement.name, slot, placement.prompt_bytes, finished.prompt_tokens, finished.completion_tokens
-            )
-            if self.outbox is not None:
-                self.outbox.converse(placement.name)
+            if known is not None and prompt_tokens:
+                self.conversations.told(known, slot, placement.prompt_bytes, prompt_tokens, finished.completion_tokens)
+                if self.outbox is not None:
+                    self.outbox.converse(known.name)
+        self._over(placement, now_s)
 
     def expire(self, now_s: float) -> None:
         """Ends what is overdue; called a few times a second."""
         self.backlog.expire(now_s)
         self.index.expire(now_s)
-        self.conversations.expire(now_s, self.conversation_ttl_s)
+        self.conversations.expire(now_s)
         ended = self._ended
         while ended and ended[0][0] <= now_s - LINGER_S:
-            self._forget(ended.popleft()[1])
+            self._forget(ended.popleft()[1], now_s)
         placements = self._placements
         while placements:
             request_id, oldest = next(iter(placements.items()))
             if oldest.made_s > now_s - PLACEMENT_TTL_S:
                 break
-            self._forget(request_id)
+            self._forget(request_id, now_s)
 
-    def _forget(self, request_id: str) -> None:
-        self._placements.pop(request_id, None)
+    def _forget(self, request_id: str, now_s: float) -> None:
+        placement = self._placements.pop(request_id, None)
+        if placement is not None:
+            self._over(placement, now_s)
         self._release(request_id)
 
     def validate(self) -> None:

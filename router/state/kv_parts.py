@@ -9,7 +9,7 @@ import msgspec
 
 from policies.types import Residency
 from router.histogram import Histogram
-from router.state.conversations import Conversation, Name
+from router.state.conversations import Conversation
 from router.state.prefix_index import Level
 from router.state.schema import EngineLoad, Handoffs
 
@@ -41,12 +41,13 @@ class Placement(msgspec.Struct, gc=False):
     ahead: float
     """Tokens in front of it when it was placed."""
     made_s: float
-    name: Name | None
+    conversation: Conversation | None
     paired: bool = False
     """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
     keys: Sequence[int] = ()
     at: int = -1
     """Number of the deepest key that was resident, or expected to be; -1 for none."""
+    under_way: bool = True
 
 
 class Feed:

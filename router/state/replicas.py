@@ -22,7 +22,7 @@ from enum import StrEnum
 import numpy as np
 
 from haproxy.config import join_host_port
-from policies.types import Slots
+from policies.types import NO_SLOT, Slots
 from router.errors import LimitError
 from router.state.schema import Registration, Role, SavedReplica
 
@@ -148,6 +148,11 @@ class ReplicaRegistry:
 
     def __repr__(self) -> str:
         return f"ReplicaRegistry({', '.join(f'{r.id}={r.state}' for r in self)})"
+
+    def slot_of(self, replica_id: str) -> int:
+        """A replica's slot; NO_SLOT for one that is not registered."""
+        replica = self.get(replica_id)
+        return replica.slot if replica is not None else NO_SLOT
 
     def get(self, replica_id: str) -> Replica | None:
         return self._by_id.get(replica_id)

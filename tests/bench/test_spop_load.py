@@ -86,7 +86,6 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     load, metrics = LoadTable(), RequestMetrics()
     load.add_slot(0)
     load.reserve(request_id(5), 0, 100, 0.0)
-    RingProtocol(EndOfRequest(load=load, kv=KVState(), metrics=metrics, clock=lambda: 0.0), metrics).data_received(
-        end_line(5, "replica-1")
-    )
+    end = EndOfRequest(load=load, kv=KVState(), metrics=metrics, clock=lambda: 0.0, slot_of=lambda replica: 0)
+    RingProtocol(end, metrics).data_received(end_line(5, "replica-1"))
     assert (len(load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

@@ -26,7 +26,7 @@ def conversation(
     table = Conversations(columns)
     made = table.place(None, "s", 2, CHAIN[:keys], tokens=tokens, resident=0, prompt_bytes=prompt_bytes, now_s=0.0)
     assert made is not None
-    table.told("s", 2, prompt_bytes, tokens, answer)
+    table.told(made, 2, prompt_bytes, tokens, answer)
     return made
 
 

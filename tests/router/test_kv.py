@@ -156,6 +156,17 @@ def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
     assert not fleet.kv._placements
 
 
+def test_who_served_is_the_home() -> None:
+    """HAProxy could not connect to slot 0 and went to slot 2: the next turn is expected there."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.kv.ended("r1", 1.0, served_by=2)
+    assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
+    known = fleet.ask("r2", 8, session="s").conversation
+    assert known is not None and known.slot == 2 and not known.under_way
+    fleet.kv.validate()
+
+
 def test_gaps_and_strangers_ask_for_a_snapshot() -> None:
     """Deltas of an engine never heard, and deltas after a lost message, are not believed until all is told."""
     fleet = Fleet()

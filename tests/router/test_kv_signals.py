@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from policies.types import NO_SLOT
 from router.state.backlog import GRACE_S, PrefillBacklog
-from router.state.conversations import Conversation, Conversations
+from router.state.conversations import UNDER_WAY_ELSEWHERE_S, Conversation, Conversations
 from router.state.kv_columns import PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS, KVColumns
 from router.state.load import LoadTable
 from router.state.prefill_times import PrefillTimes
+from router.state.silence import MEMORY, Silence
 from router.state.token_ratio import TokenRatio
 
 PRIOR_MS_AT_1000 = PRIOR_BASE_MS + 1000 * PRIOR_PER_TOKEN_MS
@@ -171,6 +172,17 @@ def place(
     )
 
 
+def answered(
+    table: Conversations, session: str, *, tokens: int = 100, slot: int = 0, now_s: float, ended_s: float | None = None
+) -> Conversation:  # fmt: skip
+    """One turn, begun and ended."""
+    known = place(table, session, slot, tokens=tokens, now_s=now_s)
+    assert known is not None
+    table.ended(known, now_s if ended_s is None else ended_s)
+    table.validate()
+    return known
+
+
 class TestConversations:
     """Who keeps whose KV."""
 
@@ -197,13 +209,13 @@ class TestConversations:
         """Prompt and answer, unless a later request of the conversation is under way."""
         columns = make_columns()
         table = Conversations(columns)
-        place(table, "x", 0, tokens=4000)
-        table.told("x", 0, 16_000, 3900, 250)
+        known = place(table, "x", 0, tokens=4000)
+        assert known is not None
+        table.told(known, 0, 16_000, 3900, 250)
         assert columns.signals.footprint[0] == 4150
         place(table, "x", 0, tokens=5000)
-        table.told("x", 0, 16_000, 3900, 250)
-        table.told("x", 1, 20_000, 1, 1)
-        table.told("nobody", 0, 1, 1, 1)
+        table.told(known, 0, 16_000, 3900, 250)
+        table.told(known, 1, 20_000, 1, 1)
         assert columns.signals.footprint[0] == 5000
 
     def test_without_a_session_the_prompt_s_end_is_the_name(self) -> None:
@@ -217,16 +229,85 @@ class TestConversations:
         assert len(table) == 1
         assert place(table, "", 0, (), tokens=5) is None
 
-    def test_the_silent_are_no_longer_live(self) -> None:
-        """Least recently seen first; a turn renews."""
+    def test_the_silent_are_forgotten(self) -> None:
+        """Longest silence first; a turn renews, and a request under way is no silence."""
+        columns = make_columns()
+        table = Conversations(columns, ttl_s=10.0)
+        place(table, "long", 0, tokens=1000, now_s=0.0)
+        for at, session in enumerate(("x", "y", "z")):
+            answered(table, session, now_s=float(at))
+        answered(table, "x", now_s=3.0)
+        assert [table.expire(12.0), table.expire(12.5), table.expire(13.0)] == [2, 0, 1]
+        assert columns.signals.footprint[0] == 1000
+        assert len(table) == 1
+        table.validate()
+
+    def test_who_is_likely_over_no_longer_counts(self) -> None:
+        """Three times in four a conversation went on, after 2 s, and then no more. Silent for 3 s another is dormant:
+        its home is known, its KV is nobody's concern until it goes on."""
+        columns = make_columns()
+        table = Conversations(columns, ttl_s=60.0)
+        for number in range(12):
+            for turn in range(4):
+                answered(table, f"s{number}", now_s=100.0 * number + 2.0 * turn)
+            table.expire(100.0 * number + 99.0)
+        dormant = answered(table, "d", tokens=700, now_s=2000.0)
+        table.expire(2001.5)
+        assert columns.signals.footprint[0] == 700
+        table.expire(2003.0)
+        assert (columns.signals.footprint[0], dormant.live, dormant.counted_tokens) == (0, False, 0)
+        assert (len(table), table.live) == (1, 0)
+        assert table.find("d", (), -1) is dormant
+        answered(table, "d", tokens=800, now_s=2030.0)
+        assert (columns.signals.footprint[0], dormant.live) == (800, True)
+
+    def test_parallel_requests_end_one_by_one(self) -> None:
+        """A conversation is silent once the last of them ended."""
+        table = Conversations(make_columns(), ttl_s=5.0)
+        known = place(table, "x", 0, tokens=100, now_s=0.0)
+        assert place(table, "x", 0, tokens=100, now_s=1.0) is known and known is not None
+        table.ended(known, 2.0)
+        assert table.expire(50.0) == 0
+        table.ended(known, 50.0)
+        table.validate()
+        assert table.expire(55.0) == 1
+        table.ended(known, 56.0)  # what the table let go is let go
+        table.validate()
+
+    def test_the_replica_that_served_is_the_home(self) -> None:
+        """A refused connection went to the second choice: the KV is there, the head included."""
         columns = make_columns()
         table = Conversations(columns)
-        for at, session in enumerate(("x", "y", "z")):
-            place(table, session, 0, tokens=100, now_s=float(at))
-        place(table, "x", 0, tokens=100, now_s=3.0)
-        assert table.expire(12.0, 10.0) == 2 - 1
-        assert table.expire(12.5, 10.0) == 1
-        assert columns.signals.footprint[0] == 100
+        known = place(table, "x", 0, tokens=4000, resident=3000)
+        assert known is not None
+        table.served_by(known, 0, 2)
+        assert columns.signals.footprint[:3].tolist() == [0, 0, 4000]
+        table.served_by(known, 0, 1)  # of an earlier request: the later one says where it lives
+        assert known.slot == 2
+        table.validate()
+
+    def test_another_edge_s_request_keeps_it_live(self) -> None:
+        """As long as that edge may be believed; its end starts the silence, and what goes on there is learned from."""
+        columns = make_columns()
+        table = Conversations(columns, ttl_s=300.0)
+        table.silence.ended()
+        heard = {
+            "was": None, "newer": lambda known: True, "shared": 0, "prompt_bytes": 400, "prompt_tokens": 0,
+            "tail_at": -1, "tail": 0,
+        }  # fmt: skip
+        table.learn("x", 1, tokens=100, turn=1, seen_s=0.0, under_way=True, **heard)
+        table.learn("y", 1, tokens=30, turn=1, seen_s=0.0, under_way=True, **heard)
+        table.expire(UNDER_WAY_ELSEWHERE_S - 1)
+        assert columns.signals.footprint[1] == 130
+        table.learn("x", 1, tokens=110, turn=1, seen_s=20.0, under_way=False, **heard)
+        table.expire(20.0)
+        assert columns.signals.footprint[1] == 30
+        table.learn("x", 2, tokens=150, turn=2, seen_s=22.0, under_way=True, **heard)
+        assert columns.signals.footprint[1:3].tolist() == [30, 150]
+        table.validate()
+        table.expire(UNDER_WAY_ELSEWHERE_S)
+        assert columns.signals.footprint[1:3].tolist() == [0, 150]
+        table.validate()
 
     @given(
         st.lists(
@@ -235,19 +316,75 @@ class TestConversations:
         )
     )
     def test_column_and_table_agree(self, steps: list[tuple[str, int, int, int]]) -> None:
-        """Whatever is placed, told, cleared and bounded."""
-        table = Conversations(make_columns(), max_conversations=3)
-        for session, slot, depth, tokens in steps:
+        """Whatever is placed, told, ended, moved, cleared and bounded."""
+        table = Conversations(make_columns(), ttl_s=20.0, max_conversations=3)
+        under_way: list[Conversation] = []
+        for at, (session, slot, depth, tokens) in enumerate(steps):
             keys = tuple(range(10 * slot, 10 * slot + depth))
-            known = place(table, session, slot, keys, tokens=tokens, resident=tokens // 2)
+            known = place(table, session, slot, keys, tokens=tokens, resident=tokens // 2, now_s=float(at))
             table.validate()
-            if known is not None and tokens % 3 == 0:
-                table.told(known.name, slot, 4 * tokens, tokens, 7)
+            if known is not None:
+                under_way.append(known)
+                if tokens % 3 == 0:
+                    table.told(known, slot, 4 * tokens, tokens, 7)
+                if tokens % 5 == 0:
+                    table.served_by(known, slot, (slot + 1) % 3)
+            if tokens % 2 == 0 and under_way:
+                table.ended(under_way.pop(tokens % len(under_way)), float(at))
             if tokens % 7 == 0:
                 table.clear_slot(slot)
+            table.expire(float(at))
             table.validate()
             assert len(table) <= 3
             assert all(one.slot != NO_SLOT for one in table._known.values())
+
+
+class TestSilence:
+    """When to stop waiting for a conversation."""
+
+    def test_nobody_is_given_up_before_anybody_ended(self) -> None:
+        """With nothing known the ttl decides."""
+        silence = Silence(60.0)
+        assert silence.patience_s == 60.0
+        silence.went_on(1.0)
+        assert silence.patience_s == 60.0
+
+    def test_where_every_request_stands_alone_nobody_is_waited_for(self) -> None:
+        """One conversation ended and none ever went on."""
+        silence = Silence(60.0)
+        silence.ended()
+        assert silence.patience_s == 0.0
+
+    def test_patience_ends_where_as_many_end_as_go_on(self) -> None:
+        """Pauses of 1 to 100 s, five a second, and 50 ends: after 90 s of silence 50 of the pauses are left."""
+        silence = Silence(120.0)
+        for pause_s in range(1, 101):
+            for _ in range(5):
+                silence.went_on(float(pause_s))
+        for _ in range(50):
+            silence.ended()
+        assert silence.patience_s == pytest.approx(90.0, rel=0.1)
+
+    def test_follows_a_workload_that_changes(self) -> None:
+        """People took over from agents: within two memories their pauses rule."""
+        silence = Silence(120.0)
+        for pause_s in (1.0, 30.0):
+            for at in range(2 * int(MEMORY)):
+                silence.went_on(pause_s)
+                if at % 10 == 0:
+                    silence.ended()
+        assert silence.patience_s == pytest.approx(30.0, rel=0.1)
+
+    @given(st.lists(st.one_of(st.none(), st.floats(0, 1e6)), max_size=60), st.floats(0.01, 1e5))
+    def test_patience_is_never_longer_than_the_ttl(self, seen: list[float | None], ttl_s: float) -> None:
+        """Whatever is seen."""
+        silence = Silence(ttl_s)
+        for pause_s in seen:
+            if pause_s is None:
+                silence.ended()
+            else:
+                silence.went_on(pause_s)
+        assert 0.0 <= silence.patience_s <= ttl_s
 
 
 def test_the_ratio_is_learned_for_each_model_and_ignores_images() -> None:

@@ -315,7 +315,7 @@ class Member:
         for engine in batch.engines:
             replica = found[engine.at]
             if replica is not None and not (snapshot and kv.hears(replica.slot)):
-                kv.relayed(replica.slot, engine_events(engine))
+                kv.relayed(replica.slot, engine_events(engine), now_s)
         for held in batch.held:
             slots = [replica.slot for replica in map(found.__getitem__, held.at) if replica is not None]
             slots = [slot for slot in slots if not kv.hears(slot)]
@@ -334,10 +334,10 @@ class Member:
 
     def _merge_talk(self, talk: Talk, replica: Replica, now_s: float) -> None:
         ids = self._replicas.ids
-        rank = (talk.turn, replica.id, talk.prompt_tokens > 0, talk.tokens)
+        rank = (talk.turn, replica.id, talk.prompt_tokens > 0, talk.tokens, not talk.under_way)
 
         def newer(known: Conversation) -> bool:
-            return rank > (known.turn, ids[known.slot], known.prompt_tokens > 0, known.tokens)
+            return rank > (known.turn, ids[known.slot], known.prompt_tokens > 0, known.tokens, not known.under_way)
 
         self._kv.conversations.learn(
             talk.name,
@@ -352,6 +352,7 @@ class Member:
             tail=talk.tail,
             turn=talk.turn,
             seen_s=now_s - talk.age_ms / 1000,
+            under_way=talk.under_way,
         )
 
     def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:

@@ -63,6 +63,8 @@ class Talk(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tail: int
     age_ms: int = 0
     was: Name | None = None
+    under_way: bool = False
+    """A request of it is, somewhere."""
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):

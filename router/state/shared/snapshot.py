@@ -48,6 +48,7 @@ def talk_of(known: Conversation, at: int, was: Name | None = None, age_ms: int =
         known.tail,
         age_ms,
         was,
+        known.under_way,
     )
 
 

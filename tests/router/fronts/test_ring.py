@@ -45,7 +45,14 @@ class Ring:
         self.kv.add_slot(0)
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
-        events = EndOfRequest(load=self.load, kv=self.kv, metrics=self.metrics, clock=lambda: 0.0)
+        slots = {"a": 0, "b": 1}
+        events = EndOfRequest(
+            load=self.load,
+            kv=self.kv,
+            metrics=self.metrics,
+            clock=lambda: 0.0,
+            slot_of=lambda name: slots.get(name, -1),
+        )
         self.protocol = RingProtocol(events, self.metrics)
         self.protocol.connection_made(self.transport)
 

@@ -1,0 +1,71 @@
+"""How long conversations pause, and how much silence says that one is over.
+
+`Silence` learns from both ends: pauses after which a conversation went on, and conversations that were silent for the
+whole of `ttl_s`. Of those that were silent for t seconds, R(t) went on and N never did; `patience_s` is the longest t
+from which at least as many went on as not. Agents that call tools come back within seconds and are soon given up,
+people are waited for, and where every request stands alone nobody is.
+
+Recent observations weigh more: whenever `MEMORY` have been counted, all counts are halved.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+STEPS = 96
+FIRST_S = 0.05
+"""Pauses are told apart in `STEPS` steps of one ratio, from this one to the ttl: 8 % at two minutes."""
+
+MEMORY = 4096.0
+
+
+class Silence:
+    """Counts pauses and ends. `ttl_s` (more than `FIRST_S`): silence that ends a conversation whatever was learned."""
+
+    def __init__(self, ttl_s: float) -> None:
+        self.ttl_s = ttl_s
+        ratio: float = (max(ttl_s, 2 * FIRST_S) / FIRST_S) ** (1 / STEPS)
+        self._bounds: list[float] = [FIRST_S * ratio ** float(step) for step in range(STEPS + 1)]
+        self._pauses = [0.0] * (STEPS + 2)
+        self._ends = 0.0
+        self._counted = 0.0
+        self._patience_s: float | None = ttl_s
+
+    def __repr__(self) -> str:
+        return f"Silence(patience {self.patience_s:.3g} s)"
+
+    def went_on(self, pause_s: float) -> None:
+        """A conversation went on after so long a pause."""
+        self._pauses[bisect_left(self._bounds, pause_s)] += 1.0
+        self._count()
+
+    def ended(self) -> None:
+        """A conversation was silent for `ttl_s`."""
+        self._ends += 1.0
+        self._count()
+
+    def _count(self) -> None:
+        self._patience_s = None
+        self._counted += 1.0
+        if self._counted >= MEMORY:
+            self._pauses = [count / 2 for count in self._pauses]
+            self._ends /= 2
+            self._counted /= 2
+
+    @property
+    def patience_s(self) -> float:
+        """Silence from which on a conversation is more likely over than not; `ttl_s` until one was seen to end."""
+        if self._patience_s is None:
+            self._patience_s = self._longest_worth_waiting_s()
+        return self._patience_s
+
+    def _longest_worth_waiting_s(self) -> float:
+        ends = self._ends
+        if not ends:
+            return self.ttl_s
+        later = 0.0
+        for step in range(STEPS + 1, 0, -1):
+            later += self._pauses[step]
+            if later >= ends:
+                return min(self.ttl_s, self._bounds[step - 1])
+        return 0.0
