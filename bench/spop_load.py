@@ -65,7 +65,7 @@ def request_id(number: int) -> str:
 
 def digest(prefix_keys: Sequence[int], seen_bytes: int) -> bytes:
     """What `lua.pm_body` makes of a body that names neither model nor session (haproxy/lua/pointsman.lua)."""
-    return struct.pack(f"<HHII{len(prefix_keys)}Q", 0, 0, 0, seen_bytes, *prefix_keys)
+    return struct.pack(f"<HHIIQ{len(prefix_keys)}Q", 0, 0, 0, seen_bytes, 0, *prefix_keys)
 
 
 def prefix_keys(session: int, count: int) -> list[int]:

@@ -86,7 +86,9 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     max_tokens: int = 0
     """0 when not given or not looked for."""
     prefix_keys: tuple[int, ...] = ()
-    """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit)."""
+    """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit), scoped."""
+    scope: str = ""
+    """Whose keys they are, for the replica to scope its own alike (`router.prefix_keys.SCOPE_HEADER`)."""
     policy: str = ""
     """Policy asked for by the override header; empty unless that header is enabled and present."""
 
@@ -284,6 +286,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Its host:port, which `first` is told."""
     pairing: str = ""
     """Why there is a `prefill` or none (`policies.pair.Pairing`); empty where `first` is no decode replica."""
+    scope: str = ""
+    """Of the request's prefix keys, for the replica."""
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

@@ -135,7 +135,13 @@ class Router:
             self.pipeline, self.decision_metrics, settings.policy, on_changed=self._policy_changed
         )
         self.sharing = self._build_sharing() if settings.shared.url else None
-        self.decider = Decider(self.pipeline, self.decision_metrics, clock=self.clock, stopwatch=clock.perf_counter)
+        self.decider = Decider(
+            self.pipeline,
+            self.decision_metrics,
+            clock=self.clock,
+            stopwatch=clock.perf_counter,
+            isolate_tenants=settings.isolate_tenants,
+        )
         self.end_of_request = EndOfRequest(
             load=self.load,
             kv=self.kv,

@@ -4,7 +4,8 @@ A field counts where its quoted name stands as a key of an object: after `{` or 
 without escapes and control characters (at most 256 bytes) or a run of decimal digits. Depth is not tracked. Since
 nested objects live in the prompt, the part before it (from the start to the first prompt key, at most 4 KiB) is
 searched first and its first match wins, then the last 2 KiB of what follows, where the last match wins; `model` alone
-is then looked for in the whole body. Never raises.
+is then looked for in the whole body. A `cache_salt` may be as long as the part that is searched and may have escapes,
+but what stands behind an escaped quote does not count. Never raises.
 
 This is the Python twin of the fields half of haproxy/lua/pointsman.lua. Leaf module.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from xxhash import xxh64_intdigest
+
 from router.prefix_keys import prompt_start
 
 FIELD_MAX_BYTES = 256
@@ -22,6 +25,7 @@ TAIL_BYTES = 2048
 MAX_TOKENS_LIMIT = 2**32 - 1
 
 _STRING = rb'[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f\x7f]*)"'
+_SALT = rb'[ \t\r\n]*:[ \t\r\n]*"([^"]+)"'
 _NUMBER = rb"[ \t\r\n]*:[ \t\r\n]*([0-9]+)"
 
 
@@ -31,6 +35,7 @@ def _patterns(value: bytes, *names: bytes) -> tuple[re.Pattern[bytes], ...]:
 
 _MODEL = _patterns(_STRING, b"model")
 _SESSION = _patterns(_STRING, b"prompt_cache_key", b"previous_response_id", b"session_id", b"user")
+_CACHE_SALT = _patterns(_SALT, b"cache_salt")
 _MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 
 
@@ -40,37 +45,45 @@ class BodyFields(NamedTuple):
     model: bytes = b""
     session: bytes = b""
     max_tokens: int = 0
+    salt: int = 0
+    """Names the cache salt, `router.prefix_keys.salt_of` where it has no escapes; 0 without one."""
 
 
-def _value(part: bytes, pattern: re.Pattern[bytes], *, last: bool) -> bytes | None:
+def _value(part: bytes, pattern: re.Pattern[bytes], max_bytes: int, *, last: bool) -> bytes | None:
     found = None
     for match in pattern.finditer(part):
         value = match[1]
-        if len(value) <= FIELD_MAX_BYTES:
+        if len(value) <= max_bytes:
             if not last:
                 return value
             found = value
     return found
 
 
-def _field(head: bytes, tail: bytes, patterns: tuple[re.Pattern[bytes], ...]) -> bytes | None:
+def _field(
+    head: bytes, tail: bytes, patterns: tuple[re.Pattern[bytes], ...], max_bytes: int = FIELD_MAX_BYTES
+) -> bytes | None:
     for pattern in patterns:
-        value = _value(head, pattern, last=False)
+        value = _value(head, pattern, max_bytes, last=False)
         if value is None:
-            value = _value(tail, pattern, last=True)
+            value = _value(tail, pattern, max_bytes, last=True)
         if value is not None:
             return value
     return None
 
 
-def body_fields(body: bytes, *, wants_session: bool = True) -> BodyFields:
-    """Model, session key and output limit of `body`; the session is not looked for when a header gave one."""
+def body_fields(body: bytes, *, wants_session: bool = True, wants_salt: bool = True) -> BodyFields:
+    """Model, session key, output limit and salt of `body`; the session is not looked for when a header gave one, the
+    salt only where prefix keys are."""
     start = prompt_start(body)
     head = body[: min(len(body) if start < 0 else start, HEAD_BYTES)]
     tail = body[max(start, len(body) - TAIL_BYTES) :] if start >= 0 else b""
     model = _field(head, tail, _MODEL)
     if model is None and 0 <= start < len(body) - TAIL_BYTES:
-        model = _value(body, _MODEL[0], last=True)
+        model = _value(body, _MODEL[0], FIELD_MAX_BYTES, last=True)
     session = _field(head, tail, _SESSION) if wants_session else None
     max_tokens = _field(head, tail, _MAX_TOKENS)
-    return BodyFields(model or b"", session or b"", min(int(max_tokens or 0), MAX_TOKENS_LIMIT))
+    salt = _field(head, tail, _CACHE_SALT, HEAD_BYTES) if wants_salt else None
+    return BodyFields(
+        model or b"", session or b"", min(int(max_tokens or 0), MAX_TOKENS_LIMIT), xxh64_intdigest(salt) if salt else 0
+    )

@@ -3,9 +3,9 @@
 Two fronts ask in two encodings of one vocabulary (SPOE arguments, form fields); both come here as a mapping of
 argument name to value. The body arrives as `lua.pm_body` packed it:
 
-    u16 length, model | u16 length, session | u32 max_tokens | u32 bytes seen | u64 prefix key, shortest prefix first
+    u16 length, model | u16 length, session | u32 max_tokens | u32 bytes seen | u64 salt | u64 prefix key, ...
 
-all little-endian. A cut or odd packet yields what precedes the cut.
+prefix keys by the shortest prefix first, all little-endian. A cut or odd packet yields what precedes the cut.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from policies.types import RequestFeatures
+from router.prefix_keys import scope_of, scoped
 
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
@@ -30,7 +31,7 @@ DEFAULT_OUTPUT_TOKENS = 256
 """Expected output where the request sets no bound."""
 
 _LENGTH = struct.Struct("<H")
-_COUNTS = struct.Struct("<II")
+_COUNTS = struct.Struct("<IIQ")
 
 
 class BodyFields(NamedTuple):
@@ -40,6 +41,7 @@ class BodyFields(NamedTuple):
     session: str = ""
     max_tokens: int = 0
     seen_bytes: int = 0
+    salt: int = 0
     prefix_keys: tuple[int, ...] = ()
 
 
@@ -62,11 +64,11 @@ def unpack_body(packed: bytes) -> BodyFields:
     session, at = _unpack_text(packed, at, MAX_SESSION_BYTES)
     if at + _COUNTS.size > len(packed):
         return BodyFields(model, session)
-    max_tokens, seen_bytes = _COUNTS.unpack_from(packed, at)
+    max_tokens, seen_bytes, salt = _COUNTS.unpack_from(packed, at)
     at += _COUNTS.size
     count = min((len(packed) - at) // 8, MAX_PREFIX_KEYS)
     keys = struct.unpack_from(f"<{count}Q", packed, at)
-    return BodyFields(model, session, max_tokens, seen_bytes, keys)
+    return BodyFields(model, session, max_tokens, seen_bytes, salt, keys)
 
 
 def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
@@ -80,21 +82,31 @@ def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
     return text(packed[start:end], limit), end
 
 
-def extract(arguments: Mapping[str, object]) -> RequestFeatures:
-    """Features of one lookup. A session named by a header goes before one found in the body."""
+def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -> RequestFeatures:
+    """Features of one lookup. A session named by a header goes before one found in the body. Prefix keys are scoped:
+    by model and cache salt, and by tenant if asked for."""
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size = arguments.get("size")
     body_bytes = size if type(size) is int and size > 0 else body.seen_bytes
+    tenant = text(arguments.get("tenant"), 128)
+    keys, scope = body.prefix_keys, ""
+    if keys:
+        whose = tenant if isolate_tenants else ""
+        number = scope_of(body.model, body.salt, whose)
+        if number:
+            keys = tuple(scoped(keys, number))
+        scope = f"{number:016x} {whose}" if whose else f"{number:016x}"
     return RequestFeatures(
         request_id=text(arguments.get("id"), 128),
         path=text(arguments.get("path"), 1024),
         model=body.model,
         session=text(arguments.get("session"), MAX_SESSION_BYTES) or body.session,
-        tenant=text(arguments.get("tenant"), 128),
+        tenant=tenant,
         body_bytes=body_bytes,
         max_tokens=body.max_tokens,
-        prefix_keys=body.prefix_keys,
+        prefix_keys=keys,
+        scope=scope,
         policy=text(arguments.get("policy"), 64),
     )
 

@@ -115,11 +115,11 @@ class Pipeline:
             self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)
         self._metrics.decided(active.name, best.reason)
         if pair is None:
-            return Decision(best.reason, first, second)
+            return Decision(best.reason, first, second, scope=features.scope)
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
-        return self._paired(best.reason, first, second, pair)
+        return self._paired(best.reason, first, second, pair, features.scope)
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
         """What `decide` would answer and the signals it would see; reserves, pins and counts nothing."""
@@ -145,7 +145,7 @@ class Pipeline:
         places = {place.slot: (at, place) for at, place in enumerate(ranked, 1)}
         first, second = ids[ranked[0].slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
         pair = None if members.prefills is None else self._pair(members, ranked[0].slot, features, candidates, rng)
-        decision = self._paired(ranked[0].reason, first, second, pair)
+        decision = self._paired(ranked[0].reason, first, second, pair, features.scope)
         return explained | {
             "decision": decision if refusal is None else _refused(refusal),
             "prompt_tokens": candidates.prompt_tokens,
@@ -194,15 +194,21 @@ class Pipeline:
         tokens = candidates.prompt_tokens or features.body_bytes // BYTES_PER_TOKEN
         return choose_prefill(self._pair_config, candidates, decode, prefills, tokens, rng)
 
-    def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None) -> Decision:
+    def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str) -> Decision:
         if pair is None:
-            return Decision(reason, first, second)
+            return Decision(reason, first, second, scope=scope)
         if pair.pairing is not Pairing.PAIRED:
-            return Decision(reason, first, second, pairing=pair.pairing)
+            return Decision(reason, first, second, pairing=pair.pairing, scope=scope)
         replica = self._replicas.get(self._replicas.ids[pair.slot])
         assert replica is not None, "members are registered"
         return Decision(
-            reason, first, second, prefill=replica.id, prefill_address=replica.address, pairing=pair.pairing
+            reason,
+            first,
+            second,
+            prefill=replica.id,
+            prefill_address=replica.address,
+            pairing=pair.pairing,
+            scope=scope,
         )
 
     def _gather(

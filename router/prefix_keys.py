@@ -6,14 +6,22 @@ only full chunks count. The chain starts at the first of the quoted keys in `PRO
 user or request ids before it do not shift the chain. A body without any of them has no keys.
 
 This is the Python twin of haproxy/lua/pointsman.lua, which makes the same keys inside HAProxy. The table of chunks
-stands once on each side, and tests/haproxy/golden/prefix_keys.json holds them together. Leaf module: xxhash only.
+stands once on each side, and tests/haproxy/golden/prefix_keys.json holds them together.
+
+**Scope.** The same bytes make another KV below another model, LoRA adapter, cache salt or tenant. So keys are *scoped*
+before anybody keeps or looks for them: 64 bits of murmur3 over these names are folded into each key, by the router,
+which sends them along to the replica (`x-pointsman-scope`), and by the replica itself for requests that come without.
+
+Leaf module: xxhash and mmh3 only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import accumulate
 
+from mmh3 import hash64
 from xxhash import xxh64, xxh64_intdigest
 
 CHUNKS = ((16, 512), (24, 1024), (32, 2048), (56, 4096))
@@ -58,6 +66,33 @@ def prefix_keys(body: bytes, limit: int = MAX_KEYS) -> tuple[int, ...]:
     if start < 0:
         return ()
     return tuple(key for key, _ in zip(_chain(memoryview(body)[start:]), range(limit), strict=False))
+
+
+SCOPE_HEADER = "x-pointsman-scope"
+"""The scope of a request in 16 hexadecimal digits; where tenants are kept apart, the tenant behind a space."""
+
+MAX_SCOPES = 4096
+"""Scopes remembered: models and adapters are few, salts may be one for each user."""
+
+
+def salt_of(cache_salt: str) -> int:
+    """What names a cache salt in a scope; 0 for none."""
+    return xxh64_intdigest(cache_salt.encode("utf-8", "surrogatepass")) if cache_salt else 0
+
+
+@lru_cache(maxsize=MAX_SCOPES)
+def scope_of(model: str, salt: int = 0, tenant: str = "") -> int:
+    """64 bits that name whose keys they are; 0 where nothing is known of that. `salt` is `salt_of` a cache salt."""
+    if not (model or salt or tenant):
+        return 0
+    name = model.encode("utf-8", "surrogateescape")
+    whose = salt.to_bytes(8, "little") + len(name).to_bytes(4, "little") + name
+    return hash64(whose + tenant.encode("utf-8", "surrogateescape"), signed=False)[0]
+
+
+def scoped(keys: Iterable[int], scope: int) -> list[int]:
+    """The keys as they are kept and looked for."""
+    return [key ^ scope for key in keys]
 
 
 class KeyStream:

@@ -17,7 +17,7 @@ from engine.sim.blocks import Stored
 from engine.sim.config import SimConfig
 from engine.sim.model import EngineModel, SimRequest, StepResult
 from engine.transport import HttpTransport
-from router.prefix_keys import prefix_keys, prompt_start
+from router.prefix_keys import prefix_keys, prompt_start, scoped
 from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
 
 
@@ -55,14 +55,14 @@ class Reporter:
             await asyncio.wait({self._task})
         await self.publisher.close()
 
-    def began(self, body: bytes, request: SimRequest, handed: str = "") -> None:
-        """A request with this body was understood; `request` is its first sequence. `handed`: the prefix keys that came
-        with a prefill leg, whose own body is not the one the router sees."""
+    def began(self, body: bytes, request: SimRequest, scope: int, handed: str = "") -> None:
+        """A request with this body was understood; `request` is its first sequence, `scope` that of its keys.
+        `handed`: the scoped keys that came with a prefill leg, whose own body is not the one the router sees."""
         keys: Sequence[int]
         if handed:
             keys, prompt_bytes = unpack_prefix(handed)
         else:
-            keys, prompt_bytes = prefix_keys(body), len(body) - max(0, prompt_start(body))
+            keys, prompt_bytes = scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))
         if keys:
             depths = self._depths.blocks(keys, prompt_bytes, request.prompt_tokens, self._block_size)
             self.attribution.begin(request.request_id, keys, depths, request.block_hashes)

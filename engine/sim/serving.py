@@ -24,6 +24,7 @@ from engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
+from engine.scope import request_scope, tenant_salt
 from engine.sim.answers import Choice, Reply, StreamReply
 from engine.sim.bodies import Ask, chat, completion, message, read_json, response
 from engine.sim.config import SimConfig
@@ -37,7 +38,7 @@ from engine.sim.prompts import block_hashes, draw_answer
 from engine.sim.reporting import Reporter
 from engine.sim.wire import ChatWire, CompletionWire, Wire
 from engine.sim.wire_events import MessageWire, ResponseWire
-from router.prefix_keys import prefix_keys, prompt_start
+from router.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
 from router.state.schema import Handoffs, Role
 
 APIS: dict[str, tuple[Callable[[dict[str, Any]], Ask], type[Wire]]] = {
@@ -165,6 +166,9 @@ class Generation:
         reply.prompt_tokens = sum(prompt.tokens for prompt in ask.prompts)
         reply.keeps_kv = ask.keeps_kv
         reply.full_block_tokens = ask.prompts[0].tokens // config.block_size * config.block_size
+        said = (exchange.header(SCOPE_HEADER.encode()) or b"").decode("latin-1")
+        scope, tenant = request_scope(said, ask.model or config.model, ask.cache_salt)
+        salt = tenant_salt(tenant, ask.cache_salt)
         requests: list[SimRequest] = []
         for prompt in ask.prompts:
             room = config.context_tokens - prompt.tokens
@@ -172,7 +176,7 @@ class Generation:
             mean = 0 if ask.ignore_eos else config.mean_output_tokens
             for _ in range(ask.choices):
                 answer = draw_answer(prompt, len(requests), config.seed, mean, limit, ask.min_tokens)
-                hashes = block_hashes(prompt.data + answer.data(), config.block_size, ask.cache_salt)
+                hashes = block_hashes(prompt.data + answer.data(), config.block_size, salt)
                 self._last_id += 1
                 request = SimRequest(str(self._last_id), prompt.tokens, answer.tokens, hashes, kept=ask.keeps_kv)
                 choice = Choice(reply, len(requests), request.request_id, answer)
@@ -181,12 +185,12 @@ class Generation:
                 requests.append(request)
         if self._reporter is not None:
             prefix = (exchange.header(LEG_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
-            self._reporter.began(exchange.body, requests[0], prefix)
+            self._reporter.began(exchange.body, requests[0], scope, prefix)
         self._replies.add(reply)
         self._idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
         reply.begin()
-        leg = self._leg(exchange, ask, reply)
+        leg = self._leg(exchange, ask, reply, scope, salt)
         if leg is not None:
             reply.handoff = self._loop.create_task(self._hand_over(*leg, requests[0]))
         else:
@@ -200,7 +204,7 @@ class Generation:
             for request in requests:
                 self._driver.submit(request)
 
-    def _leg(self, exchange: Exchange, ask: Ask, reply: Reply) -> tuple[Peer, Leg] | None:
+    def _leg(self, exchange: Exchange, ask: Ask, reply: Reply, scope: int, salt: str) -> tuple[Peer, Leg] | None:
         """The prefill leg of a request, where the router chose one."""
         named = exchange.header(PREFILL_HEADER.encode())
         if named is None or self._taker is None:
@@ -214,8 +218,8 @@ class Generation:
             request_id=reply.request_id,
             model=ask.model or self._config.model,
             prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
-            cache_salt=ask.cache_salt,
-            prefix=pack_prefix(prefix_keys(body), len(body) - max(0, prompt_start(body))),
+            cache_salt=salt,
+            prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
         )
         return peer, leg
 

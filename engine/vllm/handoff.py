@@ -33,10 +33,11 @@ from engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
+from engine.scope import request_scope
 from engine.vllm.connector import DEFAULT_CONNECTOR
 from engine.vllm.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from engine.vllm.signals import Generate
-from router.prefix_keys import prefix_keys, prompt_start
+from router.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
 from router.state.schema import Handoffs, Role
 
 BODY_BYTES_MAX = 256 * 2**20
@@ -60,7 +61,8 @@ class _Call:
         """Whether the one prompt it may hand over was."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
-            self.prefix = pack_prefix(prefix_keys(body), len(body) - max(0, prompt_start(body)))
+            scope, _ = request_scope(found.get(SCOPE_HEADER.encode(), b"").decode("latin-1"), "", "")
+            self.prefix = pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body)))
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)

@@ -217,7 +217,7 @@ class VllmReplica:
         if not spec.admin:
             return app
         transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
-        self._reporter = Reporter(transports, load=self._load, handoffs=self._handoffs)
+        self._reporter = Reporter(transports, model=spec.model, load=self._load, handoffs=self._handoffs)
         self._reporter.start(self._server.prefix_cache)
         self._server.watch(self._reporter.watch)
         return self._reporter.app(app)

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 from engine.attribution import Attribution, KeyDepths
 from engine.disaggregation import LEG_HEADER, unpack_prefix
 from engine.publisher import Publisher
+from engine.scope import request_scope, tenant_salt
 from engine.transport import Transport
 from engine.vllm.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from engine.vllm.kv_events import DEVICE, WHOLE_PREFIX, BlockRemoved, BlockStored, Event, KVEventStream, PrefixCache
 from engine.vllm.signals import Generate
-from router.prefix_keys import KeyStream
+from router.prefix_keys import SCOPE_HEADER, KeyStream, scoped
 from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
 
 log = logging.getLogger("pointsman.vllm.reporting")
@@ -35,6 +36,7 @@ REQUEST_ID = b"x-request-id"
 """The decision id, made by the edge."""
 
 LEG = LEG_HEADER.encode()
+SCOPE = SCOPE_HEADER.encode()
 
 LINGER_S = 2.0
 """How long after its end a request's keys still look for blocks: its last events come another way than its answer."""
@@ -51,12 +53,14 @@ class _Call:
     """One HTTP request."""
 
     __slots__ = (
-        "arrived_s", "completion_tokens", "finished", "keys", "prefix_tokens", "prompt_tokens", "request_id", "tag",
-        "told_first",
+        "arrived_s", "completion_tokens", "finished", "keys", "prefix_tokens", "prompt_tokens", "request_id", "scope",
+        "tag", "told_first",
     )  # fmt: skip
 
-    def __init__(self, request_id: str, arrived_s: float) -> None:
+    def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
         self.request_id = request_id
+        self.scope = scope
+        """As the router said it."""
         self.arrived_s = arrived_s
         self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
         self.tag = ""
@@ -79,11 +83,14 @@ class Reporter:
         self,
         transports: Sequence[Transport],
         *,
+        model: str,
         load: Callable[[], EngineLoad],
         handoffs: Callable[[], Handoffs | None] = lambda: None,
     ) -> None:
+        """`model` is the served name, by which requests ask for no adapter."""
         self.attribution = Attribution()
         self._transports = transports
+        self._model = model
         self._load = load
         self._handoffs = handoffs
         self._depths = KeyDepths()
@@ -134,10 +141,17 @@ class Reporter:
             if scope["type"] != "http" or scope["method"] in READING_METHODS:
                 await app(scope, receive, send)
                 return
-            request_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-            call = _Call(request_id.decode("latin-1"), time.monotonic())
+            request_id = said = handed = b""
+            for name, value in scope["headers"]:
+                if name == REQUEST_ID:
+                    request_id = value
+                elif name == SCOPE:
+                    said = value
+                elif name == LEG:
+                    handed = value
+            call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
             stream = call.keys = KeyStream()
-            if handed := next((value for name, value in scope["headers"] if name == LEG), b""):
+            if handed:
                 # Of a prefill leg: its own body has tokens where the one that the router sees has text.
                 call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
                 feed: Callable[[bytes], None] = _pass_over
@@ -171,16 +185,27 @@ class Reporter:
             call.tag = kwargs["session_id"] = str(self._last_tag)
             prompt, sampling = args[:2]
             call.prompt_tokens = _prompt_tokens(prompt)
-            keys = call.keys
-            if keys.keys and call.prompt_tokens:
-                depths = self._depths.blocks(keys.keys, keys.prompt_bytes, call.prompt_tokens, self._block_size)
-                self.attribution.begin(call.tag, keys.keys, depths)
+            scope, tenant = self._scope(call, prompt, kwargs.get("lora_request"))
+            if tenant:
+                prompt["cache_salt"] = tenant_salt(tenant, prompt.get("cache_salt") or "")
+            if call.keys.keys and call.prompt_tokens:
+                keys = call.keys.keys if isinstance(call.keys, HandedKeys) else scoped(call.keys.keys, scope)
+                depths = self._depths.blocks(keys, call.keys.prompt_bytes, call.prompt_tokens, self._block_size)
+                self.attribution.begin(call.tag, keys, depths)
             kind = sampling.output_kind.name
             if kind == "FINAL_ONLY":
                 self._calls[call.tag] = call
             return self._outputs(call, generate(*args, **kwargs), deltas=kind == "DELTA")
 
         return watched
+
+    def _scope(self, call: _Call, prompt: Any, adapter: Any) -> tuple[int, str]:
+        """Whose keys the request's are, and the tenant its KV is kept to."""
+        given = prompt if isinstance(prompt, dict) else {}
+        scope, tenant = request_scope(
+            call.scope, self._model if adapter is None else adapter.lora_name, given.get("cache_salt") or ""
+        )
+        return scope, tenant if isinstance(prompt, dict) else ""
 
     async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
         try:

@@ -67,14 +67,17 @@ local HEAD_BYTES, TAIL_BYTES = 4096, 2048
 local MAX_TOKENS_LIMIT = 4294967295
 
 local STRING_VALUE = '^[ \t\r\n]*:[ \t\r\n]*"([^"\\\0-\31\127]*)"'
+-- What tells salts apart is enough: one with escapes counts up to the first quote in it.
+local SALT_VALUE = '^[ \t\r\n]*:[ \t\r\n]*"([^"]+)"'
 local NUMBER_VALUE = '^[ \t\r\n]*:[ \t\r\n]*(%d+)'
 
 local MODEL = { '"model"' }
 local SESSION = { '"prompt_cache_key"', '"previous_response_id"', '"session_id"', '"user"' }
+local SALT = { '"cache_salt"' }
 local MAX_TOKENS = { '"max_tokens"', '"max_completion_tokens"', '"max_output_tokens"' }
 
 -- The value of `key` where it stands as a key of an object: after { or , and before a colon. `last` takes the last one.
-local function value_in(s, key, pattern, last)
+local function value_in(s, key, pattern, last, max_bytes)
     local from, found = 1, nil
     while true do
         local at, stop = find(s, key, from, true)
@@ -87,7 +90,7 @@ local function value_in(s, key, pattern, last)
         end
         if c == 123 or c == 44 then
             local _, _, value = find(s, pattern, stop + 1)
-            if value and #value <= FIELD_MAX_BYTES then
+            if value and #value <= max_bytes then
                 if not last then return value end
                 found = value
             end
@@ -97,38 +100,47 @@ local function value_in(s, key, pattern, last)
 end
 
 -- First match in the part before the prompt, else last match in the part after it.
-local function field(head, tail, keys, pattern)
+local function field(head, tail, keys, pattern, max_bytes)
     for _, key in ipairs(keys) do
-        local value = value_in(head, key, pattern, false) or value_in(tail, key, pattern, true)
+        local value = value_in(head, key, pattern, false, max_bytes) or value_in(tail, key, pattern, true, max_bytes)
         if value then return value end
     end
 end
 
-local function fields(body, start, wants_session)
+local function fields(converters, body, start, wants_session, wants_salt)
     local size = #body
     local head = sub(body, 1, math.min(start and start - 1 or size, HEAD_BYTES))
     local tail = start and sub(body, math.max(start, size - TAIL_BYTES + 1)) or ""
-    local model = field(head, tail, MODEL, STRING_VALUE)
-    if not model and start and size - start >= TAIL_BYTES then model = value_in(body, MODEL[1], STRING_VALUE, true) end
-    local session = wants_session and field(head, tail, SESSION, STRING_VALUE)
-    local max_tokens = field(head, tail, MAX_TOKENS, NUMBER_VALUE)
-    return model or "", session or "", max_tokens and math.min(tonumber(max_tokens), MAX_TOKENS_LIMIT) or 0
+    local model = field(head, tail, MODEL, STRING_VALUE, FIELD_MAX_BYTES)
+    if not model and start and size - start >= TAIL_BYTES then
+        model = value_in(body, MODEL[1], STRING_VALUE, true, FIELD_MAX_BYTES)
+    end
+    local session = wants_session and field(head, tail, SESSION, STRING_VALUE, FIELD_MAX_BYTES)
+    local max_tokens = field(head, tail, MAX_TOKENS, NUMBER_VALUE, FIELD_MAX_BYTES)
+    local salt = wants_salt and field(head, tail, SALT, SALT_VALUE, HEAD_BYTES)
+    return model or "",
+        session or "",
+        max_tokens and math.min(tonumber(max_tokens), MAX_TOKENS_LIMIT) or 0,
+        salt and converters:xxh64(salt, 0) or 0
 end
 
 ---------------------------------------------------------------------------------------------------------------------
--- The digest: <H len><model><H len><session><I max_tokens><I seen bytes>, then 8 bytes a prefix key; little-endian.
+-- The digest: <H len><model><H len><session><I max_tokens><I seen bytes><Q salt>, then 8 bytes a prefix key;
+-- little-endian. The salt is xxh64 of `cache_salt`, so that it stays here; 0 without one. Keys bring model and salt
+-- along, which say whose keys they are.
 
 local function digest(txn)
     local needs = txn:get_var("proc.pm.body") or 0
     local body = txn.sf:req_body() or ""
     local start = prompt_start(body)
     local wants_session = not txn:get_var("txn.pm.session")
-    local model, session, max_tokens, keys = "", "", 0, ""
-    if needs & NEEDS_FIELDS ~= 0 or (needs & NEEDS_FIELDS_WITHOUT_SESSION ~= 0 and wants_session) then
-        model, session, max_tokens = fields(body, start, wants_session)
+    local model, session, max_tokens, salt, keys = "", "", 0, 0, ""
+    local wants_keys = needs & NEEDS_KEYS ~= 0
+    if wants_keys or needs & NEEDS_FIELDS ~= 0 or (needs & NEEDS_FIELDS_WITHOUT_SESSION ~= 0 and wants_session) then
+        model, session, max_tokens, salt = fields(txn.c, body, start, wants_session, wants_keys)
     end
-    if needs & NEEDS_KEYS ~= 0 and start then keys = prefix_keys(txn.c, body, start) end
-    return pack("<s2s2I4I4", model, session, max_tokens, #body) .. keys
+    if wants_keys and start then keys = prefix_keys(txn.c, body, start) end
+    return pack("<s2s2I4I4i8", model, session, max_tokens, #body, salt) .. keys
 end
 
 core.register_fetches("pm_body", digest)
@@ -141,6 +153,7 @@ local TEXT_ANSWERS = {
     first = "txn.pm.first",
     second = "txn.pm.second",
     prefill = "txn.pm.prefill",
+    scope = "txn.pm.scope",
     model = "txn.pm.model",
     reason = "txn.pm.reason",
 }

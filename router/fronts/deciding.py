@@ -14,9 +14,18 @@ from router.pipeline import Pipeline
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_clock", "_metrics", "_pipeline", "_stopwatch")
+    __slots__ = ("_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch")
 
-    def __init__(self, pipeline: Pipeline, metrics: DecisionMetrics, *, clock: Clock, stopwatch: Clock) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        metrics: DecisionMetrics,
+        *,
+        clock: Clock,
+        stopwatch: Clock,
+        isolate_tenants: bool = False,
+    ) -> None:
+        self._isolate_tenants = isolate_tenants
         self._pipeline = pipeline
         self._metrics = metrics
         self._clock = clock
@@ -26,7 +35,7 @@ class Decider:
         """Decides one lookup. A policy's programming error propagates, counted."""
         started_s = self._stopwatch()
         try:
-            decision = self._pipeline.decide(extract(arguments), self._clock())
+            decision = self._pipeline.decide(extract(arguments, isolate_tenants=self._isolate_tenants), self._clock())
         except Exception:
             self._metrics.lookup_errors += 1
             raise

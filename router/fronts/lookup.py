@@ -60,6 +60,8 @@ def encode_answer(decision: Decision) -> str:
         lines.append(f"second={decision.second}")
     if decision.prefill_address:
         lines.append(f"prefill={decision.prefill_address}")
+    if decision.scope:
+        lines.append(f"scope={decision.scope}")
     if decision.status:
         lines.append(f"status={decision.status}")
         lines.append(f"retry_after={decision.retry_after_s}")

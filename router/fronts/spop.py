@@ -35,7 +35,14 @@ log = structlog.get_logger(__name__)
 
 @lru_cache(maxsize=MAX_CACHED_ANSWERS)
 def encode_answer(
-    reason: str, first: str, second: str, status: int, retry_after_s: int, prefill: str = "", model: str = ""
+    reason: str,
+    first: str,
+    second: str,
+    status: int,
+    retry_after_s: int,
+    prefill: str = "",
+    model: str = "",
+    scope: str = "",
 ) -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
@@ -45,6 +52,8 @@ def encode_answer(
         values["second"] = second
     if prefill:
         values["prefill"] = prefill
+    if scope:
+        values["scope"] = scope
     if status:
         values |= {"status": status, "retry_after": retry_after_s}
     if model:
@@ -95,6 +104,7 @@ class SPOPProtocol(asyncio.Protocol):
                     decision.retry_after_s,
                     decision.prefill_address,
                     decision.model,
+                    decision.scope,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

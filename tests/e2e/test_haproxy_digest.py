@@ -25,11 +25,13 @@ FUZZED = 400
 
 def packed(body: bytes, needs: int = FIELDS | KEYS, *, wants_session: bool = True) -> bytes:
     """What the fetch must say of `body`."""
-    asks_fields = needs & FIELDS or (needs & FIELDS_WITHOUT_SESSION and wants_session)
-    model, session, max_tokens = body_fields(body, wants_session=wants_session) if asks_fields else BodyFields()
+    asks_fields = needs & (FIELDS | KEYS) or (needs & FIELDS_WITHOUT_SESSION and wants_session)
+    model, session, max_tokens, salt = (
+        body_fields(body, wants_session=wants_session, wants_salt=bool(needs & KEYS)) if asks_fields else BodyFields()
+    )
     keys = prefix_keys(body) if needs & KEYS else ()
     head = struct.pack(
-        f"<H{len(model)}sH{len(session)}sII", len(model), model, len(session), session, max_tokens, len(body)
+        f"<H{len(model)}sH{len(session)}sIIQ", len(model), model, len(session), session, max_tokens, len(body), salt
     )
     return head + struct.pack(f"<{len(keys)}Q", *keys)
 
@@ -57,6 +59,7 @@ async def test_random_bodies(tmp_path: Path, lookup: str) -> None:
     pieces = [
         *PROMPT_KEYS,
         *(b'"model"', b'"user"', b'"session_id"', b'"prompt_cache_key"', b'"max_tokens"', b'"max_output_tokens"'),
+        *(b'"cache_salt"', b'"cache_salt":"', b'"salty"'),
         *(b":", b",", b"{", b"}", b'"', b"\\", b" ", b"\n", b"12", b'"text"', b"\x00", b"\xff", b"\xc3\xa9", b"[" * 50),
     ]
     async with running_edge(tmp_path, replicas=1, lookup=lookup, body_window_bytes=WINDOW, body_needs=3) as edge:

@@ -27,21 +27,21 @@ pytestmark = [
 
 SEED = 11
 REPLICAS = 3
-BLOCKS = 320
-"""Of 32 tokens on each replica: 30,720 tokens in all."""
+BLOCKS = 224
+"""Of 32 tokens on each replica: 21,504 tokens in all."""
 
 CONVERSATIONS = 24
 """They grow from 1,000 to 4,500 tokens each."""
 
-AT_ONCE = 4
-TURNS = 140
+AT_ONCE = 3
+TURNS = 150
 TURNS_AFTER = 70
 MAX_PROMPT_BYTES = 22_000
 BOUND = 0.05
 RESTART_S = 240.0
 
 ENGINE = {
-    "args": ["--max-model-len=8192", f"--num-gpu-blocks-override={BLOCKS}", "--enable-prompt-tokens-details"],
+    "args": ["--max-model-len=6144", f"--num-gpu-blocks-override={BLOCKS}", "--enable-prompt-tokens-details"],
     "num_cpus": 0.5,
 }
 TEXT = (
@@ -165,13 +165,12 @@ async def test_cached_tokens_are_foreseen() -> None:
         capacities = [value for name, value in metrics.items() if name.startswith("pointsman_kv_capacity_tokens")]
         assert len(capacities) == REPLICAS and all(value <= 32 * BLOCKS for value in capacities)
         # Full, all the time: what is stored has pushed something out.
-        assert metrics["pointsman_engine_keys_total"] > 4 * metrics["pointsman_prefix_index_keys"]
+        assert metrics["pointsman_engine_keys_total"] > 3 * metrics["pointsman_prefix_index_keys"]
 
         victim = sorted(await edge.states())[0]
         await kill_replica(edge, victim)
         await until(lambda: not_up(edge, victim))
         await until(lambda: all_up(edge), RESTART_S)
-        assert (await edge.metrics())["pointsman_engine_restarts_total"] == 1
         await check(edge, talk, TURNS_AFTER, "after a replica's restart")
 
         edge.router().kill()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.body_fields import MAX_TOKENS_LIMIT, BodyFields, body_fields
+from router.prefix_keys import salt_of
 
 GOLDEN = HAPROXY / "body_fields.json"
 
@@ -52,6 +53,13 @@ CASES: dict[str, list[Any]] = {
     "257 bytes": ['{"model":"', 1, "m", 257, '","user":"u"}', 1],
     "cut in a value": ['{"messages":[],"model":"m', 1],
     "cut before a colon": ['{"user":"u","model"', 1],
+    "salt": ['{"model":"m","cache_salt":"tenant 7","messages":[]}', 1],
+    "salt behind the prompt": ['{"messages":[', 1, "1,", 5000, '],"cache_salt":"s"}', 1],
+    "salt longer than other fields": ['{"cache_salt":"', 1, "s", 1000, '","messages":[]}', 1],
+    "salt with escapes": ['{"messages":[],"cache_salt":"a\\u00e9\\"b"}', 1],
+    "salt with control characters": ['{"cache_salt":"a\nb\x00","messages":[]}', 1],
+    "no salt": ['{"cache_salt":"","messages":[{"cache_salt":7}]}', 1],
+    "salt of a part": ['{"messages":[{"x":{"cache_salt":"nested"}}],"cache_salt":"own"}', 1],
     "limit beyond 32 bits": ['{"max_tokens":4294967296}', 1],
     "limit of a thousand digits": ['{"max_tokens":', 1, "9", 1000, "}", 1],
     "limit of 256 digits": ['{"max_tokens":', 1, "9", 256, "}", 1],
@@ -68,9 +76,9 @@ CASES: dict[str, list[Any]] = {
 def vectors() -> str:
     cases = {}
     for name, parts in CASES.items():
-        model, session, max_tokens = body_fields(body_of({"body": parts}))
+        model, session, max_tokens, salt = body_fields(body_of({"body": parts}))
         found = {"model": model.decode("latin-1"), "session": session.decode("latin-1"), "max_tokens": max_tokens}
-        cases[name] = {"body": parts} | found
+        cases[name] = {"body": parts} | found | {"salt": f"{salt:016x}"}
     return json.dumps(cases, indent=1) + "\n"
 
 
@@ -82,9 +90,10 @@ def test_golden_vectors_are_these() -> None:
 @pytest.mark.skipif(rewriting(), reason="the file is being rewritten")
 @pytest.mark.parametrize("name", CASES)
 def test_golden_fields(name: str) -> None:
-    """Model, session and output limit of each case."""
+    """Model, session, output limit and salt of each case."""
     case = load_cases(GOLDEN)[name]
-    expected = BodyFields(case["model"].encode("latin-1"), case["session"].encode("latin-1"), case["max_tokens"])
+    texts = (case[name].encode("latin-1") for name in ("model", "session"))
+    expected = BodyFields(*texts, case["max_tokens"], int(case["salt"], 16))
     assert body_fields(body_of(case)) == expected
 
 
@@ -104,6 +113,9 @@ def test_golden_fields(name: str) -> None:
         pytest.param("limit beyond 32 bits", BodyFields(max_tokens=MAX_TOKENS_LIMIT), id="limits are capped"),
         pytest.param("control characters", BodyFields(), id="control characters are not taken"),
         pytest.param("257 bytes", BodyFields(session=b"u"), id="a value too long is missing"),
+        pytest.param("salt", BodyFields(b"m", salt=salt_of("tenant 7")), id="the salt is named by its hash"),
+        pytest.param("salt longer than other fields", BodyFields(salt=salt_of("s" * 1000)), id="salts may be long"),
+        pytest.param("salt of a part", BodyFields(salt=salt_of("own")), id="the request's own salt"),
     ],
 )
 def test_rules(name: str, expected: BodyFields) -> None:
@@ -112,8 +124,9 @@ def test_rules(name: str, expected: BodyFields) -> None:
 
 
 def test_a_session_is_not_looked_for_when_a_header_gave_one() -> None:
-    """The header goes first, so the search is saved."""
+    """The header goes first, so the search is saved; likewise the salt where no keys are wanted."""
     assert body_fields(b'{"model":"m","user":"u"}', wants_session=False) == BodyFields(b"m")
+    assert body_fields(b'{"model":"m","cache_salt":"u"}', wants_salt=False) == BodyFields(b"m")
 
 
 json_values = st.recursive(

@@ -19,19 +19,24 @@ from router.features import (
 
 
 def pack(
-    model: bytes = b"", session: bytes = b"", max_tokens: int = 0, seen: int = 0, keys: tuple[int, ...] = ()
+    model: bytes = b"",
+    session: bytes = b"",
+    max_tokens: int = 0,
+    seen: int = 0,
+    keys: tuple[int, ...] = (),
+    salt: int = 0,
 ) -> bytes:
     """What `lua.pm_body` sends."""
     return (
         struct.pack("<H", len(model)) + model + struct.pack("<H", len(session)) + session
-        + struct.pack("<II", max_tokens, seen) + struct.pack(f"<{len(keys)}Q", *keys)
+        + struct.pack("<IIQ", max_tokens, seen, salt) + struct.pack(f"<{len(keys)}Q", *keys)
     )  # fmt: skip
 
 
 def test_a_whole_packet_is_read() -> None:
-    """All five parts of the body packet arrive."""
-    packed = pack(b"qwen", b"s-1", 64, 2000, (1, 2**64 - 1))
-    assert unpack_body(packed) == BodyFields("qwen", "s-1", 64, 2000, (1, 2**64 - 1))
+    """All six parts of the body packet arrive."""
+    packed = pack(b"qwen", b"s-1", 64, 2000, (1, 2**64 - 1), 5)
+    assert unpack_body(packed) == BodyFields("qwen", "s-1", 64, 2000, 5, (1, 2**64 - 1))
 
 
 def test_a_cut_packet_yields_what_precedes_the_cut() -> None:
@@ -103,3 +108,29 @@ def test_expected_tokens_add_prompt_and_output() -> None:
     assert BYTES_PER_TOKEN == 4
     assert expected_tokens(extract({"size": 2000, "body": pack(max_tokens=64)})) == 564
     assert expected_tokens(extract({"size": 2000})) == 500 + DEFAULT_OUTPUT_TOKENS
+
+
+def test_keys_are_scoped_by_model_and_salt() -> None:
+    """The same bytes below another model, adapter or salt are other keys; the replica is told by which scope."""
+    found = [
+        extract({"body": pack(model, keys=(7, 8), salt=salt)})
+        for model, salt in ((b"a", 0), (b"b", 0), (b"a", 5), (b"b", 5), (b"", 0))
+    ]
+    assert len({key for features in found for key in features.prefix_keys}) == 10
+    assert found[-1].prefix_keys == (7, 8)
+    assert int(found[-1].scope, 16) == 0
+    for features in found:
+        scope = int(features.scope, 16)
+        assert tuple(key ^ scope for key in features.prefix_keys) == (7, 8)
+        assert len(features.scope) == 16
+    assert extract({"body": pack(b"a")}).scope == ""
+
+
+def test_tenants_are_kept_apart_if_asked_for() -> None:
+    """Off, they share what they prompt; on, each has keys of its own, and the replica learns the tenant."""
+    asked = {"body": pack(b"a", keys=(7,)), "tenant": "acme"}
+    assert extract(asked).prefix_keys == extract(asked | {"tenant": "other"}).prefix_keys
+    kept = extract(asked, isolate_tenants=True)
+    assert kept.prefix_keys != extract(asked | {"tenant": "other"}, isolate_tenants=True).prefix_keys
+    assert kept.scope.endswith(" acme")
+    assert extract({"body": pack(b"a", keys=(7,))}, isolate_tenants=True).scope == extract(asked).scope

@@ -11,7 +11,18 @@ from golden import HAPROXY, assert_golden, body_of, load_cases, rewriting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS, PROMPT_KEYS, KeyStream, prefix_keys, prompt_start
+from router.prefix_keys import (
+    BOUNDARIES,
+    CHUNK_BYTES,
+    MAX_KEYS,
+    PROMPT_KEYS,
+    KeyStream,
+    prefix_keys,
+    prompt_start,
+    salt_of,
+    scope_of,
+    scoped,
+)
 
 GOLDEN = HAPROXY / "prefix_keys.json"
 
@@ -152,3 +163,25 @@ def test_a_body_byte_by_byte() -> None:
         stream.feed(body[at : at + 1])
     assert len(stream.keys) == MAX_KEYS
     assert tuple(stream.keys) == prefix_keys(body)
+
+
+SCOPES = (0x160CC5E4984F3BF9, 0x3E4AEA24A2431883, 0x139EFC7D9BDF477B)
+
+
+def test_scopes_are_these() -> None:
+    """murmur3 of salt, model and tenant; nothing known is no scope. Other versions must agree."""
+    assert scope_of("") == 0
+    assert scope_of("m") == SCOPES[0]
+    assert scope_of("m", salt_of("pepper")) == SCOPES[1]
+    assert scope_of("m", 0, "acme") == SCOPES[2]
+    assert scoped([1, 2], 3) == [2, 1]
+    assert salt_of("") == 0
+    assert salt_of("pepper") == xxhash.xxh64_intdigest(b"pepper")
+
+
+def test_scopes_are_not_mistaken_for_one_another() -> None:
+    """What ends a model's name does not begin a tenant's."""
+    found = {
+        scope_of(*whose) for whose in (("ab", 0, "c"), ("a", 0, "bc"), ("abc", 0, ""), ("", 0, "abc"), ("a", 1, ""))
+    }
+    assert len(found) == 5

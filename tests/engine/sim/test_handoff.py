@@ -16,7 +16,7 @@ from sim_replica import chat_body, client_of, events_of, replica
 
 from engine.sim.server import SimServer
 from policies.types import RequestFeatures
-from router.prefix_keys import prefix_keys
+from router.prefix_keys import prefix_keys, scope_of, scoped
 from router.state.schema import Handoffs, Role
 
 PROMPT = "the quick brown fox " * 400
@@ -208,7 +208,7 @@ async def test_roles_and_outcomes_reach_the_router() -> None:
         async with two({**settings, "replica_id": "p"}, **settings, replica_id="d") as fleet:
             await until(lambda: len(router.replicas) == 2 and all(router.kv.reports(r.slot) for r in router.replicas))
             content = msgspec.json.encode(chat_body(PROMPT, max_tokens=2))
-            keys = prefix_keys(content)
+            keys = tuple(scoped(prefix_keys(content), scope_of("sim")))
             asked = RequestFeatures(request_id="r1", body_bytes=len(content), prefix_keys=keys)
             decision = router.pipeline.decide(asked, router.clock())
             assert (decision.first, decision.prefill) == ("d", "p")

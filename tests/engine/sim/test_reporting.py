@@ -12,10 +12,15 @@ from sim_replica import replica
 
 from policies.types import Decision, RequestFeatures
 from router.app import Router
-from router.prefix_keys import prefix_keys
+from router.prefix_keys import prefix_keys, scope_of, scoped
 
 SYSTEM = "You are a careful assistant. " * 400
 """Some 11,600 bytes, 2,900 tokens by the simulated engine's rule."""
+
+
+def keys_of(body: bytes) -> tuple[int, ...]:
+    """As the router has them of a body that names the simulated model."""
+    return tuple(scoped(prefix_keys(body), scope_of("sim")))
 
 
 class Client:
@@ -33,7 +38,7 @@ class Client:
         request_id = f"request-{self.count}"
         body = msgspec.json.encode({"model": "sim", "messages": messages, "max_tokens": 40, "ignore_eos": True})
         features = RequestFeatures(
-            request_id=request_id, model="sim", session=session, body_bytes=len(body), prefix_keys=prefix_keys(body)
+            request_id=request_id, model="sim", session=session, body_bytes=len(body), prefix_keys=keys_of(body)
         )
         decision = self.router.pipeline.decide(features, self.router.clock())
         answer = await self.http.post(
@@ -88,7 +93,7 @@ async def test_a_restarted_replica_is_forgotten_and_learned_again() -> None:
     async with running_router(policy={"policy": "kv_cost"}) as router:
         options = {"register": (f"http://{router.addresses['admin']}",), "replica_id": "a"}
         body = msgspec.json.encode({"model": "sim", "messages": [{"role": "user", "content": SYSTEM}], "max_tokens": 2})
-        keys = prefix_keys(body)
+        keys = keys_of(body)
         for _ in range(2):
             async with replica(**options) as server:
                 await until(lambda: _all_report(router))

@@ -14,12 +14,12 @@ import pytest
 from engine.vllm.gate import Message
 from engine.vllm.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, PrefixCache
 from engine.vllm.reporting import Reporter
-from router.prefix_keys import prefix_keys
+from router.prefix_keys import prefix_keys, salt_of, scope_of, scoped
 from router.state.schema import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
 
 BLOCK = 16
 BODY = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "why " * 600}]})
-KEYS = prefix_keys(BODY)
+KEYS = tuple(scoped(prefix_keys(BODY), scope_of("m")))
 TOKENS = 640
 """Of BODY: 40 blocks; the last of its four keys ends in the 34th."""
 
@@ -67,16 +67,22 @@ class Replica:
 
     def __init__(self, *, kind: Kind = Kind.DELTA, prompts: int = 1) -> None:
         self.listener = Listener()
-        self.reporter = Reporter([self.listener], load=lambda: EngineLoad(running=1))
+        self.reporter = Reporter([self.listener], model="m", load=lambda: EngineLoad(running=1))
         self.reporter.start(PrefixCache(BLOCK, 5000))
         self.tags: list[str | None] = []
         self.kind = kind
         self.prompts = prompts
         self.computed = asyncio.Event()
+        self.adapter: Any = None
+        self.salt: dict[str, str] = {}
+        self.given: list[dict[str, Any]] = []
+        """Prompts as the engine got them."""
         self.generate = self.reporter.watch(self._generate)
         self.app = self.reporter.app(self._app)
 
-    async def _generate(self, prompt: Any, sampling: Any, request_id: str, *, session_id: str | None = None) -> Any:
+    async def _generate(
+        self, prompt: Any, sampling: Any, request_id: str, *, lora_request: Any = None, session_id: str | None = None
+    ) -> Any:
         self.tags.append(session_id)
         ids = prompt["prompt_token_ids"]
         if self.kind is Kind.DELTA:
@@ -89,15 +95,19 @@ class Replica:
             pass
 
         async def one(number: int) -> None:
+            prompt = {"prompt_token_ids": range(TOKENS), **self.salt}
+            self.given.append(prompt)
             outputs = self.generate(
-                {"prompt_token_ids": range(TOKENS)}, SimpleNamespace(output_kind=self.kind), f"cmpl-{number}"
+                prompt, SimpleNamespace(output_kind=self.kind), f"cmpl-{number}", lora_request=self.adapter
             )
             async for _ in outputs:
                 await send({"type": "http.response.body"})
 
         await asyncio.gather(*(one(number) for number in range(self.prompts)))
 
-    async def ask(self, request_id: str, body: bytes = BODY, *, method: str = "POST", piece: int = 1000) -> None:
+    async def ask(
+        self, request_id: str, body: bytes = BODY, *, method: str = "POST", piece: int = 1000, scope: str = ""
+    ) -> None:
         """One request over ASGI, its body in pieces."""
         messages: list[Message] = [
             {"type": "http.request", "body": body[at : at + piece], "more_body": at + piece < len(body)}
@@ -111,8 +121,10 @@ class Replica:
         async def send(message: Message) -> None:
             pass
 
-        scope = {"type": "http", "method": method, "path": "/v1", "headers": [(b"x-request-id", request_id.encode())]}
-        await self.app(scope, receive, send)
+        headers = [(b"x-request-id", request_id.encode())]
+        if scope:
+            headers.append((b"x-pointsman-scope", scope.encode()))
+        await self.app({"type": "http", "method": method, "path": "/v1", "headers": headers}, receive, send)
 
     def stored(self, first: int, after: int, tag: str | None, **given: Any) -> None:
         parent = CHAIN[first - 1] if first else None
@@ -262,3 +274,38 @@ async def test_clearing_and_loss_empty_it(replica: Replica) -> None:
         await replica.until(keys=4)
         empty()
         await replica.until(keys=0)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "salt", "said", "expected"),
+    [
+        pytest.param("", "", "", scope_of("m"), id="the model"),
+        pytest.param("sql", "", "", scope_of("sql"), id="an adapter, which requests name in its place"),
+        pytest.param("", "pepper", "", scope_of("m", salt_of("pepper")), id="a cache salt"),
+        pytest.param("", "pepper", "00000000000000ff", 255, id="what the router said goes first"),
+        pytest.param("", "", "nonsense", scope_of("m"), id="nonsense is not listened to"),
+    ],
+)
+async def test_keys_are_scoped_as_the_router_does(
+    replica: Replica, adapter: str, salt: str, said: str, expected: int
+) -> None:
+    """So that what is resident below one model, adapter or salt is not taken for another's."""
+    replica.adapter = SimpleNamespace(lora_name=adapter) if adapter else None
+    replica.salt = {"cache_salt": salt} if salt else {}
+    replica.computed.set()
+    await replica.ask("r1", scope=said)
+    replica.stored(0, 40, replica.tags[0])
+    await replica.until(keys=4)
+    assert replica.listener.resident == set(scoped(prefix_keys(BODY), expected))
+    assert replica.given[0].get("cache_salt", "") == salt
+
+
+async def test_a_tenant_s_kv_is_kept_apart(replica: Replica) -> None:
+    """vLLM salts its blocks with the tenant, and with the request's own salt."""
+    replica.computed.set()
+    await replica.ask("r1", scope="00000000000000ff acme")
+    replica.salt = {"cache_salt": "pepper"}
+    await replica.ask("r2", scope="00000000000000ff acme")
+    salts = [prompt["cache_salt"] for prompt in replica.given]
+    assert len(set(salts)) == 2
+    assert all(salt.startswith("acme ") for salt in salts)
