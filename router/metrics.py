@@ -18,6 +18,7 @@ from policies.types import Reason
 from router.histogram import Histogram
 from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
+from router.state.schema import Role
 from router.state.sessions import SessionTable
 
 LOOKUP_BOUNDS_S = (20e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 400e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
@@ -186,7 +187,7 @@ class StateCollector(Collector):
             in_flight.add_metric((replica.id,), load)
             tokens.add_metric((replica.id,), int(self._load.in_flight_tokens[replica.slot]))
             foreign.add_metric((replica.id,), int(self._load.foreign[replica.slot]))
-            if replica.eligible:
+            if replica.eligible and replica.role is not Role.PREFILL:
                 loads.append(load)
         yield from (state, in_flight, tokens, foreign)
         yield _gauge(

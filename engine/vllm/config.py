@@ -94,6 +94,8 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     served_name: str = ""
     """Name clients ask for; empty: the same as `model`."""
     role: Role = Role.BOTH
+    prefill_timeout_s: float = 30.0
+    """A decode replica computes a prompt itself that a prefill replica has not computed for so long."""
     replicas: int = 1
     """How many; with data parallelism, how many groups."""
     args: tuple[str, ...] = ()
@@ -128,6 +130,8 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise VllmConfigError(f"{key}: {getattr(self, key)} (expected 1 to {RANKS_MAX})")
         if not 1 <= self.replicas <= self.replicas_max:
             raise VllmConfigError(f"replicas: {self.replicas} (expected 1 to {self.replicas_max})")
+        if self.prefill_timeout_s <= 0:
+            raise VllmConfigError(f"prefill_timeout_s: {self.prefill_timeout_s} (expected more than 0)")
         for key, value in {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}.items():
             if value < 0:
                 raise VllmConfigError(f"{key}: {value} (expected 0 or more)")

@@ -24,6 +24,7 @@ from engine.disaggregation import (
     PARAMS,
     PREFILL_HEADER,
     REFUSAL,
+    TIMEOUT_S,
     Connector,
     Leg,
     Outcome,
@@ -76,6 +77,7 @@ class Handoff:
         role: Role,
         model: str,
         *,
+        timeout_s: float = TIMEOUT_S,
         connector: Connector = CONNECTORS[DEFAULT_CONNECTOR],
         lost: Callable[[], int] = lambda: 0,
         own: Peer | None = None,
@@ -83,7 +85,7 @@ class Handoff:
         """`model`: as all replicas of the model serve it. `lost`: transfers that failed in the engine so far."""
         self._model = model
         self._lost = lost
-        self._prefiller = Prefiller(connector, own=own) if role is Role.DECODE else None
+        self._prefiller = Prefiller(connector, timeout_s=timeout_s, own=own) if role is Role.DECODE else None
 
     def totals(self) -> Handoffs | None:
         """What became of prompts to be computed elsewhere; None unless this is a decode replica."""

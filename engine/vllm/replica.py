@@ -204,7 +204,12 @@ class VllmReplica:
         """The app, and an engine whose prompts other replicas compute, or that computes theirs."""
         if self._spec.role is Role.BOTH:
             return app
-        self._handoff = Handoff(self._spec.role, self._spec.model, lost=lambda: self._signals.failed_transfers)
+        self._handoff = Handoff(
+            self._spec.role,
+            self._spec.model,
+            timeout_s=self._spec.prefill_timeout_s,
+            lost=lambda: self._signals.failed_transfers,
+        )
         self._server.watch(self._handoff.watch)
         return self._handoff.app(app)
 

@@ -40,6 +40,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     pool: str = ""
     role: Role = Role.BOTH
+    prefill_timeout_s: float = 30.0
     loras: tuple[str, ...] = ()
     """Names of its adapters; each is a model clients may ask for."""
 
@@ -140,6 +141,7 @@ def _spec(fleet: FleetConfig, pool: PoolConfig, id: str, device: Device, model_p
         heartbeat_s=fleet.heartbeat_s,
         pool=pool.name,
         role=pool.role,
+        prefill_timeout_s=pool.prefill_timeout_s,
         loras=tuple(lora.name for lora in pool.loras),
     )
 

@@ -171,6 +171,14 @@ class LoadMachine(RuleBasedStateMachine):
     def release(self, request: int) -> None:
         self.load.release(str(request))
 
+    @rule(request=st.integers(0, 12), slot=st.integers(0, 2), tokens=st.integers(0, 1000))
+    def reserve_leg(self, request: int, slot: int, tokens: int) -> None:
+        self.load.reserve_leg(str(request), slot, tokens, self.now_s)
+
+    @rule(request=st.integers(0, 12))
+    def release_leg(self, request: int) -> None:
+        self.load.release_leg(str(request))
+
     @rule(slot=st.integers(0, 2), sessions=st.integers(0, 10))
     def observe(self, slot: int, sessions: int) -> None:
         self.load.observe(slot, sessions, self.now_s)

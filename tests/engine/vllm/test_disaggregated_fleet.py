@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import count_tokenised
 import httpx
+import psutil
 import pytest
 from vllm_fleet import MISSING, READY_S, FleetProcess, Lines, admin_server, listener_of, running_fleet
 
@@ -198,7 +199,8 @@ def test_a_prefill_replica_killed_between_the_legs_costs_the_client_nothing(two:
     """It answered its leg and died before its KV was fetched: 200, the answer as ever, counted as lost."""
     body = {**GREEDY, "prompt": "kill " + PROMPT}
     alone = httpx.post(f"{two.prefill}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
-    victim = listener_of(two.prefill)
+    server = listener_of(two.prefill)
+    victims = [*server.children(recursive=True), server]
 
     class Between(BaseHTTPRequestHandler):
         """Hands the leg on, and ends the prefill replica before it hands the answer back."""
@@ -206,8 +208,9 @@ def test_a_prefill_replica_killed_between_the_legs_costs_the_client_nothing(two:
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["content-length"]))
             answer = httpx.post(f"{two.prefill}{self.path}", content=content, headers=dict(self.headers), timeout=60)
-            victim.kill()
-            victim.wait(20)
+            for victim in victims:
+                victim.kill()
+            psutil.wait_procs(victims, 20)
             self.send_response(answer.status_code)
             self.send_header("content-length", str(len(answer.content)))
             self.end_headers()
