@@ -211,6 +211,7 @@ def simulate(
     private_output: Annotated[
         bool, typer.Option("--private-output", help="No turn finds the answer before it in the cache.")
     ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw all loads into an SVG file; for two loads or more.")] = None,
     write: Annotated[Path | None, typer.Option(help="Write the trace at that load to a file and stop.")] = None,
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -242,6 +243,7 @@ def simulate(
                 sync_ms=sync_ms if sync_ms >= 0 else None,
                 event_lag_ms=event_lag_ms,
                 restarts=restart or (),
+                plot=plot,
                 write=write,
                 json=json,
             )

@@ -14,10 +14,11 @@ from rich.console import Console
 from pointsman.errors import StartError
 from policies.errors import PolicyError
 from simulator.errors import ExperimentError, SimulationError
-from simulator.experiment import SWEEP, Pace, TraceOf, run_experiment
+from simulator.experiment import SWEEP, Outcome, Pace, TraceOf, run_experiment
 from simulator.generate import MAX_REQUESTS, WORKLOADS, describe, generate
 from simulator.mooncake import Dialect, read_trace, write_trace
 from simulator.peers.registry import policy_named
+from simulator.plots import as_svg
 from simulator.report import as_json, as_tables
 from simulator.settings import FleetSettings, Restart
 from simulator.trace import Trace
@@ -51,6 +52,7 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync_ms: float | None = 10.0
     event_lag_ms: float = 20.0
     restarts: Sequence[str] = ()
+    plot: Path | None = None
     write: Path | None = None
     json: bool = False
 
@@ -63,6 +65,8 @@ def run_simulate(options: SimulateOptions) -> int:
             return _write(options, trace_of)
         policies = _policies(options.policies)
         settings = _settings(options)
+        if options.plot is not None and len(_paces(options)) < 2:
+            raise ExperimentError("--plot: two loads or more are expected")
         outcomes = run_experiment(
             trace_of,
             paces=_paces(options),
@@ -73,6 +77,8 @@ def run_simulate(options: SimulateOptions) -> int:
         )
     except (SimulationError, PolicyError) as error:
         raise StartError(str(error)) from error
+    if options.plot is not None:
+        _draw(outcomes, options.plot)
     if options.json:
         about = {
             "trace": str(options.trace or options.workload),
@@ -84,6 +90,13 @@ def run_simulate(options: SimulateOptions) -> int:
     else:
         Console(width=TABLE_WIDTH if not sys.stdout.isatty() else None).print(as_tables(outcomes))
     return 0
+
+
+def _draw(outcomes: Sequence[Outcome], path: Path) -> None:
+    try:
+        path.write_text(as_svg(outcomes))
+    except OSError as error:
+        raise StartError(f"--plot: {path}: cannot be written: {error.strerror}") from error
 
 
 def _progress(line: str) -> None:

@@ -21,7 +21,7 @@ that hold one grow until a copy elsewhere is cheaper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -107,8 +107,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
         slots, home, limit = candidates.slots, candidates.home, context.limit
         best: list[tuple[float, int]]
         if len(slots) <= FEW:
-            rng = context.rng
-            drawn = [(sum(terms), rng.random(), slot) for slot, *terms in self._terms(candidates)]
+            random = context.rng.random
+            drawn = [(cost, random(), slot) for cost, slot in self._costs(candidates)]
             drawn.sort()
             best = [(cost, slot) for cost, _, slot in drawn[:limit]]
         else:
@@ -128,63 +128,92 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return ranked
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
-        _, *columns = zip(*self._terms(candidates), strict=True)
-        return {name: np.array(column) for name, column in zip(TERMS, columns, strict=True)}
+        config, kv, slots = self.config, _signals(candidates), candidates.slots
+        prompt, requests = float(candidates.prompt_tokens), candidates.in_flight[slots]
+        uncached = np.maximum(1.0, prompt - candidates.resident.column(len(candidates.in_flight))[slots])
+        miss = kv.base_ms[slots] + uncached * (kv.per_token_ms[slots] + uncached * kv.per_square_ms[slots])
+        # Of what a conversation keeps at home only what is added is more.
+        added = np.where(slots == candidates.home, max(0.0, prompt - candidates.home_tokens), uncached)
+        over = np.maximum(0.0, kv.footprint[slots] + added - config.overflow_at * kv.capacity[slots])
+        columns = (
+            kv.prefill_ms[slots],
+            self.kappa(kv.usage) * miss,
+            config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
+            config.interference * miss * requests,
+            config.tie_ms * (requests + config.tie_fill * kv.fill[slots]),
+        )
+        return dict(zip(TERMS, columns, strict=True))
 
     def kappa(self, usage: float) -> float:
         """Weight of a miss while live conversations keep `usage` of the fleet's KV."""
         config = self.config
         return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
 
-    def _terms(self, candidates: Candidates) -> Iterator[tuple[int, float, float, float, float, float]]:
-        """Slot and `TERMS` of one candidate after the other: for people, and for few candidates the quicker way."""
+    def _costs(self, candidates: Candidates) -> list[tuple[float, int]]:
+        """Score and slot of one candidate after the other: the quicker way where they are few."""
         config, kv = self.config, _signals(candidates)
         kappa, prompt, home = self.kappa(kv.usage), float(candidates.prompt_tokens), candidates.home
-        resident = candidates.resident.tokens
+        overflow_at, evict_weight, interference = config.overflow_at, config.evict_weight, config.interference
+        tie_ms, tie_fill = config.tie_ms, config.tie_ms * config.tie_fill
+        held: dict[int, float] = {}
+        for tokens, holders in candidates.resident.levels:
+            held |= dict.fromkeys(holders if isinstance(holders, list) else list(holders), tokens)
+        requests_at, base, per_token = candidates.in_flight.item, kv.base_ms.item, kv.per_token_ms.item
+        per_square, prefill_ms, fill = kv.per_square_ms.item, kv.prefill_ms.item, kv.fill.item
+        footprint, capacity = kv.footprint.item, kv.capacity.item
+        costs = []
         for slot in candidates.slots.tolist():
-            requests = candidates.in_flight.item(slot)
-            uncached = max(1.0, prompt - resident(slot))
-            miss = kv.base_ms.item(slot) + uncached * (
-                kv.per_token_ms.item(slot) + uncached * kv.per_square_ms.item(slot)
-            )
-            # Of what a conversation keeps at home only what is added is more.
+            requests = requests_at(slot)
+            uncached = prompt - held.get(slot, 0.0)
+            if uncached < 1.0:
+                uncached = 1.0
+            miss = base(slot) + uncached * (per_token(slot) + uncached * per_square(slot))
+            cost = prefill_ms(slot) + (kappa + interference * requests) * miss + tie_ms * requests
+            cost += tie_fill * fill(slot)
             added = uncached if slot != home else max(0.0, prompt - candidates.home_tokens)
-            over = kv.footprint.item(slot) + added - config.overflow_at * kv.capacity.item(slot)
-            evict = config.evict_weight * min(uncached, over) * kv.again_ms.item(slot) if over > 0.0 else 0.0
-            tie = config.tie_ms * (requests + config.tie_fill * kv.fill.item(slot))
-            yield slot, kv.prefill_ms.item(slot), kappa * miss, evict, config.interference * miss * requests, tie
+            over = footprint(slot) + added - overflow_at * capacity(slot)
+            if over > 0.0:
+                cost += evict_weight * (over if over < uncached else uncached) * kv.again_ms.item(slot)
+            costs.append((cost, slot))
+        return costs
 
     def _scores(self, candidates: Candidates) -> FloatColumn:
-        """The same summed up, over columns; aligned with `slots`."""
-        config, kv = self.config, _signals(candidates)
-        in_flight = candidates.in_flight
-        width = len(in_flight)
-        prompt = float(candidates.prompt_tokens)
-        # Whole tables, and one gather at the end: cheaper than gathering each column.
+        """The same over columns; aligned with `slots`."""
+        config, kv, slots = self.config, _signals(candidates), candidates.slots
+        prompt, table = float(candidates.prompt_tokens), len(candidates.in_flight)
+        # Slots are rarely anything but the first so many: whole tables up to there need no gathering.
+        count = len(slots)
+        dense = slots.item(-1) == count - 1
+        width = count if dense else table
+        in_flight, footprint, capacity = candidates.in_flight[:width], kv.footprint[:width], kv.capacity[:width]
         uncached: FloatColumn | float = prompt
         if candidates.resident:
-            uncached = np.maximum(prompt - candidates.resident.column(width), 1.0)
-        score = kv.base_ms + uncached * (kv.per_token_ms + uncached * kv.per_square_ms)
-        weight: FloatColumn = config.interference * in_flight
+            uncached = candidates.resident.rest(prompt, table)[:width]
+        score = uncached * kv.per_square_ms[:width]
+        score += kv.per_token_ms[:width]
+        score *= uncached
+        score += kv.base_ms[:width]
+        weight: FloatColumn = in_flight * config.interference
         weight += self.kappa(kv.usage)
         score *= weight
-        score += kv.prefill_ms
-        score += config.tie_ms * in_flight
-        score += (config.tie_ms * config.tie_fill) * kv.fill
+        score += kv.prefill_ms[:width]
+        score += in_flight * config.tie_ms
+        score += kv.fill[:width] * (config.tie_ms * config.tie_fill)
         if config.evict_weight:
-            over = kv.footprint + uncached
-            over -= config.overflow_at * kv.capacity
+            over = capacity * -config.overflow_at
+            over += footprint
+            over += uncached
             home = candidates.home
             if 0 <= home < width:
                 added = max(0.0, prompt - candidates.home_tokens)
-                over[home] = kv.footprint[home] + added - config.overflow_at * kv.capacity[home]
-            if np.maximum.reduce(over) > 0.0:
+                over[home] = footprint.item(home) + added - config.overflow_at * capacity.item(home)
+            if over.item(over.argmax()) > 0.0:
                 np.minimum(over, uncached, out=over)
                 np.maximum(over, 0.0, out=over)
-                over *= kv.again_ms
+                over *= kv.again_ms[:width]
                 over *= config.evict_weight
                 score += over
-        gathered: FloatColumn = score[candidates.slots]
+        gathered: FloatColumn = score if dense else score[slots]
         return gathered
 
 

@@ -146,6 +146,10 @@ class KVSignals:
         """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
 
 
+FEW_SLOTS = 8
+"""Slots up to which writing one after the other is quicker than all at once."""
+
+
 class Residency:
     """How many leading tokens of one prompt replicas hold; 0 for all that are not named.
 
@@ -179,6 +183,18 @@ class Residency:
                 column[slots[0]] = tokens
             else:
                 column[slots] = tokens
+        return column
+
+    def rest(self, prompt: float, width: int) -> FloatColumn:
+        """What of `prompt` tokens is not resident, at least 1, by slot; the caller's to scribble on."""
+        column = np.full(width, prompt)
+        for tokens, slots in self.levels:
+            left = max(1.0, prompt - tokens)
+            if isinstance(slots, list) and len(slots) <= FEW_SLOTS:
+                for slot in slots:
+                    column[slot] = left
+            else:
+                column[slots] = left
         return column
 
 

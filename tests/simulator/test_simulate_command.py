@@ -99,3 +99,13 @@ def test_what_cannot_be_done_is_one_sentence(
     """On stderr, with exit code 2."""
     assert simulate(*arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_loads_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One SVG beside the table; a single load is no line."""
+    path = tmp_path / "sweep.svg"
+    loads = ("--load", "0.3", "--load", "0.9", "--policies", "kv_cost,lmetric", "--plot", str(path))
+    assert simulate(*SMALL, *loads) == 0
+    assert "kv_cost" in path.read_text()
+    assert simulate(*SMALL, "--load", "0.3", "--policies", "kv_cost", "--plot", str(path)) != 0
+    assert "two loads" in capsys.readouterr().err
