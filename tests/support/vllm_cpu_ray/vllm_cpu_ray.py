@@ -8,4 +8,4 @@ experts ignore which of them are local.
 
 def register() -> str:
     """Entry point of the group `vllm.platform_plugins`: the platform's class."""
-    return "vllm_cpu_ray.platform.RayCpuPlatform"
+    return "vllm_cpu_ray_platform.RayCpuPlatform"

@@ -1,6 +1,7 @@
 """Collectives of expert parallelism over gloo, and experts that skip those of other ranks."""
 
 import functools
+import inspect
 
 import torch
 import torch.distributed as dist
@@ -37,13 +38,16 @@ class CpuEpCommunicator(CpuCommunicator):
 def _local_experts_only(apply):
     """`apply` with `expert_map` respected: tokens for experts of other ranks weigh nothing here."""
 
+    signature = inspect.signature(apply)
+
     @functools.wraps(apply)
-    def applied(self, output, hidden, w1, w2, weights, ids, activation, experts, expert_map, *rest, **more):
-        if expert_map is not None:
-            local = expert_map[ids.long()]
-            weights = weights.masked_fill(local < 0, 0.0)
-            ids = local.clamp_min(0).to(ids.dtype)
-        return apply(self, output, hidden, w1, w2, weights, ids, activation, experts, expert_map, *rest, **more)
+    def applied(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        if (expert_map := given.get("expert_map")) is not None:
+            local = expert_map[given["topk_ids"].long()]
+            given["topk_weights"] = given["topk_weights"].masked_fill(local < 0, 0.0)
+            given["topk_ids"] = local.clamp_min(0).to(given["topk_ids"].dtype)
+        return apply(**given)
 
     return applied
 

@@ -8,4 +8,4 @@ class RayCpuPlatform(CpuPlatform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        return "vllm_cpu_ray.communicator.CpuEpCommunicator"
+        return "vllm_cpu_ray_communicator.CpuEpCommunicator"

@@ -1,0 +1,124 @@
+"""A fleet of real vLLM on a Ray cluster that was there before it, behind a whole edge; and clients that count."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from edge import READY, up_argv
+from ray_cluster import CPU_PLUGIN, running_cluster
+from vllm_fleet import FleetProcess
+
+ROOT = Path(__file__).parents[2]
+
+ON_CPU = {
+    "device": "cpu",
+    "num_cpus": 0.1,
+    "env": {"PYTHONPATH": f"{CPU_PLUGIN}:{ROOT}"},
+}
+"""Settings of a pool whose workers or ranks compute on the CPU."""
+
+
+@contextlib.contextmanager
+def empty_edge(folder: Path) -> Iterator[tuple[str, str]]:
+    """HAProxy and a router without replicas: where clients connect, and the admin URL."""
+    folder.mkdir()
+    words = ("--replicas", "0", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--run-dir", str(folder / "run"))
+    with (folder / "log").open("w") as log:
+        up = subprocess.Popen(up_argv(*words), stdout=subprocess.PIPE, stderr=log, text=True)
+    assert up.stdout is not None
+    try:
+        ready = READY.search(up.stdout.readline())
+        assert ready, (folder / "log").read_text()
+        yield ready[1], ready[2]
+    finally:
+        up.terminate()
+        up.wait(60)
+        up.stdout.close()
+
+
+class Driver(FleetProcess):
+    """`pointsman engine vllm --config FILE`, in a process group of its own: Ray's reaper ends groups."""
+
+    @classmethod
+    def start(cls, folder: Path, environment: dict[str, str], settings: dict[str, Any]) -> Driver:
+        config = folder / "fleet.yaml"
+        config.write_text(json.dumps(settings))  # JSON is YAML.
+        errors = folder / "driver.log"
+        with errors.open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pointsman", "engine", "vllm", "--config", str(config)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+                start_new_session=True,
+            )
+        return cls(process, errors)
+
+
+class Load:
+    """Clients that stream one answer after another, each noting how it ended and when."""
+
+    def __init__(self, url: str, model: str, *, tokens: int = 24, clients: int = 3) -> None:
+        self.ends: list[tuple[float, str, str]] = []
+        """When, what became of it ("ok", a status, "cut" or an error), and which replica served it."""
+        self._url = url
+        self._model = model
+        self._tokens = tokens
+        self._clients = clients
+        self._stop = asyncio.Event()
+
+    @property
+    def failures(self) -> list[tuple[float, str, str]]:
+        return [end for end in self.ends if end[1] != "ok"]
+
+    @property
+    def served_by(self) -> collections.Counter[str]:
+        return collections.Counter(replica for _, how, replica in self.ends if how == "ok")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Load]:
+        """Sends while the context is open; what is under way at its end is finished."""
+        async with httpx.AsyncClient(base_url=self._url, timeout=60, trust_env=False) as client:
+            working = [asyncio.create_task(self._one_after_another(client, n)) for n in range(self._clients)]
+            try:
+                yield self
+            finally:
+                self._stop.set()
+                await asyncio.gather(*working)
+
+    async def _one_after_another(self, client: httpx.AsyncClient, number: int) -> None:
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            how, replica = await self._ask(client, f"client {number} asks {count}")
+            self.ends.append((time.monotonic(), how, replica))
+            if how != "ok":
+                await asyncio.sleep(0.02)
+
+    async def _ask(self, client: httpx.AsyncClient, said: str) -> tuple[str, str]:
+        body = {"model": self._model, "prompt": said, "max_tokens": self._tokens, "stream": True, "ignore_eos": True}
+        replica = ""
+        try:
+            async with client.stream("POST", "/v1/completions", json=body) as answer:
+                replica = answer.headers.get("x-pointsman-replica", "")
+                if answer.status_code != 200:
+                    return str(answer.status_code), replica
+                lines = [line async for line in answer.aiter_lines() if line]
+        except httpx.HTTPError as error:
+            return type(error).__name__, replica
+        whole = lines and lines[-1] == "data: [DONE]" and not any('"error"' in line for line in lines)
+        return ("ok" if whole else "cut"), replica
+
+
+__all__ = ["ON_CPU", "Driver", "Load", "empty_edge", "running_cluster"]
