@@ -109,7 +109,7 @@ def test_the_replica_image_has_the_versions_that_are_tested() -> None:
 
 def test_the_replicas_configuration_decodes() -> None:
     """engine.yaml is one vLLM fleet, reachable from other containers."""
-    config = decode(load_yaml(CONTAINERS / "engine.yaml"))
+    config = decode(load_yaml(CONTAINERS / "engine.yaml") | {"admin_token": "secret"})
     (pool,) = config.pools
     assert (config.host, pool.device, config.admin) == ("node", "gpu", ("http://edge:8001",))
 
