@@ -308,10 +308,10 @@ class KVState:
 
     def relayed(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """The same, told by another edge that the engine told: in order and complete as that edge's words are. Who
-        hears an engine through several edges, or directly too, hears the same changes more than once and ends alike:
-        the last word on each key is the same in all."""
+        hears an engine itself knows better. Who hears of it from several edges hears the same changes more than once
+        and ends alike: the last word on each key is the same in all."""
         feed = self._feeds[slot]
-        if events.epoch not in feed.past:
+        if not feed.in_step and events.epoch not in feed.past:
             if feed.epoch and events.epoch != feed.epoch:
                 self.counters.restarts += 1
                 self._restarted(slot)
@@ -331,6 +331,12 @@ class KVState:
             self._first(slot, first)
         for finished in events.finished:
             self._finished(slot, finished, now_s)
+
+    def unheard(self, slot: int) -> bool:
+        """The engine does not tell this edge any more; True if it did. What others say of it counts from here on."""
+        feed = self._feeds[slot]
+        heard, feed.in_step = feed.in_step, False
+        return heard
 
     def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
         """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""

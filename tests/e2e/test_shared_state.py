@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from edge import RunningEdge, read_stream, running_edges, until
+from edge import agree, read_stream, running_edges, until
 from valkey_server import running_valkey
 
 pytestmark = pytest.mark.e2e
 
 STICKY = '{"policy": "session_affinity", "fallback": {"policy": "least_load"}}'
-
-
-async def digests(edge: RunningEdge) -> dict[str, Any]:
-    return (await edge.admin.get("/v1/state/digests")).json()["parts"]
-
-
-async def agree(edges: Sequence[RunningEdge], *, but: Sequence[str] = ()) -> None:
-    """Waits until all edges know the same."""
-
-    async def same() -> bool:
-        known = [await digests(edge) for edge in edges]
-        for parts in known:
-            for name in but:
-                parts.pop(name, None)
-        return all(parts == known[0] for parts in known)
-
-    await until(same)
 
 
 async def test_two_edges_place_like_one() -> None:
@@ -116,8 +97,11 @@ async def test_an_edge_starts_and_serves_without_its_store(tmp_path: Path) -> No
         async with running_valkey(tmp_path):
             await agree((a, b))
             assert (await b.admin.get("/v1/policy")).json()["policy"] == "least_load"
-            ready = await a.admin.get("/readyz")
-            assert ready.text == "ok\n"
+
+            async def in_step() -> bool:
+                return (await a.admin.get("/readyz")).text == "ok\n"
+
+            await until(in_step)
             metrics = await a.metrics()
             assert metrics['pointsman_shared_store_errors_total{cause="unreachable"}'] > 0
             assert metrics['pointsman_shared_edges{state="in-step"}'] == 1

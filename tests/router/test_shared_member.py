@@ -255,6 +255,26 @@ def test_a_replica_stays_while_its_heartbeats_reach_any_edge() -> None:
     assert a.replicas.get("r1") is None and b.replicas.get("r1") is None
 
 
+def test_an_engine_that_turns_to_another_edge_is_followed_there() -> None:
+    """While it told both, each went by its own ear; what was passed over meanwhile comes by a snapshot."""
+    store, a, b = two()
+    a.register("r1", ttl_s=5.0)
+    now_s = settle(store, (a, b), 0.0)
+    b.register("r1", ttl_s=5.0, now_s=now_s)
+    for edge in (a, b):
+        edge.tell("r1", snapshot=True, stored=[1, 2])
+    now_s = settle(store, (a, b), now_s)
+    agree(a, b)
+    for key in range(3, 20):
+        a.tell("r1", stored=[key])
+        a.register("r1", ttl_s=5.0, now_s=now_s)
+        b.replicas.expire_leases(now_s, b.member.keeps)
+        now_s = settle(store, (a, b), now_s, rounds=1)
+    now_s = settle(store, (a, b), now_s)
+    assert set(b.knows()["resident"]) == set(range(1, 20))
+    assert b.member.counters.taken == 1
+
+
 def test_an_edge_that_dies_takes_no_healthy_replica_with_it() -> None:
     """Nobody else hears its heartbeats, but HAProxy's checks pass: it serves on."""
     store, a, b = two()

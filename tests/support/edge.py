@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,25 @@ class RunningEdge:
                 for process in survivors:
                     process.kill()
                 await self.process.wait()
+
+
+async def agree(edges: Sequence[RunningEdge]) -> None:
+    """Waits until all edges know the same."""
+
+    known: list[dict[str, Any]] = []
+
+    async def same() -> bool:
+        known[:] = [(await edge.admin.get("/v1/state/digests")).json()["parts"] for edge in edges]
+        return all(parts == known[0] for parts in known)
+
+    try:
+        await until(same)
+    except TimeoutError as error:
+        for name in set().union(*known):
+            said = [parts.get(name) for parts in known]
+            if any(part != said[0] for part in said):
+                error.add_note(f"{name}: {said}")
+        raise
 
 
 def _has(process: psutil.Process, words: tuple[str, ...]) -> bool:

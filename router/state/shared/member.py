@@ -158,7 +158,12 @@ class Member:
     def keeps(self, replica: Replica) -> bool:
         """Whether a replica whose lease ended here stays: its heartbeats go to another edge, or went to one that fell
         silent and HAProxy's checks still pass."""
-        if self.peers.hold(replica.id):
+        holders = self.peers.holders(replica.id)
+        if holders:
+            if self._kv.unheard(replica.slot):
+                # What they told of its keys was passed over here while it told them itself.
+                for peer in holders:
+                    peer.based = False
             return True
         return replica.health is Health.UP and self.peers.orphaned(replica.id)
 

@@ -171,9 +171,9 @@ class Peers:
             if counts is not None:
                 self._add(slot, counts)
 
-    def hold(self, replica_id: str) -> bool:
-        """Whether a replica's heartbeats come to some edge that lives, or did when one fell silent."""
-        return any(replica_id in peer.holds for peer in self if peer.alive)
+    def holders(self, replica_id: str) -> list[Peer]:
+        """Living edges that a replica's heartbeats come to."""
+        return [peer for peer in self if peer.alive and replica_id in peer.holds]
 
     def orphaned(self, replica_id: str) -> bool:
         """Whether all edges a replica's heartbeats went to are silent: who listens there is not known."""
