@@ -27,15 +27,15 @@ pytestmark = [
 
 SEED = 11
 REPLICAS = 3
-BLOCKS = 224
-"""Of 32 tokens on each replica: 21,504 tokens in all."""
+BLOCKS = 256
+"""Of 32 tokens on each replica: 24,576 tokens in all."""
 
 CONVERSATIONS = 24
 """They grow from 1,000 to 4,500 tokens each."""
 
 AT_ONCE = 3
 TURNS = 150
-TURNS_AFTER = 70
+TURNS_AFTER = 100
 MAX_PROMPT_BYTES = 22_000
 BOUND = 0.05
 RESTART_S = 240.0
