@@ -3,20 +3,43 @@
 A transport sends one message at a time and answers what the listener said to it. It keeps no messages: one that was
 not taken is lost, and the publisher makes up for it with a snapshot.
 
-`HttpTransport` posts to `POST /v1/replicas/{id}/events` of a router's admin API.
+`HttpTransport` posts to `POST /v1/replicas/{id}/events` of a router's admin API. `RouterTransport` begins so, and goes
+on over a connection that stays open once the router has said where it listens for one (router/fronts/feed.py), which
+costs both sides a fraction; where that cannot be reached, it stays with HTTP.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from router.state.schema import MSGPACK_TYPE, EngineEvents, EventsAnswer
+from router.state.schema import (
+    FEED_HEAD,
+    MSGPACK_TYPE,
+    EngineEvents,
+    EventsAnswer,
+    FeedHello,
+    FeedReply,
+)
 
 TIMEOUT_S = 2.0
 """For one message; a router answers in milliseconds or is away."""
+
+CONNECT_S = 1.0
+"""For a connection that stays open; meanwhile nothing is told."""
+
+AVOID_S = 60.0
+"""After a connection could not be made, or was refused, HTTP serves for so long."""
+
+MAX_REPLY_BYTES = 65_536
+
+_record = msgspec.msgpack.Encoder()
+_reply = msgspec.msgpack.Decoder(FeedReply)
 
 
 class TransportError(Exception):
@@ -68,3 +91,117 @@ class HttpTransport:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+class Feed:
+    """A connection that stays open. `open` it, then `send`; whatever fails ends it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._writer is None
+
+    async def open(self, hello: FeedHello) -> None:
+        """Connects and says who speaks. Raises TransportError."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self._reader, self._writer = await asyncio.open_connection(*self._address, limit=MAX_REPLY_BYTES)
+        except OSError as error:
+            raise TransportError(f"feed: cannot be reached: {type(error).__name__}") from error
+        await self._ask(_record.encode(hello))
+
+    async def send(self, message: EngineEvents) -> EventsAnswer:
+        reply = await self._ask(_record.encode(message))
+        if reply.answer is None:
+            self.close()
+            raise TransportError("feed: answered neither yes nor no")
+        return reply.answer
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    async def _ask(self, record: bytes) -> FeedReply:
+        if self._writer is None or self._reader is None:
+            raise TransportError("feed: is closed")
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                self._writer.write(FEED_HEAD.pack(len(record)) + record)
+                await self._writer.drain()
+                (length,) = FEED_HEAD.unpack(await self._reader.readexactly(FEED_HEAD.size))
+                if length > MAX_REPLY_BYTES:
+                    raise TransportError(f"feed: answered {length} bytes")
+                reply = _reply.decode(await self._reader.readexactly(length))
+        except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
+            self.close()
+            raise TransportError(f"feed: broke: {type(error).__name__}") from error
+        except BaseException:
+            # Half a frame may be on its way: nothing more can follow it.
+            self.close()
+            raise
+        if reply.status:
+            if reply.status != 404:
+                self.close()
+            raise TransportError(f"feed: answered {reply.status}: {reply.error}", expected=reply.status == 404)
+        return reply
+
+
+class RouterTransport:
+    """To one router, the cheapest way that works."""
+
+    def __init__(self, admin_url: str, token: str, replica_id: str) -> None:
+        self._http = HttpTransport(admin_url, token, replica_id)
+        self._host = urlsplit(admin_url).hostname or ""
+        self._hello = FeedHello(replica_id, token)
+        self._port = 0
+        self._feed: Feed | None = None
+        self._avoid_until_s = 0.0
+
+    def __str__(self) -> str:
+        return str(self._http)
+
+    @property
+    def fed(self) -> bool:
+        """Whether a connection stays open."""
+        return self._feed is not None
+
+    async def send(self, message: EngineEvents) -> EventsAnswer:
+        if self._feed is not None and self._feed.closed:  # by a send that was cancelled
+            self._hang_up()
+        if self._feed is None and self._port and time.monotonic() >= self._avoid_until_s:
+            await self._open()
+        if self._feed is None:
+            answer = await self._http.send(message)
+        else:
+            try:
+                answer = await self._feed.send(message)
+            except TransportError as error:
+                # Whether it was taken is not known: a snapshot follows, over HTTP, whose answer says where to go on.
+                if not error.expected:
+                    self._hang_up()
+                raise
+        self._port = answer.feed_port
+        return answer
+
+    async def close(self) -> None:
+        self._hang_up()
+        await self._http.close()
+
+    async def _open(self) -> None:
+        feed = Feed(self._host, self._port)
+        try:
+            await feed.open(self._hello)
+        except TransportError:
+            self._avoid_until_s = time.monotonic() + AVOID_S
+        else:
+            self._feed = feed
+
+    def _hang_up(self) -> None:
+        feed, self._feed, self._port = self._feed, None, 0
+        if feed is not None:
+            feed.close()

@@ -34,10 +34,12 @@ from router import clock
 from router.body_needs import BodyNeeds, body_needs
 from router.edge_sync import EdgeSync
 from router.endpoints import resolve_endpoint
+from router.engine_feed import EngineFeed
 from router.errors import RegistrationError, SettingsError
 from router.fronts.admin import AdminFront
 from router.fronts.deciding import Decider
 from router.fronts.edges import EdgesFront
+from router.fronts.feed import FeedProtocol
 from router.fronts.lookup import LookupFront
 from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
@@ -163,10 +165,19 @@ class Router:
             ScrapeCollector(self.scraper, self.load, self.replicas),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
+        self.feed = EngineFeed(
+            replicas=self.replicas,
+            load=self.load,
+            kv=self.kv,
+            pipeline=self.pipeline,
+            clock=self.clock,
+            token=settings.admin.token,
+        )
         self.admin = AdminFront(
             replicas=self.replicas,
             load=self.load,
             kv=self.kv,
+            feed=self.feed,
             pipeline=self.pipeline,
             policy=self.policy,
             readiness=self.readiness,
@@ -187,11 +198,12 @@ class Router:
         self._state_file = StateFile(Path(settings.state_file)) if settings.state_file else None
         self._save_wanted = asyncio.Event()
         self._spop_connections: set[SPOPProtocol] = set()
+        self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
         """Set by a signal, or by a part that cannot go on."""
         self.failed = False
         self.addresses: dict[str, Listen] = {}
-        """Where each front listens, once serving: spop, lookup, ring, admin."""
+        """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
 
     def _build_sharing(self) -> Sharing:
         shared = self.settings.shared
@@ -281,6 +293,10 @@ class Router:
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
+            feed = NearListen(settings.admin.host, settings.admin.feed_port)
+            await self._listen(stack, loop, "feed", feed, self._feed_protocol)
+            self.feed.port = self.addresses["feed"].port
+            stack.callback(self._hang_up_feeds)
             await self._serve_http(
                 stack,
                 {
@@ -311,6 +327,13 @@ class Router:
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.end_of_request, self.request_metrics)
+
+    def _feed_protocol(self) -> FeedProtocol:
+        return FeedProtocol(self.feed, self._feeds)
+
+    def _hang_up_feeds(self) -> None:
+        for connection in list(self._feeds):
+            connection.close()
 
     def _spop_protocol(self) -> SPOPProtocol:
         return SPOPProtocol(self.decider, self.decision_metrics, self._spop_connections)

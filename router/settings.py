@@ -73,6 +73,9 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     token: str = ""
     """Bearer token of `/v1`, required unless the address is loopback. `/metrics`, `/livez`, `/readyz` never ask."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
+    feed_port: Port = 0
+    """Where engines keep a connection open to tell of their KV, on the same host and with the same token. They learn it
+    here, and go on over HTTP where they cannot reach it; 0 lets the system pick."""
 
     @property
     def listen(self) -> Listen:

@@ -16,7 +16,7 @@ from engine.publisher import Publisher
 from engine.sim.blocks import Stored
 from engine.sim.config import SimConfig
 from engine.sim.model import EngineModel, SimRequest, StepResult
-from engine.transport import HttpTransport
+from engine.transport import RouterTransport
 from router.prefix_keys import prefix_keys, prompt_start, scoped
 from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
 
@@ -32,7 +32,7 @@ class Reporter:
         self._model = model
         self._block_size = model.config.block_size
         self.publisher = Publisher(
-            [HttpTransport(admin, config.admin_token, config.replica_id) for admin in config.register],
+            [RouterTransport(admin, config.admin_token, config.replica_id) for admin in config.register],
             epoch=uuid.uuid4().hex,
             capacity_tokens=model.config.blocks * model.config.block_size,
             block_tokens=self._block_size,

@@ -19,7 +19,7 @@ import msgspec
 import uvicorn
 
 from engine.registration import Registration
-from engine.transport import HttpTransport
+from engine.transport import RouterTransport
 from engine.vllm import cluster, failure, openai_server
 from engine.vllm.config import NODE_ADDRESS
 from engine.vllm.connector import open_side_channel
@@ -221,7 +221,7 @@ class VllmReplica:
         spec = self._spec
         if not spec.admin:
             return app
-        transports = [HttpTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
+        transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
         self._reporter = Reporter(transports, model=spec.model, load=self._load, handoffs=self._handoffs)
         self._reporter.start(self._server.prefix_cache)
         self._server.watch(self._reporter.watch)

@@ -26,6 +26,7 @@ from policies.registry import installed_policies
 from policies.types import RequestFeatures
 from router.clock import Clock
 from router.endpoints import resolve_endpoint
+from router.engine_feed import EngineFeed
 from router.errors import LimitError, RegistrationError
 from router.fronts.admin_types import (
     CandidateView,
@@ -54,20 +55,10 @@ from router.state.schema import (
     MSGPACK_TYPE,
     REPLICA_ID_PATTERN,
     EngineEvents,
-    EventsAnswer,
     Registration,
 )
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-EVENTS_INTERVAL_MS = 20
-"""How long engines gather what changes while the policy goes by it."""
-
-MAX_EVENTS_PER_S = 1000
-"""Messages of all engines together, about half a core: in a larger fleet each gathers for longer."""
-
-IDLE_EVENTS_INTERVAL_MS = 1000
-"""The same while no policy reads it: often enough to be in step when one does."""
 
 _EVENT_DECODERS: dict[str, Callable[[bytes], EngineEvents]] = {
     JSON_TYPE: msgspec.json.Decoder(EngineEvents).decode,
@@ -93,6 +84,7 @@ class AdminFront:
         replicas: ReplicaRegistry,
         load: LoadTable,
         kv: KVState,
+        feed: EngineFeed,
         pipeline: Pipeline,
         policy: PolicyControl,
         readiness: Readiness,
@@ -106,6 +98,7 @@ class AdminFront:
         self._replicas = replicas
         self._load = load
         self._kv = kv
+        self._feed = feed
         self._pipeline = pipeline
         self._policy = policy
         self._readiness = readiness
@@ -182,22 +175,16 @@ class AdminFront:
         if decode is None:
             raise HTTPException(415, f"content-type: {media_type!r}: one of {', '.join(_EVENT_DECODERS)} is expected")
         body = await self._body(request, MAX_EVENTS_BYTES)
-        # The replica may have left while its body came in.
-        replica = self._known(request)
         try:
             events = decode(body)
         except msgspec.ValidationError as error:
             raise HTTPException(422, str(error)) from error
         except (msgspec.DecodeError, RecursionError) as error:
             raise HTTPException(400, f"body: not {media_type}: {error}") from error
-        resync = self._kv.apply(replica.slot, events, self._clock())
-        for first in events.first:
-            self._load.release_leg(first.id)
-        for finished in events.finished:
-            self._load.release_leg(finished.id)
-        interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
-        interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
-        return _json(EventsAnswer(resync=resync, interval_ms=interval_ms))
+        answer = self._feed.take(replica.id, events)
+        if answer is None:  # It left while its body came in.
+            raise HTTPException(404, f"replica {replica.id!r} is not registered")
+        return _json(answer)
 
     def _known(self, request: Request) -> Replica:
         replica_id = request.path_params["id"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -272,3 +273,33 @@ class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: Annotated[
         int, msgspec.Meta(description="How long to gather what changes: short while the policy goes by it.")
     ]
+    feed_port: Annotated[
+        int, msgspec.Meta(description="Port beside this one that takes messages over a connection that stays open.")
+    ] = 0
+
+
+# The same over a connection that stays open (router/fronts/feed.py, engine/transport.py). Every frame is its length as
+# u32, big-endian, and one record in msgpack. An engine says `FeedHello` once, then `EngineEvents`; each frame gets a
+# `FeedReply`. An error ends the connection, but for 404: the replica may register later.
+
+FEED_HEAD = struct.Struct(">I")
+
+MAX_HELLO_BYTES = 4096
+"""A token and a name; before it was said nobody may send more."""
+
+
+class FeedHello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who speaks."""
+
+    replica: str
+    token: str = ""
+    """The admin API's, where that asks for one."""
+
+
+class FeedReply(msgspec.Struct, frozen=True):
+    """Exactly one of the two, or neither to a hello that is welcome."""
+
+    answer: EventsAnswer | None = None
+    status: int = 0
+    """As the admin API would have answered, 4xx."""
+    error: str = ""

@@ -12,7 +12,7 @@ from edge import until
 from router_fixture import register, running_router
 
 from engine.publisher import MAX_PENDING_KEYS, Publisher
-from engine.transport import HttpTransport
+from engine.transport import RouterTransport
 from router.app import Router
 from router.state.schema import EngineLoad, Finished, FirstToken
 
@@ -25,7 +25,7 @@ class Engine:
 
     def publisher(self, *admin_urls: str, epoch: str = "one") -> Publisher:
         return Publisher(
-            [HttpTransport(url, "", "a") for url in admin_urls],
+            [RouterTransport(url, "", "a") for url in admin_urls],
             epoch=epoch,
             capacity_tokens=5000,
             block_tokens=16,
@@ -144,7 +144,7 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
         await register(router, *(f"r{number}" for number in range(50)))
         async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
             answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
-            assert answer.json() == {"resync": False, "interval_ms": 50}
+            assert answer.json() == {"resync": False, "interval_ms": 50, "feed_port": router.feed.port}
 
 
 @pytest.mark.parametrize(

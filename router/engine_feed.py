@@ -1,0 +1,62 @@
+"""What is done with one message of an engine, whichever way it came: over HTTP or over a connection that stays open."""
+
+from __future__ import annotations
+
+import hmac
+
+from router.clock import Clock
+from router.pipeline import Pipeline
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.replicas import ReplicaRegistry
+from router.state.schema import EngineEvents, EventsAnswer
+
+EVENTS_INTERVAL_MS = 20
+"""How long engines gather what changes while the policy goes by it."""
+
+MAX_EVENTS_PER_S = 1000
+"""Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
+
+IDLE_EVENTS_INTERVAL_MS = 1000
+"""The same while no policy reads it: often enough to be in step when one does."""
+
+
+class EngineFeed:
+    """Takes messages. Plain and synchronous."""
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        kv: KVState,
+        pipeline: Pipeline,
+        clock: Clock,
+        token: str,
+    ) -> None:
+        self._replicas = replicas
+        self._load = load
+        self._kv = kv
+        self._pipeline = pipeline
+        self._clock = clock
+        self._token = token
+        self.port = 0
+        """Where connections stay open; 0 until somebody listens."""
+
+    def admits(self, token: str) -> bool:
+        """Whether who shows this token may speak."""
+        return not self._token or hmac.compare_digest(token.encode(), self._token.encode())
+
+    def take(self, replica_id: str, events: EngineEvents) -> EventsAnswer | None:
+        """Applies a message; None when no such replica is registered."""
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            return None
+        resync = self._kv.apply(replica.slot, events, self._clock())
+        for first in events.first:
+            self._load.release_leg(first.id)
+        for finished in events.finished:
+            self._load.release_leg(finished.id)
+        interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
+        interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
+        return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.port)

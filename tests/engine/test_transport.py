@@ -1,0 +1,124 @@
+"""Ways to a router: from HTTP to a connection that stays open, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from router_fixture import register, running_router
+
+from engine import transport
+from engine.transport import RouterTransport, TransportError
+from router.app import Router
+from router.state.schema import EngineEvents
+
+
+def events(seq: int, **given: object) -> EngineEvents:
+    return EngineEvents(epoch="e", seq=seq, **given)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def way_to(router: Router, replica: str = "a", token: str = "") -> AsyncIterator[RouterTransport]:
+    way = RouterTransport(f"http://{router.addresses['admin']}", token, replica)
+    try:
+        yield way
+    finally:
+        await way.close()
+
+
+async def test_the_first_message_goes_over_http_and_the_others_do_not() -> None:
+    """Its answer says where a connection may stay open."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        for seq in range(4):
+            answer = await way.send(events(seq, snapshot=not seq, stored=[seq]))
+            assert not answer.resync
+            assert way.fed == (seq > 0)
+        assert len(router._feeds) == 1
+        assert all(router.kv.index.holds(0, key) for key in range(4))
+
+
+async def test_the_token_goes_along() -> None:
+    """The same one; a wrong one is refused either way."""
+    async with running_router(admin={"port": 0, "token": "secret"}) as router, way_to(router, token="wrong") as way:
+        with pytest.raises(TransportError, match="401"):
+            await way.send(events(0, snapshot=True))
+        way._port = router.feed.port
+        with pytest.raises(TransportError, match="401"):
+            await way.send(events(0, snapshot=True))
+        assert not way.fed
+
+
+async def test_a_connection_that_broke_is_made_again_by_way_of_http() -> None:
+    """The message on it may be lost, which is said; the next one is taken."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        router._hang_up_feeds()
+        with pytest.raises(TransportError, match="broke"):
+            await way.send(events(2))
+        assert not way.fed
+        await way.send(events(3, snapshot=True))
+        await way.send(events(4))
+        assert way.fed
+
+
+async def test_a_port_that_cannot_be_reached_is_left_alone() -> None:
+    """HTTP serves, without a try at every message."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        # Nobody listens there: as behind a firewall that lets the admin port through alone.
+        router.feed.port = 1
+        for seq in range(3):
+            await way.send(events(seq, snapshot=not seq))
+            assert not way.fed
+        assert way._avoid_until_s > 0
+
+
+async def test_a_replica_that_is_gone_keeps_its_connection() -> None:
+    """Not registered is an expected answer, whatever the way; after it the connection serves on."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        router.replicas.remove("a")
+        with pytest.raises(TransportError) as raised:
+            await way.send(events(2))
+        assert raised.value.expected
+        assert way.fed
+        await register(router, "a")
+        assert not (await way.send(events(3, snapshot=True))).resync
+
+
+async def test_a_send_that_is_cancelled_leaves_no_half_frame() -> None:
+    """The connection ends with it; what follows is whole."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        sending = asyncio.create_task(way.send(events(2)))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait({sending})
+        assert not (await way.send(events(3, snapshot=True))).resync
+
+
+async def test_a_router_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that gets no answer in time was not taken."""
+    monkeypatch.setattr(transport, "TIMEOUT_S", 0.05)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        way = RouterTransport("http://127.0.0.1:1", "", "a")
+        way._port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportError):
+            await way.send(events(0, snapshot=True))
+        assert not way.fed
+        await way.close()
