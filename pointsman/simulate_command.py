@@ -65,11 +65,12 @@ def run_simulate(options: SimulateOptions) -> int:
             return _write(options, trace_of)
         policies = _policies(options.policies)
         settings = _settings(options)
-        if options.plot is not None and len(_paces(options)) < 2:
+        paces = _paces(options, trace_of)
+        if options.plot is not None and len(paces) < 2:
             raise ExperimentError("--plot: two loads or more are expected")
         outcomes = run_experiment(
             trace_of,
-            paces=_paces(options),
+            paces=paces,
             policies=policies,
             settings=settings,
             seeds=options.seeds,
@@ -140,7 +141,7 @@ def _trace_of(options: SimulateOptions) -> TraceOf:
 
 def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
     assert options.write is not None
-    paces = _paces(options)
+    paces = _paces(options, trace_of)
     if len(paces) > 1 or len(options.seeds) > 1:
         raise ExperimentError("--write: one load and one seed are expected")
     trace = paces[0].apply(trace_of(options.seeds[0]), _settings(options), options.seeds[0])
@@ -149,7 +150,7 @@ def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
     return 0
 
 
-def _paces(options: SimulateOptions) -> list[Pace]:
+def _paces(options: SimulateOptions, trace_of: TraceOf) -> list[Pace]:
     given = [bool(options.loads), options.sweep, options.sessions_per_s is not None]
     if sum(given) > 1:
         raise ExperimentError("--load, --sweep and --rate: one of them is expected")
@@ -159,7 +160,9 @@ def _paces(options: SimulateOptions) -> list[Pace]:
         return [Pace(load=load) for load in SWEEP]
     if options.loads:
         return [Pace(load=load) for load in options.loads]
-    return [Pace(load=1.0) if options.workload is not None else Pace()]
+    # What was generated, by us or by aiperf, has no pace of its own.
+    at_once = options.workload is not None or not trace_of(options.seeds[0]).has_starts
+    return [Pace(load=1.0) if at_once else Pace()]
 
 
 def _policies(given: str) -> dict[str, dict[str, Any]]:

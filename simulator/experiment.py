@@ -44,7 +44,7 @@ class Pace(msgspec.Struct, frozen=True):
             rate = self.load * knee_sessions_per_s(trace, settings)
         if rate is not None:
             return trace.at_rate(rate, random.Random(f"{seed} starts"))
-        if len(trace.sessions) > 1 and trace.sessions_per_s == float("inf"):
+        if not trace.has_starts:
             raise ExperimentError(f"{trace.name}: all sessions begin at once: set a load or a rate")
         return trace
 

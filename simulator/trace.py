@@ -95,6 +95,11 @@ class Trace:
         span_s = self.sessions[-1].start_s - self.sessions[0].start_s
         return (len(self.sessions) - 1) / span_s if span_s > 0 else math.inf
 
+    @property
+    def has_starts(self) -> bool:
+        """Whether it says when sessions begin; otherwise all do at once."""
+        return len(self.sessions) == 1 or self.sessions_per_s < math.inf
+
     def body_bytes(self, turn: Turn) -> int:
         return round(turn.prompt_tokens * self.bytes_per_token)
 

@@ -109,3 +109,34 @@ def test_loads_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "kv_cost" in path.read_text()
     assert simulate(*SMALL, "--load", "0.3", "--policies", "kv_cost", "--plot", str(path)) != 0
     assert "two loads" in capsys.readouterr().err
+
+
+SAMPLE = Path(__file__).parent / "samples" / "short_sessions.jsonl"
+"""`pointsman simulate --generate short_sessions --sessions 6 --seed 3 --rate 1 --write ...`"""
+
+SHAPE = ("--replicas", "2", "--kv-tokens", "65536", "--policies", "kv_cost,consistent_hash", "--seed", "7", "--json")
+
+
+def test_a_recorded_trace_is_played_as_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Six sessions of three turns, all but the first prompts mostly cached; the same seed gives the same numbers."""
+    assert simulate(str(SAMPLE), *SHAPE) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["load"] is None
+    assert first["sessions_per_s"] == pytest.approx(1.0, rel=0.5)
+    for policy in ("kv_cost", "consistent_hash"):
+        found = first["policies"][policy]
+        assert found["requests"] == 18
+        assert 0.5 < found["hit_rate"] < 1.0
+        assert found["ttft_ms"]["p50"] <= found["ttft_ms"]["p95"] <= found["ttft_ms"]["p99"]
+        assert found["tpot_ms"]["mean"] > 0 and found["imbalance"] >= 1.0
+    assert simulate(str(SAMPLE), *SHAPE) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_a_trace_without_starts_is_played_at_the_knee(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As aiperf writes them: every session at 0."""
+    rows = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    path = tmp_path / "at_once.jsonl"
+    path.write_text("".join(json.dumps(row | ({"timestamp": 0} if "timestamp" in row else {})) + "\n" for row in rows))
+    assert simulate(str(path), *SHAPE) == 0
+    assert json.loads(capsys.readouterr().out)["load"] == 1.0
