@@ -6,8 +6,11 @@ import asyncio
 import collections
 import contextlib
 import json
+import os
+import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,6 +29,12 @@ ON_CPU = {
     "env": {"PYTHONPATH": f"{CPU_PLUGIN}:{ROOT}"},
 }
 """Settings of a pool whose workers or ranks compute on the CPU."""
+
+
+UP_S = 400.0
+"""A few engines, all at once on two cores beside other work; alone they take a quarter of it."""
+
+SMALL = ("--max-model-len=1024", "--kv-cache-memory-bytes=16M")
 
 
 @contextlib.contextmanager
@@ -121,4 +130,68 @@ class Load:
         return ("ok" if whole else "cut"), replica
 
 
-__all__ = ["ON_CPU", "Driver", "Load", "empty_edge", "running_cluster"]
+class Site:
+    """The running parts; `driver` is the one of the moment."""
+
+    def __init__(self, url: str, admin: str, folder: Path, environment: dict[str, str], settings: dict[str, Any]):
+        self.url = url
+        self.admin = admin
+        self.settings = settings
+        self._folder = folder
+        self._environment = environment
+        self.driver = self.start_driver()
+
+    def start_driver(self) -> Driver:
+        self.driver = Driver.start(self._folder, self._environment, self.settings)
+        return self.driver
+
+    def replicas(self) -> dict[str, dict[str, Any]]:
+        listed = httpx.get(f"{self.admin}/v1/replicas").json()["replicas"]
+        return {replica["id"]: replica for replica in listed}
+
+    def up(self) -> set[str]:
+        return {id for id, replica in self.replicas().items() if replica["state"] == "up"}
+
+    def pool(self, name: str) -> dict[str, Any]:
+        pool: dict[str, Any] = httpx.get(f"{self.admin}/v1/pools/{name}").json()
+        return pool
+
+    async def until_up(self, *replicas: str, within_s: float = UP_S) -> None:
+        async with asyncio.timeout(within_s):
+            while not set(replicas) <= await asyncio.to_thread(self.up):
+                await asyncio.sleep(0.1)
+
+
+def completion(url: str, model: str, prompt: str = "Once upon a time") -> str:
+    """A greedy answer."""
+    body = {"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0}
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+@contextlib.contextmanager
+def running_site(pools: list[dict[str, Any]], *replicas: str) -> Iterator[Site]:
+    """A cluster, an edge and a fleet of these pools, once these replicas are up."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with (
+        # Short: Ray's sockets lie deep below it, and a socket's path has at most 107 bytes.
+        tempfile.TemporaryDirectory(prefix="pm-", ignore_cleanup_errors=True) as name,
+        running_cluster(Path(name) / "ray", environment) as address,
+        empty_edge(Path(name) / "edge") as (url, admin),
+    ):
+        settings = {"ray_address": address, "admin": [admin], "pools": pools, "drain_s": 10.0}
+        began_s = time.monotonic()
+        site = Site(url, admin, Path(name), environment, settings)
+        try:
+            asyncio.run(site.until_up(*replicas))
+            print(f"\n{len(replicas)} replicas up after {time.monotonic() - began_s:.1f} s")
+            yield site
+        except BaseException as error:
+            error.add_note("\n".join(site.driver.lines.all()) + site.driver.errors[-3000:])
+            raise
+        finally:
+            if site.driver.process.poll() is None:
+                site.driver.process.terminate()
+            site.driver.wait(60)
