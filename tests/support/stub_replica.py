@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 
 from engine.registration import Registration
 from engine.vllm.replica import Started, VllmReplica
@@ -26,3 +28,16 @@ class StubReplica(VllmReplica):
 
     async def leave(self) -> None:
         await self._deregister()
+
+
+def run_driver(settings: str) -> None:
+    """A driver of stub replicas, with settings as JSON, in this process."""
+    from engine.vllm import actor, launch
+    from engine.vllm.config import decode
+    from engine.vllm.errors import VllmError
+
+    actor.VllmReplica = StubReplica
+    try:
+        launch.run(decode(json.loads(settings)))
+    except VllmError as error:
+        sys.exit(f"error: {error}")
