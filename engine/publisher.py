@@ -46,10 +46,12 @@ class Publisher:
         block_tokens: int = 0,
         depths: Callable[[Sequence[int]], list[int]] = lambda keys: [],
         handoffs: Callable[[], Handoffs | None] = lambda: None,
+        adapters: Callable[[], list[str] | None] = lambda: None,
+        adapter_slots: int = 0,
     ) -> None:
-        """`epoch` names this life of the engine, which caches `block_tokens` at a time (0: unsaid). `resident`,
-        `depths` (blocks in the prefixes of keys), `load` and `handoffs` are asked when a message is made. Closes the
-        transports when it is closed."""
+        """`epoch` names this life of the engine, which caches `block_tokens` at a time (0: unsaid) and holds
+        `adapter_slots` LoRA adapters. `resident`, `depths` (blocks in the prefixes of keys), `load`, `handoffs` and
+        `adapters` (those loaded) are asked when a message is made. Closes the transports when it is closed."""
         self._targets = [_Target(transport, self) for transport in transports]
         self.epoch = epoch
         self.capacity_tokens = capacity_tokens
@@ -58,6 +60,8 @@ class Publisher:
         self.depths = depths
         self.load = load
         self.handoffs = handoffs
+        self.adapters = adapters
+        self.adapter_slots = adapter_slots
 
     @property
     def snapshots(self) -> int:
@@ -171,6 +175,8 @@ class _Target:
             capacity_tokens=publisher.capacity_tokens,
             block_tokens=publisher.block_tokens,
             handoffs=publisher.handoffs(),
+            adapters=publisher.adapters(),
+            adapter_slots=publisher.adapter_slots,
         )
         self._seq += 1
         self.snapshots += snapshot

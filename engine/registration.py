@@ -43,6 +43,7 @@ class Registration:
         ttl_s: float = 10.0,
         pool: str = "",
         role: Role = Role.BOTH,
+        adapters: Sequence[str] = (),
     ) -> None:
         self._replica_id = replica_id
         self._body: dict[str, object] = {"url": url, "model": model, "ttl_s": ttl_s}
@@ -50,6 +51,7 @@ class Registration:
             self._body["pool"] = pool
         if role is not Role.BOTH:
             self._body["role"] = role.value
+        self.offer(adapters)
         self._heartbeat_s = heartbeat_s
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
         # Environment proxies are for the outside world, not for a control plane next door.
@@ -69,6 +71,13 @@ class Registration:
         async with asyncio.TaskGroup() as group:
             for target in self._targets:
                 group.create_task(self._keep(target), name=f"register {target}")
+
+    def offer(self, adapters: Sequence[str]) -> None:
+        """From the next heartbeat on: the LoRA adapters that are served too."""
+        if adapters:
+            self._body["adapters"] = list(adapters)
+        else:
+            self._body.pop("adapters", None)
 
     async def wait_changed(self) -> None:
         """Until a router accepts the replica, refuses it, is away, where that is news."""

@@ -37,6 +37,8 @@ class Needs(Flag):
     """`features.prefix_keys`, `candidates.prompt_tokens` and `candidates.resident`."""
     KV = auto()
     """`candidates.kv`, `home` and `home_tokens`: prefill backlogs, prefill times, live conversations, capacities."""
+    ADAPTER = auto()
+    """`features.model` and `candidates.adapter`: where the LoRA adapter is loaded that the request names."""
 
 
 class Context(msgspec.Struct, gc=False):

@@ -24,6 +24,7 @@ from policies.decode import decode_config, join
 from policies.errors import PolicyConfigError, PolicyPluginError
 from policies.kv_cost import KVCost
 from policies.least_load import LeastLoad
+from policies.lora_affinity import LoraAffinity
 from policies.power_of_two import PowerOfTwo
 from policies.prefix_affinity import PrefixAffinity
 from policies.random_choice import RandomChoice
@@ -42,6 +43,7 @@ POLICIES: dict[str, type[Policy]] = {
     SessionAffinity.name: SessionAffinity,
     KVCost.name: KVCost,
     PrefixAffinity.name: PrefixAffinity,
+    LoraAffinity.name: LoraAffinity,
     Weighted.name: Weighted,
 }
 

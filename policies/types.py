@@ -55,6 +55,12 @@ class Reason(StrEnum):
     """It holds nothing of the prompt and still costs least."""
     KV_MOVED = "kv-moved"
     """The conversation's home costs more than this one."""
+    LORA_LOADED = "lora-loaded"
+    """It has the adapter loaded, or is loading it."""
+    LORA_ROOM = "lora-room"
+    """It has to load the adapter, and drops none for it."""
+    LORA_SWAP = "lora-swap"
+    """It has to drop an adapter for this one."""
     WEIGHTED = "weighted"
     ADMISSION = "admission"
     """Refused: the fleet's KV is full of live conversations, and this one would be one more."""
@@ -201,6 +207,15 @@ class Residency:
 NOTHING_RESIDENT = Residency()
 
 
+class AdapterSignals(NamedTuple):
+    """Where one LoRA adapter is loaded, and where there is room for it."""
+
+    holders: Sequence[int]
+    """Slots that have it loaded, or are loading it; in no order."""
+    room: Column
+    """Adapters each could load without dropping one, by slot. Live: read, never write, never keep."""
+
+
 class Candidates:
     """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
 
@@ -213,8 +228,8 @@ class Candidates:
     """
 
     __slots__ = (
-        "_total_in_flight", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv", "membership", "pin",
-        "prompt_tokens", "resident", "slots",
+        "_total_in_flight", "adapter", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv",
+        "membership", "pin", "prompt_tokens", "resident", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -232,6 +247,7 @@ class Candidates:
         home: int = NO_SLOT,
         home_tokens: int = 0,
         total_in_flight: int | None = None,
+        adapter: AdapterSignals | None = None,
     ) -> None:
         self._total_in_flight = total_in_flight
         self.membership = membership
@@ -250,6 +266,8 @@ class Candidates:
         """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
         self.home_tokens = home_tokens
         """The conversation's share of `kv.footprint[home]`."""
+        self.adapter = adapter
+        """For policies that need ADAPTER; None where the request names no adapter."""
 
     @property
     def total_in_flight(self) -> int:

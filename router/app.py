@@ -56,6 +56,7 @@ from router.sharing.metrics import SharingCollector
 from router.sharing.redis_store import RedisStore
 from router.sharing.sharing import Sharing
 from router.sockets import bind_tcp, bind_unix
+from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
@@ -95,6 +96,7 @@ class Router:
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if attached else Readiness()
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
+        self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
         self.kv = KVState(
             max_keys=limits.max_prefix_keys,
@@ -115,6 +117,7 @@ class Router:
             replicas=self.replicas,
             load=self.load,
             kv=self.kv,
+            adapters=self.adapters,
             catalog=self.catalog,
             settings=settings.scrape,
             clock=self.clock,
@@ -131,6 +134,7 @@ class Router:
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
             override_header=settings.override_header,
+            adapters=self.adapters,
             pair=settings.pair,
         )
         self.policy = PolicyControl(
@@ -169,6 +173,7 @@ class Router:
             replicas=self.replicas,
             load=self.load,
             kv=self.kv,
+            adapters=self.adapters,
             pipeline=self.pipeline,
             clock=self.clock,
             token=settings.admin.token,
@@ -178,6 +183,7 @@ class Router:
             load=self.load,
             kv=self.kv,
             feed=self.feed,
+            adapters=self.adapters,
             pipeline=self.pipeline,
             policy=self.policy,
             readiness=self.readiness,
@@ -236,6 +242,7 @@ class Router:
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
         self.kv.add_slot(slot)
+        self.adapters.add_slot(slot)
         if self.sharing is not None:
             self.sharing.member.slot_added(slot)
 
@@ -245,6 +252,7 @@ class Router:
             self.sharing.member.slot_removed(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
+        self.adapters.clear_slot(slot)
 
     def _policy_changed(self) -> None:
         if self.sharing is not None:
@@ -419,6 +427,7 @@ class Router:
             if expired := self.load.expire(now_s):
                 log.warning("reservations expired without an end-of-request line", count=expired)
             self.kv.expire(now_s)
+            self.adapters.expire(now_s)
             self.kv.index.tidy(TIDY_KEYS)
             policy = self.pipeline.policy
             # A policy without pins leaves the table as it is: the one before it may come back.

@@ -26,7 +26,7 @@ def body_needs(policy: Needs, names: int) -> BodyNeeds:
     needs = BodyNeeds.NOTHING
     if policy & Needs.PREFIX:
         needs |= BodyNeeds.PREFIX_KEYS
-    if policy & Needs.TOKENS or names > 1:
+    if policy & (Needs.TOKENS | Needs.ADAPTER) or names > 1:
         needs |= BodyNeeds.FIELDS
     elif policy & Needs.SESSION:
         needs |= BodyNeeds.FIELDS_WITHOUT_SESSION

@@ -6,6 +6,7 @@ import hmac
 
 from router.clock import Clock
 from router.pipeline import Pipeline
+from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
@@ -30,6 +31,7 @@ class EngineFeed:
         replicas: ReplicaRegistry,
         load: LoadTable,
         kv: KVState,
+        adapters: AdapterTable,
         pipeline: Pipeline,
         clock: Clock,
         token: str,
@@ -37,6 +39,7 @@ class EngineFeed:
         self._replicas = replicas
         self._load = load
         self._kv = kv
+        self._adapters = adapters
         self._pipeline = pipeline
         self._clock = clock
         self._token = token
@@ -52,7 +55,10 @@ class EngineFeed:
         replica = self._replicas.get(replica_id)
         if replica is None:
             return None
-        resync = self._kv.apply(replica.slot, events, self._clock())
+        now_s = self._clock()
+        resync = self._kv.apply(replica.slot, events, now_s)
+        if events.adapters is not None:
+            self._adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
         for first in events.first:
             self._load.release_leg(first.id)
         for finished in events.finished:

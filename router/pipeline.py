@@ -15,9 +15,20 @@ from typing import Any
 from policies.base import Context, Needs, Policy
 from policies.pair import Pair, PairConfig, Pairing, choose_prefill
 from policies.registry import build_policy, installed_policies
-from policies.types import GONE_SLOT, NO_SLOT, Candidates, Decision, Ranked, Reason, Refusal, RequestFeatures
+from policies.types import (
+    GONE_SLOT,
+    NO_SLOT,
+    AdapterSignals,
+    Candidates,
+    Decision,
+    Ranked,
+    Reason,
+    Refusal,
+    RequestFeatures,
+)
 from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
+from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.kv_parts import Prompt
 from router.state.load import LoadTable
@@ -35,12 +46,13 @@ RETRY_AFTER_S = 1
 class _Active:
     """A policy and what it asks of the pipeline, as plain booleans: a Flag's `&` takes as long as a short ranking."""
 
-    __slots__ = ("by_kv", "name", "pins", "policy")
+    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.name = policy.name
         self.pins = Needs.PIN in policy.needs
+        self.by_adapter = Needs.ADAPTER in policy.needs
         self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
 
 
@@ -58,6 +70,7 @@ class Pipeline:
         metrics: DecisionMetrics,
         rng: random.Random,
         override_header: bool = False,
+        adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
     ) -> None:
         self._active = _Active(policy)
@@ -68,6 +81,7 @@ class Pipeline:
         self._metrics = metrics
         self._rng = rng
         self._override_header = override_header
+        self._adapters = adapters
         self._pair_config = pair
         self._overrides: dict[str, _Active] = {}
 
@@ -108,6 +122,8 @@ class Pipeline:
             self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
         if features.session and active.pins:
             self._sessions.pin(features.session, first, now_s)
+        if candidates.adapter is not None and self._adapters is not None:
+            self._adapters.placed(best.slot, features.model, now_s)
         second = ids[ranked[1].slot] if len(ranked) > 1 else ""
         pair = None if members.prefills is None else self._pair(members, best.slot, features, candidates, self._rng)
         if prompt is not None:
@@ -155,6 +171,7 @@ class Pipeline:
                     "in_flight": row.in_flight,
                     "in_flight_tokens": row.in_flight_tokens,
                     "pinned": row.slot == candidates.pin,
+                    "adapter_loaded": candidates.adapter is not None and row.slot in candidates.adapter.holders,
                     "resident_tokens": candidates.resident.tokens(row.slot),
                     "terms": {name: column[at] for name, column in terms.items()},
                     **_place(places.get(row.slot)),
@@ -162,6 +179,12 @@ class Pipeline:
                 for at, row in enumerate(candidates)
             ],
         }
+
+    def _adapter(self, model: str) -> AdapterSignals | None:
+        """Where the adapter of that name is; None where it names no adapter."""
+        if self._adapters is None or model not in self._replicas.adapters():
+            return None
+        return self._adapters.signals(model)
 
     def _nobody(self, model: str) -> Decision:
         """No eligible replica serves that model. HAProxy, choosing alone, could only meet replicas of another."""
@@ -215,6 +238,7 @@ class Pipeline:
         self, active: _Active, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
     ) -> Candidates:
         """The eligible replicas with exactly the signals the policy declared."""
+        adapter = self._adapter(features.model) if active.by_adapter else None
         pin = NO_SLOT
         if features.session and active.pins:
             home = self._sessions.get(features.session, now_s, active.policy.pin_ttl_s)
@@ -232,6 +256,7 @@ class Pipeline:
                 pin=pin,
                 # Kept as requests come and go; a part of the fleet has to be added up, by who wants to know.
                 total_in_flight=self._load.total_in_flight if len(members.slots) == len(self._replicas) else None,
+                adapter=adapter,
             )
         known = prompt.conversation
         return Candidates(
@@ -246,6 +271,7 @@ class Pipeline:
             prompt_tokens=prompt.tokens,
             home=known.slot if known is not None else NO_SLOT,
             home_tokens=known.counted_tokens if known is not None else 0,
+            adapter=adapter,
         )
 
     def _active_for(self, features: RequestFeatures) -> _Active:

@@ -24,6 +24,7 @@ from router.engine_metrics import EngineReading, read_metrics
 from router.errors import ScrapeError
 from router.model_list import ModelList, read_models
 from router.settings import ScrapeSettings
+from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
@@ -74,6 +75,7 @@ class Scraper:
         replicas: ReplicaRegistry,
         load: LoadTable,
         kv: KVState,
+        adapters: AdapterTable,
         catalog: ModelCatalog,
         settings: ScrapeSettings,
         clock: Clock,
@@ -81,6 +83,7 @@ class Scraper:
         self._replicas = replicas
         self._load = load
         self._kv = kv
+        self._adapters = adapters
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
@@ -215,10 +218,13 @@ class Scraper:
         kv, slot = self._kv, replica.slot
         if watched.started_s and reading.started_s != watched.started_s:
             kv.restarted(slot)
+            self._adapters.clear_slot(slot)
         watched.started_s = reading.started_s
         kv.told_load(slot, reading.load)
         if reading.capacity_tokens:
             kv.sized(slot, reading.capacity_tokens)
+        if reading.adapters or reading.adapter_slots:
+            self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)
 
     def _take_models(self, replica: Replica, found: ModelList) -> None:

@@ -27,7 +27,13 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How others reach this replica; empty: http://host:port."""
     replica_id: str = "sim-0"
     model: str = "sim"
-    """Served model name, the only one that is not answered with 404."""
+    """Served model name. Another one that is no adapter is answered with 404."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters served beside the model; `/v1/load_lora_adapter` adds more."""
+    max_loras: int = 0
+    """LoRA adapters one batch may hold; 0: none are served."""
+    lora_load_ms: float = 100.0
+    """What loading an adapter takes, while everything else in the batch waits."""
 
     kv_tokens: int = 524_288
     """KV capacity in tokens."""
@@ -89,7 +95,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.timing not in TIMINGS:
             raise SimConfigError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
         for key in (
-            *("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s"),
+            *("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s", "max_loras", "lora_load_ms"),
             *("handoff_ms", "handoff_us_per_token"),
         ):
             value = getattr(self, key)
@@ -99,6 +105,8 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             value = getattr(self, key)
             if not (math.isfinite(value) and value > 0):
                 raise SimConfigError(key, value, "more than 0")
+        if self.adapters and not self.max_loras:
+            raise SimConfigError("max_loras", self.max_loras, "1 or more with adapters")
         if self.kv_tokens < 2 * self.block_size:
             raise SimConfigError("kv_tokens", self.kv_tokens, "at least two blocks")
         self.model_config()
@@ -116,4 +124,6 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             timing=paced(self.token_interval_ms / 1000) if self.token_interval_ms else TIMINGS[self.timing],
+            adapter_slots=self.max_loras,
+            adapter_load_s=self.lora_load_ms / 1000,
         )

@@ -103,6 +103,15 @@ class Metrics:
         )
         cache.add_metric(list(info.values()), 1)
         yield cache
+        if slots := self._config.max_loras:
+            labels = {
+                "max_lora": str(slots),
+                "running_lora_adapters": ",".join(self._model.adapters.running),
+                "waiting_lora_adapters": "",
+            }
+            lora = GaugeMetricFamily("vllm:lora_requests_info", "Running stats on lora requests.", labels=list(labels))
+            lora.add_metric(list(labels.values()), time.time())
+            yield lora
         yield GaugeMetricFamily(
             "process_start_time_seconds",
             "Start time of the process since unix epoch in seconds.",

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.sim.adapters import AdapterSlots
 from engine.sim.blocks import BlockCache, Lease, Removed, Stored
 from engine.sim.errors import SimConfigError
 from engine.sim.timing import DENSE_H100, Timing
@@ -38,6 +39,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 8_192
     """Tokens one step computes: prompt chunks and one for each decoding sequence."""
     timing: Timing = DENSE_H100
+    adapter_slots: int = 0
+    """LoRA adapters in one batch (vLLM: `max_loras`)."""
+    adapter_load_s: float = 0.0
+    """What loading an adapter adds to a step."""
 
     def __post_init__(self) -> None:
         for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
@@ -63,6 +68,8 @@ class SimRequest(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens whose KV comes from elsewhere with the request: held and not computed, but for the last token."""
     kept: bool = False
     """Its blocks are held when it has finished, until `let_go`."""
+    adapter: str = ""
+    """LoRA adapter it runs with."""
 
 
 class StepResult(msgspec.Struct, gc=False):
@@ -143,6 +150,7 @@ class EngineModel:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.cache = BlockCache(config.blocks)
+        self.adapters = AdapterSlots(config.adapter_slots)
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
         self._sequences: dict[str, _Sequence] = {}
@@ -178,7 +186,7 @@ class EngineModel:
         self._sequences[sequence.request_id] = sequence
         self._waiting.append(sequence)
         self._queued_prefill_tokens += request.prompt_tokens
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 or self.config.adapter_slots:
             self._stuck = False
 
     def abort(self, request_id: str) -> bool:
@@ -230,6 +238,7 @@ class EngineModel:
             result.duration_s = self._decode(1, result)
             return result
         scheduled = self._schedule_running(result)
+        loads = self.adapters.loads
         if self._waiting and not result.preempted:
             self._schedule_waiting(scheduled)
         if not scheduled:
@@ -244,6 +253,7 @@ class EngineModel:
             self._compute(sequence, tokens, result)
         timing = self.config.timing
         result.duration_s = timing.prefill_s(result.prefill_tokens) + (timing.decode_s(usage) if decodes else 0.0)
+        result.duration_s += (self.adapters.loads - loads) * self.config.adapter_load_s
         self._take_events(result)
         return result
 
@@ -337,19 +347,25 @@ class EngineModel:
         return scheduled
 
     def _schedule_waiting(self, scheduled: list[tuple[_Sequence, int]]) -> None:
-        """Admit from the head of the queue while tokens, places and blocks last."""
+        """Admit from the head of the queue while tokens, places and blocks last. Who waits for an adapter's slot is
+        passed by those behind."""
         config, block_size = self.config, self.config.block_size
         budget = config.max_num_batched_tokens - sum(tokens for _, tokens in scheduled)
         self._stuck = False
+        passed: list[_Sequence] = []
         while self._waiting and budget > 0:
             sequence = self._waiting[0]
+            if not self.adapters.admits(sequence.request.adapter):
+                passed.append(self._waiting.popleft())
+                continue
             hits_max = (sequence.known - 1) // block_size
             lease = None
             if len(self._running) < config.max_num_seqs:
                 lease = self.cache.admit(sequence.request.block_hashes, hits_max, -(-sequence.known // block_size))
             if lease is None:
                 self._stuck = True
-                return
+                break
+            self.adapters.take(sequence.request.adapter)
             self._running.append(self._waiting.popleft())
             sequence.lease = lease
             sequence.prefilling = True
@@ -368,6 +384,9 @@ class EngineModel:
             assert grown, "admission made sure that the whole sequence fits"
             scheduled.append((sequence, tokens))
             budget -= tokens
+        if passed:
+            self._stuck = self._stuck or not self._waiting
+            self._waiting.extendleft(reversed(passed))
 
     def _compute(self, sequence: _Sequence, tokens: int, result: StepResult) -> None:
         """Account for computed tokens; a sequence that has caught up with what is known emits one more."""
@@ -414,6 +433,7 @@ class EngineModel:
     def _release(self, sequence: _Sequence) -> None:
         assert sequence.lease is not None
         self.cache.release(sequence.lease)
+        self.adapters.let_go(sequence.request.adapter)
         sequence.lease = None
         self._prefilling -= sequence.prefilling
         sequence.prefilling = False

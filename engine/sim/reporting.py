@@ -40,6 +40,8 @@ class Reporter:
             depths=self.attribution.depths,
             load=self._load,
             handoffs=handoffs,
+            adapters=(lambda: model.adapters.loaded) if config.max_loras else lambda: None,
+            adapter_slots=config.max_loras,
         )
         self._task: asyncio.Task[None] | None = None
 

@@ -75,6 +75,9 @@ class SimServer:
             "/v1/models": {"GET": self._models},
             **{path: {"POST": self._generate} for path in APIS},
         }
+        if config.max_loras:
+            self._routes["/v1/load_lora_adapter"] = {"POST": self._load_adapter}
+            self._routes["/v1/unload_lora_adapter"] = {"POST": self._unload_adapter}
         if config.role is Role.PREFILL:
             self._routes[FETCH_PATH] = {"POST": self._generation.kept.serve}
         if config.faults:
@@ -109,6 +112,7 @@ class SimServer:
                 heartbeat_s=self.config.heartbeat_s,
                 ttl_s=self.config.ttl_s,
                 role=self.config.role,
+                adapters=sorted(self._generation.adapters),
             )
             self._heartbeat = asyncio.create_task(self._registration.run())
             self._heartbeat.add_done_callback(_be_loud)
@@ -234,17 +238,36 @@ class SimServer:
             "group": None,
             "is_blocking": False,
         }
-        card = {
-            "id": self.config.model,
-            "object": "model",
-            "created": self._started_s,
-            "owned_by": "vllm",
-            "root": self.config.model,
-            "parent": None,
-            "max_model_len": self.config.context_tokens,
-            "permission": [permission],
-        }
-        exchange.respond(200, msgspec.json.encode({"object": "list", "data": [card]}))
+        base = {"object": "model", "created": self._started_s, "owned_by": "vllm", "permission": [permission]}
+        model = self.config.model
+        cards = [{"id": model, **base, "root": model, "parent": None, "max_model_len": self.config.context_tokens}]
+        cards += [
+            {"id": name, **base, "root": f"/adapters/{name}", "parent": model, "max_model_len": None}
+            for name in sorted(self._generation.adapters)
+        ]
+        exchange.respond(200, msgspec.json.encode({"object": "list", "data": cards}))
+
+    def _load_adapter(self, exchange: Exchange) -> None:
+        name, adapters = _adapter_name(exchange.body, "lora_name", "lora_path"), self._generation.adapters
+        if name in adapters:
+            text = f"The lora adapter '{name}' has already been loaded."
+            raise RequestError(400, "InvalidUserInput", text)
+        adapters.add(name)
+        self._offer()
+        exchange.respond(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain")
+
+    def _unload_adapter(self, exchange: Exchange) -> None:
+        name, adapters = _adapter_name(exchange.body, "lora_name"), self._generation.adapters
+        if name not in adapters:
+            raise RequestError(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
+        adapters.discard(name)
+        self.model.adapters.drop(name)
+        self._offer()
+        exchange.respond(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "text/plain")
+
+    def _offer(self) -> None:
+        if self._registration is not None:
+            self._registration.offer(sorted(self._generation.adapters))
 
     def _echo(self, exchange: Exchange) -> None:
         path, _, query = exchange.target.partition(b"?")
@@ -318,6 +341,18 @@ class SimServer:
             "handoffs": self._generation.handoffs(),
         }
         exchange.respond(200, msgspec.json.encode(shown))
+
+
+def _adapter_name(body: bytes, *wanted: str) -> str:
+    """The first of the fields `wanted`, all of which are there. Raises RequestError."""
+    try:
+        given = msgspec.json.decode(body, type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise RequestError(400, "Bad Request", str(error)) from None
+    values = [given.get(key) for key in wanted]
+    if not all(isinstance(value, str) and value for value in values):
+        raise RequestError(400, "InvalidUserInput", f"{' and '.join(wanted)} must be provided.")
+    return str(values[0])
 
 
 def _be_loud(task: asyncio.Task[None]) -> None:

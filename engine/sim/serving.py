@@ -65,6 +65,8 @@ class Generation:
         self._taker = Taker(config) if config.role is Role.DECODE else None
         self.reset_after_tokens = 0
         """Fault: above 0, an answer's connection is reset when one of its choices has so many tokens."""
+        self.adapters = set(config.adapters)
+        """LoRA adapters that are served."""
         self._config = config
         self._model = model
         self._loop = loop
@@ -133,7 +135,7 @@ class Generation:
     def _check(self, ask: Ask) -> None:
         """What vLLM refuses once it knows what is asked. Raises RequestError."""
         served, limit = self._config.model, self._config.context_tokens
-        if ask.model and ask.model != served:
+        if ask.model and ask.model != served and ask.model not in self.adapters:
             text = f"The model `{ask.model}` does not exist. Valid aliases: {served}."
             raise RequestError(404, "NotFoundError", text, "model")
         if ask.max_tokens is not None and ask.max_tokens > limit:
@@ -158,7 +160,7 @@ class Generation:
         given = exchange.header(b"x-request-id")
         request_id = given.decode("latin-1") if given else uuid.uuid4().hex
         choices = len(ask.prompts) * ask.choices
-        wire = wire_class(request_id, int(time.time()), config.model, choices, ask.include_usage)
+        wire = wire_class(request_id, int(time.time()), ask.model or config.model, choices, ask.include_usage)
         reply_class = StreamReply if ask.stream else Reply
         reply = reply_class(exchange, wire, self._finished, time.monotonic())
         reply.request_id = request_id
@@ -170,6 +172,10 @@ class Generation:
         scope, tenant = request_scope(said, ask.model or config.model, ask.cache_salt)
         salt = tenant_salt(tenant, ask.cache_salt)
         requests: list[SimRequest] = []
+        adapter = ask.model if ask.model in self.adapters else ""
+        if adapter:
+            # Its KV is its own, as by vLLM's extra keys.
+            salt = f"{salt}\0{adapter}"
         for prompt in ask.prompts:
             room = config.context_tokens - prompt.tokens
             limit = room if ask.max_tokens is None else min(ask.max_tokens, room)
@@ -178,7 +184,9 @@ class Generation:
                 answer = draw_answer(prompt, len(requests), config.seed, mean, limit, ask.min_tokens)
                 hashes = block_hashes(prompt.data + answer.data(), config.block_size, salt)
                 self._last_id += 1
-                request = SimRequest(str(self._last_id), prompt.tokens, answer.tokens, hashes, kept=ask.keeps_kv)
+                request = SimRequest(
+                    str(self._last_id), prompt.tokens, answer.tokens, hashes, kept=ask.keeps_kv, adapter=adapter
+                )
                 choice = Choice(reply, len(requests), request.request_id, answer)
                 reply.add(choice)
                 self._choices[request.request_id] = choice

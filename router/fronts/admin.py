@@ -45,6 +45,7 @@ from router.fronts.pools import PoolFront
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl, StaleVersionError
 from router.readiness import Readiness
+from router.state.adapters import AdapterTable
 from router.state.fleets import FleetTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
@@ -85,6 +86,7 @@ class AdminFront:
         load: LoadTable,
         kv: KVState,
         feed: EngineFeed,
+        adapters: AdapterTable,
         pipeline: Pipeline,
         policy: PolicyControl,
         readiness: Readiness,
@@ -99,6 +101,7 @@ class AdminFront:
         self._load = load
         self._kv = kv
         self._feed = feed
+        self._adapters = adapters
         self._pipeline = pipeline
         self._policy = policy
         self._readiness = readiness
@@ -199,6 +202,9 @@ class AdminFront:
             id=replica.id,
             url=replica.url,
             model=replica.model,
+            names=sorted(replica.names or ()),
+            adapters=sorted(replica.adapters),
+            adapters_loaded=self._adapters.loaded(replica.slot),
             role=replica.role,
             pool=replica.pool,
             state=replica.state,

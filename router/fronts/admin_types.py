@@ -16,6 +16,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     model: str
+    names: Annotated[list[str], msgspec.Meta(description="What requests may ask for here; empty is anything.")]
+    adapters: Annotated[list[str], msgspec.Meta(description="Those of the names that are LoRA adapters.")]
+    adapters_loaded: Annotated[list[str], msgspec.Meta(description="As told, or by what was sent there.")]
     role: Role
     pool: Annotated[str, msgspec.Meta(description="The pool it is one of, see GET /v1/pools.")]
     state: Annotated[str, msgspec.Meta(description="starting, up, down or draining")]
@@ -75,6 +78,7 @@ class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     in_flight_tokens: int
     pinned: bool
+    adapter_loaded: Annotated[bool, msgspec.Meta(description="Of requests that name a LoRA adapter.")]
     resident_tokens: Annotated[int, msgspec.Meta(description="Leading tokens of the prompt predicted to be cached.")]
     terms: Annotated[dict[str, float], msgspec.Meta(description="What the score is made of, by the policy's words.")]
     rank: int | None

@@ -136,6 +136,7 @@ class ReplicaRegistry:
         self._ids: list[str] = []
         self._free_slots: list[int] = []
         self._names: frozenset[str] | None = None
+        self._adapters: frozenset[str] | None = None
         self._memberships: dict[str, Membership] = {}
         self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
         self._tokens = itertools.count(1)
@@ -167,6 +168,12 @@ class ReplicaRegistry:
         if self._names is None:
             self._names = ANYTHING.union(*(r.names for r in self if r.names))
         return self._names
+
+    def adapters(self) -> frozenset[str]:
+        """Names that are LoRA adapters."""
+        if self._adapters is None:
+            self._adapters = frozenset().union(*(r.adapters for r in self))
+        return self._adapters
 
     def serves(self, model: str) -> bool:
         """Whether something registered may serve that name, whatever its state; who comes to an empty fleet may."""
@@ -330,7 +337,7 @@ class ReplicaRegistry:
                 replica.heard_until_s += by_s
 
     def _changed(self) -> None:
-        self._names = None
+        self._names = self._adapters = None
         self._memberships.clear()
         self._on_changed()
 

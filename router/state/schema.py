@@ -259,6 +259,14 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
     block_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV is cached in blocks of so many; 0 is unsaid.")] = 0
     handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
+    adapters: (
+        Annotated[
+            list[ModelName],
+            msgspec.Meta(max_length=MAX_ADAPTERS, description="LoRA adapters loaded at this moment; null is unsaid."),
+        ]
+        | None
+    ) = None
+    adapter_slots: Annotated[int, msgspec.Meta(ge=0, description="Adapters it holds at once; 0 is unsaid.")] = 0
 
     def __post_init__(self) -> None:
         for keys in (self.stored, self.evicted):

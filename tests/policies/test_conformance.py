@@ -30,6 +30,8 @@ CONFIGURED: list[dict[str, Any]] = [
     {"policy": "kv_cost", "kappa_full": 1.0, "evict_weight": 0.0, "interference": 0.0},
     {"policy": "prefix_affinity", "min_tokens": 1, "min_share": 0.0, "load_slack": 0, "load_factor": 1.0},
     {"policy": "prefix_affinity", "fallback": {"policy": "kv_cost"}},
+    {"policy": "lora_affinity", "load_slack": 0, "load_factor": 1.0, "fallback": {"policy": "kv_cost"}},
+    {"policy": "lora_affinity", "fallback": {"policy": "session_affinity"}},
     {"policy": "weighted", "weights": {"session": 1.0, "tokens": 0.5, "prefix": 0.0}},
     {"policy": "session_affinity", "overload_factor": 1.0, "overload_slack": 0},
     {"policy": "session_affinity", "overload_slack": 0, "fallback": {"policy": "random"}},
@@ -80,6 +82,8 @@ def fleets(draw: st.DrawFn) -> Candidates:
         resident=draw(st.dictionaries(st.sampled_from(ids), st.integers(1, 50_000))),
         keeper=draw(st.sampled_from([None, *ids])),
         home_tokens=draw(st.integers(0, 50_000)),
+        adapter=draw(st.none() | st.sets(st.sampled_from([*ids, "gone"]))),
+        adapter_room={name: draw(st.integers(0, 3)) for name in ids},
         kv={"footprint": kept, "waiting": [draw(st.sampled_from([0, 0, 700, 9000])) for _ in ids]},
     )
 
@@ -88,6 +92,8 @@ def columns(fleet: Candidates) -> list[list[float]]:
     """All that a policy must leave as it is."""
     assert fleet.kv is not None
     own = [fleet.in_flight, fleet.in_flight_tokens, fleet.slots]
+    if fleet.adapter is not None:
+        own += [fleet.adapter.room, np.array(fleet.adapter.holders)]
     return [column.tolist() for column in (*own, *(getattr(fleet.kv, n) for n in fleet.kv.__slots__ if n != "usage"))]
 
 

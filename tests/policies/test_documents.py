@@ -81,6 +81,8 @@ def reasons_given(policy: Policy) -> set[str]:
         make_candidates(a=0, b=0, c=0, resident={"a": 900}),
         make_candidates(a=0, b=0, c=0, resident={"a": 900}, keeper="a", home_tokens=900),
         make_candidates(a=0, b=0, c=0, keeper="a", kv={"waiting": [90_000, 0, 0]}),
+        make_candidates(a=99, b=0, c=0, adapter=["a"], adapter_room={"c": 0}),
+        make_candidates(a=99, b=0, c=0, adapter=["b"]),
     ]
     return {
         str(place.reason)

@@ -14,8 +14,8 @@ from policies.errors import PolicyConfigError, PolicyPluginError
 from policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
 
 NAMES = (
-    "consistent_hash, kv_cost, least_load, power_of_two, prefix_affinity, random, round_robin, session_affinity, "
-    "weighted"
+    "consistent_hash, kv_cost, least_load, lora_affinity, power_of_two, prefix_affinity, random, round_robin, "
+    "session_affinity, weighted"
 )
 
 

@@ -13,6 +13,7 @@ from router_fixture import client_of, running_router
 from router.app import Router
 from router.scrape import ASK_AGAIN_S, MAX_PAGE_BYTES, METRICS, MODELS, Scraper
 from router.settings import ScrapeSettings
+from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
@@ -39,6 +40,7 @@ class World:
             replicas=self.replicas,
             load=self.load,
             kv=self.kv,
+            adapters=AdapterTable(),
             catalog=ModelCatalog(self.replicas, created=1),
             settings=ScrapeSettings(**settings),
             clock=lambda: self.now_s,

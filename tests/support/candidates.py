@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from policies.base import Context
-from policies.types import GONE_SLOT, NO_SLOT, Candidates, KVSignals, Ranked, RequestFeatures, Residency
+from policies.types import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals, Ranked, RequestFeatures, Residency
 
 UNUSED = 7_777_777
 """What a column holds where no candidate is: a policy that forgets to index by slot reads this."""
@@ -71,6 +71,8 @@ def make_candidates(
     keeper: str | None = None,
     home_tokens: int = 0,
     kv: Mapping[str, Any] | None = None,
+    adapter: Iterable[str] | None = None,
+    adapter_room: Mapping[str, int] | None = None,
     **named: int,
 ) -> Candidates:
     """Candidates by replica id and requests in flight: `make_candidates(a=3, b=0)`, or a mapping, or a sequence of
@@ -79,6 +81,8 @@ def make_candidates(
     Slots are 0, 1, ... unless given (ascending, gaps welcome). `tokens` in flight are 100 a request unless given. `pin`
     names the session's home; a name that is no candidate stands for a replica that left. `prompt` is its length,
     `resident` what of it who holds, `keeper` who keeps the conversation's `home_tokens`; `kv` goes to `make_kv`.
+    `adapter` names who has the request's LoRA adapter loaded, if it names one; the others have room for one more unless
+    `adapter_room` says otherwise.
     """
     if loads is None:
         loads = named
@@ -99,7 +103,13 @@ def make_candidates(
     held: dict[int, list[int]] = {}
     for replica, depth in (resident or {}).items():
         held.setdefault(depth, []).append(ids.index(replica))
+    signals = None
+    if adapter is not None:
+        free = np.full(size, UNUSED, dtype=np.int64)
+        free[own] = [(adapter_room or {}).get(ids[slot], 1) for slot in own.tolist()]
+        signals = AdapterSignals([ids.index(name) if name in ids else UNUSED for name in adapter], free)
     return Candidates(
+        adapter=signals,
         membership=hash((tuple(own.tolist()), tuple(loads))),
         slots=own,
         ids=ids,

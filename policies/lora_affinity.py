@@ -1,0 +1,69 @@
+"""Where the LoRA adapter is loaded, as long as there is room."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from policies.base import ComposedPolicy, Context, Needs, Policy, PolicyConfig, PolicyDocument
+from policies.types import AdapterSignals, Candidates, Ranked, Reason, RequestFeatures
+
+
+class LoraAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
+    """How loaded a replica with the adapter may be, and who ranks equals."""
+
+    load_factor: Annotated[
+        float,
+        Meta(ge=1.0, le=1000.0, description="Times the mean of requests in flight beyond which a replica is full."),
+    ] = 1.25
+    load_slack: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Requests in flight up to which a replica is never full.")
+    ] = 8
+    fallback: Annotated[
+        PolicyDocument, Meta(description="Policy for requests without an adapter, and for the order among equals.")
+    ] = msgspec.field(default_factory=lambda: {"policy": "least_load"})
+
+
+class LoraAffinity(ComposedPolicy[LoraAffinityConfig]):
+    """Replicas with the adapter loaded first, then those with room for it, each in the fallback's order.
+
+    A replica is full when `in_flight > max(load_slack, load_factor * mean)`, and comes after all that are not: a busy
+    adapter spreads. Requests without an adapter are the fallback's.
+
+    Score: the place.
+    """
+
+    name: ClassVar[str] = "lora_affinity"
+    Config: ClassVar[type[PolicyConfig]] = LoraAffinityConfig
+
+    def __init__(self, config: LoraAffinityConfig, fallback: Policy) -> None:
+        super().__init__(config, fallback)
+        self.needs |= Needs.ADAPTER
+
+    def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
+        adapter = candidates.adapter
+        if adapter is None:
+            return self.fallback.rank(features, candidates, context)
+        everybody = self.fallback.rank(features, candidates, Context(context.now_s, context.rng, len(candidates)))
+        classes = self._classes(adapter, candidates)
+        # Sorting is stable: within a class the fallback's order stands.
+        ordered = sorted((place.slot for place in everybody), key=classes.__getitem__)[: context.limit]
+        return [Ranked(slot, _REASONS[classes[slot] % len(_REASONS)], float(at)) for at, slot in enumerate(ordered)]
+
+    def _classes(self, adapter: AdapterSignals, candidates: Candidates) -> dict[int, int]:
+        """By slot: 0 loaded, 1 room, 2 none; 3 more where it is full."""
+        config, slots = self.config, candidates.slots
+        load = candidates.in_flight[slots]
+        bound = max(config.load_slack, config.load_factor * int(np.add.reduce(load)) / len(slots))
+        full = len(_REASONS) * (load > bound)
+        classes = dict(zip(slots.tolist(), (full + 2 - (adapter.room[slots] > 0)).tolist(), strict=True))
+        for holder in adapter.holders:
+            if (at := candidates.position(holder)) is not None:
+                classes[holder] = full.item(at)
+        return classes
+
+
+_REASONS = (Reason.LORA_LOADED, Reason.LORA_ROOM, Reason.LORA_SWAP)
