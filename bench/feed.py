@@ -1,0 +1,182 @@
+"""What it costs that engines tell: `python -m bench.feed [--json] [--messages 2000]`.
+
+`message`: CPU of router and engine for one message (16 keys stored, 16 evicted, a first token, an end), over HTTP and
+over a connection that stays open; the router in this process, the engine's side in another. The router's share holds
+what the message makes it do, which is the same both ways. `request`: what a replica adds to a request of 16, 64 and
+128 prefix keys, up to the message: keys of the bytes that pass, depths, KV events as vLLM sends them, attribution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+
+from engine.attribution import Attribution, KeyDepths
+from engine.transport import HttpTransport, RouterTransport, Transport
+from engine.vllm.kv_events import Batch, Block, BlockRemoved, BlockStored
+from router.app import Router
+from router.prefix_keys import BOUNDARIES, KeyStream, scope_of, scoped
+from router.settings import load_settings
+from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Registration
+
+WAYS: dict[str, Callable[[str, str, str], Transport]] = {"http": HttpTransport, "feed": RouterTransport}
+ROUNDS = 3
+REQUESTS = 50
+BLOCK_TOKENS = 16
+BYTES_PER_TOKEN = 4
+PIECE_BYTES = 65_536
+"""As uvicorn hands bodies on."""
+
+
+def message(seq: int, *, snapshot: bool = False) -> EngineEvents:
+    """Of a replica that serves fifty requests a second."""
+    keys = [(seq * 16 + n) * 0x9E37_79B9_7F4A_7C15 % 2**64 for n in range(-16, 16)]
+    return EngineEvents(
+        epoch="bench",
+        seq=seq,
+        snapshot=snapshot,
+        stored=keys[16:],
+        tokens=[32 * n for n in range(16)],
+        evicted=keys[:16],
+        first=[FirstToken(f"{seq:036d}", 2000, 1000, 50.0)],
+        finished=[Finished(f"{seq - 1:036d}", 2000, 200)],
+        load=EngineLoad(running=3),
+        capacity_tokens=100_000,
+        block_tokens=BLOCK_TOKENS,
+    )
+
+
+async def speak(way: str, admin_url: str, messages: int) -> float:
+    """The engine's side: microseconds of CPU a message."""
+    transport = WAYS[way](admin_url, "", "bench")
+    prepared = [message(seq, snapshot=not seq) for seq in range(messages + 2)]
+    for first in prepared[:2]:
+        await transport.send(first)
+    started_s = time.process_time()
+    for later in prepared[2:]:
+        await transport.send(later)
+    taken_s = time.process_time() - started_s
+    await transport.close()
+    return taken_s / messages * 1e6
+
+
+async def listen(way: str, messages: int) -> tuple[float, float]:
+    """Microseconds of CPU a message: the router's and the engine's."""
+    picked = {name: {"port": 0} for name in ("spop", "ring", "lookup", "admin")}
+    settings = load_settings(environment={}, overrides={**picked, "policy": {"policy": "kv_cost"}})
+    async with Router(settings).running() as router:
+        router.replicas.put("bench", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), router.clock())
+        url = f"http://{router.addresses['admin']}"
+        started_s = time.process_time()
+        engine = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.feed", "--speak", way, url, "--messages", str(messages)),
+            stdout=subprocess.PIPE,
+        )
+        said, _ = await engine.communicate()
+        return (time.process_time() - started_s) / messages * 1e6, float(said)
+
+
+def one_request(keys: int, dice: random.Random) -> tuple[bytes, list[bytes], int]:
+    """A body, the batches of events it makes an engine publish, and its length in tokens; a tenth was cached."""
+    prompt = BOUNDARIES[keys - 1]
+    body = b'{"model":"m","messages":[{"role":"user","content":"' + dice.randbytes(prompt // 2).hex().encode() + b'"}]}'
+    tokens = prompt // BYTES_PER_TOKEN
+    chain: list[Block] = [dice.getrandbits(64) for _ in range(tokens // BLOCK_TOKENS)]
+    cached = len(chain) // 10
+    batches = [_batch(chain[:cached], None, ""), _batch(chain[cached:], chain[cached - 1] if cached else None, "1")]
+    batches.append(msgspec.msgpack.encode(Batch(0.0, [BlockRemoved([block], "GPU", 0) for block in chain], 0)))
+    return body, batches, tokens
+
+
+def _batch(blocks: list[Block], parent: Block | None, tag: str) -> bytes:
+    stored = msgspec.to_builtins(BlockStored(blocks, parent, BLOCK_TOKENS, "GPU", 0, "full_attention", tag))
+    stored["token_ids"] = list(range(len(blocks) * BLOCK_TOKENS))
+    return msgspec.msgpack.encode([0.0, [stored], 0])
+
+
+def request_us(keys: int) -> dict[str, float]:
+    """Microseconds of CPU that telling adds to a request, by step."""
+    dice = random.Random(3)
+    made = [one_request(keys, dice) for _ in range(REQUESTS)]
+    attribution, depths, decode = Attribution(), KeyDepths(), msgspec.msgpack.Decoder(Batch).decode
+    spent = dict.fromkeys(("keys", "depths", "events"), 0.0)
+    scope = scope_of("m")
+    for body, batches, tokens in made:
+        at_s = time.process_time_ns()
+        stream = KeyStream()
+        for at in range(0, len(body), PIECE_BYTES):
+            stream.feed(body[at : at + PIECE_BYTES])
+        own = scoped(stream.keys, scope)
+        read_s = time.process_time_ns()
+        attribution.begin("1", own, depths.blocks(own, stream.prompt_bytes, tokens, BLOCK_TOKENS))
+        begun_s = time.process_time_ns()
+        for payload in batches:
+            for event in decode(payload).events:
+                if isinstance(event, BlockStored):
+                    attribution.stored(event.block_hashes, event.parent_block_hash, event.session_id or "")
+                elif isinstance(event, BlockRemoved):
+                    attribution.removed(event.block_hashes)
+        attribution.take()
+        attribution.finish("1")
+        done_s = time.process_time_ns()
+        spent["keys"] += read_s - at_s
+        spent["depths"] += begun_s - read_s
+        spent["events"] += done_s - begun_s
+    return {name: round(total_ns / REQUESTS / 1000, 1) for name, total_ns in spent.items()}
+
+
+def run(messages: int) -> dict[str, Any]:
+    """All figures, in microseconds of CPU."""
+    told: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(ROUNDS):
+        for way, rounds in told.items():
+            rounds.append(uvloop.run(listen(way, messages)))
+    return {
+        "message": {
+            way: {
+                "router": round(statistics.median(router for router, _ in rounds), 1),
+                "engine": round(statistics.median(engine for _, engine in rounds), 1),
+            }
+            for way, rounds in told.items()
+        },
+        "request": {keys: request_us(keys) for keys in (16, 64, 128)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.feed", description=__doc__)
+    parser.add_argument("--messages", type=int, default=2000)
+    parser.add_argument("--json", action="store_true", help="Print figures as JSON.")
+    parser.add_argument("--speak", nargs=2, metavar=("WAY", "URL"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    if given.speak:
+        way, url = given.speak
+        print(uvloop.run(speak(way, url, given.messages)))
+        return
+    figures = run(given.messages)
+    if given.json:
+        print(json.dumps(figures, indent=1))
+        return
+    for way, sides in figures["message"].items():
+        print(f"message over {way}: router {sides['router']} us, engine {sides['engine']} us")
+    for keys, steps in figures["request"].items():
+        print(f"request of {keys} keys: " + ", ".join(f"{name} {us} us" for name, us in steps.items()))
+
+
+if __name__ == "__main__":
+    main()
