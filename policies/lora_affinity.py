@@ -11,6 +11,9 @@ from msgspec import Meta
 from policies.base import ComposedPolicy, Context, Needs, Policy, PolicyConfig, PolicyDocument
 from policies.types import AdapterSignals, Candidates, Ranked, Reason, RequestFeatures
 
+HORIZON = 64
+"""How far down the fallback's ranking replicas without the adapter are looked for; in larger fleets that is plenty."""
+
 
 class LoraAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
     """How loaded a replica with the adapter may be, and who ranks equals."""
@@ -47,23 +50,34 @@ class LoraAffinity(ComposedPolicy[LoraAffinityConfig]):
         adapter = candidates.adapter
         if adapter is None:
             return self.fallback.rank(features, candidates, context)
-        everybody = self.fallback.rank(features, candidates, Context(context.now_s, context.rng, len(candidates)))
-        classes = self._classes(adapter, candidates)
+        wider = Context(context.now_s, context.rng, max(context.limit, HORIZON))
+        order = [place.slot for place in self.fallback.rank(features, candidates, wider)]
+        near, far = order[:HORIZON], order[HORIZON:]
+        load = candidates.in_flight
+        if len(near) < len(candidates):
+            seen = set(near)
+            missed = [slot for slot in adapter.holders if slot not in seen and slot in candidates]
+            near += sorted(missed, key=lambda slot: (load.item(slot), slot))
+            far = [slot for slot in far if slot not in missed]
+        classes = self._classes(near, adapter, candidates)
         # Sorting is stable: within a class the fallback's order stands.
-        ordered = sorted((place.slot for place in everybody), key=classes.__getitem__)[: context.limit]
-        return [Ranked(slot, _REASONS[classes[slot] % len(_REASONS)], float(at)) for at, slot in enumerate(ordered)]
+        near.sort(key=classes.__getitem__)
+        classes |= self._classes(far, adapter, candidates)
+        return [
+            Ranked(slot, _REASONS[classes[slot] % len(_REASONS)], float(at))
+            for at, slot in enumerate((near + far)[: context.limit])
+        ]
 
-    def _classes(self, adapter: AdapterSignals, candidates: Candidates) -> dict[int, int]:
+    def _classes(self, slots: list[int], adapter: AdapterSignals, candidates: Candidates) -> dict[int, int]:
         """By slot: 0 loaded, 1 room, 2 none; 3 more where it is full."""
-        config, slots = self.config, candidates.slots
-        load = candidates.in_flight[slots]
-        bound = max(config.load_slack, config.load_factor * int(np.add.reduce(load)) / len(slots))
-        full = len(_REASONS) * (load > bound)
-        classes = dict(zip(slots.tolist(), (full + 2 - (adapter.room[slots] > 0)).tolist(), strict=True))
-        for holder in adapter.holders:
-            if (at := candidates.position(holder)) is not None:
-                classes[holder] = full.item(at)
-        return classes
+        config, load, room = self.config, candidates.in_flight, adapter.room
+        own = candidates.slots
+        bound = max(config.load_slack, config.load_factor * int(np.add.reduce(load[own])) / len(own))
+        holders = set(adapter.holders)
+        return {
+            slot: (0 if slot in holders else 1 if room.item(slot) > 0 else 2) + 3 * (load.item(slot) > bound)
+            for slot in slots
+        }
 
 
 _REASONS = (Reason.LORA_LOADED, Reason.LORA_ROOM, Reason.LORA_SWAP)

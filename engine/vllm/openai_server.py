@@ -140,11 +140,17 @@ def _load(argv: Sequence[str], signals: EngineSignals, sockets: Path | None) -> 
         )
     engine_args = AsyncEngineArgs.from_cli_args(args)
     usage = UsageContext.OPENAI_API_SERVER
+
+    def stat_logger(vllm_config: Any, engine_index: int = 0) -> EngineSignals:
+        lora = vllm_config.lora_config
+        signals.adapter_slots = 0 if lora is None else int(lora.max_loras)
+        return signals
+
     engine = AsyncLLM.from_vllm_config(
         vllm_config=engine_args.create_engine_config(usage_context=usage),
         usage_context=usage,
         # One engine a replica, so one owner of its counts. vLLM's Prometheus logger stays beside it.
-        stat_loggers=[lambda vllm_config, engine_index=0: signals],
+        stat_loggers=[stat_logger],
         enable_log_requests=engine_args.enable_log_requests,
         disable_log_stats=engine_args.disable_log_stats,
     )

@@ -222,10 +222,20 @@ class VllmReplica:
         if not spec.admin:
             return app
         transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
-        self._reporter = Reporter(transports, model=spec.model, load=self._load, handoffs=self._handoffs)
+        self._reporter = Reporter(
+            transports,
+            model=spec.model,
+            load=self._load,
+            handoffs=self._handoffs,
+            adapters=self._adapters,
+            adapter_slots=self._signals.adapter_slots,
+        )
         self._reporter.start(self._server.prefix_cache)
         self._server.watch(self._reporter.watch)
         return self._reporter.app(app)
+
+    def _adapters(self) -> list[str] | None:
+        return list(self._signals.adapters) if self._signals.adapter_slots else None
 
     def _load(self) -> EngineLoad:
         signals = self._signals
@@ -263,6 +273,7 @@ class VllmReplica:
             heartbeat_s=self._spec.heartbeat_s,
             pool=self._spec.pool,
             role=self._spec.role,
+            adapters=self._spec.loras,
         )
         self._heartbeat = asyncio.create_task(self._registration.run())
 

@@ -86,13 +86,18 @@ class Reporter:
         model: str,
         load: Callable[[], EngineLoad],
         handoffs: Callable[[], Handoffs | None] = lambda: None,
+        adapters: Callable[[], list[str] | None] = lambda: None,
+        adapter_slots: int = 0,
     ) -> None:
-        """`model` is the served name, by which requests ask for no adapter."""
+        """`model` is the served name, by which requests ask for no adapter; `adapters` are those in the engine's
+        `adapter_slots`."""
         self.attribution = Attribution()
         self._transports = transports
         self._model = model
         self._load = load
         self._handoffs = handoffs
+        self._adapters = adapters
+        self._adapter_slots = adapter_slots
         self._depths = KeyDepths()
         self._block_size = 1
         self._group: int | None = None
@@ -117,6 +122,8 @@ class Reporter:
             depths=self.attribution.depths,
             load=self._load,
             handoffs=self._handoffs,
+            adapters=self._adapters,
+            adapter_slots=self._adapter_slots,
         )
         self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
         for stream in self._streams:

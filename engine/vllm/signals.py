@@ -6,7 +6,7 @@ Everything happens on the replica's event loop, so nothing is locked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -47,6 +47,10 @@ class EngineSignals:
     """Owner of one engine's counts. Has the methods vLLM calls on a stat logger, so it can be handed to it as one."""
 
     def __init__(self) -> None:
+        self.adapter_slots = 0
+        """LoRA adapters one batch may hold; 0 without LoRA."""
+        self.adapters: dict[str, None] = {}
+        """Those in slots, the one used longest ago first."""
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0
@@ -74,9 +78,19 @@ class EngineSignals:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
+            self._use_adapters(scheduler_stats.running_lora_adapters)
             if transfers := scheduler_stats.kv_connector_stats:
                 # NixlKVConnectorStats: a list with a 1 for each.
                 self.failed_transfers += sum(len(transfers.get(key, ())) for key in FAILED_TRANSFERS)
+
+    def _use_adapters(self, requests: Mapping[str, int]) -> None:
+        """Adapters with so many requests in the batch: used last, as the worker's own cache of them sees it."""
+        adapters = self.adapters
+        for name in [name for name, running in requests.items() if running]:
+            adapters.pop(name, None)
+            adapters[name] = None
+        while len(adapters) > self.adapter_slots:
+            del adapters[next(iter(adapters))]
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
