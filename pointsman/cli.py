@@ -30,6 +30,8 @@ engine = typer.Typer(help="Run replicas: simulated ones, or vLLM engines as Ray 
 haproxy = typer.Typer(help="What Pointsman knows about HAProxy.", no_args_is_help=True)
 app.add_typer(engine, name="engine")
 app.add_typer(haproxy, name="haproxy")
+state = typer.Typer(help="What edges that share state know.", no_args_is_help=True)
+app.add_typer(state, name="state")
 
 
 @contextmanager
@@ -265,6 +267,31 @@ def haproxy_render(
     with one_sentence_on_error():
         for path in render_to(config, out, state):
             print(path)
+
+
+AdminUrls = Annotated[
+    list[str] | None, typer.Option("--admin", help="Admin URL of an edge; the others are found by it.")
+]
+
+
+@state.command("dump")
+def state_dump(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Who is there, how far each edge follows the others, and how much it knows."""
+    from pointsman.state_commands import run_dump
+
+    with one_sentence_on_error():
+        code = run_dump(admin or ["http://127.0.0.1:8001"], as_json=json)
+    raise typer.Exit(code)
+
+
+@state.command("check")
+def state_check(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Whether all edges follow each other and know the same; exit code 1 and what differs if not."""
+    from pointsman.state_commands import run_check
+
+    with one_sentence_on_error():
+        code = run_check(admin or ["http://127.0.0.1:8001"], as_json=json)
+    raise typer.Exit(code)
 
 
 @app.command()

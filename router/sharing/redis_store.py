@@ -240,7 +240,9 @@ async def _mapped() -> AsyncIterator[None]:
     except (RedisTimeoutError, TimeoutError) as error:
         raise StoreError(Cause.SLOW, str(error) or "no answer in time") from error
     except (RedisConnectionError, OSError) as error:
-        raise StoreError(Cause.UNREACHABLE, str(error)) from error
+        # The client wraps what a server says to a wrong password when the connection is made.
+        refused = isinstance(error.__context__, AuthenticationError) or "invalid username-password" in str(error)
+        raise StoreError(Cause.REFUSED if refused else Cause.UNREACHABLE, str(error)) from error
     except ReadOnlyError as error:
         raise StoreError(Cause.READ_ONLY, str(error)) from error
     except OutOfMemoryError as error:

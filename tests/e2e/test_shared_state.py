@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,13 @@ async def test_two_edges_place_like_one() -> None:
         await stream
         await until(idle_at_b)
         await agree((a, b))
+
+        checked = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pointsman", "state", "check", "--admin", a.admin_url),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert (await checked.communicate())[0] == b"2 edges agree\n"
+        assert checked.returncode == 0
 
 
 async def test_caches_and_conversations_are_known_at_both_edges() -> None:

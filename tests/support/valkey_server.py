@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -41,7 +42,7 @@ class ValkeyProcess:
         except (RedisError, OSError):
             return False
 
-    async def call(self, *command: str | int) -> object:
+    async def call(self, *command: str | int) -> Any:
         """One command's answer."""
         async with Redis(unix_socket_path=str(self.socket), decode_responses=True) as client:
             return await client.execute_command(*command)
