@@ -223,6 +223,7 @@ class Scraper:
         kv.told_load(slot, reading.load)
         if reading.capacity_tokens:
             kv.sized(slot, reading.capacity_tokens)
+            kv.hit(slot, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
             self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures, Residency
-from router.prefix_keys import BOUNDARIES, MAX_KEYS
+from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
+from router.state.cache_mirror import CacheMirror
 from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
@@ -29,6 +30,9 @@ EXPECTED_S = 30.0
 
 EXPECTED_UNTOLD_S = 300.0
 """The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
+
+ANSWER_TOKENS = 256
+"""What an answer adds to the KV of an endpoint that does not say."""
 
 MAX_PLACEMENTS = 262_144
 """Requests under way that engines may still speak of. When met, the oldest goes."""
@@ -60,6 +64,8 @@ class KVState:
         self.key_tokens = KeyTokens()
         self.counters = KVCounters()
         self._feeds: dict[int, Feed] = {}
+        self._mirrors: dict[int, CacheMirror] = {}
+        """Of endpoints that tell nothing themselves and whose capacity is known."""
         self._placements: dict[str, Placement] = {}
         self._legs: set[str] = set()
         """Prefill legs under way, by their ids."""
@@ -92,12 +98,30 @@ class KVState:
         self.conversations.clear_slot(slot)
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
+        self._mirrors.pop(slot, None)
         del self._feeds[slot]
 
     def sized(self, slot: int, capacity_tokens: int) -> None:
         """An endpoint there, which tells nothing itself, has room for so many tokens of KV, more than 0: whoever read
         its cache configuration says so. May be called again."""
         self.columns.set_capacity(slot, capacity_tokens)
+        if self.reports(slot):
+            return
+        mirror = self._mirrors.get(slot)
+        if mirror is None:
+            self._mirrors[slot] = CacheMirror(capacity_tokens)
+        elif mirror.capacity != capacity_tokens:
+            self._pushed_out(slot, mirror.resize(capacity_tokens))
+
+    def hit(self, slot: int, total_tokens: int) -> None:
+        """An endpoint there, which tells nothing itself, found so many tokens cached in its life."""
+        mirror = self._mirrors.get(slot)
+        if mirror is not None:
+            self._pushed_out(slot, mirror.hit(total_tokens))
+
+    def _pushed_out(self, slot: int, keys: Sequence[int]) -> None:
+        for key in keys:
+            self.index.evicted(slot, key)
 
     def load(self, slot: int) -> EngineLoad | None:
         """What the engine last said of its load."""
@@ -223,9 +247,23 @@ class KVState:
 
     def _expect(self, slot: int, keys: Sequence[int], prompt: Prompt, now_s: float) -> None:
         start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
-        self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+        mirror = self._mirrors.get(slot)
+        if mirror is not None:
+            self._mirrored(mirror, slot, keys, start, prompt)
+        else:
+            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
         if self.outbox is not None and start < len(keys):
             self.outbox.expect(slot, keys[start:])
+
+    def _mirrored(self, mirror: CacheMirror, slot: int, keys: Sequence[int], start: int, prompt: Prompt) -> None:
+        """What the endpoint will hold, and no longer hold, for all one can know."""
+        per_byte = prompt.tokens / max(1, BOUNDARIES[len(keys) - 1])
+        added = [int(chunk * per_byte) for chunk in CHUNK_BYTES[: len(keys)]]
+        added[-1] += ANSWER_TOKENS
+        gone = mirror.enter(keys, added, prompt.resident.tokens(slot))
+        for key in keys[start:]:
+            self.index.stored(slot, key)
+        self._pushed_out(slot, gone)
 
     def _release(self, request_id: str) -> bool:
         """The prompt is computed, here or by its prefill leg, or not wanted any more."""
@@ -273,7 +311,8 @@ class KVState:
             counters.restarts += 1
             self._restarted(slot)
         if events.snapshot:
-            if feed.epoch:
+            # A mirror was a guess: from here on the engine tells.
+            if self._mirrors.pop(slot, None) is not None or feed.epoch:
                 index.forget(slot)
             feed.epoch, feed.in_step = events.epoch, True
         else:
@@ -353,6 +392,9 @@ class KVState:
 
     def _restarted(self, slot: int) -> None:
         """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
+        mirror = self._mirrors.get(slot)
+        if mirror is not None:
+            self._mirrors[slot] = CacheMirror(mirror.capacity)
         self.index.forget(slot)
         self.conversations.clear_slot(slot)
         self.backlog.clear_slot(slot)

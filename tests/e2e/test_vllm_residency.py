@@ -33,7 +33,7 @@ BLOCKS = 256
 CONVERSATIONS = 24
 """They grow from 1,000 to 4,500 tokens each."""
 
-AT_ONCE = 3
+AT_ONCE = 2
 TURNS = 150
 TURNS_AFTER = 100
 MAX_PROMPT_BYTES = 22_000

@@ -69,6 +69,34 @@ def test_somebody_else_may_size_an_endpoint() -> None:
     fleet.kv.validate()
 
 
+def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
+    """Slot 3 has room for 2,500 tokens: the second prompt pushes the first one out, tail first. A restart empties it,
+    and so does an engine that begins to tell."""
+    fleet = Fleet()
+    kv = fleet.kv
+    kv.add_slot(3)
+    kv.sized(3, 2_500)
+    other = tuple(range(5000, 5010))
+    fleet.ask("r1", 8, slot=3)
+    assert kv.index.holds(3, CHAIN[7]) and kv.index.expected == 0
+    features = RequestFeatures(request_id="r2", prefix_keys=other, body_bytes=BOUNDARIES[9])
+    kv.placed(features, kv.read(features, 0.0), 3, fleet.candidates, 0.0)
+    assert kv.index.holds(3, other[9])
+    assert kv.index.holds(3, CHAIN[0]) and not kv.index.holds(3, CHAIN[7])
+    kv.restarted(3)
+    assert not kv.index.holds(3, other[0])
+    fleet.ask("r3", 8, slot=3)
+    fleet.seqs.append(0)
+    fleet.tell(3, snapshot=True, stored=[CHAIN[0]])
+    assert [kv.index.holds(3, key) for key in CHAIN[:2]] == [True, False]
+    fleet.tell(3, evicted=[CHAIN[0]])
+    kv.hit(3, 100_000)
+    kv.sized(3, 9_000)
+    fleet.ask("r4", 8, slot=3)
+    assert kv.index.expected == 8
+    kv.validate()
+
+
 def test_a_decision_is_expected_to_come_true() -> None:
     """Followers see the prompt where it was sent, until its time is up; its prefill is in front of them."""
     fleet = Fleet()
