@@ -103,6 +103,7 @@ class Router:
             max_conversations=limits.max_conversations,
             conversation_ttl_s=limits.conversation_ttl_s,
         )
+        self.kv.on_prefilled = self.load.release_leg
         self.replicas = ReplicaRegistry(
             # Without HAProxy nobody checks health: a registered replica is taken at its word.
             initial_health=Health.STARTING if attached else Health.UP,
@@ -171,7 +172,6 @@ class Router:
         )
         self.feed = EngineFeed(
             replicas=self.replicas,
-            load=self.load,
             kv=self.kv,
             adapters=self.adapters,
             pipeline=self.pipeline,

@@ -8,7 +8,6 @@ from router.clock import Clock
 from router.pipeline import Pipeline
 from router.state.adapters import AdapterTable
 from router.state.kv import KVState
-from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
 from router.state.schema import EngineEvents, EventsAnswer
 
@@ -29,7 +28,6 @@ class EngineFeed:
         self,
         *,
         replicas: ReplicaRegistry,
-        load: LoadTable,
         kv: KVState,
         adapters: AdapterTable,
         pipeline: Pipeline,
@@ -37,7 +35,6 @@ class EngineFeed:
         token: str,
     ) -> None:
         self._replicas = replicas
-        self._load = load
         self._kv = kv
         self._adapters = adapters
         self._pipeline = pipeline
@@ -59,10 +56,6 @@ class EngineFeed:
         resync = self._kv.apply(replica.slot, events, now_s)
         if events.adapters is not None:
             self._adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
-        for first in events.first:
-            self._load.release_leg(first.id)
-        for finished in events.finished:
-            self._load.release_leg(finished.id)
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
         return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.port)

@@ -48,7 +48,7 @@ BODY_BYTES_MAX = 256 * 2**20
 class _Call:
     """One HTTP request."""
 
-    __slots__ = ("authorization", "is_leg", "peer", "prefix", "request_id", "taken")
+    __slots__ = ("authorization", "is_leg", "keys", "peer", "prompt_bytes", "request_id", "scope", "taken")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         found = dict(headers)
@@ -57,13 +57,17 @@ class _Call:
         self.authorization = found.get(b"authorization", b"").decode("latin-1")
         named = found.get(PREFILL_HEADER.encode())
         self.peer: Peer | None = None
-        self.prefix = ""
+        self.keys: Sequence[int] = ()
+        """Prefix keys of the body, where its prompt may be handed over; not scoped."""
+        self.prompt_bytes = 0
+        self.scope = found.get(SCOPE_HEADER.encode(), b"").decode("latin-1")
+        """As the router said it."""
         self.taken = False
         """Whether the one prompt it may hand over was."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
-            scope, _ = request_scope(found.get(SCOPE_HEADER.encode(), b"").decode("latin-1"), "", "")
-            self.prefix = pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body)))
+            self.keys = prefix_keys(body)
+            self.prompt_bytes = len(body) - max(0, prompt_start(body))
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)
@@ -154,13 +158,15 @@ class Handoff:
         if (sampling_params.n or 1) > 1 or sampling_params.prompt_logprobs is not None:
             return None
         adapter = options.get("lora_request")
+        model, salt = self._model if adapter is None else adapter.lora_name, prompt.get("cache_salt") or ""
+        scope, _ = request_scope(call.scope, model, salt)
         return Leg(
             request_id=call.request_id,
-            model=self._model if adapter is None else adapter.lora_name,
+            model=model,
             prompt_token_ids=prompt["prompt_token_ids"],
-            cache_salt=prompt.get("cache_salt") or "",
+            cache_salt=salt,
             authorization=call.authorization,
-            prefix=call.prefix,
+            prefix=pack_prefix(scoped(call.keys, scope), call.prompt_bytes),
         )
 
 

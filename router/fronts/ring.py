@@ -91,7 +91,6 @@ class EndOfRequest:
             self._kv.ended(line.id, self._clock(), served_by=self._slot_of(line.srv) if redispatched else NO_SLOT)
             self._count(line)
         elif line.ev == "first":
-            self._load.release_leg(line.id)
             self._kv.first_token(line.id)
 
     def _count(self, line: Line) -> None:

@@ -8,7 +8,7 @@ what no engine told of. Plain and synchronous, without clock or sockets: a simul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures, Residency
 from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS
@@ -67,6 +67,8 @@ class KVState:
         self._mirrors: dict[int, CacheMirror] = {}
         """Of endpoints that tell nothing themselves and whose capacity is known."""
         self._placements: dict[str, Placement] = {}
+        self.on_prefilled: Callable[[str], None] = lambda request_id: None
+        """Called with the id of a request, or of a prefill leg, whose prompt is computed or not wanted any more."""
         self._legs: set[str] = set()
         """Prefill legs under way, by their ids."""
         self._ended: deque[tuple[float, str]] = deque()
@@ -267,6 +269,7 @@ class KVState:
 
     def _release(self, request_id: str) -> bool:
         """The prompt is computed, here or by its prefill leg, or not wanted any more."""
+        self.on_prefilled(request_id)
         if self._legs:
             leg = leg_id(request_id)
             if leg in self._legs:

@@ -25,6 +25,7 @@ class Edge:
         self.load = LoadTable()
         self.sessions = SessionTable()
         self.kv = KVState()
+        self.kv.on_prefilled = self.load.release_leg
         self.metrics = DecisionMetrics()
         self.replicas = ReplicaRegistry(
             initial_health=Health.UP, on_added=self._slot_added, on_removed=self._slot_removed
@@ -237,7 +238,7 @@ class TestPairs:
         assert (decision.first, decision.prefill, decision.pairing) == ("d", "p", Pairing.PAIRED)
         assert decision.prefill_address == "127.0.0.1:8001"
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 1)
-        edge.load.release_leg("r")
+        edge.kv.first_token("r")
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
         edge.load.release("r")
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)

@@ -23,7 +23,7 @@ import psutil
 import pytest
 from vllm_fleet import MISSING, READY_S, FleetProcess, Lines, admin_server, listener_of, running_fleet
 
-from router.prefix_keys import prefix_keys
+from router.prefix_keys import prefix_keys, scope_of, scoped
 
 MISSING_HERE = MISSING or ("" if find_spec("nixl") else "nixl")
 
@@ -168,7 +168,7 @@ def test_a_stream_is_handed_over_and_its_kv_known_on_both(two: Two) -> None:
     leg = headers["x-request-id"] + ".prefill"
     two.wait_told("decode-1", lambda told: (told["handoffs"] or {}).get("ok") == len(APIS) + 1)
     two.wait_told("prefill-1", lambda told: leg in [first["id"] for first in told["first"]])
-    keys = set(prefix_keys(content))
+    keys = set(scoped(prefix_keys(content), scope_of("tiny")))
     for replica in ("decode-1", "prefill-1"):
         two.wait_told(replica, lambda told: bool(keys & set(told["stored"])))
 
