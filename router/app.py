@@ -14,16 +14,14 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
-import uvicorn
 import uvloop
-from starlette.applications import Starlette
 
 from haproxy.reconcile import Reconciler
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
@@ -44,6 +42,7 @@ from router.fronts.lookup import LookupFront
 from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.fronts.spop import SPOPProtocol
+from router.http_servers import serve_http
 from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
 from router.pipeline import Pipeline
@@ -305,13 +304,9 @@ class Router:
             await self._listen(stack, loop, "feed", feed, self._feed_protocol)
             self.feed.port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
-            await self._serve_http(
-                stack,
-                {
-                    "lookup": (settings.lookup, LookupFront(self.decider, *ModelsFront(self.catalog).routes()).app()),
-                    "admin": (settings.admin.listen, self.admin.app()),
-                },
-            )
+            lookup = LookupFront(self.decider, *ModelsFront(self.catalog).routes()).app()
+            await serve_http(stack, "lookup", self._bind("lookup", settings.lookup), lookup)
+            await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
             if self.sharing is not None:
                 self.sharing.info = self._edge_info(self.sharing.info)
                 self._background(stack, "sharing", self.sharing.run())
@@ -361,25 +356,6 @@ class Router:
         else:
             server = await loop.create_server(protocol, sock=self._bind(name, address))
         stack.callback(server.close)
-
-    async def _serve_http(self, stack: AsyncExitStack, fronts: Mapping[str, tuple[Listen, Starlette]]) -> None:
-        servers: dict[_Server, asyncio.Task[None]] = {}
-
-        async def stop() -> None:
-            for server in servers:
-                server.should_exit = True
-            await asyncio.gather(*servers.values())
-
-        stack.push_async_callback(stop)
-        for name, (address, app) in fronts.items():
-            server = _Server(
-                uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
-            )
-            sock = self._bind(name, address)
-            task = servers[server] = asyncio.create_task(server.serve(sockets=[sock]), name=name)
-            # uvicorn has a flag, no event.
-            while not server.started and not task.done():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
 
     def _bind(self, name: str, address: Listen) -> socket.socket:
         sock, self.addresses[name] = bind_tcp(name, address)
@@ -503,11 +479,3 @@ def run(settings: Settings) -> int:
 
     code: int = uvloop.run(serve())
     return code
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process that owns several servers owns the signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
