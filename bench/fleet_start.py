@@ -60,7 +60,8 @@ def start(replicas: int) -> dict[str, Any]:
 
 
 def _memory(driver: int, ports: list[int]) -> dict[str, int]:
-    listening = {c.laddr[1]: c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid}
+    connections: list[Any] = psutil.net_connections("tcp")
+    listening = {c.laddr.port: c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.pid}
     replicas: list[list[psutil.Process]] = []
     for port in ports:
         actor = psutil.Process(listening[port])

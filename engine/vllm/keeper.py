@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -60,9 +60,11 @@ class Keeper:
         drain_s: float,
         start_timeout_s: float,
         on_change: Callable[[], None] = lambda: None,
+        forget: Callable[[Iterable[str]], Coroutine[Any, Any, None]] | None = None,
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`forget` is called with the ids of a life that ended unasked: routers are told, whoever of it cannot."""
         self._replica = replica
         self._make_life = make_life
         self._proof = proof
@@ -70,6 +72,7 @@ class Keeper:
         self._drain_s = drain_s
         self._start_timeout_s = start_timeout_s
         self._on_change = on_change
+        self._forget = forget
         self._sleep = sleep
         self._clock = clock
         self._stopping = asyncio.Event()
@@ -148,9 +151,10 @@ class Keeper:
         try:
             await _until(self._stopping, life.wait())
         except ReplicaDiedError:
+            ids = [rank.replica for rank in self.started]
             self.started = ()
             self._turn(Condition.DEAD)
-            await life.bury()
+            await asyncio.gather(life.bury(), *([self._forget(ids)] if self._forget is not None else []))
             raise
         if not self._stopping.is_set():
             return  # Ended by a driver before this one: it starts again at once.

@@ -78,6 +78,7 @@ async def _run(config: FleetConfig, say: Say) -> None:
         start_timeout_s=config.start_timeout_s,
         say=say,
         on_change=routers.tell,
+        forget=routers.forget,
     )
     ledger = Ledger(config.name) if detached else None
     if ledger is not None:

@@ -38,6 +38,7 @@ class Bring:
         start_timeout_s: float,
         say: Say,
         on_change: Callable[[], None] = lambda: None,
+        forget: Callable[[Iterable[str]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.life = life
         self.revision = revision
@@ -48,6 +49,8 @@ class Bring:
         self.say = say
         self.on_change = on_change
         """Told whenever a pool's status may differ."""
+        self.forget = forget
+        """Tells routers that these replicas are dead."""
 
 
 @dataclass(slots=True)
@@ -261,6 +264,7 @@ class Pool:
             self._proofs.setdefault(revision, Proof()),
             self._bring.say,
             on_change=self._changed.set,
+            forget=self._bring.forget,
             drain_s=self._bring.drain_s,
             start_timeout_s=self._bring.start_timeout_s,
         )

@@ -54,13 +54,12 @@ class Routers:
 
     async def leave(self) -> None:
         """Give the pools up everywhere and close; a router that is away forgets them when the lease ends."""
-
-        async def forget(admin: str) -> None:
-            with contextlib.suppress(httpx.HTTPError):
-                await self._client.delete(admin + self._path)
-
-        await asyncio.gather(*(forget(admin) for admin in self._admins))
+        await asyncio.gather(*(self._delete(admin + self._path) for admin in self._admins))
         await self._client.aclose()
+
+    async def forget(self, replicas: Iterable[str]) -> None:
+        """Tell every router that these replicas are dead: their own word, and a failed health check, come later."""
+        await asyncio.gather(*(self._delete(f"{admin}/v1/replicas/{id}") for admin in self._admins for id in replicas))
 
     async def routed(self, replicas: Iterable[str]) -> None:
         """Until every router that answers has these replicas up, or `ROUTED_S` have passed."""
@@ -70,6 +69,10 @@ class Routers:
                 await asyncio.gather(*(self._up(admin, replica) for admin in self._admins for replica in wanted))
         except TimeoutError:
             log.warning("fleet %s: %s: not routed to after %g s", self._fleet, ", ".join(wanted), ROUTED_S)
+
+    async def _delete(self, url: str) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            await self._client.delete(url)
 
     async def _up(self, admin: str, replica: str) -> None:
         while True:

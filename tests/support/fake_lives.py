@@ -60,6 +60,8 @@ class FakeCluster:
         self.refuse: dict[str, VllmError] = {}
         """What is refused, by model."""
         self.unrouted: set[str] = set()
+        self.forgotten: list[str] = []
+        """Replicas routers were told the death of."""
         self._prepare = prepare
         self._event = asyncio.Event()
         self.bring = Bring(
@@ -70,6 +72,7 @@ class FakeCluster:
             start_timeout_s=60.0,
             say=self.said.append,
             on_change=self._note,
+            forget=self._forget,
         )
 
     def running(self) -> list[str]:
@@ -82,6 +85,9 @@ class FakeCluster:
             while not holds():
                 self._event.clear()
                 await self._event.wait()
+
+    async def _forget(self, replicas: Iterable[str]) -> None:
+        self.forgotten += replicas
 
     def _note(self) -> None:
         self._event.set()

@@ -223,10 +223,11 @@ async def test_replicas_left_alone_live_on() -> None:
 
 
 async def test_a_death_is_buried_and_counted() -> None:
-    """What is left of the life leaves routing before it is ended; the next begins after a pause."""
+    """Routers are told, what is left of the life leaves before it is ended; the next begins after a pause."""
     cluster = FakeCluster()
     async with running(cluster, replicas=1) as pool:
         cluster.lives[0].die(ReplicaDiedError("p-1: the engine died"))
         await cluster.until(lambda: pool.status().members[0].deaths == 1)
         assert cluster.lives[0].buried and cluster.lives[0].killed
         assert pool.status().members[0].state == "dead"
+        assert cluster.forgotten == ["p-1"]

@@ -66,3 +66,13 @@ async def test_a_replica_nobody_routes_to_is_not_waited_for_for_ever(monkeypatch
         routers = Routers("f", [f"http://{router.addresses['admin']}"], "", heartbeat_s=1.0)
         await routers.routed(["nobody"])
         await routers.leave()
+
+
+async def test_the_dead_are_forgotten_at_once() -> None:
+    """Every router is told; one that is away, or knows nothing of them, does not matter."""
+    async with running_router() as router:
+        routers = Routers("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
+        await register(router, "a", "b")
+        await routers.forget(["a", "nobody"])
+        assert [replica.id for replica in router.replicas] == ["b"]
+        await routers.leave()
