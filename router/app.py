@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import random
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,14 +17,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 import uvloop
 
 from haproxy.reconcile import Reconciler
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
 from policies.base import Needs
-from policies.errors import PolicyError
 from policies.registry import build_policy
 from router import clock
 from router.body_needs import BodyNeeds, body_needs
@@ -51,9 +47,8 @@ from router.readiness import Readiness
 from router.scrape import Scraper
 from router.scrape_metrics import ScrapeCollector
 from router.settings import Listen, NearListen, Settings
+from router.sharing.build import build_sharing, introduce
 from router.sharing.metrics import SharingCollector
-from router.sharing.redis_store import RedisStore
-from router.sharing.sharing import Sharing
 from router.sockets import bind_tcp, bind_unix
 from router.state.adapters import AdapterTable
 from router.state.kv import KVState
@@ -63,9 +58,6 @@ from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration, SavedState
 from router.state.sessions import DEFAULT_TTL_S, SessionTable
-from router.state.shared.documents import SharedDocument
-from router.state.shared.member import Member
-from router.state.shared.records import EdgeInfo
 
 SWEEP_INTERVAL_S = 0.5
 """How late a lease, a reservation or a pin may end."""
@@ -140,7 +132,16 @@ class Router:
         self.policy = PolicyControl(
             self.pipeline, self.decision_metrics, settings.policy, on_changed=self._policy_changed
         )
-        self.sharing = self._build_sharing() if settings.shared.url else None
+        self.sharing = build_sharing(
+            settings.shared,
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            policy=self.policy,
+            readiness=self.readiness,
+            clock=self.clock,
+        )
         self.decider = Decider(
             self.pipeline,
             self.decision_metrics,
@@ -209,34 +210,6 @@ class Router:
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
-
-    def _build_sharing(self) -> Sharing:
-        shared = self.settings.shared
-        member = Member(
-            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
-            documents={"policy": SharedDocument(lambda: self.policy.put_live, self._take_policy)},
-        )
-        return Sharing(
-            member,
-            RedisStore(shared.url, shared.name, tls_ca=shared.tls_ca),
-            info=EdgeInfo(edge=member.edge, name=shared.edge),
-            readiness=self.readiness,
-            clock=self.clock,
-            flush_s=shared.flush_ms / 1000,
-            stream_bytes=shared.stream_mb * 1024 * 1024,
-        )
-
-    def _take_policy(self, document: dict[str, Any]) -> None:
-        """Another edge put a policy live. Raises ValueError when this one cannot use it."""
-        try:
-            self.policy.put(document)
-        except PolicyError as error:
-            log.error("the policy live on other edges is not usable here", error=str(error))
-            raise ValueError(str(error)) from error
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
@@ -308,7 +281,7 @@ class Router:
             await serve_http(stack, "lookup", self._bind("lookup", settings.lookup), lookup)
             await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
             if self.sharing is not None:
-                self.sharing.info = self._edge_info(self.sharing.info)
+                self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
                 self._background(stack, "sharing", self.sharing.run())
             log.info(
                 "router serving",
@@ -317,16 +290,6 @@ class Router:
                 **{name: str(address) for name, address in self.addresses.items()},
             )
             yield self
-
-    def _edge_info(self, info: EdgeInfo) -> EdgeInfo:
-        """With what is known once the admin front listens."""
-        admin = self.addresses["admin"]
-        return msgspec.structs.replace(
-            info,
-            name=info.name or f"{socket.gethostname()}:{admin.port}",
-            admin_url=f"http://{admin}",
-            since_s=clock.wall(),
-        )
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.end_of_request, self.request_metrics)

@@ -1,0 +1,80 @@
+"""Puts a router's part in a fleet of edges together, where its settings name a store."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from typing import Any
+
+import msgspec
+import structlog
+
+from policies.errors import PolicyError
+from router.clock import Clock
+from router.policy_control import PolicyControl
+from router.readiness import Readiness
+from router.settings import SharedSettings
+from router.sharing.redis_store import RedisStore
+from router.sharing.sharing import Sharing
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.replicas import ReplicaRegistry
+from router.state.sessions import SessionTable
+from router.state.shared.documents import SharedDocument
+from router.state.shared.member import Member
+from router.state.shared.records import EdgeInfo
+
+log = structlog.get_logger(__name__)
+
+
+def build_sharing(
+    settings: SharedSettings,
+    *,
+    replicas: ReplicaRegistry,
+    load: LoadTable,
+    sessions: SessionTable,
+    kv: KVState,
+    policy: PolicyControl,
+    readiness: Readiness,
+    clock: Clock,
+) -> Sharing | None:
+    """None for an edge that is alone. Opens nothing."""
+    if not settings.url:
+        return None
+
+    def take_policy(document: dict[str, Any]) -> None:
+        """Another edge put a policy live. Raises ValueError when this one cannot use it."""
+        try:
+            policy.put(document)
+        except PolicyError as error:
+            log.error("the policy live on other edges is not usable here", error=str(error))
+            raise ValueError(str(error)) from error
+
+    member = Member(
+        f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        replicas=replicas,
+        load=load,
+        sessions=sessions,
+        kv=kv,
+        documents={"policy": SharedDocument(lambda: policy.put_live, take_policy)},
+    )
+    return Sharing(
+        member,
+        RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
+        info=EdgeInfo(edge=member.edge, name=settings.edge),
+        readiness=readiness,
+        clock=clock,
+        flush_s=settings.flush_ms / 1000,
+        stream_bytes=settings.stream_mb * 1024 * 1024,
+    )
+
+
+def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
+    """With what is known once the admin front listens at `admin`; `now_s` since 1970."""
+    here = socket.gethostname()
+    host, _, port = admin.rpartition(":")
+    if host in ("0.0.0.0", "[::]"):
+        host = here  # listening everywhere is no address to ask at
+    url = f"http://{host}:{port}"
+    return msgspec.structs.replace(info, name=info.name or f"{here}:{port}", admin_url=url, since_s=now_s)
