@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator
@@ -13,8 +14,10 @@ import httpx
 import pytest
 from sim_replica import replica
 
+from engine.disaggregation import unpack_prefix
 from engine.sim.server import SimServer
 from engine.vllm.handoff import Handoff
+from router.prefix_keys import prefix_keys, scope_of, scoped
 from router.state.schema import Handoffs, Role
 
 
@@ -183,3 +186,31 @@ async def test_a_body_in_pieces_is_judged_whole_and_passed_on_in_pieces() -> Non
     await ask(b'{"a":', b"1}")
     assert [message.get("body") for message in passed] == [b'{"a":', b"1}", None]
     await handoff.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "scope"),
+    [
+        pytest.param("", scope_of("sim"), id="by the model, as a router would"),
+        pytest.param("00000000000000ff", 0xFF, id="as the router said"),
+    ],
+)
+async def test_a_leg_brings_the_keys_the_router_knows_the_prompt_by(said: str, scope: int) -> None:
+    """Of the client's bytes, scoped: the leg's own body has tokens."""
+    engine = Engine(Role.DECODE)
+    body = json.dumps({"messages": [{"role": "user", "content": "long " * 500}]}).encode()
+    headers = {**({"x-pointsman-scope": said} if said else {}), "x-request-id": "r1"}
+    legs: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        legs.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as prefill, serving(engine) as client:
+        port = prefill.sockets[0].getsockname()[1]
+        await client.post("/v1/x", content=body, headers={**headers, "x-pointsman-prefill": f"127.0.0.1:{port}"})
+    (head,) = legs
+    (line,) = [line for line in head.decode().split("\r\n") if line.lower().startswith("x-pointsman-leg:")]
+    keys, prompt_bytes = unpack_prefix(line.partition(":")[2].strip())
+    assert keys == scoped(prefix_keys(body), scope) and len(keys) == 4
+    assert prompt_bytes == len(body) - 1
