@@ -15,6 +15,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
 
     health: bool = True
     """false: /health answers 503."""
+    health_hang: bool = False
+    """/health is read and not answered, as by an engine that hangs, until this is false again."""
     metrics: bool = True
     """false: /metrics answers 404, as a server without it does."""
     refuse: bool = False

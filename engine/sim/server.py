@@ -36,6 +36,7 @@ VERSION = "0.32.0+sim"
 BACKLOG = 2048
 """Connections the kernel keeps for us; uvicorn's default."""
 IDLE_SWEEP_S = 1.0
+HEALTH_PATHS = ("/health", "/ping")
 CORS_HEADERS = [b"vary: Origin"]
 """vLLM's CORS middleware adds it to every answer."""
 DRAIN_SETTLE_S = 0.5
@@ -208,6 +209,9 @@ class SimServer:
             exchange.respond(error.status, error.body())
 
     def _health(self, exchange: Exchange) -> None:
+        if self.faults.health_hang:
+            self._hung.append(exchange)
+            return
         healthy = self.faults.health and not self.draining
         exchange.respond(200 if healthy else 503, content_type="")
 
@@ -320,11 +324,12 @@ class SimServer:
             self._relisten = self._loop.create_task(self._reopen(exchange))
         else:
             self._show_faults(exchange)
-        if not self.faults.hang:
-            hung, self._hung = self._hung, []
-            for waiting in hung:
-                if not waiting.lost:
-                    self._handle(waiting)
+        hung, self._hung = self._hung, []
+        for waiting in hung:
+            if self.faults.health_hang if waiting.path in HEALTH_PATHS else self.faults.hang:
+                self._hung.append(waiting)
+            elif not waiting.lost:
+                self._handle(waiting)
 
     async def _reopen(self, exchange: Exchange) -> None:
         await self._listen()

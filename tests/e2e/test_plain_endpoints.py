@@ -188,3 +188,20 @@ async def test_the_list_of_models_survives_the_router() -> None:
 
 async def _lists(edge: RunningEdge, name: str) -> bool:
     return name in [card["id"] for card in (await edge.client.get("/v1/models")).json()["data"]]
+
+
+async def test_an_endpoint_whose_health_check_hangs_is_taken_out() -> None:
+    """An engine that is stuck accepts connections and answers nothing: checks run out, the others serve."""
+    fast = {"check_timeout_ms": 200, "inter_ms": 100}
+    async with (
+        replica(faults=True) as a,
+        replica() as b,
+        client_of(a) as direct,
+        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy={"server_options": fast}) as edge,
+    ):
+        await all_up(edge, "a", "b")
+        await direct.post("/sim/fault", json={"health_hang": True})
+        await until(lambda: _state_is(edge, "a", "down"))
+        assert {(await edge.chat()).headers["x-pointsman-replica"] for _ in range(4)} == {"b"}
+        await direct.post("/sim/fault", json={"health_hang": False})
+        await until(lambda: _state_is(edge, "a", "up"))
