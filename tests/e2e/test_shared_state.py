@@ -107,9 +107,9 @@ async def test_an_edge_starts_and_serves_without_its_store(tmp_path: Path) -> No
             assert (await b.admin.get("/v1/policy")).json()["policy"] == "least_load"
 
             async def in_step() -> bool:
-                return (await a.admin.get("/readyz")).text == "ok\n"
+                metrics = await a.metrics()
+                ready = await a.admin.get("/readyz")
+                return ready.text == "ok\n" and metrics['pointsman_shared_edges{state="in-step"}'] == 1
 
             await until(in_step)
-            metrics = await a.metrics()
-            assert metrics['pointsman_shared_store_errors_total{cause="unreachable"}'] > 0
-            assert metrics['pointsman_shared_edges{state="in-step"}'] == 1
+            assert (await a.metrics())['pointsman_shared_store_errors_total{cause="unreachable"}'] > 0
