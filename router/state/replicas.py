@@ -223,8 +223,9 @@ class ReplicaRegistry:
             replica.heard_until_s = lease_until_s
         replica.pool = registration.pool
         moved = (host, port) != (replica.host, replica.port)
+        replica.url = registration.url  # another name of the same address, perhaps
         if moved:
-            replica.url, replica.host, replica.port = registration.url, host, port
+            replica.host, replica.port = host, port
             replica.health, replica.draining, replica.listed = self._initial_health, False, None
         before, replica.registration = replica.registration, registration
         if moved or (registration.model, registration.adapters, registration.health_path, registration.role) != (
