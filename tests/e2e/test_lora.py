@@ -11,6 +11,9 @@ from sim_replica import client_of, replica
 
 pytestmark = pytest.mark.e2e
 
+PATIENT = {"timeouts": {"processing_ms": 5000}}
+"""So that a machine that is busy with other things does not make the edge fail open."""
+
 ADAPTERS = ("chat", "math", "sql")
 
 
@@ -29,7 +32,7 @@ async def listed(edge: RunningEdge) -> dict[str, Any]:
 async def test_each_adapter_settles_where_it_is_loaded() -> None:
     """Three adapters, three replicas with one slot each: 30 requests load three adapters, not thirty."""
     engine = {"timing": "fast", "adapters": list(ADAPTERS), "max_loras": 1, "faults": True}
-    async with running_up(3, "--policy", "lora_affinity", engine=engine) as edge:
+    async with running_up(3, "--policy", "lora_affinity", engine=engine, haproxy=PATIENT) as edge:
         first = {adapter: await ask(edge, adapter) for adapter in ADAPTERS}
         assert {reason for _, reason in first.values()} == {"lora-room"}
         assert len({name for name, _ in first.values()}) == 3
@@ -60,6 +63,7 @@ async def test_plain_endpoints_serve_adapters_too() -> None:
                 "policy": {"policy": "lora_affinity"},
                 "scrape": {"models_interval_s": 0.2},
             },
+            haproxy=PATIENT,
         ) as edge,
     ):
 

@@ -17,6 +17,10 @@ from engine.sim.server import SimServer
 pytestmark = pytest.mark.e2e
 
 
+PATIENT = {"timeouts": {"processing_ms": 5000}}
+"""So that a machine that is busy with other things does not make the edge fail open."""
+
+
 def static(**servers: SimServer) -> list[dict[str, Any]]:
     """The `replicas` section of a router's file."""
     return [{"id": name, "url": server.url} for name, server in servers.items()]
@@ -35,7 +39,7 @@ async def test_configured_urls_serve_and_tell_their_size_and_model() -> None:
     async with (
         replica(kv_tokens=32_768, model="tiny") as a,
         replica(kv_tokens=65_536, model="tiny") as b,
-        running_up(0, router={"replicas": static(a=a, b=b)}) as edge,
+        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy=PATIENT) as edge,
     ):
         await all_up(edge, "a", "b")
         served = Counter([(await edge.chat(model="tiny")).headers["x-pointsman-replica"] for _ in range(8)])
@@ -56,7 +60,7 @@ async def test_an_endpoint_leaves_when_it_is_down_and_returns_by_itself() -> Non
         replica(faults=True) as a,
         replica() as b,
         client_of(a) as direct,
-        running_up(0, router={"replicas": static(a=a, b=b)}) as edge,
+        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy=PATIENT) as edge,
     ):
         await all_up(edge, "a", "b")
         await direct.post("/sim/fault", json={"refuse": True})
@@ -88,6 +92,7 @@ async def test_work_that_comes_past_the_edge_counts_as_load() -> None:
                     "policy": {"policy": "least_load"},
                     "scrape": {"interval_s": 0.05, "idle_interval_s": 0.1},
                 },
+                haproxy=PATIENT,
             )
         )
         await all_up(edge, "a", "b")
@@ -139,7 +144,7 @@ async def test_two_models_behind_one_edge() -> None:
         replica(model="org/tiny", max_model_len=2048) as a,
         replica(model="large", faults=True) as b,
         client_of(b) as direct,
-        running_up(0, router={"replicas": static(a=a, b=b)}) as edge,
+        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy=PATIENT) as edge,
     ):
         await all_up(edge, "a", "b")
 
@@ -197,7 +202,7 @@ async def test_an_endpoint_whose_health_check_hangs_is_taken_out() -> None:
         replica(faults=True) as a,
         replica() as b,
         client_of(a) as direct,
-        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy={"server_options": fast}) as edge,
+        running_up(0, router={"replicas": static(a=a, b=b)}, haproxy={**PATIENT, "server_options": fast}) as edge,
     ):
         await all_up(edge, "a", "b")
         await direct.post("/sim/fault", json={"health_hang": True})
