@@ -44,6 +44,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "consistent_hash": {"policy": "consistent_hash"},
     "consistent_hash compat ray": {"policy": "consistent_hash", "compat": "ray"},
     "session_affinity": {"policy": "session_affinity"},
+    "lora_affinity": {"policy": "lora_affinity"},
     "kv_cost": {"policy": "kv_cost"},
     "prefix_affinity": {"policy": "prefix_affinity"},
     "weighted": {"policy": "weighted"},

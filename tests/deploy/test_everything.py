@@ -10,6 +10,7 @@ LOADED_BY = {
     ".gitignore": "test_compose",
     ".env": "nobody: secrets of whoever runs compose here",
     "containers": "test_containers, test_compose",
+    "fleet": "test_fleet",
     "grafana": "test_grafana",
     "policies": "tests/policies/test_documents",
     "prometheus": "test_prometheus, test_grafana",
