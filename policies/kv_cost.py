@@ -8,7 +8,7 @@ left, and T_w the replica's own prefill time:
     evict  = e * t_w * min(u_w, max(0, F'_w - o * C_w))
                                                     t_w: ms a token; C_w: KV capacity; F'_w: live KV with this one
     interf = i * miss * n_w                         n_w: requests in flight, whose decoding the prefill holds up
-    tie    = s * (n_w + f * F_w / C_w)              F_w: live KV
+    tie    = s * (n_w + f * F_w / C_w)              F_w: live KV; what the neighbours will cost the turns to come
     score  = queue + kappa * miss + evict + interf + tie
 
 kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
@@ -69,11 +69,11 @@ class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
         float, Meta(ge=0.0, le=100.0, description="Share of a prefill by which each request in flight is held up.")
     ] = 0.1
     tie_ms: Annotated[
-        float, Meta(ge=0.0, le=1000.0, description="Milliseconds a request in flight counts between near equals.")
-    ] = 0.5
+        float, Meta(ge=0.0, le=1000.0, description="What each request in flight will cost the conversation, in ms.")
+    ] = 5.0
     tie_fill: Annotated[
-        float, Meta(ge=0.0, le=1000.0, description="Requests that a full KV counts as between near equals.")
-    ] = 10.0
+        float, Meta(ge=0.0, le=10_000.0, description="Requests that a KV full of live conversations counts as.")
+    ] = 400.0
     admission: Annotated[
         Admission | None,
         Meta(description="When conversations that begin are refused with 429: `{limit, retry_after_s}`; null: never."),

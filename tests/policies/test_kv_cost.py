@@ -76,7 +76,7 @@ def test_a_placement_that_evicts_live_conversations_pays_for_it() -> None:
     terms = make_policy().terms(make_features(), fleet)
     assert terms["evict"].tolist() == pytest.approx([5000 * (20 / 8192 + 0.02), 0.0])
     assert first(fleet)[0] == "roomy"
-    assert first(fleet, evict_weight=0.0)[0] == "full"
+    assert first(fleet, evict_weight=0.0, tie_fill=0.0)[0] == "full"
 
 
 def test_a_conversation_at_home_evicts_only_by_what_it_adds() -> None:
