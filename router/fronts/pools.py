@@ -123,7 +123,9 @@ class PoolFront:
                 ) from error
         if not answer.is_success:
             return Response(answer.content, answer.status_code, media_type="application/json")
-        return _json(_view(fleet.name, msgspec.json.decode(answer.content, type=PoolStatus)), answer.status_code)
+        status = msgspec.json.decode(answer.content, type=PoolStatus)
+        fleet.pools[status.name] = status  # Who asks next must not read what was before the order.
+        return _json(_view(fleet.name, status), answer.status_code)
 
 
 def _view(fleet: str, pool: PoolStatus) -> PoolView:
