@@ -52,7 +52,8 @@ async def test_a_killed_actor_comes_back_as_itself(site: Site) -> None:
         back_s = time.monotonic() - killed_s
     print(
         f"\nactor killed: out after {out_s:.2f} s, back after {back_s:.1f} s; "
-        f"{len(load.failures)} of {len(load.ends)} requests failed: {[how for _, how, _ in load.failures]}"
+        f"{len(load.failures)} of {len(load.ends)} requests failed: "
+        f"{[(round(at_s - killed_s, 2), how, replica) for at_s, how, replica in load.failures]}"
     )
     assert all(end[2] in ("chat-2", "") and end[0] < killed_s + OUT_S for end in load.failures)
 
