@@ -152,7 +152,10 @@ def plan(options: UpOptions) -> EdgePlan:
     if lookup not in LOOKUPS:
         raise StartError(f"--lookup: {lookup!r}: one of {', '.join(LOOKUPS)} is expected")
     listen = require_free(parse_listen(options.listen, "--listen"), "--listen")
-    admin = require_free(parse_listen(options.admin, "--admin"), "--admin")
+    wanted = parse_listen(options.admin, "--admin")
+    admin = require_free(wanted, "--admin")
+    while admin == listen and not wanted.port:  # the system may pick the same one twice
+        admin = require_free(wanted, "--admin")
     if listen == admin:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
     http_lookup, ops = pick_ports(2)

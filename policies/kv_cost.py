@@ -8,7 +8,8 @@ left, and T_w the replica's own prefill time:
     evict  = e * t_w * min(u_w, max(0, F'_w - o * C_w))
                                                     t_w: ms a token; C_w: KV capacity; F'_w: live KV with this one
     interf = i * miss * n_w                         n_w: requests in flight, whose decoding the prefill holds up
-    tie    = s * (n_w + f * F_w / C_w)              F_w: live KV; what the neighbours will cost the turns to come
+    tie    = s * (n_w + f * (F_w - own) / C_w)      F_w: live KV, of which `own` is this conversation's; what the
+                                                    neighbours will cost the turns to come
     score  = queue + kappa * miss + evict + interf + tie
 
 kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
@@ -135,12 +136,13 @@ class KVCost(PlainPolicy[KVCostConfig]):
         # Of what a conversation keeps at home only what is added is more.
         added = np.where(slots == candidates.home, max(0.0, prompt - candidates.home_tokens), uncached)
         over = np.maximum(0.0, kv.footprint[slots] + added - config.overflow_at * kv.capacity[slots])
+        own = np.where(slots == candidates.home, candidates.home_tokens / kv.capacity[slots], 0.0)
         columns = (
             kv.prefill_ms[slots],
             self.kappa(kv.usage) * miss,
             config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
             config.interference * miss * requests,
-            config.tie_ms * (requests + config.tie_fill * kv.fill[slots]),
+            config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
         )
         return dict(zip(TERMS, columns, strict=True))
 
@@ -152,7 +154,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
     def _costs(self, candidates: Candidates) -> list[tuple[float, int]]:
         """Score and slot of one candidate after the other: the quicker way where they are few."""
         config, kv = self.config, _signals(candidates)
-        kappa, prompt, home = self.kappa(kv.usage), float(candidates.prompt_tokens), candidates.home
+        kappa, prompt = self.kappa(kv.usage), float(candidates.prompt_tokens)
+        home, home_tokens = candidates.home, candidates.home_tokens
         overflow_at, evict_weight, interference = config.overflow_at, config.evict_weight, config.interference
         tie_ms, tie_fill = config.tie_ms, config.tie_ms * config.tie_fill
         held: dict[int, float] = {}
@@ -170,7 +173,10 @@ class KVCost(PlainPolicy[KVCostConfig]):
             miss = base(slot) + uncached * (per_token(slot) + uncached * per_square(slot))
             cost = prefill_ms(slot) + (kappa + interference * requests) * miss + tie_ms * requests
             cost += tie_fill * fill(slot)
-            added = uncached if slot != home else max(0.0, prompt - candidates.home_tokens)
+            added = uncached
+            if slot == home:
+                added = max(0.0, prompt - home_tokens)
+                cost -= tie_fill * home_tokens / capacity(slot)
             over = footprint(slot) + added - overflow_at * capacity(slot)
             if over > 0.0:
                 cost += evict_weight * (over if over < uncached else uncached) * kv.again_ms.item(slot)
@@ -198,12 +204,15 @@ class KVCost(PlainPolicy[KVCostConfig]):
         score *= weight
         score += kv.prefill_ms[:width]
         score += in_flight * config.tie_ms
-        score += kv.fill[:width] * (config.tie_ms * config.tie_fill)
+        tie_fill = config.tie_ms * config.tie_fill
+        score += kv.fill[:width] * tie_fill
+        home = candidates.home
+        if 0 <= home < width:
+            score[home] -= tie_fill * candidates.home_tokens / capacity.item(home)
         if config.evict_weight:
             over = capacity * -config.overflow_at
             over += footprint
             over += uncached
-            home = candidates.home
             if 0 <= home < width:
                 added = max(0.0, prompt - candidates.home_tokens)
                 over[home] = footprint.item(home) + added - config.overflow_at * capacity.item(home)

@@ -302,6 +302,30 @@ def test_a_lease_that_ends_at_one_edge_is_upheld_by_the_other() -> None:
     assert a.replicas.get("r1") is not None and b.replicas.get("r1") is not None
 
 
+def test_several_leases_that_end_at_once_are_upheld_together() -> None:
+    """One batch says that two are gone; each is answered, and neither answer stands in the way of the other."""
+    store, a, b = two()
+    a.register("r1", "r2", ttl_s=2.0)
+    now_s = settle(store, (a, b), 0.0)
+    b.register("r1", "r2", ttl_s=20.0, now_s=now_s)
+    a.member.registrations.lease_ended(a.replicas.expire_leases(now_s + 2))
+    settle(store, (a, b), now_s)
+    assert {r.id for r in a.replicas} == {r.id for r in b.replicas} == {"r1", "r2"}
+
+
+def test_what_a_newcomer_finds_in_the_store_is_told_to_all() -> None:
+    """A policy put into the store by an edge that died before it told anybody: the next to come tells the others."""
+    store, a, b = two()
+    settle(store, (a, b), 0.0)
+    dead = SharingEdge("dead")
+    dead.put_document({"policy": "random"})
+    claimed = dead.member.documents.changes()
+    newcomer = SharingEdge("newcomer")
+    newcomer.member.restore([], claimed, 1.0)
+    settle(store, (a, b, newcomer), 1.0)
+    assert a.document == b.document == newcomer.document == {"policy": "random"}
+
+
 def test_late_word_does_not_bring_a_replica_back() -> None:
     """An edge restarts from an old state file: the removal it slept through is newer."""
     store, a, b = two()

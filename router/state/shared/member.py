@@ -309,9 +309,10 @@ class Member:
 
     def merge(self, batch: Batch, now_s: float, *, snapshot: bool = False) -> None:
         """Takes over what of a batch is right. Reading one twice changes nothing."""
-        self._gather()
         for record in batch.replicas:
+            self._gather()  # a record may be answered, which is a change
             self.registrations.merge(record, now_s)
+        self._gather()
         for document in batch.documents:
             self.documents.merge(document)
         get = self._replicas.get
@@ -378,6 +379,9 @@ class Member:
     def restore(self, records: Iterable[ReplicaRecord], documents: Iterable[Document], now_s: float) -> None:
         """What the store kept, for an edge that comes when nobody is there to ask."""
         self.merge(Batch(replicas=list(records), documents=list(documents)), now_s)
+        # Who put them may have died before it told anybody but the store.
+        self._records += self.registrations.records()
+        self._said_documents += self.documents.agreed()
 
     # Snapshots
 
