@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: help install engine-cpu up check test test-all e2e bench fuzz clean
+.PHONY: help install engine-cpu up check test test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,10 @@ e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
 
 test-all: test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
-	$(BIN)/python -m pytest -m 'vllm or soak' $(ARGS)
+	$(BIN)/python -m pytest -m '(vllm or soak) and not marathon' $(ARGS)
+
+test-marathon: engine-cpu  ## pools of real vLLM killed and rolled under load, about six minutes
+	$(BIN)/python -m pytest -s -m marathon $(ARGS)
 
 bench: install  ## every bench, short; results are printed
 	$(BIN)/python -m bench $(ARGS)

@@ -181,7 +181,7 @@ def running_site(pools: list[dict[str, Any]], *replicas: str) -> Iterator[Site]:
         running_cluster(Path(name) / "ray", environment) as address,
         empty_edge(Path(name) / "edge") as (url, admin),
     ):
-        settings = {"ray_address": address, "admin": [admin], "pools": pools, "drain_s": 10.0}
+        settings = {"ray_address": address, "admin": [admin], "pools": pools, "drain_s": 60.0}
         began_s = time.monotonic()
         site = Site(url, admin, Path(name), environment, settings)
         try:

@@ -19,6 +19,7 @@ from vllm_fleet import MISSING, listener_of
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.marathon,
     pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
     pytest.mark.timeout(600),
     pytest.mark.xdist_group("vllm"),
