@@ -34,7 +34,7 @@ CONVERSATIONS = 24
 """They grow from 1,000 to 4,500 tokens each."""
 
 AT_ONCE = 2
-TURNS = 150
+TURNS = 260
 TURNS_AFTER = 150
 MAX_PROMPT_BYTES = 22_000
 BOUND = 0.05
