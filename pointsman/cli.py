@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
 import yaml
 
 from haproxy.errors import ConfigError
+from pointsman.documents import policy_document
 from pointsman.errors import EXIT_CONFIGURATION, StartError
 from router.errors import RouterError
 
@@ -46,28 +47,6 @@ def one_sentence_on_error() -> Iterator[None]:
 def refuse(sentence: str) -> NoReturn:
     print(f"pointsman: {sentence}", file=sys.stderr)
     raise typer.Exit(EXIT_CONFIGURATION)
-
-
-def policy_document(value: str | None) -> dict[str, Any] | None:
-    """A policy flag: a name, a path of a YAML or JSON file, or an inline document. Raises StartError."""
-    if value is None:
-        return None
-    text = value.strip()
-    if not text.startswith("{"):
-        path = Path(text)
-        if path.suffix not in (".yaml", ".yml", ".json"):
-            return {"policy": text}
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise StartError(f"--policy: {value}: cannot be read: {error.strerror}") from None
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StartError(f"--policy: {value}: neither YAML nor JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise StartError(f"--policy: {value}: a name or a mapping is expected")
-    return document
 
 
 @app.command()

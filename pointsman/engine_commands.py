@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from pointsman.documents import read_mapping
 from pointsman.errors import StartError
+from router.documents import decode, parse_value
 from router.logs import configure
-from router.settings import decode, parse_value
 
 ADMIN_TOKEN_VARIABLE = "POINTSMAN_ADMIN__TOKEN"
 
@@ -45,21 +44,6 @@ def read_tree(*, config: Path | None, assignments: Sequence[str], flags: Mapping
         tree[key] = parse_value(value, f"--set {key}")
     tree.update({key: value for key, value in flags.items() if value not in (None, "", [])})
     return tree
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, empty for an empty file. Raises StartError."""
-    try:
-        loaded = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise StartError(f"--config: {path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StartError(f"--config: {path}: not YAML: {error}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise StartError(f"--config: {path}: a mapping is expected")
-    return loaded
 
 
 def run_sim(

@@ -9,7 +9,7 @@ import msgspec
 
 from haproxy.config import FILE_NAMES, EdgeConfig, Server, render
 from haproxy.errors import ConfigError
-from pointsman.engine_commands import read_mapping
+from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from router.state.saved import StateFile
 from router.state.schema import Role

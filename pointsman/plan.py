@@ -19,6 +19,7 @@ from engine.vllm.config import decode as decode_fleet
 from engine.vllm.errors import VllmConfigError
 from haproxy.config import PREFIX_WINDOW_BYTES, Bind, EdgeConfig
 from haproxy.errors import ConfigError
+from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.ports import parse_listen, pick_ports, require_free
 from pointsman.valkey import valkey_url
@@ -285,11 +286,7 @@ def _read(path: Path | None) -> UpFile:
     if path is None:
         return UpFile()
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text()) or {}, UpFile)
-    except OSError as error:
-        raise StartError(f"--config: {path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise StartError(f"--config: {path}: not YAML: {error}") from None
+        return msgspec.convert(read_mapping(path), UpFile)
     except msgspec.ValidationError as error:
         raise StartError(f"--config: {path}: {error}; sections are router, haproxy, engine") from None
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from rich.console import Console
 
+from pointsman.documents import read_policy
 from pointsman.errors import StartError
 from policies.errors import PolicyError
 from simulator.errors import ExperimentError, SimulationError
@@ -169,19 +169,11 @@ def _policies(given: str) -> dict[str, dict[str, Any]]:
     """Documents by label: names of policies or peers, or files as `policy.yaml`, separated by commas."""
     found: dict[str, dict[str, Any]] = {}
     for name in filter(None, (part.strip() for part in given.split(","))):
-        path = Path(name)
-        if path.suffix not in (".yaml", ".yml", ".json"):
+        document = read_policy(name, "policies")
+        if document is None:
             found[name] = policy_named(name)
-            continue
-        try:
-            document = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ExperimentError(f"policies: {path}: cannot be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise ExperimentError(f"policies: {path}: neither YAML nor JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise ExperimentError(f"policies: {path}: a mapping is expected")
-        found[path.stem] = document
+        else:
+            found[Path(name).stem] = document
     if not found:
         raise ExperimentError("--policies: at least one name is expected")
     return found

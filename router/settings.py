@@ -13,15 +13,15 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
 from haproxy.config import ServerOptions
 from policies.errors import PolicyError
 from policies.pair import PairConfig
 from policies.registry import build_policy
+from router.documents import decode, parse_value, read_mapping
 from router.errors import SettingsError
 from router.sharing.url import check_url, without_password
 from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
@@ -194,9 +194,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Seed of the policies' dice; absent draws one from the system."""
 
 
-T = TypeVar("T")
-
-
 def load_settings(
     path: Path | None = None,
     *,
@@ -210,7 +207,7 @@ def load_settings(
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if path is not None:
-        _merge(tree, _read_file(path), sources, str(path))
+        _merge(tree, read_mapping(path, str(path)), sources, str(path))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
             keys = name[len(ENV_PREFIX) :].lower().split("__")
@@ -221,31 +218,6 @@ def load_settings(
     settings = decode(tree, Settings, sources)
     _check(settings)
     return settings
-
-
-def parse_value(text: str, where: str) -> Any:
-    """A value given as text: a mapping or list in YAML or JSON, else the text itself, which `decode` turns into what
-    the key wants (so that a token of digits stays a token). Raises SettingsError."""
-    if not text.lstrip().startswith(("{", "[")):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{where}: {text!r}: neither YAML nor JSON: {error}") from None
-
-
-def decode(tree: Mapping[str, Any], into: type[T], sources: Mapping[str, str]) -> T:
-    """Strict decode with an error that names key, value, expectation and source."""
-    try:
-        return msgspec.convert(tree, into, strict=False)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".")
-        value = _value_at(tree, key)
-        source = next((sources[k] for k in _prefixes(key) if k in sources), "defaults")
-        if "unknown field" in message:
-            message += f"; known fields are {', '.join(sorted(_fields_at(into, key)))}"
-        raise SettingsError(f"{source}: {key or 'document'}: {value!r}: {message}") from None
 
 
 def _check(settings: Settings) -> None:
@@ -263,20 +235,6 @@ def _check(settings: Settings) -> None:
         build_policy(settings.policy).close()
     except PolicyError as error:
         raise SettingsError(f"policy: {error}") from error
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not YAML: {error}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise SettingsError(f"{path}: a mapping is expected, found {type(document).__name__}")
-    return document
 
 
 def _merge(tree: dict[str, Any], more: Mapping[str, Any], sources: dict[str, str], source: str, at: str = "") -> None:
@@ -309,27 +267,3 @@ def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             kept[key] = value
     return kept
-
-
-def _value_at(tree: Any, key: str) -> Any:
-    for part in filter(None, key.replace("[", ".").replace("]", "").split(".")):
-        if isinstance(tree, Mapping):
-            tree = tree.get(part)
-        elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
-            tree = tree[int(part)]
-        else:
-            return None
-    return tree
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-
-
-def _fields_at(into: Any, key: str) -> tuple[str, ...]:
-    for part in filter(None, key.split(".")):
-        if not (isinstance(into, type) and issubclass(into, msgspec.Struct)):
-            return ()
-        into = next((f.type for f in msgspec.structs.fields(into) if f.name == part), None)
-    return into.__struct_fields__ if isinstance(into, type) and issubclass(into, msgspec.Struct) else ()

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from haproxy.binary import find_binary
 from haproxy.config import FILE_NAMES
-from pointsman.cli import app, policy_document
+from pointsman.cli import app
+from pointsman.documents import policy_document
 from pointsman.errors import StartError
 
 runner = CliRunner()

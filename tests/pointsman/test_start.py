@@ -21,10 +21,15 @@ async def build():
 asyncio.run(build())
 """
 
+SIMULATED_ENGINE = "import pointsman.engine_commands, engine.sim.config, engine.sim.server"
+
 
 @pytest.mark.parametrize(
     ("starts", "spared"),
-    [pytest.param(ROUTER_ALONE, {"redis"}, id="router that shares nothing")],
+    [
+        pytest.param(ROUTER_ALONE, {"redis"}, id="router that shares nothing"),
+        pytest.param(SIMULATED_ENGINE, {"jinja2", "numpy", "starlette"}, id="simulated engine"),
+    ],
 )
 def test_a_process_loads_only_what_it_uses(starts: str, spared: set[str]) -> None:
     """A fresh interpreter with all of the process's parts built has not imported the packages it is spared."""
