@@ -15,6 +15,10 @@ left, and T_w the replica's own prefill time:
 kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
 from `kappa_idle` to `kappa_full` as the candidates' KV fills with live conversations.
 
+Where a prefill replica would compute the prompt for w (`policies.pair`), `queue` and `miss` are that replica's, with
+the transfer, and nothing interferes. Decode replicas are then told apart by their load and the room in their KV, and
+one that holds the prompt already is weighed against the best of the pairs.
+
 Affinity and its limit follow: the home of a conversation has miss near 0 and evicts nobody, so it is left exactly when
 its queue is longer than the best other's by what leaving costs. So does the spread of hot prefixes: the queues of those
 that hold one grow until a copy elsewhere is cheaper.
@@ -26,11 +30,22 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta
 
 from policies.base import Context, Needs, PlainPolicy, PolicyConfig
 from policies.load import least
-from policies.types import NO_SLOT, Candidates, FloatColumn, KVSignals, Ranked, Reason, Refusal, RequestFeatures
+from policies.types import (
+    NO_SLOT,
+    Candidates,
+    Elsewhere,
+    FloatColumn,
+    KVSignals,
+    Ranked,
+    Reason,
+    Refusal,
+    RequestFeatures,
+)
 
 TERMS = ("queue", "miss", "evict", "interference", "tie")
 """The score's parts by name; `miss` is weighted with kappa."""
@@ -133,15 +148,21 @@ class KVCost(PlainPolicy[KVCostConfig]):
         prompt, requests = float(candidates.prompt_tokens), candidates.in_flight[slots]
         uncached = np.maximum(1.0, prompt - candidates.resident.column(len(candidates.in_flight))[slots])
         miss = kv.base_ms[slots] + uncached * (kv.per_token_ms[slots] + uncached * kv.per_square_ms[slots])
+        queue, interference = kv.prefill_ms[slots], config.interference * miss * requests
+        if (elsewhere := candidates.elsewhere) is not None:
+            spared = _spared(elsewhere, uncached, queue + miss)
+            queue = np.where(spared, elsewhere.queue_ms, queue)
+            miss = np.where(spared, elsewhere.miss_ms, miss)
+            interference = np.where(spared, 0.0, interference)
         # Of what a conversation keeps at home only what is added is more.
         added = np.where(slots == candidates.home, max(0.0, prompt - candidates.home_tokens), uncached)
         over = np.maximum(0.0, kv.footprint[slots] + added - config.overflow_at * kv.capacity[slots])
         own = np.where(slots == candidates.home, candidates.home_tokens / kv.capacity[slots], 0.0)
         columns = (
-            kv.prefill_ms[slots],
+            queue,
             self.kappa(kv.usage) * miss,
             config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
-            config.interference * miss * requests,
+            interference,
             config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
         )
         return dict(zip(TERMS, columns, strict=True))
@@ -164,6 +185,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
         requests_at, base, per_token = candidates.in_flight.item, kv.base_ms.item, kv.per_token_ms.item
         per_square, prefill_ms, fill = kv.per_square_ms.item, kv.prefill_ms.item, kv.fill.item
         footprint, capacity = kv.footprint.item, kv.capacity.item
+        elsewhere = candidates.elsewhere
+        paired = 0.0 if elsewhere is None else elsewhere.queue_ms + kappa * elsewhere.miss_ms
         costs = []
         for slot in candidates.slots.tolist():
             requests = requests_at(slot)
@@ -171,7 +194,10 @@ class KVCost(PlainPolicy[KVCostConfig]):
             if uncached < 1.0:
                 uncached = 1.0
             miss = base(slot) + uncached * (per_token(slot) + uncached * per_square(slot))
-            cost = prefill_ms(slot) + (kappa + interference * requests) * miss + tie_ms * requests
+            if elsewhere is not None and elsewhere.spares(uncached, prefill_ms(slot) + miss):
+                cost = paired + tie_ms * requests
+            else:
+                cost = prefill_ms(slot) + (kappa + interference * requests) * miss + tie_ms * requests
             cost += tie_fill * fill(slot)
             added = uncached
             if slot == home:
@@ -200,9 +226,14 @@ class KVCost(PlainPolicy[KVCostConfig]):
         score *= uncached
         score += kv.base_ms[:width]
         weight: FloatColumn = in_flight * config.interference
-        weight += self.kappa(kv.usage)
+        kappa = self.kappa(kv.usage)
+        weight += kappa
+        elsewhere = candidates.elsewhere
+        spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms[:width])
         score *= weight
         score += kv.prefill_ms[:width]
+        if elsewhere is not None and spared is not None:
+            score[spared] = elsewhere.queue_ms + kappa * elsewhere.miss_ms
         score += in_flight * config.tie_ms
         tie_fill = config.tie_ms * config.tie_fill
         score += kv.fill[:width] * tie_fill
@@ -224,6 +255,12 @@ class KVCost(PlainPolicy[KVCostConfig]):
                 score += over
         gathered: FloatColumn = score if dense else score[slots]
         return gathered
+
+
+def _spared(elsewhere: Elsewhere, uncached: FloatColumn | float, local_ms: FloatColumn) -> npt.NDArray[np.bool_]:
+    """`Elsewhere.spares` over columns."""
+    long_enough: npt.NDArray[np.bool_] = elsewhere.queue_ms + elsewhere.miss_ms <= elsewhere.patience * local_ms
+    return long_enough & (uncached >= elsewhere.min_uncached)
 
 
 def _signals(candidates: Candidates) -> KVSignals:

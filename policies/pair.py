@@ -1,4 +1,8 @@
-"""Whether another replica computes a prompt, and which: the second half of a decision, after the replica that decodes.
+"""Whether another replica computes a prompt, and which: the half of a decision beside the replica that decodes.
+
+Which prefill replica is best does not depend on the decoding one, so `best_elsewhere` is found first. A policy that
+goes by KV weighs each decode replica with it (`Candidates.elsewhere`): the pair is chosen as one. For the others
+`choose_prefill` finds it after they chose by load.
 
 The decoding replica takes the prefill over when little of the prompt is left to compute there, and when every prefill
 replica would make the request wait for longer than that is worth. With KV signals, in milliseconds, for a
@@ -20,7 +24,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from policies.base import PolicyConfig
-from policies.types import NO_SLOT, Candidates, KVSignals, Slots
+from policies.types import NO_SLOT, Candidates, Elsewhere, KVSignals, Slots
 
 
 class Pairing(StrEnum):
@@ -73,6 +77,34 @@ class Pair(NamedTuple):
 NO_PREFILL = Pair(Pairing.NO_PREFILL)
 
 
+def best_elsewhere(
+    config: PairConfig, candidates: Candidates, prefills: Slots, prompt_tokens: int, rng: random.Random
+) -> Elsewhere | None:
+    """The slot of `prefills` that would compute the prompt soonest; None where there is none, or the prompt is short.
+
+    Without KV signals its milliseconds are 0: it is never too busy.
+    """
+    if not len(prefills) or prompt_tokens < config.min_uncached_tokens:
+        return None
+    resident, kv = candidates.resident.tokens, candidates.kv
+    best: tuple[float, int, float, int] | None = None
+    for slot in prefills.tolist():
+        if kv is None:
+            cost = float(candidates.in_flight_tokens.item(slot))
+        else:
+            cost = kv.prefill_ms.item(slot) + _prefill_ms(kv, slot, max(1, prompt_tokens - resident(slot)))
+        drawn = (cost, candidates.in_flight.item(slot), rng.random(), slot)
+        if best is None or drawn < best:
+            best = drawn
+    assert best is not None
+    slot = best[3]
+    uncached = max(1, prompt_tokens - resident(slot))
+    queue_ms = miss_ms = 0.0
+    if kv is not None:
+        queue_ms, miss_ms = kv.prefill_ms.item(slot), _prefill_ms(kv, slot, uncached) + config.handoff_ms
+    return Elsewhere(slot, queue_ms, miss_ms, uncached, config.min_uncached_tokens, config.patience)
+
+
 def choose_prefill(
     config: PairConfig,
     candidates: Candidates,
@@ -81,33 +113,23 @@ def choose_prefill(
     prompt_tokens: int,
     rng: random.Random,
 ) -> Pair:
-    """Pairs the slot `decode` with one of the slots `prefills` or with none; `candidates` has columns for both."""
+    """Pairs the slot `decode` with one of the slots `prefills` or with none; `candidates` has columns for both.
+
+    `candidates.elsewhere`, where it is set, is the one that `decode` was chosen for.
+    """
     if not len(prefills):
         return NO_PREFILL
-    if prompt_tokens < config.min_uncached_tokens:
+    elsewhere = candidates.elsewhere or best_elsewhere(config, candidates, prefills, prompt_tokens, rng)
+    if elsewhere is None:
         return Pair(Pairing.SHORT)
-    resident = candidates.resident.tokens
-    left = max(1, prompt_tokens - resident(decode))
+    left = max(1, prompt_tokens - candidates.resident.tokens(decode))
     if left < config.min_uncached_tokens:
         return Pair(Pairing.RESIDENT)
     kv = candidates.kv
-    best: tuple[float, int, float, int] | None = None
-    for slot in prefills.tolist():
-        uncached = max(1, prompt_tokens - resident(slot))
-        if kv is None:
-            cost = float(candidates.in_flight_tokens.item(slot))
-        else:
-            cost = kv.prefill_ms.item(slot) + _prefill_ms(kv, slot, uncached)
-        drawn = (cost, candidates.in_flight.item(slot), rng.random(), slot)
-        if best is None or drawn < best:
-            best = drawn
-    assert best is not None
-    cost, _, _, slot = best
-    if kv is not None:
-        local_ms = kv.prefill_ms.item(decode) + _prefill_ms(kv, decode, left)
-        if cost + config.handoff_ms > config.patience * local_ms:
-            return Pair(Pairing.SLOWER)
-    return Pair(Pairing.PAIRED, slot, max(1, prompt_tokens - resident(slot)))
+    local_ms = 0.0 if kv is None else kv.prefill_ms.item(decode) + _prefill_ms(kv, decode, left)
+    if not elsewhere.spares(left, local_ms):
+        return Pair(Pairing.SLOWER)
+    return Pair(Pairing.PAIRED, elsewhere.slot, elsewhere.uncached)
 
 
 def _prefill_ms(kv: KVSignals, slot: int, tokens: int) -> float:

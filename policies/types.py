@@ -216,6 +216,26 @@ class AdapterSignals(NamedTuple):
     """Adapters each could load without dropping one, by slot. Live: read, never write, never keep."""
 
 
+class Elsewhere(NamedTuple):
+    """The prefill replica that would compute this prompt for whichever decode replica is chosen, and when it would."""
+
+    slot: int
+    queue_ms: float
+    """Its prefill backlog."""
+    miss_ms: float
+    """What it does not hold of the prompt, and handing the KV over."""
+    uncached: int
+    """That in tokens."""
+    min_uncached: int
+    """Tokens a decode replica must lack for it to be worth the while."""
+    patience: float
+    """How many times longer than on the decode replica it may take."""
+
+    def spares(self, uncached: float, local_ms: float) -> bool:
+        """Whether it takes the prompt over from a decode replica that lacks so much and would take so long."""
+        return uncached >= self.min_uncached and self.queue_ms + self.miss_ms <= self.patience * local_ms
+
+
 class Candidates:
     """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
 
@@ -224,12 +244,12 @@ class Candidates:
     `membership` is equal for two values exactly when `slots` and the replica ids behind them are the same, so a policy
     may key a cache (a hash ring) on it. Columns are live arrays owned by the state: read, never write, never keep.
 
-    The last five are there for policies that need PREFIX or KV, and mean nothing to the others.
+    From `kv` on they are there for policies that need PREFIX or KV, and mean nothing to the others.
     """
 
     __slots__ = (
-        "_total_in_flight", "adapter", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens", "kv",
-        "membership", "pin", "prompt_tokens", "resident", "slots",
+        "_total_in_flight", "adapter", "elsewhere", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens",
+        "kv", "membership", "pin", "prompt_tokens", "resident", "slots",
     )  # fmt: skip
 
     def __init__(
@@ -248,6 +268,7 @@ class Candidates:
         home_tokens: int = 0,
         total_in_flight: int | None = None,
         adapter: AdapterSignals | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._total_in_flight = total_in_flight
         self.membership = membership
@@ -268,6 +289,8 @@ class Candidates:
         """The conversation's share of `kv.footprint[home]`."""
         self.adapter = adapter
         """For policies that need ADAPTER; None where the request names no adapter."""
+        self.elsewhere = elsewhere
+        """Where all candidates are decode replicas that one prefill replica would compute this prompt for."""
 
     @property
     def total_in_flight(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.base import Context, Needs, Policy
-from policies.pair import Pair, PairConfig, Pairing, choose_prefill
+from policies.pair import Pair, PairConfig, Pairing, best_elsewhere, choose_prefill
 from policies.registry import build_policy, installed_policies
 from policies.types import (
     GONE_SLOT,
@@ -21,10 +21,12 @@ from policies.types import (
     AdapterSignals,
     Candidates,
     Decision,
+    Elsewhere,
     Ranked,
     Reason,
     Refusal,
     RequestFeatures,
+    Slots,
 )
 from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
@@ -109,6 +111,8 @@ class Pipeline:
             return decision
         prompt = self._kv.read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
+        if prompt is not None and members.prefills_of_all is not None:
+            candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, self._rng)
         context = Context(now_s, self._rng, RANKED)
         refusal = active.policy.admit(features, candidates, context)
         if refusal is not None:
@@ -153,6 +157,8 @@ class Pipeline:
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
         rng = random.Random()
         rng.setstate(self._rng.getstate())
+        if prompt is not None and members.prefills_of_all is not None:
+            candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, rng)
         twin, context = copy.deepcopy(policy), Context(now_s, rng, len(candidates))
         refusal = twin.admit(features, candidates, context)
         ranked = twin.rank(features, candidates, context)
@@ -214,8 +220,14 @@ class Pipeline:
         prefills = members.prefills.get(decode)
         if prefills is None:
             return None
-        tokens = candidates.prompt_tokens or features.body_bytes // BYTES_PER_TOKEN
+        tokens = _prompt_tokens(features, candidates)
         return choose_prefill(self._pair_config, candidates, decode, prefills, tokens, rng)
+
+    def _elsewhere(
+        self, prefills: Slots, features: RequestFeatures, candidates: Candidates, rng: random.Random
+    ) -> Elsewhere | None:
+        """Who would prefill for any of the candidates."""
+        return best_elsewhere(self._pair_config, candidates, prefills, _prompt_tokens(features, candidates), rng)
 
     def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str) -> Decision:
         if pair is None:
@@ -287,6 +299,11 @@ class Pipeline:
 
     def describe(self) -> Mapping[str, object]:
         return self._active.policy.describe()
+
+
+def _prompt_tokens(features: RequestFeatures, candidates: Candidates) -> int:
+    """As predicted, or by its bytes where nobody looked at the prompt."""
+    return candidates.prompt_tokens or features.body_bytes // BYTES_PER_TOKEN
 
 
 def _why_excluded(replica: Replica) -> str:

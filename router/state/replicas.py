@@ -110,6 +110,8 @@ class Membership:
     """Eligible replicas that take requests: all roles but prefill."""
     prefills: Mapping[int, Slots] | None = None
     """For each of them that is a decode replica, the eligible prefill replicas of its model. None without any."""
+    prefills_of_all: Slots | None = None
+    """The same where all of `slots` are decode replicas of one model: whichever is chosen may be paired with these."""
 
 
 class ReplicaRegistry:
@@ -363,30 +365,32 @@ class ReplicaRegistry:
                 if r.eligible and r.role is not Role.PREFILL and _may_serve(r, model, bool(named))
             )
         )
-        prefills = self._prefills(members)
+        prefills, of_all = self._prefills(members)
         previous = self._published.get(model)
         if previous is not None and previous[0] == members:
             before = previous[1]
             if prefills is None and before.prefills is None:
                 return before
-            built = Membership(before.token, before.slots, prefills)
+            built = Membership(before.token, before.slots, prefills, of_all)
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
-            built = Membership(next(self._tokens), slots, prefills)
+            built = Membership(next(self._tokens), slots, prefills, of_all)
         if model == ANY_MODEL or model in named:
             self._published[model] = (members, built)
         return built
 
-    def _prefills(self, members: tuple[tuple[int, str], ...]) -> dict[int, Slots] | None:
+    def _prefills(self, members: tuple[tuple[int, str], ...]) -> tuple[dict[int, Slots] | None, Slots | None]:
+        """`Membership.prefills` and `prefills_of_all`."""
         decodes = [replica for _, name in members if (replica := self._by_id[name]).role is Role.DECODE]
         if not decodes:
-            return None
+            return None, None
         by_model: dict[str, list[int]] = {replica.model: [] for replica in decodes}
         for replica in self:
             if replica.role is Role.PREFILL and replica.eligible and replica.model in by_model:
                 by_model[replica.model].append(replica.slot)
         slots = {model: np.array(sorted(found), dtype=np.intp) for model, found in by_model.items()}
-        return {replica.slot: slots[replica.model] for replica in decodes}
+        of_all = next(iter(slots.values())) if len(slots) == 1 and len(decodes) == len(members) else None
+        return {replica.slot: slots[replica.model] for replica in decodes}, of_all
 
     def saved(self) -> list[SavedReplica]:
         return [

@@ -8,7 +8,7 @@ from candidates import make_candidates, make_context, make_features, names
 
 from policies.kv_cost import FEW, KVCost
 from policies.registry import build_policy
-from policies.types import Candidates, Reason
+from policies.types import Candidates, Elsewhere, Reason
 
 INF = float("inf")
 
@@ -132,12 +132,47 @@ def test_the_terms_add_up_to_the_score(replicas: int) -> None:
                 "per_token_ms": dice.uniform(0.01, 0.05, replicas),
             },
         )
+        if dice.random() < 0.5:
+            queue_ms, miss_ms = dice.uniform(0, 500, 2).tolist()
+            fleet.elsewhere = Elsewhere(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
         policy = make_policy(evict_weight=0.7)
         ranked = policy.rank(make_features("s"), fleet, make_context(limit=replicas))
         total = sum(policy.terms(make_features("s"), fleet).values())
         assert {place.slot: pytest.approx(place.score) for place in ranked} == dict(
             zip(fleet.slots.tolist(), total.tolist(), strict=True)
         )
+
+
+@pytest.mark.parametrize("replicas", [2, FEW + 2])
+def test_decode_replicas_that_compute_nothing_are_told_apart_by_load(replicas: int) -> None:
+    """One holds 2,000 of 20,000 tokens and has a request more: alone it is soonest, paired it only decodes slower."""
+    others = {f"o{at}": 6 for at in range(replicas - 1)}
+    holder = {"holder": 7, **others}
+    fleet = make_candidates(holder, prompt=20_000, resident={"holder": 2000})
+    assert first(fleet)[0] == "holder"
+    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    assert first(fleet)[0] != "holder"
+
+
+@pytest.mark.parametrize("replicas", [2, FEW + 2])
+def test_room_in_the_kv_tells_decode_replicas_apart_too(replicas: int) -> None:
+    """Fetched KV needs as much room as computed KV: what would evict the living goes last."""
+    ids = [f"r{at}" for at in range(replicas)]
+    fleet = make_candidates(
+        dict.fromkeys(ids, 0), prompt=20_000, kv={"footprint": [99_000] * (replicas - 1) + [40_000]}
+    )
+    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    assert first(fleet)[0] == ids[-1]
+
+
+@pytest.mark.parametrize(("queue_ms", "expected"), [(0.0, "free"), (900.0, "holder")])
+def test_a_holder_is_weighed_against_the_best_pair(queue_ms: float, expected: str) -> None:
+    """500 tokens left behind a queue of 15,000, or all of 8,000 on a prefill replica and a free decode replica."""
+    fleet = make_candidates(
+        {"holder": 0, "free": 0}, prompt=8000, resident={"holder": 7500}, kv={"waiting": [15_000, 0]}
+    )
+    fleet.elsewhere = Elsewhere(99, queue_ms, 90.0, 8000, 1000, 100.0)
+    assert first(fleet)[0] == expected
 
 
 def test_admission_refuses_only_conversations_that_begin() -> None:

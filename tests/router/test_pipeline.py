@@ -311,6 +311,16 @@ class TestPairs:
         shares = [edge.ask(str(number), body_bytes=self.LONG, session=str(number)).prefill for number in range(9)]
         assert Counter(shares) == {"p": 3, "q": 3, "r": 3}
 
+    def test_the_pair_is_chosen_as_one(self) -> None:
+        """Decode replicas that compute nothing are told apart by their requests, not by a prefix one of them holds."""
+        edge = Edge(policy="kv_cost")
+        for number, name in enumerate(("d", "e")):
+            edge.put(name, number, role=Role.DECODE)
+        edge.put("p", 2, role=Role.PREFILL)
+        decisions = [edge.ask(str(number), body_bytes=self.LONG, session=str(number)) for number in range(2)]
+        assert Counter(decision.first for decision in decisions) == {"d": 1, "e": 1}
+        assert {decision.prefill for decision in decisions} == {"p"}
+
     def test_explaining_says_the_pair_and_changes_nothing(self) -> None:
         """As the decision would be."""
         edge = self.edge("kv_cost")
