@@ -80,7 +80,7 @@ class Load:
 
     def __init__(self, url: str, model: str, *, tokens: int = 24, clients: int = 3) -> None:
         self.ends: list[tuple[float, str, str]] = []
-        """When, what became of it ("ok", a status, "cut" or an error), and which replica served it."""
+        """When, what became of it ("ok", a status, "cut" and where, or an error), and which replica served it."""
         self._url = url
         self._model = model
         self._tokens = tokens
@@ -116,7 +116,14 @@ class Load:
                 await asyncio.sleep(0.02)
 
     async def _ask(self, client: httpx.AsyncClient, said: str) -> tuple[str, str]:
-        body = {"model": self._model, "prompt": said, "max_tokens": self._tokens, "stream": True, "ignore_eos": True}
+        body = {
+            "model": self._model,
+            "prompt": said,
+            "max_tokens": self._tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
         replica = ""
         try:
             async with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -126,8 +133,14 @@ class Load:
                 lines = [line async for line in answer.aiter_lines() if line]
         except httpx.HTTPError as error:
             return type(error).__name__, replica
-        whole = lines and lines[-1] == "data: [DONE]" and not any('"error"' in line for line in lines)
-        return ("ok" if whole else "cut"), replica
+        whole = lines and lines[-1] == "data: [DONE]" and self._tokens_of(lines[-2]) == self._tokens
+        return ("ok" if whole else f"cut after {len(lines)} lines: {' '.join(lines[-2:])}"), replica
+
+    @staticmethod
+    def _tokens_of(line: str) -> int:
+        """Tokens of the answer, by the event before the end; -1 where that is an error or a token."""
+        usage = json.loads(line.removeprefix("data: ")).get("usage")
+        return -1 if usage is None else int(usage["completion_tokens"])
 
 
 class Site:
