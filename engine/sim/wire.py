@@ -7,6 +7,7 @@ chunk is.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import msgspec
@@ -52,7 +53,7 @@ def event(data: bytes, name: bytes = b"") -> bytes:
 DONE = event(b"[DONE]")
 
 
-class Wire:
+class Wire(ABC):
     """How one API says it. `opening` comes with the first token, then `delta`s, one `last` a choice, `closing`."""
 
     id_prefix: ClassVar[str]
@@ -74,25 +75,25 @@ class Wire:
         head, _, tail = self.delta(index, marker).partition(marker)
         return head, tail
 
+    @abstractmethod
     def opening(self, prompt_tokens: int) -> bytes:
         """What precedes the first word; may be empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, index: int, text: bytes) -> bytes:
         """More text of a choice; `text` needs no JSON escapes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self, index: int, text: bytes, reason: str) -> bytes:
         """The last text of a choice and why it ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
         """What follows the last choice, the end of the chunked body included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
         """The answer as one JSON body."""
-        raise NotImplementedError
 
 
 class ChatWire(Wire):

@@ -6,6 +6,7 @@ them as the peers' papers do. Ties are broken by the dice, as all of these route
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -39,7 +40,7 @@ class Signals:
         return np.maximum(0.0, tokens - DEFAULT_OUTPUT_TOKENS * self.requests)
 
 
-class PeerPolicy(PlainPolicy[ConfigT]):
+class PeerPolicy(PlainPolicy[ConfigT], ABC):
     """A peer's rule as one score a candidate; least wins."""
 
     name: ClassVar[str]
@@ -48,8 +49,9 @@ class PeerPolicy(PlainPolicy[ConfigT]):
         super().__init__(config)
         self.needs = Needs.SESSION | Needs.TOKENS | Needs.PREFIX | Needs.KV
 
+    @abstractmethod
     def scores(self, signals: Signals) -> FloatColumn:
-        raise NotImplementedError
+        """One number a candidate, in the candidates' order."""
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         scores = self.scores(Signals(candidates))
