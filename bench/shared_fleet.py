@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from engine.sim.model import StepResult
-from router.state.schema import EngineEvents, Finished, FirstToken
+from router.state.schema import EngineEvents
 from router.state.shared.member import Member
 from router.state.shared.records import EdgeInfo
 from simulator.edge import Edge
@@ -83,19 +82,9 @@ class SharedFleet(RecordedFleet):
             if member.edge != edge:
                 member.hear(edge, seq, payload, now_s)
 
-    def _tell_events(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
-        flying = self._flying
-        first = [
-            FirstToken(request.id, request.turn.prompt_tokens, request.cached, (at_s - request.sent_s) * 1000)
-            for request in (flying[request_id] for request_id in result.first)
-        ]
-        finished = [
-            Finished(request.id, request.turn.prompt_tokens, request.turn.output_tokens)
-            for request in (flying[request_id] for request_id in result.finished)
-        ]
-        message = replica.message(result, first, finished)
-        if message is not None:
-            self._at(at_s + self._settings.event_lag_s, partial(self._arrive, replica, message))
+    def _tell(self, replica: VirtualReplica, message: EngineEvents, at_s: float) -> None:
+        """A replica's messages reach one edge, which tells the others."""
+        self._at(at_s + self._settings.event_lag_s, partial(self._arrive, replica, message))
 
     def _arrive(self, replica: VirtualReplica, message: EngineEvents, now_s: float) -> None:
         self._ear_of(replica).heard(replica.index, message, now_s)

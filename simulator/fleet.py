@@ -23,7 +23,7 @@ import msgspec
 
 from engine.sim.model import SimRequest, StepResult
 from policies.types import Decision, RequestFeatures
-from router.state.schema import Finished, FirstToken
+from router.state.schema import EngineEvents, Finished, FirstToken
 from simulator.edge import Edge, Placed
 from simulator.errors import ExperimentError
 from simulator.measure import Counts, Served, Summary, summarise
@@ -196,7 +196,6 @@ class VirtualFleet:
                 self._finish(self._flying.pop(request_id), at_s)
 
     def _tell_events(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
-        """First tokens, ends and cache changes reach every router after the event lag."""
         flying = self._flying
         first = [
             FirstToken(request.id, request.turn.prompt_tokens, request.cached, (at_s - request.sent_s) * 1000)
@@ -207,8 +206,11 @@ class VirtualFleet:
             for request in (flying[request_id] for request_id in result.finished)
         ]
         message = replica.message(result, first, finished)
-        if message is None:
-            return
+        if message is not None:
+            self._tell(replica, message, at_s)
+
+    def _tell(self, replica: VirtualReplica, message: EngineEvents, at_s: float) -> None:
+        """First tokens, ends and cache changes reach every router after the event lag."""
         life = replica.lives
 
         def arrive(now_s: float) -> None:
