@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from haproxy.binary import Binary, find_binary
-from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig, Rendered, render
+from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
 from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError, ProtocolError
+from haproxy.render import Rendered, render
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
 
 CONFIG_NAME = FILE_NAMES[0]

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from haproxy.config import FILE_NAMES, EdgeConfig, Server, render
+from haproxy.config import FILE_NAMES, EdgeConfig, Server
 from haproxy.errors import ConfigError
+from haproxy.render import render
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from router.state.saved import StateFile

@@ -16,10 +16,10 @@ from haproxy.config import (
     Server,
     ServerOptions,
     Timeouts,
-    render,
     server_ids,
 )
 from haproxy.errors import ConfigError
+from haproxy.render import render
 
 SMALLEST: dict[str, Any] = {
     "binds": (Bind("127.0.0.1", 8000),),

@@ -27,7 +27,7 @@ SIMULATED_ENGINE = "import pointsman.engine_commands, engine.sim.config, engine.
 @pytest.mark.parametrize(
     ("starts", "spared"),
     [
-        pytest.param(ROUTER_ALONE, {"redis"}, id="router that shares nothing"),
+        pytest.param(ROUTER_ALONE, {"jinja2", "redis"}, id="router that shares nothing"),
         pytest.param(SIMULATED_ENGINE, {"jinja2", "numpy", "starlette"}, id="simulated engine"),
     ],
 )

@@ -1,0 +1,106 @@
+"""One edge as values -> the text of its HAProxy configuration. Pure: no file is written, no socket opened.
+
+`render(EdgeConfig(...))` gives haproxy.cfg and the files it refers to by relative path, to be put into one folder under
+`FILE_NAMES`.
+
+What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid up to 3.4):
+
+- Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
+  are removed and `x-request-id` is the edge's own.
+- A POST to a generation path asks the router; everything else is spread evenly over the ready servers.
+- The router's `first`, then its `second`, serves. Without an answer HAProxy chooses: session key, else prompt head,
+  hashed with bounded load onto the healthy servers, and says `x-pointsman-reason: fail-open`.
+- `GET /v1/models` is answered by the router for the whole fleet, by any replica while the router is away.
+- One JSON line per finished request goes to the router's ring address.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import jinja2
+
+from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL
+from haproxy.config import HEALTH_MAP, EdgeConfig, server_ids
+
+HASH_HEAD_BYTES = 2048
+"""How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
+HEAD_ROOM_BYTES = 16384
+"""Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
+REPLAY_MAX_BUFFER_BYTES = 32768
+"""The largest buffers whose copy is lost in the noise of a request."""
+
+
+class Rendered(NamedTuple):
+    """The files of one edge, in the order of `FILE_NAMES`. They belong into one folder."""
+
+    haproxy_cfg: str
+    spoe_cfg: str
+    lua: str
+    health_map: str
+
+
+def _log_format(first_token: bool) -> str:
+    """One JSON object a line. No field can hold a quote: numbers, server names, and words of fixed charsets."""
+    ttft = "%[var(txn.pm.ttft)]" if first_token else "-"
+    fields = (
+        '"ev":"end","id":"%ID","pid":%pid,"srv":"%s"',
+        '"first":"%[var(txn.pm.first)]","reason":"%[var(txn.pm.reason)]"',
+        f'"st":%ST,"tw":%Tw,"tc":%Tc,"tr":%Tr,"ta":%Ta,"ttft":"{ttft}"',
+        '"bytes":%B,"ts":"%ts","rc":"%rc","routed":"%[var(txn.pm.routed)]"',
+    )
+    return "{" + ",".join(fields) + "}"
+
+
+def _path_tests(allowed: tuple[str, ...]) -> list[str]:
+    exact = [path for path in allowed if not path.endswith("*")]
+    below = [path.removesuffix("*") for path in allowed if path.endswith("*")]
+    tests = []
+    if exact:
+        tests.append(f"path {' '.join(exact)}")
+    if below:
+        tests.append(f"path_beg {' '.join(below)}")
+    return tests
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("haproxy"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render(edge: EdgeConfig) -> Rendered:
+    """The configuration of `edge`: the same text for equal values, nothing read from outside."""
+    bufsize = edge.body_window_bytes + HEAD_ROOM_BYTES
+    values: dict[str, object] = {key: getattr(edge, key) for key in edge.__struct_fields__}
+    values |= {
+        "allowed_path_tests": _path_tests(edge.allowed_paths),
+        "bufsize": bufsize,
+        "error_bodies": ERROR_BODIES,
+        "health_map": HEALTH_MAP,
+        "hash_head_bytes": HASH_HEAD_BYTES,
+        # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
+        # 16 MiB, and for 32 of the largest.
+        "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
+        "log_format": _log_format(edge.first_token),
+        "refusals": REFUSALS,
+        "unknown_model": UNKNOWN_MODEL,
+        "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
+        "server_ids": server_ids(server.name for server in edge.servers),
+        "server_keywords": edge.server_options.keywords(),
+    }
+    environment = _templates()
+    return Rendered(
+        haproxy_cfg=environment.get_template("haproxy.cfg.j2").render(values),
+        spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
+        lua=files("haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
+        health_map="".join(f"{server.name} {server.health_path}\n" for server in edge.servers if server.health_path),
+    )
