@@ -10,7 +10,6 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -39,6 +38,7 @@ from router.fronts.admin_types import (
     ReplicaList,
     ReplicaView,
 )
+from router.fronts.bodies import from_json, json_answer, read_body
 from router.fronts.edges import EdgesFront
 from router.fronts.openapi import describe_api
 from router.fronts.pools import PoolFront
@@ -95,7 +95,6 @@ class AdminFront:
         clock: Clock,
         token: str,
         max_body_bytes: int,
-        fleets: FleetTable | None = None,
     ) -> None:
         self._replicas = replicas
         self._load = load
@@ -110,7 +109,7 @@ class AdminFront:
         self._clock = clock
         self._token = token
         self._max_body_bytes = max_body_bytes
-        self._pools = PoolFront(fleets if fleets is not None else FleetTable(), clock=clock, token=token)
+        self._pools = PoolFront(FleetTable(), clock=clock, token=token, max_body_bytes=max_body_bytes)
         self._openapi = describe_api(product_version())
 
     def app(self) -> Starlette:
@@ -123,7 +122,7 @@ class AdminFront:
                 Route("/v1/replicas/{id}", guarded(self.delete_replica), methods=["DELETE"]),
                 Route("/v1/replicas/{id}/drain", guarded(self.drain_replica), methods=["POST"]),
                 Route("/v1/replicas/{id}/events", guarded(self.take_events), methods=["POST"]),
-                *self._pools.routes(guarded, self._body),
+                *self._pools.routes(guarded),
                 Route("/v1/policies", guarded(self.list_policies)),
                 Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
                 Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
@@ -141,16 +140,16 @@ class AdminFront:
     # Replicas
 
     async def list_replicas(self, request: Request) -> Response:
-        return _json(ReplicaList(replicas=[self._view(r) for r in sorted(self._replicas, key=lambda r: r.id)]))
+        return json_answer(ReplicaList(replicas=[self._view(r) for r in sorted(self._replicas, key=lambda r: r.id)]))
 
     async def get_replica(self, request: Request) -> Response:
-        return _json(self._view(self._known(request)))
+        return json_answer(self._view(self._known(request)))
 
     async def put_replica(self, request: Request) -> Response:
         replica_id = request.path_params["id"]
         if not _REPLICA_ID.match(replica_id):
             raise HTTPException(422, f"id: {replica_id!r}: {REPLICA_ID_PATTERN} is expected")
-        registration = await self._decode(request, Registration)
+        registration = from_json(await read_body(request, self._max_body_bytes), Registration)
         known = self._replicas.get(replica_id) is not None
         try:
             endpoint = await resolve_endpoint(registration.url)
@@ -159,7 +158,7 @@ class AdminFront:
             raise HTTPException(422, str(error)) from error
         except LimitError as error:
             raise HTTPException(507, str(error)) from error
-        return _json(self._view(replica), 200 if known else 201)
+        return json_answer(self._view(replica), 200 if known else 201)
 
     async def delete_replica(self, request: Request) -> Response:
         self._replicas.remove(self._known(request).id)
@@ -168,7 +167,7 @@ class AdminFront:
     async def drain_replica(self, request: Request) -> Response:
         replica = self._known(request)
         self._replicas.drain(replica.id)
-        return _json(self._view(replica))
+        return json_answer(self._view(replica))
 
     async def take_events(self, request: Request) -> Response:
         """What an engine tells of itself; the answer says whether to send all of it again."""
@@ -177,7 +176,7 @@ class AdminFront:
         decode = _EVENT_DECODERS.get(media_type)
         if decode is None:
             raise HTTPException(415, f"content-type: {media_type!r}: one of {', '.join(_EVENT_DECODERS)} is expected")
-        body = await self._body(request, MAX_EVENTS_BYTES)
+        body = await read_body(request, MAX_EVENTS_BYTES)
         try:
             events = decode(body)
         except msgspec.ValidationError as error:
@@ -187,7 +186,7 @@ class AdminFront:
         answer = self._feed.take(replica.id, events)
         if answer is None:  # It left while its body came in.
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
-        return _json(answer)
+        return json_answer(answer)
 
     def _known(self, request: Request) -> Replica:
         replica_id = request.path_params["id"]
@@ -221,13 +220,13 @@ class AdminFront:
             PolicyView(name=name, summary=view["summary"], config=view["schema"])
             for name, view in describe_policies().items()
         ]
-        return _json(PolicyList(active=self._pipeline.policy.name, policies=described))
+        return json_answer(PolicyList(active=self._pipeline.policy.name, policies=described))
 
     async def get_policy(self, request: Request) -> Response:
-        return _json(self._policy.document, headers={"etag": self._policy.etag})
+        return json_answer(self._policy.document, headers={"etag": self._policy.etag})
 
     async def put_policy(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await read_body(request, self._max_body_bytes)
         dry_run = request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")
         if_match = request.headers.get("if-match")
         try:
@@ -238,10 +237,10 @@ class AdminFront:
             raise HTTPException(412, str(error)) from error
         except PolicyError as error:
             raise HTTPException(422, str(error)) from error
-        return _json(applied, headers={"etag": self._policy.etag})
+        return json_answer(applied, headers={"etag": self._policy.etag})
 
     async def explain(self, request: Request) -> Response:
-        asked = await self._decode(request, ExplainRequest)
+        asked = from_json(await read_body(request, self._max_body_bytes), ExplainRequest)
         if asked.policy and asked.policy not in installed_policies():
             raise HTTPException(
                 422, f"policy: {asked.policy!r}: one of {', '.join(sorted(installed_policies()))} is expected"
@@ -249,12 +248,12 @@ class AdminFront:
         features = RequestFeatures(request_id="explain", **msgspec.structs.asdict(asked))
         answer = self._pipeline.explain(features, self._clock())
         answer["candidates"] = [CandidateView(**row) for row in answer["candidates"]]
-        return _json(ExplainAnswer(**answer))
+        return json_answer(ExplainAnswer(**answer))
 
     # Health, metrics, description
 
     async def openapi(self, request: Request) -> Response:
-        return _json(self._openapi)
+        return json_answer(self._openapi)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(self._metrics), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -280,36 +279,10 @@ class AdminFront:
 
         return check_then_handle
 
-    async def _body(self, request: Request, limit: int = 0) -> bytes:
-        """The request's body, refused beyond `limit` (else `max_body_bytes`) before it is held whole."""
-        limit = limit or self._max_body_bytes
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"body: at most {limit} bytes are expected")
-        return bytes(body)
-
-    async def _decode(self, request: Request, into: type[Any]) -> Any:
-        body = await self._body(request)
-        try:
-            return msgspec.json.decode(body or b"{}", type=into)
-        except msgspec.ValidationError as error:
-            message = str(error)
-            if "unknown field" in message:
-                message += f"; known fields are {', '.join(into.__struct_fields__)}"
-            raise HTTPException(422, message) from error
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise HTTPException(400, f"body: not JSON: {error}") from error
-
-
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
-
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return _json(ErrorBody(error=ErrorDetail(message=message, type=kind, code=status)), status, headers)
+    return json_answer(ErrorBody(error=ErrorDetail(message=message, type=kind, code=status)), status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -5,15 +5,13 @@ With one edge alone, the lists are empty and nothing needs settling.
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from policies.errors import PolicyError
 from router.clock import Clock
 from router.fronts.admin_types import Digest, Digests, EdgeList, OtherEdge
+from router.fronts.bodies import json_answer
 from router.policy_control import PolicyControl, StaleVersionError
 from router.sharing.digest import digests
 from router.sharing.sharing import Sharing
@@ -46,9 +44,9 @@ class EdgesFront:
     async def list_edges(self, request: Request) -> Response:
         sharing = self._sharing
         if sharing is None:
-            return _json(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
+            return json_answer(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
         member = sharing.member
-        return _json(
+        return json_answer(
             EdgeList(
                 edge=member.edge,
                 name=sharing.info.name,
@@ -81,7 +79,7 @@ class EdgesFront:
     async def digests(self, request: Request) -> Response:
         parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document)
         shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
-        return _json(Digests(parts=shown))
+        return json_answer(Digests(parts=shown))
 
     async def claim_policy(self, body: bytes, if_match: str | None) -> None:
         """Before a policy is put live. Raises StaleVersionError when another edge put one that is not known here."""
@@ -93,7 +91,3 @@ class EdgesFront:
             return  # putting it will say so, and count it
         if not await self._sharing.claim("policy", described):
             raise StaleVersionError("another edge changed the policy at the same time: look at it and put again")
-
-
-def _json(body: Any) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

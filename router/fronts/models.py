@@ -6,11 +6,11 @@ the lookup, with `/livez` for HAProxy's check: while nobody answers here, HAProx
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from router.fronts.bodies import json_answer
 from router.state.models import ModelCatalog
 
 
@@ -28,7 +28,7 @@ class ModelsFront:
         ]
 
     async def list_models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": self._catalog.cards()})
+        return json_answer({"object": "list", "data": self._catalog.cards()})
 
     async def get_model(self, request: Request) -> Response:
         name = request.path_params["id"]
@@ -36,12 +36,8 @@ class ModelsFront:
         if card is None:
             message = f"The model `{name}` does not exist."
             error = {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
-            return _json({"error": error}, 404)
-        return _json(card)
+            return json_answer({"error": error}, 404)
+        return json_answer(card)
 
     async def livez(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

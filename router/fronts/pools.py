@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import httpx
 import msgspec
@@ -20,13 +19,12 @@ from starlette.routing import Route
 from router.clock import Clock
 from router.errors import LimitError, RegistrationError
 from router.fronts.admin_types import PoolList, PoolView
+from router.fronts.bodies import from_json, json_answer, read_body
 from router.state.fleets import Fleet, FleetTable
 from router.state.schema import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
 
 ORDER_TIMEOUT_S = 5.0
 """A driver answers as soon as it has understood; what it does then takes its time."""
-
-T = TypeVar("T")
 
 MAX_LEASE_BYTES = 8 * 1024 * 1024
 """Of one heartbeat: pools of all sizes, with some 200 bytes a replica."""
@@ -34,19 +32,18 @@ MAX_LEASE_BYTES = 8 * 1024 * 1024
 _NAME = re.compile(POOL_NAME_PATTERN)
 
 Handler = Callable[[Request], Awaitable[Response]]
-ReadBody = Callable[[Request, int], Awaitable[bytes]]
 
 
 class PoolFront:
-    """Handlers over the leases. `guarded` and `read_body` are the admin front's: token and size are asked there."""
+    """Handlers over the leases. `guarded` is the admin front's: the token is asked for there."""
 
-    def __init__(self, fleets: FleetTable, *, clock: Clock, token: str) -> None:
+    def __init__(self, fleets: FleetTable, *, clock: Clock, token: str, max_body_bytes: int) -> None:
         self._fleets = fleets
         self._clock = clock
         self._token = token
+        self._max_body_bytes = max_body_bytes
 
-    def routes(self, guarded: Callable[[Handler], Handler], read_body: ReadBody) -> list[Route]:
-        self._read_body = read_body
+    def routes(self, guarded: Callable[[Handler], Handler]) -> list[Route]:
         return [
             Route("/v1/fleets/{name}", guarded(self.put_fleet), methods=["PUT"]),
             Route("/v1/fleets/{name}", guarded(self.delete_fleet), methods=["DELETE"]),
@@ -60,7 +57,7 @@ class PoolFront:
         name = request.path_params["name"]
         if not _NAME.match(name):
             raise HTTPException(422, f"name: {name!r}: {POOL_NAME_PATTERN} is expected")
-        lease = _decoded(await self._read_body(request, MAX_LEASE_BYTES), FleetLease)
+        lease = from_json(await read_body(request, MAX_LEASE_BYTES), FleetLease)
         if not lease.control.startswith(("http://", "https://")):
             raise HTTPException(422, f"control: {lease.control!r}: http://HOST:PORT is expected")
         try:
@@ -78,17 +75,17 @@ class PoolFront:
 
     async def list_pools(self, request: Request) -> Response:
         views = [_view(fleet, pool) for fleet, pool in self._fleets.pools(self._clock())]
-        return _json(PoolList(pools=views))
+        return json_answer(PoolList(pools=views))
 
     async def get_pool(self, request: Request) -> Response:
         fleet = self._owner(request)
-        return _json(_view(fleet.name, fleet.pools[request.path_params["name"]]))
+        return json_answer(_view(fleet.name, fleet.pools[request.path_params["name"]]))
 
     async def scale(self, request: Request) -> Response:
         """The size a pool shall have; refused here when the pool cannot have it."""
         fleet = self._owner(request)
-        body = await self._read_body(request, 0)
-        order = _decoded(body, ScaleOrder)
+        body = await read_body(request, self._max_body_bytes)
+        order = from_json(body, ScaleOrder)
         limit = fleet.pools[request.path_params["name"]].replicas_max
         if order.replicas > limit:
             raise HTTPException(422, f"replicas: {order.replicas} (expected 1 to {limit})")
@@ -96,7 +93,7 @@ class PoolFront:
 
     async def order(self, request: Request) -> Response:
         """The configuration a pool shall have; only its driver can judge it."""
-        return await self._pass_on(self._owner(request), request, await self._read_body(request, 0))
+        return await self._pass_on(self._owner(request), request, await read_body(request, self._max_body_bytes))
 
     def _owner(self, request: Request) -> Fleet:
         name = request.path_params["name"]
@@ -125,21 +122,8 @@ class PoolFront:
             return Response(answer.content, answer.status_code, media_type="application/json")
         status = msgspec.json.decode(answer.content, type=PoolStatus)
         fleet.pools[status.name] = status  # Who asks next must not read what was before the order.
-        return _json(_view(fleet.name, status), answer.status_code)
+        return json_answer(_view(fleet.name, status), answer.status_code)
 
 
 def _view(fleet: str, pool: PoolStatus) -> PoolView:
     return PoolView(fleet=fleet, **{key: getattr(pool, key) for key in pool.__struct_fields__})
-
-
-def _decoded(body: bytes, into: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body or b"{}", type=into)
-    except msgspec.ValidationError as error:
-        raise HTTPException(422, str(error)) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise HTTPException(400, f"body: not JSON: {error}") from error
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
