@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from haproxy.config import ServerOptions
+from haproxy.config import BACKEND, ServerOptions
 from policies.errors import PolicyError
 from policies.pair import PairConfig
 from policies.registry import build_policy
@@ -90,7 +90,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     master_socket: str = ""
     """Path of HAProxy's master socket, which tells when the old workers of a reload are gone. Empty: after a reload,
     reservations whose end-of-request line is lost stay until they expire."""
-    backend: str = "fleet"
+    backend: str = BACKEND
     server_options: ServerOptions = ServerOptions()
     """How servers added at run time are checked; the same values HAProxy's configuration was rendered with."""
     interval_s: Positive = 0.5

@@ -301,7 +301,7 @@ class Member:
         try:
             self.merge(batch, now_s)
             if seq > peer.newest:
-                self._follow_present(peer, batch, now_s)
+                self._follow_present(peer, batch)
                 peer.newest = seq
         except (IndexError, struct.error):
             self.counters.malformed += 1
@@ -361,7 +361,7 @@ class Member:
             under_way=talk.under_way,
         )
 
-    def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:
+    def _follow_present(self, peer: Peer, batch: Batch) -> None:
         """What of a batch is true of its moment alone."""
         self.peers.tell_loads(peer, batch.loads, batch.names, complete=batch.beat)
         if batch.beat:

@@ -21,9 +21,6 @@ from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, 
 SHARED_SCHEMA = 1
 """Of batches and of keys in Redis. Raised when a reader of the one before would misread."""
 
-MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Of one batch: more than all that an edge keeps waiting takes."""
-
 Name = str | int
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
