@@ -45,6 +45,7 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_token: float = 4.0
     reuse_generated: bool = True
     replicas: int = 8
+    prefill_replicas: int = 0
     kv_tokens: int = 524_288
     speeds: str = ""
     timing: str = "dense-h100"
@@ -186,6 +187,7 @@ def _settings(options: SimulateOptions) -> FleetSettings:
         raise ExperimentError(f"--speeds: {options.speeds!r}: numbers separated by commas are expected") from None
     return FleetSettings(
         replicas=options.replicas,
+        prefill_replicas=options.prefill_replicas,
         kv_tokens=options.kv_tokens,
         speeds=speeds,
         timing=options.timing,

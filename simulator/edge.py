@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from policies.registry import build_policy
-from policies.types import Candidates, Decision, RequestFeatures
+from policies.types import NO_SLOT, Candidates, Decision, RequestFeatures
 from router.features import expected_tokens
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
@@ -36,6 +36,8 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     features: RequestFeatures
     slot: int
     replica: str
+    prefill: int = NO_SLOT
+    """Who computes the prompt, where that is another."""
 
 
 class Edge:
@@ -46,9 +48,11 @@ class Edge:
         self.load = LoadTable()
         self.sessions = SessionTable()
         self.kv = KVState()
+        self.kv.on_prefilled = self.load.release_leg
         self.registry = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
         for replica in replicas:
-            self.registry.put(replica.id, Registration(url=f"http://{replica.id}:8000"), ("127.0.0.1", 8000), 0.0)
+            registration = Registration(url=f"http://{replica.id}:8000", role=replica.role)
+            self.registry.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
             self.kv.apply(replica.index, replica.snapshot(), 0.0)
         self.pipeline = Pipeline(
             policy=build_policy(policy, known_policies()),
@@ -91,7 +95,10 @@ class Edge:
             in_flight=self.load.in_flight,
             in_flight_tokens=self.load.in_flight_tokens,
         )
-        self.kv.placed(features, prompt, slot, candidates, now_s)
+        self.kv.placed(features, prompt, slot, candidates, now_s, prefill=placed.prefill)
+        if placed.prefill != NO_SLOT:
+            uncached = max(1, prompt.tokens - prompt.resident.tokens(placed.prefill))
+            self.load.reserve_leg(features.request_id, placed.prefill, uncached, now_s)
 
     def ended(self, request_id: str, now_s: float) -> None:
         """HAProxy's line, this edge's own or another's: a request is over."""

@@ -7,6 +7,10 @@ their answers. Routers are `simulator.edge.Edge`: everything they know they were
 What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
 but not yet noticed refuses the connection, and the decision's second choice is tried. A request whose replica dies is
 asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
+
+With prefill replicas, a decode replica to which a decision names one leaves the prompt to it: a leg of one token, whose
+blocks are kept until they are fetched, and then the request with all but the last token computed elsewhere. Whatever
+goes wrong with a leg, the decode replica computes the prompt itself.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ from typing import Any
 import msgspec
 
 from engine.sim.model import SimRequest, StepResult
-from policies.types import Decision, RequestFeatures
-from router.state.schema import EngineEvents, Finished, FirstToken
+from policies.types import NO_SLOT, Decision, RequestFeatures
+from router.state.schema import EngineEvents, Finished, FirstToken, leg_id
 from simulator.edge import Edge, Placed
 from simulator.errors import ExperimentError
 from simulator.measure import Counts, Served, Summary, summarise
@@ -55,6 +59,10 @@ class Request(msgspec.Struct, gc=False):
     refusals: int = 0
     first_s: float = 0.0
     cached: int = 0
+    prefill: int = NO_SLOT
+    """The replica that computes the prompt, or did, where that is another."""
+    attempt: int = 0
+    """Decisions so far."""
 
 
 class VirtualFleet:
@@ -68,7 +76,7 @@ class VirtualFleet:
         self._trace = trace
         self._settings = settings
         self._rng = random.Random(f"{seed} fleet")
-        self._replicas = [VirtualReplica(index, settings, trace) for index in range(settings.replicas)]
+        self._replicas = [VirtualReplica(index, settings, trace) for index in range(settings.total)]
         self._edges = [
             Edge(policy, self._replicas, rng=random.Random(f"{seed} router {index}"))
             for index in range(settings.routers)
@@ -76,6 +84,8 @@ class VirtualFleet:
         self._moments: list[tuple[float, int, Action]] = []
         self._order = 0
         self._flying: dict[str, Request] = {}
+        self._legs: dict[str, Request] = {}
+        """Prefill legs in some engine."""
         self._served: list[Served] = []
         self._counts = Counts(reasons=Counter())
 
@@ -89,9 +99,10 @@ class VirtualFleet:
         while moments:
             now_s, _, action = pop(moments)
             action(now_s)
-        assert not self._flying, "requests were lost"
+        assert not self._flying and not self._legs, "requests were lost"
         self._counts.preemptions = sum(replica.preemptions for replica in self._replicas)
-        return summarise(self._served, [replica.prefill_tokens for replica in self._replicas], self._counts)
+        prefilling = self._replicas[self._settings.replicas :] or self._replicas
+        return summarise(self._served, [replica.prefill_tokens for replica in prefilling], self._counts)
 
     @property
     def served(self) -> list[Served]:
@@ -127,19 +138,25 @@ class VirtualFleet:
         request.router = self._rng.randrange(len(self._edges)) if len(self._edges) > 1 else 0
         edge = self._edges[request.router]
         decision = edge.decide(request.features, now_s)
+        request.attempt += 1
         self._counts.reasons[str(decision.reason)] += 1
         if decision.status:
             self._refused(request, decision, now_s)
             return
         if decision.first:
-            placed = Placed(request.features, int(decision.first[1:]), decision.first)
+            prefill = int(decision.prefill[1:]) if decision.prefill else NO_SLOT
+            placed = Placed(request.features, int(decision.first[1:]), decision.first, prefill)
             self._tell_others(request.router, now_s, lambda other: partial(other.decided_elsewhere, placed))
         replica = self._connect(request, decision)
         if replica is None:
             self._end(request, now_s)
             self._at(now_s + NO_REPLICA_RETRY_S, partial(self._ask, request))
             return
-        self._send(request, replica, now_s)
+        request.replica = replica.index
+        if decision.prefill and self._replicas[prefill].up:
+            self._send_leg(request, self._replicas[prefill], now_s)
+        else:
+            self._send(request, now_s)
 
     def _refused(self, request: Request, decision: Decision, now_s: float) -> None:
         self._counts.refused += 1
@@ -157,17 +174,60 @@ class VirtualFleet:
                 replica = self._replicas[int(name[1:])]
                 if replica.up:
                     return replica
-        up = [replica for replica in self._replicas if replica.up]
+        up = [replica for replica in self._replicas[: self._settings.replicas] if replica.up]
         key = request.session.id or str(request.features.prefix_keys[:1])
         return up[zlib.crc32(key.encode()) % len(up)] if up else None
 
-    def _send(self, request: Request, replica: VirtualReplica, now_s: float) -> None:
+    def _send(self, request: Request, now_s: float, *, external: int = 0) -> None:
+        """To its replica; `external` tokens of the prompt come with it."""
         turn, trace = request.turn, self._trace
-        request.replica, request.sent_s = replica.index, now_s
+        if not external:
+            request.prefill = NO_SLOT
+        request.sent_s = now_s
         blocks = turn.blocks if trace.reuse_generated else turn.blocks[: turn.prompt_tokens // trace.block_size]
+        sent = SimRequest(request.id, turn.prompt_tokens, turn.output_tokens, blocks, external_tokens=external)
+        self._add(self._replicas[request.replica], sent, now_s)
+
+    def _add(self, replica: VirtualReplica, sent: SimRequest, now_s: float) -> None:
         self._play(replica, now_s)
-        replica.add(SimRequest(request.id, turn.prompt_tokens, turn.output_tokens, blocks), now_s)
+        replica.add(sent, now_s)
         self._wake(replica)
+
+    # Prefill legs
+
+    def _send_leg(self, request: Request, prefill: VirtualReplica, now_s: float) -> None:
+        turn = request.turn
+        request.prefill, request.sent_s = prefill.index, now_s
+        leg = leg_id(request.id)
+        self._legs[leg] = request
+        blocks = turn.blocks[: turn.prompt_tokens // self._trace.block_size]
+        self._add(prefill, SimRequest(leg, turn.prompt_tokens, 1, blocks, kept=True), now_s)
+
+    def _leg_done(self, leg: str, at_s: float) -> None:
+        request = self._legs.pop(leg)
+        prefill = self._replicas[request.prefill]
+        fetch = partial(self._fetched, request, request.attempt, prefill, prefill.lives)
+        self._at(at_s + self._settings.handoff_s(request.turn.prompt_tokens), fetch)
+
+    def _fetched(self, request: Request, attempt: int, prefill: VirtualReplica, life: int, now_s: float) -> None:
+        """The decode replica has the KV, or finds that it is gone."""
+        if request.attempt != attempt:
+            return
+        self._play(prefill, now_s)
+        kept = prefill.lives == life and prefill.let_go(leg_id(request.id), now_s)
+        self._wake(prefill)
+        self._counts.handed_over += kept
+        self._send(request, now_s, external=request.turn.prompt_tokens if kept else 0)
+
+    def _drop_leg(self, request: Request, now_s: float) -> None:
+        """Nobody waits for its leg any more, nor for the KV that one left."""
+        if request.prefill != NO_SLOT:
+            leg = leg_id(request.id)
+            self._legs.pop(leg, None)
+            prefill = self._replicas[request.prefill]
+            self._play(prefill, now_s)
+            prefill.abort(leg, now_s)
+            self._wake(prefill)
 
     # Replicas
 
@@ -189,22 +249,29 @@ class VirtualFleet:
         for outcome in replica.advance(now_s):
             result, at_s = outcome.result, outcome.at_s
             for request_id, cached in result.first.items():
-                request = self._flying[request_id]
-                request.first_s, request.cached = at_s, cached
+                request = self._legs.get(request_id) or self._flying[request_id]
+                request.first_s = at_s
+                if request.prefill in (NO_SLOT, replica.index):
+                    request.cached = cached
             self._tell_events(replica, result, at_s)
             for request_id in result.finished:
-                self._finish(self._flying.pop(request_id), at_s)
+                if request_id in self._legs:
+                    self._leg_done(request_id, at_s)
+                else:
+                    self._finish(self._flying.pop(request_id), at_s)
 
     def _tell_events(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
-        flying = self._flying
-        first = [
-            FirstToken(request.id, request.turn.prompt_tokens, request.cached, (at_s - request.sent_s) * 1000)
-            for request in (flying[request_id] for request_id in result.first)
-        ]
-        finished = [
-            Finished(request.id, request.turn.prompt_tokens, request.turn.output_tokens)
-            for request in (flying[request_id] for request_id in result.finished)
-        ]
+        flying, legs = self._flying, self._legs
+        first = []
+        for request_id, cached in result.first.items():
+            request = legs.get(request_id) or flying[request_id]
+            took_ms = (at_s - request.sent_s) * 1000
+            first.append(FirstToken(request_id, request.turn.prompt_tokens, cached, took_ms))
+        finished = []
+        for request_id in result.finished:
+            leg = legs.get(request_id)
+            turn = (leg or flying[request_id]).turn
+            finished.append(Finished(request_id, turn.prompt_tokens, 1 if leg else turn.output_tokens))
         message = replica.message(result, first, finished)
         if message is not None:
             self._tell(replica, message, at_s)
@@ -258,9 +325,12 @@ class VirtualFleet:
         replica.restart()
         self._at(now_s + restart.noticed_s, partial(self._notice_death, replica))
         self._at(now_s + restart.down_s, partial(self._revive, replica))
+        for leg in [leg for leg, request in self._legs.items() if request.prefill == replica.index]:
+            self._send(self._legs.pop(leg), now_s)
         for request in [request for request in self._flying.values() if request.replica == replica.index]:
             self._counts.retried += 1
             request.replica = -1
+            self._drop_leg(request, now_s)
             self._end(request, now_s)
             self._ask(request, now_s)
 

@@ -58,7 +58,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float
     """Prompt tokens found in the cache over all prompt tokens."""
     imbalance: float
-    """Prefilled tokens of the busiest replica over the mean."""
+    """Prefilled tokens of the busiest replica over the mean; of prefill replicas alone where there are any."""
     within_slo: float
     """Share of requests with TTFT <= 2 s and 25 ms or less between tokens."""
     goodput_per_s: float
@@ -70,6 +70,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Answers that said: come back later."""
     abandoned: int
     """Requests given up after too many of those."""
+    handed_over: int
+    """Requests whose prompt a prefill replica computed."""
     reasons: dict[str, int]
     """Decisions by reason."""
 
@@ -81,11 +83,12 @@ class Counts(msgspec.Struct, kw_only=True):
     retried: int = 0
     refused: int = 0
     abandoned: int = 0
+    handed_over: int = 0
     reasons: dict[str, int] = {}
 
 
 def summarise(served: Sequence[Served], prefill_tokens: Sequence[int], counts: Counts) -> Summary:
-    """`prefill_tokens` is what each replica computed. At least one request was served."""
+    """`prefill_tokens` is what each replica that is there to prefill computed. At least one request was served."""
     ttft_ms = [record.ttft_s * 1000 for record in served]
     good = sum(record.ttft_s <= SLO_TTFT_S and record.itl_s <= SLO_ITL_S for record in served)
     span_s = max(record.end_s for record in served) - min(record.arrived_s for record in served)
@@ -103,6 +106,7 @@ def summarise(served: Sequence[Served], prefill_tokens: Sequence[int], counts: C
         retried=counts.retried,
         refused=counts.refused,
         abandoned=counts.abandoned,
+        handed_over=counts.handed_over,
         reasons=counts.reasons,
     )
 
@@ -146,6 +150,7 @@ def average(summaries: Sequence[Summary]) -> Summary:
         retried=total("retried"),
         refused=total("refused"),
         abandoned=total("abandoned"),
+        handed_over=total("handed_over"),
         reasons=reasons,
     )
 

@@ -8,7 +8,7 @@ from itertools import chain
 from engine.sim.blocks import Stored
 from engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
 from engine.sim.timeline import Outcome, Timeline
-from router.state.schema import EngineEvents, Finished, FirstToken
+from router.state.schema import EngineEvents, Finished, FirstToken, Role
 from simulator.settings import FleetSettings
 from simulator.trace import Trace
 
@@ -23,6 +23,9 @@ class VirtualReplica:
     def __init__(self, index: int, settings: FleetSettings, trace: Trace) -> None:
         self.index = index
         self.id = f"r{index}"
+        self.role = Role.BOTH
+        if settings.prefill_replicas:
+            self.role = Role.DECODE if index < settings.replicas else Role.PREFILL
         self.up = True
         self.lives = 1
         """Engines that have served under this id."""
@@ -50,6 +53,15 @@ class VirtualReplica:
 
     def add(self, request: SimRequest, now_s: float) -> None:
         self._timeline.add(request, now_s)
+
+    def abort(self, request_id: str, now_s: float) -> None:
+        """A request is dropped, or the blocks that are kept for it; nothing where it is not known."""
+        if not self._timeline.abort(request_id, now_s):
+            self._timeline.let_go(request_id, now_s)
+
+    def let_go(self, request_id: str, now_s: float) -> bool:
+        """Blocks kept for a leg were fetched; False when they are gone."""
+        return self._timeline.let_go(request_id, now_s)
 
     def advance(self, now_s: float) -> list[Outcome]:
         outcomes = self._timeline.advance(now_s)

@@ -28,6 +28,13 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 8
     kv_tokens: int = 524_288
     """KV capacity of a replica."""
+    prefill_replicas: int = 0
+    """With any, the `replicas` only decode and these compute their prompts. They come behind: with 4 and 2, it is
+    replicas 4 and 5 that prefill."""
+    handoff_ms: float = 2.0
+    """What fetching a prompt's KV takes a decode replica, whatever its size."""
+    handoff_us_per_token: float = 2.5
+    """And for each token of it: 128 KiB a token at 50 GB/s."""
     speeds: tuple[float, ...] = ()
     """Speed of each replica against the timing, repeated until all have one; empty for 1."""
     timing: str = "dense-h100"
@@ -42,22 +49,36 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     restarts: tuple[Restart, ...] = ()
 
     def __post_init__(self) -> None:
-        for key, low, high in (("replicas", 1, MAX_REPLICAS), ("routers", 1, MAX_ROUTERS), ("kv_tokens", 1, 1 << 40)):
+        for key, low, high in (
+            ("replicas", 1, MAX_REPLICAS),
+            ("prefill_replicas", 0, MAX_REPLICAS - self.replicas),
+            ("routers", 1, MAX_ROUTERS),
+            ("kv_tokens", 1, 1 << 40),
+        ):
             if not low <= getattr(self, key) <= high:
                 raise ExperimentError(f"{key}: {getattr(self, key)}: {low} to {high} is expected")
         if self.timing not in TIMINGS:
             raise ExperimentError(f"timing: {self.timing!r}: one of {', '.join(TIMINGS)} is expected")
-        if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.replicas:
+        if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.total:
             raise ExperimentError(f"speeds: {list(self.speeds)}: above 0 and at most one a replica is expected")
-        for key in ("event_lag_s", "sync_s"):
+        for key in ("event_lag_s", "sync_s", "handoff_ms", "handoff_us_per_token"):
             value = getattr(self, key)
             if value is not None and value < 0:
                 raise ExperimentError(f"{key}: {value}: 0 or more is expected")
         for restart in self.restarts:
-            if not 0 <= restart.replica < self.replicas:
-                raise ExperimentError(f"restarts: replica {restart.replica}: 0 to {self.replicas - 1} is expected")
+            if not 0 <= restart.replica < self.total:
+                raise ExperimentError(f"restarts: replica {restart.replica}: 0 to {self.total - 1} is expected")
             if not 0 <= restart.noticed_s <= restart.down_s:
                 raise ExperimentError(f"restarts: noticed after {restart.noticed_s} s: 0 to down_s is expected")
+
+    @property
+    def total(self) -> int:
+        """Replicas of either kind."""
+        return self.replicas + self.prefill_replicas
+
+    def handoff_s(self, tokens: int) -> float:
+        """From a prompt of so many tokens being computed until the decode replica has its KV."""
+        return (self.handoff_ms + self.handoff_us_per_token * tokens / 1000) / 1000
 
     def speed(self, replica: int) -> float:
         return self.speeds[replica % len(self.speeds)] if self.speeds else 1.0

@@ -47,6 +47,15 @@ class Timeline:
         self._interrupt(now_s)
         return self.model.abort(request_id)
 
+    def let_go(self, request_id: str, now_s: float) -> bool:
+        """Blocks kept for a finished request are fetched, or not wanted; False when none are. `advance(now_s)` must
+        have been played."""
+        self._interrupt(now_s)
+        found = self.model.let_go(request_id)
+        if self.next_s == math.inf:
+            self._begin(now_s)
+        return found
+
     def advance(self, now_s: float) -> list[Outcome]:
         """Play all that ends by `now_s`. Steps that only bring one more token to everyone running are not reported,
         unless they changed what is resident."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
+from engine.sim.timing import DENSE_H100
 from simulator.errors import ExperimentError
 from simulator.fleet import MAX_REFUSALS, VirtualFleet
 from simulator.generate import WORKLOADS, generate
@@ -156,3 +157,72 @@ def test_slow_replicas_get_less_of_the_work() -> None:
     fleet = run(agents(80), "kv_cost", replicas=4, speeds=(1.0, 0.5))
     by_replica = [sum(s.prompt_tokens - s.cached_tokens for s in fleet.served if s.replica == r) for r in range(4)]
     assert by_replica[1] + by_replica[3] < 0.9 * (by_replica[0] + by_replica[2])
+
+
+def test_a_paired_request_waits_for_both_replicas() -> None:
+    """Its prompt is computed by the prefill replica, travels, and its last token is computed where it decodes."""
+    fleet = run(make_trace(make_session("a", 0.0, make_turn(4_000, 3))), "kv_cost", replicas=1, prefill_replicas=1)
+    (served,) = fleet.served
+    expected_s = DENSE_H100.prefill_s(4_000) + (2.0 + 2.5 * 4_000 / 1000) / 1000 + DENSE_H100.prefill_s(1)
+    assert served.ttft_s == pytest.approx(expected_s)
+    assert (served.replica, summary(fleet).handed_over) == (0, 1)
+
+
+def test_a_short_prompt_is_not_handed_over() -> None:
+    """Below `min_uncached_tokens` the decode replica computes it."""
+    fleet = run(make_trace(make_session("a", 0.0, make_turn(1_000, 3))), "kv_cost", replicas=1, prefill_replicas=1)
+    assert fleet.served[0].ttft_s * 1000 == pytest.approx(PREFILL_1000_MS)
+    assert summary(fleet).handed_over == 0
+
+
+def test_what_a_prefill_replica_holds_counts_as_cached() -> None:
+    """A prompt of 8,000 tokens, and later another that begins alike: the second leg finds what the first left."""
+    first, second = make_conversation("a", 0.0, [8_000, 12_000], pause_s=1.0).turns
+    trace = make_trace(make_session("a", 0.0, first), make_session("b", 5.0, second))
+    fleet = run(trace, "round_robin", replicas=2, prefill_replicas=1)
+    assert [served.replica for served in fleet.served] == [0, 1]
+    assert [served.cached_tokens for served in fleet.served] == [0, 8_000]
+
+
+@pytest.mark.parametrize("routers", [1, 3])
+def test_pools_serve_every_request_once(routers: int) -> None:
+    """With one router and with several; nothing is left in their books, nor blocks that nobody fetched."""
+    trace = agents(12)
+    fleet = run(trace, "kv_cost", routers=routers, replicas=3, prefill_replicas=2)
+    assert summary(fleet).requests == trace.requests
+    assert 0 < summary(fleet).handed_over < trace.requests
+    assert all(served.replica < 3 for served in fleet.served)
+    for edge in fleet.edges:
+        assert len(edge.load) == 0
+        assert len(edge.kv.backlog) == 0
+        edge.load.validate()
+        edge.kv.validate()
+
+
+@pytest.mark.parametrize("dies", [0, 2])
+def test_a_death_in_either_pool_loses_nothing(dies: int) -> None:
+    """A decode replica's requests are asked for again; a prefill replica's legs are computed where they decode."""
+    trace = agents(15, per_s=1.0)
+    restart = Restart(replica=dies, at_s=20.0, down_s=10.0)
+    fleet = run(trace, "kv_cost", replicas=2, prefill_replicas=1, restarts=(restart,))
+    assert summary(fleet).requests == trace.requests
+    assert (summary(fleet).retried > 0) is (dies == 0)
+
+
+def test_a_prefill_replica_that_dies_leaves_its_leg() -> None:
+    """It dies in the middle of a prompt: the decode replica begins anew at once."""
+    trace = make_trace(make_session("a", 0.0, make_turn(8_000, 3)))
+    restart = Restart(replica=1, at_s=0.05, down_s=10.0)
+    fleet = run(trace, "kv_cost", replicas=1, prefill_replicas=1, restarts=(restart,))
+    assert fleet.served[0].ttft_s == pytest.approx(0.05 + DENSE_H100.prefill_s(8_000))
+    assert (summary(fleet).handed_over, summary(fleet).retried) == (0, 0)
+
+
+def test_kv_that_died_with_its_replica_is_computed_again() -> None:
+    """It dies between the end of the leg and the fetch."""
+    trace = make_trace(make_session("a", 0.0, make_turn(8_000, 3)))
+    done_s = DENSE_H100.prefill_s(8_000)
+    restart = Restart(replica=1, at_s=done_s + 0.001, down_s=10.0)
+    fleet = run(trace, "kv_cost", replicas=1, prefill_replicas=1, restarts=(restart,))
+    assert fleet.served[0].ttft_s == pytest.approx(2 * done_s + 0.022)
+    assert summary(fleet).handed_over == 0

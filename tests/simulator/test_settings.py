@@ -21,6 +21,8 @@ from simulator.settings import FleetSettings, Restart
         pytest.param({"replicas": 1, "speeds": (1.0, 2.0)}, "at most one a replica", id="speeds"),
         pytest.param({"sync_s": -1.0}, "sync_s: -1.0", id="sync"),
         pytest.param({"event_lag_s": -1.0}, "event_lag_s", id="lag"),
+        pytest.param({"prefill_replicas": 4089}, "prefill_replicas: 4089: 0 to 4088", id="prefill"),
+        pytest.param({"handoff_ms": -1.0}, "handoff_ms", id="hand-off"),
         pytest.param({"restarts": (Restart(replica=8, at_s=0.0),)}, "replica 8: 0 to 7", id="restart whom"),
         pytest.param({"restarts": (Restart(replica=0, at_s=0.0, down_s=0.5),)}, "noticed", id="restart when"),
     ],

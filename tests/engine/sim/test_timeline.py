@@ -135,3 +135,15 @@ def test_a_timeline_tells_what_single_steps_tell(plan: list[tuple[float, int, in
     assert [names for _, *names in told] == [names for _, *names in stepwise.told]
     assert [at_s for at_s, *_ in told] == pytest.approx([at_s for at_s, *_ in stepwise.told])
     assert timeline.model.stats() == stepwise.model.stats()
+
+
+def test_blocks_that_are_let_go_make_room() -> None:
+    """Kept blocks fill the engine and a second request waits; it begins when they are let go."""
+    timeline = Timeline(make_model(blocks=4, block_size=4, timing=TIMING))
+    timeline.add(SimRequest("kept", 12, 1, (1, 2, 3), kept=True), now_s=0.0)
+    assert timeline.advance(timeline.next_s)[0].result.finished == ["kept"]
+    timeline.add(make_request("next", prompt=12, output=1), now_s=1.0)
+    assert timeline.next_s == math.inf
+    assert timeline.let_go("kept", now_s=2.0)
+    assert timeline.next_s == pytest.approx(2.0 + 0.016 + 12 * 0.0015)
+    assert not timeline.let_go("kept", now_s=2.0)
