@@ -137,11 +137,6 @@ class KVState:
         """Somebody looked at the engine on a slot, which tells nothing itself."""
         self._feeds[slot].load = load
 
-    def restarted(self, slot: int) -> None:
-        """The engine on a slot has another life than when it was looked at last."""
-        self.counters.restarts += 1
-        self._restarted(slot)
-
     def reports(self, slot: int) -> bool:
         """Whether an engine there tells what it stores."""
         return bool(self._feeds[slot].epoch)
@@ -192,11 +187,11 @@ class KVState:
         uncached = max(1, prompt.tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         reports = self.reports(slot)
-        at = next((at for at, slots in prompt.levels if slot in slots), -1)
+        at = _deepest(prompt, slot)
         if keys:
-            self._expect(slot, keys, prompt, now_s)
+            self._expect(slot, keys, at + 1, prompt, now_s)
             if prefill != NO_SLOT:
-                self._expect(prefill, keys, prompt, now_s)
+                self._expect(prefill, keys, _deepest(prompt, prefill) + 1, prompt, now_s)
         request_id = features.request_id
         was = prompt.conversation.name if prompt.conversation is not None else None
         known = self.conversations.place(
@@ -247,8 +242,8 @@ class KVState:
         self._legs.add(leg)
         self.backlog.add(leg, slot, uncached, now_s, reports=self.reports(slot))
 
-    def _expect(self, slot: int, keys: Sequence[int], prompt: Prompt, now_s: float) -> None:
-        start = next((at + 1 for at, slots in prompt.levels if slot in slots), 0)
+    def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
+        """The slot will hold the prompt's keys from `start` on."""
         mirror = self._mirrors.get(slot)
         if mirror is not None:
             self._mirrored(mirror, slot, keys, start, prompt)
@@ -311,8 +306,7 @@ class KVState:
         counters.messages += 1
         feed = self._feeds[slot]
         if feed.epoch and events.epoch != feed.epoch:
-            counters.restarts += 1
-            self._restarted(slot)
+            self.restarted(slot)
         if events.snapshot:
             # A mirror was a guess: from here on the engine tells.
             if self._mirrors.pop(slot, None) is not None or feed.epoch:
@@ -323,11 +317,7 @@ class KVState:
         if feed.in_step:
             feed.seq = events.seq
             counters.keys += len(events.stored) + len(events.evicted)
-            stored, evicted = index.stored, index.evicted
-            for key in events.stored:
-                stored(slot, key)
-            for key in events.evicted:
-                evicted(slot, key)
+            self._keys(slot, events)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
         else:
@@ -342,10 +332,7 @@ class KVState:
             feed.load = events.load
         if events.handoffs is not None:
             feed.handoffs = events.handoffs
-        for first in events.first:
-            self._first(slot, first)
-        for finished in events.finished:
-            self._finished(slot, finished, now_s)
+        self._requests(slot, events, now_s)
         return not feed.in_step
 
     def relayed(self, slot: int, events: EngineEvents, now_s: float) -> None:
@@ -355,20 +342,27 @@ class KVState:
         feed = self._feeds[slot]
         if not feed.in_step and events.epoch not in feed.past:
             if feed.epoch and events.epoch != feed.epoch:
-                self.counters.restarts += 1
-                self._restarted(slot)
+                self.restarted(slot)
             if events.snapshot and feed.epoch:
                 self.index.forget(slot)
             feed.epoch = events.epoch
             self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
-            for key in events.stored:
-                self.index.stored(slot, key)
-            for key in events.evicted:
-                self.index.evicted(slot, key)
+            self._keys(slot, events)
             if events.capacity_tokens:
                 self.columns.set_capacity(slot, events.capacity_tokens)
             if events.load is not None:
                 feed.load = events.load
+        self._requests(slot, events, now_s)
+
+    def _keys(self, slot: int, events: EngineEvents) -> None:
+        """What became resident there, and what no longer is."""
+        stored, evicted = self.index.stored, self.index.evicted
+        for key in events.stored:
+            stored(slot, key)
+        for key in events.evicted:
+            evicted(slot, key)
+
+    def _requests(self, slot: int, events: EngineEvents, now_s: float) -> None:
         for first in events.first:
             self._first(slot, first)
         for finished in events.finished:
@@ -393,8 +387,9 @@ class KVState:
         """The life of the engine that is known; empty when nothing was heard of it."""
         return self._feeds[slot].epoch
 
-    def _restarted(self, slot: int) -> None:
+    def restarted(self, slot: int) -> None:
         """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
+        self.counters.restarts += 1
         mirror = self._mirrors.get(slot)
         if mirror is not None:
             self._mirrors[slot] = CacheMirror(mirror.capacity)
@@ -479,6 +474,14 @@ class KVState:
         self.index.validate()
         self.backlog.validate()
         self.conversations.validate()
+
+
+def _deepest(prompt: Prompt, slot: int) -> int:
+    """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
+    for at, slots in prompt.levels:
+        if slot in slots:
+            return at
+    return -1
 
 
 def _best(resident: Residency, candidates: Candidates) -> int:
