@@ -17,6 +17,7 @@ import structlog
 
 from haproxy.process import die_with_parent
 from pointsman.errors import EXIT_CONFIGURATION
+from router.backoff import Backoff
 
 MIN_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
@@ -75,7 +76,7 @@ class Child:
         log.debug("started", child=self.name, pid=self._process.pid)
 
     async def _keep_alive(self) -> None:
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             assert self._process is not None
             started_s = time.monotonic()
@@ -87,10 +88,9 @@ class Child:
                     self.refused.set_result(self.last_words())
                 return
             if time.monotonic() - started_s > STEADY_S:
-                backoff_s = MIN_BACKOFF_S
-            log.warning("process ended, restarting", child=self.name, code=code, in_s=backoff_s)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                backoff.reset()
+            log.warning("process ended, restarting", child=self.name, code=code, in_s=backoff.next_s)
+            await backoff.pause()
             self.restarts += 1
             await self._spawn()
 

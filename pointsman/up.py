@@ -32,6 +32,7 @@ from pointsman.errors import EXIT_CONFIGURATION, StartError
 from pointsman.haproxy_commands import saved_servers
 from pointsman.plan import EdgePlan, UpOptions, plan_edges
 from pointsman.valkey import valkey_argv, valkey_url
+from router.backoff import Backoff
 from router.errors import RouterError
 from router.logs import configure
 
@@ -298,7 +299,7 @@ class Edge:
 
     async def _keep_haproxy(self) -> None:
         assert self._haproxy is not None
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             code = await self._haproxy.wait()
             if self._stopping:
@@ -307,12 +308,11 @@ class Edge:
             while True:
                 try:
                     await self._haproxy.start()
-                    backoff_s = MIN_BACKOFF_S
+                    backoff.reset()
                     break
                 except HAProxyError as error:
-                    log.error("HAProxy did not start", error=str(error), again_in_s=backoff_s)
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                    log.error("HAProxy did not start", error=str(error), again_in_s=backoff.next_s)
+                    await backoff.pause()
 
     def reload_haproxy(self) -> None:
         """SIGHUP: HAProxy's files are rendered anew, with the replicas of the moment, and fresh workers take over.

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from router.backoff import Backoff
 from router.clock import Clock
 from router.histogram import Histogram
 from router.readiness import Readiness
@@ -128,14 +129,13 @@ class Sharing:
     # The loops
 
     async def _join(self) -> None:
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             try:
                 kept = await self._store.open()
             except StoreError as error:
                 self._failed("join", error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                await backoff.pause()
             else:
                 self._worked("join")
                 self.member.restore(kept.replicas, kept.documents, self._clock())
@@ -145,7 +145,7 @@ class Sharing:
     async def _write(self) -> None:
         member = self.member
         pending: Outgoing | None = None
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             if pending is None:
                 pending = member.next_batch(self._clock())
@@ -154,11 +154,10 @@ class Sharing:
                     await self._append(pending)
                 except StoreError as error:
                     self._failed("write", error)
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                    await backoff.pause()
                     continue
                 pending = None
-                backoff_s = MIN_BACKOFF_S
+                backoff.reset()
                 self._worked("write")
             snapshot = member.snapshot_wanted(self._clock())
             if snapshot is not None:
@@ -204,7 +203,7 @@ class Sharing:
 
     async def _read(self) -> None:
         member = self.member
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             following = member.following()
             if not following:
@@ -214,10 +213,9 @@ class Sharing:
                 entries = await self._store.read(following, BLOCK_S)
             except StoreError as error:
                 self._failed("read", error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                await backoff.pause()
                 continue
-            backoff_s = MIN_BACKOFF_S
+            backoff.reset()
             self._worked("read")
             for count, (edge, seq, payload) in enumerate(entries, 1):
                 self.metrics.bytes_read += len(payload)

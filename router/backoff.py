@@ -1,0 +1,26 @@
+"""How long to wait before something that failed is tried again. Leaf module."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Backoff:
+    """Pauses that double from `first_s` up to `longest_s`."""
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self.next_s = first_s
+        """The pause that comes next."""
+
+    def __repr__(self) -> str:
+        return f"Backoff(next {self.next_s} s)"
+
+    def reset(self) -> None:
+        """It worked: the next pause is the first again."""
+        self.next_s = self._first_s
+
+    async def pause(self) -> None:
+        pause_s, self.next_s = self.next_s, min(2 * self.next_s, self._longest_s)
+        await asyncio.sleep(pause_s)
