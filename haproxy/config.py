@@ -19,10 +19,14 @@ from haproxy.errors import ConfigError
 FRONTEND = "edge"
 BACKEND = "fleet"
 """Names of the proxy clients come in through, and of the one the replicas are in."""
-FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map")
+FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map")
 """What one edge's files are called; the first refers to the others."""
 HEALTH_MAP = FILE_NAMES[3]
 """Server name -> path of its health check, for those that differ from `ServerOptions.health_path`."""
+GROUPS_MAP = FILE_NAMES[4]
+"""Server name -> token of its group, which is all servers that serve the same names; empty while all are one group."""
+MODELS_MAP = FILE_NAMES[5]
+"""xxh64 of a name that requests may ask for, 16 hexadecimal digits -> the groups that serve it, with commas between."""
 MAX_SOCKET_PATH_BYTES = 95
 """A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
@@ -264,8 +268,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_body_bytes: int = 0
     """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
     hash_balance_percent: int = 200
-    """When HAProxy chooses alone, no replica gets more than this share of the average load. From 200 on, whatever the
-    load, one of the others is always under it, so that a redispatch never comes back to the server that failed."""
+    """When HAProxy chooses alone, a replica that has this share of the average load of those that serve the model is
+    passed over while another is below it."""
     threads: int = 0
     """0: one per core, HAProxy's own choice."""
     maxconn: int = 0

@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from haproxy.config import HEALTH_MAP, Server, ServerOptions, server_ids
+from xxhash import xxh64_hexdigest
+
+from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, ServerOptions, server_ids
 from haproxy.errors import CommandRefused
 from haproxy.runtime_api import (
     RuntimeAPI,
@@ -28,6 +30,9 @@ from haproxy.runtime_api import (
 )
 
 DELETE_VERB = "del server "
+MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP)
+GROUPS_MAX = 256
+"""Groups that are listed for one name; what serves it beyond them is not chosen while the router is away."""
 
 Health = Literal["up", "down", "starting"]
 Admin = Literal["ready", "drain", "maint"]
@@ -50,6 +55,8 @@ class DesiredServer(NamedTuple):
     drain: bool = False
     health_path: str = ""
     """Where its health check goes; empty: `ServerOptions.health_path`."""
+    names: frozenset[str] | None = frozenset()
+    """Models that requests may ask it for. Empty: any; None: not known yet, so none."""
 
 
 class ObservedServer(NamedTuple):
@@ -151,6 +158,27 @@ def health_paths(desired: Mapping[str, DesiredServer]) -> dict[str, str]:
     return {name: _checked(wanted).health_path for name, wanted in desired.items() if wanted.health_path}
 
 
+def groups(desired: Mapping[str, DesiredServer]) -> tuple[dict[str, str], dict[str, str]]:
+    """The entries of `GROUPS_MAP` and `MODELS_MAP`: none while all servers serve the same.
+
+    Names come from clients and their registrations, so what is written of them is their hash.
+    """
+    tokens: dict[frozenset[str] | None, str] = {None: xxh64_hexdigest(b"")}
+    for server in desired.values():
+        if server.names not in tokens:
+            tokens[server.names] = xxh64_hexdigest("\0".join(sorted(server.names or ())).encode("utf-8", "replace"))
+    if len({server.names for server in desired.values()}) <= 1:
+        return {}, {}
+    models: dict[str, list[str]] = {}
+    for names, token in sorted(tokens.items(), key=lambda item: item[1]):
+        for name in names or ():
+            models.setdefault(xxh64_hexdigest(name.encode("utf-8", "replace")), []).append(token)
+    return (
+        {name: tokens[server.names] for name, server in desired.items() if server.names != frozenset()},
+        {name: ",".join(serving[:GROUPS_MAX]) for name, serving in models.items()},
+    )
+
+
 def _entries(answer: str) -> dict[str, str]:
     """Of `show map`; none where the configuration knows no such map. Adding to that one is refused, and says so."""
     try:
@@ -208,9 +236,10 @@ class Reconciler:
     async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
         """One round. Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as
         a command, CommandRefused when HAProxy does not take one (the others were applied)."""
-        pid, servers, paths = await self._look()
+        pid, servers, maps = await self._look()
         # Paths first: a server's first check goes where it should.
-        commands = plan_map(HEALTH_MAP, health_paths(desired), paths)
+        wanted = (health_paths(desired), *groups(desired))
+        commands = [c for name, *entries in zip(MAPS, wanted, maps, strict=True) for c in plan_map(name, *entries)]
         commands += plan(desired, servers, backend=self._backend, options=self._options)
         if not commands:
             return Observation(pid, servers, changed=False)
@@ -222,11 +251,12 @@ class Reconciler:
         """Set a process variable of the configuration; it is gone after a reload."""
         await self._api.set_variable(name, value)
 
-    async def _look(self) -> tuple[int, dict[str, ObservedServer], dict[str, str]]:
+    async def _look(self) -> tuple[int, dict[str, ObservedServer], list[dict[str, str]]]:
         commands = ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]
-        *answers, paths = await self._api.answers([*commands, f"show map {HEALTH_MAP}"])
-        info, states, stats = (check_answer(*pair) for pair in zip(commands, answers, strict=True))
-        return parse_info(info).pid, observe(parse_servers_state(states), parse_stat(stats)), _entries(paths)
+        answers = await self._api.answers([*commands, *(f"show map {name}" for name in MAPS)])
+        info, states, stats = (check_answer(*pair) for pair in zip(commands, answers[:3], strict=True))
+        maps = [_entries(answer) for answer in answers[3:]]
+        return parse_info(info).pid, observe(parse_servers_state(states), parse_stat(stats)), maps
 
     async def _apply(self, commands: list[str]) -> None:
         answers = await self._api.answers(commands)

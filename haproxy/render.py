@@ -8,8 +8,9 @@ What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid u
 - Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
   are removed and `x-request-id` is the edge's own.
 - A POST to a generation path asks the router; everything else is spread evenly over the ready servers.
-- The router's `first`, then its `second`, serves. Without an answer HAProxy chooses: session key, else prompt head,
-  hashed with bounded load onto the healthy servers, and says `x-pointsman-reason: fail-open`.
+- The router's `first`, then its `second`, serves: also when the first turns out to be dead. Without an answer HAProxy
+  chooses both: session key, else prompt head, hashed with bounded load onto the healthy servers of the model that the
+  request names; it says `x-pointsman-reason: fail-open`. Where no server of that model is up: 503.
 - `GET /v1/models` is answered by the router for the whole fleet, by any replica while the router is away.
 - One JSON line per finished request goes to the router's ring address.
 """
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import jinja2
 
 from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL
-from haproxy.config import HEALTH_MAP, EdgeConfig, server_ids
+from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, EdgeConfig, server_ids
 
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
@@ -40,6 +41,8 @@ class Rendered(NamedTuple):
     spoe_cfg: str
     lua: str
     health_map: str
+    groups_map: str
+    models_map: str
 
 
 def _log_format(first_token: bool) -> str:
@@ -85,7 +88,9 @@ def render(edge: EdgeConfig) -> Rendered:
         "allowed_path_tests": _path_tests(edge.allowed_paths),
         "bufsize": bufsize,
         "error_bodies": ERROR_BODIES,
+        "groups_map": GROUPS_MAP,
         "health_map": HEALTH_MAP,
+        "maps": (HEALTH_MAP, GROUPS_MAP, MODELS_MAP),
         "hash_head_bytes": HASH_HEAD_BYTES,
         # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
         # 16 MiB, and for 32 of the largest.
@@ -103,4 +108,7 @@ def render(edge: EdgeConfig) -> Rendered:
         spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
         lua=files("haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
         health_map="".join(f"{server.name} {server.health_path}\n" for server in edge.servers if server.health_path),
+        # Which server serves what is the router's to say, at run time.
+        groups_map="",
+        models_map="",
     )

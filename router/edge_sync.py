@@ -87,6 +87,7 @@ class EdgeSync:
                 replica.port,
                 drain=replica.draining or replica.role is Role.PREFILL,
                 health_path=replica.registration.health_path,
+                names=replica.names,
             )
             for replica in self._replicas
         }

@@ -2,12 +2,14 @@
 --
 --   lua.pm_body          fetch: the digest of a request body, sent to the router as argument of `route-body`
 --   lua.pm_lookup        action: the same question over HTTP, for sites that do not want SPOE
+--   lua.pm_choose        action: two servers of the right model, where the router named none
+--   lua.pm_place         converter: a server's name -> what makes HAProxy's own balancing hit that server
 --   lua.pm_first_token   filter: milliseconds to the first byte of the answer's body
 --
 -- router/prefix_keys.py and router/body_fields.py are the Python twins of the two halves of the digest; golden vectors
 -- hold both sides together. A fetch must never raise: whatever arrives, the digest says what could be read.
 
-local LOOKUP_ADDRESS, LOOKUP_TIMEOUT_MS = ...
+local BALANCE_PERCENT, LOOKUP_ADDRESS, LOOKUP_TIMEOUT_MS = ...
 
 -- Bits of proc.pm.body. The configuration keeps requests that need nothing away from here.
 local NEEDS_FIELDS, NEEDS_KEYS, NEEDS_FIELDS_WITHOUT_SESSION = 1, 2, 4
@@ -238,6 +240,147 @@ if LOOKUP_ADDRESS then
     LOOKUP_TIMEOUT_MS = tonumber(LOOKUP_TIMEOUT_MS)
     core.register_action("pm_lookup", { "http-req" }, lookup)
 end
+
+---------------------------------------------------------------------------------------------------------------------
+-- Choosing without the router. Sessions are hashed onto the servers by rendezvous: the highest of mixed(server, session)
+-- has it, so that all edges agree and a server that leaves moves only its own. With bounded load: one that has
+-- BALANCE_PERCENT of the average is passed over.
+--
+-- Where servers differ in what they serve, the router fills two maps: the group of each server, and for the xxh64 of
+-- each name that may be asked for the groups that serve it. A server without a group serves anything.
+
+local FLEET = "fleet"
+local GROUPS, MODELS = Map.new("groups.map", Map._str), Map.new("models.map", Map._str)
+local MEMBERS_KEPT_MS = 1000
+
+local members, members_until_ms = {}, 0
+
+-- Every server with its group, the hash of its name, and how many requests it has. Asking for the first three takes
+-- longer than choosing, so they are kept until they are old or a server among them was deleted.
+local function all_members(converters)
+    local now, whole = now_ms(), true
+    for _, member in ipairs(members) do
+        member.sessions = member.server:get_cur_sess()
+        whole = whole and member.sessions ~= nil
+    end
+    if now >= members_until_ms or not whole then
+        members, members_until_ms = {}, now + MEMBERS_KEPT_MS
+        for name, server in pairs(core.backends[FLEET].servers) do
+            members[#members + 1] = {
+                name = name,
+                server = server,
+                group = GROUPS:lookup(name),
+                hash = converters:xxh64(name, 0),
+                sessions = server:get_cur_sess() or 0,
+            }
+        end
+    end
+    return members
+end
+
+-- The finalizer of MurmurHash3.
+local function mixed(x)
+    x = (x ~ (x >> 33)) * 0xff51afd7ed558ccd
+    x = (x ~ (x >> 33)) * 0xc4ceb9fe1a85ec53
+    return x ~ (x >> 33)
+end
+
+-- Whether HAProxy would balance onto it. One that was deleted has no stats.
+local function is_usable(server)
+    local stats = server:get_stats()
+    return stats and (find(stats.status, "^UP") or stats.status == "no check") and true or false
+end
+
+-- The first two of `found` that are usable, those under the bound before those over it.
+local function best_two(found, bound)
+    local under, over = {}, {}
+    for _, member in ipairs(found) do
+        if is_usable(member.server) then
+            local list = member.sessions < bound and under or over
+            list[#list + 1] = member.name
+            if #under == 2 then break end
+        end
+    end
+    if #under == 0 then return over[1], over[2] end
+    return under[1], under[2] or over[1]
+end
+
+-- The model a request names; "" where it names none.
+local function model_of(txn)
+    local body = txn.sf:req_body() or ""
+    return (fields(txn.c, body, prompt_start(body), false, false))
+end
+
+local function choose(txn)
+    local everyone = all_members(txn.c)
+    local grouped = false
+    for _, member in ipairs(everyone) do
+        grouped = grouped or member.group ~= nil
+    end
+    local model = grouped and model_of(txn) or ""
+    local groups = model ~= "" and (MODELS:lookup(string.format("%016x", txn.c:xxh64(model, 0))) or "")
+    local key = txn.c:xxh64(tostring(txn:get_var("txn.pm.session") or ""), 0)
+    local found, sessions, serves = {}, 0, false
+    for _, member in ipairs(everyone) do
+        if not groups or not member.group or find(groups, member.group, 1, true) then
+            member.rank = mixed(member.hash ~ key)
+            found[#found + 1] = member
+            sessions = sessions + member.sessions
+        end
+    end
+    table.sort(found, function(a, b) return a.rank > b.rank end)
+    local bound = (sessions + 1) * tonumber(BALANCE_PERCENT) / 100 / math.max(#found, 1)
+    local first, second = best_two(found, bound)
+    if first then txn:set_var("txn.pm.first", first) end
+    if second then txn:set_var("txn.pm.second", second) end
+    if first or not grouped then return end
+    -- No server of that model: HAProxy's own balancing could only meet one of another.
+    txn:set_var("txn.pm.model", model)
+    txn:set_var("txn.pm.status", #found == 0 and 404 or 503)
+end
+
+core.register_action("pm_choose", { "http-req" }, choose)
+
+-- `use-server` rules are read once: when the server they chose fails, HAProxy balances. `balance hash` with
+-- `hash-type consistent djb2` takes the server nearest to djb2(key) on a ring on which a server has the points
+-- full_hash(id * 4096 + n) (lb_chash.c; full_hash is Bob Jenkins's integer hash). So a key whose djb2 is such a point
+-- is a choice of server. Where HAProxy counts otherwise, it takes any server, as it would without us.
+
+local RING_RANGE = 4096
+
+local function full_hash(a)
+    local m = 0xffffffff
+    a = (a + 0x7ed55d16 + (a << 12)) & m
+    a = ((a ~ 0xc761c23c) ~ (a >> 19)) & m
+    a = (a + 0x165667b1 + (a << 5)) & m
+    a = ((a + 0xd3a2646c) ~ (a << 9)) & m
+    a = (a + 0xfd7046c5 + (a << 3)) & m
+    a = ((a ~ 0xb55a4f09) ~ (a >> 16)) & m
+    return (a * 3221225473) & m
+end
+
+-- djb2 is h * 33 + byte from 5381 on: seven digits of base 33 reach all of 32 bits.
+local DJB2_DIGITS = 7
+local DJB2_START = 5381
+for _ = 1, DJB2_DIGITS do DJB2_START = DJB2_START * 33 & 0xffffffff end
+
+local function key_of_point(point)
+    local rest, digits = (point - DJB2_START) & 0xffffffff, {}
+    for i = DJB2_DIGITS, 1, -1 do
+        digits[i] = string.char(rest % 33)
+        rest = rest // 33
+    end
+    return table.concat(digits)
+end
+
+-- The name itself for a server that is gone: any will do.
+local function place(name)
+    local server = core.backends[FLEET].servers[name]
+    local id = server and tonumber(server:get_puid())
+    return id and key_of_point(full_hash(id * RING_RANGE & 0xffffffff)) or name
+end
+
+core.register_converters("pm_place", place)
 
 ---------------------------------------------------------------------------------------------------------------------
 -- The first token. Engines send response headers before it, so HAProxy's own %Tr says nothing of it. The line goes to

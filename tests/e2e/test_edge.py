@@ -7,7 +7,7 @@ from collections import Counter
 
 import httpx
 import pytest
-from edge import read_stream, running_up, until
+from edge import FAST, read_stream, running_up, until
 from openai import AsyncOpenAI
 
 pytestmark = pytest.mark.e2e
@@ -184,3 +184,29 @@ async def test_operators_see_what_happened() -> None:
         assert metrics["pointsman_fail_open_total"] == 0
         assert metrics["pointsman_lookup_seconds_count"] == 10
         await until(edge.idle)
+
+
+async def test_each_model_is_served_by_its_own_while_the_router_is_dead() -> None:
+    """SIGKILL with two models behind one edge: HAProxy chooses alone, and no request meets a replica of the other."""
+    async with running_up(2) as edge, running_up(2, engine={**FAST, "model": "other"}) as others:
+        for number, view in enumerate((await others.replicas()).values(), 1):
+            await edge.admin.put(f"/v1/replicas/other-{number}", json={"url": view["url"], "model": "other"})
+
+        async def all_grouped() -> bool:
+            up = set((await edge.states()).values()) == {"up"}
+            return up and len((await edge.haproxy("show map groups.map")).split()) == 12
+
+        await until(all_grouped)
+        edge.router().kill()
+        alone: Counter[str] = Counter()
+
+        async def both_were_chosen_alone() -> bool:
+            for model, prefix in (("sim", "sim-"), ("other", "other-")):
+                answer = await edge.chat(model=model, session=f"s{alone.total()}")
+                assert answer.status_code == 200, answer.text
+                assert answer.headers["x-pointsman-replica"].startswith(prefix)
+                assert answer.json()["model"] == model
+                alone[model] += answer.headers["x-pointsman-reason"] == "fail-open"
+            return min(alone["sim"], alone["other"]) > 0
+
+        await until(both_were_chosen_alone)

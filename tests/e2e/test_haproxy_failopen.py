@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,85 @@ async def test_load_is_bounded(tmp_path: Path) -> None:
         assert len(busy) >= 2
         release.set()
         await asyncio.gather(*asks)
+
+
+@asynccontextmanager
+async def two_models(tmp_path: Path, *, lookup: str = "spoe") -> AsyncIterator[Edge]:
+    """r1 and r2 serve `a`, r3 and r4 serve `b`; the router has told HAProxy so, and is gone."""
+    async with running_edge(tmp_path, replicas=4, lookup=lookup) as edge:
+        edge.router.answer = lambda _: {"first": "r1", "reason": "hash"}
+        names = dict(zip(edge.replicas, "aabb", strict=True))
+        await edge.reconciler.step(
+            {name: replica.desired._replace(names=frozenset(names[name])) for name, replica in edge.replicas.items()}
+        )
+        await edge.router.stop()
+        await edge.router_is("DOWN")
+        yield edge
+
+
+def asking(model: str, number: int = 0) -> bytes:
+    """A body whose prompt differs by number."""
+    return b'{"messages":[{"role":"user","content":"%d"}],"model":"%s"}' % (number, model.encode())
+
+
+@both_lookups
+async def test_a_request_stays_with_its_model(tmp_path: Path, lookup: str) -> None:
+    """Wherever the name stands in the body; sessions and prompts are spread over the servers of that model."""
+    async with two_models(tmp_path, lookup=lookup) as edge:
+        for model, right in (("a", {"r1", "r2"}), ("b", {"r3", "r4"})):
+            answers = [await edge.ask(body=asking(model, number)) for number in range(20)]
+            answers += [await edge.ask(body=asking(model), headers=[("x-session-id", f"s{n}")]) for n in range(20)]
+            assert {(answer.status, answer.reason) for answer in answers} == {(200, "fail-open")}
+            assert {answer.replica for answer in answers} == right
+
+
+async def test_a_replica_of_the_model_that_just_died_is_made_up_for_by_the_other(tmp_path: Path) -> None:
+    """The redispatch keeps to the model too."""
+    async with two_models(tmp_path) as edge:
+        await edge.replicas["r3"].stop()
+        answers = [await edge.ask(body=asking("b", number)) for number in range(20)]
+        assert {(answer.status, answer.replica) for answer in answers} == {(200, "r4")}
+
+
+async def test_a_model_whose_replicas_are_down_is_refused_clearly(tmp_path: Path) -> None:
+    """503 with a time to come back, though others are up; a name that nobody has is not found."""
+    async with two_models(tmp_path) as edge:
+        for name in ("r3", "r4"):
+            await edge.replicas[name].stop()
+        await edge.servers_are("down", "r3", "r4")
+        refused = await edge.ask(body=asking("b"))
+        assert (refused.status, refused.headers["retry-after"], refused.reason) == (503, "1", "fail-open")
+        unknown = await edge.ask(body=asking("c"))
+        assert (unknown.status, unknown.json()["error"]["message"]) == (404, "The model `c` does not exist.")
+        assert (await edge.ask(body=asking("a"))).status == 200
+
+
+async def test_who_was_left_and_serves_another_model_is_not_believed(tmp_path: Path) -> None:
+    """Both choices refuse the connection before any check noticed: the 404 of a third is a 503."""
+    async with two_models(tmp_path) as edge:
+
+        async def unknown(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            writer.write(b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n")
+            return True
+
+        for name in ("r1", "r2"):
+            edge.replicas[name].on_request = unknown
+        assert (await edge.ask(body=asking("a"))).status == 404, "its own servers may say so"
+        for name in ("r3", "r4"):
+            await edge.replicas[name].stop()
+        refused = await edge.ask(body=asking("b"))
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_server_that_nobody_named_takes_what_nobody_else_serves(tmp_path: Path) -> None:
+    """As it does while the router is there."""
+    async with running_edge(tmp_path, replicas=2) as edge:
+        first, second = edge.replicas.values()
+        await edge.reconciler.step({"r1": first.desired._replace(names=frozenset("a")), "r2": second.desired})
+        await edge.router.stop()
+        await edge.router_is("DOWN")
+        assert {(await edge.ask(body=asking("c", number))).replica for number in range(10)} == {"r2"}
+        assert {(await edge.ask(body=asking("a", number))).replica for number in range(20)} == {"r1", "r2"}
 
 
 async def test_all_replicas_dead_is_said_at_once(tmp_path: Path) -> None:

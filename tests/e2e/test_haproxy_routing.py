@@ -157,6 +157,16 @@ async def test_a_refused_connection_is_tried_elsewhere(tmp_path: Path, body_byte
         assert (await edge.router.line(answer.id))["srv"] == "r1"
 
 
+async def test_the_second_choice_is_where_a_refused_request_goes(tmp_path: Path) -> None:
+    """Not wherever HAProxy would balance it: the second choice holds the prefix, or serves the model."""
+    async with running_edge(tmp_path, replicas=6) as edge:
+        await edge.replicas["r2"].stop()
+        for second in ("r1", "r3", "r4", "r5", "r6"):
+            edge.router.answer = lambda _, second=second: FIRST_R2 | {"second": second}
+            answer = await edge.ask(headers=[("x-session-id", f"for {second}")])
+            assert (answer.status, answer.replica) == (200, second)
+
+
 async def test_everything_else_is_spread_evenly(tmp_path: Path) -> None:
     """Requests nobody is asked about reach all ready servers alike."""
     async with running_edge(tmp_path, replicas=3) as edge:

@@ -8,10 +8,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh64_hexdigest
 
-from haproxy.config import HEALTH_MAP, ServerOptions, server_ids
+from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, ServerOptions, server_ids
 from haproxy.errors import CommandRefused, ConfigError
-from haproxy.reconcile import DesiredServer, ObservedServer, Reconciler, health_paths, observe, plan
+from haproxy.reconcile import (
+    GROUPS_MAX,
+    MAPS,
+    DesiredServer,
+    ObservedServer,
+    Reconciler,
+    groups,
+    health_paths,
+    observe,
+    plan,
+)
 from haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
 
 KEYWORDS = ServerOptions().keywords()
@@ -168,7 +179,7 @@ class ModelHAProxy(RuntimeAPI):
         super().__init__("/model")
         self.pid = 1
         self.servers: dict[str, dict[str, Any]] = {}
-        self.paths: dict[str, str] = {}
+        self.maps: dict[str, dict[str, str]] = {name: {} for name in MAPS}
         self.lingering: set[str] = set()
         """Servers whose last connection is just closing: not deletable, though `show stat` counts nothing."""
         self.commands: list[str] = []
@@ -177,7 +188,7 @@ class ModelHAProxy(RuntimeAPI):
         """A new process: what was added at run time is gone."""
         self.pid += 1
         self.servers.clear()
-        self.paths.clear()
+        self.maps = {name: {} for name in MAPS}
 
     async def answers(self, commands: Sequence[str]) -> list[str]:
         return [self.answer(command) for command in commands]
@@ -200,16 +211,16 @@ class ModelHAProxy(RuntimeAPI):
                 rows = [f"fleet,{name},UP,{s['sessions']},0,2," for name, s in self.servers.items()]
                 return "\n".join(("# pxname,svname,status,scur,qcur,type,", *rows))
             case ["show", "map"]:
-                return "\n".join(f"0x{n:x} {key} {path}" for n, (key, path) in enumerate(self.paths.items()))
+                return "\n".join(f"0x{n:x} {key} {value}" for n, (key, value) in enumerate(self.maps[words[2]].items()))
         self.commands.append(command)
         if words[1] == "map":
-            assert words[2] == HEALTH_MAP
-            if (words[3] in self.paths) == (words[0] == "add"):
+            entries = self.maps[words[2]]
+            if (words[3] in entries) == (words[0] == "add"):
                 return "[3]: entry not found, or there already"
             if words[0] == "del":
-                del self.paths[words[3]]
+                del entries[words[3]]
             else:
-                self.paths[words[3]] = words[4]
+                entries[words[3]] = words[4]
             return ""
         name = words[2].removeprefix("fleet/")
         if words[:2] == ["add", "server"]:
@@ -263,6 +274,52 @@ async def test_a_servers_own_health_path_is_there_before_its_first_check() -> No
     await reconciler.step({"r1": make_desired()})
     assert model.commands[-1] == "del map health.map r1"
     assert not (await reconciler.step({"r1": make_desired()})).changed
+
+
+def grouped(**names: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The maps for servers that serve these models, a letter each; "" serves any, None is not known yet."""
+    return groups(
+        {
+            server: make_desired(server, names=None if letters is None else frozenset(letters))
+            for server, letters in names.items()
+        }
+    )
+
+
+def test_servers_of_one_model_need_no_groups() -> None:
+    """HAProxy may choose any of them."""
+    assert grouped(a="m", b="m") == grouped(a="", b="") == grouped() == ({}, {})
+
+
+def test_servers_are_grouped_by_what_they_serve() -> None:
+    """Names of clients are written as hashes: no name breaks a command, however odd."""
+    by_server, by_model = grouped(a="m", b="m", c="n", d="mn", any="", fresh=None)
+    assert by_server["a"] == by_server["b"] != by_server["c"]
+    assert set(by_server) == {"a", "b", "c", "d", "fresh"}, "what serves anything is of no group"
+    m, n = (by_model[xxh64_hexdigest(name.encode())].split(",") for name in "mn")
+    assert set(m) == {by_server["a"], by_server["d"]}
+    assert set(n) == {by_server["c"], by_server["d"]}
+    assert by_server["fresh"] not in (*m, *n), "who is still to be asked serves nobody yet"
+
+
+def test_groups_of_one_name_are_bounded() -> None:
+    """A command must not outgrow HAProxy's buffer."""
+    many = {f"r{n}": make_desired(f"r{n}", names=frozenset(("base", f"adapter-{n}"))) for n in range(GROUPS_MAX + 10)}
+    _, by_model = groups(many)
+    assert len(by_model[xxh64_hexdigest(b"base")].split(",")) == GROUPS_MAX
+
+
+async def test_groups_are_kept_up_to_date() -> None:
+    """Filled when a second model comes, emptied when it leaves."""
+    model = ModelHAProxy()
+    reconciler = Reconciler(model)
+    await reconciler.step({"r1": make_desired("r1", names=frozenset("m"))})
+    assert not model.maps[GROUPS_MAP] and not model.maps[MODELS_MAP]
+    both = {"r1": make_desired("r1", names=frozenset("m")), "r2": make_desired("r2", names=frozenset("n"))}
+    await reconciler.step(both)
+    assert (model.maps[GROUPS_MAP], model.maps[MODELS_MAP]) == groups(both)
+    await reconciler.step({"r1": both["r1"]})
+    assert not model.maps[GROUPS_MAP] and not model.maps[MODELS_MAP]
 
 
 async def test_a_configuration_without_the_map_refuses_paths_alone() -> None:
@@ -349,7 +406,7 @@ async def test_any_history_converges_without_cutting_a_stream(
             case _:
                 await reconciler.step(event)
     seen = (await reconciler.step(last)).servers
-    assert model.paths == {name: wanted.health_path for name, wanted in last.items() if wanted.health_path}
+    assert model.maps[HEALTH_MAP] == {name: wanted.health_path for name, wanted in last.items() if wanted.health_path}
     for name, wanted in last.items():
         assert (seen[name].host, seen[name].port) == (wanted.host, wanted.port)
         assert seen[name].admin == ("drain" if wanted.drain else "ready")
