@@ -56,8 +56,9 @@ from router.state.load import LoadTable
 from router.state.models import ModelCatalog
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
-from router.state.schema import Registration, SavedState
+from router.state.schema import Registration
 from router.state.sessions import DEFAULT_TTL_S, SessionTable
+from router.state_keeper import StateKeeper
 
 SWEEP_INTERVAL_S = 0.5
 """How late a lease, a reservation or a pin may end."""
@@ -67,9 +68,6 @@ STALL_S = 2.0
 
 TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
-
-SAVE_DELAY_S = 0.2
-"""Changes of the registry within this time are saved once."""
 
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
@@ -201,8 +199,9 @@ class Router:
             max_body_bytes=settings.admin.max_body_bytes,
         )
         self.edge_sync: EdgeSync | None = None
-        self._state_file = StateFile(Path(settings.state_file)) if settings.state_file else None
-        self._save_wanted = asyncio.Event()
+        self._keeper: StateKeeper | None = None
+        if settings.state_file:
+            self._keeper = StateKeeper(StateFile(Path(settings.state_file)), replicas=self.replicas, policy=self.policy)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
@@ -234,7 +233,8 @@ class Router:
     def _registry_changed(self) -> None:
         if self.sharing is not None:
             self.sharing.member.registry_changed()
-        self._save_wanted.set()
+        if self._keeper is not None:
+            self._keeper.changed()
         self.scraper.wake()
         if self.edge_sync is not None:
             self.edge_sync.wake()
@@ -245,14 +245,16 @@ class Router:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
-        await self._load_state()
+        if self._keeper is not None:
+            self._keeper.load(self.clock())
+        await self._register_static()
         async with AsyncExitStack() as stack:
             loop = asyncio.get_running_loop()
             settings = self.settings
             self._background(stack, "sweep", self._sweep())
-            if self._state_file is not None:
-                stack.callback(self._save)
-                self._background(stack, "save", self._save_changes())
+            if self._keeper is not None:
+                stack.callback(self._keeper.save)
+                self._background(stack, "save", self._keeper.run())
             if settings.edge.admin_socket:
                 self.edge_sync = EdgeSync(
                     Reconciler(
@@ -372,17 +374,7 @@ class Router:
             # A policy without pins leaves the table as it is: the one before it may come back.
             self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
 
-    # State across restarts
-
-    async def _load_state(self) -> None:
-        now_s = self.clock()
-        if self._state_file is not None:
-            saved = self._state_file.load()
-            for replica in saved.replicas:
-                self.replicas.restore(replica, now_s)
-            self.policy.restore(saved.policy, saved.configured_policy)
-            if saved.replicas:
-                log.info("state restored", replicas=len(saved.replicas), policy=self.pipeline.policy.name)
+    async def _register_static(self) -> None:
         for static in self.settings.replicas:
             registration = Registration(
                 url=static.url,
@@ -393,29 +385,9 @@ class Router:
             )
             try:
                 endpoint = await resolve_endpoint(static.url)
-                self.replicas.put(static.id, registration, endpoint, now_s)
+                self.replicas.put(static.id, registration, endpoint, self.clock())
             except RegistrationError as error:
                 raise SettingsError(f"replicas: {static.id}: {error}") from error
-
-    async def _save_changes(self) -> None:
-        while True:
-            await self._save_wanted.wait()
-            await asyncio.sleep(SAVE_DELAY_S)
-            self._save_wanted.clear()
-            self._save()
-
-    def _save(self) -> None:
-        assert self._state_file is not None
-        try:
-            self._state_file.save(
-                SavedState(
-                    replicas=self.replicas.saved(),
-                    policy=self.policy.put_live,
-                    configured_policy=self.policy.configured if self.policy.put_live is not None else None,
-                )
-            )
-        except OSError as error:
-            log.error("state not saved", file=repr(self._state_file), error=str(error))
 
 
 def spare_the_collector() -> None:

@@ -1,5 +1,7 @@
 """The state file: read whole or not at all."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from router_fixture import client_of, register, running_router
 from router.errors import StateFileError
 from router.state.saved import StateFile
 from router.state.schema import SCHEMA_VERSION, SavedReplica, SavedState
+from router.state_keeper import StateKeeper
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -63,3 +66,36 @@ async def test_a_changed_configuration_wins_over_a_saved_policy(tmp_path: Path) 
         await client.put("/v1/policy", json={"policy": "round_robin"})
     async with running_router(state_file=state_file, policy={"policy": "random"}) as router:
         assert router.pipeline.policy.name == "random"
+
+
+class SlowFile(StateFile):
+    """A disk that takes as long as it is told."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writes = threading.Event()
+        self.may_end = threading.Event()
+
+    def save(self, state: SavedState) -> None:
+        self.writes.set()
+        assert self.may_end.wait(30)
+        super().save(state)
+
+
+async def test_a_slow_disk_holds_up_no_lookup(tmp_path: Path) -> None:
+    """The loop goes on while a state is written, and who stops waits for it: the last state is the last one written."""
+    file = SlowFile(tmp_path / "state.json")
+    async with running_router() as router:
+        await register(router, "a")
+        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy)
+        keeping = asyncio.create_task(keeper.run())
+        keeper.changed()
+        await asyncio.to_thread(file.writes.wait, 30)
+        await register(router, "b")  # answered by the loop, in the middle of the write
+        keeping.cancel()
+        assert not (tmp_path / "state.json").exists() and not keeping.done()
+        file.may_end.set()
+        await asyncio.gather(keeping, return_exceptions=True)
+        assert [replica.id for replica in file.load().replicas] == ["a"]
+        keeper.save()
+        assert [replica.id for replica in file.load().replicas] == ["a", "b"]
