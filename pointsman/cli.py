@@ -278,7 +278,7 @@ def state_check(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--j
 @app.command()
 def version() -> None:
     """Print the version."""
-    from router.fronts.admin import product_version
+    from router.version import product_version
 
     print(product_version())
 

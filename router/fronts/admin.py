@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Awaitable, Callable
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -58,6 +57,7 @@ from router.state.schema import (
     EngineEvents,
     Registration,
 )
+from router.version import product_version
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -67,13 +67,6 @@ _EVENT_DECODERS: dict[str, Callable[[bytes], EngineEvents]] = {
 }
 
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
-
-
-def product_version() -> str:
-    try:
-        return version("pointsman")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 class AdminFront:
