@@ -16,12 +16,13 @@ import yaml
 from command_line import accept
 from deploy_files import DEPLOY, ROOT, load_yaml
 from dockerfile import Dockerfile
-from haproxy_fixture import free_ports, until
+from haproxy_fixture import until
 from processes import stop
 
 from engine.vllm.config import decode
 from haproxy.binary import find_binary
 from haproxy.config import FILE_NAMES
+from pointsman.ports import pick_ports
 
 CONTAINERS = DEPLOY / "containers"
 ANSWERS = CONTAINERS / "answers.py"
@@ -130,7 +131,7 @@ async def answers(port: int, path: str) -> bool:
 @pytest.mark.e2e
 async def test_run_haproxy_renders_and_becomes_haproxy(tmp_path: Path) -> None:
     """The container's command serves on haproxy.yaml, answers its health check, and stops softly on SIGUSR1."""
-    front, ops = free_ports(2)
+    front, ops = pick_ports(2)
     config = load_yaml(CONTAINERS / "haproxy.yaml") | {
         "binds": [{"host": "127.0.0.1", "port": front}],
         "ops": {"host": "127.0.0.1", "port": ops},

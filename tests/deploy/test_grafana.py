@@ -19,9 +19,10 @@ from deploy_files import (
     target_labels,
 )
 from edge import REACH_S, running_up, until
-from haproxy_fixture import free_ports
 from prometheus_server import moved, needs_prometheus, running_prometheus
 from promql import fill_in, read
+
+from pointsman.ports import pick_ports
 
 GRID_WIDTH = 24
 
@@ -117,7 +118,7 @@ async def test_queries_name_what_is_exported(tmp_path: Path) -> None:
 @pytest.mark.e2e
 async def test_a_real_prometheus_answers_every_query(tmp_path: Path) -> None:
     """Prometheus on the shipped configuration, scraping a real edge, has data for every panel and reads every alert."""
-    (ops,) = free_ports(1)
+    (ops,) = pick_ports(1)
     haproxy = {"ops": {"host": "127.0.0.1", "port": ops}, "first_token": True}
     async with running_up(2, haproxy=haproxy) as edge:
         replicas = {id: view["url"].removeprefix("http://") for id, view in (await edge.replicas()).items()}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from command_line import accept
 from deploy_files import DEPLOY, load_yaml
-from haproxy_fixture import free_ports, until
+from haproxy_fixture import until
 from processes import stop
 from units import Unit
 
@@ -26,6 +26,7 @@ from haproxy.config import EdgeConfig
 from haproxy.runtime_api import RuntimeAPI
 from pointsman.errors import EXIT_CONFIGURATION
 from pointsman.haproxy_commands import DEFAULTS
+from pointsman.ports import pick_ports
 from router.settings import load_settings
 
 SYSTEMD = DEPLOY / "systemd"
@@ -206,7 +207,7 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.prefix = programs(folder / "bin")
-        self.spop, self.ring, self.lookup, self.admin, self.front, self.ops = free_ports(6)
+        self.spop, self.ring, self.lookup, self.admin, self.front, self.ops = pick_ports(6)
         self.admin_socket = folder / "run" / "admin.sock"
         for name in ("run", "etc"):
             (folder / name).mkdir()
@@ -281,7 +282,7 @@ async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
         assert await host.run(HAPROXY, "ExecReload", haproxy.pid) == EXIT_CONFIGURATION
         assert (await api.info()).pid == worker
 
-        (moved,) = free_ports(1)
+        (moved,) = pick_ports(1)
         host.write("haproxy", {"binds": [{"host": "127.0.0.1", "port": moved}]})
         assert await host.run(HAPROXY, "ExecReload", haproxy.pid) == 0
 

@@ -99,7 +99,7 @@ async def pairs(
         yield Pairs(edge, prefills)
 
 
-@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+@pytest.mark.parametrize("lookup", ["spoe", pytest.param("lua", marks=pytest.mark.soak)])
 async def test_who_computes_which_prompt(lookup: str) -> None:
     """A long prompt is handed over, a short one is not, nor is one whose head the decode replica holds.
 

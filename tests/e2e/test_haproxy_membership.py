@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from haproxy_fixture import Edge, Received, StubReplica, free_ports, running_edge, until
+from haproxy_fixture import Edge, Received, StubReplica, running_edge, until
 
 from haproxy.config import ServerOptions
 from haproxy.errors import CommandRefused
 from haproxy.reconcile import DesiredServer, Observation
+from pointsman.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -129,7 +130,7 @@ async def test_a_server_that_moves_keeps_its_name(tmp_path: Path) -> None:
     async with running_edge(tmp_path, replicas=1) as edge:
         r1 = edge.replicas["r1"]
         assert (await edge.ask()).status == 200
-        moved = StubReplica("r1", free_ports(1)[0])
+        moved = StubReplica("r1", pick_ports(1)[0])
         await moved.start()
         try:
             await until_observed(edge, desired(moved), r1="up")
@@ -211,7 +212,7 @@ async def test_after_a_reload_everything_is_put_back(tmp_path: Path) -> None:
     """Another pid, the servers of the file alone; one step adds the others, and drains what was draining."""
     async with running_edge(tmp_path, replicas=3) as edge:
         r1, r2, _ = edge.replicas.values()
-        added = StubReplica("added", free_ports(1)[0])
+        added = StubReplica("added", pick_ports(1)[0])
         await added.start()
         try:
             wanted = desired(r1, r2, added) | {"r2": r2.desired._replace(drain=True)}

@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from haproxy_fixture import Edge, Received, free_ports, read_response, running_edge, until
+from haproxy_fixture import Edge, Received, read_response, running_edge, until
 
 from haproxy.config import Bind
 from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError
 from haproxy.runtime_api import MasterAPI
+from pointsman.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -127,7 +128,7 @@ async def test_a_reload_cuts_nothing_and_takes_the_new_edge(tmp_path: Path) -> N
         await held.begin()
         for replica in edge.replicas.values():
             replica.on_request = None
-        (extra,) = free_ports(1)
+        (extra,) = pick_ports(1)
         edge.config = msgspec.structs.replace(edge.config, binds=(*edge.config.binds, Bind("127.0.0.1", extra)))
         statuses: list[int] = []
         stop = asyncio.Event()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from haproxy_fixture import Received, free_ports, read_response, running_edge, until
+from haproxy_fixture import Received, read_response, running_edge, until
 
 from haproxy.config import DEFAULT_GENERATION_PATHS, DEFAULT_SESSION_HEADERS, Bind
+from pointsman.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 
@@ -202,7 +203,7 @@ async def test_no_replica_at_all_is_said_in_json(tmp_path: Path) -> None:
 async def test_http2_with_prior_knowledge_and_over_tls(tmp_path: Path) -> None:
     """One plain address takes HTTP/1.1 and h2c; with a certificate, ALPN chooses."""
     certificate = make_certificate(tmp_path)
-    plain, tls = free_ports(2)
+    plain, tls = pick_ports(2)
     binds = (Bind("127.0.0.1", plain), Bind("127.0.0.1", tls, str(certificate)))
     async with running_edge(tmp_path, replicas=1, binds=binds) as edge:
         edge.router.answer = lambda _: {"first": "r1", "reason": "hash"}

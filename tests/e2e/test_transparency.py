@@ -112,7 +112,7 @@ ODD_BODIES = {
 """Bodies of chat requests and what the replica itself says to them."""
 
 
-@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+@pytest.mark.parametrize("lookup", ["spoe", pytest.param("lua", marks=pytest.mark.soak)])
 async def test_odd_bodies_get_the_replicas_own_answer(lookup: str) -> None:
     """Whatever the body, the router decides and the replica answers; the edge makes no error of its own.
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge import running_up, until
-from haproxy_fixture import free_ports
 
 from engine.vllm import cpu
 from engine.vllm.tiny_model import cached_tiny_model
+from pointsman.ports import pick_ports
 
 pytestmark = [
     pytest.mark.e2e,
@@ -92,7 +92,7 @@ async def vllm_serve(folder: Path, port: int) -> AsyncIterator[None]:
 
 async def test_a_plain_vllm_is_read_and_its_adapter_served(tmp_path: Path) -> None:
     """Size, model and adapter are read; the adapter answers under its own name, and otherwise than its base."""
-    (port,) = free_ports(1)
+    (port,) = pick_ports(1)
     router = {
         "replicas": [{"id": "gpu", "url": f"http://127.0.0.1:{port}"}],
         "policy": {"policy": "lora_affinity"},

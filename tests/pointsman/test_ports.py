@@ -1,11 +1,12 @@
 """Addresses: parsed, checked, picked."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from pointsman.errors import StartError
-from pointsman.ports import parse_listen, pick_ports, require_free
+from pointsman.ports import EPHEMERAL, LOWEST_PICKED, parse_listen, pick_ports, require_free
 from router.settings import Listen
 
 
@@ -47,3 +48,23 @@ def test_a_host_nobody_knows_is_named() -> None:
 def test_picked_ports_differ() -> None:
     """All are held until the last is picked."""
     assert len(set(pick_ports(20))) == 20
+
+
+@pytest.mark.skipif(not EPHEMERAL.exists(), reason="not Linux")
+def test_no_outgoing_connection_takes_a_picked_port() -> None:
+    """The kernel gives those out from a range of its own, maybe before a process has started to listen."""
+    low, high = map(int, EPHEMERAL.read_text().split())
+    if low <= LOWEST_PICKED:
+        pytest.skip("this machine leaves no ports below")
+    picked = [*pick_ports(20), require_free(Listen("127.0.0.1", 0), "--listen").port]
+    assert not [port for port in picked if low <= port <= high]
+
+
+def test_a_machine_that_leaves_no_ports_below_gets_the_kernels_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better a port that may be taken than none."""
+    everything = tmp_path / "range"
+    everything.write_text("1024 65535\n")
+    monkeypatch.setattr("pointsman.ports.EPHEMERAL", everything)
+    assert len(set(pick_ports(3))) == 3

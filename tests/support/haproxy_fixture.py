@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from haproxy.process import HAProxyProcess
 from haproxy.reconcile import DesiredServer, Reconciler, observe
 from haproxy.runtime_api import RuntimeAPI
 from haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
+from pointsman.ports import pick_ports
 
 Answer = dict[str, str | int]
 Arguments = dict[str, Any]
@@ -33,18 +33,6 @@ BINARY_VARIABLE = "TEST_HAPROXY"
 
 REACH_S = 10.0
 """How long a test waits for something that must happen; nothing is asserted about time."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
@@ -58,7 +46,7 @@ class StubRouter:
     """Answers every lookup with `answer(arguments)`; None answers nothing at all, as a hung router does."""
 
     def __init__(self) -> None:
-        self.spop_port, self.ring_port, self.lookup_port = free_ports(3)
+        self.spop_port, self.ring_port, self.lookup_port = pick_ports(3)
         self.answer: Callable[[Arguments], Answer | None] = lambda _: {}
         self.asked: list[Arguments] = []
         self.messages: list[str] = []
@@ -364,11 +352,11 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
         router = StubRouter()
         await router.start()
         stack.push_async_callback(router.stop)
-        fleet = {f"r{n}": StubReplica(f"r{n}", port) for n, port in enumerate(free_ports(replicas), start=1)}
+        fleet = {f"r{n}": StubReplica(f"r{n}", port) for n, port in enumerate(pick_ports(replicas), start=1)}
         for replica in fleet.values():
             await replica.start()
             stack.push_async_callback(replica.stop)
-        front, ops = free_ports(2)
+        front, ops = pick_ports(2)
         values: dict[str, Any] = {
             "binds": (Bind("127.0.0.1", front),),
             "ops": Bind("127.0.0.1", ops),

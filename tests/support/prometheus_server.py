@@ -13,7 +13,9 @@ import httpx
 import pytest
 import yaml
 from deploy_files import PROMETHEUS, load_yaml
-from haproxy_fixture import free_ports, until
+from haproxy_fixture import until
+
+from pointsman.ports import pick_ports
 
 BINARY = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(BINARY is None, reason="prometheus is not installed (Debian package prometheus)")
@@ -61,7 +63,7 @@ def moved(targets: Mapping[str, str], replicas: Mapping[str, str]) -> dict[str, 
 async def running_prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIterator[Prometheus]:
     """Prometheus with `config`, its data in `folder`."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(dict(config)))
-    (port,) = free_ports(1)
+    (port,) = pick_ports(1)
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(BINARY),
