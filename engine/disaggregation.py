@@ -35,6 +35,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import httpx
 import msgspec
 
+from engine.tls import tls_for
 from router.prefix_keys import MAX_KEYS
 from router.state.schema import Handoffs, leg_id
 
@@ -294,6 +295,7 @@ class Prefiller:
                 keepalive_expiry=KEEP_ALIVE_S,
             ),
             trust_env=False,
+            verify=tls_for(),
         )
 
     def count(self, outcome: Outcome) -> None:

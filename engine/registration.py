@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import httpx
 
+from engine.tls import tls_for
 from router.state.schema import Role
 
 log = logging.getLogger("pointsman.registration")
@@ -56,7 +57,10 @@ class Registration:
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
         # Environment proxies are for the outside world, not for a control plane next door.
         self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {token}"} if token else {}, timeout=TIMEOUT_S, trust_env=False
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            verify=tls_for(*self._targets),
         )
         self._registered: set[str] = set()
         self._changed = asyncio.Event()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from engine.tls import tls_for
 from router.state.schema import (
     FEED_HEAD,
     MSGPACK_TYPE,
@@ -70,6 +71,7 @@ class HttpTransport:
             headers={"content-type": MSGPACK_TYPE} | ({"authorization": f"Bearer {token}"} if token else {}),
             timeout=TIMEOUT_S,
             trust_env=False,
+            verify=tls_for(self._url),
         )
 
     def __str__(self) -> str:

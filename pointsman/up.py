@@ -35,6 +35,7 @@ from pointsman.valkey import valkey_argv, valkey_url
 from router.backoff import Backoff
 from router.errors import RouterError
 from router.logs import configure
+from router.tls import tls_for
 
 START_S = {"sim": 60.0, "vllm": 900.0}
 """How long replicas may take before `up` gives up: loading weights is minutes."""
@@ -127,7 +128,7 @@ class Site:
         async with AsyncExitStack() as stack:
             # Proxies of the environment are for the outside world, not for what runs next door.
             client = await stack.enter_async_context(
-                httpx.AsyncClient(base_url=made.admin_url, timeout=2.0, trust_env=False)
+                httpx.AsyncClient(base_url=made.admin_url, timeout=2.0, trust_env=False, verify=tls_for(made.admin_url))
             )
             say = self._progress(stack)
             say("starting router, HAProxy and replicas")
@@ -142,7 +143,8 @@ class Site:
             say("waiting for the router")
             clients = [client]
             for edge in self._edges[1:]:
-                other = httpx.AsyncClient(base_url=edge.plan.admin_url, timeout=2.0, trust_env=False)
+                url = edge.plan.admin_url
+                other = httpx.AsyncClient(base_url=url, timeout=2.0, trust_env=False, verify=tls_for(url))
                 clients.append(await stack.enter_async_context(other))
             for edge, asked in zip(self._edges, clients, strict=True):
                 assert edge.router is not None

@@ -29,6 +29,7 @@ from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
 from router.state.replicas import Health, Replica, ReplicaRegistry, ServedNames
+from router.tls import tls_for
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """Of one answer; vLLM's `/metrics` has 50 KB, a card of a model 500 bytes."""
@@ -107,6 +108,7 @@ class Scraper:
                 timeout=self._settings.timeout_s,
                 limits=limits,
                 trust_env=False,
+                verify=tls_for(),
                 headers={"accept-encoding": "identity"},
             ) as client,
             asyncio.TaskGroup() as group,

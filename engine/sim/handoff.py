@@ -18,6 +18,7 @@ from engine.sim.config import SimConfig
 from engine.sim.errors import RequestError
 from engine.sim.http import Exchange
 from engine.sim.model import EngineModel
+from engine.tls import tls_for
 from router.state.schema import Handoffs
 
 FETCH_PATH = "/sim/kv"
@@ -81,7 +82,7 @@ class Taker:
     def __init__(self, config: SimConfig) -> None:
         self._config = config
         self._prefiller = Prefiller(CONNECTORS["NixlConnector"], timeout_s=config.prefill_timeout_s)
-        self._client = httpx.AsyncClient(timeout=CONNECT_TIMEOUT_S, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=CONNECT_TIMEOUT_S, trust_env=False, verify=tls_for())
 
     def totals(self) -> Handoffs:
         return self._prefiller.totals()

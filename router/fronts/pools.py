@@ -22,6 +22,7 @@ from router.fronts.admin_types import PoolList, PoolView
 from router.fronts.bodies import from_json, json_answer, read_body
 from router.state.fleets import Fleet, FleetTable
 from router.state.schema import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
+from router.tls import tls_for
 
 ORDER_TIMEOUT_S = 5.0
 """A driver answers as soon as it has understood; what it does then takes its time."""
@@ -107,7 +108,8 @@ class PoolFront:
         headers = {"content-type": "application/json"}
         if self._token:
             headers["authorization"] = f"Bearer {self._token}"
-        async with httpx.AsyncClient(timeout=ORDER_TIMEOUT_S, trust_env=False) as client:
+        verify = tls_for(fleet.control)
+        async with httpx.AsyncClient(timeout=ORDER_TIMEOUT_S, trust_env=False, verify=verify) as client:
             try:
                 answer = await client.request(
                     request.method, fleet.control + request.url.path, content=body, headers=headers
