@@ -286,6 +286,7 @@ class Prefiller:
         self._timeout_s = timeout_s
         self._own = own
         self._counts: Counter[Outcome] = Counter()
+        self._leg_s = 0.0
         # Environment proxies are for the outside world, not for a replica next door.
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
@@ -303,7 +304,8 @@ class Prefiller:
 
     def totals(self) -> Handoffs:
         """Since the start."""
-        return Handoffs(**{outcome.value: self._counts[outcome] for outcome in Outcome})
+        counts = {outcome.value: self._counts[outcome] for outcome in Outcome}
+        return Handoffs(**counts, leg_ms=round(self._leg_s * 1000))
 
     async def close(self) -> None:
         """Closes connections; legs under way fail."""
@@ -329,6 +331,8 @@ class Prefiller:
             await asyncio.wait({beside})
 
     async def _run(self, binding: Binding, leg: Leg) -> dict[str, Any] | None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             answered = await self._ask(binding, leg)
         except LegError as error:
@@ -336,6 +340,7 @@ class Prefiller:
             log.warning("request %s: prefill at %s: %s; computed here", leg.request_id, binding.prefill, error)
             return None
         self.count(Outcome.OK)
+        self._leg_s += loop.time() - began_s
         return answered
 
     async def _ask(self, binding: Binding, leg: Leg) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from prometheus_client.registry import Collector
 
 from router.state.kv import KVState
 from router.state.replicas import ReplicaRegistry
-from router.state.schema import Handoffs
 
 
 class KVCollector(Collector):
@@ -107,6 +106,11 @@ class KVCollector(Collector):
             "What became of prompts that prefill replicas were to compute, as decode replicas told.",
             labels=("replica", "outcome"),
         )
+        legs = CounterMetricFamily(
+            "pointsman_prefill_leg_seconds",
+            "Time that prompts took on prefill replicas, of those that came to `ok`, as decode replicas told.",
+            labels=("replica",),
+        )
         signals = self._kv.signals
         for replica in sorted(self._replicas, key=lambda r: r.id):
             slot, label = replica.slot, (replica.id,)
@@ -122,6 +126,7 @@ class KVCollector(Collector):
                 usage.add_metric(label, load.kv_usage)
             told = self._kv.handoffs(replica.slot)
             if told is not None:
-                for outcome in Handoffs.__struct_fields__:
-                    handoffs.add_metric((*label, outcome), getattr(told, outcome))
-        yield from (backlog, footprint, capacity, prefill, running, waiting, usage, handoffs)
+                for outcome, count in told.outcomes.items():
+                    handoffs.add_metric((*label, outcome), count)
+                legs.add_metric(label, told.leg_ms / 1000)
+        yield from (backlog, footprint, capacity, prefill, running, waiting, usage, handoffs, legs)

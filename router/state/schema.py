@@ -234,6 +234,15 @@ class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A request whose KV cannot be handed over (several answers, images): computed here."""
     lost: Tokens = 0
     """The KV could not be fetched after all: computed here again."""
+    leg_ms: Tokens = 0
+    """Not an outcome: milliseconds that the `ok` took in all, from asking to the answer."""
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many, by outcome."""
+        counts = msgspec.structs.asdict(self)
+        del counts["leg_ms"]
+        return counts
 
 
 class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

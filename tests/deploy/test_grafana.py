@@ -30,6 +30,9 @@ EMPTY_ON_A_HEALTHY_EDGE = {
     "Not decided, B": "HAProxy refuses nothing",
     "Requests by replica, B": "nothing is redispatched",
     "End-of-request lines, B": "no line is malformed",
+    "Who computes prompts, A": "no replica has a role",
+    "Prefill legs, A": "no replica has a role",
+    "Leg time, mean, A": "no replica has a role",
 }
 """Queries without a series while all is well, and why."""
 

@@ -19,6 +19,7 @@ from router_fixture import client_of, register, running_router
 
 from engine.sim.config import SimConfig
 from engine.sim.server import SimServer
+from policies.types import RequestFeatures
 from router.app import Router
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,10 @@ async def _of_router() -> Metrics:
         await register(router, "r1", "r2")
         await _decide(router)
         await _end_requests(router)
+        await register(router, "d1", model="m", role="decode")
+        told = {"epoch": "e", "seq": 0, "snapshot": True, "handoffs": {"ok": 1, "leg_ms": 20}}
+        assert (await admin.post("/v1/replicas/d1/events", json=told)).is_success
+        assert router.pipeline.decide(RequestFeatures(request_id="", model="m"), 0.0).pairing
         answer = await admin.put("/v1/policy", json={"policy": "random"})
         assert answer.status_code == 200, answer.text
         return series((await admin.get("/metrics")).text)
