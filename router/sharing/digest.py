@@ -6,7 +6,7 @@ Sets are summed up by exclusive or of hashes, so that order does not matter and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,9 @@ from router.state.sessions import SessionTable
 
 AT_ONCE = 4096
 """Keys looked at before lookups get their turn."""
+
+ITEMS_AT_ONCE = 1024
+"""The same of sessions and conversations, which are hashed here."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -33,10 +36,10 @@ async def digests(
     """By kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
     ids = replicas.ids
     parts = {
-        "replicas": _part([(saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()]),
-        "policy": _part([policy]),
-        "sessions": _part([(session, replica) for session, replica, _ in sessions]),
-        "conversations": _part([(talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in kv.conversations]),
+        "replicas": await _part((saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()),
+        "policy": await _part([policy]),
+        "sessions": await _part((session, replica) for session, replica, _ in sessions),
+        "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in kv.conversations),
     }
     counts = dict.fromkeys(range(len(ids)), 0)
     sums = dict.fromkeys(range(len(ids)), 0)
@@ -54,8 +57,10 @@ async def digests(
     return parts
 
 
-def _part(items: list[Any]) -> Part:
-    summed = 0
-    for item in items:
+async def _part(items: Iterable[Any]) -> Part:
+    summed = count = 0
+    for count, item in enumerate(items, 1):
         summed ^= xxhash.xxh64_intdigest(msgspec.json.encode(item, order="sorted"))
-    return Part(len(items), f"{summed:016x}")
+        if count % ITEMS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return Part(count, f"{summed:016x}")

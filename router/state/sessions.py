@@ -38,8 +38,8 @@ class SessionTable:
         return len(self._pins)
 
     def __iter__(self) -> Iterator[tuple[str, str, float]]:
-        """Session, replica id and last-seen second, least recently seen first."""
-        for session, (replica, seen_s, _, _) in self._pins.items():
+        """Session, replica id and last-seen second, least recently seen first; as they were when the walk began."""
+        for session, (replica, seen_s, _, _) in self._pins.copy().items():
             yield session, replica, seen_s
 
     def export(self) -> list[tuple[str, str, int, float]]:
