@@ -41,6 +41,7 @@ class Publisher:
         *,
         epoch: str,
         capacity_tokens: int,
+        born_ms: int = 0,
         resident: Callable[[], list[int]],
         load: Callable[[], EngineLoad],
         block_tokens: int = 0,
@@ -49,11 +50,13 @@ class Publisher:
         adapters: Callable[[], list[str] | None] = lambda: None,
         adapter_slots: int = 0,
     ) -> None:
-        """`epoch` names this life of the engine, which caches `block_tokens` at a time (0: unsaid) and holds
-        `adapter_slots` LoRA adapters. `resident`, `depths` (blocks in the prefixes of keys), `load`, `handoffs` and
-        `adapters` (those loaded) are asked when a message is made. Closes the transports when it is closed."""
+        """`epoch` names this life of the engine, which began `born_ms` after 1970 (0: unsaid), caches `block_tokens`
+        at a time (0: unsaid) and holds `adapter_slots` LoRA adapters. `resident`, `depths` (blocks in the prefixes of
+        keys), `load`, `handoffs` and `adapters` (those loaded) are asked when a message is made. Closes the transports
+        when it is closed."""
         self._targets = [_Target(transport, self) for transport in transports]
         self.epoch = epoch
+        self.born_ms = born_ms
         self.capacity_tokens = capacity_tokens
         self.block_tokens = block_tokens
         self.resident = resident
@@ -62,6 +65,8 @@ class Publisher:
         self.handoffs = handoffs
         self.adapters = adapters
         self.adapter_slots = adapter_slots
+        self.changes = 1
+        """Of what is resident, in this life; the empty cache it began with is the first."""
 
     @property
     def snapshots(self) -> int:
@@ -71,6 +76,7 @@ class Publisher:
     def keys(self, stored: Sequence[int], evicted: Sequence[int]) -> None:
         """Prefix keys became resident, and no longer are."""
         if stored or evicted:
+            self.changes += 1
             for target in self._targets:
                 target.keys(stored, evicted)
 
@@ -106,6 +112,8 @@ class _Target:
         self.first: list[FirstToken] = []
         self.finished: list[Finished] = []
         self._seq = 0
+        self._told = 0
+        """Changes it knows of."""
         self._snapshot = True
         self._interval_s = INTERVAL_S
         self._wanted = asyncio.Event()
@@ -164,8 +172,11 @@ class _Target:
         stored = publisher.resident() if snapshot else [key for key, is_in in pending.items() if is_in]
         message = EngineEvents(
             epoch=publisher.epoch,
+            born_ms=publisher.born_ms,
             seq=self._seq,
             snapshot=snapshot,
+            since=0 if snapshot else self._told,
+            at=publisher.changes,
             stored=stored,
             tokens=[depth * publisher.block_tokens for depth in publisher.depths(stored)],
             evicted=[] if snapshot else [key for key, is_in in pending.items() if not is_in],
@@ -179,6 +190,7 @@ class _Target:
             adapter_slots=publisher.adapter_slots,
         )
         self._seq += 1
+        self._told = publisher.changes
         self.snapshots += snapshot
         said, expected = "", False
         try:

@@ -7,6 +7,7 @@ the router sees, made from the same bytes. Of a request with several prompts or 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,7 @@ class Reporter:
         self.publisher = Publisher(
             [RouterTransport(admin, config.admin_token, config.replica_id) for admin in config.register],
             epoch=uuid.uuid4().hex,
+            born_ms=int(time.time() * 1000),
             capacity_tokens=model.config.blocks * model.config.block_size,
             block_tokens=self._block_size,
             resident=self.attribution.resident,

@@ -116,6 +116,7 @@ class Reporter:
         self._publisher = Publisher(
             self._transports,
             epoch=uuid.uuid4().hex,
+            born_ms=int(time.time() * 1000),
             capacity_tokens=cache.capacity_tokens,
             block_tokens=cache.block_size,
             resident=self.attribution.resident,

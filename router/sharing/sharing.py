@@ -82,6 +82,7 @@ class Sharing:
         clock: Clock,
         flush_s: float = FLUSH_S,
         stream_bytes: int = STREAM_BYTES,
+        parts_at_once: int = PARTS_AT_ONCE,
     ) -> None:
         self.member = member
         self._store = store
@@ -91,6 +92,7 @@ class Sharing:
         self._clock = clock
         self._flush_s = flush_s
         self._stream_bytes = stream_bytes
+        self._parts_at_once = parts_at_once
         self.metrics = SharingMetrics()
         self._causes: dict[str, StoreError] = {}
         """By what was being done: why it cannot be."""
@@ -98,6 +100,7 @@ class Sharing:
         self._sizes: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetching = False
         self._readiness.degraded(CONDITION, "joining")
 
     @property
@@ -205,7 +208,7 @@ class Sharing:
         member = self.member
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
-            following = member.following()
+            following, taken = member.following(), member.counters.taken
             if not following:
                 await asyncio.sleep(BLOCK_S)
                 continue
@@ -219,11 +222,13 @@ class Sharing:
             self._worked("read")
             for count, (edge, seq, payload) in enumerate(entries, 1):
                 self.metrics.bytes_read += len(payload)
+                if member.counters.taken != taken:
+                    break  # a snapshot set positions back: what follows them is read again
                 member.hear(edge, seq, payload, self._clock())
                 if count % BATCHES_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            offer = member.offer()
-            if offer is not None:
+            if not self._fetching and (offer := member.offer()) is not None:
+                self._fetching = True
                 self._spawn(self._fetch(offer))
             await asyncio.sleep(GATHER_S)
 
@@ -236,30 +241,37 @@ class Sharing:
                 await self._store.add_part(snapshot.id, part)
                 count += 1
         except StoreError as error:
-            self._failed("snapshot", error)
+            self._failed_once("snapshot", error)
             return
-        self._worked("snapshot")
         self.member.announce(snapshot, count)
         log.info("snapshot for others", snapshot=snapshot.id, edges=snapshot.edges, parts=count)
 
     async def _fetch(self, notice: Notice) -> None:
         member = self.member
-        for start in range(0, notice.chunks, PARTS_AT_ONCE):
-            wanted = min(PARTS_AT_ONCE, notice.chunks - start)
-            try:
-                parts = await self._store.parts(notice.id, start, wanted)
-            except StoreError as error:
-                self._failed("snapshot", error)
-                return
+        try:
+            complete = await self._take_parts(notice)
+        except StoreError as error:
+            self._failed_once("snapshot", error)
+            complete = False
+        self._fetching = False
+        if complete:
+            member.took(notice)
+            log.info("snapshot taken", snapshot=notice.id, parts=notice.chunks, in_step=member.in_step)
+        else:
+            member.gave_up()
+
+    async def _take_parts(self, notice: Notice) -> bool:
+        """False when a part is gone, or is none."""
+        for start in range(0, notice.chunks, self._parts_at_once):
+            wanted = min(self._parts_at_once, notice.chunks - start)
+            parts = await self._store.parts(notice.id, start, wanted)
             if len(parts) < wanted:
-                return  # gone; the member asks again
+                return False
             for part in parts:
-                if not member.take(part, self._clock()):
-                    return
+                if not self.member.take(part, self._clock()):
+                    return False
                 await asyncio.sleep(0)
-        self._worked("snapshot")
-        member.took(notice)
-        log.info("snapshot taken", snapshot=notice.id, parts=notice.chunks, in_step=member.in_step)
+        return True
 
     async def claim(self, name: str, body: dict[str, object]) -> bool:
         """Before a document is put live here: False when another edge put a later one that is not known here yet. True
@@ -268,15 +280,14 @@ class Sharing:
         try:
             return await self._store.claim(document)
         except StoreError as error:
-            self._failed("claim", error)
-            self._causes.pop("claim", None)
+            self._failed_once("claim", error)
             return True
 
     async def _forget(self, edges: list[str]) -> None:
         try:
             await self._store.forget(edges)
         except StoreError as error:
-            self.metrics.errors[error.cause] += 1
+            self._failed_once("forget", error)
 
     async def _leave(self) -> None:
         self.member.leaving = True
@@ -304,6 +315,11 @@ class Sharing:
         if before is None or before.cause is not error.cause:
             log.warning("shared state: the store does not serve", doing=doing, cause=error.cause, error=str(error))
         self._report()
+
+    def _failed_once(self, doing: str, error: StoreError) -> None:
+        """What may never be done again: the loops say whether the store serves."""
+        self.metrics.errors[error.cause] += 1
+        log.warning("shared state: the store did not serve", doing=doing, cause=error.cause, error=str(error))
 
     def _worked(self, doing: str) -> None:
         if self._causes.pop(doing, None) is not None:

@@ -11,7 +11,8 @@ A conversation is named by its session key. Without one it is named by a key nea
 prompt contains; prompts that end alike are then one conversation, and so is their KV.
 
 Between edges the later turn is right; of two alike the one to the greater replica id, then the one an engine told of,
-then the longer. So edges that heard the same, in any order, have the same table.
+then the longer. So edges that heard the same, in any order, have the same table. A conversation whose home lost its KV
+begins again, but its turns go on: else what an edge says that has not heard of the loss would count for more.
 
 **Shared heads count once.** What others had resident there when a conversation came (a system prompt) is not its own:
 its share of the footprint is what it brought.
@@ -37,6 +38,9 @@ CONVERSATION_TTL_S = 120.0
 
 UNDER_WAY_ELSEWHERE_S = 60.0
 """How long a request that another edge has under way may take until that edge's silence counts as its end."""
+
+MAX_UPROOTED = 65_536
+"""Conversations without a home whose turns are remembered for the ttl: about 10 MB. When met, the first goes."""
 
 EVICTION_BATCH = 1024
 
@@ -82,6 +86,8 @@ class Conversation(msgspec.Struct, gc=False):
     in_flight: int = 0
     """Of these under way at this edge."""
     phase: Phase = Phase.PAUSING
+    born_ms: int = 0
+    """Which life of its slot's engine has its KV; 0 where that is not known."""
 
     @property
     def own(self) -> int:
@@ -120,6 +126,10 @@ class Conversations:
         self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
         """Each in the order of `seen_s`, or nearly where other edges have a say."""
         self._of_slot: dict[int, int] = {}
+        self._born: dict[int, int] = {}
+        """By slot, when the life of its engine began that is known; not where that is unsaid."""
+        self._uprooted: dict[Name, tuple[int, float]] = {}
+        """Turn and last seen of those whose home lost its KV."""
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
@@ -184,6 +194,7 @@ class Conversations:
         known.in_flight += in_flight
         self._become(known, Phase.UNDER_WAY if known.in_flight else Phase.PAUSING, now_s)
         self._settle(known, slot, tokens, known.shared if known.slot == slot else resident)
+        known.born_ms = self._born.get(slot, 0)
         known.prompt_bytes, known.prompt_tokens = prompt_bytes, 0
         known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
         return known
@@ -228,15 +239,20 @@ class Conversations:
         turn: int,
         seen_s: float,
         under_way: bool,
+        born_ms: int = 0,
     ) -> bool:
         """Takes over what another edge said of a conversation, if it is `newer` than what is known; True if it was.
-        `was` is its name before, which goes with it."""
+        `was` is its name before, which goes with it. Of a life of the engine that is over nothing is taken."""
+        if 0 < born_ms < self._born.get(slot, 0):
+            return False
         if was is not None and was != name:
             before = self._known.get(was)
             if before is not None and before.turn < turn:
                 self._drop(before)
         known = self._known.get(name)
         if known is None:
+            if name in self._uprooted and turn <= self._uprooted[name][0]:
+                return False
             known = self._begin(name, slot, shared, seen_s)
         elif not newer(known):
             return False
@@ -245,6 +261,7 @@ class Conversations:
         if not known.in_flight:
             self._become(known, Phase.ELSEWHERE if under_way else Phase.PAUSING, max(seen_s, known.seen_s))
         self._settle(known, slot, tokens, shared)
+        known.born_ms = born_ms or known.born_ms
         known.turn, known.prompt_bytes, known.prompt_tokens = turn, prompt_bytes, prompt_tokens
         known.tail_at, known.tail = tail_at, tail
         return True
@@ -260,13 +277,32 @@ class Conversations:
         for known in over:
             self._drop(known)
             self.silence.ended()
+        for name in list(takewhile(lambda name: self._uprooted[name][1] <= now_s - self.silence.ttl_s, self._uprooted)):
+            del self._uprooted[name]
         return len(over)
 
     def clear_slot(self, slot: int) -> None:
-        """What was kept there is gone: its conversations begin again, wherever they go."""
-        if self._of_slot.get(slot):
-            for known in [known for known in self._known.values() if known.slot == slot]:
-                self._drop(known)
+        """Its replica left: what was kept there is gone, and its conversations begin again, wherever they go."""
+        self._uproot(slot, lambda known: True)
+        self._born.pop(slot, None)
+
+    def engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
+        """A slot's engine began this life then (0: unsaid), and what others before it kept is gone. `restarted`: they
+        are known to have been; else conversations of a life that nobody named stay."""
+        if born_ms > self._born.get(slot, 0) or restarted:
+            least_ms = 0 if restarted else 1
+            self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms)
+            self._born[slot] = born_ms
+
+    def _uproot(self, slot: int, gone: Callable[[Conversation], bool]) -> None:
+        if not self._of_slot.get(slot):
+            return
+        uprooted = self._uprooted
+        for known in [known for known in self._known.values() if known.slot == slot and gone(known)]:
+            self._drop(known)
+            uprooted[known.name] = known.turn, known.seen_s
+        for name in list(islice(uprooted, max(0, len(uprooted) - MAX_UPROOTED))):
+            del uprooted[name]
 
     def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
         if len(self._known) >= self._max:
@@ -274,7 +310,9 @@ class Conversations:
             for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
                 self._drop(known)
                 self.evicted += 1
-        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
+        turn, _ = self._uprooted.pop(name, (0, 0.0))
+        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, turn)
+        known.born_ms = self._born.get(slot, 0)
         self._in_phase[known.phase][name] = known
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
         return known
@@ -288,6 +326,7 @@ class Conversations:
             del table[known.name]
             table[name] = known
         known.name = name
+        known.turn = max(known.turn, self._uprooted.pop(name, (0, 0.0))[0])
 
     def _become(self, known: Conversation, phase: Phase, seen_s: float) -> None:
         known.seen_s = seen_s
@@ -311,7 +350,7 @@ class Conversations:
             columns.add_footprint(slot, known.own)
         self._of_slot[known.slot] -= 1
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
-        known.slot = slot
+        known.slot, known.born_ms = slot, self._born.get(slot, 0)
 
     def _drop(self, known: Conversation) -> None:
         del self._known[known.name]
@@ -332,6 +371,8 @@ class Conversations:
         assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
         for phase, table in zip(Phase, self._in_phase, strict=True):
             assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
+        assert len(self._uprooted) <= MAX_UPROOTED, "more uprooted conversations than the limit"
+        assert not self._uprooted.keys() & self._known.keys(), "a conversation with a home and without"
         assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
         assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
 

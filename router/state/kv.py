@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures, Residency
+from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures
 from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
 from router.state.cache_mirror import CacheMirror
 from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
-from router.state.kv_parts import Feed, KVCounters, Placement, Prompt
+from router.state.kv_parts import KVCounters, Placement, Prompt, best_of, deepest_of
 from router.state.outbox import KVOutbox
 from router.state.prefill_times import PrefillTimes
 from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
 from router.state.prefix_index import PrefixIndex
+from router.state.residency import Feed
 from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs, leg_id
 from router.state.token_ratio import TokenRatio
 
@@ -182,16 +183,16 @@ class KVState:
         levels = prompt.resident.levels
         best = cached
         if levels and (len(levels) > 1 or levels[0][0] != cached):
-            best = max(cached, _best(prompt.resident, candidates))
+            best = max(cached, best_of(prompt.resident, candidates))
         counters.best_cached_tokens += best
         uncached = max(1, prompt.tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         reports = self.reports(slot)
-        at = _deepest(prompt, slot)
+        at = deepest_of(prompt, slot)
         if keys:
             self._expect(slot, keys, at + 1, prompt, now_s)
             if prefill != NO_SLOT:
-                self._expect(prefill, keys, _deepest(prompt, prefill) + 1, prompt, now_s)
+                self._expect(prefill, keys, deepest_of(prompt, prefill) + 1, prompt, now_s)
         request_id = features.request_id
         was = prompt.conversation.name if prompt.conversation is not None else None
         known = self.conversations.place(
@@ -305,25 +306,25 @@ class KVState:
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self._feeds[slot]
-        if feed.epoch and events.epoch != feed.epoch:
-            self.restarted(slot)
-        if events.snapshot:
-            # A mirror was a guess: from here on the engine tells.
-            if self._mirrors.pop(slot, None) is not None or feed.epoch:
-                index.forget(slot)
-            feed.epoch, feed.in_step = events.epoch, True
+        # Late words of an earlier life do not end this one.
+        if events.epoch in feed.past:
+            in_step = False
         else:
-            feed.in_step = feed.in_step and events.epoch == feed.epoch and events.seq == feed.seq + 1
-        if feed.in_step:
-            feed.seq = events.seq
+            if feed.epoch and events.epoch != feed.epoch:
+                self.restarted(slot, events.born_ms)
+            # A mirror was a guess: from here on the engine tells.
+            if events.snapshot and self._mirrors.pop(slot, None) is not None:
+                index.forget(slot)
+            in_step = feed.hear(index, slot, events)
+        if in_step:
+            self.conversations.engine_lives(slot, events.born_ms)
             counters.keys += len(events.stored) + len(events.evicted)
-            self._keys(slot, events)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
         else:
             counters.resyncs += 1
         if self.outbox is not None:
-            self.outbox.relay(slot, events, in_step=feed.in_step, own=self._placements)
+            self.outbox.relay(slot, events, in_step=in_step, own=self._placements)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.block_tokens:
@@ -333,34 +334,25 @@ class KVState:
         if events.handoffs is not None:
             feed.handoffs = events.handoffs
         self._requests(slot, events, now_s)
-        return not feed.in_step
+        return not in_step
 
-    def relayed(self, slot: int, events: EngineEvents, now_s: float) -> None:
-        """The same, told by another edge that the engine told: in order and complete as that edge's words are. Who
-        hears an engine itself knows better. Who hears of it from several edges hears the same changes more than once
-        and ends alike: the last word on each key is the same in all."""
+    def relayed(self, slot: int, events: EngineEvents, now_s: float) -> bool:
+        """The same, told by another edge that the engine told; False when something of it is missing here."""
         feed = self._feeds[slot]
-        if not feed.in_step and events.epoch not in feed.past:
-            if feed.epoch and events.epoch != feed.epoch:
-                self.restarted(slot)
-            if events.snapshot and feed.epoch:
-                self.index.forget(slot)
-            feed.epoch = events.epoch
+        complete = True
+        if not feed.is_late(events.epoch, events.born_ms):
+            if events.snapshot and feed.epoch and events.epoch != feed.epoch:
+                self.restarted(slot, events.born_ms)
+            complete = feed.hear_of(self.index, slot, events)
+            if complete:
+                self.conversations.engine_lives(slot, events.born_ms)
             self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
-            self._keys(slot, events)
             if events.capacity_tokens:
                 self.columns.set_capacity(slot, events.capacity_tokens)
             if events.load is not None:
                 feed.load = events.load
         self._requests(slot, events, now_s)
-
-    def _keys(self, slot: int, events: EngineEvents) -> None:
-        """What became resident there, and what no longer is."""
-        stored, evicted = self.index.stored, self.index.evicted
-        for key in events.stored:
-            stored(slot, key)
-        for key in events.evicted:
-            evicted(slot, key)
+        return complete
 
     def _requests(self, slot: int, events: EngineEvents, now_s: float) -> None:
         for first in events.first:
@@ -372,33 +364,57 @@ class KVState:
         """The engine does not tell this edge any more; True if it did. What others say of it counts from here on."""
         feed = self._feeds[slot]
         heard, feed.in_step = feed.in_step, False
-        return heard
+        return heard and not feed.at
 
     def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
         """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
         lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S)
         self.index.expect(slot, keys, 0, now_s + lasts_s)
 
-    def hears(self, slot: int) -> bool:
-        """Whether the engine there tells this edge itself, and nothing of it was lost."""
-        return self._feeds[slot].in_step
+    def begin(self, slot: int, events: EngineEvents, past: Sequence[str]) -> None:
+        """Another edge's snapshot says how far it knows an engine, and its lives before; its keys follow."""
+        feed = self._feeds[slot]
+        if not feed.lacks(events, past):
+            return
+        if feed.epoch and events.epoch != feed.epoch:
+            self.restarted(slot, events.born_ms)
+        elif feed.epoch:
+            self.index.forget(slot)
+        feed.begin(events, past)
+        self.conversations.engine_lives(slot, events.born_ms)
+        if events.capacity_tokens:
+            self.columns.set_capacity(slot, events.capacity_tokens)
+        if events.load is not None:
+            feed.load = events.load
 
-    def epoch(self, slot: int) -> str:
-        """The life of the engine that is known; empty when nothing was heard of it."""
-        return self._feeds[slot].epoch
+    def takes(self, slot: int) -> bool:
+        """Whether the keys of another edge's snapshot are news of the engine there."""
+        return self._feeds[slot].taking
 
-    def restarted(self, slot: int) -> None:
+    def took(self) -> None:
+        """The whole snapshot was taken."""
+        for feed in self._feeds.values():
+            feed.took()
+
+    def gave_up(self) -> None:
+        """The rest of a snapshot will not come."""
+        for feed in self._feeds.values():
+            feed.gave_up()
+
+    def feed(self, slot: int) -> Feed:
+        """How far the engine there was followed; to be read only."""
+        return self._feeds[slot]
+
+    def restarted(self, slot: int, born_ms: int = 0) -> None:
         """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
         self.counters.restarts += 1
         mirror = self._mirrors.get(slot)
         if mirror is not None:
             self._mirrors[slot] = CacheMirror(mirror.capacity)
         self.index.forget(slot)
-        self.conversations.clear_slot(slot)
+        self.conversations.engine_lives(slot, born_ms, restarted=True)
         self.backlog.clear_slot(slot)
-        feed = self._feeds[slot]
-        feed.past.append(feed.epoch)
-        feed.epoch, feed.in_step, feed.load, feed.handoffs = "", False, None, None
+        self._feeds[slot].restarted()
 
     def _first(self, slot: int, first: FirstToken) -> None:
         self._release(first.id)
@@ -474,20 +490,3 @@ class KVState:
         self.index.validate()
         self.backlog.validate()
         self.conversations.validate()
-
-
-def _deepest(prompt: Prompt, slot: int) -> int:
-    """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
-    for at, slots in prompt.levels:
-        if slot in slots:
-            return at
-    return -1
-
-
-def _best(resident: Residency, candidates: Candidates) -> int:
-    """Most tokens that a candidate holds."""
-    best = 0
-    for tokens, slots in resident.levels:
-        if tokens > best and any(slot in candidates for slot in slots):
-            best = tokens
-    return best

@@ -1,20 +1,15 @@
-"""What `KVState` is made of besides its tables: one prompt, one placement, one engine's feed, and its counters."""
+"""What `KVState` is made of besides its tables: one prompt, one placement, its counters, the most a candidate holds."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
-from policies.types import Residency
+from policies.types import Candidates, Residency
 from router.histogram import Histogram
 from router.state.conversations import Conversation
 from router.state.prefix_index import Level
-from router.state.schema import EngineLoad, Handoffs
-
-PAST_EPOCHS = 4
-"""Earlier lives of an engine whose late words, by way of another edge, are known to be late."""
 
 ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -50,27 +45,6 @@ class Placement(msgspec.Struct, gc=False):
     under_way: bool = True
 
 
-class Feed:
-    """How far one engine's messages have been followed."""
-
-    __slots__ = ("block_tokens", "epoch", "handoffs", "in_step", "load", "past", "seq")
-
-    def __init__(self) -> None:
-        self.epoch = ""
-        """Empty: nothing was heard."""
-        self.past: deque[str] = deque(maxlen=PAST_EPOCHS)
-        self.seq = 0
-        self.in_step = False
-        """False: a message was lost, and only a snapshot says what is resident."""
-        self.load: EngineLoad | None = None
-        self.handoffs: Handoffs | None = None
-        self.block_tokens = 0
-
-    def whole_blocks(self, tokens: int) -> int:
-        """What of a resident prefix a prompt can use: engines cache by whole blocks, where one said of how many."""
-        return tokens // self.block_tokens * self.block_tokens if self.block_tokens else tokens
-
-
 class KVCounters:
     """What metrics read."""
 
@@ -94,3 +68,20 @@ class KVCounters:
         """At decisions: most that any candidate was predicted to hold, summed up."""
         self.selected_cached_tokens = 0
         """At decisions: what the chosen one was predicted to hold."""
+
+
+def best_of(resident: Residency, candidates: Candidates) -> int:
+    """Most tokens that a candidate holds."""
+    best = 0
+    for tokens, slots in resident.levels:
+        if tokens > best and any(slot in candidates for slot in slots):
+            best = tokens
+    return best
+
+
+def deepest_of(prompt: Prompt, slot: int) -> int:
+    """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
+    for at, slots in prompt.levels:
+        if slot in slots:
+            return at
+    return -1

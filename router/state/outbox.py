@@ -21,11 +21,17 @@ Name = str | int
 class EngineOut:
     """What one engine said since the last batch."""
 
-    __slots__ = ("capacity_tokens", "changes", "epoch", "finished", "first", "load", "snapshot")
+    __slots__ = (
+        "at", "born_ms", "capacity_tokens", "changes", "epoch", "finished", "first", "load", "since", "snapshot",
+    )  # fmt: skip
 
-    def __init__(self, epoch: str) -> None:
+    def __init__(self, epoch: str, born_ms: int) -> None:
         self.epoch = epoch
+        self.born_ms = born_ms
         self.snapshot = False
+        self.since = 0
+        self.at = 0
+        """Changes of its life before what is said here, and with it."""
         self.changes: dict[int, bool] = {}
         """Key -> whether it is resident."""
         self.first: list[FirstToken] = []
@@ -58,7 +64,7 @@ class KVOutbox:
     def expect(self, slot: int, keys: Sequence[int]) -> None:
         self.expected.append((slot, keys))
         self._keys += len(keys)
-        if self._keys > self._max:
+        if len(self) > self._max:
             self._drop()
 
     def converse(self, name: Name, was: Name | None = None) -> None:
@@ -68,18 +74,25 @@ class KVOutbox:
             # A name given up between two batches was never told: what matters is the one before it.
             before = conversations.pop(was, None) if was is not None and was != name else None
             conversations[name] = was if before is None else before
-        if len(conversations) > self._max:
+        if len(self) > self._max:
             self._drop()
 
     def relay(self, slot: int, events: EngineEvents, *, in_step: bool, own: Container[str]) -> None:
         """An engine told this edge; `own` are the requests that concern nobody else."""
         out = self.engines.get(slot)
         if out is None or (in_step and out.epoch != events.epoch):
-            out = self.engines[slot] = EngineOut(events.epoch)
+            out = self.engines[slot] = EngineOut(events.epoch, events.born_ms)
         if in_step:
             if events.snapshot:
                 out.snapshot = True
                 out.changes.clear()
+            elif not out.at:
+                out.since = events.since
+            elif events.since > out.at:
+                # What is between came here by another edge: those who follow this one take a snapshot, or have it too.
+                out.snapshot, out.since = False, events.since
+                out.changes.clear()
+            out.at = events.at
             out.changes.update(dict.fromkeys(events.stored, True))
             out.changes.update(dict.fromkeys(events.evicted, False))
             self._keys += len(events.stored) + len(events.evicted)
@@ -89,7 +102,7 @@ class KVOutbox:
         if events.load is not None:
             out.load = events.load
         out.capacity_tokens = events.capacity_tokens or out.capacity_tokens
-        if self._keys > self._max or self._requests > self._max:
+        if len(self) > self._max:
             self._drop()
 
     def clear_slot(self, slot: int) -> None:

@@ -250,12 +250,16 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `epoch` names one life of the engine: another one means that it restarted with an empty cache. `seq` counts messages
     to this router, 1 more each. A message with `snapshot` may come at any number and says all that is resident; its
-    `stored` replaces what was known. Requests and load count in any case: they need no order.
+    `stored` replaces what was known. `since` and `at` count changes, the same for all routers: of two that tell each
+    other of the engine, both know who heard more. Requests and load count in any case: they need no order.
     """
 
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     seq: Annotated[int, msgspec.Meta(ge=0)]
+    born_ms: Annotated[int, msgspec.Meta(ge=0, description="When this life began, since 1970; 0 is unsaid.")] = 0
     snapshot: bool = False
+    since: Annotated[int, msgspec.Meta(ge=0, description="Changes of residency in this life before this message.")] = 0
+    at: Annotated[int, msgspec.Meta(ge=0, description="The same, with this message; 0 is unsaid, the first is 1.")] = 0
     stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
     tokens: Annotated[
         list[Tokens],

@@ -92,7 +92,7 @@ async def test_a_router_that_lost_a_message_is_put_right() -> None:
         publisher = engine.publisher(admin_of(router))
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1)))
-            router.kv._feeds[0].seq -= 1
+            router.kv._feeds[0].at -= 1
             engine.resident = [7]
             publisher.keys([7], [1, 2, 3])
             await until(lambda: _true(holds(router, 7)))

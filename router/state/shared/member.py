@@ -131,6 +131,11 @@ class Member:
         self._asked = ""
         self._asked_s = float("-inf")
         self._askers: set[str] = set()
+        self._met = False
+        """The roster was read."""
+        self._whole = False
+        """Nothing is missing of what edges said that left before this one came. Who is not the first takes a snapshot:
+        the streams of those that are there do not tell it."""
         self._notices: list[Notice] = []
         self._offer: Notice | None = None
         self._snapshots = 0
@@ -260,6 +265,9 @@ class Member:
                     [(ended.id, ended.prompt_tokens, ended.completion_tokens) for ended in out.finished],
                     load_of(out.load),
                     out.capacity_tokens,
+                    out.since,
+                    out.at,
+                    out.born_ms,
                 )
             )
         return engines
@@ -269,6 +277,8 @@ class Member:
     def roster(self, infos: Iterable[EdgeInfo], now_s: float) -> None:
         """Which edges the store knows."""
         self.peers.roster(infos, now_s)
+        if not self._met:
+            self._met, self._whole = True, not self.peers
 
     def following(self) -> dict[str, int | None]:
         """By edge, the last batch that was read; None: start with whatever comes next."""
@@ -291,7 +301,7 @@ class Member:
             peer.position, peer.based = seq, False
             return
         if seq == 1 and in_step:
-            peer.based = batch.fresh
+            peer.based = batch.fresh and self._whole
         elif not in_step and peer.based:
             self.counters.gaps += 1
             peer.based = False
@@ -299,7 +309,9 @@ class Member:
         self.peers.heard(peer, now_s)
         self.counters.batches += 1
         try:
-            self.merge(batch, now_s)
+            if not self.merge(batch, now_s) and peer.based:
+                self.counters.gaps += 1
+                peer.based = False
             if seq > peer.newest:
                 self._follow_present(peer, batch)
                 peer.newest = seq
@@ -307,8 +319,9 @@ class Member:
             self.counters.malformed += 1
             peer.based = False
 
-    def merge(self, batch: Batch, now_s: float, *, snapshot: bool = False) -> None:
-        """Takes over what of a batch is right. Reading one twice changes nothing."""
+    def merge(self, batch: Batch, now_s: float, *, snapshot: bool = False) -> bool:
+        """Takes over what of a batch is right. Reading one twice changes nothing. False when it goes on from something
+        that is not known here."""
         for record in batch.replicas:
             self._gather()  # a record may be answered, which is a change
             self.registrations.merge(record, now_s)
@@ -318,13 +331,19 @@ class Member:
         get = self._replicas.get
         found = [get(name) for name in batch.names]
         kv = self._kv
+        complete = True
         for engine in batch.engines:
             replica = found[engine.at]
-            if replica is not None and not (snapshot and kv.hears(replica.slot)):
-                kv.relayed(replica.slot, engine_events(engine), now_s)
+            if replica is None:
+                continue
+            events = engine_events(engine)
+            if snapshot:
+                kv.begin(replica.slot, events, engine.past)
+            elif not kv.relayed(replica.slot, events, now_s):
+                complete = False
         for held in batch.held:
             slots = [replica.slot for replica in map(found.__getitem__, held.at) if replica is not None]
-            slots = [slot for slot in slots if not kv.hears(slot)]
+            slots = [slot for slot in slots if kv.takes(slot)]
             if slots:
                 kv.index.stored_by(slots, unpack_keys(held.keys))
         for mark in batch.marks:
@@ -337,6 +356,7 @@ class Member:
             replica = found[talk.at]
             if replica is not None:
                 self._merge_talk(talk, replica, now_s)
+        return complete
 
     def _merge_talk(self, talk: Talk, replica: Replica, now_s: float) -> None:
         ids = self._replicas.ids
@@ -359,6 +379,7 @@ class Member:
             turn=talk.turn,
             seen_s=now_s - talk.age_ms / 1000,
             under_way=talk.under_way,
+            born_ms=talk.born_ms,
         )
 
     def _follow_present(self, peer: Peer, batch: Batch) -> None:
@@ -450,12 +471,18 @@ class Member:
     def took(self, notice: Notice) -> None:
         """All parts are applied: what the streams say beyond it is read from there on."""
         self.counters.taken += 1
+        self._whole = True
+        self._kv.took()
         for edge, position in notice.positions.items():
             peer = self.peers.get(edge)
             if peer is not None:
                 peer.position = position if peer.position is None else min(peer.position, position)
                 peer.based = True
         self._asked = ""
+
+    def gave_up(self) -> None:
+        """The snapshot was not to be had to its end. Another is asked for."""
+        self._kv.gave_up()
 
     def validate(self) -> None:
         """Raises AssertionError when an owner contradicts itself."""

@@ -62,6 +62,8 @@ class Talk(msgspec.Struct, array_like=True, frozen=True, gc=False):
     was: Name | None = None
     under_way: bool = False
     """A request of it is, somewhere."""
+    born_ms: int = 0
+    """Which life of the engine keeps it, by when that began; 0 is unsaid."""
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -88,6 +90,12 @@ class Engine(msgspec.Struct, array_like=True, frozen=True, gc=False):
     load: tuple[int, int, int, float] | None = None
     """Of `EngineLoad`: running, waiting, queued prefill tokens, KV usage."""
     capacity_tokens: int = 0
+    since: int = 0
+    changes: int = 0
+    """Changes of residency in its life before these and with them; 0: not numbered."""
+    born_ms: int = 0
+    past: list[str] = []
+    """Lives before, in a snapshot."""
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -248,7 +256,10 @@ def engine_events(engine: Engine) -> EngineEvents:
     return EngineEvents(
         epoch=engine.epoch,
         seq=0,
+        born_ms=engine.born_ms,
         snapshot=engine.snapshot,
+        since=engine.since,
+        at=engine.changes,
         stored=list(unpack_keys(engine.stored)),
         evicted=list(unpack_keys(engine.evicted)),
         first=[FirstToken(*first) for first in engine.first],

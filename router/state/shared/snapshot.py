@@ -49,6 +49,7 @@ def talk_of(known: Conversation, at: int, was: Name | None = None, age_ms: int =
         age_ms,
         was,
         known.under_way,
+        known.born_ms,
     )
 
 
@@ -98,15 +99,19 @@ class Snapshot:
         names, kv = Names(), self._kv
         engines = []
         for replica in self._replicas:
-            if epoch := kv.epoch(replica.slot):
+            feed = kv.feed(replica.slot)
+            if feed.complete:
                 capacity = kv.signals.capacity[replica.slot]
                 engines.append(
                     Engine(
                         names.at(replica.id),
-                        epoch,
+                        feed.epoch,
                         snapshot=True,
-                        load=load_of(kv.load(replica.slot)),
+                        load=load_of(feed.load),
                         capacity_tokens=int(capacity) if capacity < float("inf") else 0,
+                        changes=feed.at,
+                        born_ms=feed.life[0],
+                        past=list(feed.past),
                     )
                 )
         return Batch(engines=engines, names=names.list)

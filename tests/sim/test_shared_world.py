@@ -1,0 +1,184 @@
+"""Edges, engines, clients and a store, all failing by dice: what holds at every moment, and what all agree on after.
+
+A seed that fails names itself, its last events, and the command that replays it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import structlog
+from shared_world import Violation, World, run_world
+
+from router.sharing.sharing import Sharing
+from router.state.conversations import Conversations
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.prefix_index import PrefixIndex
+from router.state.replicas import Replica
+from router.state.residency import Feed
+from router.state.shared.documents import SharedDocuments
+from router.state.shared.member import Member
+
+SHORT_S = 8.0
+"""Of faults, in the fast suite."""
+
+SHORT_QUIET_S = 25.0
+"""What is not agreed on by then was, in no seed, agreed on later: worlds without a broken rule take half of it."""
+
+MUTANT_SEEDS = range(40)
+"""Looked at after the seed that is known to notice."""
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    """Thousands of faults are logged otherwise."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    yield
+    structlog.reset_defaults()
+
+
+def report(worlds: Sequence[World]) -> str:
+    """What was run, in a few lines."""
+    kinds = Counter[str]()
+    for world in worlds:
+        for fault, count in world.faults.items():
+            kinds[fault.partition(":")[0]] += count
+        kinds.update({f"call failed, {cause}": count for cause, count in world.store.met.items()})
+    slowest = max(world.agreed_after_s for world in worlds)
+    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    return (
+        f"{len(worlds)} worlds, {sum(world.requests for world in worlds)} requests, "
+        f"{sum(world.checks for world in worlds)} checks, agreed after at most {slowest:.0f} s; {faults}"
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_edges_agree_once_it_is_quiet(seed: int) -> None:
+    """Whatever went wrong before; and nothing is chosen, counted or kept that must not be on the way."""
+    world = run_world(seed, active_s=SHORT_S)
+    assert world.requests and world.checks and world.faults
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("start", range(1000, 1200, 20))
+def test_edges_agree_once_it_is_quiet_in_many_worlds(start: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same with more seeds and longer; what they met is printed."""
+    worlds = [run_world(seed) for seed in range(start, start + 20)]
+    with capsys.disabled():
+        print(f"\nseeds {start} to {start + 19}: {report(worlds)}")
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    """Event by event: a failure can be looked at again."""
+    first, second = run_world(3, active_s=SHORT_S), run_world(3, active_s=SHORT_S)
+    assert list(first.trace) == list(second.trace)
+    assert first.faults == second.faults and first.agreed_after_s == second.agreed_after_s
+
+
+# That it can fail
+
+
+def forget_evictions(self: Feed, index: PrefixIndex, slot: int, events: Any) -> bool:
+    """Takes what others say of an engine for news without looking at its number."""
+    for key in events.stored:
+        index.stored(slot, key)
+    self.epoch = events.epoch
+    return True
+
+
+class Always:
+    """An attribute that stays as it is, whatever is written to it."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __get__(self, instance: object, owner: type) -> object:
+        return self._value
+
+    def __set__(self, instance: object, value: object) -> None:
+        pass
+
+
+def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any, likely: int) -> str:
+    """What the first world says in which one rule is broken."""
+    monkeypatch.setattr(owner, name, mutant, raising=False)
+    for seed in (likely, *MUTANT_SEEDS):
+        try:
+            run_world(seed, active_s=SHORT_S, quiet_s=SHORT_QUIET_S)
+        except Violation as violation:
+            print(f"seed {seed} noticed")
+            assert f"python tests/support/shared_world.py {seed}" in str(violation)
+            return str(violation)
+    pytest.fail(f"{len(MUTANT_SEEDS)} worlds did not notice")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant", "likely", "says"),
+    [
+        pytest.param(
+            Feed, "hear_of", forget_evictions, 0, "keys of", id="what an engine evicted is lost between edges"
+        ),
+        pytest.param(
+            Feed,
+            "is_late",
+            lambda self, epoch, born_ms: False,
+            17,
+            "",
+            id="an earlier life's word counts",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            KVState, "gave_up", KVState.took, 80, "keys of", id="half a snapshot counts as one", marks=pytest.mark.soak
+        ),
+        pytest.param(
+            LoadTable,
+            "_drop_leaked",
+            lambda self, *_: 0,
+            3,
+            "still reserved",
+            id="a lost line is never made up for",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            Replica, "eligible", property(lambda self: not self.draining), 0, "chose", id="a dead replica is chosen"
+        ),
+        pytest.param(
+            SharedDocuments,
+            "merge",
+            lambda self, document: None,
+            4,
+            "policy",
+            id="a policy stays where it was put",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(Member, "_whole", Always(True), 29, "sessions", id="a newcomer takes no snapshot"),
+        pytest.param(
+            Conversations,
+            "engine_lives",
+            lambda self, *_, **__: None,
+            5,
+            "conversations",
+            id="KV outlives its engine",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            Sharing,
+            "_failed_once",
+            Sharing._failed,
+            48,
+            "shared state",
+            id="one failure lasts for good",
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(Sharing, "_take_roster", lambda self, roster: None, 0, "differ", id="nobody meets anybody"),
+    ],
+)
+def test_a_broken_rule_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any, likely: int, says: str
+) -> None:
+    """The world is only worth what it catches: each rule is broken, and some seed must say so."""
+    assert says in caught(monkeypatch, owner, name, mutant, likely)

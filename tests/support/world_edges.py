@@ -1,0 +1,262 @@
+"""Edges of a simulated world: at each site an HAProxy that goes on, and before it one router's life after the other.
+
+`WorldEdge` is wired as `router.app.Router` is, of the real parts, without its sockets. `Site` is what outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from faulty_store import FaultyStore, StoreClient
+
+from policies.base import Needs
+from policies.errors import PolicyError
+from policies.registry import build_policy
+from policies.types import Decision, RequestFeatures
+from router.fronts.ring import EndOfRequest
+from router.metrics import DecisionMetrics, RequestMetrics
+from router.pipeline import Pipeline
+from router.policy_control import PolicyControl
+from router.readiness import Readiness
+from router.sharing.sharing import Sharing
+from router.state.kv import KVState
+from router.state.load import LoadTable
+from router.state.replicas import Health, Replica, ReplicaRegistry
+from router.state.schema import SavedReplica
+from router.state.sessions import DEFAULT_TTL_S, SessionTable
+from router.state.shared.documents import SharedDocument
+from router.state.shared.member import Member
+from router.state.shared.records import EdgeInfo
+
+if TYPE_CHECKING:
+    from world_engines import WorldEngine
+
+FLUSH_S = 0.05
+SWEEP_S = 0.5
+STALL_S = 2.0
+LOOK_S = 0.5
+"""HAProxy's checks and the router's look at its sessions."""
+
+
+class WorldEdge:
+    """One life of a router."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: FaultyStore,
+        policy: dict[str, Any],
+        clock: Callable[[], float],
+        rng: random.Random,
+        max_pending: int,
+        stream_bytes: int,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.under_way: set[str] = set()
+        """Requests that came here and of whose end this edge was not told: of no others may anything be reserved."""
+        self.load = LoadTable()
+        self.sessions = SessionTable()
+        self.kv = KVState()
+        self._member: Member | None = None
+        self.replicas = ReplicaRegistry(on_added=self._added, on_removed=self._removed, on_changed=self._changed)
+        metrics = DecisionMetrics()
+        self.pipeline = Pipeline(
+            policy=build_policy(policy),
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            metrics=metrics,
+            rng=rng,
+        )
+        self.policy = PolicyControl(self.pipeline, metrics, policy, on_changed=self._policy_changed)
+        self.end_of_request = EndOfRequest(
+            load=self.load, kv=self.kv, slot_of=self.replicas.slot_of, metrics=RequestMetrics(), clock=clock
+        )
+        self.member = self._member = Member(
+            name,
+            replicas=self.replicas,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            documents={"policy": SharedDocument(lambda: self.policy.put_live, self._take_policy)},
+        )
+        assert self.kv.outbox is not None
+        self.kv.outbox._max = max_pending
+        self.client = StoreClient(store)
+        self.readiness = Readiness()
+        self.sharing = Sharing(
+            self.member,
+            self.client,
+            info=EdgeInfo(edge=name),
+            readiness=self.readiness,
+            clock=clock,
+            flush_s=FLUSH_S,
+            stream_bytes=stream_bytes,
+            parts_at_once=1,
+        )
+
+    def __repr__(self) -> str:
+        return f"WorldEdge({self.name})"
+
+    # Wiring, as in router.app
+
+    def _added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot)
+        if self._member is not None:
+            self._member.slot_added(slot)
+
+    def _removed(self, slot: int) -> None:
+        if self._member is not None:
+            self._member.slot_removed(slot)
+        self.load.clear_slot(slot)
+        self.kv.clear_slot(slot)
+
+    def _changed(self) -> None:
+        if self._member is not None:
+            self._member.registry_changed()
+
+    def _policy_changed(self) -> None:
+        if self._member is not None:
+            self._member.document_changed()
+
+    def _take_policy(self, document: dict[str, Any]) -> None:
+        try:
+            self.policy.put(document)
+        except PolicyError as error:
+            raise ValueError(str(error)) from error
+
+    def sweep(self, before_s: float) -> None:
+        now_s = self.clock()
+        if now_s - before_s > STALL_S:
+            self.replicas.extend_leases(now_s - before_s)
+        self.member.registrations.lease_ended(self.replicas.expire_leases(now_s, self.member.keeps))
+        self.sharing.sweep(now_s)
+        self.load.expire(now_s)
+        self.kv.expire(now_s)
+        self.kv.index.tidy(8192)
+        policy = self.pipeline.policy
+        self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
+
+    # Fronts
+
+    def register(self, engine: WorldEngine) -> None:
+        self.replicas.put(engine.id, engine.registration, ("127.0.0.1", engine.port), self.clock())
+
+    async def put_policy(self, document: dict[str, Any]) -> bool:
+        """As the admin front does: claimed first, then live."""
+        if not await self.sharing.claim("policy", document):
+            return False
+        self.policy.put(document)
+        return True
+
+    def decide(self, features: RequestFeatures) -> Decision:
+        return self.pipeline.decide(features, self.clock())
+
+    # What it knows
+
+    def knows(self) -> dict[str, Any]:
+        """All that is the same on all edges once quiet."""
+        ids = self.replicas.ids
+        by_key = dict(self.kv.index.snapshot())
+        resident: dict[str, list[int]] = {replica.id: [] for replica in self.replicas}
+        for key, slots in by_key.items():
+            for slot in slots:
+                resident[ids[slot]].append(key)
+        return {
+            "replicas": {saved.id: saved for saved in self.replicas.saved()},
+            "policy": dict(self.pipeline.policy.describe()),
+            "in flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
+            "tokens in flight": {r.id: int(self.load.in_flight_tokens[r.slot]) for r in self.replicas},
+            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
+            "capacity": {r.id: float(self.kv.signals.capacity[r.slot]) for r in self.replicas},
+            "sessions": {session: replica for session, replica, _ in self.sessions},
+            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
+            "resident": {replica: sorted(keys) for replica, keys in resident.items()},
+        }
+
+    def validate(self) -> None:
+        self.replicas.validate()
+        self.load.validate()
+        self.kv.validate()
+        self.member.validate()
+
+
+class Site:
+    """One place with an HAProxy, and a router most of the time."""
+
+    def __init__(self, name: str, *, world: Any, rng: random.Random) -> None:
+        self.name = name
+        self.edge: WorldEdge | None = None
+        self.stalled = False
+        """Its router does nothing: stopped, or collecting garbage."""
+        self.lives = 0
+        self.sessions: Counter[str] = Counter()
+        """HAProxy's, by server."""
+        self.saved: list[SavedReplica] = []
+        """The router's state file."""
+        self._world = world
+        self._rng = rng
+        self._tasks: list[asyncio.Task[None]] = []
+        self.offset_s = rng.uniform(0, 1e6)
+        """No two clocks agree."""
+
+    def __repr__(self) -> str:
+        return f"{self.name}{'' if self.edge else ' (dead)'}"
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() + self.offset_s
+
+    def start(self, edge: WorldEdge, saved: Sequence[SavedReplica] = ()) -> None:
+        self.lives += 1
+        self.edge = edge
+        for replica in saved:
+            edge.replicas.restore(replica, self.clock())
+        self._tasks = [
+            asyncio.create_task(edge.sharing.run(), name=f"{edge.name} shares"),
+            asyncio.create_task(self._sweep(edge), name=f"{edge.name} sweeps"),
+            asyncio.create_task(self._look(edge), name=f"{edge.name} looks"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._world.task_done)
+
+    async def stop(self, *, killed: bool) -> None:
+        """Killed, or asked to stop: it says goodbye then."""
+        edge, self.edge = self.edge, None
+        assert edge is not None
+        self.saved = edge.replicas.saved()
+        self.stalled = False
+        if killed:
+            edge.client.killed = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sweep(self, edge: WorldEdge) -> None:
+        before_s = self.clock()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            if not self.stalled:
+                edge.sweep(before_s)
+                before_s = self.clock()
+                self._world.check(edge)
+
+    async def _look(self, edge: WorldEdge) -> None:
+        while True:
+            if not self.stalled:
+                for replica in list(edge.replicas):
+                    self.look_at(edge, replica)
+            await asyncio.sleep(LOOK_S)
+
+    def look_at(self, edge: WorldEdge, replica: Replica) -> None:
+        up = self._world.serves(replica.id, replica.port)
+        edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN)
+        edge.load.observe(replica.slot, self.sessions[replica.id], self.clock())
