@@ -47,29 +47,38 @@ REPLICAS = 8
 CHAIN = 32
 """Keys of a prompt: 64 KB, as agents' are."""
 
+OTHER_DICE = 1000
+"""Added to the seed of the routers' dice, not to the trace's."""
+
+YIELD_EVERY = 8
+"""Requests decided before the routers' own loops get their turn."""
+
 
 def replay(sessions: int, seeds: int, load: float) -> list[dict[str, Any]]:
+    """Each seed's trace through one edge and through several: means, and what several change in the same trace."""
+    alone: dict[int, tuple[float, float]] = {}
     rows = []
-    for edges in (1, 2, 4):
-        runs = []
+    # One edge with other dice: what changes by itself, where nothing is shared.
+    for edges, dice in ((1, 0), (1, OTHER_DICE), (2, 0), (4, 0)):
+        runs, changes = [], []
         for seed in range(1, seeds + 1):
             settings = FleetSettings(replicas=REPLICAS, routers=edges, sync_s=None)
             trace = Pace(load=load).apply(generate(WORKLOADS["agentic"], sessions=sessions, seed=seed), settings, seed)
-            fleet = (RecordedFleet if edges == 1 else SharedFleet)(trace, {"policy": "kv_cost"}, settings, seed=seed)
+            fleet = (RecordedFleet if edges == 1 else SharedFleet)(
+                trace, {"policy": "kv_cost"}, settings, seed=seed + dice
+            )
             summary = fleet.run()
             told = fleet.told_bytes / summary.requests
             runs.append((summary.hit_rate, summary.imbalance, summary.ttft_ms.mean, fleet.stayed, told))
-        hit, imbalance, ttft, stay, told = (statistics.fmean(column) for column in zip(*runs, strict=True))
-        rows.append(
-            {
-                "edges": edges,
-                "hit_rate": hit,
-                "imbalance": imbalance,
-                "ttft_ms": ttft,
-                "stayed": stay,
-                "told_bytes": told,
-            }
-        )
+            hit, imbalance = alone.setdefault(seed, (summary.hit_rate, summary.imbalance))
+            changes.append((summary.hit_rate - hit, summary.imbalance / imbalance - 1))
+        names = ("hit_rate", "imbalance", "ttft_ms", "stayed", "told_bytes")
+        row: dict[str, Any] = dict(zip(names, map(statistics.fmean, zip(*runs, strict=True)), strict=True))
+        for name, column in zip(("hit_rate_change", "imbalance_change"), zip(*changes, strict=True), strict=True):
+            row[name] = [round(change, 4) for change in column]
+            row[f"{name}_mean"] = statistics.fmean(column)
+            row[f"{name}_error"] = statistics.stdev(column) / len(column) ** 0.5 if len(column) > 1 else None
+        rows.append({"edges": edges, "other_dice": bool(dice), **row})
     return rows
 
 
@@ -167,6 +176,8 @@ class Talkers:
         while (passed_s := time.perf_counter() - started_s) < seconds:
             while self.count - before < rate * passed_s:
                 self.one()
+                if self.count % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)  # on a busy machine it is always late, and routers would do nothing else
             await asyncio.sleep(0.002)
 
 
@@ -213,6 +224,7 @@ async def cost(rate: float, seconds: float) -> dict[str, Any]:
         read = info_after["total_net_output_bytes"] - info["total_net_output_bytes"]
     return {
         "rate": rate,
+        "decided_per_s": requests / seconds,
         "commands_per_request": sum(calls.values()) / requests,
         "bytes_in_per_request": sent / requests,
         "bytes_out_per_request": read / requests,

@@ -16,7 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -166,6 +166,10 @@ class RedisStore:
     async def close(self) -> None:
         for client in (self._reader, self._writer):
             await client.aclose()
+            pool = getattr(client, "connection_pool", None)
+            if isinstance(pool, SentinelConnectionPool):  # which leaves those to sentinels open
+                for sentinel in pool.sentinel_manager.sentinels:
+                    await sentinel.aclose()
 
 
 def connect(url: str, *, timeout_s: float, tls_ca: str = "") -> Any:

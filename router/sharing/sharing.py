@@ -101,6 +101,8 @@ class Sharing:
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetching = False
+        self._serving = False
+        """One snapshot at a time, each way: who asks meanwhile gets the next."""
         self._readiness.degraded(CONDITION, "joining")
 
     @property
@@ -162,8 +164,8 @@ class Sharing:
                 pending = None
                 backoff.reset()
                 self._worked("write")
-            snapshot = member.snapshot_wanted(self._clock())
-            if snapshot is not None:
+            if not self._serving and (snapshot := member.snapshot_wanted(self._clock())) is not None:
+                self._serving = True
                 self._spawn(self._serve(snapshot))
             await asyncio.sleep(self._flush_s)
 
@@ -243,6 +245,8 @@ class Sharing:
         except StoreError as error:
             self._failed_once("snapshot", error)
             return
+        finally:
+            self._serving = False
         self.member.announce(snapshot, count)
         log.info("snapshot for others", snapshot=snapshot.id, edges=snapshot.edges, parts=count)
 

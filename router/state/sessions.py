@@ -15,6 +15,9 @@ from collections.abc import Iterator
 MAX_SESSIONS = 200_000
 """About 60 MB. Agents hold a session for minutes to hours; one edge with more live ones than this is rare."""
 
+MAX_CHANGED = 65_536
+"""Sessions waiting to be told: about 6 MB. Beyond, they are dropped and the other edges ask for a snapshot."""
+
 DEFAULT_TTL_S = 3600.0
 
 RETELL_SHARE = 0.25
@@ -30,7 +33,9 @@ class SessionTable:
         self._pins: dict[str, tuple[str, float, int, float]] = {}
         self._retell_s = RETELL_SHARE * DEFAULT_TTL_S
         self.changed: dict[str, None] | None = None
-        """Sessions to tell other edges of; None where there are none."""
+        """Sessions to tell other edges of, at most `MAX_CHANGED`; None where there are none."""
+        self.overrun = False
+        """More changed than that: what is told next has a gap before it."""
         self.evicted = 0
         """Pins dropped because the table was full."""
 
@@ -71,6 +76,9 @@ class SessionTable:
         self._pins[session] = (replica, now_s, moves, told_s)
         if self.changed is not None and told_s == now_s:
             self.changed[session] = None
+            if len(self.changed) > MAX_CHANGED:
+                self.changed.clear()
+                self.overrun = True
 
     def told(self, session: str) -> tuple[str, int, float] | None:
         """What to say of a session: replica id, moves, last seen; None when it is not pinned."""

@@ -29,6 +29,8 @@ from world_engines import WorldEngine
 from policies.types import RequestFeatures
 from router.sharing.sharing import STREAM_ENTRIES
 from router.sharing.store import Cause
+from router.state.sessions import MAX_CHANGED
+from router.state.shared.member import MAX_NOTICES
 from router.state.shared.peers import MAX_PEERS
 
 ACTIVE_S = 12.0
@@ -140,11 +142,11 @@ class World:
             outbox, changed = edge.kv.outbox, edge.sessions.changed
             assert outbox is not None and changed is not None
             assert len(outbox) <= outbox._max, "more waits to be told of KV than its limit"
-            assert len(changed) <= len(self._talks), "more sessions wait to be told than there are"
+            assert len(changed) <= min(MAX_CHANGED, len(self._talks)), "more sessions wait to be told than there are"
             assert len(member._records) <= len(self.engines), "more registrations wait to be told than there are"
             assert len(member._said_documents) <= 1, "more documents wait to be told than there are"
-            assert len(member._asks) <= 1 + len(member.peers), "questions pile up"
-            assert len(member._notices) <= 1 + 4 * len(self.sites), "notices pile up"
+            assert len(member._notices) <= MAX_NOTICES, "notices pile up"
+            assert len(edge.sharing._tasks) <= 3, "snapshots pile up"
             assert len(member.peers) <= MAX_PEERS, "more edges than the limit"
             assert len(edge.sharing._sizes) <= STREAM_ENTRIES, "more batches in the stream than the limit"
             assert {request for request, _ in edge.load} <= edge.under_way, "reservations from nowhere"

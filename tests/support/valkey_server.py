@@ -69,9 +69,10 @@ class ValkeyProcess:
 
 
 @asynccontextmanager
-async def running_valkey(folder: Path) -> AsyncIterator[ValkeyProcess]:
+async def running_valkey(folder: Path, *arguments: str) -> AsyncIterator[ValkeyProcess]:
+    """`arguments` are Valkey's own."""
     server = ValkeyProcess(folder)
-    await server.start()
+    await server.start(*arguments)
     try:
         yield server
     finally:

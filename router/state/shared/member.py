@@ -60,8 +60,8 @@ from router.state.shared.snapshot import Snapshot, talk_of
 ASK_TIMEOUT_S = 10.0
 """A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
 
-MAX_PENDING_PINS = 65_536
-"""Sessions waiting to be told. Beyond, they are dropped and the others ask for a snapshot."""
+MAX_NOTICES = 16
+"""Answers waiting to be told. Of an earlier one its reader gave up hope."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -124,10 +124,11 @@ class Member:
         self.seq = 0
         """Of the last batch made."""
         self._beat_s = float("-inf")
-        self._records: list[ReplicaRecord] = []
-        self._said_documents: list[Document] = []
+        self._records: dict[str, ReplicaRecord] = {}
+        """To be told, by replica: the latest says all."""
+        self._said_documents: dict[str, Document] = {}
         self._rewrite = False
-        self._asks: list[Ask] = []
+        self._ask: Ask | None = None
         self._asked = ""
         self._asked_s = float("-inf")
         self._askers: set[str] = set()
@@ -182,16 +183,14 @@ class Member:
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
         loads = self._loads.changed()
-        if not (
-            beat or loads or outbox or pins or self._records or self._said_documents or self._asks or self._notices
-        ):
+        if not (beat or loads or outbox or pins or self._records or self._said_documents or self._ask or self._notices):
             return None
-        if outbox.overrun or len(pins) > MAX_PENDING_PINS:
+        if outbox.overrun or sessions.overrun:
             self.counters.overruns += 1
-            outbox.overrun = False
+            outbox.overrun = sessions.overrun = False
             self.seq += 1
         self.seq += 1
-        documents = self._said_documents
+        records, documents = list(self._records.values()), list(self._said_documents.values())
         names = Names()
         batch = Batch(
             beat=beat,
@@ -200,22 +199,22 @@ class Member:
             bye=self.leaving,
             loads=self._loads.take(names, complete=beat),
             holds=names.all_at(r.id for r in self._replicas if (r.heard_until_s or 0.0) > now_s) if beat else [],
-            replicas=self._records,
+            replicas=records,
             documents=documents,
             pins=self._say_pins(pins, names, now_s),
             talks=self._say_talks(names),
             marks=[Mark(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected],
             engines=self._say_engines(names),
-            asks=self._asks,
+            asks=[] if self._ask is None else [self._ask],
             notices=self._notices,
         )
         batch.names = names.list
-        kept, kept_documents = self._records, documents
+        kept, kept_documents = records, documents
         if self._rewrite:
             kept = self.registrations.records()
             kept_documents = self.documents.agreed()
             self._rewrite = False
-        self._records, self._said_documents, self._asks, self._notices = [], [], [], []
+        self._records, self._said_documents, self._ask, self._notices = {}, {}, None, []
         outbox.clear()
         sessions.changed = {}
         if beat:
@@ -229,9 +228,9 @@ class Member:
     def _gather(self) -> None:
         """What changed here and is not agreed yet; before anything of others is taken, which might undo it unheard."""
         if self.registrations.changed:
-            self._records += self.registrations.changes()
+            self._records.update((record.id, record) for record in self.registrations.changes())
         if self.documents.changed:
-            self._said_documents += self.documents.changes()
+            self._said_documents.update((document.name, document) for document in self.documents.changes())
 
     def _say_pins(self, sessions: Iterable[str], names: Names, now_s: float) -> list[Pin]:
         pins = []
@@ -401,8 +400,8 @@ class Member:
         """What the store kept, for an edge that comes when nobody is there to ask."""
         self.merge(Batch(replicas=list(records), documents=list(documents)), now_s)
         # Who put them may have died before it told anybody but the store.
-        self._records += self.registrations.records()
-        self._said_documents += self.documents.agreed()
+        self._records.update((record.id, record) for record in self.registrations.records())
+        self._said_documents.update((document.name, document) for document in self.documents.agreed())
 
     # Snapshots
 
@@ -417,7 +416,7 @@ class Member:
             last = self._asked
             target = min(behind, key=lambda peer: (peer.info.edge == last, not peer.warm, peer.info.edge))
             self._asked, self._asked_s = target.info.edge, now_s
-            self._asks.append(Ask(self._asked))
+            self._ask = Ask(self._asked)
             self.counters.asked += 1
         return died
 
@@ -452,7 +451,8 @@ class Member:
 
     def announce(self, snapshot: Snapshot, chunks: int) -> None:
         """It lies in the store."""
-        self._notices.append(Notice(snapshot.id, chunks, snapshot.edges, snapshot.positions))
+        notice = Notice(snapshot.id, chunks, snapshot.edges, snapshot.positions)
+        self._notices = [*self._notices, notice][-MAX_NOTICES:]
 
     def offer(self) -> Notice | None:
         """A snapshot that lies there for this edge; given once."""

@@ -39,7 +39,7 @@ class SharedReplicas:
 
     def lease_ended(self, replica_ids: Iterable[str]) -> None:
         """These are removed for want of heartbeats."""
-        self._lease_ended.update(replica_ids)
+        self._lease_ended.update(name for name in replica_ids if name in self._agreed)
 
     def changes(self) -> list[ReplicaRecord]:
         """What this edge's registry has that is not agreed; it is agreed then."""
