@@ -158,12 +158,17 @@ async def test_a_refused_connection_is_tried_elsewhere(tmp_path: Path, body_byte
         assert (await edge.router.line(answer.id))["srv"] == "r1"
 
 
-async def test_the_second_choice_is_where_a_refused_request_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("added", [False, True], ids=["configured", "added"])
+async def test_the_second_choice_is_where_a_refused_request_goes(tmp_path: Path, added: bool) -> None:
     """Not wherever HAProxy would balance it: the second choice holds the prefix, or serves the model."""
     async with running_edge(tmp_path, replicas=6) as edge:
+        names = {name: f"{name}-added" if added else name for name in edge.replicas}
+        await edge.reconciler.step(
+            {names[name]: one.desired._replace(name=names[name]) for name, one in edge.replicas.items()}
+        )
         await edge.replicas["r2"].stop()
-        for second in ("r1", "r3", "r4", "r5", "r6"):
-            edge.router.answer = lambda _, second=second: FIRST_R2 | {"second": second}
+        for second in (names[name] for name in ("r1", "r3", "r4", "r5", "r6")):
+            edge.router.answer = lambda _, second=second: {"first": names["r2"], "second": second, "reason": "hash"}
             answer = await edge.ask(headers=[("x-session-id", f"for {second}")])
             assert (answer.status, answer.replica) == (200, second)
 
