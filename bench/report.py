@@ -191,13 +191,13 @@ def load_report(path: Path) -> Report:
     return msgspec.json.decode(path.read_bytes(), type=Report)
 
 
-def put_between(page: str, text: str) -> str:
-    """The page with `text` between the markers. Raises ValueError when a marker is missing."""
-    before, begin, rest = page.partition(BEGIN)
+def put_between(page: str, text: str, marker: str = BEGIN) -> str:
+    """The page with `text` between `marker` and END. Raises ValueError when one of them is missing."""
+    before, begin, rest = page.partition(marker)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"the markers {BEGIN!r} and {END!r} are expected")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+        raise ValueError(f"the markers {marker!r} and {END!r} are expected")
+    return f"{before}{marker}\n\n{text}\n\n{END}{after}"
 
 
 def write_docs(report: Report, page: Path = DOCS) -> None:

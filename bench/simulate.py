@@ -2,7 +2,8 @@
 
 Plays every scenario of `SCENARIOS` with every policy and seed, on two processes. Each finished run is a line of
 RUNS.jsonl, and runs that are there already are not made again, so it may be stopped at any time and go on later.
-When all are there it prints them as Markdown, and `--out` writes their averages as JSON. Virtual time: results do not
+When all are there it prints them as Markdown, and `--out` writes their averages as JSON, whose tables `python -m
+bench.comparison` puts onto docs/how-to-simulate.md. Virtual time: results do not
 depend on the machine, nor on what else it does.
 """
 
@@ -19,17 +20,17 @@ from typing import Any
 
 import msgspec
 
+from bench.comparison import OURS, Compared, Comparison
 from simulator.experiment import Pace
 from simulator.fleet import VirtualFleet
 from simulator.generate import WORKLOADS, generate
-from simulator.measure import Difference, Summary, average, paired
+from simulator.measure import Summary, average, paired
 from simulator.peers.registry import policy_named
 from simulator.settings import FleetSettings, Restart
 
 SEEDS = (21, 22, 23, 24)
 PROCESSES = 2
 
-OURS = "kv_cost"
 LIMITED = {f"kv_cost, limit {limit}": {"policy": OURS, "admission": {"limit": limit}} for limit in (0.9, 1.0)}
 BEST = ("kv_cost", "dynamo_tuned", "lmetric", "ramjet")
 GOOD = (*BEST, "two_tier", "session_affinity")
@@ -52,16 +53,14 @@ class Scenario:
     """About so many."""
 
 
-def _agentic(load: float, policies: Sequence[str], seeds: int, **fleet: Any) -> Scenario:
-    said = "".join(f", {key} {value}" for key, value in fleet.items() if key != "restarts")
+def _agentic(load: float, policies: Sequence[str], seeds: int, said: str = "", **fleet: Any) -> Scenario:
     return Scenario(f"agentic at {load}{said}", "agentic", load, policies, FleetSettings(**fleet), seeds)
 
 
 SCENARIOS = (
     _agentic(1.0, (*GOOD, *LIMITED), 4),
     _agentic(1.1, (*GOOD, *LIMITED), 4),
-    _agentic(0.6, GOOD, 4),
-    _agentic(1.2, (*GOOD, *LIMITED), 4),
+    _agentic(0.6, BEST, 4),
     *(
         Scenario(f"{workload} at {load}", workload, load, OTHERS)
         for workload, load in (
@@ -73,21 +72,16 @@ SCENARIOS = (
             ("agentic_no_ids", 0.85),
         )
     ),
-    _agentic(0.85, OTHERS, 2, speeds=(1.0, 1.0, 1.0, 0.5)),
-    *(_agentic(load, (OURS,), 4, routers=4, sync_s=0.1) for load in (0.6, 1.0)),
-    _agentic(0.85, OTHERS, 2),
-    *(_agentic(load, BEST, 2) for load in (0.3, 0.5, 0.7, 1.3)),
-    Scenario(
-        "agentic at 0.85, a replica away for 30 s", "agentic", 0.85, BEST,
-        FleetSettings(restarts=(Restart(replica=2, at_s=200.0, down_s=30.0),)),
+    _agentic(0.85, BEST, 2, ", every fourth replica at half speed", speeds=(1.0, 1.0, 1.0, 0.5)),
+    *(_agentic(load, (OURS,), 4, ", 4 routers that learn 100 ms later", routers=4, sync_s=0.1) for load in (0.6, 1.0)),
+    _agentic(1.2, (*BEST, *LIMITED), 4),
+    _agentic(0.85, BEST, 2),
+    *(_agentic(load, BEST, 2) for load in (0.3, 1.3, 0.5, 0.7)),
+    _agentic(
+        0.85, BEST, 2, ", a replica away for 30 s", restarts=(Restart(replica=2, at_s=200.0, down_s=30.0),)
     ),
-    Scenario("agentic at 1.0, the others", "agentic", 1.0, REST),
+    _agentic(1.0, REST, 2, ", other peers"),
 )  # fmt: skip
-
-COLUMNS = (
-    *("policy", "mean", "p50", "p95", "p99", "later turns", "TPOT ms", "hit", "imbalance", "in SLO", "goodput/s"),
-    *("mean against", "p99 against"),
-)
 
 Key = tuple[str, str, int]
 
@@ -139,49 +133,18 @@ def by_policy(scenario: Scenario, runs: dict[Key, Summary], seeds: Sequence[int]
     }
 
 
-def as_markdown(scenario: Scenario, runs: dict[str, dict[int, Summary]]) -> str:
-    """One table: policies by mean TTFT, and how ours compares with each."""
-    lines = [f"{scenario.name}, {scenario.seeds} seeds:\n", f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
-    averages = {policy: average(list(found.values())) for policy, found in runs.items()}
-    for policy, said in sorted(averages.items(), key=lambda item: item[1].ttft_ms.mean):
-        against = ["", ""]
-        if policy != OURS:
-            found = paired(runs[OURS], runs[policy])
-            against = [
-                f"{found.mean_ttft:+.0%} ± {found.mean_ttft_error:.0%}, {found.lower_mean} of {found.seeds}",
-                f"{found.p99_ttft:+.0%} ± {found.p99_ttft_error:.0%}, {found.lower_p99} of {found.seeds}",
-            ]
-        ttft, later = said.ttft_ms, said.later_ttft_ms
-        cells = [
-            f"`{policy}`",
-            *(f"{value:,.0f}" for value in (ttft.mean, ttft.p50, ttft.p95, ttft.p99)),
-            f"{later.mean:,.0f} / {later.p99:,.0f}",
-            f"{said.tpot_ms.mean:.1f}",
-            f"{said.hit_rate:.3f}",
-            f"{said.imbalance:.2f}",
-            f"{said.within_slo:.2f}",
-            f"{said.goodput_per_s:.2f}",
-            *against,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def as_json(scenario: Scenario, runs: dict[str, dict[int, Summary]], seeds: Sequence[int]) -> dict[str, Any]:
+def compare(scenario: Scenario, runs: dict[str, dict[int, Summary]], seeds: Sequence[int]) -> Compared:
     """Averages over seeds, with what was played."""
-    against: dict[str, Difference] = {
-        policy: paired(runs[OURS], found) for policy, found in runs.items() if policy != OURS
-    }
-    return {
-        "name": scenario.name,
-        "workload": scenario.workload,
-        "load": scenario.load,
-        "seeds": list(seeds[: scenario.seeds]),
-        "fleet": msgspec.to_builtins(scenario.fleet),
-        "documents": {policy: _document(policy) for policy in scenario.policies},
-        "policies": {policy: msgspec.to_builtins(average(list(found.values()))) for policy, found in runs.items()},
-        "kv_cost_against": msgspec.to_builtins(against),
-    }
+    return Compared(
+        name=scenario.name,
+        workload=scenario.workload,
+        load=scenario.load,
+        seeds=list(seeds[: scenario.seeds]),
+        fleet=msgspec.to_builtins(scenario.fleet),
+        documents={policy: _document(policy) for policy in scenario.policies},
+        policies={policy: average(list(found.values())) for policy, found in runs.items()},
+        kv_cost_against={policy: paired(runs[OURS], found) for policy, found in runs.items() if policy != OURS},
+    )
 
 
 def _rounded(value: Any) -> Any:
@@ -203,17 +166,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("as many seeds as the scenario with most of them are expected")
     scenarios = [scenario for scenario in SCENARIOS if scenario.name.startswith(options.only)]
     runs = run_all(options.runs, options.seeds, scenarios)
-    found = [(scenario, by_policy(scenario, runs, options.seeds)) for scenario in scenarios]
-    for scenario, of_policies in found:
-        print(as_markdown(scenario, of_policies))
+    comparison = Comparison(
+        machine=f"{platform.machine()} {platform.system()}, virtual time: results do not depend on the machine",
+        python=platform.python_version(),
+        command="python -m bench.simulate",
+        runs=[compare(scenario, by_policy(scenario, runs, options.seeds), options.seeds) for scenario in scenarios],
+    )
+    print(comparison.markdown())
     if options.out is not None:
-        report = {
-            "machine": f"{platform.machine()} {platform.system()}, virtual time: results do not depend on the machine",
-            "python": platform.python_version(),
-            "command": "python -m bench.simulate",
-            "runs": [_rounded(as_json(scenario, of_policies, options.seeds)) for scenario, of_policies in found],
-        }
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        options.out.write_text(json.dumps(_rounded(msgspec.to_builtins(comparison)), indent=1) + "\n")
 
 
 if __name__ == "__main__":
