@@ -17,6 +17,8 @@ import typer
 import uvloop
 from rich.console import Console
 
+from bench.agentic import AgenticOptions, run_agentic
+from bench.aiperf import AIPERF_VERSION
 from bench.cpu import ProcessEndedError
 from bench.edge import EdgeOptions, run_edge
 from bench.failover import run_failover
@@ -59,6 +61,20 @@ def lookup_command(quick: Quick = False, json: AsJson = False, out: Out = None, 
 def failover_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
     """What clients notice when a part fails, leaves or joins."""
     run({"failover": _failover(quick)}, json, out)
+
+
+@app.command("agentic")
+def agentic_command(
+    quick: Quick = False,
+    json: AsJson = False,
+    out: Out = None,
+    sessions: Annotated[int | None, typer.Option(min=1, help="Sessions of the trace.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each side plays it.")] = None,
+) -> None:
+    """Agents played by aiperf through the edge, beside vllm-router; about 25 minutes, with --quick three."""
+    options = AgenticOptions.quick() if quick else AgenticOptions()
+    options = replace(options, sessions=sessions or options.sessions, rounds=rounds or options.rounds)
+    run({"agentic": lambda: run_agentic(options)}, json, out)
 
 
 @app.command("all")
@@ -110,7 +126,9 @@ def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
         if not as_json:
             for table in made:
                 table.print(console)
-    peers = {"vllm-router": VLLM_ROUTER_VERSION} if "edge" in benches else {}
+    peers = {"vllm-router": VLLM_ROUTER_VERSION} if benches.keys() & {"edge", "agentic"} else {}
+    if "agentic" in benches:
+        peers["aiperf"] = AIPERF_VERSION
     report = make_report(sys.argv[1:], bystanders, peers, tables, figures)
     if as_json:
         print(report.json())
