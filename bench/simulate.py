@@ -61,6 +61,7 @@ SCENARIOS = (
     _agentic(1.0, (*GOOD, *LIMITED), 4),
     _agentic(1.1, (*GOOD, *LIMITED), 4),
     _agentic(0.6, BEST, 4),
+    _agentic(1.05, BEST, 4),
     *(
         Scenario(f"{workload} at {load}", workload, load, OTHERS)
         for workload, load in (
