@@ -27,7 +27,7 @@ that hold one grow until a copy elsewhere is cheaper.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
     def __init__(self, config: KVCostConfig) -> None:
         super().__init__(config)
         self.needs = Needs.SESSION | Needs.PREFIX | Needs.KV
+        self._weights = _Weights.of(config)
 
     def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
         admission = self.config.admission
@@ -181,80 +182,100 @@ class KVCost(PlainPolicy[KVCostConfig]):
         tie_ms, tie_fill = config.tie_ms, config.tie_ms * config.tie_fill
         held: dict[int, float] = {}
         for tokens, holders in candidates.resident.levels:
-            held |= dict.fromkeys(holders if isinstance(holders, list) else list(holders), tokens)
-        requests_at, base, per_token = candidates.in_flight.item, kv.base_ms.item, kv.per_token_ms.item
-        per_square, prefill_ms, fill = kv.per_square_ms.item, kv.prefill_ms.item, kv.fill.item
-        footprint, capacity = kv.footprint.item, kv.capacity.item
+            for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
+                held[slot] = tokens
+        requests_at, resident = candidates.in_flight.item, held.get
+        _, prefill_ms, base, per_token, per_square, again_ms, footprint, capacity, fill = kv.cells
         elsewhere = candidates.elsewhere
         paired = 0.0 if elsewhere is None else elsewhere.queue_ms + kappa * elsewhere.miss_ms
         costs = []
         for slot in candidates.slots.tolist():
             requests = requests_at(slot)
-            uncached = prompt - held.get(slot, 0.0)
+            uncached = prompt - resident(slot, 0.0)
             if uncached < 1.0:
                 uncached = 1.0
-            miss = base(slot) + uncached * (per_token(slot) + uncached * per_square(slot))
-            if elsewhere is not None and elsewhere.spares(uncached, prefill_ms(slot) + miss):
+            miss = base[slot] + uncached * (per_token[slot] + uncached * per_square[slot])
+            if elsewhere is not None and elsewhere.spares(uncached, prefill_ms[slot] + miss):
                 cost = paired + tie_ms * requests
             else:
-                cost = prefill_ms(slot) + (kappa + interference * requests) * miss + tie_ms * requests
-            cost += tie_fill * fill(slot)
+                cost = prefill_ms[slot] + (kappa + interference * requests) * miss + tie_ms * requests
+            cost += tie_fill * fill[slot]
             added = uncached
             if slot == home:
                 added = max(0.0, prompt - home_tokens)
-                cost -= tie_fill * home_tokens / capacity(slot)
-            over = footprint(slot) + added - overflow_at * capacity(slot)
+                cost -= tie_fill * home_tokens / capacity[slot]
+            over = footprint[slot] + added - overflow_at * capacity[slot]
             if over > 0.0:
-                cost += evict_weight * (over if over < uncached else uncached) * kv.again_ms.item(slot)
+                cost += evict_weight * (over if over < uncached else uncached) * again_ms[slot]
             costs.append((cost, slot))
         return costs
 
     def _scores(self, candidates: Candidates) -> FloatColumn:
-        """The same over columns; aligned with `slots`."""
-        config, kv, slots = self.config, _signals(candidates), candidates.slots
+        """The same over columns; aligned with `slots`.
+
+        Whole tables, since gathering the candidates' rows of each would take as long as what is computed of the others.
+        """
+        kv, weigh = _signals(candidates), self._weights
         prompt, table = float(candidates.prompt_tokens), len(candidates.in_flight)
-        # Slots are rarely anything but the first so many: whole tables up to there need no gathering.
-        count = len(slots)
-        dense = slots.item(-1) == count - 1
-        width = count if dense else table
-        in_flight, footprint, capacity = candidates.in_flight[:width], kv.footprint[:width], kv.capacity[:width]
+        requests = candidates.in_flight.astype(np.float64)
         uncached: FloatColumn | float = prompt
         if candidates.resident:
-            uncached = candidates.resident.rest(prompt, table)[:width]
-        score = uncached * kv.per_square_ms[:width]
-        score += kv.per_token_ms[:width]
+            uncached = candidates.resident.rest(prompt, table)
+        score = uncached * kv.per_square_ms
+        score += kv.per_token_ms
         score *= uncached
-        score += kv.base_ms[:width]
-        weight: FloatColumn = in_flight * config.interference
+        score += kv.base_ms
         kappa = self.kappa(kv.usage)
+        weight = requests * weigh.interference
         weight += kappa
         elsewhere = candidates.elsewhere
-        spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms[:width])
+        spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms)
         score *= weight
-        score += kv.prefill_ms[:width]
+        score += kv.prefill_ms
         if elsewhere is not None and spared is not None:
             score[spared] = elsewhere.queue_ms + kappa * elsewhere.miss_ms
-        score += in_flight * config.tie_ms
-        tie_fill = config.tie_ms * config.tie_fill
-        score += kv.fill[:width] * tie_fill
+        requests *= weigh.tie_ms
+        score += requests
+        score += kv.fill * weigh.tie_fill
+        over = kv.capacity * weigh.overflow
+        over += kv.footprint
+        over += uncached
         home = candidates.home
-        if 0 <= home < width:
-            score[home] -= tie_fill * candidates.home_tokens / capacity.item(home)
-        if config.evict_weight:
-            over = capacity * -config.overflow_at
-            over += footprint
-            over += uncached
-            if 0 <= home < width:
-                added = max(0.0, prompt - candidates.home_tokens)
-                over[home] = footprint.item(home) + added - config.overflow_at * capacity.item(home)
-            if over.item(over.argmax()) > 0.0:
-                np.minimum(over, uncached, out=over)
-                np.maximum(over, 0.0, out=over)
-                over *= kv.again_ms[:width]
-                over *= config.evict_weight
-                score += over
-        gathered: FloatColumn = score if dense else score[slots]
+        if 0 <= home < table:
+            home_tokens, room = candidates.home_tokens, kv.cells.capacity[home]
+            score[home] -= self.config.tie_ms * self.config.tie_fill * home_tokens / room
+            added = max(0.0, prompt - home_tokens)
+            over[home] = kv.cells.footprint[home] + added - self.config.overflow_at * room
+        if over.item(over.argmax()) > 0.0:
+            np.minimum(over, uncached, over)
+            np.maximum(over, weigh.nothing, over)
+            over *= kv.again_ms
+            over *= weigh.evict
+            score += over
+        slots = candidates.slots
+        # Slots are rarely anything but the first so many.
+        count = len(slots)
+        gathered: FloatColumn = score[:count] if slots.item(-1) == count - 1 else score[slots]
         return gathered
+
+
+class _Weights(NamedTuple):
+    """Constants as arrays without dimensions: where they meet columns, a number is made one each time."""
+
+    interference: FloatColumn
+    tie_ms: FloatColumn
+    tie_fill: FloatColumn
+    overflow: FloatColumn
+    evict: FloatColumn
+    nothing: FloatColumn
+
+    @classmethod
+    def of(cls, config: KVCostConfig) -> _Weights:
+        weights = (
+            *(config.interference, config.tie_ms, config.tie_ms * config.tie_fill),
+            *(-config.overflow_at, config.evict_weight, 0.0),
+        )
+        return cls(*map(np.array, weights))
 
 
 def _spared(elsewhere: Elsewhere, uncached: FloatColumn | float, local_ms: FloatColumn) -> npt.NDArray[np.bool_]:

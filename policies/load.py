@@ -37,12 +37,17 @@ def least(load: Column | FloatColumn, places: int, rng: random.Random) -> list[t
     `load` is used up: what was taken reads `TAKEN`. `places` is at most the number of positions not taken.
     """
     found: list[tuple[int, Any]] = []
+    at = load.argmin()
     while len(found) < places:
-        lowest = load.item(load.argmin())
-        equals = (load == lowest).nonzero()[0]
-        if len(equals) == 1:
-            found.append((equals.item(0), lowest))
+        lowest, load[at] = load.item(at), TAKEN
+        following = load.argmin()
+        if load.item(following) > lowest:
+            found.append((int(at), lowest))
         else:
+            load[at] = lowest
+            equals = (load == lowest).nonzero()[0]
             found += [(equals.item(drawn), lowest) for drawn in draw(rng, len(equals), places - len(found))]
-        load[equals] = TAKEN
+            load[equals] = TAKEN
+            following = load.argmin()
+        at = following
     return found

@@ -7,9 +7,10 @@ use. A policy that scores works on whole columns; a simple one iterates row view
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -110,12 +111,26 @@ class Candidate(NamedTuple):
     """Estimated tokens (prompt and expected output) of the requests in flight."""
 
 
+class KVCells(NamedTuple):
+    """The columns of `KVSignals` to read one number at a time from: so they answer twice as fast as arrays."""
+
+    waiting: memoryview[float]
+    prefill_ms: memoryview[float]
+    base_ms: memoryview[float]
+    per_token_ms: memoryview[float]
+    per_square_ms: memoryview[float]
+    again_ms: memoryview[float]
+    footprint: memoryview[float]
+    capacity: memoryview[float]
+    fill: memoryview[float]
+
+
 class KVSignals:
     """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
 
     __slots__ = (
-        "again_ms", "base_ms", "capacity", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms", "usage",
-        "waiting",
+        "again_ms", "base_ms", "capacity", "cells", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms",
+        "usage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -150,17 +165,41 @@ class KVSignals:
         """footprint / capacity."""
         self.usage = usage
         """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
+        self.cells = KVCells(
+            waiting=_cells(waiting),
+            prefill_ms=_cells(prefill_ms),
+            base_ms=_cells(base_ms),
+            per_token_ms=_cells(per_token_ms),
+            per_square_ms=_cells(per_square_ms),
+            again_ms=_cells(again_ms),
+            footprint=_cells(footprint),
+            capacity=_cells(capacity),
+            fill=_cells(fill),
+        )
+
+
+def _cells(column: FloatColumn) -> memoryview[float]:
+    # memoryview is generic for type checkers only.
+    return cast("memoryview[float]", memoryview(cast("bytearray", column)))
 
 
 FEW_SLOTS = 8
 """Slots up to which writing one after the other is quicker than all at once."""
 
 
+def names(slots: Sequence[int] | Slots, slot: int) -> bool:
+    """Whether `slots`, ascending where it is an array, has that one."""
+    if isinstance(slots, np.ndarray):
+        at = bisect_left(slots, slot)
+        return at < len(slots) and slots.item(at) == slot
+    return slot in slots
+
+
 class Residency:
     """How many leading tokens of one prompt replicas hold; 0 for all that are not named.
 
-    `levels` are (tokens, slots) with each slot in one of them at most. Sparse where few replicas hold anything, and a
-    handful of array writes where all hold the same system prompt.
+    `levels` are (tokens, slots) with each slot in one of them at most; arrays ascend. Sparse where few replicas hold
+    anything, and a handful of array writes where all hold the same system prompt.
     """
 
     __slots__ = ("levels",)
@@ -177,7 +216,7 @@ class Residency:
     def tokens(self, slot: int) -> int:
         """Resident tokens on one replica."""
         for tokens, slots in self.levels:
-            if slot in slots:
+            if names(slots, slot):
                 return tokens
         return 0
 
@@ -193,7 +232,8 @@ class Residency:
 
     def rest(self, prompt: float, width: int) -> FloatColumn:
         """What of `prompt` tokens is not resident, at least 1, by slot; the caller's to scribble on."""
-        column = np.full(width, prompt)
+        column = np.empty(width)
+        column.fill(prompt)
         for tokens, slots in self.levels:
             left = max(1.0, prompt - tokens)
             if isinstance(slots, list) and len(slots) <= FEW_SLOTS:
@@ -236,7 +276,7 @@ class Elsewhere(NamedTuple):
         return uncached >= self.min_uncached and self.queue_ms + self.miss_ms <= self.patience * local_ms
 
 
-class Candidates:
+class Candidates(msgspec.Struct, kw_only=True, gc=False, eq=False):
     """The replicas one request may use and their signals, as columns over slots. Never empty when a policy sees it.
 
     `slots` is ascending and not aligned with the columns, which cover the whole table: index them with it
@@ -244,59 +284,37 @@ class Candidates:
     `membership` is equal for two values exactly when `slots` and the replica ids behind them are the same, so a policy
     may key a cache (a hash ring) on it. Columns are live arrays owned by the state: read, never write, never keep.
 
-    From `kv` on they are there for policies that need PREFIX or KV, and mean nothing to the others.
+    From `kv` on fields are there for policies that need PREFIX or KV, and mean nothing to the others.
     """
 
-    __slots__ = (
-        "_total_in_flight", "adapter", "elsewhere", "home", "home_tokens", "ids", "in_flight", "in_flight_tokens",
-        "kv", "membership", "pin", "prompt_tokens", "resident", "slots",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        membership: int,
-        slots: Slots,
-        ids: Sequence[str],
-        in_flight: Column,
-        in_flight_tokens: Column,
-        pin: int = NO_SLOT,
-        kv: KVSignals | None = None,
-        resident: Residency = NOTHING_RESIDENT,
-        prompt_tokens: int = 0,
-        home: int = NO_SLOT,
-        home_tokens: int = 0,
-        total_in_flight: int | None = None,
-        adapter: AdapterSignals | None = None,
-        elsewhere: Elsewhere | None = None,
-    ) -> None:
-        self._total_in_flight = total_in_flight
-        self.membership = membership
-        self.slots = slots
-        self.ids = ids
-        """Replica id by slot, for the whole table."""
-        self.in_flight = in_flight
-        self.in_flight_tokens = in_flight_tokens
-        self.pin = pin
-        """Slot the session is pinned to, in `slots` or not; NO_SLOT without a pin, GONE_SLOT when its replica left."""
-        self.kv = kv
-        self.resident = resident
-        self.prompt_tokens = prompt_tokens
-        """Length of the prompt in tokens, as predicted; at least 1 for policies that need PREFIX or KV."""
-        self.home = home
-        """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
-        self.home_tokens = home_tokens
-        """The conversation's share of `kv.footprint[home]`."""
-        self.adapter = adapter
-        """For policies that need ADAPTER; None where the request names no adapter."""
-        self.elsewhere = elsewhere
-        """Where all candidates are decode replicas that one prefill replica would compute this prompt for."""
+    membership: int
+    slots: Slots
+    ids: Sequence[str]
+    """Replica id by slot, for the whole table."""
+    in_flight: Column
+    in_flight_tokens: Column
+    pin: int = NO_SLOT
+    """Slot the session is pinned to, in `slots` or not; NO_SLOT without a pin, GONE_SLOT when its replica left."""
+    counted_in_flight: int | None = None
+    """`total_in_flight`, by whom it costs nothing."""
+    adapter: AdapterSignals | None = None
+    """For policies that need ADAPTER; None where the request names no adapter."""
+    kv: KVSignals | None = None
+    resident: Residency = NOTHING_RESIDENT
+    prompt_tokens: int = 0
+    """Length of the prompt in tokens, as predicted; at least 1 for policies that need PREFIX or KV."""
+    home: int = NO_SLOT
+    """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
+    home_tokens: int = 0
+    """The conversation's share of `kv.footprint[home]`."""
+    elsewhere: Elsewhere | None = None
+    """Where all candidates are decode replicas that one prefill replica would compute this prompt for."""
 
     @property
     def total_in_flight(self) -> int:
         """Requests in flight on all candidates."""
-        if self._total_in_flight is not None:
-            return self._total_in_flight
+        if self.counted_in_flight is not None:
+            return self.counted_in_flight
         return int(np.add.reduce(self.in_flight[self.slots]))
 
     def __len__(self) -> int:

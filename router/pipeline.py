@@ -267,7 +267,7 @@ class Pipeline:
                 in_flight_tokens=self._load.in_flight_tokens,
                 pin=pin,
                 # Kept as requests come and go; a part of the fleet has to be added up, by who wants to know.
-                total_in_flight=self._load.total_in_flight if len(members.slots) == len(self._replicas) else None,
+                counted_in_flight=self._load.total_in_flight if len(members.slots) == len(self._replicas) else None,
                 adapter=adapter,
             )
         known = prompt.conversation

@@ -63,6 +63,10 @@ class Phase(IntEnum):
     """None is likely to follow: its KV does not count."""
 
 
+# An enumeration answers slowly, and these are asked for with every decision.
+UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
+
+
 class Conversation(msgspec.Struct, gc=False):
     """What is kept of one conversation. Written by `Conversations` alone."""
 
@@ -92,16 +96,16 @@ class Conversation(msgspec.Struct, gc=False):
     @property
     def own(self) -> int:
         """What it brought, and its share of the footprint while it is live."""
-        return max(0, self.tokens - self.shared)
+        return self.tokens - self.shared if self.tokens > self.shared else 0
 
     @property
     def live(self) -> bool:
         """Whether its share counts."""
-        return self.phase is not Phase.DORMANT
+        return self.phase is not DORMANT
 
     @property
     def under_way(self) -> bool:
-        return self.phase <= Phase.ELSEWHERE
+        return self.phase <= ELSEWHERE
 
     @property
     def counted_tokens(self) -> int:
@@ -192,7 +196,7 @@ class Conversations:
                 self.silence.went_on(now_s - known.seen_s)
         known.turn += 1
         known.in_flight += in_flight
-        self._become(known, Phase.UNDER_WAY if known.in_flight else Phase.PAUSING, now_s)
+        self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
         self._settle(known, slot, tokens, known.shared if known.slot == slot else resident)
         known.born_ms = self._born.get(slot, 0)
         known.prompt_bytes, known.prompt_tokens = prompt_bytes, 0
@@ -203,7 +207,7 @@ class Conversations:
         """One of its requests under way at this edge is over."""
         if known.slot != NO_SLOT:
             known.in_flight -= 1
-            self._become(known, Phase.UNDER_WAY if known.in_flight else Phase.PAUSING, now_s)
+            self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
 
     def served_by(self, known: Conversation, placed: int, slot: int) -> None:
         """A request that was placed on one slot went to another: its KV is there, all of it its own."""
@@ -329,12 +333,11 @@ class Conversations:
         known.turn = max(known.turn, self._uprooted.pop(name, (0, 0.0))[0])
 
     def _become(self, known: Conversation, phase: Phase, seen_s: float) -> None:
-        known.seen_s = seen_s
-        del self._in_phase[known.phase][known.name]
-        self._in_phase[phase][known.name] = known
-        before = known.live
-        known.phase = phase
-        if known.live is not before:
+        name, before = known.name, known.phase
+        known.seen_s, known.phase = seen_s, phase
+        del self._in_phase[before][name]
+        self._in_phase[phase][name] = known
+        if phase is not before and DORMANT in (phase, before):
             self._columns.add_footprint(known.slot, known.own if known.live else -known.own)
 
     def _settle(self, known: Conversation, slot: int, tokens: int, shared: int) -> None:

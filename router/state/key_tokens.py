@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.types import NOTHING_RESIDENT, Residency, Slots
+from policies.types import NOTHING_RESIDENT, Residency, Slots, names
 from router.prefix_keys import BOUNDARIES
 from router.state.conversations import Conversation
 from router.state.prefix_index import Level
@@ -50,6 +50,19 @@ class _Latest:
     def get(self, key: int) -> int | None:
         value = self._recent.get(key)
         return self._older.get(key) if value is None else value
+
+    def deepest(self, keys: Sequence[int], at: int) -> tuple[int, int] | None:
+        """Number and value of the last of the keys up to number `at` that has one."""
+        recent, older = self._recent, self._older
+        if recent or older:
+            for number in range(at, -1, -1):
+                key = keys[number]
+                value = recent.get(key)
+                if value is None:
+                    value = older.get(key)
+                if value is not None:
+                    return number, value
+        return None
 
     def put(self, key: int, value: int) -> None:
         self._recent[key] = value
@@ -82,7 +95,7 @@ class KeyTokens:
         """A prompt of which a replica held keys up to number `at` found so many tokens there."""
         low = self._told.get(keys[at])
         if low is not None and at + 1 < len(keys):
-            high = self._tokens(keys, at + 1, None, per_byte)
+            high = _tokens(self._told.deepest(keys, at + 1), at + 1, None, per_byte)
             if low <= cached_tokens <= high + SLACK_TOKENS:
                 self._found.put(keys[at], cached_tokens)
 
@@ -108,9 +121,12 @@ class KeyTokens:
             return length, NOTHING_RESIDENT
         resident: list[Level] = []
         for at, slots in levels:
-            low = self._tokens(keys, at, known, per_byte)
-            high = min(self._tokens(keys, at + 1, known, per_byte), length) if at + 1 < len(keys) else length
-            if at_home and known is not None and known.slot in slots:
+            told = self._told.deepest(keys, at)
+            low, high = _tokens(told, at, known, per_byte), float(length)
+            if at + 1 < len(keys):
+                above = self._told.get(keys[at + 1])
+                high = min(high, _tokens(told, at + 1, known, per_byte) if above is None else above)
+            if at_home and known is not None and names(slots, known.slot):
                 at_home = False
                 end = known.prompt_tokens or known.prompt_bytes * per_byte
                 if low - SLACK_TOKENS <= end <= high + SLACK_TOKENS:
@@ -119,8 +135,8 @@ class KeyTokens:
                     if not len(slots):
                         continue
             found = self._found.get(keys[at])
-            held = found if found is not None and low <= found <= high + SLACK_TOKENS else (low + high) / 2
-            resident.append((max(0, min(int(held), length - 1)), slots))
+            held = found if found is not None and low <= found <= high + SLACK_TOKENS else int((low + high) / 2)
+            resident.append((max(0, min(held, length - 1)), slots))
         if at_home and known is not None and known.tail_at < 0:
             # A prompt too short for keys: nobody says that it is gone.
             resident.append((min(known.tokens, length - 1), [known.slot]))
@@ -138,23 +154,22 @@ class KeyTokens:
         if not levels:
             return max(1, int(size * per_byte))
         at = levels[0][0]
-        return max(1, int(self._tokens(keys, at, None, per_byte) + (size - BOUNDARIES[at]) * per_byte))
+        prefix = _tokens(self._told.deepest(keys, at), at, None, per_byte)
+        return max(1, int(prefix + (size - BOUNDARIES[at]) * per_byte))
 
-    def _tokens(self, keys: Sequence[int], at: int, known: Conversation | None, per_byte: float) -> float:
-        """Length of the prefix that key number `at` names."""
-        told = self._told.get
-        if len(self._told):
-            for below in range(at, -1, -1):
-                tokens = told(keys[below])
-                if tokens is not None:
-                    return tokens + (BOUNDARIES[at] - BOUNDARIES[below]) * per_byte
-        boundary = BOUNDARIES[at]
-        if known is None:
-            return boundary * per_byte
-        before = known.prompt_tokens or known.prompt_bytes * per_byte
-        if boundary <= known.prompt_bytes:
-            return boundary * before / max(1, known.prompt_bytes)
-        return before + (boundary - known.prompt_bytes) * per_byte
+
+def _tokens(told: tuple[int, int] | None, at: int, known: Conversation | None, per_byte: float) -> float:
+    """Length of the prefix that key number `at` names; `told` is the last key up to there whose length is known."""
+    boundary = BOUNDARIES[at]
+    if told is not None:
+        below, tokens = told
+        return tokens + (boundary - BOUNDARIES[below]) * per_byte
+    if known is None:
+        return boundary * per_byte
+    before = known.prompt_tokens or known.prompt_bytes * per_byte
+    if boundary <= known.prompt_bytes:
+        return boundary * before / max(1, known.prompt_bytes)
+    return before + (boundary - known.prompt_bytes) * per_byte
 
 
 def _without(slots: Sequence[int] | Slots, slot: int) -> Sequence[int] | Slots:

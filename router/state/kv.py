@@ -177,17 +177,12 @@ class KVState:
 
         With `prefill`, a slot too, the keys are expected on both, and the prefill is in front of the others there.
         """
-        cached = self._feeds[slot].whole_blocks(prompt.resident.tokens(slot))
-        counters = self.counters
+        feed, counters = self._feeds[slot], self.counters
+        cached = feed.whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
-        levels = prompt.resident.levels
-        best = cached
-        if levels and (len(levels) > 1 or levels[0][0] != cached):
-            best = max(cached, best_of(prompt.resident, candidates))
-        counters.best_cached_tokens += best
+        counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
         uncached = max(1, prompt.tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
-        reports = self.reports(slot)
         at = deepest_of(prompt, slot)
         if keys:
             self._expect(slot, keys, at + 1, prompt, now_s)
@@ -229,7 +224,7 @@ class KVState:
             at,
         )
         if prefill == NO_SLOT:
-            self.backlog.add(request_id, slot, uncached, now_s, reports=reports)
+            self.backlog.add(request_id, slot, uncached, now_s, reports=bool(feed.epoch))
         else:
             self._leg_placed(features, prompt, prefill, now_s)
 

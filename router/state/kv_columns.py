@@ -7,11 +7,10 @@ they follow from, in place: a decision reads them as they are, whatever the flee
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 
-from policies.types import FloatColumn, KVSignals
+from policies.types import FloatColumn, KVCells, KVSignals
 from router.state.slots import INITIAL_SLOTS, grown
 
 PRIOR_BASE_MS = 20.0
@@ -22,11 +21,6 @@ large GPU; what replicas report takes over within a few requests."""
 
 AGAIN_TOKENS = 8192.0
 """How many tokens are computed together when evicted ones are computed again: one large step of an engine."""
-
-
-def _view(column: FloatColumn) -> memoryview[float]:
-    # memoryview is generic for type checkers only.
-    return cast("memoryview[float]", memoryview(cast("bytearray", column)))
 
 
 class KVColumns:
@@ -54,12 +48,11 @@ class KVColumns:
         )
         self.waiting_elsewhere: FloatColumn = column()
         """The part of `waiting` that other edges sent."""
-        # One number at a time, a memoryview is three times as fast as its array.
-        self._waiting, self._prefill_ms = _view(signals.waiting), _view(signals.prefill_ms)
-        self._base_ms, self._per_token_ms = _view(signals.base_ms), _view(signals.per_token_ms)
-        self._per_square_ms, self._again_ms = _view(signals.per_square_ms), _view(signals.again_ms)
-        self._footprint, self._capacity = _view(signals.footprint), _view(signals.capacity)
-        self._fill = _view(signals.fill)
+        cells = signals.cells
+        self._waiting, self._prefill_ms = cells.waiting, cells.prefill_ms
+        self._base_ms, self._per_token_ms = cells.base_ms, cells.per_token_ms
+        self._per_square_ms, self._again_ms = cells.per_square_ms, cells.again_ms
+        self._footprint, self._capacity, self._fill = cells.footprint, cells.capacity, cells.fill
 
     def __repr__(self) -> str:
         busy = np.flatnonzero(self.signals.footprint).tolist()
@@ -72,9 +65,8 @@ class KVColumns:
         if slot >= size:
             self._allocate(grown(size, slot))
             self.waiting_elsewhere[:size] = elsewhere
-            for name in KVSignals.__slots__:
-                if name != "usage":
-                    getattr(self.signals, name)[:size] = getattr(old, name)
+            for name in KVCells._fields:
+                getattr(self.signals, name)[:size] = getattr(old, name)
         self.clear_slot(slot)
 
     def clear_slot(self, slot: int) -> None:

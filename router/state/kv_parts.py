@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.types import Candidates, Residency
+from policies.types import Candidates, Residency, names
 from router.histogram import Histogram
 from router.state.conversations import Conversation
 from router.state.prefix_index import Level
@@ -70,9 +70,8 @@ class KVCounters:
         """At decisions: what the chosen one was predicted to hold."""
 
 
-def best_of(resident: Residency, candidates: Candidates) -> int:
-    """Most tokens that a candidate holds."""
-    best = 0
+def best_of(resident: Residency, candidates: Candidates, best: int) -> int:
+    """Most tokens that a candidate holds, where one is known to hold `best`."""
     for tokens, slots in resident.levels:
         if tokens > best and any(slot in candidates for slot in slots):
             best = tokens
@@ -82,6 +81,6 @@ def best_of(resident: Residency, candidates: Candidates) -> int:
 def deepest_of(prompt: Prompt, slot: int) -> int:
     """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
     for at, slots in prompt.levels:
-        if slot in slots:
+        if names(slots, slot):
             return at
     return -1

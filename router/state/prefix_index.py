@@ -248,7 +248,8 @@ class PrefixIndex:
 
     def match(self, keys: Sequence[int]) -> list[Level]:
         """Who holds how much of a prompt: (index of the deepest key held, the slots that hold it), deepest first, each
-        slot once. Beyond `MAX_LEVELS` places, who drops out elsewhere is named at a shallower key it holds."""
+        slot once, arrays ascending. Beyond `MAX_LEVELS` places, who drops out elsewhere is named at a shallower key it
+        holds."""
         if not keys:
             return []
         recent, expected, older = self._recent.get, self._expected.get, self._older
@@ -309,6 +310,7 @@ class PrefixIndex:
             return slots
         raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), dtype=np.uint8)
         held: Slots = slot_of_bit[np.unpackbits(raw, bitorder="little").nonzero()[0]]
+        held.sort()
         return held
 
     def holds(self, slot: int, key: int) -> bool:

@@ -94,7 +94,10 @@ def columns(fleet: Candidates) -> list[list[float]]:
     own = [fleet.in_flight, fleet.in_flight_tokens, fleet.slots]
     if fleet.adapter is not None:
         own += [fleet.adapter.room, np.array(fleet.adapter.holders)]
-    return [column.tolist() for column in (*own, *(getattr(fleet.kv, n) for n in fleet.kv.__slots__ if n != "usage"))]
+    return [
+        column.tolist()
+        for column in (*own, *(getattr(fleet.kv, n) for n in fleet.kv.__slots__ if n not in ("usage", "cells")))
+    ]
 
 
 class TestRanking:
