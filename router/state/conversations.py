@@ -86,7 +86,7 @@ class Conversation(msgspec.Struct, gc=False):
     seen_s: float
     """When a request of it last came or ended."""
     turn: int = 1
-    """Requests so far, by whichever edge."""
+    """Requests so far, by whichever edge, and those of them that went elsewhere than they were placed once more."""
     in_flight: int = 0
     """Of these under way at this edge."""
     phase: Phase = Phase.PAUSING
@@ -212,6 +212,8 @@ class Conversations:
     def served_by(self, known: Conversation, placed: int, slot: int) -> None:
         """A request that was placed on one slot went to another: its KV is there, all of it its own."""
         if known.slot == placed != slot:
+            # Edges that were told of the placement would else take one of the two homes by its name.
+            known.turn += 1
             self._settle(known, slot, known.tokens, 0)
 
     def told(

@@ -36,7 +36,7 @@ ANSWER_TOKENS = 256
 """What an answer adds to the KV of an endpoint that does not say."""
 
 MAX_PLACEMENTS = 262_144
-"""Requests under way that engines may still speak of. When met, the oldest goes."""
+"""Requests and prefill legs that engines may still speak of, under way or ended. When met, the oldest goes."""
 
 PLACEMENT_TTL_S = 3600.0
 LINGER_S = 5.0
@@ -205,12 +205,8 @@ class KVState:
             self.outbox.converse(known.name, was)
         if not request_id:
             return
-        placements = self._placements
-        if request_id in placements:
-            self._forget(request_id, now_s)
-        elif len(placements) >= MAX_PLACEMENTS:
-            self._forget(next(iter(placements)), now_s)
-        placements[request_id] = Placement(
+        self._make_room(request_id, now_s)
+        self._placements[request_id] = Placement(
             slot,
             features.model,
             features.body_bytes,
@@ -232,11 +228,19 @@ class KVState:
         leg, cached = leg_id(features.request_id), prompt.resident.tokens(slot)
         uncached = max(1, prompt.tokens - cached)
         ahead = self.columns.waiting(slot)
+        self._make_room(leg, now_s)
         self._placements[leg] = Placement(
             slot, features.model, features.body_bytes, cached, uncached, ahead, now_s, None
         )
         self._legs.add(leg)
         self.backlog.add(leg, slot, uncached, now_s, reports=self.reports(slot))
+
+    def _make_room(self, request_id: str, now_s: float) -> None:
+        placements = self._placements
+        if request_id in placements:
+            self._forget(request_id, now_s)
+        elif len(placements) >= MAX_PLACEMENTS:
+            self._forget(next(iter(placements)), now_s)
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """The slot will hold the prompt's keys from `start` on."""
@@ -286,6 +290,8 @@ class KVState:
             self._ended.append((now_s, request_id))
             if placement.paired:
                 self._ended.append((now_s, leg_id(request_id)))
+            while len(self._ended) > MAX_PLACEMENTS:
+                self._forget(self._ended.popleft()[1], now_s)
 
     def _over(self, placement: Placement, now_s: float) -> None:
         """A request is no longer under way; said by whoever knows first."""

@@ -35,6 +35,9 @@ MAX_KEYS = 1_000_000
 MAX_EXPECTED_KEYS = 262_144
 """Expectations not yet confirmed: 2,000 prompts of 128 keys. When met, the oldest prompts' go."""
 
+MAX_MARKED_KEYS = 1_048_576
+"""Keys of prompts that were expected, confirmed or not, until their time is up: about 40 MB. The oldest prompts' go."""
+
 MAX_SHARED_SETS = 65_536
 """Distinct sets of several replicas kept to be shared between keys."""
 
@@ -61,6 +64,8 @@ class PrefixIndex:
         self._expected: dict[int, int] = {}
         self._marks: list[tuple[float, int, Sequence[int]]] = []
         """A heap of (end, the slot's set, keys)."""
+        self._marked = 0
+        """Keys in it."""
         self._shared: dict[int, int] = {}
         self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
@@ -201,8 +206,9 @@ class PrefixIndex:
             fresh[key] |= expected[key]
         expected.update(fresh)
         heapq.heappush(self._marks, (end_s, mask, added))
-        while len(expected) > self._max_expected:
-            self._void(*heapq.heappop(self._marks)[1:])
+        self._marked += len(added)
+        while len(expected) > self._max_expected or self._marked > MAX_MARKED_KEYS:
+            self._void_first()
 
     def _lift(self, keys: Sequence[int]) -> None:
         older, recent = self._older, self._recent
@@ -236,7 +242,12 @@ class PrefixIndex:
         """Ends the expectations whose time is up. O(1) when there are none."""
         marks = self._marks
         while marks and marks[0][0] <= now_s:
-            self._void(*heapq.heappop(marks)[1:])
+            self._void_first()
+
+    def _void_first(self) -> None:
+        _, mask, keys = heapq.heappop(self._marks)
+        self._marked -= len(keys)
+        self._void(mask, keys)
 
     def _void(self, mask: int, keys: Iterable[int]) -> None:
         before = len(self._expected)
@@ -354,6 +365,7 @@ class PrefixIndex:
                 del self._expected[key]
             self._marks = [mark for mark in self._marks if not mark[1] & dying]
             heapq.heapify(self._marks)
+            self._marked = sum(len(mark[2]) for mark in self._marks)
             self._dead &= ~dying
             while dying:
                 lowest = dying & -dying
@@ -401,6 +413,7 @@ class PrefixIndex:
         assert not self._recent.keys() & self._older.keys(), "a key is in both layers"
         assert len(self) <= self._max_keys, "more keys than the limit"
         assert len(self._expected) <= self._max_expected, "more expectations than the limit"
+        assert self._marked == sum(len(mark[2]) for mark in self._marks) <= MAX_MARKED_KEYS, "marks are miscounted"
         masks = list(self._masks.values())
         assert len(set(masks)) == len(masks), "two slots share a bit"
         assert not any(mask & self._dead for mask in masks), "a live slot's bit is dead"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.types import Candidates, RequestFeatures
+from policies.types import NO_SLOT, Candidates, RequestFeatures
 from router.prefix_keys import BOUNDARIES
+from router.state import kv as kv_state
 from router.state.kv import EXPECTED_S, LINGER_S, KVState
 from router.state.kv_parts import Prompt
 from router.state.schema import EngineEvents, Finished, FirstToken
@@ -193,6 +194,21 @@ def test_who_served_is_the_home() -> None:
     known = fleet.ask("r2", 8, session="s").conversation
     assert known is not None and known.slot == 2 and not known.under_way
     fleet.kv.validate()
+
+
+def test_requests_that_engines_may_speak_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With their prefill legs, under way and ended alike; the oldest is over then."""
+    monkeypatch.setattr(kv_state, "MAX_PLACEMENTS", 10)
+    fleet = Fleet()
+    for number in range(40):
+        features = RequestFeatures(request_id=f"q{number}", session=f"s{number}", body_bytes=400)
+        prompt = fleet.kv.read(features, 0.0)
+        fleet.kv.placed(features, prompt, 0, fleet.candidates, 0.0, prefill=1 if number % 2 else NO_SLOT)
+        if number % 3:
+            fleet.kv.ended(features.request_id, 0.0)
+        assert len(fleet.kv._placements) <= 10 and len(fleet.kv._ended) <= 10 and len(fleet.kv._legs) <= 10
+    fleet.kv.validate()
+    assert sum(known.under_way for known in fleet.kv.conversations) <= 10
 
 
 def test_gaps_and_strangers_ask_for_a_snapshot() -> None:

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from router.state import prefix_index
 from router.state.prefix_index import MAX_LEVELS, PrefixIndex
 
 
@@ -118,6 +119,20 @@ def test_expectations_are_bounded() -> None:
     assert depths(index, [0, 1]) == {}
 
 
+def test_what_is_remembered_of_expectations_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confirmed ones too are remembered until their time is up, or until there are too many."""
+    monkeypatch.setattr(prefix_index, "MAX_MARKED_KEYS", 40)
+    index = make_index()
+    for number in range(50):
+        keys = tuple(range(4 * number, 4 * number + 4))
+        index.expect(0, keys, 0, end_s=30.0)
+        for key in keys:
+            index.stored(0, key)
+        index.validate()
+        assert len(index._marks) <= 10
+    assert depths(index, [0, 1, 2, 3]) == {0: 3}
+
+
 def test_at_the_limit_what_is_in_use_stays() -> None:
     """A prompt that keeps being routed outlives ten times the index in keys nobody asks for."""
     index = make_index(max_keys=1000)
@@ -217,6 +232,7 @@ class AgainstSets(RuleBasedStateMachine):
         mask = self.index._masks[slot]
         self.index._marks = [mark for mark in self.index._marks if mark[1] != mask]
         heapq.heapify(self.index._marks)
+        self.index._marked = sum(len(mark[2]) for mark in self.index._marks)
         for other in CHAINS:
             self.index._void(mask, other)
 

@@ -164,6 +164,42 @@ def test_a_gap_is_mended_by_a_snapshot() -> None:
     agree(a, b)
 
 
+def test_last_words_that_the_store_lost_are_mended_by_who_heard_them() -> None:
+    """An edge leaves, and one of the others read less of it: no gap tells, since nothing comes after."""
+    store = StreamStore()
+    a, b, c = edges = [SharingEdge(name, STICKY) for name in "abc"]
+    a.register("r1")
+    now_s = settle(store, edges, 0.0)
+    taken = [edge.member.counters.taken for edge in (a, b)]
+    c.ask("q1", now_s, session="s1")
+    c.end("q1", now_s)
+    c.say(store, now_s)
+    b.follow(store, now_s)
+    del store.streams["c"]
+    now_s = settle(store, (a, b), now_s, rounds=20)
+    assert len(a.sessions) == 1
+    agree(a, b)
+    assert a.member.in_step and b.member.in_step
+    assert [edge.member.counters.taken for edge in (a, b)] == [taken[0] + 1, taken[1]], "each what it lacks, once"
+
+
+def test_a_request_that_went_elsewhere_moves_its_conversation_at_all_edges() -> None:
+    """Its placement was told before: whatever the two replicas are called, the later word counts."""
+    store, a, b = two()
+    a.register("r1", "r2")
+    now_s = settle(store, (a, b), 0.0)
+    placed = a.ask("q1", now_s, session="s", body_bytes=4000).first
+    now_s = settle(store, (a, b), now_s)
+    for there in ("r1", "r2", "r1"):
+        home = a.kv.conversations.get("s").slot
+        a.kv.conversations.served_by(a.kv.conversations.get("s"), home, a.replicas.get(there).slot)
+        a.kv.outbox.converse("s")
+        now_s = settle(store, (a, b), now_s)
+        assert b.knows()["conversations"]["s"][0] == there
+    assert placed in ("r1", "r2")
+    agree(a, b)
+
+
 def test_a_newcomer_learns_all_from_one_snapshot() -> None:
     """Of three edges, with the streams' beginnings long gone."""
     store = StreamStore()

@@ -5,13 +5,13 @@ A seed that fails names itself, its last events, and the command that replays it
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
-from shared_world import Violation, World, run_world
+from many_worlds import look_at_all, report
+from shared_world import Violation, run_world
 
 from router.sharing.sharing import Sharing
 from router.state.conversations import Conversations
@@ -29,6 +29,11 @@ SHORT_S = 8.0
 SHORT_QUIET_S = 25.0
 """What is not agreed on by then was, in no seed, agreed on later: worlds without a broken rule take half of it."""
 
+SOAK_SEEDS = 200
+"""Of the soak suite: some 70 s of CPU, on all cores. `python tests/support/many_worlds.py FIRST LAST` runs others."""
+
+FIRST_SOAK_SEED = 1000
+
 MUTANT_SEEDS = range(40)
 """Looked at after the seed that is known to notice."""
 
@@ -41,21 +46,6 @@ def quiet_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def report(worlds: Sequence[World]) -> str:
-    """What was run, in a few lines."""
-    kinds = Counter[str]()
-    for world in worlds:
-        for fault, count in world.faults.items():
-            kinds[fault.partition(":")[0]] += count
-        kinds.update({f"call failed, {cause}": count for cause, count in world.store.met.items()})
-    slowest = max(world.agreed_after_s for world in worlds)
-    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    return (
-        f"{len(worlds)} worlds, {sum(world.requests for world in worlds)} requests, "
-        f"{sum(world.checks for world in worlds)} checks, agreed after at most {slowest:.0f} s; {faults}"
-    )
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_edges_agree_once_it_is_quiet(seed: int) -> None:
     """Whatever went wrong before; and nothing is chosen, counted or kept that must not be on the way."""
@@ -64,12 +54,14 @@ def test_edges_agree_once_it_is_quiet(seed: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("start", range(1000, 1200, 20))
-def test_edges_agree_once_it_is_quiet_in_many_worlds(start: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same with more seeds and longer; what they met is printed."""
-    worlds = [run_world(seed) for seed in range(start, start + 20)]
+@pytest.mark.timeout(300)
+def test_edges_agree_once_it_is_quiet_in_many_worlds(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same with hundreds of seeds and longer; what they met is printed, and how to replay a seed that failed."""
+    outcomes = look_at_all(range(FIRST_SOAK_SEED, FIRST_SOAK_SEED + SOAK_SEEDS))
     with capsys.disabled():
-        print(f"\nseeds {start} to {start + 19}: {report(worlds)}")
+        print(f"\n{report(outcomes)}")
+    assert len(outcomes) == SOAK_SEEDS
+    assert not [outcome.violation for outcome in outcomes if outcome.violation]
 
 
 def test_the_same_seed_is_the_same_world() -> None:

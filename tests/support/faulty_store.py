@@ -223,9 +223,9 @@ class StoreClient:
         store, rng = self._store, self._rng
         self.calls += 1
         self._alive()
-        if store.down is not None:
+        if (cause := store.down) is not None:
             await asyncio.sleep(self.latency_s)
-            raise self._failed(store.down)
+            raise self._failed(cause)
         if self.cut:
             await asyncio.sleep(TIMEOUT_S)
             raise self._failed(Cause.SLOW)

@@ -195,10 +195,11 @@ class Member:
         batch = Batch(
             beat=beat,
             fresh=self.seq == 1 and not self._knew_something,
-            warm=beat and not self._behind(),
+            warm=beat and self.in_step,
             bye=self.leaving,
             loads=self._loads.take(names, complete=beat),
             holds=names.all_at(r.id for r in self._replicas if (r.heard_until_s or 0.0) > now_s) if beat else [],
+            silent=self.peers.silent() if beat else {},
             replicas=records,
             documents=documents,
             pins=self._say_pins(pins, names, now_s),
@@ -386,7 +387,7 @@ class Member:
         self.peers.tell_loads(peer, batch.loads, batch.names, complete=batch.beat)
         if batch.beat:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
-            peer.warm = batch.warm
+            peer.warm, peer.silent = batch.warm, batch.silent
         for ask in batch.asks:
             if ask.edge == self.edge:
                 self._askers.add(peer.info.edge)
@@ -408,7 +409,7 @@ class Member:
     def sweep(self, now_s: float) -> list[str]:
         """Ends edges that are silent and asks for what is missing; who fell silent."""
         died = self.peers.sweep(now_s)
-        behind = self._behind()
+        behind = self.peers.behind()
         if not behind:
             self._asked = ""
         elif not self._asked or now_s - self._asked_s >= ASK_TIMEOUT_S:
@@ -420,13 +421,10 @@ class Member:
             self.counters.asked += 1
         return died
 
-    def _behind(self) -> list[Peer]:
-        return [peer for peer in self.peers if peer.alive and not peer.based and not peer.refused]
-
     @property
     def in_step(self) -> bool:
-        """Whether nothing that any living edge said is missing."""
-        return not self._behind()
+        """Whether nothing is missing that any living edge said, or knows of edges that say no more."""
+        return not self.peers.behind()
 
     def snapshot_wanted(self, now_s: float) -> Snapshot | None:
         """A snapshot for those who asked since the last; None when nobody did."""
@@ -476,7 +474,10 @@ class Member:
         for edge, position in notice.positions.items():
             peer = self.peers.get(edge)
             if peer is not None:
-                peer.position = position if peer.position is None else min(peer.position, position)
+                if peer.alive and peer.position is not None:
+                    peer.position = min(peer.position, position)
+                else:
+                    peer.position = position  # what it said before that may not lie in the store any more
                 peer.based = True
         self._asked = ""
 

@@ -7,7 +7,7 @@ own, so no two clocks are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.state.kv_columns import KVColumns
 from router.state.load import LoadTable
@@ -37,7 +37,7 @@ class Peer:
     """One other edge."""
 
     __slots__ = (
-        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "refused", "warm",
+        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "refused", "silent", "warm",
     )  # fmt: skip
 
     def __init__(self, info: EdgeInfo, position: int | None, now_s: float) -> None:
@@ -56,6 +56,8 @@ class Peer:
         self.loads: dict[str, Counts] = {}
         """Replica id -> requests, tokens, prompt tokens waiting."""
         self.holds: frozenset[str] = frozenset()
+        self.silent: dict[str, int] = {}
+        """Of edges that say no more, the last batch that it has."""
 
     def __repr__(self) -> str:
         state = "alive" if self.alive else "silent"
@@ -123,6 +125,28 @@ class Peers:
         """Edges that were forgotten since the last call: nobody else needs to know them."""
         forgotten, self._forgotten = self._forgotten, []
         return forgotten
+
+    def silent(self) -> dict[str, int]:
+        """Edges that say no more and of which nothing is missing, with their last batch here."""
+        return {
+            peer.info.edge: peer.position
+            for peer in self
+            if not peer.alive and peer.based and peer.position is not None
+        }
+
+    def behind(self) -> list[Peer]:
+        """Living edges that know what is missing here: of their own words, or of those of edges that say no more, whose
+        last batches the store may have lost before this edge read them."""
+        return [
+            peer for peer in self if peer.alive and not peer.refused and (not peer.based or self._outlived(peer.silent))
+        ]
+
+    def _outlived(self, silent: Mapping[str, int]) -> bool:
+        for edge, position in silent.items():
+            peer = self._by_id.get(edge)
+            if peer is not None and not peer.alive and (not peer.based or (peer.position or 0) < position):
+                return True
+        return False
 
     def leave(self, peer: Peer) -> None:
         """It said that it goes. What it held is remembered like that of one that fell silent."""

@@ -177,6 +177,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     loads: list[Load] = msgspec.field(default_factory=list, name="f")
     holds: list[int] = msgspec.field(default_factory=list, name="h")
     """Replicas whose heartbeats come to this edge."""
+    silent: dict[str, int] = msgspec.field(default_factory=dict, name="z")
+    """Of edges that say no more, the last batch that this one has; with heartbeats."""
     replicas: list[ReplicaRecord] = msgspec.field(default_factory=list, name="r")
     documents: list[Document] = msgspec.field(default_factory=list, name="d")
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")
