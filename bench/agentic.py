@@ -75,11 +75,15 @@ CONTESTANTS = (
 class Run:
     """One side's round."""
 
-    edge_us: float
-    """CPU time of the edge's processes a request."""
+    parts_us: dict[str, float]
+    """CPU time of the edge a request, by kind of process."""
     played: Played
     prompt_tokens: list[int]
     """By replica."""
+
+    @property
+    def edge_us(self) -> float:
+        return sum(self.parts_us.values())
 
     @property
     def ttft_ms(self) -> list[float]:
@@ -103,6 +107,7 @@ class Run:
         tpot = [a.tpot_ms for a in self.played.answers if not math.isnan(a.tpot_ms)]
         return {
             "edge_us_per_request": self.edge_us,
+            "parts_us_per_request": self.parts_us,
             "requests": len(self.played.answers),
             "errors": self.played.errors,
             "output_tokens": sum(answer.output_tokens for answer in self.played.answers),
@@ -186,11 +191,11 @@ async def readings(processes: ProcessTree) -> AsyncIterator[list[tuple[int, Read
         await asyncio.gather(looking, return_exceptions=True)
 
 
-def used_between(seen: Sequence[tuple[int, Reading]], first_ns: int, last_ns: int) -> float:
-    """CPU seconds from the last reading before `first_ns` to the first one after `last_ns`."""
+def used_between(seen: Sequence[tuple[int, Reading]], first_ns: int, last_ns: int) -> dict[str, float]:
+    """CPU seconds by kind of process, from the last reading before `first_ns` to the first one after `last_ns`."""
     before = max((one for one in seen if one[0] <= first_ns), key=lambda one: one[0], default=seen[0])
     after = min((one for one in seen if one[0] >= last_ns), key=lambda one: one[0], default=seen[-1])
-    return sum(used_s(before[1], after[1]).values())
+    return used_s(before[1], after[1])
 
 
 async def _prompt_tokens(urls: Sequence[str]) -> list[int]:
@@ -231,8 +236,9 @@ async def run_agentic(options: AgenticOptions) -> tuple[list[Table], dict[str, A
                             trace, side.port, model=MODEL, concurrency=options.concurrency, out=log_dir / "aiperf",
                             within_s=WITHIN_S,
                         )  # fmt: skip
-                    used_us = used_between(seen, played.first_ns, played.last_ns) * 1e6
-                    run = Run(used_us / max(1, len(played.answers)), played, await _prompt_tokens(urls))
+                    used = used_between(seen, played.first_ns, played.last_ns)
+                    each_us = {part: part_s / max(1, len(played.answers)) * 1e6 for part, part_s in used.items()}
+                    run = Run(each_us, played, await _prompt_tokens(urls))
                 if not played.answers:
                     raise PeerError(f"{contestant.name} answered nothing")
                 runs[contestant.name].append(run)

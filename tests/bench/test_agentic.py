@@ -54,14 +54,16 @@ def test_cpu_counts_from_the_first_request_to_the_last_answer() -> None:
     """What the edge did while the client got ready is left out, as far as readings tell."""
     clocks = [0, 100, 250, 900, 901]
     seen = [(number * 10, Reading({1: clock * 1_000_000}, {1: 0}, {1: "all"})) for number, clock in enumerate(clocks)]
-    assert used_between(seen, 12, 28) == pytest.approx(0.8)
-    assert used_between(seen, 0, 40) == pytest.approx(0.901)
+    assert used_between(seen, 12, 28) == pytest.approx({"all": 0.8})
+    assert used_between(seen, 0, 40) == pytest.approx({"all": 0.901})
 
 
 def test_a_run_is_summed_up_by_tokens_and_by_turns(tmp_path: Path) -> None:
     """Hits go by tokens, imbalance by replicas, and later turns are told apart."""
     first = record(0, 0, 1, time_to_first_token=300.0, usage_prompt_tokens=100, usage_prompt_cache_read_tokens=0)
     later = record(1, 2, 3, time_to_first_token=100.0, usage_prompt_tokens=300, usage_prompt_cache_read_tokens=200)
-    run = Run(50.0, read_records(write(tmp_path, [first, later])), prompt_tokens=[300, 100])
-    assert (run.hit_rate, run.imbalance) == (0.5, 1.5)
+    run = Run(
+        {"haproxy": 50.0, "router": 20.0}, read_records(write(tmp_path, [first, later])), prompt_tokens=[300, 100]
+    )
+    assert (run.hit_rate, run.imbalance, run.edge_us) == (0.5, 1.5, 70.0)
     assert (run.figures()["ttft_ms"]["mean"], run.figures()["later_ttft_ms"]["mean"]) == (200.0, 100.0)
