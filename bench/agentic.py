@@ -269,6 +269,6 @@ def _table(options: AgenticOptions, runs: dict[str, list[Run]]) -> Table:
     notes = [
         f"{options.sessions} sessions of {len(first) // options.sessions} turns, {options.concurrency} at a time, "
         f"prompts of {statistics.fmean(answer.prompt_tokens for answer in first):,.0f} tokens on average, "
-        f"{options.replicas} simulated engines of {options.kv_tokens:,} tokens of KV, {options.rounds} rounds.",
+        f"{options.replicas} simulated engines of {options.kv_tokens:,} tokens of KV, rounds: {options.rounds}.",
     ]
-    return Table("Agents through the edge", columns, rows, notes)
+    return Table("By side and policy", columns, rows, notes)

@@ -21,7 +21,9 @@ from bench.report import (
     write_docs,
 )
 
-RESULTS = sorted((Path(__file__).parents[2] / "bench" / "results").glob("edges*.json"))
+FOLDER = Path(__file__).parents[2] / "bench" / "results"
+RESULTS = sorted(FOLDER.glob("edges*.json"))
+AGENTS = FOLDER / "agentic.json"
 
 
 def make_report() -> Report:
@@ -89,7 +91,15 @@ def test_the_page_shows_a_checked_in_run() -> None:
     assert any(put_between(page, load_report(file).markdown()) == page for file in RESULTS)
 
 
-@pytest.mark.parametrize("file", RESULTS, ids=[file.name for file in RESULTS])
+def test_the_page_shows_the_checked_in_run_of_agents(tmp_path: Path) -> None:
+    """They have a place of their own, apart from the edges'."""
+    page = tmp_path / "page.md"
+    page.write_text(DOCS.read_text())
+    write_docs(load_report(AGENTS), page)
+    assert page.read_text() == DOCS.read_text()
+
+
+@pytest.mark.parametrize("file", [*RESULTS, AGENTS], ids=lambda file: file.name)
 def test_results_say_where_they_come_from(file: Path) -> None:
     """Machine, versions and command are in every result file."""
     report = load_report(file)
