@@ -26,6 +26,7 @@ that hold one grow until a copy elsewhere is cheaper.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -124,10 +125,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         slots, home, limit = candidates.slots, candidates.home, context.limit
         best: list[tuple[float, int]]
         if len(slots) <= FEW:
-            random = context.rng.random
-            drawn = [(cost, random(), slot) for cost, slot in self._costs(candidates)]
-            drawn.sort()
-            best = [(cost, slot) for cost, _, slot in drawn[:limit]]
+            best = [(cost, slot) for cost, _, slot in self._costs(candidates, context.rng)[:limit]]
         else:
             places = least(self._scores(candidates), min(limit, len(slots)), context.rng)
             best = [(cost, slots.item(at)) for at, cost in places]
@@ -173,8 +171,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
         config = self.config
         return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
 
-    def _costs(self, candidates: Candidates) -> list[tuple[float, int]]:
-        """Score and slot of one candidate after the other: the quicker way where they are few."""
+    def _costs(self, candidates: Candidates, rng: random.Random) -> list[tuple[float, float, int]]:
+        """Score, dice and slot of one candidate after the other, sorted: the quicker way where they are few."""
         config, kv = self.config, _signals(candidates)
         kappa, prompt = self.kappa(kv.usage), float(candidates.prompt_tokens)
         home, home_tokens = candidates.home, candidates.home_tokens
@@ -184,7 +182,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         for tokens, holders in candidates.resident.levels:
             for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
                 held[slot] = tokens
-        requests_at, resident = candidates.in_flight.item, held.get
+        requests_at, resident, drawn = candidates.in_flight.item, held.get, rng.random
         _, prefill_ms, base, per_token, per_square, again_ms, footprint, capacity, fill = kv.cells
         elsewhere = candidates.elsewhere
         paired = 0.0 if elsewhere is None else elsewhere.queue_ms + kappa * elsewhere.miss_ms
@@ -207,7 +205,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
             over = footprint[slot] + added - overflow_at * capacity[slot]
             if over > 0.0:
                 cost += evict_weight * (over if over < uncached else uncached) * again_ms[slot]
-            costs.append((cost, slot))
+            costs.append((cost, drawn(), slot))
+        costs.sort()
         return costs
 
     def _scores(self, candidates: Candidates) -> FloatColumn:
