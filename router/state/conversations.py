@@ -20,6 +20,7 @@ its share of the footprint is what it brought.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain, islice, takewhile
@@ -277,6 +278,9 @@ class Conversations:
         elsewhere, pausing, dormant = self._in_phase[Phase.ELSEWHERE :]
         for known in _seen_until(elsewhere, now_s - UNDER_WAY_ELSEWHERE_S):
             self._become(known, Phase.PAUSING, known.seen_s)
+        if not self.silence.saw_end:
+            silent = [*dormant.values(), *pausing.values()]
+            self.silence.wait(lambda silent_s: bisect_right(silent, now_s - silent_s, key=_seen_s))
         for known in _seen_until(pausing, now_s - self.silence.patience_s):
             self._become(known, Phase.DORMANT, known.seen_s)
         over = _seen_until(dormant, now_s - self.silence.ttl_s)
@@ -380,6 +384,10 @@ class Conversations:
         assert not self._uprooted.keys() & self._known.keys(), "a conversation with a home and without"
         assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
         assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
+
+
+def _seen_s(known: Conversation) -> float:
+    return known.seen_s
 
 
 def _seen_until(table: dict[Name, Conversation], at_s: float) -> list[Conversation]:

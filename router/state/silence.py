@@ -5,18 +5,25 @@ whole of `ttl_s`. Of those that were silent for t seconds, R(t) went on and N ne
 from which at least as many went on as not. Agents that call tools come back within seconds and are soon given up,
 people are waited for, and where every request stands alone nobody is.
 
+Until a `ttl_s` has passed nobody was seen to end. Meanwhile those who are silent for t seconds at that moment stand for
+N, all but `DOUBTFUL` of them: a fleet of lone requests would else be taken for full of conversations for two minutes.
+
 Recent observations weigh more: whenever `MEMORY` have been counted, all counts are halved.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 STEPS = 96
 FIRST_S = 0.05
 """Pauses are told apart in `STEPS` steps of one ratio, from this one to the ttl: 8 % at two minutes."""
 
 MEMORY = 4096.0
+
+DOUBTFUL = 32
+"""So many silent conversations say nothing yet."""
 
 
 class Silence:
@@ -28,6 +35,8 @@ class Silence:
         self._bounds: list[float] = [FIRST_S * ratio ** float(step) for step in range(STEPS + 1)]
         self._pauses = [0.0] * (STEPS + 2)
         self._ends = 0.0
+        self._silent = [0] * (STEPS + 1)
+        """Those silent for each bound or longer; what ends are guessed from until one was seen."""
         self._counted = 0.0
         self._patience_s: float | None = ttl_s
 
@@ -44,6 +53,16 @@ class Silence:
         self._ends += 1.0
         self._count()
 
+    @property
+    def saw_end(self) -> bool:
+        """Whether ends are counted, and need not be guessed."""
+        return self._ends > 0.0
+
+    def wait(self, silent_for: Callable[[float], int]) -> None:
+        """How many are silent at this moment, for so many seconds or longer; of use until an end was seen."""
+        self._silent = [silent_for(bound) for bound in self._bounds]
+        self._patience_s = None
+
     def _count(self) -> None:
         self._patience_s = None
         self._counted += 1.0
@@ -54,18 +73,16 @@ class Silence:
 
     @property
     def patience_s(self) -> float:
-        """Silence from which on a conversation is more likely over than not; `ttl_s` until one was seen to end."""
+        """Silence from which on a conversation is more likely over than not."""
         if self._patience_s is None:
             self._patience_s = self._longest_worth_waiting_s()
         return self._patience_s
 
     def _longest_worth_waiting_s(self) -> float:
-        ends = self._ends
-        if not ends:
-            return self.ttl_s
-        later = 0.0
+        ends, later, worth_s = self._ends, 0.0, self.ttl_s
         for step in range(STEPS + 1, 0, -1):
             later += self._pauses[step]
-            if later >= ends:
-                return min(self.ttl_s, self._bounds[step - 1])
-        return 0.0
+            over = ends or self._silent[step - 1] - DOUBTFUL
+            if later < over:
+                worth_s = self._bounds[step - 2] if step > 1 else 0.0
+        return min(self.ttl_s, worth_s)

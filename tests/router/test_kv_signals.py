@@ -14,7 +14,7 @@ from router.state.conversations import UNDER_WAY_ELSEWHERE_S, Conversation, Conv
 from router.state.kv_columns import PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS, KVColumns
 from router.state.load import LoadTable
 from router.state.prefill_times import PrefillTimes
-from router.state.silence import MEMORY, Silence
+from router.state.silence import DOUBTFUL, MEMORY, Silence
 from router.state.token_ratio import TokenRatio
 
 PRIOR_MS_AT_1000 = PRIOR_BASE_MS + 1000 * PRIOR_PER_TOKEN_MS
@@ -242,6 +242,17 @@ class TestConversations:
         assert len(table) == 1
         table.validate()
 
+    def test_lone_requests_do_not_count_for_a_whole_ttl(self) -> None:
+        """A hundred sessions of one request each: their KV is given up long before the first of them is forgotten."""
+        columns = make_columns()
+        table = Conversations(columns, ttl_s=60.0)
+        for number in range(100):
+            answered(table, f"s{number}", tokens=1000, now_s=number / 20)
+        table.expire(6.0)
+        assert (len(table), table.live) == (100, 0)
+        assert columns.signals.footprint[0] == 0
+        table.validate()
+
     def test_who_is_likely_over_no_longer_counts(self) -> None:
         """Three times in four a conversation went on, after 2 s, and then no more. Silent for 3 s another is dormant:
         its home is known, its KV is nobody's concern until it goes on."""
@@ -347,6 +358,27 @@ class TestSilence:
         silence = Silence(60.0)
         assert silence.patience_s == 60.0
         silence.went_on(1.0)
+        assert silence.patience_s == 60.0
+
+    def test_the_silent_stand_for_ends_until_one_was_seen(self) -> None:
+        """A hundred are silent for up to 10 s. While nobody went on they are taken for over; once 200 did, after 2 s,
+        silence of 2 s is worth waiting for and longer is not."""
+        silence = Silence(60.0)
+        silence.wait(lambda silent_s: 100 if silent_s <= 10.0 else 0)
+        assert silence.patience_s == 0.0
+        for _ in range(200):
+            silence.went_on(2.0)
+        assert silence.patience_s == pytest.approx(2.0, rel=0.1)
+        silence.ended()
+        assert silence.patience_s == pytest.approx(2.0, rel=0.1)
+        silence.wait(lambda silent_s: 10_000)
+        assert silence.saw_end
+        assert silence.patience_s == pytest.approx(2.0, rel=0.1)
+
+    def test_a_handful_of_silent_conversations_says_nothing(self) -> None:
+        """They may all be pausing."""
+        silence = Silence(60.0)
+        silence.wait(lambda silent_s: DOUBTFUL)
         assert silence.patience_s == 60.0
 
     def test_where_every_request_stands_alone_nobody_is_waited_for(self) -> None:

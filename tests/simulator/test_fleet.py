@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
 from engine.sim.timing import DENSE_H100
 from simulator.errors import ExperimentError
 from simulator.fleet import MAX_REFUSALS, VirtualFleet
-from simulator.generate import WORKLOADS, generate
+from simulator.generate import WORKLOADS, Lognormal, generate
 from simulator.measure import Summary
 from simulator.settings import FleetSettings, Restart
 from simulator.trace import Trace
@@ -52,6 +54,20 @@ def test_a_turn_waits_for_the_answer_and_the_pause() -> None:
     assert second.arrived_s == pytest.approx(first.end_s + 7.0)
     assert (first.turn, second.turn) == (0, 1)
     assert summary(fleet).later_ttft_ms.mean == pytest.approx(second.ttft_s * 1000)
+
+
+def test_a_shared_system_prompt_is_served_evenly() -> None:
+    """2,000 lone requests under 8,192 shared tokens on four replicas: none serves more than 1.25 times the mean,
+    and of what could be found in a cache 95 % is."""
+    shared = 8_192
+    lone = replace(
+        WORKLOADS["shared_system_prompt"], system_tokens=shared, first=Lognormal(8_700, 8_900, 8_256, 20_000)
+    )
+    trace = generate(lone, sessions=2_000, seed=1).at_rate(36.0, random.Random(1))
+    fleet = run(trace, "kv_cost", replicas=4)
+    requests = Counter(served.replica for served in fleet.served)
+    assert max(requests.values()) <= 1.25 * requests.total() / 4
+    assert sum(served.cached_tokens for served in fleet.served) >= 0.95 * shared * requests.total()
 
 
 def test_a_home_finds_its_prefix() -> None:
