@@ -96,18 +96,51 @@ class Wire(ABC):
         """The answer as one JSON body."""
 
 
-class ChatWire(Wire):
-    """`/v1/chat/completions`."""
+class ObjectWire(Wire):
+    """What chat and text completions share: one object with choices, whole or in chunks."""
 
-    id_prefix = "chatcmpl-"
+    object_name: ClassVar[bytes]
+    chunk_name: ClassVar[bytes]
 
     def __init__(self, request_id: str, created: int, model: str, choices: int, include_usage: bool) -> None:
         super().__init__(request_id, created, model, choices, include_usage)
-        self._stem = b'{"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % (
+        self._stem = b'{"id":%b,"object":"%b","created":%d,"model":%b,"choices":[' % (
             self.id_json,
+            self.chunk_name,
             created,
             self.model_json,
         )
+
+    def _object(self, choices: list[dict[str, Any]], usage: Usage, created_tokens: int | None) -> dict[str, Any]:
+        """The whole answer up to its usage, keys in vLLM's order."""
+        return {
+            "id": self.request_id,
+            "object": self.object_name.decode(),
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": {
+                "prompt_tokens": usage.prompt,
+                "total_tokens": usage.prompt + usage.completion,
+                "completion_tokens": usage.completion,
+                "prompt_tokens_details": {
+                    "cached_tokens": usage.cached,
+                    "created_cache_tokens": created_tokens,
+                    "multimodal_tokens": None,
+                },
+                "completion_tokens_details": None,
+            },
+        }
+
+
+class ChatWire(ObjectWire):
+    """`/v1/chat/completions`."""
+
+    id_prefix = "chatcmpl-"
+    object_name = b"chat.completion"
+    chunk_name = b"chat.completion.chunk"
 
     def opening(self, prompt_tokens: int) -> bytes:
         role = (
@@ -163,24 +196,7 @@ class ChatWire(Wire):
         ]
         return msgspec.json.encode(
             {
-                "id": self.request_id,
-                "object": "chat.completion",
-                "created": self.created,
-                "model": self.model,
-                "choices": choices,
-                "service_tier": None,
-                "system_fingerprint": FINGERPRINT,
-                "usage": {
-                    "prompt_tokens": usage.prompt,
-                    "total_tokens": usage.prompt + usage.completion,
-                    "completion_tokens": usage.completion,
-                    "prompt_tokens_details": {
-                        "cached_tokens": usage.cached,
-                        "created_cache_tokens": usage.created,
-                        "multimodal_tokens": None,
-                    },
-                    "completion_tokens_details": None,
-                },
+                **self._object(choices, usage, usage.created),
                 "prompt_logprobs": None,
                 "prompt_token_ids": None,
                 "prompt_text": None,
@@ -191,18 +207,11 @@ class ChatWire(Wire):
         )
 
 
-class CompletionWire(Wire):
+class CompletionWire(ObjectWire):
     """`/v1/completions`."""
 
     id_prefix = "cmpl-"
-
-    def __init__(self, request_id: str, created: int, model: str, choices: int, include_usage: bool) -> None:
-        super().__init__(request_id, created, model, choices, include_usage)
-        self._stem = b'{"id":%b,"object":"text_completion","created":%d,"model":%b,"choices":[' % (
-            self.id_json,
-            created,
-            self.model_json,
-        )
+    object_name = chunk_name = b"text_completion"
 
     def opening(self, prompt_tokens: int) -> bytes:
         return b""
@@ -246,24 +255,7 @@ class CompletionWire(Wire):
         ]
         return msgspec.json.encode(
             {
-                "id": self.request_id,
-                "object": "text_completion",
-                "created": self.created,
-                "model": self.model,
-                "choices": choices,
-                "service_tier": None,
-                "system_fingerprint": FINGERPRINT,
-                "usage": {
-                    "prompt_tokens": usage.prompt,
-                    "total_tokens": usage.prompt + usage.completion,
-                    "completion_tokens": usage.completion,
-                    "prompt_tokens_details": {
-                        "cached_tokens": usage.cached,
-                        "created_cache_tokens": None,
-                        "multimodal_tokens": None,
-                    },
-                    "completion_tokens_details": None,
-                },
+                **self._object(choices, usage, None),
                 "kv_transfer_params": self.kv_transfer_params,
                 "ec_transfer_params": None,
                 "metrics": None,
