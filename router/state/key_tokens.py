@@ -95,7 +95,7 @@ class KeyTokens:
         """A prompt of which a replica held keys up to number `at` found so many tokens there."""
         low = self._told.get(keys[at])
         if low is not None and at + 1 < len(keys):
-            high = _tokens(self._told.deepest(keys, at + 1), at + 1, None, per_byte)
+            high = _tokens(self._told.deepest(keys, at + 1), at + 1, per_byte)
             if low <= cached_tokens <= high + SLACK_TOKENS:
                 self._found.put(keys[at], cached_tokens)
 
@@ -115,21 +115,26 @@ class KeyTokens:
 
         `known` is its conversation; `continues` says that the prompt is the next one of it, whole.
         """
-        length = self._length(keys, levels, size, per_byte, known)
+        before, before_bytes = 0.0, 0
+        if known is not None:
+            before_bytes = known.prompt_bytes
+            before = known.prompt_tokens or before_bytes * per_byte
+        length = self._length(keys, levels, size, per_byte, known, before)
         at_home = continues and known is not None
         if not levels and not at_home:
             return length, NOTHING_RESIDENT
         resident: list[Level] = []
         for at, slots in levels:
             told = self._told.deepest(keys, at)
-            low, high = _tokens(told, at, known, per_byte), float(length)
+            low, high = _tokens(told, at, per_byte, before, before_bytes), float(length)
             if at + 1 < len(keys):
-                above = self._told.get(keys[at + 1])
-                high = min(high, _tokens(told, at + 1, known, per_byte) if above is None else above)
+                above: float | None = self._told.get(keys[at + 1])
+                if above is None:
+                    above = _tokens(told, at + 1, per_byte, before, before_bytes)
+                high = min(high, above)
             if at_home and known is not None and names(slots, known.slot):
                 at_home = False
-                end = known.prompt_tokens or known.prompt_bytes * per_byte
-                if low - SLACK_TOKENS <= end <= high + SLACK_TOKENS:
+                if low - SLACK_TOKENS <= before <= high + SLACK_TOKENS:
                     resident.append((min(known.tokens, length - 1), [known.slot]))
                     slots = _without(slots, known.slot)
                     if not len(slots):
@@ -143,33 +148,36 @@ class KeyTokens:
         return length, Residency(resident)
 
     def _length(
-        self, keys: Sequence[int], levels: Sequence[Level], size: int, per_byte: float, known: Conversation | None
+        self,
+        keys: Sequence[int],
+        levels: Sequence[Level],
+        size: int,
+        per_byte: float,
+        known: Conversation | None,
+        before: float,
     ) -> int:
         if known is not None:
-            before = known.prompt_tokens or known.prompt_bytes * per_byte
             added = size - known.prompt_bytes
-            if added >= 0:
-                return max(1, int(before + added * per_byte))
-            return max(1, int(size * before / max(1, known.prompt_bytes)))
+            return max(1, int(before + added * per_byte if added >= 0 else size * before / known.prompt_bytes))
         if not levels:
             return max(1, int(size * per_byte))
         at = levels[0][0]
-        prefix = _tokens(self._told.deepest(keys, at), at, None, per_byte)
+        prefix = _tokens(self._told.deepest(keys, at), at, per_byte)
         return max(1, int(prefix + (size - BOUNDARIES[at]) * per_byte))
 
 
-def _tokens(told: tuple[int, int] | None, at: int, known: Conversation | None, per_byte: float) -> float:
-    """Length of the prefix that key number `at` names; `told` is the last key up to there whose length is known."""
+def _tokens(
+    told: tuple[int, int] | None, at: int, per_byte: float, before: float = 0.0, before_bytes: int = 0
+) -> float:
+    """Length of the prefix that key number `at` names. `told` is the last key up to there whose length is known,
+    `before` what the conversation's last prompt of so many bytes has."""
     boundary = BOUNDARIES[at]
     if told is not None:
         below, tokens = told
         return tokens + (boundary - BOUNDARIES[below]) * per_byte
-    if known is None:
-        return boundary * per_byte
-    before = known.prompt_tokens or known.prompt_bytes * per_byte
-    if boundary <= known.prompt_bytes:
-        return boundary * before / max(1, known.prompt_bytes)
-    return before + (boundary - known.prompt_bytes) * per_byte
+    if boundary <= before_bytes:
+        return boundary * before / before_bytes
+    return before + (boundary - before_bytes) * per_byte
 
 
 def _without(slots: Sequence[int] | Slots, slot: int) -> Sequence[int] | Slots:

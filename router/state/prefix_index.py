@@ -199,12 +199,10 @@ class PrefixIndex:
         added = keys[start:]
         if not added:
             return
-        mask = self._masks[slot]
-        expected = self._expected
-        fresh = dict.fromkeys(added, mask)
-        for key in expected.keys() & fresh.keys():
-            fresh[key] |= expected[key]
-        expected.update(fresh)
+        mask, expected = self._masks[slot], self._expected
+        others = expected.get
+        for key in added:
+            expected[key] = others(key, 0) | mask
         heapq.heappush(self._marks, (end_s, mask, added))
         self._marked += len(added)
         while len(expected) > self._max_expected or self._marked > MAX_MARKED_KEYS:
