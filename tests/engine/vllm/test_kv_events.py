@@ -149,6 +149,7 @@ def test_whatever_is_missed_order_holds(kept: list[bool], buffer: int) -> None:
     assert not any(kept) or follower.seen[-1] == max(n for n, arrives in enumerate(kept) if arrives)
 
 
+@pytest.mark.vllm
 @pytest.mark.skipif(find_spec("zmq") is None, reason="pyzmq is not installed: make engine-cpu")
 async def test_through_real_sockets(tmp_path: Path) -> None:
     """A publisher like vLLM's, whose first batches nobody heard: they are asked for, and nothing is missing."""

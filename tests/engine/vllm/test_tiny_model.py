@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,13 @@ import pytest
 from engine.vllm.errors import VllmConfigError
 from engine.vllm.tiny_model import ARCHITECTURES, cached_tiny_model, make_tiny_model
 
-needs_tokenizers = pytest.mark.skipif(find_spec("tokenizers") is None, reason="tokenizers is not installed")
+MISSING = find_spec("tokenizers") is None
+
+
+def needs_tokenizers(test: Callable[..., None]) -> Callable[..., None]:
+    """The package comes with vLLM, and so does the turn of these tests."""
+    skipped = pytest.mark.skipif(MISSING, reason="tokenizers is not installed (make engine-cpu)")
+    return pytest.mark.vllm(skipped(test))
 
 
 def files(folder: Path) -> dict[str, bytes]:
