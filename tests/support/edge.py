@@ -23,7 +23,7 @@ import yaml
 
 READY = re.compile(r"ready: (http://\S+)  admin: (http://\S+)")
 
-REACH_S = 30.0
+REACH_S = 60.0
 """How long a test waits for what must happen; nothing is asserted about time."""
 
 START_S = 90.0

@@ -31,7 +31,7 @@ Arguments = dict[str, Any]
 BINARY_VARIABLE = "TEST_HAPROXY"
 """Environment variable with the path of another haproxy to test; by default the one that is installed with us."""
 
-REACH_S = 10.0
+REACH_S = 30.0
 """How long a test waits for something that must happen; nothing is asserted about time."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ import httpx
 import pytest
 import yaml
 from deploy_files import PROMETHEUS, load_yaml
-from haproxy_fixture import until
+from edge import until
+from processes import stop
 
 from pointsman.ports import pick_ports
 
@@ -22,12 +24,18 @@ needs_prometheus = pytest.mark.skipif(BINARY is None, reason="prometheus is not 
 
 SCRAPE_INTERVAL = "250ms"
 
+START_S = 60.0
+"""It is ready in a second on an idle machine; beside a whole suite on two cores it takes far longer."""
+
+ANSWER_S = 30.0
+"""For one query, likewise."""
+
 
 class Prometheus:
     """Its HTTP API."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0)
+        self.client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_S)
 
     async def query(self, text: str) -> list[dict[str, Any]]:
         """The series an expression gives; AssertionError with Prometheus's words when it is none."""
@@ -75,12 +83,16 @@ async def running_prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIt
         )
     prometheus = Prometheus(f"http://127.0.0.1:{port}")
     try:
-        await until(prometheus.is_ready)
+
+        async def ready_or_gone() -> bool:
+            return process.returncode is not None or await prometheus.is_ready()
+
+        await until(ready_or_gone, START_S)
+        assert process.returncode is None, f"prometheus ended with {process.returncode}"
         yield prometheus
     except BaseException as error:
         error.add_note((folder / "prometheus.log").read_text()[-3000:])
         raise
     finally:
         await prometheus.client.aclose()
-        process.terminate()
-        await process.wait()
+        await stop(process, signal.SIGTERM)

@@ -32,7 +32,7 @@ class ValkeyProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self._answers():
                 await asyncio.sleep(0.02)
 
