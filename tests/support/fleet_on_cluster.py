@@ -31,8 +31,11 @@ ON_CPU = {
 """Settings of a pool whose workers or ranks compute on the CPU."""
 
 
-UP_S = 400.0
+UP_S = 600.0
 """A few engines, all at once on two cores beside other work; alone they take a quarter of it."""
+
+ANSWER_S = 30.0
+"""Of an admin API on a machine where engines start."""
 
 SMALL = ("--max-model-len=1024", "--kv-cache-memory-bytes=16M")
 
@@ -78,13 +81,17 @@ class Driver(FleetProcess):
 class Load:
     """Clients that stream one answer after another, each noting how it ended and when."""
 
-    def __init__(self, url: str, model: str, *, tokens: int = 24, clients: int = 3) -> None:
+    def __init__(self, url: str, model: str, *, tokens: int = 24, clients: int = 3, pause_s: float = 0.0) -> None:
+        """`pause_s` is between the answers of one client: none takes all the machine gives."""
+        self.streaming: collections.Counter[str] = collections.Counter()
+        """Answers under way, by replica."""
         self.ends: list[tuple[float, str, str]] = []
         """When, what became of it ("ok", a status, "cut" and where, or an error), and which replica served it."""
         self._url = url
         self._model = model
         self._tokens = tokens
         self._clients = clients
+        self._pause_s = pause_s
         self._stop = asyncio.Event()
 
     @property
@@ -98,7 +105,7 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Load]:
         """Sends while the context is open; what is under way at its end is finished."""
-        async with httpx.AsyncClient(base_url=self._url, timeout=60, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self._url, timeout=120, trust_env=False) as client:
             working = [asyncio.create_task(self._one_after_another(client, n)) for n in range(self._clients)]
             try:
                 yield self
@@ -112,8 +119,7 @@ class Load:
             count += 1
             how, replica = await self._ask(client, f"client {number} asks {count}")
             self.ends.append((time.monotonic(), how, replica))
-            if how != "ok":
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(self._pause_s if how == "ok" else max(self._pause_s, 0.02))
 
     async def _ask(self, client: httpx.AsyncClient, said: str) -> tuple[str, str]:
         body = {
@@ -130,7 +136,11 @@ class Load:
                 replica = answer.headers.get("x-pointsman-replica", "")
                 if answer.status_code != 200:
                     return str(answer.status_code), replica
-                lines = [line async for line in answer.aiter_lines() if line]
+                self.streaming[replica] += 1
+                try:
+                    lines = [line async for line in answer.aiter_lines() if line]
+                finally:
+                    self.streaming[replica] -= 1
         except httpx.HTTPError as error:
             return type(error).__name__, replica
         whole = lines and lines[-1] == "data: [DONE]" and self._tokens_of(lines[-2]) == self._tokens
@@ -150,23 +160,23 @@ class Site:
         self.url = url
         self.admin = admin
         self.settings = settings
+        self.environment = environment
         self._folder = folder
-        self._environment = environment
         self.driver = self.start_driver()
 
     def start_driver(self) -> Driver:
-        self.driver = Driver.start(self._folder, self._environment, self.settings)
+        self.driver = Driver.start(self._folder, self.environment, self.settings)
         return self.driver
 
     def replicas(self) -> dict[str, dict[str, Any]]:
-        listed = httpx.get(f"{self.admin}/v1/replicas").json()["replicas"]
+        listed = httpx.get(f"{self.admin}/v1/replicas", timeout=ANSWER_S).json()["replicas"]
         return {replica["id"]: replica for replica in listed}
 
     def up(self) -> set[str]:
         return {id for id, replica in self.replicas().items() if replica["state"] == "up"}
 
     def pool(self, name: str) -> dict[str, Any]:
-        pool: dict[str, Any] = httpx.get(f"{self.admin}/v1/pools/{name}").json()
+        pool: dict[str, Any] = httpx.get(f"{self.admin}/v1/pools/{name}", timeout=ANSWER_S).json()
         return pool
 
     async def until_up(self, *replicas: str, within_s: float = UP_S) -> None:
@@ -178,14 +188,14 @@ class Site:
 def completion(url: str, model: str, prompt: str = "Once upon a time") -> str:
     """A greedy answer."""
     body = {"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0}
-    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["choices"][0]["text"]
     return text
 
 
 @contextlib.contextmanager
-def running_site(pools: list[dict[str, Any]], *replicas: str) -> Iterator[Site]:
+def running_site(pools: list[dict[str, Any]], *replicas: str, drain_s: float = 60.0) -> Iterator[Site]:
     """A cluster, an edge and a fleet of these pools, once these replicas are up."""
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with (
@@ -194,7 +204,7 @@ def running_site(pools: list[dict[str, Any]], *replicas: str) -> Iterator[Site]:
         running_cluster(Path(name) / "ray", environment) as address,
         empty_edge(Path(name) / "edge") as (url, admin),
     ):
-        settings = {"ray_address": address, "admin": [admin], "pools": pools, "drain_s": 60.0}
+        settings = {"ray_address": address, "admin": [admin], "pools": pools, "drain_s": drain_s}
         began_s = time.monotonic()
         site = Site(url, admin, Path(name), environment, settings)
         try:
@@ -207,4 +217,4 @@ def running_site(pools: list[dict[str, Any]], *replicas: str) -> Iterator[Site]:
         finally:
             if site.driver.process.poll() is None:
                 site.driver.process.terminate()
-            site.driver.wait(60)
+            site.driver.wait(120)
