@@ -4,6 +4,9 @@ A registration is a lease of `ttl_s`; each heartbeat renews it at every admin UR
 is away or comes back empty does not disturb the others. While a router is away, tries are spaced by a backoff that ends
 at the heartbeat's own interval. What changes is logged, once; tries are not.
 
+A replica says when its life began, and a router that has a later life of it refuses the earlier one (409): it must not
+go on under an id that is another's, and whoever runs it is told by `superseded`.
+
 Used by simulated replicas and by replicas that run vLLM.
 """
 
@@ -27,6 +30,7 @@ BACKOFF_FIRST_S = 0.1
 # How it stands with one router, besides the status of a refusal.
 REGISTERED = 200
 AWAY = -1
+SUPERSEDED = 409
 
 
 class Registration:
@@ -45,13 +49,18 @@ class Registration:
         pool: str = "",
         role: Role = Role.BOTH,
         adapters: Sequence[str] = (),
+        born_ms: int = 0,
     ) -> None:
+        """`born_ms` is when this life of the replica began, since 1970; 0 where nobody tells lives apart."""
         self._replica_id = replica_id
+        self._life = {"born_ms": str(born_ms)} if born_ms else {}
         self._body: dict[str, object] = {"url": url, "model": model, "ttl_s": ttl_s}
         if pool:
             self._body["pool"] = pool
         if role is not Role.BOTH:
             self._body["role"] = role.value
+        if born_ms:
+            self._body["born_ms"] = born_ms
         self.offer(adapters)
         self._heartbeat_s = heartbeat_s
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
@@ -64,6 +73,12 @@ class Registration:
         )
         self._registered: set[str] = set()
         self._changed = asyncio.Event()
+        self._superseded = False
+
+    @property
+    def superseded(self) -> bool:
+        """Whether a router said that it has a later life of this replica."""
+        return self._superseded
 
     @property
     def registered(self) -> int:
@@ -120,6 +135,7 @@ class Registration:
                 status = REGISTERED
             else:
                 self._registered.discard(target)
+                self._superseded = self._superseded or status == SUPERSEDED
                 delay_s = min(self._heartbeat_s, BACKOFF_FIRST_S * 2 ** min(failures, 20))
                 failures += 1
             if status != before:
@@ -135,11 +151,11 @@ class Registration:
 
     async def _say(self, method: str, target: str, suffix: str = "") -> bool:
         try:
-            response = await self._client.request(method, target + suffix)
+            response = await self._client.request(method, target + suffix, params=self._life)
         except httpx.HTTPError as error:
             log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, type(error).__name__)
             return False
-        if not response.is_success and response.status_code != 404:
+        if not response.is_success and response.status_code not in (404, SUPERSEDED):
             log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, response.status_code)
             return False
         return True

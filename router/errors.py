@@ -3,6 +3,7 @@
 RouterError
     SettingsError        configuration: the process refuses to start (exit code 2)
     RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
+    SupersededError      operational: a later life of a replica is registered; answered with 409
     LimitError           operational: a named limit is met; answered with 4xx/503 and counted
     ScrapeError          operational: an endpoint did not tell what it was asked; counted, and asked again
     StateFileError       configuration: the saved state cannot be read or is of a later schema
@@ -24,6 +25,10 @@ class SettingsError(RouterError):
 
 class RegistrationError(RouterError):
     """A registration is wrong: names field, value and what was expected."""
+
+
+class SupersededError(RouterError):
+    """A later life of the same replica is registered: names the replica."""
 
 
 class LimitError(RouterError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,8 @@ def model_path(config: FleetConfig, pool: PoolConfig) -> str:
 
 
 def _life(config: FleetConfig, detached: bool, pool: PoolConfig, number: int) -> RayLife:
-    ranks = ranks_of(config, pool, number, cluster.device_of(pool), model_path(config, pool))
+    born_ms = time.time_ns() // 1_000_000
+    ranks = ranks_of(config, pool, number, cluster.device_of(pool), model_path(config, pool), born_ms)
     return RayLife(ranks, pool.placement, detached=detached)
 
 

@@ -3,16 +3,21 @@
 Ray carries only the few calls below; no token passes through it. The life of a replica is one line:
 `start` (load, serve, first token, register), `wait` (until it stops or dies), `drain`, `end`. It watches its engine by
 itself: when that dies, the replica leaves the routers and stops listening, whether or not a driver is there to see.
+It also watches whether it is kept: without the raylet that started it no driver reaches it any more, and once a router
+has a later life of it its id is another's. Then it finishes what runs, within `drain_s`, and ends with its engine.
 The class is plain: `actor` makes it one with `ray.remote`, a test may use it as it is on any event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import socket
+import sys
 import time
+from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -31,6 +36,8 @@ from engine.vllm.signals import EngineSignals, Signals
 from engine.vllm.spec import Place, ReplicaSpec
 from router.state.schema import EngineLoad, Handoffs, Role
 
+log = logging.getLogger("pointsman.vllm.replica")
+
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
 
@@ -38,13 +45,20 @@ BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy."""
 
 ALIVE_CHECK_S = 0.1
-"""How often the engine is asked whether it lives; its death also shows at once to requests and health checks."""
+"""How often the engine is asked whether it lives, and the replica whether it is kept; the engine's death also shows at
+once to requests and health checks."""
+
+GOODBYE_S = 1.0
+"""Between the end of a replica that nobody keeps and that of its process: who waits for it hears why."""
 
 DRAIN_SETTLE_S = 0.5
 """Between telling the routers and refusing work: what is on its way here by then is still served."""
 
 UNHEARD_SETTLE_S = 2.0
 """The same when a router did not answer: HAProxy then learns of it from two failed health checks."""
+
+EX_UNKEPT = 1
+"""Exit status of a process that ended because nobody kept it."""
 
 _CLOSE_S = 1
 """How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
@@ -72,9 +86,20 @@ class Started(msgspec.Struct, frozen=True):
 class VllmReplica:
     """One vLLM engine and its HTTP server. Methods run on one event loop, in any thread."""
 
-    def __init__(self, spec: ReplicaSpec, place: Place) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        place: Place,
+        *,
+        parent: Callable[[], int] = os.getppid,
+        exit: Callable[[int], None] = os._exit,
+    ) -> None:
+        """`parent` is the process that keeps this one, the node's raylet, while it lives; `exit` ends this one."""
         self._spec = spec
         self._place = place
+        self._parent = parent
+        self._kept_by = parent()
+        self._exit = exit
         self._signals = EngineSignals()
         self._starting: asyncio.Task[Started] | None = None
         self._stopping = False
@@ -106,10 +131,10 @@ class VllmReplica:
         return await asyncio.shield(self._starting)
 
     async def wait(self) -> None:
-        """Return when the replica has ended; raise ReplicaDiedError when engine or server did so unasked."""
+        """Return when the replica has ended; raise ReplicaDiedError when it did so unasked."""
         await self._over.wait()
         if self._died:
-            raise ReplicaDiedError(f"{self._spec.id}: the {self._died} died")
+            raise ReplicaDiedError(f"{self._spec.id}: {self._died}")
 
     async def drain(self, drain_s: float) -> int:
         """Ask the routers for no more and let running work finish for at most `drain_s`; how many requests are left.
@@ -170,13 +195,35 @@ class VllmReplica:
 
     async def _watch_engine(self) -> None:
         done: set[asyncio.Task[None]] = set()
-        while self._server.alive and not done:
+        unkept = ""
+        while self._server.alive and not done and not unkept:
             done, _ = await asyncio.wait({self._serving}, timeout=ALIVE_CHECK_S)
-        if self._stopping:
-            return
-        self._died = "HTTP server" if self._server.alive else "engine"
-        self._over.set()
-        await self.leave()
+            unkept = self._unkept()
+        if unkept:
+            await self._give_way(unkept)
+        elif not self._stopping:
+            self._died = "the HTTP server died" if self._server.alive else "the engine died"
+            self._over.set()
+            await self.leave()
+
+    def _unkept(self) -> str:
+        """Why nobody keeps this replica any longer; empty while somebody does."""
+        if self._parent() != self._kept_by:
+            return "the raylet that kept it died"
+        if self._registration is not None and self._registration.superseded:
+            return "a later life of it is registered"
+        return ""
+
+    async def _give_way(self, why: str) -> None:
+        """Nobody else ends this process: an engine left alone would hold its accelerator, and an id, for ever."""
+        log.warning("replica %s: %s: it ends, within %g s", self._spec.id, why, self._spec.drain_s)
+        self._died = why
+        left = await self.drain(self._spec.drain_s)
+        if left:
+            log.warning("replica %s: cut %d requests", self._spec.id, left)
+        await self.end()
+        await asyncio.sleep(GOODBYE_S)
+        self._exit(EX_UNKEPT)
 
     def _host(self) -> str:
         return cluster.node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
@@ -274,6 +321,7 @@ class VllmReplica:
             pool=self._spec.pool,
             role=self._spec.role,
             adapters=self._spec.loras,
+            born_ms=self._spec.born_ms,
         )
         self._heartbeat = asyncio.create_task(self._registration.run())
 
@@ -296,7 +344,6 @@ def _family(host: str) -> socket.AddressFamily:
 def _tell_children_of_ray() -> None:
     """Name the cluster to the engine's process, which vLLM's Ray executor connects from: by itself it would look for
     any cluster of this machine."""
-    import ray
-
-    if ray.is_initialized():
+    ray = sys.modules.get("ray")  # It is there in an actor, whatever is installed elsewhere.
+    if ray is not None and ray.is_initialized():
         os.environ["RAY_ADDRESS"] = str(ray.get_runtime_context().gcs_address)

@@ -38,6 +38,10 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     admin_token: str
     ttl_s: float
     heartbeat_s: float
+    drain_s: float
+    """What its work may take to finish when nobody keeps it any longer."""
+    born_ms: int
+    """When the driver made this life of it, since 1970; no two under one id have the same."""
     pool: str = ""
     role: Role = Role.BOTH
     prefill_timeout_s: float = 30.0
@@ -73,8 +77,10 @@ def replica_id(pool: str, number: int, rank: int | None = None) -> str:
     return f"{pool}-{number}" if rank is None else f"{pool}-{number}.{rank}"
 
 
-def ranks_of(fleet: FleetConfig, pool: PoolConfig, number: int, device: Device, model_path: str) -> tuple[Rank, ...]:
-    """The actors of replica `number`; `model_path` is where the model really lies."""
+def ranks_of(
+    fleet: FleetConfig, pool: PoolConfig, number: int, device: Device, model_path: str, born_ms: int
+) -> tuple[Rank, ...]:
+    """The actors of replica `number`; `model_path` is where the model really lies, `born_ms` when they are made."""
     grouped = pool.data_parallel_size > 1
     revision = revision_of(fleet, pool)
     made = []
@@ -88,7 +94,9 @@ def ranks_of(fleet: FleetConfig, pool: PoolConfig, number: int, device: Device, 
         made.append(
             Rank(
                 place=Place(fleet.name, pool.name, number, rank, revision),
-                spec=_spec(fleet, pool, replica_id(pool.name, number, rank if grouped else None), device, model_path),
+                spec=_spec(
+                    fleet, pool, replica_id(pool.name, number, rank if grouped else None), device, model_path, born_ms
+                ),
                 env=env,
                 bundles=bundles,
             )
@@ -119,7 +127,7 @@ def group_argv(rank: int, size: int, address: str, port: int) -> tuple[str, ...]
     )
 
 
-def _spec(fleet: FleetConfig, pool: PoolConfig, id: str, device: Device, model_path: str) -> ReplicaSpec:
+def _spec(fleet: FleetConfig, pool: PoolConfig, id: str, device: Device, model_path: str, born_ms: int) -> ReplicaSpec:
     argv = (*(cpu.ARGS if device is Device.CPU else ()), *pool.args)
     if pool.executor == "ray":
         argv += ("--distributed-executor-backend=ray",)
@@ -139,6 +147,8 @@ def _spec(fleet: FleetConfig, pool: PoolConfig, id: str, device: Device, model_p
         admin_token=fleet.admin_token,
         ttl_s=fleet.ttl_s,
         heartbeat_s=fleet.heartbeat_s,
+        drain_s=fleet.drain_s,
+        born_ms=born_ms,
         pool=pool.name,
         role=pool.role,
         prefill_timeout_s=pool.prefill_timeout_s,

@@ -25,7 +25,7 @@ from policies.types import RequestFeatures
 from router.clock import Clock
 from router.endpoints import resolve_endpoint
 from router.engine_feed import EngineFeed
-from router.errors import LimitError, RegistrationError
+from router.errors import LimitError, RegistrationError, SupersededError
 from router.fronts.admin_types import (
     CandidateView,
     ErrorBody,
@@ -67,6 +67,9 @@ _EVENT_DECODERS: dict[str, Callable[[bytes], EngineEvents]] = {
 }
 
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
+
+BORN_DIGITS_MAX = 16
+"""Milliseconds of the next 300,000 years; int() is quadratic in digits."""
 
 
 class AdminFront:
@@ -149,16 +152,18 @@ class AdminFront:
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
         except RegistrationError as error:
             raise HTTPException(422, str(error)) from error
+        except SupersededError as error:
+            raise HTTPException(409, str(error)) from error
         except LimitError as error:
             raise HTTPException(507, str(error)) from error
         return json_answer(self._view(replica), 200 if known else 201)
 
     async def delete_replica(self, request: Request) -> Response:
-        self._replicas.remove(self._known(request).id)
+        self._replicas.remove(self._told_by(request).id)
         return Response(status_code=204)
 
     async def drain_replica(self, request: Request) -> Response:
-        replica = self._known(request)
+        replica = self._told_by(request)
         self._replicas.drain(replica.id)
         return json_answer(self._view(replica))
 
@@ -186,6 +191,18 @@ class AdminFront:
         replica = self._replicas.get(replica_id)
         if replica is None:
             raise HTTPException(404, f"replica {replica_id!r} is not registered")
+        return replica
+
+    def _told_by(self, request: Request) -> Replica:
+        """The replica, unless the query's `born_ms` says that an earlier life of it asks."""
+        replica = self._known(request)
+        born_ms = request.query_params.get("born_ms", "0")
+        if not (born_ms.isascii() and born_ms.isdecimal() and len(born_ms) <= BORN_DIGITS_MAX):
+            raise HTTPException(422, f"born_ms: {born_ms!r}: milliseconds since 1970 are expected")
+        try:
+            self._replicas.check_life(replica.id, int(born_ms))
+        except SupersededError as error:
+            raise HTTPException(409, str(error)) from error
         return replica
 
     def _view(self, replica: Replica) -> ReplicaView:

@@ -63,6 +63,12 @@ def describe_api(version: str) -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "pattern": REPLICA_ID_PATTERN},
     }
+    born_ms = {
+        "name": "born_ms",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "The replica itself asks, in the life that began then; a later one is left as it is (409).",
+    }
     if_match = {
         "name": "If-Match",
         "in": "header",
@@ -94,6 +100,7 @@ def describe_api(version: str) -> dict[str, Any]:
         return described
 
     unknown = {"404": "No such replica."}
+    superseded = {"409": "A later life of the replica is registered."}
     no_pool = {"404": "No such pool; the message names those there are."}
     no_driver = {"503": "The driver of the pool's fleet cannot be reached."}
     fleet_name = {
@@ -119,16 +126,22 @@ def describe_api(version: str) -> dict[str, Any]:
                     "Register or renew a replica",
                     {"200": ("Renewed or changed.", replica), "201": ("Registered.", replica)},
                     body=registration,
-                    errors={"422": "The registration is wrong.", "507": "The registry is full."},
+                    errors={"422": "The registration is wrong.", "507": "The registry is full.", **superseded},
                 ),
                 "delete": operation(
-                    "Remove a replica; its streams finish", {"204": ("Removed.", None)}, errors=unknown
+                    "Remove a replica; its streams finish",
+                    {"204": ("Removed.", None)},
+                    parameters=[born_ms],
+                    errors={**unknown, **superseded},
                 ),
             },
             "/v1/replicas/{id}/drain": {
                 "parameters": [replica_id],
                 "post": operation(
-                    "Route nothing further to a replica", {"200": ("The replica.", replica)}, errors=unknown
+                    "Route nothing further to a replica",
+                    {"200": ("The replica.", replica)},
+                    parameters=[born_ms],
+                    errors={**unknown, **superseded},
                 ),
             },
             "/v1/replicas/{id}/events": {

@@ -23,7 +23,7 @@ import numpy as np
 
 from haproxy.config import join_host_port
 from policies.types import NO_SLOT, Slots
-from router.errors import LimitError
+from router.errors import LimitError, SupersededError
 from router.state.schema import Registration, Role, SavedReplica
 
 MAX_REPLICAS = 4096
@@ -196,8 +196,11 @@ class ReplicaRegistry:
         that the replica told.
 
         Another endpoint is a restarted engine: it starts unproven and no longer drains. Raises LimitError beyond
-        `max_replicas`.
+        `max_replicas`, and SupersededError when the replica itself tells that it is an earlier life of what is
+        registered; what edges agree on stands, until the later life tells again.
         """
+        if not elsewhere:
+            self.check_life(replica_id, registration.born_ms)
         host, port = endpoint
         lease_until_s = None if registration.ttl_s is None else now_s + registration.ttl_s
         replica = self._by_id.get(replica_id)
@@ -298,6 +301,12 @@ class ReplicaRegistry:
         self._free_slots.append(replica.slot)
         self._changed()
         return True
+
+    def check_life(self, replica_id: str, born_ms: int) -> None:
+        """Raises SupersededError when an earlier life of a replica than is registered says something; 0 is unsaid."""
+        replica = self._by_id.get(replica_id)
+        if replica is not None and 0 < born_ms < replica.registration.born_ms:
+            raise SupersededError(f"replica {replica_id!r}: a later life of it is registered, at {replica.url}")
 
     def drain(self, replica_id: str) -> bool:
         """No further request is routed to it; True if it is known."""
@@ -406,6 +415,7 @@ class ReplicaRegistry:
                 pool=r.pool,
                 adapters=r.registration.adapters,
                 health_path=r.registration.health_path,
+                born_ms=r.registration.born_ms,
             )
             for r in sorted(self, key=lambda r: r.id)
         ]
@@ -427,6 +437,7 @@ def _registration(saved: SavedReplica) -> Registration:
         health_path=saved.health_path,
         role=saved.role,
         pool=saved.pool,
+        born_ms=saved.born_ms,
     )
 
 

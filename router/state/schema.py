@@ -80,6 +80,14 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     pool: Annotated[
         str, msgspec.Meta(max_length=64, description="The pool it is one of; empty where nobody scales it.")
     ] = ""
+    born_ms: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="When this life of the replica began, since 1970. While a later one is registered, it is "
+            "refused with 409; 0 is unsaid and never refused.",
+        ),
+    ] = 0
 
 
 class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +105,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     pool: str = ""
     adapters: list[str] = []
     health_path: str = ""
+    born_ms: int = 0
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,6 @@ def test_the_example_decodes_with_its_token() -> None:
     assert [len(bundles_of(pool, Device.GPU)) for pool in fleet.pools] == [1, 5, 1]
     assert [lora.name for lora in chat.loras] == ["chat-fr", "chat-de"]
     assert code.executor == "ray"
-    ranks = ranks_of(fleet, moe, 1, Device.GPU, moe.model)
+    ranks = ranks_of(fleet, moe, 1, Device.GPU, moe.model, 1)
     assert [rank.spec.id for rank in ranks][::7] == ["moe-1.0", "moe-1.7"]
     assert msgspec.json.encode(ranks[0].spec)

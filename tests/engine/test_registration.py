@@ -51,6 +51,23 @@ async def test_leaving_withdraws() -> None:
         assert router.said[-1][:2] == ("DELETE", "r1")
 
 
+async def test_an_earlier_life_is_told_that_it_is_superseded(caplog: pytest.LogCaptureFixture) -> None:
+    """Each call says which life asks. A router that has a later one answers 409: whoever runs this one learns of it,
+    and what it says on leaving is no news."""
+    caplog.set_level(logging.WARNING, logger="pointsman.registration")
+    async with admin() as router:
+        async with registered(router.url, born_ms=5) as registration:
+            await registration.wait_registered()
+            assert router.said[0][2]["born_ms"] == 5
+            assert not registration.superseded
+            router.status = 409
+            while not registration.superseded:
+                await registration.wait_changed()
+            assert await registration.drain()
+        assert [said[:2] for said in router.said[-2:]] == [("POST", "r1/drain?born_ms=5"), ("DELETE", "r1?born_ms=5")]
+    assert len(own_lines(caplog)) == 1
+
+
 async def test_the_token_goes_with_every_call() -> None:
     """PUT and DELETE alike."""
     async with admin() as router:

@@ -3,7 +3,7 @@
 import pytest
 
 from router.endpoints import parse_endpoint, resolve_endpoint
-from router.errors import LimitError, RegistrationError
+from router.errors import LimitError, RegistrationError, SupersededError
 from router.state.replicas import Health, ReplicaRegistry, ServedNames
 from router.state.schema import Registration, SavedReplica
 
@@ -85,6 +85,29 @@ def test_a_slot_is_cleared_before_another_replica_takes_it() -> None:
     put(registry, "b")
     assert heard == [("added", 0), ("removed", 0), ("added", 0)]
     registry.validate()
+
+
+def test_an_earlier_life_gives_way_to_a_later_one() -> None:
+    """Who comes later stands, whatever the earlier one goes on saying; without a birth it is anybody's word."""
+    registry = ReplicaRegistry()
+
+    def tell(port: int, born_ms: int, *, elsewhere: bool = False) -> str:
+        registration = Registration(url=f"http://127.0.0.1:{port}", born_ms=born_ms)
+        return registry.put("a", registration, ("127.0.0.1", port), 0.0, elsewhere=elsewhere).url
+
+    assert tell(1, 100) == tell(1, 100) == "http://127.0.0.1:1"
+    assert tell(2, 200) == "http://127.0.0.1:2"
+    with pytest.raises(SupersededError, match=r"'a'.*:2"):
+        tell(1, 100)
+    assert tell(2, 200) == "http://127.0.0.1:2"
+    assert tell(1, 100, elsewhere=True) == "http://127.0.0.1:1"  # What edges agree on, until the later one is heard.
+    assert tell(2, 200) == "http://127.0.0.1:2"
+    assert registry.saved()[0].born_ms == 200
+    again = ReplicaRegistry()
+    again.restore(registry.saved()[0], 0.0)
+    with pytest.raises(SupersededError):
+        again.check_life("a", 100)
+    assert tell(3, 0) == "http://127.0.0.1:3"
 
 
 def test_a_lease_ends_unless_renewed() -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 
 class Admin:
-    """`said` is what it was told, in order: method, path below /v1/replicas/, body, authorization."""
+    """`said` is what it was told, in order: method, path below /v1/replicas/ with its query, body, authorization."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, str, Any, str]] = []
@@ -34,6 +34,11 @@ class Admin:
         async with self._heard:
             await self._heard.wait_for(lambda: len(self.said) >= count)
 
+    async def wait_told(self, method: str, path: str) -> None:
+        """Until it was told this."""
+        async with self._heard:
+            await self._heard.wait_for(lambda: any(said[:2] == (method, path) for said in self.said))
+
     async def start(self) -> None:
         methods = ["PUT", "DELETE", "POST"]
         app = Starlette(routes=[Route("/v1/replicas/{path:path}", self._hear, methods=methods)])
@@ -51,10 +56,9 @@ class Admin:
 
     async def _hear(self, request: Request) -> Response:
         body = await request.json() if request.method == "PUT" else None
+        path = request.path_params["path"] + (f"?{request.url.query}" if request.url.query else "")
         async with self._heard:
-            self.said.append(
-                (request.method, request.path_params["path"], body, request.headers.get("authorization", ""))
-            )
+            self.said.append((request.method, path, body, request.headers.get("authorization", "")))
             self._heard.notify_all()
         return JSONResponse({"error": "no"} if self.status >= 400 else {}, self.status)
 

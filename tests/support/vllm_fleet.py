@@ -43,6 +43,10 @@ class Call(NamedTuple):
     path: str
     body: dict[str, Any]
 
+    def said(self, method: str, path: str) -> bool:
+        """Whether it is this call, whichever life of a replica says it."""
+        return self.method == method and self.path.partition("?")[0] == path
+
 
 class Lines:
     """Things that arrive from another thread, and waiting for one of them."""

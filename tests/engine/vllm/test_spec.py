@@ -19,7 +19,7 @@ def fleet_of(**pool: Any) -> FleetConfig:
 
 def ranks(device: Device, model_path: str = "m", **pool: Any) -> tuple[Any, ...]:
     fleet = fleet_of(**pool)
-    return ranks_of(fleet, fleet.pools[0], 1, device, model_path)
+    return ranks_of(fleet, fleet.pools[0], 1, device, model_path, 1)
 
 
 def test_cpu_settings_come_first_so_that_the_users_own_win() -> None:
@@ -47,7 +47,7 @@ def test_a_model_in_a_folder_needs_no_hub(tmp_path: Path) -> None:
 def test_ids_fit_haproxys_server_names() -> None:
     """The longest name with the highest numbers has 64 characters at most."""
     fleet = fleet_of(name="n" * 52, replicas=256, data_parallel_size=2)
-    last = ranks_of(fleet, fleet.pools[0], 256, Device.CPU, "m")[-1]
+    last = ranks_of(fleet, fleet.pools[0], 256, Device.CPU, "m", 1)[-1]
     assert last.spec.id.endswith("n-256.1")
     assert len(last.spec.id) <= 64
 

@@ -59,6 +59,25 @@ async def test_errors_are_clear_and_change_nothing(
         assert (await client.get("/v1/replicas")).json() == {"replicas": []}
 
 
+async def test_an_earlier_life_of_a_replica_changes_nothing() -> None:
+    """409 to its heartbeat, its drain and its leaving; its successor takes its own orders, and anybody's."""
+    async with running_router() as router, client_of(router) as client:
+        later = {"url": "http://127.0.0.1:9", "born_ms": 200}
+        assert (await client.put("/v1/replicas/a", json=later)).status_code == 201
+        for method, path, body in (
+            ("PUT", "/v1/replicas/a", {"url": "http://127.0.0.1:8", "born_ms": 100}),
+            ("POST", "/v1/replicas/a/drain?born_ms=100", None),
+            ("DELETE", "/v1/replicas/a?born_ms=100", None),
+        ):
+            answer = await client.request(method, path, json=body)
+            assert answer.status_code == 409 and "later life" in answer.json()["error"]["message"]
+        view = (await client.get("/v1/replicas/a")).json()
+        assert (view["url"], view["state"]) == ("http://127.0.0.1:9", "up")
+        assert (await client.delete("/v1/replicas/a?born_ms=x")).status_code == 422
+        assert (await client.post("/v1/replicas/a/drain?born_ms=200")).status_code == 200
+        assert (await client.delete("/v1/replicas/a")).status_code == 204
+
+
 async def test_a_body_too_large_is_refused_while_it_arrives() -> None:
     """The limit is named."""
     async with running_router(admin={"port": 0, "max_body_bytes": 2048}) as router, client_of(router) as client:
