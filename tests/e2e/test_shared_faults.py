@@ -14,7 +14,7 @@ import pytest
 from edge import RunningEdge, agree, running_edges, until
 from valkey_server import ValkeyProcess, running_valkey
 
-pytestmark = [pytest.mark.e2e, pytest.mark.soak]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(600)]
 
 POLICY = ("--policy", "kv_cost")
 CLIENTS = 6

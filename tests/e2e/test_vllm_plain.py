@@ -22,11 +22,11 @@ from pointsman.ports import pick_ports
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.vllm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not find_spec("vllm"), reason="vllm is not installed: make engine-cpu"),
 ]  # fmt: skip
 
-START_S = 400.0
+START_S = 600.0
 WIDTH, RANK, LAYERS = 64, 8, 2
 """Of the tiny model's attention, and of the adapter."""
 

@@ -21,7 +21,7 @@ from edge import RunningEdge, running_up, until
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.vllm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not (find_spec("ray") and find_spec("vllm")), reason="vllm is not installed: make engine-cpu"),
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ TURNS = 260
 TURNS_AFTER = 150
 MAX_PROMPT_BYTES = 22_000
 BOUND = 0.05
-RESTART_S = 240.0
+RESTART_S = 600.0
 
 ENGINE = {
     "args": ["--max-model-len=6144", f"--num-gpu-blocks-override={BLOCKS}", "--enable-prompt-tokens-details"],
@@ -174,7 +174,7 @@ async def test_cached_tokens_are_foreseen() -> None:
         await check(edge, talk, TURNS_AFTER, "after a replica's restart")
 
         edge.router().kill()
-        await until(lambda: all_up(edge))
+        await until(lambda: all_up(edge), RESTART_S)
         await until(lambda: reporting(edge))
         await check(edge, talk, TURNS_AFTER, "after the router's restart")
 

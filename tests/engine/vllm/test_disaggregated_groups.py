@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.marathon,
     pytest.mark.skipif(bool(MISSING_HERE), reason=f"{MISSING_HERE} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.xdist_group("vllm"),
 ]
 
@@ -46,7 +46,7 @@ def site() -> Iterator[Site]:
 def fetched(url: str) -> float:
     """Prompt tokens whose KV came from another replica, by vLLM's own count."""
     name, label = "vllm:prompt_tokens_by_source_total{", 'source="external_kv_transfer"'
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and label in line)
 
 

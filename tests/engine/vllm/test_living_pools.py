@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.marathon,
     pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.xdist_group("vllm"),
 ]
 
