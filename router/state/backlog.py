@@ -86,6 +86,7 @@ class PrefillBacklog:
     def validate(self) -> None:
         """Raises AssertionError when entries and column disagree."""
         waiting = self._columns.signals.waiting - self._columns.waiting_elsewhere
-        for slot in range(len(waiting)):
-            own = sum(tokens for at, tokens, _ in self._entries.values() if at == slot)
-            assert waiting[slot] == own, f"slot {slot}: the column says {waiting[slot]}, the entries {own}"
+        own = [0] * len(waiting)
+        for slot, tokens, _ in self._entries.values():
+            own[slot] += tokens
+        assert waiting.tolist() == own, f"the column says {waiting.tolist()}, the entries {own}"

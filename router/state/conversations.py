@@ -21,6 +21,7 @@ its share of the footprint is what it brought.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from itertools import chain, islice, takewhile
@@ -373,10 +374,12 @@ class Conversations:
         """Raises AssertionError when table and column disagree."""
         footprint = self._columns.signals.footprint
         known = self._known.values()
-        for slot in range(len(footprint)):
-            own = sum(one.own for one in known if one.slot == slot and one.live)
-            assert footprint[slot] == own, f"slot {slot}: the column says {footprint[slot]}, the table {own}"
-            assert self._of_slot.get(slot, 0) == sum(one.slot == slot for one in known), f"slot {slot}: miscounted"
+        own, count = [0] * len(footprint), Counter[int]()
+        for one in known:
+            own[one.slot] += one.own if one.live else 0
+            count[one.slot] += 1
+        assert footprint.tolist() == own, f"the column says {footprint.tolist()}, the table {own}"
+        assert Counter(self._of_slot) == count, f"counted {self._of_slot}, there are {count}"
         assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
         for phase, table in zip(Phase, self._in_phase, strict=True):
             assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
