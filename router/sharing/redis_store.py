@@ -45,6 +45,9 @@ ENTRIES_PER_READ = 64
 _ALREADY_THERE = "equal or smaller"
 """XADD of an id that is not greater than the stream's last (t_stream.c): the batch arrived, its answer did not."""
 
+_TAKES_NO_WRITES = ("UNBLOCKED", "MASTERDOWN", "MISCONF", "NOREPLICAS")
+"""What a server says that became a replica while a read waited, that lost its master, its disk, or its replicas."""
+
 _CLAIM = """
 local kept = redis.call('HGET', KEYS[1], ARGV[1])
 if kept and tonumber(string.match(kept, '^(%d+):')) >= tonumber(ARGV[2]) then return 0 end
@@ -252,4 +255,5 @@ async def _mapped() -> AsyncIterator[None]:
     except OutOfMemoryError as error:
         raise StoreError(Cause.FULL, str(error)) from error
     except RedisError as error:
-        raise StoreError(Cause.ERROR, str(error)) from error
+        takes_no_writes = str(error).startswith(_TAKES_NO_WRITES)
+        raise StoreError(Cause.READ_ONLY if takes_no_writes else Cause.ERROR, str(error)) from error
