@@ -9,6 +9,7 @@ import pytest
 from members import SharingEdge, StreamStore, settle
 
 from router.state.schema import Finished, FirstToken
+from router.state.shared.member import ASK_TIMEOUT_S
 from router.state.shared.peers import LEASE_S
 from router.state.shared.records import SHARED_SCHEMA, Batch, encode
 
@@ -220,6 +221,22 @@ def test_a_newcomer_learns_all_from_one_snapshot() -> None:
     agree(*edges, newcomer)
     assert newcomer.member.counters.taken == 1
     assert newcomer.document == {"policy": "least_load"}
+
+
+def test_a_newcomer_that_asked_a_dead_edge_asks_another_soon() -> None:
+    """It reads the stream of one that was killed lately as it does that of one that lives; who is first in the alphabet
+    is asked first, and is silent."""
+    store, a, b = two(STICKY)
+    b.register("r1")
+    now_s = settle(store, (a, b), 0.0)
+    b.ask("q1", now_s, session="s1")
+    now_s = settle(store, (a, b), now_s)
+    newcomer = SharingEdge("c", STICKY)
+    began_s = now_s
+    now_s = settle(store, (b, newcomer), now_s, rounds=7)
+    assert newcomer.member.counters.asked == 2 and newcomer.member.counters.taken == 1
+    assert now_s - began_s < ASK_TIMEOUT_S
+    assert newcomer.knows()["sessions"] == {"s1": "r1"}
 
 
 def test_an_emptied_store_loses_nothing_that_edges_know() -> None:

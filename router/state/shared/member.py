@@ -60,6 +60,10 @@ from router.state.shared.snapshot import Snapshot, talk_of
 ASK_TIMEOUT_S = 10.0
 """A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
 
+MUTE_S = 2 * HEARTBEAT_S
+"""Who was asked and says nothing for so long is dead: a newcomer reads what an edge said that died lately like what one
+says that lives."""
+
 MAX_NOTICES = 16
 """Answers waiting to be told. Of an earlier one its reader gave up hope."""
 
@@ -412,7 +416,7 @@ class Member:
         behind = self.peers.behind()
         if not behind:
             self._asked = ""
-        elif not self._asked or now_s - self._asked_s >= ASK_TIMEOUT_S:
+        elif not self._asked or now_s - self._asked_s >= ASK_TIMEOUT_S or self._asked_a_dead_one(now_s):
             # An edge that is in step with all mends everything at once; whoever did not answer comes last.
             last = self._asked
             target = min(behind, key=lambda peer: (peer.info.edge == last, not peer.warm, peer.info.edge))
@@ -420,6 +424,10 @@ class Member:
             self._ask = Ask(self._asked)
             self.counters.asked += 1
         return died
+
+    def _asked_a_dead_one(self, now_s: float) -> bool:
+        asked = self.peers.get(self._asked)
+        return asked is None or (asked.heard_s <= self._asked_s and now_s - self._asked_s >= MUTE_S)
 
     @property
     def in_step(self) -> bool:
