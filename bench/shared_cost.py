@@ -25,8 +25,7 @@ from bench.shared_edges import Talkers, equip, router, valkey
 from router.app import Router
 from router.logs import configure
 
-WARM_S = 2.0
-IDLE_S = 2.0
+QUIET_S = 2.0
 JOIN_S = 30.0
 
 
@@ -98,8 +97,9 @@ def _met(made: Router, peers: int) -> bool:
     return made.sharing.cause is None and member.in_step and len(member.peers.alive) == peers
 
 
-async def cost(rate: float, seconds: float, rounds: int) -> dict[str, Any]:
-    """Slices of `seconds` at `rate` requests a second, in turns: medians over the rounds, with least and greatest."""
+async def cost(rate: float, seconds: float, rounds: int, *, quiet_s: float = QUIET_S) -> dict[str, Any]:
+    """Slices of `seconds` at `rate` requests a second, in turns: medians over the rounds, with least and greatest.
+    `quiet_s`: of warming up before them, and of an idle slice."""
     telling, following, idle, decide_us, decide_alone_us = [], [], [], [], []
     calls: dict[str, int] = {}
     totals = {"requests": 0, "in": 0, "out": 0}
@@ -110,13 +110,13 @@ async def cost(rate: float, seconds: float, rounds: int) -> dict[str, Any]:
         edge_process(url, 1) as follower,
     ):
         await asyncio.gather(alone.ready(), teller.ready(), follower.ready())
-        await alone.talk(rate, WARM_S)
-        await teller.talk(rate, WARM_S)
+        await alone.talk(rate, quiet_s)
+        await teller.talk(rate, quiet_s)
         for _ in range(rounds):
             before_s, followed_s = teller.cpu_s(), follower.cpu_s()
-            await asyncio.sleep(IDLE_S)
-            follower_idle = (follower.cpu_s() - followed_s) / IDLE_S
-            idle += [(teller.cpu_s() - before_s) / IDLE_S, follower_idle]
+            await asyncio.sleep(quiet_s)
+            follower_idle = (follower.cpu_s() - followed_s) / quiet_s
+            idle += [(teller.cpu_s() - before_s) / quiet_s, follower_idle]
             before_s = alone.cpu_s()
             requests, us = await alone.talk(rate, seconds)
             alone_s = (alone.cpu_s() - before_s) / requests
