@@ -8,10 +8,11 @@ from members import SharingEdge, StreamStore, settle
 from router.state import conversations, sessions
 from router.state.conversations import Conversations
 from router.state.kv_columns import KVColumns
-from router.state.shared import registrations
+from router.state.shared import ahead, registrations
+from router.state.shared.ahead import TalksAhead
 from router.state.shared.member import MAX_NOTICES
 from router.state.shared.peers import MAX_PEERS
-from router.state.shared.records import EdgeInfo, decode
+from router.state.shared.records import EdgeInfo, Talk, decode
 
 STICKY = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
 
@@ -96,6 +97,20 @@ def test_replicas_that_left_are_remembered_up_to_a_limit(monkeypatch: pytest.Mon
         a.member.registrations.lease_ended([f"x{number}"])
     assert len(a.member.registrations.records()) == 10
     assert not a.member.registrations._lease_ended
+
+
+def test_conversations_told_before_their_replica_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit, and with the time a conversation lives; the later turn is kept."""
+    monkeypatch.setattr(ahead, "MAX_AHEAD", 10)
+    talks = TalksAhead()
+    for number in range(50):
+        talks.keep(Talk(f"s{number}", 0, 2, 10, 0, 40, 10, -1, 0), f"r{number % 2}", float(number))
+    talks.keep(Talk("s49", 0, 1, 10, 0, 40, 10, -1, 0), "r7", 50.0)
+    assert len(talks) == 10
+    assert [(talk.name, told_s) for talk, told_s in talks.take("r1")][-1] == ("s49", 50.0)
+    assert len(talks) == 5
+    talks.expire(46.0 + conversations.CONVERSATION_TTL_S)
+    assert [talk.name for talk, _ in talks.take("r0")] == ["s48"]
 
 
 def test_turns_of_conversations_without_a_home_end(monkeypatch: pytest.MonkeyPatch) -> None:

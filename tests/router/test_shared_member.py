@@ -149,6 +149,25 @@ def test_a_conversation_goes_on_at_the_other_edge() -> None:
     agree(a, b)
 
 
+def test_a_conversation_may_be_told_before_its_replica() -> None:
+    """Its registration comes by another edge's stream, which is read later."""
+    store = StreamStore()
+    a, b, c = edges = [SharingEdge(name) for name in "abc"]
+    now_s = settle(store, edges, 0.0)
+    a.register("r1")
+    a.say(store, now_s)
+    b.follow(store, now_s)
+    b.ask("q1", now_s, session="talk", body_bytes=4000)
+    b.say(store, now_s)
+    registered = store.streams["a"].pop(a.member.seq)
+    c.follow(store, now_s)
+    assert not c.kv.conversations
+    store.streams["a"][a.member.seq] = registered
+    settle(store, edges, now_s)
+    assert c.knows()["conversations"]["talk"][0] == "r1"
+    agree(*edges)
+
+
 def test_a_gap_is_mended_by_a_snapshot() -> None:
     """A batch is lost: the reader sees it by the number, asks, and both agree again."""
     store, a, b = two()

@@ -31,6 +31,7 @@ from router.state.load import LoadTable
 from router.state.outbox import KVOutbox
 from router.state.replicas import Health, Replica, ReplicaRegistry
 from router.state.sessions import SessionTable
+from router.state.shared.ahead import TalksAhead
 from router.state.shared.documents import SharedDocument, SharedDocuments
 from router.state.shared.loads import OwnLoads
 from router.state.shared.peers import HEARTBEAT_S, Peer, Peers
@@ -144,6 +145,7 @@ class Member:
         self._notices: list[Notice] = []
         self._offer: Notice | None = None
         self._snapshots = 0
+        self._ahead = TalksAhead()
         self.leaving = False
         """The next batch is the last."""
 
@@ -161,6 +163,8 @@ class Member:
     def slot_added(self, slot: int) -> None:
         """After the tables have made room."""
         self.peers.slot_added(slot)
+        for talk, told_s in self._ahead.take(self._replicas.ids[slot]):
+            self._merge_talk(talk, slot, told_s)
 
     def slot_removed(self, slot: int) -> None:
         self._loads.clear_slot(slot)
@@ -359,19 +363,21 @@ class Member:
         for talk in batch.talks:
             replica = found[talk.at]
             if replica is not None:
-                self._merge_talk(talk, replica, now_s)
+                self._merge_talk(talk, replica.slot, now_s)
+            else:
+                self._ahead.keep(talk, batch.names[talk.at], now_s)
         return complete
 
-    def _merge_talk(self, talk: Talk, replica: Replica, now_s: float) -> None:
+    def _merge_talk(self, talk: Talk, slot: int, now_s: float) -> None:
         ids = self._replicas.ids
-        rank = (talk.turn, replica.id, talk.prompt_tokens > 0, talk.tokens, not talk.under_way)
+        rank = (talk.turn, ids[slot], talk.prompt_tokens > 0, talk.tokens, not talk.under_way)
 
         def newer(known: Conversation) -> bool:
             return rank > (known.turn, ids[known.slot], known.prompt_tokens > 0, known.tokens, not known.under_way)
 
         self._kv.conversations.learn(
             talk.name,
-            replica.slot,
+            slot,
             was=talk.was,
             newer=newer,
             tokens=talk.tokens,
@@ -413,6 +419,7 @@ class Member:
     def sweep(self, now_s: float) -> list[str]:
         """Ends edges that are silent and asks for what is missing; who fell silent."""
         died = self.peers.sweep(now_s)
+        self._ahead.expire(now_s)
         behind = self.peers.behind()
         if not behind:
             self._asked = ""
