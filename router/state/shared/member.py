@@ -32,6 +32,7 @@ from router.state.outbox import KVOutbox
 from router.state.replicas import Health, Replica, ReplicaRegistry
 from router.state.sessions import SessionTable
 from router.state.shared.ahead import TalksAhead
+from router.state.shared.counters import Counters
 from router.state.shared.documents import SharedDocument, SharedDocuments
 from router.state.shared.loads import OwnLoads
 from router.state.shared.peers import HEARTBEAT_S, Peer, Peers
@@ -77,27 +78,6 @@ class Outgoing(msgspec.Struct, frozen=True):
     replicas: list[ReplicaRecord]
     documents: list[Document]
     beat: bool
-
-
-class Counters:
-    """What metrics read."""
-
-    def __init__(self) -> None:
-        self.gaps = 0
-        """Batches of others that were missed."""
-        self.overruns = 0
-        """Times more happened than is kept for others while the store was away."""
-        self.malformed = 0
-        self.refused = 0
-        """Batches of a later schema."""
-        self.batches = 0
-        """Of others, applied."""
-        self.asked = 0
-        """Snapshots asked for."""
-        self.served = 0
-        """Snapshots made for others."""
-        self.taken = 0
-        """Snapshots applied."""
 
 
 class Member:
