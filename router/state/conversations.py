@@ -134,8 +134,8 @@ class Conversations:
         self._of_slot: dict[int, int] = {}
         self._born: dict[int, int] = {}
         """By slot, when the life of its engine began that is known; not where that is unsaid."""
-        self._uprooted: dict[Name, tuple[int, float]] = {}
-        """Turn and last seen of those whose home lost its KV."""
+        self._uprooted: dict[Name, tuple[int, float, int]] = {}
+        """Turn and last seen of those whose home lost its KV, and its slot; NO_SLOT where the replica left."""
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
@@ -259,7 +259,9 @@ class Conversations:
                 self._drop(before)
         known = self._known.get(name)
         if known is None:
-            if name in self._uprooted and turn <= self._uprooted[name][0]:
+            # Of the turn that was lost another edge may know another home.
+            lost_turn, _, lost_slot = self._uprooted.get(name, (0, 0.0, NO_SLOT))
+            if turn < lost_turn or (turn == lost_turn and slot == lost_slot):
                 return False
             known = self._begin(name, slot, shared, seen_s)
         elif not newer(known):
@@ -294,7 +296,7 @@ class Conversations:
 
     def clear_slot(self, slot: int) -> None:
         """Its replica left: what was kept there is gone, and its conversations begin again, wherever they go."""
-        self._uproot(slot, lambda known: True)
+        self._uproot(slot, lambda known: True, at=NO_SLOT)
         self._born.pop(slot, None)
 
     def engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
@@ -302,16 +304,17 @@ class Conversations:
         are known to have been; else conversations of a life that nobody named stay."""
         if born_ms > self._born.get(slot, 0) or restarted:
             least_ms = 0 if restarted else 1
-            self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms)
+            self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms, at=slot)
             self._born[slot] = born_ms
 
-    def _uproot(self, slot: int, gone: Callable[[Conversation], bool]) -> None:
+    def _uproot(self, slot: int, gone: Callable[[Conversation], bool], *, at: int) -> None:
+        """`at`: the slot, where it still is the same replica's."""
         if not self._of_slot.get(slot):
             return
         uprooted = self._uprooted
         for known in [known for known in self._known.values() if known.slot == slot and gone(known)]:
             self._drop(known)
-            uprooted[known.name] = known.turn, known.seen_s
+            uprooted[known.name] = known.turn, known.seen_s, at
         for name in list(islice(uprooted, max(0, len(uprooted) - MAX_UPROOTED))):
             del uprooted[name]
 
@@ -321,7 +324,7 @@ class Conversations:
             for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
                 self._drop(known)
                 self.evicted += 1
-        turn, _ = self._uprooted.pop(name, (0, 0.0))
+        turn, *_ = self._uprooted.pop(name, (0, 0.0, NO_SLOT))
         known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, turn)
         known.born_ms = self._born.get(slot, 0)
         self._in_phase[known.phase][name] = known
@@ -337,7 +340,7 @@ class Conversations:
             del table[known.name]
             table[name] = known
         known.name = name
-        known.turn = max(known.turn, self._uprooted.pop(name, (0, 0.0))[0])
+        known.turn = max(known.turn, self._uprooted.pop(name, (0, 0.0, NO_SLOT))[0])
 
     def _become(self, known: Conversation, phase: Phase, seen_s: float) -> None:
         name, before = known.name, known.phase
