@@ -75,6 +75,7 @@ async def agree(routers: Sequence[Router]) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.soak
 async def test_one_edge_is_cut_off_from_the_store(tmp_path: Path) -> None:
     """It decides by what it knows and says so; the other leaves its work out and goes on; sessions that both saw
     meanwhile have one home after."""
