@@ -153,6 +153,8 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How long a routed request's body is waited for before it is judged by what is there."""
     processing_ms: int = 50
     """What one lookup may cost when the router hangs."""
+    router_check_ms: int = 250
+    """What a router may take to answer HAProxy's check; two lost in a row, and it is not asked until it answers one."""
 
     def __post_init__(self) -> None:
         for key in self.__struct_fields__:

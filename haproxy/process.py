@@ -84,7 +84,7 @@ class HAProxyProcess:
     # --- up
 
     async def start(self) -> None:
-        """Write the files, have HAProxy check them, start it, and return once it answers on its admin socket.
+        """Write the files, have HAProxy check them, start it, and return once worker and master answer.
 
         Raises BinaryError, ConfigError with HAProxy's own words, or ProcessError when it does not come up.
         """
@@ -110,7 +110,7 @@ class HAProxyProcess:
                 preexec_fn=die_with_parent(os.getpid()),
             )
         try:
-            await self._wait_ready(RuntimeAPI(edge.admin_socket))
+            await self._wait_ready(RuntimeAPI(edge.admin_socket), MasterAPI(str(master)))
         except BaseException:
             await self._end()
             raise
@@ -171,7 +171,8 @@ class HAProxyProcess:
     def _master_socket(self, edge: EdgeConfig) -> Path:
         return Path(edge.master_socket) if edge.master_socket else self.run_dir / MASTER_SOCKET_NAME
 
-    async def _wait_ready(self, admin: RuntimeAPI) -> None:
+    async def _wait_ready(self, admin: RuntimeAPI, master: MasterAPI) -> None:
+        """Return once the worker answers, and the master too: signals that come before it does are lost on it."""
         assert self._process is not None
         deadline_s = time.monotonic() + START_S
         while True:
@@ -179,6 +180,7 @@ class HAProxyProcess:
                 raise ProcessError(f"HAProxy ended with code {self._process.returncode}: {self._last_words()}")
             try:
                 await admin.info()
+                await master.workers()
                 return
             except HAProxyUnavailable:
                 if time.monotonic() > deadline_s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import stat
 import sys
@@ -15,6 +16,7 @@ from haproxy_fixture import Edge, Received, read_response, running_edge, until
 
 from haproxy.config import Bind
 from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError
+from haproxy.process import POLL_S
 from haproxy.runtime_api import MasterAPI
 from pointsman.ports import pick_ports
 
@@ -26,6 +28,16 @@ def processes_of(edge: Edge) -> list[psutil.Process]:
     assert edge.process.pid is not None
     master = psutil.Process(edge.process.pid)
     return [master, *master.children(recursive=True)]
+
+
+async def refused(edge: Edge) -> bool:
+    """Whether the edge takes no new connection."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
 
 
 def sockets_in(folder: Path) -> list[str]:
@@ -92,15 +104,7 @@ async def test_a_stop_waits_for_streams_but_not_for_idle_clients(tmp_path: Path)
         await held.begin()
         stopping = asyncio.create_task(edge.process.stop(drain_s=60))
 
-        async def refused() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", edge.port)
-            except ConnectionRefusedError:
-                return True
-            writer.close()
-            return False
-
-        await until(refused)
+        await until(lambda: refused(edge))
         assert not stopping.done()
         held.go_on.set()
         assert (await held.asked).body == b"hello world"
@@ -108,6 +112,43 @@ async def test_a_stop_waits_for_streams_but_not_for_idle_clients(tmp_path: Path)
             await stopping
         idle_writer.close()
         assert sockets_in(tmp_path) == []
+
+
+async def test_a_start_is_over_when_signals_are_heard(tmp_path: Path) -> None:
+    """A master that lags behind its worker drops what it is sent: a stop that follows the start would never happen."""
+    async with running_edge(tmp_path) as edge:
+        await edge.process.stop(drain_s=0.0)
+        starting = asyncio.create_task(edge.process.start())
+
+        async def forked() -> bool:
+            pid = edge.process.pid
+            return bool(pid and Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+        await until(forked)
+        assert edge.process.pid is not None
+        os.kill(edge.process.pid, signal.SIGSTOP)
+
+        async def accepted() -> bool:
+            try:
+                await edge.api.info()
+            except HAProxyUnavailable:
+                return False
+            return True
+
+        try:
+            await until(accepted)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(starting), 6 * POLL_S)
+        finally:
+            os.kill(edge.process.pid, signal.SIGCONT)
+        await starting
+        held = HeldAnswer(edge)
+        await held.begin()
+        stopping = asyncio.create_task(edge.process.stop(drain_s=60))
+        await until(lambda: refused(edge))
+        held.go_on.set()
+        assert (await held.asked).body == b"hello world"
+        await stopping
 
 
 async def test_a_stop_ends_streams_when_its_time_is_up(tmp_path: Path) -> None:

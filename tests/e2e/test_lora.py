@@ -11,7 +11,7 @@ from sim_replica import client_of, replica
 
 pytestmark = pytest.mark.e2e
 
-PATIENT = {"timeouts": {"processing_ms": 5000}}
+PATIENT = {"timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}
 """So that a machine that is busy with other things does not make the edge fail open."""
 
 ADAPTERS = ("chat", "math", "sql")

@@ -17,7 +17,7 @@ from engine.sim.server import SimServer
 pytestmark = pytest.mark.e2e
 
 
-PATIENT = {"timeouts": {"processing_ms": 5000}}
+PATIENT = {"timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}
 """So that a machine that is busy with other things does not make the edge fail open."""
 
 

@@ -367,8 +367,8 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
             "master_socket": str(folder / "master.sock"),
             "servers": tuple(replica.server for replica in fleet.values()),
             "threads": 2,
-            # So that a machine that is busy with other things does not make the edge fail open.
-            "timeouts": Timeouts(processing_ms=5000),
+            # So that a busy machine does not make the edge fail open: router and client share a loop.
+            "timeouts": Timeouts(processing_ms=5000, router_check_ms=1000),
         }
         config = EdgeConfig(**(values | changes))
         process = HAProxyProcess(lambda: edge.config, folder, binary=find_binary(os.environ.get(BINARY_VARIABLE, "")))
