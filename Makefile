@@ -31,7 +31,7 @@ check: install  ## ruff and mypy
 	$(BIN)/mypy
 
 test: install  ## the fast suite, under 5 minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not vllm and not soak' $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not vllm and not soak' $(ARGS)
 
 e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)

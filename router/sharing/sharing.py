@@ -114,6 +114,7 @@ class Sharing:
         """Until cancelled; says goodbye then."""
         try:
             await self._join()
+            _heed_cancel()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(), name="share")
                 group.create_task(self._read(), name="follow")
@@ -152,6 +153,7 @@ class Sharing:
         pending: Outgoing | None = None
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
+            _heed_cancel()
             if pending is None:
                 pending = member.next_batch(self._clock())
             if pending is not None:
@@ -210,6 +212,7 @@ class Sharing:
         member = self.member
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
+            _heed_cancel()
             following, taken = member.following(), member.counters.taken
             if not following:
                 await asyncio.sleep(BLOCK_S)
@@ -348,3 +351,14 @@ def _at(info: EdgeInfo, seq: int) -> EdgeInfo:
     return EdgeInfo(
         edge=info.edge, name=info.name, admin_url=info.admin_url, schema=info.schema, seq=seq, since_s=info.since_s
     )
+
+
+def _heed_cancel() -> None:
+    """Raises CancelledError in a task that was cancelled and went on.
+
+    `asyncio.wait_for`, through which redis-py sends, swallows a cancellation that comes together with its result on
+    Python 3.11 (CPython issue 86296); a loop that misses it would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
