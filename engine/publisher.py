@@ -22,9 +22,12 @@ INTERVAL_S = 0.02
 """How long changes are gathered until a listener has asked for something else."""
 
 HEARTBEAT_S = 5.0
-"""Without changes a message goes out this often: a router that came back empty learns what is resident."""
+"""Without changes a message goes out this often: a router that came back empty learns what is resident, where the
+transport did not see it go."""
 
-BACKOFF_MAX_S = 2.0
+BACKOFF_MAX_S = 1.0
+"""Between tries to reach a listener that is away: about so long after it is back it knows what is resident."""
+
 MAX_PENDING_KEYS = 65_536
 """Changes waiting for one listener. Beyond, it gets a snapshot."""
 
@@ -119,6 +122,7 @@ class _Target:
         self._wanted = asyncio.Event()
         self._said = ""
         self.snapshots = 0
+        transport.on_hang_up(self.begin_again)
 
     @property
     def changed(self) -> bool:
@@ -131,14 +135,19 @@ class _Target:
                 del waiting[: len(waiting) // 2]
         self._wanted.set()
 
+    def begin_again(self) -> None:
+        """The listener may know nothing any more: it gets a snapshot at once, and as soon as it is back."""
+        self._snapshot = True
+        self._pending = {}
+        self._wanted.set()
+
     def keys(self, stored: Sequence[int], evicted: Sequence[int]) -> None:
         if not self._snapshot:
             pending = self._pending
             pending.update(dict.fromkeys(stored, True))
             pending.update(dict.fromkeys(evicted, False))
             if len(pending) > MAX_PENDING_KEYS:
-                pending.clear()
-                self._snapshot = True
+                self.begin_again()
         self._wanted.set()
 
     async def run(self) -> None:

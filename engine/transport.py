@@ -1,7 +1,8 @@
 """How an engine's messages reach one listener: the seam between `Publisher` and what carries its messages.
 
 A transport sends one message at a time and answers what the listener said to it. It keeps no messages: one that was
-not taken is lost, and the publisher makes up for it with a snapshot.
+not taken is lost, and the publisher makes up for it with a snapshot. Where it sees that the listener hung up, it says
+so: that one may have begun again, and know nothing.
 
 `HttpTransport` posts to `POST /v1/replicas/{id}/events` of a router's admin API. `RouterTransport` begins so, and goes
 on over a connection that stays open once the router has said where it listens for one (router/fronts/feed.py), which
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -57,12 +59,15 @@ class Transport(Protocol):
     async def send(self, message: EngineEvents) -> EventsAnswer:
         """Delivers a message; calls do not overlap. Raises TransportError when it was not taken, or that is unknown."""
 
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        """Has `call` called when the listener hangs up while nothing is sent, where that can be seen."""
+
     async def close(self) -> None:
         """Ends it; nothing is sent afterwards."""
 
 
 class HttpTransport:
-    """To one router, over its admin API."""
+    """To one router, over its admin API. Between messages nothing is seen of the router."""
 
     def __init__(self, admin_url: str, token: str, replica_id: str) -> None:
         self._url = f"{admin_url.rstrip('/')}/v1/replicas/{replica_id}/events"
@@ -91,15 +96,37 @@ class HttpTransport:
         except msgspec.MsgspecError as error:
             raise TransportError(f"answered no {EventsAnswer.__name__}: {error}") from error
 
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        pass
+
     async def close(self) -> None:
         await self._client.aclose()
 
 
-class Feed:
-    """A connection that stays open. `open` it, then `send`; whatever fails ends it."""
+class _Watched(asyncio.StreamReaderProtocol):
+    """Says that the other side ended the connection, though nobody reads."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, reader: asyncio.StreamReader, ended: Callable[[], None]) -> None:
+        super().__init__(reader)
+        self._ended = ended
+
+    def eof_received(self) -> bool | None:
+        self._ended()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended()
+        super().connection_lost(exc)
+
+
+class Feed:
+    """A connection that stays open. `open` it, then `send`; whatever fails ends it. `hung_up` is called when the other
+    side ends it while nothing is sent."""
+
+    def __init__(self, host: str, port: int, hung_up: Callable[[], None]) -> None:
         self._address = (host, port)
+        self._hung_up = hung_up
+        self._asking = False
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -111,10 +138,22 @@ class Feed:
         """Connects and says who speaks. Raises TransportError."""
         try:
             async with asyncio.timeout(CONNECT_S):
-                self._reader, self._writer = await asyncio.open_connection(*self._address, limit=MAX_REPLY_BYTES)
+                await self._connect()
         except OSError as error:
             raise TransportError(f"feed: cannot be reached: {type(error).__name__}") from error
         await self._ask(_record.encode(hello))
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = reader = asyncio.StreamReader(limit=MAX_REPLY_BYTES, loop=loop)
+        transport, protocol = await loop.create_connection(lambda: _Watched(reader, self._ended), *self._address)
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    def _ended(self) -> None:
+        # Who asks is told by what it reads.
+        if not self.closed and not self._asking:
+            self.close()
+            self._hung_up()
 
     async def send(self, message: EngineEvents) -> EventsAnswer:
         reply = await self._ask(_record.encode(message))
@@ -131,6 +170,7 @@ class Feed:
     async def _ask(self, record: bytes) -> FeedReply:
         if self._writer is None or self._reader is None:
             raise TransportError("feed: is closed")
+        self._asking = True
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 self._writer.write(FEED_HEAD.pack(len(record)) + record)
@@ -146,6 +186,8 @@ class Feed:
             # Half a frame may be on its way: nothing more can follow it.
             self.close()
             raise
+        finally:
+            self._asking = False
         if reply.status:
             if reply.status != 404:
                 self.close()
@@ -163,6 +205,7 @@ class RouterTransport:
         self._port = 0
         self._feed: Feed | None = None
         self._avoid_until_s = 0.0
+        self._hung_up: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return str(self._http)
@@ -178,7 +221,13 @@ class RouterTransport:
         if self._feed is None and self._port and time.monotonic() >= self._avoid_until_s:
             await self._open()
         if self._feed is None:
-            answer = await self._http.send(message)
+            try:
+                answer = await self._http.send(message)
+            except TransportError as error:
+                if not error.expected:
+                    # Where the router itself is away, that its other port was too says nothing of that port.
+                    self._avoid_until_s = 0.0
+                raise
         else:
             try:
                 answer = await self._feed.send(message)
@@ -190,12 +239,15 @@ class RouterTransport:
         self._port = answer.feed_port
         return answer
 
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        self._hung_up = call
+
     async def close(self) -> None:
         self._hang_up()
         await self._http.close()
 
     async def _open(self) -> None:
-        feed = Feed(self._host, self._port)
+        feed = Feed(self._host, self._port, lambda: self._hung_up())
         try:
             await feed.open(self._hello)
         except TransportError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from importlib.util import find_spec
 
@@ -41,8 +42,9 @@ BOUND = 0.05
 SHARE = 0.95
 """Of all requests, those whose prediction is to be within `BOUND` of the prompt."""
 
-SHARE_OF_A_PART = 0.9
-"""The same for the requests of one part of the test, which are too few to tell 0.94 from 0.96."""
+SHARE_OF_A_PART = 0.93
+"""The same for the requests of one part of the test: 150 of them, foreseen 97 times in 100, are below 0.93 once in 170
+runs and below 0.95 once in twelve."""
 
 RESTART_S = 600.0
 
@@ -183,7 +185,9 @@ async def test_cached_tokens_are_foreseen() -> None:
 
         edge.router().kill()
         await until(lambda: all_up(edge), RESTART_S)
+        back_s = time.monotonic()
         await until(lambda: reporting(edge))
+        print(f"{time.monotonic() - back_s:.2f} s after the router was back it knew what is resident")
         foreseen += await check(edge, talk, TURNS_AFTER, "after the router's restart")
         assert foreseen / (TURNS + 2 * TURNS_AFTER) >= SHARE
 
@@ -193,6 +197,6 @@ async def not_up(edge: RunningEdge, replica: str) -> bool:
 
 
 async def reporting(edge: RunningEdge) -> bool:
-    """Whether every engine has told the router what it holds."""
-    found = [name for name in await edge.metrics() if name.startswith("pointsman_engine_running{")]
-    return len(found) == REPLICAS
+    """Whether every engine has told the router what it holds. Each one speaks at once, and then every few seconds."""
+    metrics = await edge.metrics()
+    return metrics["pointsman_engine_messages_total"] >= REPLICAS and metrics["pointsman_prefix_index_keys"] > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
@@ -98,6 +98,25 @@ async def test_a_router_that_lost_a_message_is_put_right() -> None:
             await until(lambda: _true(holds(router, 7)))
             assert not holds(router, 1)
             assert (publisher.snapshots, router.kv.counters.resyncs) == (2, 1)
+
+
+async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an engine that has nothing to say, and long before its next heartbeat: the connection ended."""
+    monkeypatch.setattr("engine.publisher.HEARTBEAT_S", 3600.0)
+    policy = {"policy": "kv_cost"}
+    async with AsyncExitStack() as stack:
+        async with running_router(policy=policy) as router:
+            await register(router, "a")
+            publisher = Engine().publisher(admin_of(router))
+            await stack.enter_async_context(publishing(publisher))
+            await until(lambda: _true(holds(router, 1, 2, 3)))
+            publisher.keys([4], [])
+            await until(lambda: _true(publisher._targets[0].transport.fed))  # type: ignore[attr-defined]
+            port = router.addresses["admin"].port
+        async with running_router(policy=policy, admin={"port": port}) as router:
+            await register(router, "a")
+            await until(lambda: _true(holds(router, 1, 2, 3)))
+            assert router.kv.counters.resyncs == 0
 
 
 async def test_another_life_of_the_engine_is_another_epoch() -> None:
