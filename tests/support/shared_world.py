@@ -88,6 +88,8 @@ class World:
         heads = [self._keys(3) for _ in range(2)]
         self._talks = {f"t{n}": [*rng.choice(heads), *self._keys(1)] for n in range(rng.randint(4, 14))}
         self._turns: Counter[str] = Counter()
+        self.placed: dict[tuple[str, str], tuple[int, str]] = {}
+        """See `world_agreement.Placed`."""
 
     def _engine(self, n: int) -> WorldEngine:
         rng = self.rng
@@ -158,6 +160,14 @@ class World:
         if replica is None or replica.draining or replica.health != "up":
             raise self.fail(f"{edge.name} chose {picked}, which is {replica.state if replica else 'not registered'}")
 
+    @staticmethod
+    def _hears(edge: WorldEdge | None, engine: WorldEngine) -> str:
+        """The edge, if it has heard this life of the engine."""
+        replica = edge.replicas.get(engine.id) if edge is not None else None
+        if edge is None or replica is None:
+            return ""
+        return edge.name if edge.kv.feed(replica.slot).epoch == engine.epoch else ""
+
     def serves(self, replica_id: str, port: int) -> bool:
         """Whether an engine answers there."""
         return any(engine.id == replica_id and engine.port == port and engine.alive for engine in self.engines)
@@ -190,6 +200,7 @@ class World:
         status, ttft = 503, "-"
         if engine is not None:
             life = engine.life
+            self.placed[session, engine.id] = engine.life, self._hears(edge, engine)
             site.sessions[engine.id] += 1
             engine.running += 1
             try:
@@ -460,7 +471,7 @@ class World:
         while True:
             await asyncio.sleep(1.0)
             self.raise_errors()
-            differences = disagreements(self.sites, self.engines)
+            differences = disagreements(self.sites, self.engines, self.placed)
             if not differences:
                 self.agreed_after_s = loop.time() - start_s
                 return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from world_edges import Site, WorldEdge
 from world_engines import WorldEngine
 
+Placed = Mapping[tuple[str, str], tuple[int, str]]
+"""By session and engine: the engine's life that a last request came to, and the edge that placed it if it heard that
+life; else nothing."""
 
-def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine]) -> list[str]:
+
+def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine], placed: Placed) -> list[str]:
     """What is not as it must be once quiet."""
     edges = [site.edge for site in sites if site.edge is not None]
     known = {edge.name: edge.knows() for edge in edges}
@@ -27,6 +31,7 @@ def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine]) -> list
                 found.append(f"{kind}: {first} and {edge.name} differ: {difference(here, there)}")
     for edge in edges:
         found += _wrong(edge, known[edge.name], sites, engines)
+        found += _haunted(edge, engines, placed)
     return found
 
 
@@ -55,6 +60,20 @@ def _wrong(edge: WorldEdge, knows: dict[str, Any], sites: Sequence[Site], engine
     wrong += [f"{name}: does not know {other}" for other in sorted(missing)]
     wrong += [f"{name}: {why}" for why in edge.readiness.impaired()]
     return wrong
+
+
+def _haunted(edge: WorldEdge, engines: Sequence[WorldEngine], placed: Placed) -> list[str]:
+    """Conversations that are at home with an engine whose life began after their last request there, though the edge
+    that placed it heard the life before. Where nobody knew that life they may stay until they are forgotten."""
+    by_id = {engine.id: engine for engine in engines}
+    found = []
+    for known in edge.kv.conversations:
+        engine = by_id.get(edge.replicas.ids[known.slot])
+        if engine is not None and engine.alive and engine.reports:
+            life, heard_by = placed.get((str(known.name), engine.id), (engine.life, ""))
+            if life < engine.life and heard_by == edge.name:
+                found.append(f"{edge.name}: conversations: {known.name} is at home with a life of {engine.id} before")
+    return found
 
 
 def difference(here: Any, there: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.publisher import Publisher
@@ -47,6 +47,9 @@ class Way:
             raise TransportError("no answer", expected=True)
         return EventsAnswer(resync=resync, interval_ms=INTERVAL_MS)
 
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        """An edge that dies is not seen to: the engine's heartbeat finds the next one."""
+
     async def close(self) -> None:
         pass
 
@@ -84,6 +87,10 @@ class WorldEngine:
         return f"{self.id}, life {self.life} at {at}, {f'tells {told}' if self.alive else 'dead'}"
 
     @property
+    def epoch(self) -> str:
+        return f"{self.id} life {self.life}"
+
+    @property
     def registration(self) -> Registration:
         return Registration(url=f"http://127.0.0.1:{self.port}", ttl_s=TTL_S if self.leased else None)
 
@@ -102,7 +109,7 @@ class WorldEngine:
         if self.reports:
             self._publisher = Publisher(
                 self.ways,
-                epoch=f"{self.id} life {self.life}",
+                epoch=self.epoch,
                 born_ms=self._born_ms,
                 capacity_tokens=self._capacity * TOKENS_PER_KEY,
                 resident=lambda: list(self.cache),
