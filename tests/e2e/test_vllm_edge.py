@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
 
 import psutil
 import pytest
 from edge import RunningEdge, running_up, until
 from openai import AsyncOpenAI
+from vllm_fleet import real_vllm
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.vllm,
-    pytest.mark.timeout(1500),
-    pytest.mark.skipif(not (find_spec("ray") and find_spec("vllm")), reason="vllm is not installed: make engine-cpu"),
-]  # fmt: skip
+pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1500)]
 
 SESSIONS = [f"subject {n}" for n in range(16)]
 """An idle fleet gives a new session to any replica by dice: all sixteen to one of two happens once in 32,768."""

@@ -8,23 +8,18 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from edge import running_up, until
+from vllm_fleet import real_vllm
 
 from engine.vllm import cpu
 from engine.vllm.tiny_model import cached_tiny_model
 from pointsman.ports import pick_ports
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.vllm,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not find_spec("vllm"), reason="vllm is not installed: make engine-cpu"),
-]  # fmt: skip
+pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1200)]
 
 START_S = 600.0
 WIDTH, RANK, LAYERS = 64, 8, 2

@@ -12,19 +12,14 @@ import json
 import random
 import time
 from collections import Counter
-from importlib.util import find_spec
 
 import httpx
 import psutil
 import pytest
 from edge import RunningEdge, running_up, until
+from vllm_fleet import real_vllm
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.vllm,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not (find_spec("ray") and find_spec("vllm")), reason="vllm is not installed: make engine-cpu"),
-]  # fmt: skip
+pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1800)]
 
 SEED = 11
 REPLICAS = 3

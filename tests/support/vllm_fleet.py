@@ -15,11 +15,24 @@ from typing import Any, NamedTuple
 
 import msgspec
 import psutil
+import pytest
 
 from router.state.schema import EventsAnswer
 
-MISSING = next((module for module in ("ray", "vllm", "tokenizers") if find_spec(module) is None), "")
-"""The first package of `make engine-cpu` that is not installed; empty when real vLLM can run here."""
+NEEDED = ("ray", "vllm", "tokenizers")
+"""Packages of `make engine-cpu` that real vLLM takes to run here."""
+
+
+def real_vllm(*more: str, timeout_s: float) -> list[pytest.MarkDecorator]:
+    """Marks of a file of tests that run real vLLM, one file at a time, where those packages and `more` of them are."""
+    missing = [package for package in (*NEEDED, *more) if find_spec(package) is None]
+    return [
+        pytest.mark.vllm,
+        pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (make engine-cpu)"),
+        pytest.mark.timeout(timeout_s),
+        pytest.mark.xdist_group("vllm"),
+    ]
+
 
 READY_S = 240
 """A replica needs 30 s alone on two quiet cores; two beside other work take several times that."""

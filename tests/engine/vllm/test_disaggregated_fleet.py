@@ -14,7 +14,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +21,11 @@ import count_tokenised
 import httpx
 import psutil
 import pytest
-from vllm_fleet import MISSING, READY_S, FleetProcess, Lines, admin_server, listener_of, running_fleet
+from vllm_fleet import READY_S, FleetProcess, Lines, admin_server, listener_of, real_vllm, running_fleet
 
 from router.prefix_keys import prefix_keys, scope_of, scoped
 
-MISSING_HERE = MISSING or ("" if find_spec("nixl") else "nixl")
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(bool(MISSING_HERE), reason=f"{MISSING_HERE} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(3 * READY_S),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = real_vllm("nixl", timeout_s=3 * READY_S)
 
 WAIT_S = 120.0
 """For an answer, or for what is told of it: a moment on an idle machine."""

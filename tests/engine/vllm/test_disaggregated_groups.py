@@ -8,23 +8,14 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import httpx
 import pytest
 from fleet_on_cluster import ON_CPU, SMALL, Site, running_site
-from vllm_fleet import MISSING
+from vllm_fleet import real_vllm
 
-MISSING_HERE = MISSING or ("" if find_spec("nixl") else "nixl")
-
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.marathon,
-    pytest.mark.skipif(bool(MISSING_HERE), reason=f"{MISSING_HERE} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(1200),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = [pytest.mark.marathon, *real_vllm("nixl", timeout_s=1200)]
 
 MOE = ["--enable-expert-parallel", "--all2all-backend=allgather_reducescatter", *SMALL]
 GROUP = {"model": "tiny-moe", "served_name": "m", "data_parallel_size": 2, "args": MOE, **ON_CPU}

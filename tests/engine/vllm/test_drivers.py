@@ -21,14 +21,9 @@ import httpx
 import psutil
 import pytest
 from ray_cluster import running_cluster
-from vllm_fleet import MISSING, FleetProcess
+from vllm_fleet import FleetProcess, real_vllm
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = real_vllm(timeout_s=900)
 
 ROOT = Path(__file__).parents[3]
 WAIT_S = 120.0

@@ -21,14 +21,9 @@ import httpx
 import psutil
 import pytest
 from openai import AsyncOpenAI
-from vllm_fleet import MISSING, READY_S, FleetProcess, Lines, admin_server, listener_of, running_fleet
+from vllm_fleet import READY_S, FleetProcess, Lines, admin_server, listener_of, real_vllm, running_fleet
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(3 * READY_S),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = real_vllm(timeout_s=3 * READY_S)
 
 LONG = 1500
 """Tokens of an answer that takes some seconds: about 300 tokens/s on an idle core."""

@@ -15,15 +15,9 @@ import httpx
 import psutil
 import pytest
 from fleet_on_cluster import ON_CPU, SMALL, UP_S, Load, Site, running_site
-from vllm_fleet import MISSING, listener_of
+from vllm_fleet import listener_of, real_vllm
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.marathon,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = [pytest.mark.marathon, *real_vllm(timeout_s=1800)]
 
 OUT_S = 2.0
 """A killed replica is out of routing by then."""

@@ -15,15 +15,9 @@ import psutil
 import pytest
 from fleet_on_cluster import SMALL, Load, Site, completion, running_site
 from ray_cluster import joined_node
-from vllm_fleet import MISSING, listener_of
+from vllm_fleet import listener_of, real_vllm
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.marathon,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(1200),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = [pytest.mark.marathon, *real_vllm(timeout_s=1200)]
 
 CPUS = 40
 """Of each replica: the first node, which claims 64, has room for one."""

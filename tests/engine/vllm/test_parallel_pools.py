@@ -14,14 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from fleet_on_cluster import ON_CPU, SMALL, Load, Site, completion, running_site
-from vllm_fleet import MISSING, listener_of
+from vllm_fleet import listener_of, real_vllm
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed (make engine-cpu)"),
-    pytest.mark.timeout(1200),
-    pytest.mark.xdist_group("vllm"),
-]
+pytestmark = real_vllm(timeout_s=1200)
 
 OUT_S = 20.0
 """How long a group or a replica that lost a part may stay in routing before it counts as forgotten. The time it took is
