@@ -27,6 +27,9 @@ from router.state.shared.snapshot import Snapshot
 FLUSH_S = 0.005
 """How long what happens is gathered: a few requests of a busy edge, and less than an engine's step."""
 
+IDLE_FLUSHES = 4
+"""Where nothing happens it is looked for so many times less often: what ends the silence is told a little later."""
+
 BLOCK_S = 0.25
 """How long a read waits for news; an edge that comes is followed within this time."""
 
@@ -151,25 +154,28 @@ class Sharing:
     async def _write(self) -> None:
         member = self.member
         pending: Outgoing | None = None
+        pause_s = self._flush_s
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             _heed_cancel()
             if pending is None:
                 pending = member.next_batch(self._clock())
-            if pending is not None:
+            if pending is None:
+                pause_s = min(2 * pause_s, IDLE_FLUSHES * self._flush_s)
+            else:
                 try:
                     await self._append(pending)
                 except StoreError as error:
                     self._failed("write", error)
                     await backoff.pause()
                     continue
-                pending = None
+                pending, pause_s = None, self._flush_s
                 backoff.reset()
                 self._worked("write")
             if not self._serving and (snapshot := member.snapshot_wanted(self._clock())) is not None:
                 self._serving = True
                 self._spawn(self._serve(snapshot))
-            await asyncio.sleep(self._flush_s)
+            await asyncio.sleep(pause_s)
 
     async def _append(self, outgoing: Outgoing) -> None:
         self._make_room(outgoing)

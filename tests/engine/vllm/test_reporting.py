@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +42,9 @@ class Listener:
     async def send(self, message: EngineEvents) -> EventsAnswer:
         self.messages.append(message)
         return EventsAnswer(resync=False, interval_ms=0)
+
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        """It never does."""
 
     async def close(self) -> None:
         pass
