@@ -53,7 +53,7 @@ def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
 
     def added(slot: int) -> None:
         load.add_slot(slot)
-        kv.add_slot(slot)
+        kv.add_slot(slot, registry.ids[slot])
 
     registry = ReplicaRegistry(initial_health=Health.UP, on_added=added)
     for number in range(replicas):

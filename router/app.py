@@ -212,7 +212,7 @@ class Router:
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
         self.adapters.add_slot(slot)
         if self.sharing is not None:
             self.sharing.member.slot_added(slot)

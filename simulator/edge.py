@@ -71,7 +71,7 @@ class Edge:
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.registry.ids[slot])
 
     def decide(self, features: RequestFeatures, now_s: float) -> Decision:
         """One lookup."""

@@ -10,9 +10,13 @@ can harm. The others are *dormant*: nobody saves room for them, and should one g
 A conversation is named by its session key. Without one it is named by a key near the end of its prompt, which its next
 prompt contains; prompts that end alike are then one conversation, and so is their KV.
 
-Between edges the later turn is right; of two alike the one to the greater replica id, then the one an engine told of,
-then the longer. So edges that heard the same, in any order, have the same table. A conversation whose home lost its KV
-begins again, but its turns go on: else what an edge says that has not heard of the loss would count for more.
+**Edges that heard the same, in any order, have the same table.** It keeps of each conversation the greatest word that
+was heard, by `Conversation.rank`, also when nobody's KV is behind it: a replica that left or an engine that restarted
+takes its conversations' homes and never their words, which are told, and are in snapshots, like any other. Whether a
+word has a home follows from what all edges are told: which replicas are registered, and when the life of each engine
+began. Only where an engine does not say that, the loss itself is told, and makes the word greater.
+
+So a conversation that lost its home begins again, but its turns go on.
 
 **Shared heads count once.** What others had resident there when a conversation came (a system prompt) is not its own:
 its share of the footprint is what it brought.
@@ -23,12 +27,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 from itertools import chain, islice, takewhile
 
-import msgspec
-
 from policies.types import NO_SLOT
+from router.state.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Name, Phase, tail_of
+from router.state.homeless import MAX_HOMELESS, Homeless
 from router.state.kv_columns import KVColumns
 from router.state.silence import Silence
 
@@ -41,83 +44,10 @@ CONVERSATION_TTL_S = 120.0
 UNDER_WAY_ELSEWHERE_S = 60.0
 """How long a request that another edge has under way may take until that edge's silence counts as its end."""
 
-MAX_UPROOTED = 65_536
-"""Conversations without a home whose turns are remembered for the ttl: about 10 MB. When met, the first goes."""
-
 EVICTION_BATCH = 1024
 
 LOOK_BACK = 4
 """Keys before the deepest resident one that are tried as a name: an answer, or what a body has behind its prompt."""
-
-Name = str | int
-
-
-class Phase(IntEnum):
-    """What a conversation is doing."""
-
-    UNDER_WAY = 0
-    """A request of it is, at this edge."""
-    ELSEWHERE = 1
-    """The same, at another edge, as that one said."""
-    PAUSING = 2
-    """None is, and one is likely to follow."""
-    DORMANT = 3
-    """None is likely to follow: its KV does not count."""
-
-
-# An enumeration answers slowly, and these are asked for with every decision.
-UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
-
-
-class Conversation(msgspec.Struct, gc=False):
-    """What is kept of one conversation. Written by `Conversations` alone."""
-
-    name: Name
-    slot: int
-    tokens: int
-    """Prompt and answer so far; exact once the engine said so."""
-    shared: int
-    """Leading tokens that others brought."""
-    prompt_bytes: int
-    prompt_tokens: int
-    """Of the last prompt; 0 until the engine told."""
-    tail_at: int
-    """Index of `tail` in the chain of the last prompt; -1 where that had no keys."""
-    tail: int
-    """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
-    seen_s: float
-    """When a request of it last came or ended."""
-    turn: int = 1
-    """Requests so far, by whichever edge, and those of them that went elsewhere than they were placed once more."""
-    in_flight: int = 0
-    """Of these under way at this edge."""
-    phase: Phase = Phase.PAUSING
-    born_ms: int = 0
-    """Which life of its slot's engine has its KV; 0 where that is not known."""
-
-    @property
-    def own(self) -> int:
-        """What it brought, and its share of the footprint while it is live."""
-        return self.tokens - self.shared if self.tokens > self.shared else 0
-
-    @property
-    def live(self) -> bool:
-        """Whether its share counts."""
-        return self.phase is not DORMANT
-
-    @property
-    def under_way(self) -> bool:
-        return self.phase <= ELSEWHERE
-
-    @property
-    def counted_tokens(self) -> int:
-        """Leading tokens of its next prompt that its slot's footprint has, or that others brought."""
-        return self.tokens if self.live else self.shared
-
-
-def tail_of(keys: Sequence[int]) -> int:
-    """Index of the key that stands for the end of a prompt; -1 without keys."""
-    return max(0, len(keys) - 2) if keys else -1
 
 
 class Conversations:
@@ -132,10 +62,11 @@ class Conversations:
         self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
         """Each in the order of `seen_s`, or nearly where other edges have a say."""
         self._of_slot: dict[int, int] = {}
+        self._homes: dict[int, str] = {}
+        """By slot, its replica's id."""
         self._born: dict[int, int] = {}
         """By slot, when the life of its engine began that is known; not where that is unsaid."""
-        self._uprooted: dict[Name, tuple[int, float, int]] = {}
-        """Turn and last seen of those whose home lost its KV, and its slot; NO_SLOT where the replica left."""
+        self._homeless = Homeless()
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
@@ -145,10 +76,18 @@ class Conversations:
 
     def __iter__(self) -> Iterator[Conversation]:
         """Least recently seen first."""
-        return iter(sorted(self._known.values(), key=lambda known: known.seen_s))
+        return iter(sorted(self._known.values(), key=_seen_s))
+
+    def words(self) -> list[Conversation]:
+        """The last word on each, also where it has no home; least recently seen first."""
+        return sorted([*self._known.values(), *self._homeless], key=_seen_s)
+
+    def word(self, name: Name) -> Conversation | None:
+        """The last word on one."""
+        return self._known.get(name) or self._homeless.get(name)
 
     def __repr__(self) -> str:
-        return f"Conversations({self.live} live of {len(self)}, at most {self._max})"
+        return f"Conversations({self.live} live of {len(self)}, at most {self._max}; {len(self._homeless)} homeless)"
 
     @property
     def live(self) -> int:
@@ -224,57 +163,55 @@ class Conversations:
         """The engine said how long prompt and answer of the conversation's request to `slot` are."""
         # A later request of the same conversation may be under way; its lengths count.
         if known.slot == slot and known.prompt_bytes == prompt_bytes:
-            known.prompt_tokens = prompt_tokens
             tokens = prompt_tokens + completion_tokens
+            if known.prompt_tokens and (tokens, prompt_tokens) < (known.tokens, known.prompt_tokens):
+                return  # another request of the same length was told of: the longer is right, as other edges have it
+            known.prompt_tokens = prompt_tokens
             self._settle(known, slot, tokens, min(known.shared, tokens))
 
     def get(self, name: Name) -> Conversation | None:
         return self._known.get(name)
 
-    def learn(
-        self,
-        name: Name,
-        slot: int,
-        *,
-        was: Name | None,
-        newer: Callable[[Conversation], bool],
-        tokens: int,
-        shared: int,
-        prompt_bytes: int,
-        prompt_tokens: int,
-        tail_at: int,
-        tail: int,
-        turn: int,
-        seen_s: float,
-        under_way: bool,
-        born_ms: int = 0,
-    ) -> bool:
-        """Takes over what another edge said of a conversation, if it is `newer` than what is known; True if it was.
-        `was` is its name before, which goes with it. Of a life of the engine that is over nothing is taken."""
-        if 0 < born_ms < self._born.get(slot, 0):
+    def learn(self, word: Conversation, slot: int, *, was: Name | None = None) -> bool:
+        """Takes another edge's word, which is the table's from here on, if it is greater than what is known; True if it
+        was. `slot` is that of its home, NO_SLOT where that is not registered; `was` its name before, which it gave up.
+        """
+        if was is not None and was != word.name:
+            self._give_up(was, word.turn)
+        before = self.word(word.name)
+        word.lost = word.lost or 0 < word.born_ms < self._born.get(slot, 0)
+        if before is not None and not word.outranks(before):
             return False
-        if was is not None and was != name:
-            before = self._known.get(was)
-            if before is not None and before.turn < turn:
+        if slot == NO_SLOT or word.lost:
+            if before is not None and before.slot != NO_SLOT:
                 self._drop(before)
-        known = self._known.get(name)
-        if known is None:
-            # Of the turn that was lost another edge may know another home.
-            lost_turn, _, lost_slot = self._uprooted.get(name, (0, 0.0, NO_SLOT))
-            if turn < lost_turn or (turn == lost_turn and slot == lost_slot):
-                return False
-            known = self._begin(name, slot, shared, seen_s)
-        elif not newer(known):
-            return False
-        elif not known.under_way and turn > known.turn:
-            self.silence.went_on(max(0.0, seen_s - known.seen_s))
-        if not known.in_flight:
-            self._become(known, Phase.ELSEWHERE if under_way else Phase.PAUSING, max(seen_s, known.seen_s))
-        self._settle(known, slot, tokens, shared)
-        known.born_ms = born_ms or known.born_ms
-        known.turn, known.prompt_bytes, known.prompt_tokens = turn, prompt_bytes, prompt_tokens
-        known.tail_at, known.tail = tail_at, tail
+            self._homeless.put(word)
+        else:
+            self._take(word, slot)
         return True
+
+    def _take(self, word: Conversation, slot: int) -> None:
+        """That is so, and it is at home there."""
+        known = self._known.get(word.name)
+        if known is None:
+            known = self._begin(word.name, slot, word.shared, word.seen_s)
+        elif not known.under_way and word.turn > known.turn:
+            self.silence.went_on(max(0.0, word.seen_s - known.seen_s))
+        if not known.in_flight:
+            self._become(known, word.phase, max(word.seen_s, known.seen_s))
+        self._settle(known, slot, word.tokens, word.shared)
+        known.born_ms, known.turn = word.born_ms, word.turn
+        known.prompt_bytes, known.prompt_tokens = word.prompt_bytes, word.prompt_tokens
+        known.tail_at, known.tail = word.tail_at, word.tail
+
+    def _give_up(self, name: Name, turn: int) -> None:
+        """A conversation of that name goes on under another, at that turn."""
+        before = self.word(name)
+        if before is not None and before.turn < turn:
+            if before.slot == NO_SLOT:
+                self._homeless.pop(name)
+            else:
+                self._drop(before)
 
     def expire(self, now_s: float) -> int:
         """The silent no longer count, and those silent for the ttl are forgotten; how many."""
@@ -290,33 +227,46 @@ class Conversations:
         for known in over:
             self._drop(known)
             self.silence.ended()
-        for name in list(takewhile(lambda name: self._uprooted[name][1] <= now_s - self.silence.ttl_s, self._uprooted)):
-            del self._uprooted[name]
+        self._homeless.expire(now_s - self.silence.ttl_s)
         return len(over)
 
+    def add_slot(self, slot: int, home: str) -> None:
+        """A replica takes a slot: conversations that are at home with it, for all that was heard, come home."""
+        self._homes[slot] = home
+        for word in self._homeless.of(home):
+            self._take(word, slot)
+
     def clear_slot(self, slot: int) -> None:
-        """Its replica left: what was kept there is gone, and its conversations begin again, wherever they go."""
-        self._uproot(slot, lambda known: True, at=NO_SLOT)
+        """Its replica left: its conversations begin again, wherever they go, unless it comes back before that."""
+        self._uproot(slot, lambda known: True, lost=False)
+        self._homes.pop(slot, None)
         self._born.pop(slot, None)
 
-    def engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
-        """A slot's engine began this life then (0: unsaid), and what others before it kept is gone. `restarted`: they
-        are known to have been; else conversations of a life that nobody named stay."""
-        if born_ms > self._born.get(slot, 0) or restarted:
-            least_ms = 0 if restarted else 1
-            self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms, at=slot)
-            self._born[slot] = born_ms
+    def engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> Sequence[Name]:
+        """A slot's engine began this life then (0: unsaid), and what others before it kept is lost. `restarted`: they
+        are known to have been; else conversations of a life that nobody named stay.
 
-    def _uproot(self, slot: int, gone: Callable[[Conversation], bool], *, at: int) -> None:
-        """`at`: the slot, where it still is the same replica's."""
+        Returns those whose loss does not follow from when lives began: other edges must be told of it.
+        """
+        if born_ms <= self._born.get(slot, 0) and not restarted:
+            return ()
+        self._born[slot] = born_ms
+        least_ms = 0 if restarted else 1
+        lost = self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms, lost=True)
+        return [known.name for known in lost if not 0 < known.born_ms < born_ms]
+
+    def _uproot(self, slot: int, gone: Callable[[Conversation], bool], *, lost: bool) -> Sequence[Conversation]:
+        """They have no home any more; `lost`: nor will they with that replica."""
         if not self._of_slot.get(slot):
-            return
-        uprooted = self._uprooted
-        for known in [known for known in self._known.values() if known.slot == slot and gone(known)]:
+            return ()
+        uprooted = [known for known in self._known.values() if known.slot == slot and gone(known)]
+        for known in uprooted:
+            home = known.home
             self._drop(known)
-            uprooted[known.name] = known.turn, known.seen_s, at
-        for name in list(islice(uprooted, max(0, len(uprooted) - MAX_UPROOTED))):
-            del uprooted[name]
+            known.home, known.lost = home, lost
+            known.phase = PAUSING if known.phase is UNDER_WAY else known.phase
+            self._homeless.put(known)
+        return uprooted
 
     def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
         if len(self._known) >= self._max:
@@ -324,23 +274,25 @@ class Conversations:
             for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
                 self._drop(known)
                 self.evicted += 1
-        turn, *_ = self._uprooted.pop(name, (0, 0.0, NO_SLOT))
+        word = self._homeless.pop(name)
+        turn = 0 if word is None else word.turn
         known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, turn)
-        known.born_ms = self._born.get(slot, 0)
+        known.home = self._homes.get(slot, "")
         self._in_phase[known.phase][name] = known
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
         return known
 
     def _rename(self, known: Conversation, name: Name) -> None:
         """It goes on under another name, which may have been that of a prompt that ended alike."""
-        alike = self._known.get(name)
+        alike = self._known.get(name) or self._homeless.pop(name)
         if alike is not None:
-            self._drop(alike)
+            known.turn = max(known.turn, alike.turn)
+            if alike.slot != NO_SLOT:
+                self._drop(alike)
         for table in (self._known, self._in_phase[known.phase]):
             del table[known.name]
             table[name] = known
         known.name = name
-        known.turn = max(known.turn, self._uprooted.pop(name, (0, 0.0, NO_SLOT))[0])
 
     def _become(self, known: Conversation, phase: Phase, seen_s: float) -> None:
         name, before = known.name, known.phase
@@ -363,7 +315,7 @@ class Conversations:
             columns.add_footprint(slot, known.own)
         self._of_slot[known.slot] -= 1
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
-        known.slot, known.born_ms = slot, self._born.get(slot, 0)
+        known.slot, known.home, known.born_ms = slot, self._homes.get(slot, ""), self._born.get(slot, 0)
 
     def _drop(self, known: Conversation) -> None:
         del self._known[known.name]
@@ -371,7 +323,7 @@ class Conversations:
         if known.live:
             self._columns.add_footprint(known.slot, -known.own)
         self._of_slot[known.slot] -= 1
-        known.slot = NO_SLOT
+        known.slot, known.home = NO_SLOT, ""
 
     def validate(self) -> None:
         """Raises AssertionError when table and column disagree."""
@@ -386,8 +338,9 @@ class Conversations:
         assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
         for phase, table in zip(Phase, self._in_phase, strict=True):
             assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
-        assert len(self._uprooted) <= MAX_UPROOTED, "more uprooted conversations than the limit"
-        assert not self._uprooted.keys() & self._known.keys(), "a conversation with a home and without"
+        assert len(self._homeless) <= MAX_HOMELESS, "more homeless conversations than the limit"
+        assert all(one.slot == NO_SLOT and one.name not in self._known for one in self._homeless), "home or homeless?"
+        assert all(one.home == self._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
         assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
         assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
 

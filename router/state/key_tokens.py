@@ -21,7 +21,7 @@ import numpy as np
 
 from policies.types import NOTHING_RESIDENT, Residency, Slots, names
 from router.prefix_keys import BOUNDARIES
-from router.state.conversations import Conversation
+from router.state.conversation import Conversation
 from router.state.prefix_index import Level
 
 MAX_TOLD_KEYS = 262_144

@@ -86,10 +86,11 @@ class KVState:
 
     # Slots
 
-    def add_slot(self, slot: int) -> None:
+    def add_slot(self, slot: int, replica_id: str) -> None:
         """A replica takes a slot."""
         self.columns.add_slot(slot)
         self.index.add_slot(slot)
+        self.conversations.add_slot(slot, replica_id)
         self._feeds[slot] = Feed()
 
     def clear_slot(self, slot: int) -> None:
@@ -318,7 +319,7 @@ class KVState:
                 index.forget(slot)
             in_step = feed.hear(index, slot, events)
         if in_step:
-            self.conversations.engine_lives(slot, events.born_ms)
+            self._engine_lives(slot, events.born_ms)
             counters.keys += len(events.stored) + len(events.evicted)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
@@ -346,7 +347,7 @@ class KVState:
                 self.restarted(slot, events.born_ms)
             complete = feed.hear_of(self.index, slot, events)
             if complete:
-                self.conversations.engine_lives(slot, events.born_ms)
+                self._engine_lives(slot, events.born_ms)
             self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
             if events.capacity_tokens:
                 self.columns.set_capacity(slot, events.capacity_tokens)
@@ -382,7 +383,7 @@ class KVState:
         elif feed.epoch:
             self.index.forget(slot)
         feed.begin(events, past)
-        self.conversations.engine_lives(slot, events.born_ms)
+        self._engine_lives(slot, events.born_ms)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.load is not None:
@@ -413,9 +414,14 @@ class KVState:
         if mirror is not None:
             self._mirrors[slot] = CacheMirror(mirror.capacity)
         self.index.forget(slot)
-        self.conversations.engine_lives(slot, born_ms, restarted=True)
+        self._engine_lives(slot, born_ms, restarted=True)
         self.backlog.clear_slot(slot)
         self._feeds[slot].restarted()
+
+    def _engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
+        for name in self.conversations.engine_lives(slot, born_ms, restarted=restarted):
+            if self.outbox is not None:
+                self.outbox.converse(name)
 
     def _first(self, slot: int, first: FirstToken) -> None:
         self._release(first.id)

@@ -8,7 +8,7 @@ import msgspec
 
 from policies.types import Candidates, Residency, names
 from router.histogram import Histogram
-from router.state.conversations import Conversation
+from router.state.conversation import Conversation
 from router.state.prefix_index import Level
 
 ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from router.prefix_keys import BOUNDARIES
 from router.state import key_tokens
-from router.state.conversations import Conversation, Conversations
+from router.state.conversation import Conversation
+from router.state.conversations import Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
 

@@ -22,7 +22,7 @@ class Fleet:
         self.kv = KVState()
         self.seqs = [0] * replicas
         for slot in range(replicas):
-            self.kv.add_slot(slot)
+            self.kv.add_slot(slot, f"r{slot}")
             self.tell(slot, snapshot=True, capacity_tokens=100_000)
         self.candidates = Candidates(
             membership=1, slots=np.arange(replicas), ids=[f"r{slot}" for slot in range(replicas)],
@@ -75,7 +75,7 @@ def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
     and so does an engine that begins to tell."""
     fleet = Fleet()
     kv = fleet.kv
-    kv.add_slot(3)
+    kv.add_slot(3, "r3")
     kv.sized(3, 2_500)
     other = tuple(range(5000, 5010))
     fleet.ask("r1", 8, slot=3)
@@ -137,7 +137,7 @@ def test_short_conversations_have_a_home_without_any_key() -> None:
 def test_a_plain_endpoint_keeps_its_conversations_by_the_router_s_own_account() -> None:
     """Nothing is ever told: prompts are where decisions sent them, short ones by their session alone."""
     fleet = Fleet()
-    fleet.kv.add_slot(3)
+    fleet.kv.add_slot(3, "r3")
     fleet.seqs.append(0)
     fleet.ask("r1", slot=3, session="short", body_bytes=400)
     fleet.ask("r2", 8, slot=3, session="long")
@@ -214,7 +214,7 @@ def test_requests_that_engines_may_speak_of_are_bounded(monkeypatch: pytest.Monk
 def test_gaps_and_strangers_ask_for_a_snapshot() -> None:
     """Deltas of an engine never heard, and deltas after a lost message, are not believed until all is told."""
     fleet = Fleet()
-    fleet.kv.add_slot(3)
+    fleet.kv.add_slot(3, "r3")
     fleet.seqs.append(7)
     assert fleet.tell(3, stored=[CHAIN[0]])
     assert fleet.kv.index.match(CHAIN) == []
@@ -250,7 +250,7 @@ def test_a_slot_changes_hands_clean() -> None:
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.tell(0, stored=list(CHAIN[:8]))
     fleet.kv.clear_slot(0)
-    fleet.kv.add_slot(0)
+    fleet.kv.add_slot(0, "another")
     assert not fleet.kv.reports(0)
     assert fleet.kv.index.match(CHAIN) == []
     assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)

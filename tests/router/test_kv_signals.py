@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from policies.types import NO_SLOT
 from router.state.backlog import GRACE_S, PrefillBacklog
-from router.state.conversations import UNDER_WAY_ELSEWHERE_S, Conversation, Conversations
+from router.state.conversation import ELSEWHERE, PAUSING, Conversation
+from router.state.conversations import UNDER_WAY_ELSEWHERE_S, Conversations
 from router.state.kv_columns import PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS, KVColumns
 from router.state.load import LoadTable
 from router.state.prefill_times import PrefillTimes
@@ -302,18 +303,20 @@ class TestConversations:
         columns = make_columns()
         table = Conversations(columns, ttl_s=300.0)
         table.silence.ended()
-        heard = {
-            "was": None, "newer": lambda known: True, "shared": 0, "prompt_bytes": 400, "prompt_tokens": 0,
-            "tail_at": -1, "tail": 0,
-        }  # fmt: skip
-        table.learn("x", 1, tokens=100, turn=1, seen_s=0.0, under_way=True, **heard)
-        table.learn("y", 1, tokens=30, turn=1, seen_s=0.0, under_way=True, **heard)
+
+        def hear(session: str, slot: int, *, tokens: int, turn: int, seen_s: float, under_way: bool) -> None:
+            phase = ELSEWHERE if under_way else PAUSING
+            word = Conversation(session, NO_SLOT, tokens, 0, 400, 0, -1, 0, seen_s, turn, phase=phase)
+            assert table.learn(word, slot)
+
+        hear("x", 1, tokens=100, turn=1, seen_s=0.0, under_way=True)
+        hear("y", 1, tokens=30, turn=1, seen_s=0.0, under_way=True)
         table.expire(UNDER_WAY_ELSEWHERE_S - 1)
         assert columns.signals.footprint[1] == 130
-        table.learn("x", 1, tokens=110, turn=1, seen_s=20.0, under_way=False, **heard)
+        hear("x", 1, tokens=110, turn=1, seen_s=20.0, under_way=False)
         table.expire(20.0)
         assert columns.signals.footprint[1] == 30
-        table.learn("x", 2, tokens=150, turn=2, seen_s=22.0, under_way=True, **heard)
+        hear("x", 2, tokens=150, turn=2, seen_s=22.0, under_way=True)
         assert columns.signals.footprint[1:3].tolist() == [30, 150]
         table.validate()
         table.expire(UNDER_WAY_ELSEWHERE_S)

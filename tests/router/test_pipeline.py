@@ -46,7 +46,7 @@ class Edge:
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def _slot_removed(self, slot: int) -> None:
         self.load.clear_slot(slot)

@@ -50,7 +50,7 @@ class World:
 
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def due(self, after_s: float = 0.0, *, failed: bool = False) -> list[tuple[str, str]]:
         """Who is asked `after_s` later, and has answered at once."""

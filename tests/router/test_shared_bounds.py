@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 from members import SharingEdge, StreamStore, settle
 
-from router.state import conversations, sessions
-from router.state.conversations import Conversations
+from policies.types import NO_SLOT
+from router.state import conversations, homeless, sessions
+from router.state.conversation import Conversation
+from router.state.conversations import CONVERSATION_TTL_S, Conversations
 from router.state.kv_columns import KVColumns
-from router.state.shared import ahead, registrations
-from router.state.shared.ahead import TalksAhead
+from router.state.shared import registrations
 from router.state.shared.member import MAX_NOTICES
 from router.state.shared.peers import MAX_PEERS
-from router.state.shared.records import EdgeInfo, Talk, decode
+from router.state.shared.records import EdgeInfo, decode
 
 STICKY = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
 
@@ -99,32 +100,23 @@ def test_replicas_that_left_are_remembered_up_to_a_limit(monkeypatch: pytest.Mon
     assert not a.member.registrations._lease_ended
 
 
-def test_conversations_told_before_their_replica_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the limit, and with the time a conversation lives; the later turn is kept."""
-    monkeypatch.setattr(ahead, "MAX_AHEAD", 10)
-    talks = TalksAhead()
-    for number in range(50):
-        talks.keep(Talk(f"s{number}", 0, 2, 10, 0, 40, 10, -1, 0), f"r{number % 2}", float(number))
-    talks.keep(Talk("s49", 0, 1, 10, 0, 40, 10, -1, 0), "r7", 50.0)
-    assert len(talks) == 10
-    assert [(talk.name, told_s) for talk, told_s in talks.take("r1")][-1] == ("s49", 50.0)
-    assert len(talks) == 5
-    talks.expire(46.0 + conversations.CONVERSATION_TTL_S)
-    assert [talk.name for talk, _ in talks.take("r0")] == ["s48"]
-
-
-def test_turns_of_conversations_without_a_home_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the limit, and with the time a conversation lives."""
-    monkeypatch.setattr(conversations, "MAX_UPROOTED", 10)
+def test_conversations_without_a_home_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the limit, and with the time a conversation lives; whether they lost it, or never had it here."""
+    monkeypatch.setattr(homeless, "MAX_HOMELESS", 10)
+    monkeypatch.setattr(conversations, "MAX_HOMELESS", 10)
     columns = KVColumns()
     columns.add_slot(0)
     table = Conversations(columns)
     for number in range(50):
+        table.learn(Conversation(f"o{number}", NO_SLOT, 10, 0, 40, 10, -1, 0, 0.0, home="unknown"), NO_SLOT)
+    table.validate()
+    assert [word.name for word in table.words()] == [f"o{number}" for number in range(40, 50)]
+    for number in range(50):
         table.place(None, f"s{number}", 0, (), tokens=10, resident=0, prompt_bytes=40, now_s=0.0, in_flight=False)
     table.engine_lives(0, 5, restarted=True)
     table.validate()
-    assert len(table) == 0 and len(table._uprooted) == 10
+    assert [word.name for word in table.words()] == [f"s{number}" for number in range(40, 50)]
     known = table.place(None, "s49", 0, (), tokens=10, resident=0, prompt_bytes=40, now_s=1.0, in_flight=False)
     assert known is not None and known.turn == 2
-    table.expire(conversations.CONVERSATION_TTL_S)
-    assert not table._uprooted
+    table.expire(CONVERSATION_TTL_S)
+    assert [word.name for word in table.words()] == ["s49"]

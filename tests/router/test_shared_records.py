@@ -101,6 +101,7 @@ def batches(packed: st.SearchStrategy[bytes], at: st.SearchStrategy[int]) -> st.
     talk = st.builds(
         Talk, name=NAME, at=at, turn=COUNT, tokens=COUNT, shared=COUNT, prompt_bytes=COUNT, prompt_tokens=COUNT,
         tail_at=st.integers(-1, 127), tail=U64, age_ms=COUNT, was=st.none() | NAME,
+        under_way=st.booleans(), born_ms=SMALL, lost=st.booleans(),
     )  # fmt: skip
     return st.builds(
         Batch,
@@ -199,6 +200,23 @@ def test_fields_nobody_knows_are_passed_over() -> None:
     """A later edge of the same schema says more."""
     known = msgspec.msgpack.decode(encode(Batch(beat=True)))
     assert decode(msgspec.msgpack.encode({**known, "zz": [1, 2, 3]})) == Batch(beat=True)
+    talk = Talk("x", 0, 2, 10, 0, 40, 10, -1, 0, born_ms=5, lost=True)
+    said = msgspec.msgpack.decode(encode(Batch(names=["r1"], talks=[talk])))
+    said["c"][0].append("more")
+    assert decode(msgspec.msgpack.encode(said)).talks == [talk]
+
+
+def test_an_earlier_edge_says_nothing_of_losses() -> None:
+    """Of the same schema: its conversations are at home, unless the life that it names is over."""
+    talks = [["x", 0, 2, 10, 0, 40, 10, -1, 0, 0, None, False, born_ms] for born_ms in (5, 6)]
+    heard = decode(msgspec.msgpack.encode({"v": SHARED_SCHEMA, "n": ["r1"], "c": talks}))
+    assert [(talk.born_ms, talk.lost) for talk in heard.talks] == [(5, False), (6, False)]
+    edge = SharingEdge("b")
+    edge.register("r1")
+    edge.tell("r1", epoch="life", born_ms=6, snapshot=True)
+    for talk, at_home in zip(heard.talks, (False, True), strict=True):
+        edge.member.merge(Batch(names=["r1"], talks=[talk]), 1.0)
+        assert (edge.kv.conversations.get("x") is not None) is at_home
 
 
 @FEW

@@ -15,6 +15,7 @@ from shared_world import Violation, run_world
 
 from router.sharing.sharing import Sharing
 from router.state.conversations import Conversations
+from router.state.homeless import Homeless
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.prefix_index import PrefixIndex
@@ -151,10 +152,13 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
         pytest.param(
             Conversations,
             "engine_lives",
-            lambda self, *_, **__: None,
+            lambda self, *_, **__: (),
             5,
             "at home with a life",
             id="KV outlives its engine",
+        ),
+        pytest.param(
+            Homeless, "put", lambda self, word: None, 14, "conversations", id="what lost its home is forgotten"
         ),
         pytest.param(
             Sharing,

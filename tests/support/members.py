@@ -85,7 +85,7 @@ class SharingEdge:
 
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
         if self.member is not None:
             self.member.slot_added(slot)
 

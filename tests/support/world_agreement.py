@@ -22,11 +22,6 @@ def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine], placed:
     for edge in edges[1:]:
         for kind, here in known[first].items():
             there = known[edge.name][kind]
-            if kind == "conversations":
-                # One that was homed on an engine that restarted is known to who heard of it after that, for a
-                # minute or two: it is an estimate, and not worth a word of its own.
-                both = here.keys() & there.keys()
-                here, there = {name: here[name] for name in both}, {name: there[name] for name in both}
             if here != there:
                 found.append(f"{kind}: {first} and {edge.name} differ: {difference(here, there)}")
     for edge in edges:

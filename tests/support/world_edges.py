@@ -109,7 +109,7 @@ class WorldEdge:
 
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
         if self._member is not None:
             self._member.slot_added(slot)
 

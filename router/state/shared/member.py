@@ -25,13 +25,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from policies.types import NO_SLOT
-from router.state.conversations import Conversation
+from router.state.conversation import ELSEWHERE, PAUSING, Conversation
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.outbox import KVOutbox
 from router.state.replicas import Health, Replica, ReplicaRegistry
 from router.state.sessions import SessionTable
-from router.state.shared.ahead import TalksAhead
 from router.state.shared.counters import Counters
 from router.state.shared.documents import SharedDocument, SharedDocuments
 from router.state.shared.loads import OwnLoads
@@ -125,7 +124,6 @@ class Member:
         self._notices: list[Notice] = []
         self._offer: Notice | None = None
         self._snapshots = 0
-        self._ahead = TalksAhead()
         self.leaving = False
         """The next batch is the last."""
 
@@ -143,8 +141,6 @@ class Member:
     def slot_added(self, slot: int) -> None:
         """After the tables have made room."""
         self.peers.slot_added(slot)
-        for talk, told_s in self._ahead.take(self._replicas.ids[slot]):
-            self._merge_talk(talk, slot, told_s)
 
     def slot_removed(self, slot: int) -> None:
         self._loads.clear_slot(slot)
@@ -191,7 +187,7 @@ class Member:
             replicas=records,
             documents=documents,
             pins=self._say_pins(pins, names, now_s),
-            talks=self._say_talks(names),
+            talks=self._say_talks(names, now_s),
             marks=[Mark(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected],
             engines=self._say_engines(names),
             asks=[] if self._ask is None else [self._ask],
@@ -230,12 +226,14 @@ class Member:
                 pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000)))
         return pins
 
-    def _say_talks(self, names: Names) -> list[Talk]:
+    def _say_talks(self, names: Names, now_s: float) -> list[Talk]:
         talks = []
         for name, was in self._outbox.conversations.items():
-            known = self._kv.conversations.get(name)
-            if known is not None and known.slot != NO_SLOT and (replica_id := self._replicas.ids[known.slot]):
-                talks.append(talk_of(known, names.at(replica_id), was))
+            word = self._kv.conversations.word(name)
+            if word is not None:
+                # What was lost may have been silent for long; of all others something was just seen.
+                age_ms = int((now_s - word.seen_s) * 1000) if word.slot == NO_SLOT else 0
+                talks.append(talk_of(word, names.at(word.home), was, age_ms))
         return talks
 
     def _say_engines(self, names: Names) -> list[Engine]:
@@ -342,35 +340,28 @@ class Member:
             self._sessions.learn(pin.session, batch.names[pin.at], pin.moves, now_s - pin.age_ms / 1000, now_s)
         for talk in batch.talks:
             replica = found[talk.at]
-            if replica is not None:
-                self._merge_talk(talk, replica.slot, now_s)
-            else:
-                self._ahead.keep(talk, batch.names[talk.at], now_s)
+            self._merge_talk(talk, batch.names[talk.at], NO_SLOT if replica is None else replica.slot, now_s)
         return complete
 
-    def _merge_talk(self, talk: Talk, slot: int, now_s: float) -> None:
-        ids = self._replicas.ids
-        rank = (talk.turn, ids[slot], talk.prompt_tokens > 0, talk.tokens, not talk.under_way)
-
-        def newer(known: Conversation) -> bool:
-            return rank > (known.turn, ids[known.slot], known.prompt_tokens > 0, known.tokens, not known.under_way)
-
-        self._kv.conversations.learn(
+    def _merge_talk(self, talk: Talk, home: str, slot: int, now_s: float) -> None:
+        word = Conversation(
             talk.name,
-            slot,
-            was=talk.was,
-            newer=newer,
-            tokens=talk.tokens,
-            shared=talk.shared,
-            prompt_bytes=talk.prompt_bytes,
-            prompt_tokens=talk.prompt_tokens,
-            tail_at=talk.tail_at,
-            tail=talk.tail,
-            turn=talk.turn,
-            seen_s=now_s - talk.age_ms / 1000,
-            under_way=talk.under_way,
-            born_ms=talk.born_ms,
+            NO_SLOT,
+            talk.tokens,
+            talk.shared,
+            talk.prompt_bytes,
+            talk.prompt_tokens,
+            talk.tail_at,
+            talk.tail,
+            now_s - talk.age_ms / 1000,
+            talk.turn,
+            0,
+            ELSEWHERE if talk.under_way else PAUSING,
+            talk.born_ms,
+            home,
+            talk.lost,
         )
+        self._kv.conversations.learn(word, slot, was=talk.was)
 
     def _follow_present(self, peer: Peer, batch: Batch) -> None:
         """What of a batch is true of its moment alone."""
@@ -399,7 +390,6 @@ class Member:
     def sweep(self, now_s: float) -> list[str]:
         """Ends edges that are silent and asks for what is missing; who fell silent."""
         died = self.peers.sweep(now_s)
-        self._ahead.expire(now_s)
         behind = self.peers.behind()
         if not behind:
             self._asked = ""

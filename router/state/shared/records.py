@@ -47,7 +47,7 @@ class Pin(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Talk(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A conversation, as `router.state.conversations` keeps it."""
+    """The last word on a conversation, as `router.state.conversations` keeps it. Its replica may have left."""
 
     name: Name
     at: int
@@ -64,6 +64,8 @@ class Talk(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A request of it is, somewhere."""
     born_ms: int = 0
     """Which life of the engine keeps it, by when that began; 0 is unsaid."""
+    lost: bool = False
+    """That life is over. Said for whom it does not follow from the life that the engine says."""
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):

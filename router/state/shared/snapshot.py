@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from router.state.conversations import Conversation
+from router.state.conversation import Conversation, Name
 from router.state.kv import KVState
 from router.state.replicas import ReplicaRegistry
 from router.state.sessions import SessionTable
@@ -18,7 +18,6 @@ from router.state.shared.records import (
     Engine,
     Held,
     Mark,
-    Name,
     Names,
     Pin,
     ReplicaRecord,
@@ -50,6 +49,7 @@ def talk_of(known: Conversation, at: int, was: Name | None = None, age_ms: int =
         was,
         known.under_way,
         known.born_ms,
+        known.lost,
     )
 
 
@@ -149,13 +149,13 @@ class Snapshot:
             yield Batch(pins=told, names=names.list)
 
     def _talks(self) -> Iterator[Batch]:
-        ids = self._replicas.ids
-        conversations = list(self._kv.conversations)
-        for start in range(0, len(conversations), RECORDS_PER_PART):
+        """Also of those without a home: the reader must not believe an earlier word either."""
+        words = self._kv.conversations.words()
+        for start in range(0, len(words), RECORDS_PER_PART):
             names = Names()
-            talks = []
-            for known in conversations[start : start + RECORDS_PER_PART]:
-                if known.slot >= 0 and ids[known.slot]:
-                    age_ms = int((self._now_s - known.seen_s) * 1000)
-                    talks.append(talk_of(known, names.at(ids[known.slot]), age_ms=age_ms))
+            talks = [
+                talk_of(word, names.at(word.home), age_ms=int((self._now_s - word.seen_s) * 1000))
+                for word in words[start : start + RECORDS_PER_PART]
+                if word.home  # else it ended since the first part
+            ]
             yield Batch(talks=talks, names=names.list)

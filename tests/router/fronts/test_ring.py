@@ -42,7 +42,7 @@ class Ring:
         self.load = LoadTable()
         self.load.add_slot(0)
         self.kv = KVState()
-        self.kv.add_slot(0)
+        self.kv.add_slot(0, "a")
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
         slots = {"a": 0, "b": 1}

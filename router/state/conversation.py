@@ -1,0 +1,114 @@
+"""One conversation, and which of two words on it is right.
+
+Whatever an edge says of a conversation, and whatever is kept of one, is a **word**: which turn it is at, the replica
+that its last request went to and the life of the engine there, how much is kept. Words are totally ordered by `rank`,
+whoever said them, and each act of an edge makes a greater one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import msgspec
+
+Name = str | int
+
+
+class Phase(IntEnum):
+    """What a conversation is doing."""
+
+    UNDER_WAY = 0
+    """A request of it is, at this edge."""
+    ELSEWHERE = 1
+    """The same, at another edge, as that one said."""
+    PAUSING = 2
+    """None is, and one is likely to follow."""
+    DORMANT = 3
+    """None is likely to follow: its KV does not count."""
+
+
+# An enumeration answers slowly, and these are asked for with every decision.
+UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
+
+Rank = tuple[int, str, int, bool, bool, int, int, int, int, int, int, bool]
+
+
+class Conversation(msgspec.Struct, gc=False):
+    """What is kept of one conversation. Written by `Conversations` alone, once it has it."""
+
+    name: Name
+    slot: int
+    """NO_SLOT while it is nowhere at home."""
+    tokens: int
+    """Prompt and answer so far; exact once the engine said so."""
+    shared: int
+    """Leading tokens that others brought."""
+    prompt_bytes: int
+    prompt_tokens: int
+    """Of the last prompt; 0 until the engine told."""
+    tail_at: int
+    """Index of `tail` in the chain of the last prompt; -1 where that had no keys."""
+    tail: int
+    """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
+    seen_s: float
+    """When a request of it last came or ended."""
+    turn: int = 1
+    """Requests so far, by whichever edge, and those of them that went elsewhere than they were placed once more."""
+    in_flight: int = 0
+    """Of these under way at this edge."""
+    phase: Phase = Phase.PAUSING
+    born_ms: int = 0
+    """Which life of its home's engine has its KV, as said by who placed it; 0 where that was not known there."""
+    home: str = ""
+    """Id of the replica that its last request went to; empty for one that the table let go."""
+    lost: bool = False
+    """That life is over: it has no home until its next turn."""
+
+    @property
+    def own(self) -> int:
+        """What it brought, and its share of the footprint while it is live."""
+        return self.tokens - self.shared if self.tokens > self.shared else 0
+
+    @property
+    def live(self) -> bool:
+        """Whether its share counts."""
+        return self.phase is not DORMANT
+
+    @property
+    def under_way(self) -> bool:
+        return self.phase <= ELSEWHERE
+
+    @property
+    def counted_tokens(self) -> int:
+        """Leading tokens of its next prompt that its slot's footprint has, or that others brought."""
+        return self.tokens if self.live else self.shared
+
+    @property
+    def rank(self) -> Rank:
+        """Of two words on one conversation the greater is right: the later turn, and of two alike the greater replica
+        id, the later life, the one known to be over, the one an engine told of, the longer. The rest makes the order
+        total; whether a request is under way comes last, since each edge may give up waiting for its end."""
+        return (
+            self.turn,
+            self.home,
+            self.born_ms,
+            self.lost,
+            self.prompt_tokens > 0,
+            self.tokens,
+            self.prompt_tokens,
+            self.shared,
+            self.prompt_bytes,
+            self.tail_at,
+            self.tail,
+            not self.under_way,
+        )
+
+    def outranks(self, other: Conversation) -> bool:
+        """Whether this word is right, and the other, on the same conversation, is not."""
+        return self.turn > other.turn or (self.turn == other.turn and self.rank > other.rank)
+
+
+def tail_of(keys: Sequence[int]) -> int:
+    """Index of the key that stands for the end of a prompt; -1 without keys."""
+    return max(0, len(keys) - 2) if keys else -1
