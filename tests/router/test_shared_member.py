@@ -375,6 +375,44 @@ def test_a_lease_that_ends_at_one_edge_is_upheld_by_the_other() -> None:
     assert a.replicas.get("r1") is not None and b.replicas.get("r1") is not None
 
 
+def test_who_says_less_than_is_agreed_of_a_replica_is_told() -> None:
+    """What an edge said last before it was killed came to one other alone, with a gap before it, and the store lost it:
+    nothing else shows that anything is missing. The lease that ends at the third does not part them."""
+    store = StreamStore()
+    a, b, dead = (SharingEdge(name) for name in ("a", "b", "dead"))
+    dead.register("r1")
+    now_s = settle(store, (a, b, dead), 0.0)
+    dead.tell("r1", snapshot=True)
+    dead.member.next_batch(now_s)  # lost on its way
+    dead.replicas.drain("r1")
+    dead.say(store, now_s)
+    a.follow(store, now_s)
+    del store.streams["dead"]
+    b.replicas.remove("r1")
+    b.member.registrations.lease_ended(["r1"])
+    now_s = settle(store, (a, b), now_s, step_s=LEASE_S)
+    assert [(r.id, r.draining) for r in b.replicas] == [("r1", True)]
+    agree(a, b)
+    told = a.member.next_batch(now_s + 1)
+    assert told is not None and not told.replicas, "an answer is given once"
+
+
+def test_who_says_less_than_is_agreed_of_the_policy_is_told() -> None:
+    """The same of a document that one of two edges has from a third that is gone."""
+    store = StreamStore()
+    a, b, dead = (SharingEdge(name) for name in ("a", "b", "dead"))
+    now_s = settle(store, (a, b, dead), 0.0)
+    for policy in ("random", "round_robin"):
+        dead.put_document({"policy": policy})
+        outgoing = dead.member.next_batch(now_s)
+    store.append("dead", outgoing.seq, outgoing.payload)
+    a.follow(store, now_s)
+    del store.streams["dead"]
+    b.put_document({"policy": "least_load"})
+    settle(store, (a, b), now_s, step_s=LEASE_S)
+    assert a.document == b.document == {"policy": "round_robin"}
+
+
 def test_several_leases_that_end_at_once_are_upheld_together() -> None:
     """One batch says that two are gone; each is answered, and neither answer stands in the way of the other."""
     store, a, b = two()

@@ -2,6 +2,7 @@
 
 Each has a version one above what was known where it was put; of two puts at once the greater `Document.rank` is right,
 everywhere. What another edge put and this one cannot use (a policy of a later version) leaves the own one in place.
+Documents last: who says a lesser one than is agreed here is told what is, since it may not hear of it otherwise.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ class SharedDocuments:
                 shared.agreed = Document(name=name, version=self.next_version(name), body=body)
                 changes.append(shared.agreed)
         return changes
+
+    def better(self, document: Document) -> Document | None:
+        """What is agreed of that name, where another edge that says `document` does not know it."""
+        shared = self._documents.get(document.name)
+        agreed = None if shared is None else shared.agreed
+        return agreed if agreed is not None and agreed.rank > document.rank else None
 
     def merge(self, document: Document) -> None:
         """Another edge says. What changed here was taken by `changes` before."""

@@ -10,9 +10,10 @@ streams. So an edge knows by itself when it missed something, and asks another f
   asked, `announce` tells where it lies; `offer` is one to fetch, `take` applies a part, `took` ends it.
 
 **Edges agree once quiet.** What is a state (registration, pin, conversation, document, count) has a rank, and the
-greater is right whatever the order of arrival. What is a sequence (an engine's keys) comes complete and in order, or
-the gap is seen and a snapshot mends it. A snapshot is taken while all goes on: it says how far each stream is in it,
-and its reader goes on from there, reading some batches twice, which changes nothing.
+greater is right whatever the order of arrival; a lesser registration or document, which last, is answered with the
+greater. What is a sequence (an engine's keys) comes complete and in order, or the gap is seen and a snapshot mends it.
+A snapshot is taken while all goes on: it says how far each stream is in it, and its reader goes on from there, reading
+some batches twice, which changes nothing.
 
 **Nothing here waits, and nothing grows** while the store is away: see `router.state.outbox` for what is kept.
 """
@@ -311,9 +312,13 @@ class Member:
         for record in batch.replicas:
             self._gather()  # a record may be answered, which is a change
             self.registrations.merge(record, now_s)
+            if (better := self.registrations.better(record)) is not None:
+                self._records[better.id] = better
         self._gather()
         for document in batch.documents:
             self.documents.merge(document)
+            if (known := self.documents.better(document)) is not None:
+                self._said_documents[known.name] = known
         get = self._replicas.get
         found = [get(name) for name in batch.names]
         kv = self._kv

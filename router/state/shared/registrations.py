@@ -3,6 +3,7 @@
 `SharedReplicas` stands between one edge's `ReplicaRegistry` and the others'. What changed here it finds by comparing
 the registry with what is agreed, so the registry needs to know nothing of edges; what others say it writes into the
 registry. Each change has a version one above what was known; the greater `ReplicaRecord.rank` is right, everywhere.
+Registrations last: who says a lesser one than is agreed here is told what is, since it may not hear of it otherwise.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ class SharedReplicas:
         # The registry says that it changed, but by what was agreed.
         self.changed = said_anew
         return True
+
+    def better(self, record: ReplicaRecord) -> ReplicaRecord | None:
+        """What is agreed of that replica, where another edge that says `record` does not know it."""
+        agreed = self._agreed.get(record.id)
+        return agreed if agreed is not None and agreed.rank > record.rank else None
 
     def _agree(self, record: ReplicaRecord) -> None:
         self._agreed[record.id] = record
