@@ -281,11 +281,13 @@ class Member:
             batch = decode(payload)
         except SchemaError as error:
             self.counters.refused += 1
-            peer.refused, peer.position, peer.based = str(error), seq, False
+            peer.refused, peer.position = str(error), seq
+            peer.unread(seq)
             return
         except msgspec.MsgspecError:
             self.counters.malformed += 1
-            peer.position, peer.based = seq, False
+            peer.position = seq
+            peer.unread(seq)
             return
         if seq == 1 and in_step:
             peer.based = batch.fresh and self._whole
@@ -293,6 +295,7 @@ class Member:
             self.counters.gaps += 1
             peer.based = False
         peer.position, peer.refused = seq, ""
+        peer.read(seq)
         self.peers.heard(peer, now_s)
         self.counters.batches += 1
         try:
@@ -304,7 +307,7 @@ class Member:
                 peer.newest = seq
         except (IndexError, struct.error):
             self.counters.malformed += 1
-            peer.based = False
+            peer.unread(seq)
 
     def merge(self, batch: Batch, now_s: float, *, snapshot: bool = False) -> bool:
         """Takes over what of a batch is right. Reading one twice changes nothing. False when it goes on from something
@@ -422,7 +425,12 @@ class Member:
             return None
         self._snapshots += 1
         self.counters.served += 1
-        positions = {peer.info.edge: peer.position for peer in self.peers if peer.based and peer.position is not None}
+        # Of one that lives the reader reads on, and what was passed over here while a snapshot was taken with it.
+        positions = {
+            peer.info.edge: position
+            for peer in self.peers
+            if peer.based and (position := peer.position if peer.alive else peer.whole_to) is not None
+        }
         snapshot = Snapshot(
             f"{self.edge}-{self._snapshots}",
             edges=sorted(self._askers),

@@ -37,7 +37,8 @@ class Peer:
     """One other edge."""
 
     __slots__ = (
-        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "refused", "silent", "warm",
+        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "reached", "refused", "silent",
+        "since", "warm",
     )  # fmt: skip
 
     def __init__(self, info: EdgeInfo, position: int | None, now_s: float) -> None:
@@ -51,6 +52,8 @@ class Peer:
         self.heard_s = now_s
         self.newest = 0
         """The latest batch that was ever applied. Less than `position` never, more while a snapshot's rest is read."""
+        self.since = self.reached = 0
+        """Batches after the one and up to the other were all read, whatever is read again or missing before."""
         self.refused = ""
         """Why its batches are not understood; empty while they are."""
         self.loads: dict[str, Counts] = {}
@@ -58,6 +61,25 @@ class Peer:
         self.holds: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
         """Of edges that say no more, the last batch that it has."""
+
+    @property
+    def whole_to(self) -> int | None:
+        """Its last batch here before which nothing is missing. Beyond `position` where that went back to a snapshot's,
+        and perhaps to batches that the store does not have any more; None while something is missing."""
+        if not self.based or self.position is None:
+            return None
+        return max(self.position, self.reached) if self.since <= self.position else self.position
+
+    def read(self, seq: int) -> None:
+        """That batch is read."""
+        if not self.since <= seq - 1 <= self.reached:
+            self.since = self.reached = seq - 1
+        self.reached = max(self.reached, seq)
+
+    def unread(self, seq: int) -> None:
+        """Of that batch something is not understood."""
+        self.based = False
+        self.since = self.reached = seq
 
     def __repr__(self) -> str:
         state = "alive" if self.alive else "silent"
@@ -128,11 +150,7 @@ class Peers:
 
     def silent(self) -> dict[str, int]:
         """Edges that say no more and of which nothing is missing, with their last batch here."""
-        return {
-            peer.info.edge: peer.position
-            for peer in self
-            if not peer.alive and peer.based and peer.position is not None
-        }
+        return {peer.info.edge: whole for peer in self if not peer.alive and (whole := peer.whole_to) is not None}
 
     def behind(self) -> list[Peer]:
         """Living edges that know what is missing here: of their own words, or of those of edges that say no more, whose
@@ -144,7 +162,7 @@ class Peers:
     def _outlived(self, silent: Mapping[str, int]) -> bool:
         for edge, position in silent.items():
             peer = self._by_id.get(edge)
-            if peer is not None and not peer.alive and (not peer.based or (peer.position or 0) < position):
+            if peer is not None and not peer.alive and (peer.whole_to or 0) < position:
                 return True
         return False
 
