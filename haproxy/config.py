@@ -255,7 +255,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     policy_override: bool = False
     """Whether `x-pointsman-policy` may name the policy for one request."""
     first_token: bool = False
-    """Whether a Lua filter times the first token and reports it through the ring; about 50 us a request."""
+    """Whether a Lua filter times the first token of streamed answers and reports it through the ring. A filter costs
+    about a quarter of what HAProxy costs otherwise, streamed or not."""
     body_needs: int = 0
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
     but only where no header names the session."""

@@ -384,25 +384,28 @@ core.register_converters("pm_place", place)
 
 ---------------------------------------------------------------------------------------------------------------------
 -- The first token. Engines send response headers before it, so HAProxy's own %Tr says nothing of it. The line goes to
--- the ring at once; the end-of-request line repeats the time.
+-- the ring at once; the end-of-request line repeats the time. Of an answer that comes whole nobody sees the first token:
+-- its first byte is there when its last token is, and would tell a prefill time that has all of the decoding in it.
+
+local EVENT_STREAM = "^text/event%-stream"
 
 local FirstToken = { id = "pointsman first token", flags = filter.FLT_CFG_FL_HTX }
 FirstToken.__index = FirstToken
 
 function FirstToken:new() return setmetatable({}, FirstToken) end
 
-function FirstToken:start_analyze(txn, channel)
-    if not channel:is_resp() then
-        self.started_ms = now_ms()
-    elseif txn:get_var("txn.pm.routed") then
-        filter.register_data_filter(self, channel)
+function FirstToken:http_headers(txn, message)
+    if message.channel:is_resp() and txn:get_var("txn.pm.began") then
+        if find(txn.sf:res_hdr("content-type"), EVENT_STREAM) then
+            filter.register_data_filter(self, message.channel)
+        end
     end
 end
 
 function FirstToken:http_payload(txn, message)
     if self.done or not message.channel:is_resp() or message:input() == 0 then return end
     self.done = true
-    txn:set_var("txn.pm.ttft", now_ms() - self.started_ms)
+    txn:set_var("txn.pm.ttft", now_ms() - txn:get_var("txn.pm.began"))
     txn:Info('{"ev":"first","id":"' .. txn.f:unique_id() .. '"}')
     filter.unregister_data_filter(self, message.channel)
 end

@@ -239,7 +239,8 @@ async def test_tokens_pass_one_by_one(tmp_path: Path) -> None:
     seen = asyncio.Queue[None]()
 
     async def one_at_a_time(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
         for number in range(20):
             event = b"data: %d\n\n" % number
             writer.write(b"%x\r\n%s\r\n" % (len(event), event))
@@ -263,6 +264,18 @@ async def test_tokens_pass_one_by_one(tmp_path: Path) -> None:
         assert edge.router.lines.index(first) < edge.router.lines.index(end)
         assert first.keys() == {"ev", "id"}
         assert end["ttft"].isdigit()
+
+
+async def test_an_answer_that_comes_whole_tells_no_first_token(tmp_path: Path) -> None:
+    """All of its decoding lies before its first byte: as the time of a prefill that would be wrong."""
+    async with running_edge(tmp_path, replicas=1, first_token=True) as edge:
+        async with httpx.AsyncClient() as client, asyncio.timeout(20):
+            url = f"http://127.0.0.1:{edge.port}/v1/chat/completions"
+            answer = await client.post(url, json={"stream": False})
+            end = await edge.router.line(answer.headers["x-request-id"])
+        assert answer.status_code == 200
+        assert end["ttft"] == "-"
+        assert not [line for line in edge.router.lines if line["ev"] == "first"]
 
 
 @pytest.mark.parametrize("when", ["before the answer", "during the answer"])
