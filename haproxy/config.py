@@ -30,8 +30,12 @@ MODELS_MAP = FILE_NAMES[5]
 MAX_SOCKET_PATH_BYTES = 95
 """A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
-PREFIX_WINDOW_BYTES = 262144
-"""A window that lets prefix keys name prompts of some 60,000 tokens; the table of keys itself ends at 320 KiB."""
+PREFIX_WINDOW_BYTES = 114688
+"""A window that lets prefix keys name the first 28,000 tokens or so of a prompt, in buffers of 128 KiB: the largest
+whose copy for `replay` costs less than the rest of the lookup. Agents with contexts of 100 KiB and more are placed as
+well by it as by a window without end, with session ids or without; by 16 KiB they are not."""
+SMALL_WINDOW_BYTES = 16384
+"""Enough for policies that look at no prompt."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
@@ -260,10 +264,10 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     body_needs: int = 0
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
     but only where no header names the session."""
-    body_window_bytes: int = 16384
+    body_window_bytes: int = PREFIX_WINDOW_BYTES
     """How much of a body can be looked at, which is as far as prefix keys reach, and the largest body that can be sent
     again (`replay`). Every buffer of the process gets this size plus 16 KiB; only what is used of it takes memory.
-    Policies that need prefix keys want `PREFIX_WINDOW_BYTES`, 262144."""
+    For policies that need no prefix keys `SMALL_WINDOW_BYTES`, 16384, will do. The table of keys ends at 320 KiB."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of

@@ -30,8 +30,8 @@ HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
 HEAD_ROOM_BYTES = 16384
 """Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
-REPLAY_MAX_BUFFER_BYTES = 32768
-"""The largest buffers whose copy is lost in the noise of a request."""
+REPLAY_MAX_BUFFER_BYTES = 131072
+"""The largest buffers whose copy costs HAProxy less than a quarter of what the request does."""
 
 
 class Rendered(NamedTuple):

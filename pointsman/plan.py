@@ -17,7 +17,7 @@ import yaml
 
 from engine.vllm.config import decode as decode_fleet
 from engine.vllm.errors import VllmConfigError
-from haproxy.config import PREFIX_WINDOW_BYTES, Bind, EdgeConfig
+from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES, Bind, EdgeConfig
 from haproxy.errors import ConfigError
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
@@ -296,7 +296,7 @@ def _body_window(settings: Settings) -> dict[str, int]:
     policy = build_policy(settings.policy)
     needs = policy.needs
     policy.close()
-    return {"body_window_bytes": PREFIX_WINDOW_BYTES} if Needs.PREFIX in needs else {}
+    return {"body_window_bytes": PREFIX_WINDOW_BYTES if Needs.PREFIX in needs else SMALL_WINDOW_BYTES}
 
 
 def _edge_config(tree: dict[str, Any]) -> EdgeConfig:

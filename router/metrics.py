@@ -219,7 +219,11 @@ class StateCollector(Collector):
         yield from (finished, redispatched)
         for name, text, field in (
             ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
-            ("pointsman_first_token_seconds", "Request to first token of streamed answers; needs the first-token filter.", "first_token_s"),
+            (
+                "pointsman_first_token_seconds",
+                "Request to first token of streamed answers; needs the first-token filter.",
+                "first_token_s",
+            ),
             ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
         ):  # fmt: skip
             yield _histogram(

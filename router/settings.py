@@ -28,9 +28,9 @@ from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
 
 ENV_PREFIX = "POINTSMAN_"
 
-DEFAULT_POLICY: Mapping[str, Any] = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
-"""Reads no body and needs small buffers, so that HAProxy can send again what a dying replica left unanswered. `kv_cost`
-places better where replicas tell what they hold; it is one word away."""
+DEFAULT_POLICY: Mapping[str, Any] = {"policy": "kv_cost"}
+"""Conversations stay where their KV is, with session ids or without, and leave for less loaded replicas when that is
+worth it."""
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

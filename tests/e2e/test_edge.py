@@ -28,7 +28,7 @@ async def test_an_openai_client_streams_through_the_edge() -> None:
         chunks = [chunk async for chunk in answer.parse()]
         assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == 16
         assert answer.headers["x-pointsman-replica"] in ("sim-1", "sim-2")
-        assert answer.headers["x-pointsman-reason"] == "least-load"
+        assert answer.headers["x-pointsman-reason"] == "kv-cold"
         assert answer.headers["x-request-id"] in chunks[0].id
         await client.close()
 
@@ -107,10 +107,10 @@ async def test_a_policy_may_be_named_for_one_request_only_where_enabled() -> Non
         overridden = await edge.client.post("/v1/chat/completions", json=body, headers=header)
         plain = await edge.client.post("/v1/chat/completions", json=body)
         assert overridden.headers["x-pointsman-reason"] == "random"
-        assert plain.headers["x-pointsman-reason"] == "least-load"
+        assert plain.headers["x-pointsman-reason"] == "kv-cold"
     async with running_up(1) as edge:
         ignored = await edge.client.post("/v1/chat/completions", json=body, headers=header)
-        assert ignored.headers["x-pointsman-reason"] == "least-load"
+        assert ignored.headers["x-pointsman-reason"] == "kv-cold"
 
 
 async def test_an_empty_edge_is_joined_and_left_through_the_admin_api() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from haproxy.config import PREFIX_WINDOW_BYTES, EdgeConfig
+from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES, EdgeConfig
 from pointsman.plan import UpOptions, plan
 
 
@@ -23,7 +23,7 @@ def planned_edge(tmp_path: Path, policy: dict[str, Any], **haproxy: Any) -> Edge
 @pytest.mark.parametrize(
     ("policy", "window"),
     [
-        pytest.param({"policy": "session_affinity"}, 16384, id="looks at no prompt"),
+        pytest.param({"policy": "session_affinity"}, SMALL_WINDOW_BYTES, id="looks at no prompt"),
         pytest.param({"policy": "kv_cost"}, PREFIX_WINDOW_BYTES, id="goes by prefix keys"),
         pytest.param(
             {"policy": "session_affinity", "fallback": {"policy": "kv_cost"}},
@@ -33,7 +33,7 @@ def planned_edge(tmp_path: Path, policy: dict[str, Any], **haproxy: Any) -> Edge
     ],
 )
 def test_bodies_are_looked_into_as_far_as_the_policy_needs(tmp_path: Path, policy: dict[str, Any], window: int) -> None:
-    """A wide window costs buffers and the replay of lost requests: only who goes by prefix keys pays for it."""
+    """A wide window costs large buffers and copies of them: only who goes by prefix keys pays for it."""
     assert planned_edge(tmp_path, policy).body_window_bytes == window
 
 

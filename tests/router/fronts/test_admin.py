@@ -119,7 +119,7 @@ async def test_a_refused_policy_leaves_the_old_one_and_says_so_in_metrics() -> N
     async with running_router() as router, client_of(router) as client:
         assert (await client.put("/v1/policy", json={"policy": "nope"})).status_code == 422
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 0
-        assert (await client.get("/v1/policy")).json()["policy"] == "session_affinity"
+        assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
         await client.put("/v1/policy", json={"policy": "random"})
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
 
@@ -141,7 +141,7 @@ async def test_a_dry_run_only_validates() -> None:
         good = await client.put("/v1/policy?dry_run=1", json={"policy": "random"})
         assert good.status_code == 200 and good.json()["policy"] == "random"
         assert (await client.put("/v1/policy?dry_run=1", json={"policy": "nope"})).status_code == 422
-        assert (await client.get("/v1/policy")).json()["policy"] == "session_affinity"
+        assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
 
 
