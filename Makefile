@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+COMPILED ?= .venv-compiled
 ARGS   ?=
 
-.PHONY: help install engine-cpu up check test test-all test-marathon e2e bench fuzz clean
+.PHONY: help install compiled engine-cpu up check test test-compiled test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,14 @@ $(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt con
 
 engine-cpu: $(VENV)/.stamp-engine-cpu  ## real vLLM and Ray for a machine without GPU (2.9 GB)
 
+$(COMPILED)/.stamp-compiled: pyproject.toml setup.py constraints/base.txt $(shell git ls-files 'policies/*.py' 'haproxy/*' 'router/*.py' 'engine/*.py' 'simulator/*.py' 'pointsman/*.py' 'bench/*.py')
+	test -x $(COMPILED)/bin/python || $(PYTHON) -m venv $(COMPILED)
+	rm -rf build
+	POINTSMAN_COMPILE=1 PIP_CONSTRAINT=constraints/base.txt $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	touch $@
+
+compiled: $(COMPILED)/.stamp-compiled  ## a second venv whose request path is compiled; needs a C compiler
+
 up: install  ## HAProxy, router and four simulated replicas; ARGS='--replicas 2 ...'
 	$(BIN)/pointsman up $(ARGS)
 
@@ -32,6 +41,12 @@ check: install  ## ruff and mypy
 
 test: install  ## the fast suite, under 5 minutes
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not vllm and not soak' $(ARGS)
+
+# Without PYTHONSAFEPATH the sources in this folder would come before what was compiled from them.
+test-compiled: compiled  ## what tests the request path, against the compiled one
+	PYTHONSAFEPATH=1 POINTSMAN_COMPILE=1 $(COMPILED)/bin/python -m pytest -n 3 --dist loadfile -o pythonpath=tests/support \
+	  -m 'not vllm and not soak and not sources' tests/test_package.py tests/policies tests/haproxy tests/router tests/sim \
+	  tests/simulator tests/e2e/test_edge.py tests/e2e/test_kv_routing.py tests/e2e/test_failover.py $(ARGS)
 
 e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
@@ -50,4 +65,4 @@ fuzz: install  ## coverage-guided fuzzing of the SPOP codec; ARGS='-max_total_ti
 	$(BIN)/python tests/fuzz/fuzz_spop.py $(or $(ARGS),-max_total_time=60)
 
 clean:  ## remove the venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(COMPILED) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

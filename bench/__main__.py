@@ -34,6 +34,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="Short slices: does it work
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
 Out = Annotated[Path | None, typer.Option(help="Also write the report to this file.")]
 Duration = Annotated[float | None, typer.Option(min=0.2, help="Seconds of one measured slice.")]
+Compiled = Annotated[bool, typer.Option("--compiled", help="Measure what `make compiled` installs as well.")]
 
 Bench = Callable[[], Coroutine[Any, Any, tuple[list[Table], dict[str, Any]]]]
 
@@ -46,15 +47,19 @@ def default(context: typer.Context) -> None:
 
 
 @app.command("edge")
-def edge_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+def edge_command(
+    quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None, compiled: Compiled = False
+) -> None:
     """CPU per request and per streamed token, beside vllm-router."""
-    run({"edge": _edge(quick, duration)}, json, out)
+    run({"edge": _edge(quick, duration, compiled)}, json, out)
 
 
 @app.command("lookup")
-def lookup_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+def lookup_command(
+    quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None, compiled: Compiled = False
+) -> None:
     """Latency of lookups at 2,000 a second, and what one costs the router."""
-    run({"lookup": _lookup(quick, duration)}, json, out)
+    run({"lookup": _lookup(quick, duration, compiled)}, json, out)
 
 
 @app.command("failover")
@@ -78,10 +83,12 @@ def agentic_command(
 
 
 @app.command("all")
-def run_all(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
-    """Edge, lookup and failover, one after the other: about nine minutes, with --quick a little over one."""
-    benches = {"edge": _edge(quick, duration), "lookup": _lookup(quick, duration), "failover": _failover(quick)}
-    run(benches, json, out)
+def run_all(
+    quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None, compiled: Compiled = False
+) -> None:
+    """Edge, lookup and failover, one after the other: about ten minutes, with --quick a little over one."""
+    edge, lookup = _edge(quick, duration, compiled), _lookup(quick, duration, compiled)
+    run({"edge": edge, "lookup": lookup, "failover": _failover(quick)}, json, out)
 
 
 @app.command("docs")
@@ -90,15 +97,15 @@ def docs_command(file: Annotated[Path, typer.Argument(help="A report written by 
     write_docs(load_report(file))
 
 
-def _edge(quick: bool, duration: float | None) -> Bench:
-    options = EdgeOptions.quick() if quick else EdgeOptions()
+def _edge(quick: bool, duration: float | None, compiled: bool) -> Bench:
+    options = replace(EdgeOptions.quick() if quick else EdgeOptions(), compiled=compiled)
     if duration:
         options = replace(options, slice_s=duration)
     return lambda: run_edge(options)
 
 
-def _lookup(quick: bool, duration: float | None) -> Bench:
-    options = LookupOptions.quick() if quick else LookupOptions()
+def _lookup(quick: bool, duration: float | None, compiled: bool) -> Bench:
+    options = replace(LookupOptions.quick() if quick else LookupOptions(), compiled=compiled)
     if duration:
         options = replace(options, slice_s=duration)
     return lambda: run_lookup(options)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -36,6 +37,7 @@ from bench.peers import (
     PeerError,
     Side,
     edge,
+    find_compiled,
     find_vllm_router,
     say,
     served_counts,
@@ -57,7 +59,7 @@ MIN_ANSWERS, MAX_SLICE_S = 32, 10.0
 SETTLE_S = 0.6
 """After all streams have begun: connections are up, decisions made and reported."""
 
-OURS, LUA, PEER = "pointsman", "pointsman-lua", "vllm-router"
+OURS, COMPILED, LUA, PEER = "pointsman", "pointsman-compiled", "pointsman-lua", "vllm-router"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class EdgeOptions:
     streams: int = 128
     stream_tokens: int = 200
     token_interval_ms: float = 20.0
+    compiled: bool = False
+    """Whether what `make compiled` installs is a side as well."""
 
     @classmethod
     def quick(cls) -> EdgeOptions:
@@ -224,10 +228,16 @@ async def measure_pair(pair: Pair, urls: list[str], options: EdgeOptions, folder
         config = folder / "up.yaml"
         config.write_text(yaml.safe_dump({"haproxy": dict(pair.haproxy)}))
         up = ["--replicas", "0", "--config", str(config)]
-        lookups = {OURS: "spoe", LUA: "lua"} if pair.lua else {OURS: "spoe"}
+        made = {OURS: ("spoe", sys.executable)}
+        if options.compiled:
+            made[COMPILED] = ("spoe", find_compiled())
+        if pair.lua:
+            made[LUA] = ("lua", sys.executable)
         sides = [
-            await stack.enter_async_context(edge(name, folder, policy=pair.ours, lookup=way, replicas=urls, up=up))
-            for name, way in lookups.items()
+            await stack.enter_async_context(
+                edge(name, folder, policy=pair.ours, lookup=lookup, replicas=urls, up=up, python=python)
+            )
+            for name, (lookup, python) in made.items()
         ]
         sides.append(await stack.enter_async_context(vllm_router(PEER, folder, policy=pair.peer, replicas=urls)))
         topics = [f"topic {number:02d}" for number in range(pair.topics)]
@@ -244,7 +254,7 @@ async def measure_pair(pair: Pair, urls: list[str], options: EdgeOptions, folder
             if pair is PAIRS[0]:
                 idle = await measure_idle(sides, options.slice_s)
                 for side in order:
-                    if side.name != LUA:  # the same data plane
+                    if side.name in (OURS, PEER):  # the others have the same data plane
                         slices["tokens"].append(await measure_tokens(side, stream_body, idle[side.name], options))
     return slices
 
@@ -267,10 +277,12 @@ def request_table(pair: Pair, slices: dict[str, list[Slice]]) -> Table:
     """Microseconds of CPU per request."""
     rows = []
     for kb in map(str, BODY_KB):
-        for side in (OURS, LUA, PEER) if pair.lua else (OURS, PEER):
+        for side in (OURS, COMPILED, LUA, PEER):
             mine = of(slices[kb], side)
+            if not mine:
+                continue
             ratio = ratios(slices[kb], side)
-            key = f"edge.{pair.key}.{kb}" if side == OURS else ""
+            key = f"edge.{pair.key}.{kb}" if side in (OURS, COMPILED) else ""
             parts = " + ".join(
                 f"{median([one.cpu_us[part] for one in mine]):.0f} {part}"
                 for part in ("haproxy", "router")

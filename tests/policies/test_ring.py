@@ -111,6 +111,7 @@ def test_a_ring_is_built_once_a_membership() -> None:
     assert len(rings) == 2
 
 
+@pytest.mark.sources
 def test_a_membership_change_hashes_newcomers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points of a replica survive in the cache while rings come and go."""
     hashed: list[str] = []

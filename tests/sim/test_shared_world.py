@@ -156,6 +156,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
             5,
             "at home with a life",
             id="KV outlives its engine",
+            marks=pytest.mark.sources,
         ),
         pytest.param(
             Homeless, "put", lambda self, word: None, 14, "conversations", id="what lost its home is forgotten"
