@@ -95,7 +95,8 @@ class EndOfRequest:
             if line.ttft.isdecimal():
                 self._kv.first_token(line.id, float(line.ttft))
             redispatched = line.srv not in (line.first, _NO_SERVER)
-            self._kv.ended(line.id, self._clock(), served_by=self._slot_of(line.srv) if redispatched else NO_SLOT)
+            served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
+            self._kv.ended(line.id, self._clock(), served_by=served_by, served=line.tr >= 0)
             self._count(line)
         elif line.ev == "first":
             self._kv.first_token(line.id)

@@ -144,11 +144,13 @@ class Conversations:
         known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
         return known
 
-    def ended(self, known: Conversation, now_s: float) -> None:
-        """One of its requests under way at this edge is over."""
+    def ended(self, known: Conversation, now_s: float, *, served: bool = True) -> None:
+        """One of its requests under way at this edge is over. Where it was the first and not `served`, its client left
+        before there was an answer, or the replica failed: nobody saves room for that."""
         if known.slot != NO_SLOT:
             known.in_flight -= 1
-            self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
+            silent = PAUSING if served or known.turn > 1 else DORMANT
+            self._become(known, UNDER_WAY if known.in_flight else silent, now_s)
 
     def served_by(self, known: Conversation, placed: int, slot: int) -> None:
         """A request that was placed on one slot went to another: its KV is there, all of it its own."""

@@ -280,25 +280,26 @@ class KVState:
         if self._release(request_id) and took_ms > 0:
             self._learn_time(self._placements.get(request_id), took_ms)
 
-    def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT) -> None:
-        """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known."""
+    def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT, served: bool = True) -> None:
+        """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known. Not `served`:
+        no replica began to answer it."""
         self._release(request_id)
         placement = self._placements.get(request_id)
         if placement is not None:
             if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
                 self.conversations.served_by(placement.conversation, placement.slot, served_by)
-            self._over(placement, now_s)
+            self._over(placement, now_s, served=served)
             self._ended.append((now_s, request_id))
             if placement.paired:
                 self._ended.append((now_s, leg_id(request_id)))
             while len(self._ended) > MAX_PLACEMENTS:
                 self._forget(self._ended.popleft()[1], now_s)
 
-    def _over(self, placement: Placement, now_s: float) -> None:
+    def _over(self, placement: Placement, now_s: float, *, served: bool = True) -> None:
         """A request is no longer under way; said by whoever knows first."""
         known = placement.conversation
         if placement.under_way and known is not None:
-            self.conversations.ended(known, now_s)
+            self.conversations.ended(known, now_s, served=served)
             if self.outbox is not None:
                 self.outbox.converse(known.name)
         placement.under_way = False

@@ -185,6 +185,23 @@ def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
     assert not fleet.kv._placements
 
 
+def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
+    """What its earlier turns left at home is there, and will be asked for again; of a first turn there is nothing."""
+    fleet = Fleet()
+    fleet.ask("r1", 4, slot=0, session="s")
+    fleet.kv.ended("r1", 1.0)
+    fleet.ask("r2", 6, slot=0, session="s", now_s=2.0)
+    fleet.ask("r3", 6, slot=1, session="other", now_s=2.0)
+    for request in ("r2", "r3"):
+        fleet.kv.ended(request, 3.0, served=False)
+        fleet.kv.validate()
+    assert fleet.kv.conversations.live == 1
+    assert fleet.kv.signals.footprint[0] > 0
+    assert fleet.kv.signals.footprint[1] == 0
+    again = fleet.ask("r4", 6, session="other", now_s=4.0)
+    assert again.conversation is not None, "its client may come back, and is not one more"
+
+
 def test_who_served_is_the_home() -> None:
     """HAProxy could not connect to slot 0 and went to slot 2: the next turn is expected there."""
     fleet = Fleet()

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from candidates import make_candidates
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.types import RequestFeatures
 from router.fronts.ring import MAX_LINE_BYTES, REST_S, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
 from router.state.kv import KVState
@@ -165,6 +167,19 @@ def test_an_aborted_request_has_no_status_but_ends() -> None:
     ring.load.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(st=-1, tr=-1, ts="CH")))
     assert ring.metrics.replicas["a"].by_class == {"none": 1} and len(ring.load) == 0
+
+
+@pytest.mark.parametrize(("tr", "live"), [(20, 1), (-1, 0)], ids=["answered", "not answered"])
+def test_a_conversation_nobody_answered_does_not_live(tr: int, live: int) -> None:
+    """Its client left before its first answer began: no room is kept for what it would have said next."""
+    ring = Ring()
+    features = RequestFeatures(request_id="r1", session="s", body_bytes=400)
+    candidates = make_candidates(a=0)
+    ring.kv.placed(features, ring.kv.read(features, 0.0), 0, candidates, 0.0)
+    assert ring.kv.conversations.live == 1
+    ring.protocol.data_received(framed(line(id="r1", st=-1, tr=tr, ts="CH")))
+    ring.kv.validate()
+    assert ring.kv.conversations.live == live
 
 
 @pytest.mark.parametrize(
