@@ -236,7 +236,8 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     spop_address: str = ""
     """The router's SPOP listener; needed with `lookup` = "spoe"."""
     lookup_address: str = ""
-    """The router's HTTP lookup listener, IP address and port; needed with `lookup` = "lua"."""
+    """The router's HTTP lookup listener, IP address and port; needed with `lookup` = "lua", and for holding requests
+    (`admission.wait_s`) with either. Empty: what would be held is refused at once."""
     models_address: str = ""
     """The same listener again, which also answers `GET /v1/models` for the whole fleet. Empty: a replica's own answer
     reaches the client."""
@@ -295,7 +296,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _check_socket("admin_socket", self.admin_socket)
         if self.lookup == "spoe":
             check_address("spop_address", self.spop_address)
-        else:
+        if self.lookup == "lua" or self.lookup_address:
             check_address("lookup_address", self.lookup_address)
         if self.models_address:
             check_address("models_address", self.models_address)

@@ -42,11 +42,13 @@ class Needs(Flag):
 
 
 class Context(msgspec.Struct, gc=False):
-    """What a ranking may use besides its candidates. `limit` (1 or more) is how many places the caller wants."""
+    """What a policy may use besides its candidates. `limit` (1 or more) is how many places the caller wants."""
 
     now_s: float
     rng: random.Random
     limit: int = 2
+    waiting: bool = False
+    """Whether requests that came before this one are held for the same replicas (`Refusal.wait_s`)."""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +81,10 @@ class Policy(Protocol):
         """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""
 
     def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
-        """Asked before `rank`: whether to refuse. None lets the request pass."""
+        """Asked before `rank`: whether to refuse, or to hold for a while. None lets the request pass.
+
+        Where `context.waiting`, what the policy would hold without room must be held, else it overtakes the others.
+        """
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
         """The parts its scores are made of, by name, aligned with `candidates.slots`; for people, never for ranking."""

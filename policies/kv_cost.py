@@ -56,12 +56,15 @@ FEW = 16
 
 
 class Admission(PolicyConfig, frozen=True, kw_only=True):
-    """When conversations that begin are refused. Above the fleet's KV capacity no choice of replica helps: every turn
+    """When conversations that begin are held back. Above the fleet's KV capacity no choice of replica helps: every turn
     evicts the next one's prefix."""
 
     limit: Annotated[
         float, Meta(gt=0.0, le=10.0, description="Share of the candidates' KV in use by live conversations.")
     ] = 0.9
+    wait_s: Annotated[
+        float, Meta(ge=0.0, le=300.0, description="How long one waits for room before it is refused; 0: not at all.")
+    ] = 0.0
     retry_after_s: Annotated[int, Meta(ge=1, le=3600, description="What a refused client is told to wait.")] = 2
 
 
@@ -93,7 +96,10 @@ class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
     ] = 400.0
     admission: Annotated[
         Admission | None,
-        Meta(description="When conversations that begin are refused with 429: `{limit, retry_after_s}`; null: never."),
+        Meta(
+            description="When conversations that begin wait for room, and are refused with 429: "
+            "`{limit, wait_s, retry_after_s}`; null: never."
+        ),
     ] = None
 
 
@@ -116,10 +122,13 @@ class KVCost(PlainPolicy[KVCostConfig]):
         if admission is None or candidates.home != NO_SLOT:
             return None
         kv, slots = _signals(candidates), candidates.slots
-        live, room = kv.footprint[slots].sum(), kv.capacity[slots].sum()
-        if live + candidates.prompt_tokens <= admission.limit * room:
+        live, room = kv.footprint[slots].sum(), admission.limit * kv.capacity[slots].sum()
+        # Whoever comes while others wait is behind them.
+        if live + candidates.prompt_tokens <= room and not (context.waiting and admission.wait_s):
             return None
-        return Refusal(Reason.ADMISSION, 429, admission.retry_after_s)
+        # A prompt that the limit never lets in has nothing to wait for.
+        wait_s = admission.wait_s if candidates.prompt_tokens <= room else 0.0
+        return Refusal(Reason.ADMISSION, 429, admission.retry_after_s, wait_s)
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         slots, home, limit = candidates.slots, candidates.home, context.limit

@@ -64,7 +64,7 @@ class Reason(StrEnum):
     """It has to drop an adapter for this one."""
     WEIGHTED = "weighted"
     ADMISSION = "admission"
-    """Refused: the fleet's KV is full of live conversations, and this one would be one more."""
+    """Refused, at once or after its wait: the fleet's KV is full of live conversations, and this would be one more."""
     NO_CANDIDATES = "no-candidates"
     """No replica of that model is healthy and not draining. Refused where replicas of other models are; else HAProxy
     chooses, and the replica's own answer stands."""
@@ -363,6 +363,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Why there is a `prefill` or none (`policies.pair.Pairing`); empty where `first` is no decode replica."""
     scope: str = ""
     """Of the request's prefix keys, for the replica."""
+    hold_ms: int = 0
+    """With 429: instead of being refused, the request may be held for so long until there is room."""
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -371,3 +373,5 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     reason: Reason
     status: int = 429
     retry_after_s: int = 1
+    wait_s: float = 0.0
+    """How long the request may be held at the edge, where the policy is asked again and again; 0: refused at once."""

@@ -34,10 +34,12 @@ from router.fronts.admin import AdminFront
 from router.fronts.deciding import Decider
 from router.fronts.edges import EdgesFront
 from router.fronts.feed import FeedProtocol
+from router.fronts.hold import HoldFront
 from router.fronts.lookup import LookupFront
 from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.fronts.spop import SPOPProtocol
+from router.hold_metrics import HoldCollector
 from router.http_servers import serve_http
 from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
@@ -153,6 +155,7 @@ class Router:
             metrics=self.request_metrics,
             clock=self.clock,
             slot_of=self.replicas.slot_of,
+            holds=self.pipeline.holds,
         )
         self.metrics = build_registry(
             StateCollector(
@@ -165,6 +168,7 @@ class Router:
                 policy_name=lambda: self.pipeline.policy.name,
             ),
             KVCollector(self.kv, self.replicas),
+            HoldCollector(self.pipeline.holds),
             ScrapeCollector(self.scraper, self.load, self.replicas),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
@@ -279,8 +283,10 @@ class Router:
             await self._listen(stack, loop, "feed", feed, self._feed_protocol)
             self.feed.port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
-            lookup = LookupFront(self.decider, *ModelsFront(self.catalog).routes()).app()
+            holding = HoldFront(self.decider)
+            lookup = LookupFront(self.decider, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
             await serve_http(stack, "lookup", self._bind("lookup", settings.lookup), lookup)
+            stack.callback(holding.close)
             await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
             if self.sharing is not None:
                 self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())

@@ -3,14 +3,20 @@
 `Pipeline` owns the active policy and writes what a decision changes: a reservation, where the policy pins the session's
 home, and where it goes by KV what is expected of the chosen replica. It awaits nothing, so no other task runs between
 reading a load and reserving it.
+
+Where the policy would rather have a request wait than refuse it, the answer says so (`hold_ms`). Who asks again, by
+`hold`, gets a place in the queue; `step_held` decides for those whose turn it is. Each is placed before the next one is
+looked at, so room for one lets one go.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from policies.base import Context, Needs, Policy
 from policies.pair import Pair, PairConfig, Pairing, best_elsewhere, choose_prefill
@@ -31,6 +37,7 @@ from policies.types import (
 from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
 from router.state.adapters import AdapterTable
+from router.state.holds import Held, HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.kv_parts import Prompt
 from router.state.load import LoadTable
@@ -43,6 +50,9 @@ RANKED = 2
 
 RETRY_AFTER_S = 1
 """For a model whose replicas are all away: a check that passes brings one back within that time."""
+
+MAX_TURNS = 64
+"""Held requests decided in one step, which takes about 5 ms: lookups do not wait behind a whole queue let go."""
 
 
 class _Active:
@@ -74,6 +84,7 @@ class Pipeline:
         override_header: bool = False,
         adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
+        holds: HoldQueue | None = None,
     ) -> None:
         self._active = _Active(policy)
         self._replicas = replicas
@@ -86,6 +97,7 @@ class Pipeline:
         self._adapters = adapters
         self._pair_config = pair
         self._overrides: dict[str, _Active] = {}
+        self.holds = HoldQueue() if holds is None else holds
 
     @property
     def policy(self) -> Policy:
@@ -101,8 +113,12 @@ class Pipeline:
         old, self._active = self._active, _Active(policy)
         old.policy.close()
 
-    def decide(self, features: RequestFeatures, now_s: float) -> Decision:
-        """Chooses, reserves and pins. No opinion (`first` empty) when nothing is eligible; `status` when refused."""
+    def decide(self, features: RequestFeatures, now_s: float, *, its_turn: bool = False) -> Decision:
+        """Chooses, reserves and pins. No opinion (`first` empty) when nothing is eligible; `status` when refused.
+
+        With `hold_ms` it should wait, nothing is decided and nothing counted. `its_turn`: it waited, and nobody that
+        waits is before it.
+        """
         active = self._active if not features.policy else self._active_for(features)
         members = self._replicas.membership(features.model)
         if not len(members.slots):
@@ -114,8 +130,14 @@ class Pipeline:
         if prompt is not None and members.prefills_of_all is not None:
             candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, self._rng)
         context = Context(now_s, self._rng, RANKED)
+        if self.holds.held and not its_turn:
+            context.waiting = self._has_waiting(members)
         refusal = active.policy.admit(features, candidates, context)
         if refusal is not None:
+            if refusal.wait_s > 0:
+                if its_turn or not self.holds.full:
+                    return _held_back(refusal)
+                self.holds.overflowed()
             self._metrics.decided(active.name, refusal.reason)
             return _refused(refusal)
         ranked = active.policy.rank(features, candidates, context)
@@ -141,6 +163,52 @@ class Pipeline:
             self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
         return self._paired(best.reason, first, second, pair, features.scope)
 
+    def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
+        """Asked again for a request that should wait: its place in the queue, or a decision where there is room by now,
+        or no place."""
+        decision = self.decide(features, now_s)
+        if not decision.hold_ms:
+            return decision
+        refusal = msgspec.structs.replace(decision, hold_ms=0)
+        if features.request_id and features.request_id not in self.holds.held:
+            return self.holds.join(features, now_s, decision.hold_ms / 1000, refusal)
+        # A person asks by hand, or twice: nobody will say when such a request is gone.
+        self._metrics.decided(self._active_for(features).name, refusal.reason)
+        return refusal
+
+    def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
+        """Decides for those of the held whose turn it is, and refuses those whose wait is over; whoever is named here
+        has left the queue. Called some times a second while anybody waits.
+
+        Those who may go to the very same replicas are one line, and only the first of a line may go.
+        """
+        turns = 0
+        lines, standing = self._lines(), set[bytes]()
+        for held in list(self.holds):
+            request_id = held.features.request_id
+            line = lines[held.features.model]
+            if line not in standing and turns < MAX_TURNS:
+                decision = self.decide(held.features, now_s, its_turn=True)
+                if not decision.hold_ms:
+                    outcome = Outcome.REFUSED if decision.status else Outcome.ADMITTED
+                    self.holds.leave(request_id, now_s, outcome)
+                    turns += 1
+                    yield held, decision
+                    continue
+            standing.add(line)
+            if now_s >= held.until_s:
+                self._metrics.decided(self._active_for(held.features).name, held.refusal.reason)
+                self.holds.leave(request_id, now_s, Outcome.TIMED_OUT)
+                yield held, held.refusal
+
+    def _lines(self) -> dict[str, bytes]:
+        """By each model that somebody waits for, the replicas that may serve it."""
+        return {model: self._replicas.membership(model).slots.tobytes() for model in self.holds.models}
+
+    def _has_waiting(self, members: Membership) -> bool:
+        """Whether anybody waits for the very same replicas."""
+        return members.slots.tobytes() in self._lines().values()
+
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
         """What `decide` would answer and the signals it would see; reserves, pins and counts nothing."""
         active = self._active if not features.policy else self._active_for(features)
@@ -159,7 +227,7 @@ class Pipeline:
         rng.setstate(self._rng.getstate())
         if prompt is not None and members.prefills_of_all is not None:
             candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, rng)
-        twin, context = copy.deepcopy(policy), Context(now_s, rng, len(candidates))
+        twin, context = copy.deepcopy(policy), Context(now_s, rng, len(candidates), self._has_waiting(members))
         refusal = twin.admit(features, candidates, context)
         ranked = twin.rank(features, candidates, context)
         terms = {name: column.tolist() for name, column in twin.terms(features, candidates).items()}
@@ -169,7 +237,7 @@ class Pipeline:
         pair = None if members.prefills is None else self._pair(members, ranked[0].slot, features, candidates, rng)
         decision = self._paired(ranked[0].reason, first, second, pair, features.scope)
         return explained | {
-            "decision": decision if refusal is None else _refused(refusal),
+            "decision": decision if refusal is None else self._explain_refusal(refusal),
             "prompt_tokens": candidates.prompt_tokens,
             "candidates": [
                 {
@@ -185,6 +253,9 @@ class Pipeline:
                 for at, row in enumerate(candidates)
             ],
         }
+
+    def _explain_refusal(self, refusal: Refusal) -> Decision:
+        return _held_back(refusal) if refusal.wait_s > 0 and not self.holds.full else _refused(refusal)
 
     def _adapter(self, model: str) -> AdapterSignals | None:
         """Where the adapter of that name is; None where it names no adapter."""
@@ -314,6 +385,12 @@ def _why_excluded(replica: Replica) -> str:
 
 def _refused(refusal: Refusal) -> Decision:
     return Decision(refusal.reason, status=refusal.status, retry_after_s=refusal.retry_after_s)
+
+
+def _held_back(refusal: Refusal) -> Decision:
+    """To be held; refused where HAProxy's configuration knows of no holding."""
+    hold_ms = max(1, round(refusal.wait_s * 1000))
+    return Decision(refusal.reason, status=refusal.status, retry_after_s=refusal.retry_after_s, hold_ms=hold_ms)
 
 
 def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:

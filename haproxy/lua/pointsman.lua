@@ -2,6 +2,7 @@
 --
 --   lua.pm_body          fetch: the digest of a request body, sent to the router as argument of `route-body`
 --   lua.pm_lookup        action: the same question over HTTP, for sites that do not want SPOE
+--   lua.pm_hold          action: holds a request until the router says that it may go
 --   lua.pm_choose        action: two servers of the right model, where the router named none
 --   lua.pm_place         converter: a server's name -> what makes HAProxy's own balancing hit that server
 --   lua.pm_first_token   filter: milliseconds to the first byte of the answer's body
@@ -159,7 +160,7 @@ local TEXT_ANSWERS = {
     model = "txn.pm.model",
     reason = "txn.pm.reason",
 }
-local NUMBER_ANSWERS = { status = "txn.pm.status", retry_after = "txn.pm.retry_after" }
+local NUMBER_ANSWERS = { status = "txn.pm.status", retry_after = "txn.pm.retry_after", hold = "txn.pm.hold" }
 
 -- After a lookup that ran into its time limit, a thread asks nobody for this long: a hung router costs one request
 -- in a while its 50 ms, not every request.
@@ -188,16 +189,16 @@ local function form(txn)
     return table.concat(parts, "&")
 end
 
--- The answer's text, or nil and what went wrong.
-local function ask(address, body, timeout_ms)
-    local deadline_ms = now_ms() + timeout_ms
+-- The answer's text, or nil and what went wrong. It may take `patience_ms` longer than a connection may.
+local function ask(path, body, patience_ms)
+    local deadline_ms = now_ms() + LOOKUP_TIMEOUT_MS + patience_ms
     local socket = core.tcp()
-    socket:settimeout(timeout_ms / 1000)
-    local ok, problem = socket:connect(address)
+    socket:settimeout(LOOKUP_TIMEOUT_MS / 1000)
+    local ok, problem = socket:connect(LOOKUP_ADDRESS)
     if not ok then return nil, problem end
     local sent
     sent, problem = socket:send(
-        "POST /lookup HTTP/1.1\r\nHost: pointsman\r\nConnection: close\r\n"
+        "POST " .. path .. " HTTP/1.1\r\nHost: pointsman\r\nConnection: close\r\n"
             .. "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
     )
     if not sent then
@@ -228,7 +229,7 @@ local paused_until_ms = 0
 local function lookup(txn)
     local started_ms = now_ms()
     if started_ms < paused_until_ms then return end
-    local answer = ask(LOOKUP_ADDRESS, form(txn), LOOKUP_TIMEOUT_MS)
+    local answer = ask("/lookup", form(txn), 0)
     if answer then
         apply(txn, answer)
     elseif now_ms() - started_ms >= LOOKUP_TIMEOUT_MS then
@@ -236,9 +237,28 @@ local function lookup(txn)
     end
 end
 
+---------------------------------------------------------------------------------------------------------------------
+-- Holding. A request for which there is no room is told how long it may wait; it asks here, and is answered as by a
+-- lookup when it is its turn, or refused when its wait is over. This thread serves others meanwhile. Any failure leaves
+-- the variables unset: the configuration then fails open.
+
+-- What the router may take beyond the wait itself: it looks who may go some times a second.
+local HOLD_GRACE_MS = 1000
+
+local function hold(txn)
+    local answer = ask("/hold", form(txn), txn:get_var("txn.pm.hold") + HOLD_GRACE_MS)
+    -- A client that leaves takes its question along: HAProxy ends this function while it waits. The variables still say
+    -- 429 then, so that no replica meets the request.
+    for _, name in ipairs({ "hold", "status", "retry_after", "reason" }) do
+        txn:unset_var("txn.pm." .. name)
+    end
+    if answer then apply(txn, answer) end
+end
+
 if LOOKUP_ADDRESS then
     LOOKUP_TIMEOUT_MS = tonumber(LOOKUP_TIMEOUT_MS)
     core.register_action("pm_lookup", { "http-req" }, lookup)
+    core.register_action("pm_hold", { "http-req" }, hold)
 end
 
 ---------------------------------------------------------------------------------------------------------------------

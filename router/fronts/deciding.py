@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from policies.types import Decision
 from router.clock import Clock
 from router.features import extract
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
+from router.state.holds import Held, Outcome
 
 
 class Decider:
@@ -41,3 +42,23 @@ class Decider:
             raise
         self._metrics.lookup_s.observe(self._stopwatch() - started_s)
         return decision
+
+    def hold(self, arguments: Mapping[str, object]) -> Held | Decision:
+        """A place in the queue for a request that was told to wait, or its decision. Errors propagate, counted."""
+        try:
+            return self._pipeline.hold(extract(arguments, isolate_tenants=self._isolate_tenants), self._clock())
+        except Exception:
+            self._metrics.lookup_errors += 1
+            raise
+
+    def step_held(self) -> Iterator[tuple[Held, Decision]]:
+        """Those of the held that wait no longer, with their decisions. Errors propagate, counted."""
+        try:
+            yield from self._pipeline.step_held(self._clock())
+        except Exception:
+            self._metrics.lookup_errors += 1
+            raise
+
+    def leave(self, held: Held, outcome: Outcome) -> None:
+        """A held request waits no longer, undecided; nothing happens if it waited no longer anyway."""
+        self._pipeline.holds.leave(held.features.request_id, self._clock(), outcome)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -31,12 +32,17 @@ class LookupFront:
         return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"]), *self._others])
 
     async def lookup(self, request: Request) -> Response:
-        form = bytearray()
-        async for chunk in request.stream():
-            form += chunk
-            if len(form) > MAX_FORM_BYTES:
-                return PlainTextResponse(f"form: at most {MAX_FORM_BYTES} bytes are expected\n", 413)
-        return PlainTextResponse(encode_answer(self._decider.lookup(decode_form(bytes(form)))))
+        return PlainTextResponse(encode_answer(self._decider.lookup(await read_form(request))))
+
+
+async def read_form(request: Request) -> dict[str, object]:
+    """The arguments of a lookup. Raises HTTPException for a form too large."""
+    form = bytearray()
+    async for chunk in request.stream():
+        form += chunk
+        if len(form) > MAX_FORM_BYTES:
+            raise HTTPException(413, f"form: at most {MAX_FORM_BYTES} bytes are expected")
+    return decode_form(bytes(form))
 
 
 def decode_form(form: bytes) -> dict[str, object]:
@@ -65,6 +71,8 @@ def encode_answer(decision: Decision) -> str:
     if decision.status:
         lines.append(f"status={decision.status}")
         lines.append(f"retry_after={decision.retry_after_s}")
+    if decision.hold_ms:
+        lines.append(f"hold={decision.hold_ms}")
     if decision.model:
         lines.append(f"model={decision.model}")
     return "\n".join(lines) + "\n"

@@ -21,6 +21,7 @@ import structlog
 from policies.types import NO_SLOT, Reason
 from router.clock import Clock
 from router.metrics import RequestMetrics
+from router.state.holds import HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.load import LoadTable
 
@@ -31,6 +32,9 @@ MAX_LENGTH_DIGITS = 5
 
 REST_S = 0.005
 """At 2,000 requests a second ten lines a read. Requests take a hundred times longer."""
+
+CLIENT_LEFT = b"Lua function 'pm_hold'"
+"""What HAProxy logs, here too, of a client that leaves while its request is held; its line follows."""
 
 UNSET = "-"
 """How HAProxy prints a variable that is not set."""
@@ -74,8 +78,10 @@ class EndOfRequest:
         metrics: RequestMetrics,
         clock: Clock,
         slot_of: Callable[[str], int],
+        holds: HoldQueue | None = None,
     ) -> None:
         """`slot_of` names the slot of a replica id, NO_SLOT for one that is not registered."""
+        self._holds = HoldQueue() if holds is None else holds
         self._slot_of = slot_of
         self._load = load
         self._kv = kv
@@ -88,9 +94,12 @@ class EndOfRequest:
         try:
             line = _decoder.decode(raw)
         except msgspec.MsgspecError:
-            self._metrics.malformed_lines += 1
+            if not raw.startswith(CLIENT_LEFT):
+                self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
+            if self._holds.held:
+                self._holds.leave(line.id, self._clock(), Outcome.GONE)
             self._load.release(line.id)
             if line.ttft.isdecimal():
                 self._kv.first_token(line.id, float(line.ttft))

@@ -43,6 +43,7 @@ def encode_answer(
     prefill: str = "",
     model: str = "",
     scope: str = "",
+    hold_ms: int = 0,
 ) -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
@@ -56,6 +57,8 @@ def encode_answer(
         values["scope"] = scope
     if status:
         values |= {"status": status, "retry_after": retry_after_s}
+    if hold_ms:
+        values["hold"] = hold_ms
     if model:
         values["model"] = model
     return encode_set_vars(Scope.TXN, values)
@@ -105,6 +108,7 @@ class SPOPProtocol(asyncio.Protocol):
                     decision.prefill_address,
                     decision.model,
                     decision.scope,
+                    decision.hold_ms,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

@@ -40,6 +40,7 @@ GOLDEN_EDGES = {
         binds=(Bind("0.0.0.0", 8000), Bind("::1", 8443, "/etc/pointsman/site.pem")),
         ops=Bind("127.0.0.1", 8405),
         spop_address="unix@/run/pointsman/spop.sock",
+        lookup_address="127.0.0.1:9102",
         models_address="127.0.0.1:9102",
         servers=(Server("r1", "10.0.0.7", 8000), Server("node-2.gpu:1", "fd00::7", 8001)),
         server_options=ServerOptions(maxconn=256),
@@ -99,6 +100,19 @@ def test_what_is_off_is_not_there() -> None:
         assert word not in text
 
 
+def test_requests_are_held_where_the_router_can_be_asked() -> None:
+    """With either lookup, by one rule on one variable; without the address the router's word to hold is not taken."""
+    address = {"lookup_address": "127.0.0.1:9102"}
+    for edge, holds in (
+        (make_edge(), False),
+        (make_edge(**address), True),
+        (make_edge(lookup="lua", spop_address="", **address), True),
+    ):
+        rendered = render(edge)
+        assert ("http-request lua.pm_hold if { var(txn.pm.hold) -m found }\n" in rendered.haproxy_cfg) == holds
+        assert (" hold " in rendered.spoe_cfg) == holds
+
+
 REFUSED = [
     pytest.param({"binds": ()}, "binds", id="no bind"),
     pytest.param({"ring_address": "127.0.0.1"}, "ring_address", id="no port"),
@@ -106,6 +120,7 @@ REFUSED = [
     pytest.param({"ring_address": "127.0.0.1:٣"}, "ring_address", id="a digit that is not ASCII"),
     pytest.param({"spop_address": ""}, "spop_address", id="spoe without its address"),
     pytest.param({"lookup": "lua"}, "lookup_address", id="lua without its address"),
+    pytest.param({"lookup_address": "127.0.0.1"}, "lookup_address", id="holding without a port"),
     pytest.param({"lookup": "grpc"}, "lookup", id="unknown lookup"),
     pytest.param({"admin_socket": "admin.sock"}, "admin_socket", id="relative path"),
     pytest.param({"admin_socket": "/run/" + "x" * 100}, "admin_socket", id="socket path too long to bind"),

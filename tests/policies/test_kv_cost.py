@@ -189,3 +189,29 @@ def test_admission_refuses_only_conversations_that_begin() -> None:
     ):
         assert policy.admit(make_features("s"), passes, make_context()) is None
     assert make_policy().admit(make_features("s"), make_candidates(a=0, prompt=10**9), make_context()) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "waiting", "keeper", "expected"),
+    [
+        pytest.param(600, False, None, 5.0, id="no room"),
+        pytest.param(400, False, None, None, id="room"),
+        pytest.param(400, True, None, 5.0, id="room, but others wait"),
+        pytest.param(600, True, "a", None, id="under way, whoever waits"),
+        pytest.param(200_000, False, None, 0.0, id="never room"),
+    ],
+)
+def test_conversations_that_begin_wait_for_room(
+    prompt: int, waiting: bool, keeper: str | None, expected: float | None
+) -> None:
+    """In the order they came, and not for what no end of others can make room for."""
+    policy = make_policy(admission={"limit": 0.9, "wait_s": 5.0})
+    fleet = make_candidates(a=0, b=0, prompt=prompt, kv={"footprint": [95_000, 84_500]}, keeper=keeper)
+    refusal = policy.admit(make_features("s"), fleet, make_context(waiting=waiting))
+    assert (None if refusal is None else refusal.wait_s) == expected
+
+
+def test_without_a_wait_nobody_stands_in_line() -> None:
+    """Those who wait were told so by another policy; what this one has room for, it admits."""
+    policy = make_policy(admission={"limit": 0.9})
+    assert policy.admit(make_features("s"), make_candidates(a=0), make_context(waiting=True)) is None

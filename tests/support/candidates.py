@@ -20,9 +20,9 @@ def make_features(session: str = "", **given: object) -> RequestFeatures:
     return RequestFeatures(**{"request_id": "request-1", "session": session, **given})  # type: ignore[arg-type]
 
 
-def make_context(seed: int = 0, *, limit: int = 2, now_s: float = 1000.0) -> Context:
+def make_context(seed: int = 0, *, limit: int = 2, now_s: float = 1000.0, waiting: bool = False) -> Context:
     """A context with dice of its own."""
-    return Context(now_s, random.Random(seed), limit)
+    return Context(now_s, random.Random(seed), limit, waiting)
 
 
 def make_kv(

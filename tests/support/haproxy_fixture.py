@@ -24,6 +24,7 @@ from haproxy.reconcile import DesiredServer, Reconciler, observe
 from haproxy.runtime_api import RuntimeAPI
 from haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
 from pointsman.ports import pick_ports
+from router.fronts.ring import CLIENT_LEFT
 
 Answer = dict[str, str | int]
 Arguments = dict[str, Any]
@@ -42,6 +43,16 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.01)
 
 
+class HeldRequest:
+    """A request that HAProxy holds: it goes on with what `answer` becomes."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.left = asyncio.Event()
+        """HAProxy waits for the answer no longer."""
+
+
 class StubRouter:
     """Answers every lookup with `answer(arguments)`; None answers nothing at all, as a hung router does."""
 
@@ -49,8 +60,11 @@ class StubRouter:
         self.spop_port, self.ring_port, self.lookup_port = pick_ports(3)
         self.answer: Callable[[Arguments], Answer | None] = lambda _: {}
         self.asked: list[Arguments] = []
+        self.held: asyncio.Queue[HeldRequest] = asyncio.Queue()
         self.messages: list[str] = []
         self.lines: list[dict[str, Any]] = []
+        self.notes: list[bytes] = []
+        """What HAProxy logs besides lines."""
         self.ring_connected = asyncio.Event()
         self._line_came = asyncio.Condition()
         self._servers: list[asyncio.Server] = []
@@ -129,7 +143,7 @@ class StubRouter:
         if "body" in arguments:
             arguments["body"] = arguments["body"].encode("latin-1")
         arguments["size"] = int(arguments["size"])
-        answer = self._decide("lookup", arguments)
+        answer = await self._hold(arguments, reader) if b" /hold " in head else self._decide("lookup", arguments)
         if answer is None:
             await reader.read()  # until HAProxy gives up
             return
@@ -137,11 +151,26 @@ class StubRouter:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text) + text.encode())
         await writer.drain()
 
+    async def _hold(self, arguments: Arguments, reader: asyncio.StreamReader) -> Answer | None:
+        held = HeldRequest(arguments)
+        self.held.put_nowait(held)
+        leaving = asyncio.create_task(reader.read())
+        await asyncio.wait((held.answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if held.answer.done():
+            return held.answer.result()
+        held.left.set()
+        return None
+
     async def _serve_ring(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.ring_connected.set()
         while True:
             length = int(await reader.readuntil(b" "))
-            line = json.loads(await reader.readexactly(length))
+            raw = await reader.readexactly(length)
+            if raw.startswith(CLIENT_LEFT):
+                self.notes.append(raw)
+                continue
+            line = json.loads(raw)
             async with self._line_came:
                 self.lines.append(line)
                 self._line_came.notify_all()

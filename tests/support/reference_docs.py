@@ -26,6 +26,7 @@ from policies.types import Reason
 from router.app import Router
 from router.metrics import REQUEST_CLASSES
 from router.settings import Settings, SharedSettings
+from router.state.holds import Outcome
 from router.state.replicas import Health
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -114,6 +115,10 @@ def metrics_page() -> str:
     )
 
 
+LABEL_OF = {"outcome": " of `pointsman_holds_total`"}
+"""Whose it is, where others have a label of that name."""
+
+
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
     router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # so that what is shared is measured
     for family in sorted(router.metrics.collect(), key=lambda family: family.name):
@@ -127,8 +132,9 @@ def _label_values() -> Iterator[tuple[str, str]]:
         ("state", (*Health, "draining")),
         ("cause", ("expired", "leaked")),
         ("result", ("applied", "refused")),
+        ("outcome", Outcome),
     ):
-        yield code(label), ", ".join(map(code, values))
+        yield code(label) + LABEL_OF.get(label, ""), ", ".join(map(code, values))
 
 
 def _reason_rows() -> Iterator[tuple[str, str]]:

@@ -42,6 +42,12 @@ def test_a_refusal_carries_status_and_delay() -> None:
     assert encode_answer(refused) == "reason=no-candidates\nstatus=429\nretry_after=3\n"
 
 
+def test_a_request_to_be_held_carries_for_how_long() -> None:
+    """Beside what refuses it, should nobody hold it."""
+    waits = Decision(Reason.ADMISSION, status=429, retry_after_s=3, hold_ms=2500)
+    assert encode_answer(waits) == "reason=admission\nstatus=429\nretry_after=3\nhold=2500\n"
+
+
 def test_a_pair_carries_the_prefill_address() -> None:
     """What HAProxy hands to the decode replica; the replica's id is for people."""
     paired = Decision(Reason.LEAST_LOAD, "d", prefill="p", prefill_address="10.0.0.1:8000", pairing="paired")

@@ -9,9 +9,10 @@ from candidates import make_candidates
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.types import RequestFeatures
+from policies.types import Decision, Reason, RequestFeatures
 from router.fronts.ring import MAX_LINE_BYTES, REST_S, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
+from router.state.holds import HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.load import LoadTable
 
@@ -60,6 +61,7 @@ class Ring:
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
         self.later: list[tuple[float, Callable[[], None]]] = []
+        self.holds = HoldQueue()
         slots = {"a": 0, "b": 1}
         events = EndOfRequest(
             load=self.load,
@@ -67,6 +69,7 @@ class Ring:
             metrics=self.metrics,
             clock=lambda: 0.0,
             slot_of=lambda name: slots.get(name, -1),
+            holds=self.holds,
         )
         self.protocol = RingProtocol(events, self.metrics, lambda delay_s, act: self.later.append((delay_s, act)))
         self.protocol.connection_made(self.transport)
@@ -167,6 +170,24 @@ def test_an_aborted_request_has_no_status_but_ends() -> None:
     ring.load.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(st=-1, tr=-1, ts="CH")))
     assert ring.metrics.replicas["a"].by_class == {"none": 1} and len(ring.load) == 0
+
+
+def test_the_end_of_a_held_request_frees_its_place() -> None:
+    """Its client left: whoever stands behind moves up, and nothing is placed for it any more."""
+    ring = Ring()
+    refusal = Decision(Reason.ADMISSION, status=429)
+    for request in ("r1", "r2"):
+        ring.holds.join(RequestFeatures(request_id=request), 0.0, 10.0, refusal)
+    ring.protocol.data_received(framed(line(id="r1", srv="<NOSRV>", st=429, tr=-1)))
+    assert [held.features.request_id for held in ring.holds] == ["r2"]
+    assert ring.holds.outcomes == {Outcome.GONE: 1}
+
+
+def test_what_haproxy_notes_of_a_held_client_that_left_is_no_malformed_line() -> None:
+    """Lua's complaint comes through the ring too."""
+    ring = Ring()
+    ring.protocol.data_received(framed(b"Lua function 'pm_hold': yield not allowed.", line()))
+    assert (ring.metrics.malformed_lines, ring.metrics.lines) == (0, 2)
 
 
 @pytest.mark.parametrize(("tr", "live"), [(20, 1), (-1, 0)], ids=["answered", "not answered"])

@@ -1,0 +1,148 @@
+"""Session admission through a whole edge: conversations that begin wait for room at the real HAProxy."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from edge import RunningEdge, running_up, until
+
+pytestmark = pytest.mark.e2e
+
+ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "kv_tokens": 8192}
+LONG_S = 60.0
+ENDS_S = 3.0
+"""How long a conversation is silent until it is over, where the test waits for that."""
+
+
+def policy(wait_s: float) -> dict[str, Any]:
+    """Half of the KV may be in live use: 4,096 tokens, and `full` has over 3,000."""
+    return {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": wait_s, "retry_after_s": 3}}
+
+
+def words(label: str, count: int = 1200) -> str:
+    return " ".join(f"{label}-{number}" for number in range(count))
+
+
+async def held(edge: RunningEdge) -> float:
+    return (await edge.metrics())["pointsman_held"]
+
+
+async def outcomes(edge: RunningEdge, outcome: str) -> float:
+    return (await edge.metrics())[f'pointsman_holds_total{{outcome="{outcome}"}}']
+
+
+async def hold(edge: RunningEdge, label: str) -> asyncio.Task[httpx.Response]:
+    """A conversation that begins, and waits."""
+    before = await held(edge)
+    asking = asyncio.create_task(edge.chat(words(label), session=label))
+
+    async def waits() -> bool:
+        assert not asking.done(), asking.result().text
+        return await held(edge) == before + 1
+
+    await until(waits)
+    return asking
+
+
+@asynccontextmanager
+async def full_edge(wait_s: float = LONG_S, *arguments: str, **router: Any) -> AsyncIterator[RunningEdge]:
+    """An edge with one replica, whose KV one live conversation has all that may be had of."""
+    async with running_up(1, *arguments, engine=ENGINE, router={"policy": policy(wait_s), **router}) as edge:
+        answer = await edge.chat(words("full"), session="full")
+        assert answer.status_code == 200, answer.text
+        yield edge
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_held_requests_are_served_when_a_conversation_ends(lookup: str) -> None:
+    """First come first served; a later turn of a conversation that lives does not wait with them."""
+    limits = {"conversation_ttl_s": ENDS_S}
+    async with full_edge(LONG_S, "--lookup", lookup, limits=limits) as edge:
+        first = await hold(edge, "first")
+        assert (await edge.chat(words("full") + " go on", session="full")).status_code == 200
+        second = asyncio.create_task(edge.chat(words("second"), session="second"))
+        answers = [await first, await second]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert {answer.headers["x-pointsman-reason"] for answer in answers} <= {"kv-cold", "kv-prefix"}
+        assert await outcomes(edge, "admitted") == 2
+        assert (await edge.metrics())["pointsman_ring_malformed_lines_total"] == 0
+        await until(edge.idle)
+
+
+async def test_a_held_request_is_refused_after_its_wait() -> None:
+    """429, and when to come back; it counts as one refusal."""
+    async with full_edge(0.5) as edge:
+        refused = await edge.chat(words("late"), session="late")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+        assert refused.headers["x-pointsman-reason"] == "admission"
+        assert await outcomes(edge, "timed-out") == 1
+        metrics = await edge.metrics()
+        assert metrics['pointsman_decisions_total{policy="kv_cost",reason="admission"}'] == 1
+        assert metrics["pointsman_hold_seconds_sum"] >= 0.5
+
+
+async def test_a_client_that_leaves_frees_its_place() -> None:
+    """The first in the queue goes; who stood behind it is served when there is room. Nothing is left of the first."""
+    async with full_edge(limits={"conversation_ttl_s": ENDS_S}) as edge:
+        async with httpx.AsyncClient(base_url=edge.url, http1=False, http2=True, timeout=LONG_S) as client:
+            body = {"model": "sim", "messages": [{"role": "user", "content": words("gone")}]}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            await until(lambda: is_held(edge, 1))
+            behind = await hold(edge, "behind")
+            asking.cancel()
+        await until(lambda: left(edge, 1))
+        assert (await behind).status_code == 200
+        assert await outcomes(edge, "gone") == 1
+        assert await held(edge) == 0
+        assert (await edge.metrics())["pointsman_ring_malformed_lines_total"] == 0
+        await until(edge.idle)
+
+
+async def is_held(edge: RunningEdge, number: int) -> bool:
+    return await held(edge) == number
+
+
+async def left(edge: RunningEdge, number: int) -> bool:
+    return await outcomes(edge, "gone") == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+async def test_a_router_that_ends_during_a_hold_costs_no_client_an_error(number: signal.Signals) -> None:
+    """HAProxy chooses for those that were held, and says so; the router returns and goes on."""
+    async with full_edge() as edge:
+        asking = [await hold(edge, label) for label in ("one", "two", "three")]
+        edge.router().send_signal(number)
+        for one in asking:
+            answer = await one
+            assert (answer.status_code, answer.headers["x-pointsman-reason"]) == (200, "fail-open")
+
+        async def decides() -> bool:
+            answer = await edge.chat("again", session="again")
+            assert answer.status_code in (200, 429)
+            return answer.headers["x-pointsman-reason"] != "fail-open"
+
+        await until(decides)
+
+
+async def test_holding_is_switched_on_and_off_without_a_reload() -> None:
+    """A policy put live may hold requests, and another one lets all of them go at once."""
+    async with running_up(1, engine=ENGINE) as edge:
+        assert (await edge.put_policy(policy(LONG_S))).status_code == 200
+
+        async def begins_as_a_conversation() -> bool:
+            answer = await edge.chat(words("full"), session="full")
+            return answer.headers["x-pointsman-reason"].startswith("kv-")
+
+        await until(begins_as_a_conversation)
+        asking = [await hold(edge, label) for label in ("one", "two")]
+        assert (await edge.put_policy({"policy": "least_load"})).status_code == 200
+        answers = [await one for one in asking]
+        assert {(answer.status_code, answer.headers["x-pointsman-reason"]) for answer in answers} == {
+            (200, "least-load")
+        }
