@@ -8,7 +8,7 @@ everywhere.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from policies.types import NO_SLOT, Candidates, Decision, RequestFeatures
 from router.features import expected_tokens
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
+from router.state.holds import Held
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
@@ -75,10 +76,27 @@ class Edge:
 
     def decide(self, features: RequestFeatures, now_s: float) -> Decision:
         """One lookup."""
+        self._sweep(now_s)
+        return self.pipeline.decide(features, now_s)
+
+    def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
+        """HAProxy holds a request, and asks for its turn."""
+        return self.pipeline.hold(features, now_s)
+
+    def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
+        """A look at those who wait."""
+        self._sweep(now_s)
+        return self.pipeline.step_held(now_s)
+
+    @property
+    def holds(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self.pipeline.holds)
+
+    def _sweep(self, now_s: float) -> None:
         if now_s - self._swept_s >= SWEEP_S:
             self._swept_s = now_s
             self.kv.expire(now_s)
-        return self.pipeline.decide(features, now_s)
 
     def decided_elsewhere(self, placed: Placed, now_s: float) -> None:
         """Another edge sent a request to a replica: its load, its keys and its conversation count here too."""

@@ -6,7 +6,8 @@ their answers. Routers are `simulator.edge.Edge`: everything they know they were
 
 What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
 but not yet noticed refuses the connection, and the decision's second choice is tried. A request whose replica dies is
-asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
+asked for again. A request to be held waits in the router's own queue, which is looked at every `STEP_S`. A refusal is
+asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
 
 With prefill replicas, a decode replica to which a decision names one leaves the prompt to it: a leg of one token, whose
 blocks are kept until they are fetched, and then the request with all but the last token computed elsewhere. Whatever
@@ -27,6 +28,7 @@ import msgspec
 
 from engine.sim.model import SimRequest, StepResult
 from policies.types import NO_SLOT, Decision, RequestFeatures
+from router.state.holds import Held
 from router.state.schema import EngineEvents, Finished, FirstToken, leg_id
 from simulator.edge import Edge, Placed
 from simulator.errors import ExperimentError
@@ -37,6 +39,9 @@ from simulator.trace import Session, Trace, Turn
 
 MAX_REFUSALS = 600
 """A client that is told to come back later gives up after so many times."""
+
+STEP_S = 0.025
+"""How often the router looks at those that are held, as in the service."""
 
 NO_REPLICA_RETRY_S = 1.0
 """What HAProxy's 503 makes a client wait when every replica is down."""
@@ -86,6 +91,8 @@ class VirtualFleet:
         self._flying: dict[str, Request] = {}
         self._legs: dict[str, Request] = {}
         """Prefill legs in some engine."""
+        self._looking: set[int] = set()
+        """Routers that will look at those they hold."""
         self._served: list[Served] = []
         self._counts = Counts(reasons=Counter())
 
@@ -134,11 +141,33 @@ class VirtualFleet:
         self._ask(request, now_s)
 
     def _ask(self, request: Request, now_s: float) -> None:
-        """One lookup, and what HAProxy makes of the answer."""
+        """One lookup; one that is told to wait asks for its turn."""
         request.router = self._rng.randrange(len(self._edges)) if len(self._edges) > 1 else 0
         edge = self._edges[request.router]
         decision = edge.decide(request.features, now_s)
         request.attempt += 1
+        if decision.hold_ms:
+            asked = edge.hold(request.features, now_s)
+            if isinstance(asked, Held):
+                self._counts.held += 1
+                self._look_at_held(request.router, now_s)
+                return
+            decision = asked
+        self._take(request, decision, now_s)
+
+    def _look_at_held(self, router: int, now_s: float) -> None:
+        if router not in self._looking and self._edges[router].holds:
+            self._looking.add(router)
+            self._at(now_s + STEP_S, partial(self._step_held, router))
+
+    def _step_held(self, router: int, now_s: float) -> None:
+        self._looking.discard(router)
+        for held, decision in self._edges[router].step_held(now_s):
+            self._take(self._flying[held.features.request_id], decision, now_s)
+        self._look_at_held(router, now_s)
+
+    def _take(self, request: Request, decision: Decision, now_s: float) -> None:
+        """What HAProxy makes of an answer."""
         self._counts.reasons[str(decision.reason)] += 1
         if decision.status:
             self._refused(request, decision, now_s)

@@ -20,7 +20,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     turn: int
     arrived_s: float
     first_s: float
-    """When its first token was there; retries and refusals before count as waiting."""
+    """When its first token was there; retries, refusals and holds before count as waiting."""
     end_s: float
     prompt_tokens: int
     output_tokens: int
@@ -55,6 +55,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Mean time between the tokens of a request, over requests."""
     later_ttft_ms: Spread
     """`ttft_ms` of turns after the first."""
+    first_ttft_ms: Spread = Spread(0.0, 0.0, 0.0, 0.0)
+    """The same of first turns, which pay for holding sessions back."""
     hit_rate: float
     """Prompt tokens found in the cache over all prompt tokens."""
     imbalance: float
@@ -66,6 +68,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int
     retried: int
     """Requests asked for again because their replica died."""
+    held: int = 0
+    """Requests that waited at the edge for room; once more for each time."""
     refused: int
     """Answers that said: come back later."""
     abandoned: int
@@ -81,6 +85,7 @@ class Counts(msgspec.Struct, kw_only=True):
 
     preemptions: int = 0
     retried: int = 0
+    held: int = 0
     refused: int = 0
     abandoned: int = 0
     handed_over: int = 0
@@ -98,12 +103,14 @@ def summarise(served: Sequence[Served], prefill_tokens: Sequence[int], counts: C
         ttft_ms=spread(ttft_ms),
         tpot_ms=spread([record.itl_s * 1000 for record in served if record.output_tokens > 1]),
         later_ttft_ms=spread([ms for ms, record in zip(ttft_ms, served, strict=True) if record.turn]),
+        first_ttft_ms=spread([ms for ms, record in zip(ttft_ms, served, strict=True) if not record.turn]),
         hit_rate=sum(record.cached_tokens for record in served) / sum(record.prompt_tokens for record in served),
         imbalance=max(prefill_tokens) / mean_prefill if mean_prefill else 1.0,
         within_slo=good / len(served),
         goodput_per_s=good / span_s if span_s else 0.0,
         preemptions=counts.preemptions,
         retried=counts.retried,
+        held=counts.held,
         refused=counts.refused,
         abandoned=counts.abandoned,
         handed_over=counts.handed_over,
@@ -142,12 +149,14 @@ def average(summaries: Sequence[Summary]) -> Summary:
         ttft_ms=spreads("ttft_ms"),
         tpot_ms=spreads("tpot_ms"),
         later_ttft_ms=spreads("later_ttft_ms"),
+        first_ttft_ms=spreads("first_ttft_ms"),
         hit_rate=mean("hit_rate"),
         imbalance=mean("imbalance"),
         within_slo=mean("within_slo"),
         goodput_per_s=mean("goodput_per_s"),
         preemptions=total("preemptions"),
         retried=total("retried"),
+        held=total("held"),
         refused=total("refused"),
         abandoned=total("abandoned"),
         handed_over=total("handed_over"),

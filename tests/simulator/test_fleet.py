@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
 from engine.sim.timing import DENSE_H100
+from router.state.holds import Outcome
 from simulator.errors import ExperimentError
 from simulator.fleet import MAX_REFUSALS, VirtualFleet
 from simulator.generate import WORKLOADS, Lognormal, generate
@@ -160,6 +161,43 @@ def test_a_refused_client_comes_back() -> None:
     assert summary(fleet).requests == 2
     assert fleet.served[1].ttft_s > 2.0
     assert summary(fleet).refused < MAX_REFUSALS
+
+
+def two_conversations() -> Trace:
+    """The second begins a second after the first, and there is no room for both in 2,000 tokens."""
+    return make_trace(make_session("a", 0.0, make_turn(1_000, 10)), make_session("b", 1.0, make_turn(1_000, 10)))
+
+
+def test_a_held_request_waits_as_long_as_it_must() -> None:
+    """No longer than a look at the queue after the first conversation is no longer live, and it counts as its TTFT."""
+    document = {"policy": "kv_cost", "admission": {"limit": 0.9, "wait_s": 300.0}}
+    fleet = run(two_conversations(), document, replicas=1, kv_tokens=2_000)
+    assert (summary(fleet).held, summary(fleet).refused, summary(fleet).requests) == (1, 0, 2)
+    (edge,) = fleet.edges
+    assert edge.pipeline.holds.outcomes == {Outcome.ADMITTED: 1}
+    waited_s = edge.pipeline.holds.waited_s.total
+    assert waited_s > 1.0
+    assert fleet.served[1].ttft_s == pytest.approx(waited_s + PREFILL_1000_MS / 1000)
+    assert summary(fleet).reasons == {"kv-cold": 2}, "a wait is no decision"
+
+
+def test_a_held_request_is_refused_after_its_wait_and_comes_back() -> None:
+    """Held, refused, back after `retry_after_s`, held again, until there is room."""
+    document = {"policy": "kv_cost", "admission": {"limit": 0.9, "wait_s": 0.5, "retry_after_s": 2}}
+    fleet = run(two_conversations(), document, replicas=1, kv_tokens=2_000)
+    found = summary(fleet)
+    assert found.requests == 2
+    assert found.refused > 0
+    assert found.held in (found.refused, found.refused + 1), "once for each refusal, and perhaps when room came"
+    assert found.reasons["admission"] == found.refused
+
+
+def test_first_turns_are_measured_apart() -> None:
+    """They pay for holding sessions back; later turns are what it is done for."""
+    document = {"policy": "kv_cost", "admission": {"limit": 0.9, "wait_s": 300.0}}
+    found = summary(run(two_conversations(), document, replicas=1, kv_tokens=2_000))
+    assert found.first_ttft_ms == found.ttft_ms
+    assert found.later_ttft_ms.mean == 0
 
 
 def test_a_turn_that_cannot_fit_is_refused() -> None:
