@@ -104,6 +104,27 @@ async def test_a_client_that_leaves_frees_its_place() -> None:
         await until(edge.idle)
 
 
+async def test_a_client_whose_leaving_is_seen_late_keeps_nothing() -> None:
+    """HTTP/1.1: it may take its turn before HAProxy looks. Whoever stands behind is served all the same, and once that
+    one is over nothing is in flight and nothing kept."""
+    async with full_edge(limits={"conversation_ttl_s": ENDS_S}) as edge:
+        async with httpx.AsyncClient(base_url=edge.url, timeout=LONG_S) as client:
+            body = {"model": "sim", "messages": [{"role": "user", "content": words("gone")}]}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            await until(lambda: is_held(edge, 1))
+            behind = await hold(edge, "behind")
+            asking.cancel()
+        assert (await behind).status_code == 200
+        assert await held(edge) == 0
+        assert await outcomes(edge, "gone") + await outcomes(edge, "admitted") == 2
+        await until(edge.idle)
+
+        async def nothing_kept() -> bool:
+            return (await edge.metrics())["pointsman_kv_live_usage"] == 0
+
+        await until(nothing_kept)
+
+
 async def is_held(edge: RunningEdge, number: int) -> bool:
     return await held(edge) == number
 
