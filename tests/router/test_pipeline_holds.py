@@ -57,7 +57,7 @@ class Edge:
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
-        self.kv.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def put(self, replica: str, model: str = "", adapters: tuple[str, ...] = ()) -> None:
         registration = Registration(url="http://127.0.0.1:8000", model=model, adapters=list(adapters))

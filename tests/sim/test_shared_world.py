@@ -159,7 +159,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
             marks=pytest.mark.sources,
         ),
         pytest.param(
-            Homeless, "put", lambda self, word: None, 14, "conversations", id="what lost its home is forgotten"
+            Homeless, "put", lambda self, word: None, 118, "conversations", id="what lost its home is forgotten"
         ),
         pytest.param(
             Sharing,
