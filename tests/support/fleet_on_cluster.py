@@ -42,9 +42,13 @@ SMALL = ("--max-model-len=1024", "--kv-cache-memory-bytes=16M")
 
 @contextlib.contextmanager
 def empty_edge(folder: Path) -> Iterator[tuple[str, str]]:
-    """HAProxy and a router without replicas: where clients connect, and the admin URL."""
+    """HAProxy and a router without replicas: where clients connect, and the admin URL.
+
+    By least load any replica gets a request soon, whatever its prompt: tests wait for that.
+    """
     folder.mkdir()
     words = ("--replicas", "0", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--run-dir", str(folder / "run"))
+    words += ("--policy", "least_load")
     with (folder / "log").open("w") as log:
         up = subprocess.Popen(up_argv(*words), stdout=subprocess.PIPE, stderr=log, text=True)
     assert up.stdout is not None
