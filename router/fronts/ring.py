@@ -98,17 +98,18 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
+            now_s = self._clock()
             if self._holds.held:
-                self._holds.leave(line.id, self._clock(), Outcome.GONE)
+                self._holds.leave(line.id, now_s, Outcome.GONE)
             self._load.release(line.id)
             if line.ttft.isdecimal():
-                self._kv.first_token(line.id, float(line.ttft))
+                self._kv.first_token(line.id, now_s, float(line.ttft))
             redispatched = line.srv not in (line.first, _NO_SERVER)
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
-            self._kv.ended(line.id, self._clock(), served_by=served_by, served=line.tr >= 0)
+            self._kv.ended(line.id, now_s, served_by=served_by, served=line.tr >= 0)
             self._count(line)
         elif line.ev == "first":
-            self._kv.first_token(line.id)
+            self._kv.first_token(line.id, self._clock())
 
     def _count(self, line: Line) -> None:
         metrics = self._metrics

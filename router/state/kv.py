@@ -263,22 +263,26 @@ class KVState:
             self.index.stored(slot, key)
         self._pushed_out(slot, gone)
 
-    def _release(self, request_id: str) -> bool:
-        """The prompt is computed, here or by its prefill leg, or not wanted any more."""
+    def _release(self, request_id: str, *, first_s: float | None = None) -> bool:
+        """The prompt was computed at `first_s`, here or by its prefill leg, or is not wanted any more."""
         self.on_prefilled(request_id)
         if self._legs:
             leg = leg_id(request_id)
             if leg in self._legs:
                 self._legs.discard(leg)
                 self.backlog.release(leg)
-        return self.backlog.release(request_id)
+        return self.backlog.release(request_id, first_s=first_s)
 
     # What came of it
 
-    def first_token(self, request_id: str, took_ms: float = 0.0) -> None:
-        """HAProxy saw the first token, `took_ms` after the request; 0 where it was not timed."""
-        if self._release(request_id) and took_ms > 0:
-            self._learn_time(self._placements.get(request_id), took_ms)
+    def first_token(self, request_id: str, now_s: float, took_ms: float = 0.0) -> None:
+        """HAProxy saw the first token: just now, or `took_ms` after the request where it was timed."""
+        placement = self._placements.get(request_id)
+        first_s = now_s
+        if placement is not None and took_ms > 0:
+            first_s = min(now_s, placement.made_s + took_ms / 1000)
+        if self._release(request_id, first_s=first_s) and took_ms > 0:
+            self._learn_time(placement, took_ms)
 
     def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT, served: bool = True) -> None:
         """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known. Not `served`:
@@ -359,7 +363,7 @@ class KVState:
 
     def _requests(self, slot: int, events: EngineEvents, now_s: float) -> None:
         for first in events.first:
-            self._first(slot, first)
+            self._first(slot, first, now_s)
         for finished in events.finished:
             self._finished(slot, finished, now_s)
 
@@ -424,8 +428,8 @@ class KVState:
             if self.outbox is not None:
                 self.outbox.converse(name)
 
-    def _first(self, slot: int, first: FirstToken) -> None:
-        self._release(first.id)
+    def _first(self, slot: int, first: FirstToken, now_s: float) -> None:
+        self._release(first.id, first_s=now_s)
         placement = self._placements.get(first.id)
         if placement is None or placement.slot != slot or not first.prompt_tokens:
             return

@@ -175,7 +175,7 @@ def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.ask("r2", 9, slot=0)
-    fleet.kv.first_token("r2")
+    fleet.kv.first_token("r2", 0.5)
     fleet.kv.ended("r1", 1.0)
     assert fleet.kv.signals.waiting[0] == 0
     fleet.tell(0, finished=[Finished("r1", 900, 50)])
@@ -200,6 +200,25 @@ def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
     assert fleet.kv.signals.footprint[1] == 0
     again = fleet.ask("r4", 6, session="other", now_s=4.0)
     assert again.conversation is not None, "its client may come back, and is not one more"
+
+
+@pytest.mark.parametrize("by_haproxy", [False, True])
+def test_prompts_behind_a_late_first_token_still_wait(by_haproxy: bool) -> None:
+    """Whoever tells that a token came at 60 s: the prompt behind it counts at 70 s, as nothing was expected sooner."""
+    fleet = Fleet()
+    fleet.tell(0, stored=[])
+    for request in ("late", "behind"):
+        fleet.ask(request, 8, slot=0, session=request)
+    if by_haproxy:
+        fleet.kv.first_token("late", 65.0, 60_000.0)
+    else:
+        fleet.tell(0, first=[FirstToken("late", 1000, 0, 60_000.0)], now_s=60.0)
+    waiting = fleet.kv.signals.waiting[0]
+    assert waiting > 0
+    fleet.kv.expire(60.0)
+    assert fleet.kv.signals.waiting[0] == waiting
+    fleet.kv.expire(70.0)
+    assert fleet.kv.signals.waiting[0] == 0
 
 
 def test_who_served_is_the_home() -> None:
@@ -271,7 +290,7 @@ def test_a_slot_changes_hands_clean() -> None:
     assert not fleet.kv.reports(0)
     assert fleet.kv.index.match(CHAIN) == []
     assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
-    fleet.kv.first_token("r1")
+    fleet.kv.first_token("r1", 0.5)
     fleet.kv.validate()
 
 

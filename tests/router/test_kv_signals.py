@@ -89,6 +89,45 @@ class TestBacklog:
         backlog.expire(GRACE_S + 2 * each_s)
         assert (len(backlog), backlog.decayed) == (0, 3)
 
+    def test_who_tells_of_late_first_tokens_is_given_as_much_more(self) -> None:
+        """An engine whose KV is full lets prompts wait: the last first token there came 30 s late, so those behind may
+        be as late and still count. They end then, or when the replica catches up and they are silent."""
+        each_s = PRIOR_MS_AT_1000 / 1000
+        for told_s, ends_s in ((30.0 + each_s, 30.0 + 3 * each_s), (0.0, 3 * each_s)):
+            columns = make_columns()
+            backlog = PrefillBacklog(columns)
+            for request in ("a", "b", "c"):
+                backlog.add(request, 0, 1000, 0.0, reports=True)
+            backlog.release("a", first_s=30.0 + each_s)
+            backlog.release("b", first_s=told_s + each_s)
+            overdue_s = ends_s + GRACE_S + 3 * each_s
+            backlog.expire(overdue_s - 0.001)
+            assert columns.signals.waiting[0] == 1000
+            backlog.expire(overdue_s)
+            assert (columns.signals.waiting[0], backlog.decayed) == (0, 1)
+
+    def test_one_replica_s_lateness_is_not_another_s(self) -> None:
+        """Nor that of the one that takes the slot after it."""
+        each_s = PRIOR_MS_AT_1000 / 1000
+        backlog = PrefillBacklog(make_columns())
+        backlog.add("late", 0, 1000, 0.0, reports=True)
+        backlog.release("late", first_s=60.0)
+        backlog.clear_slot(0)
+        for slot in (0, 1):
+            backlog.add(f"silent on {slot}", slot, 1000, 60.0, reports=True)
+        backlog.expire(60.0 + GRACE_S + 2 * each_s)
+        assert (len(backlog), backlog.decayed) == (0, 2)
+
+    def test_an_end_without_a_first_token_says_nothing_of_lateness(self) -> None:
+        """A client that left after a minute did not get its token then."""
+        each_s = PRIOR_MS_AT_1000 / 1000
+        backlog = PrefillBacklog(make_columns())
+        for request in ("left", "silent"):
+            backlog.add(request, 0, 1000, 0.0, reports=True)
+        backlog.release("left")
+        backlog.expire(GRACE_S + 4 * each_s)
+        assert len(backlog) == 0
+
     def test_a_slot_that_is_cleared_has_nothing_waiting(self) -> None:
         """Late news of its requests change nothing."""
         columns = make_columns()
@@ -106,7 +145,7 @@ class TestBacklog:
             if adds:
                 backlog.add(f"r{request}", slot, tokens, at / 100, reports=bool(tokens % 2))
             else:
-                backlog.release(f"r{request}")
+                backlog.release(f"r{request}", first_s=at / 100 if tokens % 3 else None)
             backlog.expire(at / 100)
             backlog.validate()
             assert len(backlog) <= 5

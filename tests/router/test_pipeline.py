@@ -238,7 +238,7 @@ class TestPairs:
         assert (decision.first, decision.prefill, decision.pairing) == ("d", "p", Pairing.PAIRED)
         assert decision.prefill_address == "127.0.0.1:8001"
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 1)
-        edge.kv.first_token("r")
+        edge.kv.first_token("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
         edge.load.release("r")
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
