@@ -10,10 +10,14 @@ left, and T_w the replica's own prefill time:
     interf = i * miss * n_w                         n_w: requests in flight, whose decoding the prefill holds up
     tie    = s * (n_w + f * (F_w - own) / C_w)      F_w: live KV, of which `own` is this conversation's; what the
                                                     neighbours will cost the turns to come
-    score  = queue + kappa * miss + evict + interf + tie
+    score  = queue + interf + h * (kappa * miss + evict + tie)
 
 kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
 from `kappa_idle` to `kappa_full` as the candidates' KV fills with live conversations.
+
+h is 1 until conversations with a request under way want more KV than there is (`overload_at`), and grows with what is
+too much. From there engines hold prompts back and queues stand: queue and interference are paid by the requests of the
+moment, the rest by all who come while they stand.
 
 Where a prefill replica would compute the prompt for w (`policies.pair`), `queue` and `miss` are that replica's, with
 the transfer, and nothing interferes. Decode replicas are then told apart by their load and the room in their KV, and
@@ -49,7 +53,7 @@ from policies.types import (
 )
 
 TERMS = ("queue", "miss", "evict", "interference", "tie")
-"""The score's parts by name; `miss` is weighted with kappa."""
+"""The score's parts by name; `miss` is weighted with kappa; `miss`, `evict` and `tie` with h."""
 
 FEW = 16
 """Candidates up to which one after the other is quicker than columns."""
@@ -94,6 +98,18 @@ class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
     tie_fill: Annotated[
         float, Meta(ge=0.0, le=10_000.0, description="Requests that a KV full of live conversations counts as.")
     ] = 400.0
+    overload_at: Annotated[
+        float,
+        Meta(
+            gt=0.0,
+            le=10.0,
+            description="Share of the KV wanted by conversations under way from which `overload` counts.",
+        ),
+    ] = 1.0
+    overload: Annotated[
+        float,
+        Meta(ge=0.0, le=100.0, description="How much more what comes later weighs when that share is greater by 1."),
+    ] = 16.0
     admission: Annotated[
         Admission | None,
         Meta(
@@ -153,6 +169,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
         config, kv, slots = self.config, _signals(candidates), candidates.slots
+        harm = self.harm(kv.under_way)
         prompt, requests = float(candidates.prompt_tokens), candidates.in_flight[slots]
         uncached = np.maximum(1.0, prompt - candidates.resident.column(len(candidates.in_flight))[slots])
         miss = kv.base_ms[slots] + uncached * (kv.per_token_ms[slots] + uncached * kv.per_square_ms[slots])
@@ -168,10 +185,10 @@ class KVCost(PlainPolicy[KVCostConfig]):
         own = np.where(slots == candidates.home, candidates.home_tokens / kv.capacity[slots], 0.0)
         columns = (
             queue,
-            self.kappa(kv.usage) * miss,
-            config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
+            harm * self.kappa(kv.usage) * miss,
+            harm * config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
             interference,
-            config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
+            harm * config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
         )
         return dict(zip(TERMS, columns, strict=True))
 
@@ -180,13 +197,19 @@ class KVCost(PlainPolicy[KVCostConfig]):
         config = self.config
         return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
 
+    def harm(self, under_way: float) -> float:
+        """h: weight of miss, evict and tie while conversations under way want so much of the fleet's KV."""
+        above = under_way - self.config.overload_at
+        return 1.0 + self.config.overload * above if above > 0.0 else 1.0
+
     def _costs(self, candidates: Candidates, rng: random.Random) -> list[tuple[float, float, int]]:
         """Score, dice and slot of one candidate after the other, sorted: the quicker way where they are few."""
         config, kv = self.config, _signals(candidates)
-        kappa, prompt = self.kappa(kv.usage), float(candidates.prompt_tokens)
+        harm = self.harm(kv.under_way)
+        kappa, prompt = harm * self.kappa(kv.usage), float(candidates.prompt_tokens)
         home, home_tokens = candidates.home, candidates.home_tokens
-        overflow_at, evict_weight, interference = config.overflow_at, config.evict_weight, config.interference
-        tie_ms, tie_fill = config.tie_ms, config.tie_ms * config.tie_fill
+        overflow_at, evict_weight, interference = config.overflow_at, harm * config.evict_weight, config.interference
+        tie_ms, tie_fill = harm * config.tie_ms, harm * config.tie_ms * config.tie_fill
         held: dict[int, float] = {}
         for tokens, holders in candidates.resident.levels:
             for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
@@ -233,15 +256,16 @@ class KVCost(PlainPolicy[KVCostConfig]):
         score += kv.per_token_ms
         score *= uncached
         score += kv.base_ms
-        kappa = self.kappa(kv.usage)
-        weight = requests * weigh.interference
+        kappa, harm = self.kappa(kv.usage), self.harm(kv.under_way)
+        # What h does not weigh is divided by it, and all is multiplied in the end.
+        weight = requests * (weigh.interference if harm == 1.0 else weigh.interference / harm)
         weight += kappa
         elsewhere = candidates.elsewhere
         spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms)
         score *= weight
-        score += kv.prefill_ms
+        score += kv.prefill_ms if harm == 1.0 else kv.prefill_ms / harm
         if elsewhere is not None and spared is not None:
-            score[spared] = elsewhere.queue_ms + kappa * elsewhere.miss_ms
+            score[spared] = elsewhere.queue_ms / harm + kappa * elsewhere.miss_ms
         requests *= weigh.tie_ms
         score += requests
         score += kv.fill * weigh.tie_fill
@@ -260,6 +284,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
             over *= kv.again_ms
             over *= weigh.evict
             score += over
+        if harm != 1.0:
+            score *= harm
         slots = candidates.slots
         # Slots are rarely anything but the first so many.
         count = len(slots)

@@ -130,7 +130,7 @@ class KVSignals:
 
     __slots__ = (
         "again_ms", "base_ms", "capacity", "cells", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms",
-        "usage", "waiting",
+        "under_way", "usage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +146,7 @@ class KVSignals:
         capacity: FloatColumn,
         fill: FloatColumn,
         usage: float = 0.0,
+        under_way: float = 0.0,
     ) -> None:
         self.waiting = waiting
         """Prefill backlog: uncached prompt tokens of requests without a first token."""
@@ -165,6 +166,8 @@ class KVSignals:
         """footprint / capacity."""
         self.usage = usage
         """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
+        self.under_way = under_way
+        """The part of `usage` whose conversations have a request under way, if they are as long as the others."""
         self.cells = KVCells(
             waiting=_cells(waiting),
             prefill_ms=_cells(prefill_ms),

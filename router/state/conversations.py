@@ -94,6 +94,13 @@ class Conversations:
         """Conversations whose KV counts."""
         return len(self._known) - len(self._in_phase[Phase.DORMANT])
 
+    @property
+    def under_way_share(self) -> float:
+        """Share of the live ones that have a request under way; 0 without any."""
+        under_way, elsewhere, pausing, _ = map(len, self._in_phase)
+        live = under_way + elsewhere + pausing
+        return (under_way + elsewhere) / live if live else 0.0
+
     def find(self, session: str, keys: Sequence[int], deepest: int) -> Conversation | None:
         """The conversation a request continues; `deepest` is the index of the deepest key anybody holds, or -1."""
         if session:

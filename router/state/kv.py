@@ -161,6 +161,8 @@ class KVState:
             and known.tail_at < len(keys)
             and (known.tail_at < 0 or keys[known.tail_at] == known.tail)
         )
+        signals = self.columns.signals
+        signals.under_way = signals.usage * self.conversations.under_way_share
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
         return Prompt(tokens, levels, resident, known)
 

@@ -29,6 +29,7 @@ CONFIGURED: list[dict[str, Any]] = [
     {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 0.0, "retry_after_s": 9}},
     {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 2.0, "retry_after_s": 2}},
     {"policy": "kv_cost", "kappa_full": 1.0, "evict_weight": 0.0, "interference": 0.0},
+    {"policy": "kv_cost", "overload_at": 0.01, "overload": 100.0},
     {"policy": "prefix_affinity", "min_tokens": 1, "min_share": 0.0, "load_slack": 0, "load_factor": 1.0},
     {"policy": "prefix_affinity", "fallback": {"policy": "kv_cost"}},
     {"policy": "lora_affinity", "load_slack": 0, "load_factor": 1.0, "fallback": {"policy": "kv_cost"}},
@@ -85,7 +86,11 @@ def fleets(draw: st.DrawFn) -> Candidates:
         home_tokens=draw(st.integers(0, 50_000)),
         adapter=draw(st.none() | st.sets(st.sampled_from([*ids, "gone"]))),
         adapter_room={name: draw(st.integers(0, 3)) for name in ids},
-        kv={"footprint": kept, "waiting": [draw(st.sampled_from([0, 0, 700, 9000])) for _ in ids]},
+        kv={
+            "footprint": kept,
+            "waiting": [draw(st.sampled_from([0, 0, 700, 9000])) for _ in ids],
+            "under_way": draw(st.sampled_from([0.0, 1.7])),
+        },
     )
 
 
@@ -95,10 +100,7 @@ def columns(fleet: Candidates) -> list[list[float]]:
     own = [fleet.in_flight, fleet.in_flight_tokens, fleet.slots]
     if fleet.adapter is not None:
         own += [fleet.adapter.room, np.array(fleet.adapter.holders)]
-    return [
-        column.tolist()
-        for column in (*own, *(getattr(fleet.kv, n) for n in fleet.kv.__slots__ if n not in ("usage", "cells")))
-    ]
+    return [column.tolist() for column in (*own, *(getattr(fleet.kv, name) for name in fleet.kv.cells._fields))]
 
 
 class TestRanking:

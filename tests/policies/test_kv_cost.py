@@ -70,6 +70,36 @@ def test_a_miss_weighs_double_in_a_full_fleet() -> None:
     assert make_policy().kappa(0.9) == 2.0
 
 
+@pytest.mark.parametrize("others", [0, FEW])
+def test_an_overloaded_fleet_keeps_prefixes_rather_than_queues_short(others: int) -> None:
+    """30,000 tokens in front of the holder take 620 ms, more than a full fleet pays to compute 8,000 again. Where those
+    under way alone want half as much KV again as there is, h is 1 + 16 * 0.5, and the prefix is worth the wait. Those
+    who pause may want more, and change nothing."""
+    ids = ["holder", "free", *(f"busy{at}" for at in range(others))]
+    kept = {"waiting": [30_000, 0, *[900_000] * others], "footprint": [150_000] * len(ids)}
+
+    def fleet(under_way: float) -> Candidates:
+        kv = {**kept, "under_way": under_way}
+        return make_candidates(dict.fromkeys(ids, 0), prompt=9000, resident={"holder": 8000}, kv=kv)
+
+    assert first(fleet(1.0))[0] == "free"
+    assert first(fleet(1.5))[0] == "holder"
+    assert first(fleet(1.5), overload=0.0)[0] == "free"
+    assert first(fleet(1.5), overload_at=1.5)[0] == "free"
+    assert (make_policy().harm(1.0), make_policy().harm(1.5)) == (1.0, 9.0)
+
+
+def test_what_the_moment_pays_weighs_the_same_in_overload() -> None:
+    """Queue and interference stay; miss, evict and tie weigh nine times as much."""
+    policy, kept = make_policy(), {"waiting": [500], "footprint": [150_000]}
+    calm, over = (
+        policy.terms(make_features(), make_candidates(a=3, prompt=900, kv={**kept, "under_way": under_way}))
+        for under_way in (1.0, 1.5)
+    )
+    weighs = {term: float(over[term][0] / calm[term][0]) for term in calm}
+    assert weighs == pytest.approx({"queue": 1.0, "miss": 9.0, "evict": 9.0, "interference": 1.0, "tie": 9.0})
+
+
 def test_a_placement_that_evicts_live_conversations_pays_for_it() -> None:
     """92,000 of 100,000 tokens are kept on `full`: 5,000 more are 5,000 evicted, at 0.0224 ms each 112 ms."""
     fleet = make_candidates(full=0, roomy=0, prompt=5000, kv={"footprint": [92_000, 50_000], "waiting": [0, 3000]})
@@ -128,6 +158,7 @@ def test_the_terms_add_up_to_the_score(replicas: int) -> None:
             home_tokens=int(dice.integers(0, 9000)),
             kv={
                 "footprint": dice.integers(0, 120_000, replicas),
+                "under_way": dice.uniform(0.0, 2.0),
                 "waiting": dice.integers(0, 9000, replicas),
                 "per_token_ms": dice.uniform(0.01, 0.05, replicas),
             },

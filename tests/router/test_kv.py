@@ -202,6 +202,23 @@ def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
     assert again.conversation is not None, "its client may come back, and is not one more"
 
 
+def test_kv_under_way_is_that_of_conversations_with_a_request() -> None:
+    """Two of 30,000 tokens, of which one pauses: 20 % of 300,000 tokens are wanted, half of that at the moment."""
+    fleet = Fleet()
+    for request in ("r1", "r2"):
+        fleet.ask(request, 8, slot=0, session=request)
+        fleet.tell(0, first=[FirstToken(request, 30_000, 0, 0.0)])
+    fleet.ask("r3")
+    signals = fleet.kv.signals
+    assert (signals.usage, signals.under_way) == (pytest.approx(0.2, abs=0.01), signals.usage)
+    fleet.kv.ended("r1", 1.0)
+    fleet.ask("r3", now_s=1.0)
+    assert signals.under_way == pytest.approx(signals.usage / 2)
+    fleet.kv.ended("r2", 1.0)
+    fleet.ask("r3", now_s=1.0)
+    assert (signals.under_way, signals.usage) == (0.0, pytest.approx(0.2, abs=0.01))
+
+
 @pytest.mark.parametrize("by_haproxy", [False, True])
 def test_prompts_behind_a_late_first_token_still_wait(by_haproxy: bool) -> None:
     """Whoever tells that a token came at 60 s: the prompt behind it counts at 70 s, as nothing was expected sooner."""

@@ -33,8 +33,10 @@ def make_kv(
     capacity: Sequence[float] | None = None,
     per_token_ms: Sequence[float] | None = None,
     base_ms: float = 20.0,
+    under_way: float = 0.0,
 ) -> KVSignals:
-    """Columns for these slots: nothing waits, nothing is kept, 100,000 tokens fit, T(x) = 20 ms + 0.02 ms x."""
+    """Columns for these slots: nothing waits, nothing is kept, 100,000 tokens fit, T(x) = 20 ms + 0.02 ms x.
+    `under_way` is the share of the KV wanted by conversations with a request under way."""
     own = np.array(slots, dtype=np.intp)
 
     def column(values: Sequence[float] | None, default: float) -> np.ndarray:
@@ -56,6 +58,7 @@ def make_kv(
         capacity=room,
         fill=kept / room,
         usage=float(kept[own][known].sum() / room[own][known].sum()) if known.any() else 0.0,
+        under_way=under_way,
     )
 
 
