@@ -324,6 +324,7 @@ class Fleet:
     def turn(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         if here.replicas.get(replica) is not None:
             turn(here, session, replica, self.now_s, tokens=tokens, resident=len(there.name) * int(here is there))
+            here.sessions.pin(session, replica, self.now_s)
 
     def measure(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         """The engine says how long prompt and answer are."""
@@ -366,6 +367,10 @@ class Fleet:
         """The store loses what is said before anybody reads it."""
         here.member.next_batch(self.now_s)
 
+    def forget(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
+        """The store loses what one edge said, whoever has read it."""
+        self.store.streams.pop(there.name, None)
+
     def hear(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         """One batch of one stream."""
         here.member.roster(self.store.roster(), self.now_s)
@@ -390,6 +395,15 @@ class Fleet:
         if len(self.edges) > 2:
             self.edges.remove(here)
 
+    def bid_farewell(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
+        """One stops, which one other hears, and the store forgets it."""
+        if len(self.edges) > 2:
+            here.member.leaving = True
+            here.say(self.store, self.now_s)
+            there.follow(self.store, self.now_s)
+            del self.store.streams[here.name]
+            self.edges.remove(here)
+
     def calm(self) -> None:
         """Everybody hears everything, and engines go on telling."""
         for rounds in (6, 12):
@@ -400,18 +414,20 @@ class Fleet:
 
 
 DEEDS = ("turn",) * 4 + ("say", "hear", "hear", "meet", "restart", "measure", "redispatch") + (
-    "introduce", "leave", "come", "lose", "join", "die",
+    "introduce", "leave", "come", "lose", "forget", "join", "die", "bid_farewell",
 )  # fmt: skip
 
 DEED = st.tuples(st.sampled_from(DEEDS), st.integers(0, 5), st.integers(0, 5), st.integers(1, 6))
 
 
 @settings(max_examples=150, derandomize=True)
-@given(st.lists(DEED, max_size=40))
-def test_edges_end_with_the_same_conversations(deeds: list[tuple[str, int, int, int]]) -> None:
+@given(st.lists(DEED, min_size=20, max_size=60))
+def test_edges_end_with_the_same_sessions_and_conversations(deeds: list[tuple[str, int, int, int]]) -> None:
     """Whatever happened, in whatever order it was heard, and whoever came to know of it by a snapshot alone."""
     happens = Fleet()
     for deed in deeds:
         happens.do(*deed)
     happens.calm()
     agree(*happens.edges)
+    first, *others = (edge.knows()["sessions"] for edge in happens.edges)
+    assert all(sessions == first for sessions in others)

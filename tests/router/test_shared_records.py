@@ -20,6 +20,7 @@ from router.state.shared.records import (
     EdgeInfo,
     Engine,
     Held,
+    Known,
     Load,
     Mark,
     Notice,
@@ -103,6 +104,7 @@ def batches(packed: st.SearchStrategy[bytes], at: st.SearchStrategy[int]) -> st.
         tail_at=st.integers(-1, 127), tail=U64, age_ms=COUNT, was=st.none() | NAME,
         under_way=st.booleans(), born_ms=SMALL, lost=st.booleans(),
     )  # fmt: skip
+    known = st.builds(Known, edge=st.sampled_from(["a", "b", "c"]), spans=some(COUNT), age_ms=COUNT)
     return st.builds(
         Batch,
         names=some(ID),
@@ -122,9 +124,16 @@ def batches(packed: st.SearchStrategy[bytes], at: st.SearchStrategy[int]) -> st.
         asks=some(st.builds(Ask, edge=st.sampled_from(["a", "b"]))),
         notices=some(
             st.builds(
-                Notice, id=TEXT, chunks=COUNT, edges=some(TEXT), positions=st.dictionaries(TEXT, COUNT, max_size=3)
+                Notice,
+                id=TEXT,
+                chunks=COUNT,
+                edges=some(TEXT),
+                positions=st.dictionaries(TEXT, COUNT, max_size=3),
+                known=some(known),
             )
         ),
+        silent=st.dictionaries(TEXT, COUNT, max_size=3),
+        gone=some(known),
     )
 
 
@@ -217,6 +226,23 @@ def test_an_earlier_edge_says_nothing_of_losses() -> None:
     for talk, at_home in zip(heard.talks, (False, True), strict=True):
         edge.member.merge(Batch(names=["r1"], talks=[talk]), 1.0)
         assert (edge.kv.conversations.get("x") is not None) is at_home
+
+
+def test_an_earlier_edge_says_nothing_of_what_it_knows_of_others() -> None:
+    """Of the same schema: its snapshot has what it says of positions, and it claims nothing beyond."""
+    said = {"v": SHARED_SCHEMA, "b": True, "z": {"c": 5}, "s": [["a-1", 1, ["b"], {"a": 3, "c": 5}]]}
+    heard = decode(msgspec.msgpack.encode(said))
+    assert heard.gone == heard.notices[0].known == []
+    edge = SharingEdge("b")
+    edge.member.roster([EdgeInfo(edge="a"), EdgeInfo(edge="c")], 0.0)
+    edge.member.hear("a", 3, encode(heard), 1.0)
+    assert not edge.member.in_step
+    offer = edge.member.offer()
+    assert offer is not None
+    edge.member.took(offer)
+    assert edge.member.in_step
+    told = edge.member.next_batch(2.0)
+    assert told is not None and [one.spans for one in decode(told.payload).gone] == [[0, 5]]
 
 
 @FEW

@@ -22,7 +22,7 @@ from router.state.prefix_index import PrefixIndex
 from router.state.replicas import Replica
 from router.state.residency import Feed
 from router.state.shared.documents import SharedDocuments
-from router.state.shared.member import Member
+from router.state.shared.peers import Peers
 
 SHORT_S = 8.0
 """Of faults, in the fast suite."""
@@ -83,19 +83,6 @@ def forget_evictions(self: Feed, index: PrefixIndex, slot: int, events: Any) -> 
     return True
 
 
-class Always:
-    """An attribute that stays as it is, whatever is written to it."""
-
-    def __init__(self, value: object) -> None:
-        self._value = value
-
-    def __get__(self, instance: object, owner: type) -> object:
-        return self._value
-
-    def __set__(self, instance: object, value: object) -> None:
-        pass
-
-
 def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any, likely: int) -> str:
     """What the first world says in which one rule is broken."""
     monkeypatch.setattr(owner, name, mutant, raising=False)
@@ -148,7 +135,16 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
             id="a policy stays where it was put",
             marks=pytest.mark.soak,
         ),
-        pytest.param(Member, "_whole", Always(True), 29, "sessions", id="a newcomer takes no snapshot"),
+        pytest.param(Peers, "behind", lambda self: [], 1, "lives", id="what is missing is asked of nobody"),
+        pytest.param(
+            Peers,
+            "_heard_more",
+            lambda self, gone: False,
+            9020,
+            "sessions",
+            id="what one heard of the dead stays its own",
+            marks=pytest.mark.soak,
+        ),
         pytest.param(
             Conversations,
             "engine_lives",

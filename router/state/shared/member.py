@@ -12,6 +12,8 @@ streams. So an edge knows by itself when it missed something, and asks another f
 **Edges agree once quiet.** What is a state (registration, pin, conversation, document, count) has a rank, and the
 greater is right whatever the order of arrival; a lesser registration or document, which last, is answered with the
 greater. What is a sequence (an engine's keys) comes complete and in order, or the gap is seen and a snapshot mends it.
+Of edges that say no more everybody tells which batches it knows: who knows fewer takes a snapshot, whether or not
+anybody knows them all, so that nothing stays with the one that heard it.
 A snapshot is taken while all goes on: it says how far each stream is in it, and its reader goes on from there, reading
 some batches twice, which changes nothing.
 
@@ -185,6 +187,7 @@ class Member:
             loads=self._loads.take(names, complete=beat),
             holds=names.all_at(r.id for r in self._replicas if (r.heard_until_s or 0.0) > now_s) if beat else [],
             silent=self.peers.silent() if beat else {},
+            gone=self.peers.gone(now_s) if beat else [],
             replicas=records,
             documents=documents,
             pins=self._say_pins(pins, names, now_s),
@@ -295,15 +298,15 @@ class Member:
             self.counters.gaps += 1
             peer.based = False
         peer.position, peer.refused = seq, ""
-        peer.read(seq)
         self.peers.heard(peer, now_s)
         self.counters.batches += 1
         try:
             if not self.merge(batch, now_s) and peer.based:
                 self.counters.gaps += 1
                 peer.based = False
+            peer.read(seq)
             if seq > peer.newest:
-                self._follow_present(peer, batch)
+                self._follow_present(peer, batch, now_s)
                 peer.newest = seq
         except (IndexError, struct.error):
             self.counters.malformed += 1
@@ -371,18 +374,19 @@ class Member:
         )
         self._kv.conversations.learn(word, slot, was=talk.was)
 
-    def _follow_present(self, peer: Peer, batch: Batch) -> None:
+    def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:
         """What of a batch is true of its moment alone."""
         self.peers.tell_loads(peer, batch.loads, batch.names, complete=batch.beat)
         if batch.beat:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
-            peer.warm, peer.silent = batch.warm, batch.silent
+            peer.warm, peer.silent, peer.gone = batch.warm, batch.silent, batch.gone
         for ask in batch.asks:
             if ask.edge == self.edge:
                 self._askers.add(peer.info.edge)
         for notice in batch.notices:
             if self.edge in notice.edges:
                 self._offer = notice
+                self.peers.remember(notice.known, now_s)
         if batch.bye:
             self.peers.leave(peer)
 
@@ -435,6 +439,7 @@ class Member:
             f"{self.edge}-{self._snapshots}",
             edges=sorted(self._askers),
             positions={**positions, self.edge: self.seq},
+            known=self.peers.known(now_s),
             replicas=self._replicas,
             records=self.registrations.records(),
             documents=self.documents.agreed(),
@@ -447,7 +452,7 @@ class Member:
 
     def announce(self, snapshot: Snapshot, chunks: int) -> None:
         """It lies in the store."""
-        notice = Notice(snapshot.id, chunks, snapshot.edges, snapshot.positions)
+        notice = Notice(snapshot.id, chunks, snapshot.edges, snapshot.positions, snapshot.known)
         self._notices = [*self._notices, notice][-MAX_NOTICES:]
 
     def offer(self) -> Notice | None:
@@ -469,9 +474,14 @@ class Member:
         self.counters.taken += 1
         self._whole = True
         self._kv.took()
+        for known in notice.known:
+            peer = self.peers.get(known.edge)
+            if peer is not None:
+                peer.known.add_all(known.spans)
         for edge, position in notice.positions.items():
             peer = self.peers.get(edge)
             if peer is not None:
+                peer.known.add(0, position)
                 if peer.alive and peer.position is not None:
                     peer.position = min(peer.position, position)
                 else:

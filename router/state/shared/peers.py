@@ -3,6 +3,9 @@
 `Peers` owns one entry an edge. An edge lives while its batches come; one that is silent for `LEASE_S` is dead to us:
 its counts vanish from our columns and come back with its next heartbeat, which tells all of them. Time is the reader's
 own, so no two clocks are compared.
+
+What a dead edge said is worth as much as what a living one says, and it cannot be asked for it. So all tell which of
+its batches they know (`Peer.known`), and of edges that they never met they learn from each other.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from router.state.kv_columns import KVColumns
 from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
-from router.state.shared.records import EdgeInfo, Load
+from router.state.shared.records import EdgeInfo, Known, Load
+from router.state.shared.spans import Spans
 
 HEARTBEAT_S = 0.5
 """An edge says all its counts this often, changed or not."""
@@ -23,8 +27,14 @@ LEASE_S = 3.0
 FORGET_S = 600.0
 """A dead edge is remembered for so long: it may have been stopped, and go on where it was."""
 
+REMEMBER_S = FORGET_S / 2
+"""Of an edge that is dead for less others may learn from each other. Less than `FORGET_S` by more than a word takes."""
+
 MAX_PEERS = 256
 """Edges of one fleet, the dead of the last minutes included."""
+
+MAX_REMEMBERED = MAX_PEERS // 2
+"""While more are known none is learned that is dead: who lives must find room."""
 
 JOIN_FROM_START = 4096
 """The stream of an edge with at most so many batches is read from its beginning; a longer one is joined at its end, and
@@ -37,8 +47,8 @@ class Peer:
     """One other edge."""
 
     __slots__ = (
-        "alive", "based", "heard_s", "holds", "info", "loads", "newest", "position", "reached", "refused", "silent",
-        "since", "warm",
+        "alive", "based", "gone", "heard_s", "holds", "info", "known", "loads", "newest", "position", "reached",
+        "refused", "silent", "since", "warm",
     )  # fmt: skip
 
     def __init__(self, info: EdgeInfo, position: int | None, now_s: float) -> None:
@@ -54,6 +64,9 @@ class Peer:
         """The latest batch that was ever applied. Less than `position` never, more while a snapshot's rest is read."""
         self.since = self.reached = 0
         """Batches after the one and up to the other were all read, whatever is read again or missing before."""
+        self.known = Spans()
+        """Batches whose states are known here: read, or known to who made a snapshot that was taken. What an engine
+        said in them may be missing, since that needs all before it."""
         self.refused = ""
         """Why its batches are not understood; empty while they are."""
         self.loads: dict[str, Counts] = {}
@@ -61,6 +74,8 @@ class Peer:
         self.holds: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
         """Of edges that say no more, the last batch that it has."""
+        self.gone: list[Known] = []
+        """The states that it knows of those."""
 
     @property
     def whole_to(self) -> int | None:
@@ -75,11 +90,16 @@ class Peer:
         if not self.since <= seq - 1 <= self.reached:
             self.since = self.reached = seq - 1
         self.reached = max(self.reached, seq)
+        self.known.add(seq - 1, seq)
 
     def unread(self, seq: int) -> None:
         """Of that batch something is not understood."""
         self.based = False
         self.since = self.reached = seq
+
+    def told(self, now_s: float) -> Known:
+        """What others are told of it."""
+        return Known(self.info.edge, self.known.bounds, int((now_s - self.heard_s) * 1000))
 
     def __repr__(self) -> str:
         state = "alive" if self.alive else "silent"
@@ -120,6 +140,8 @@ class Peers:
             peer = self._by_id.get(info.edge)
             if peer is not None:
                 peer.info = info
+                if not peer.newest and peer.position is None and info.seq <= JOIN_FROM_START:
+                    peer.position = 0  # others spoke of it before it was met
             elif len(self._by_id) < MAX_PEERS:
                 position = 0 if info.seq <= JOIN_FROM_START else None
                 self._by_id[info.edge] = Peer(info, position, now_s)
@@ -129,7 +151,7 @@ class Peers:
         peer.alive = True
 
     def sweep(self, now_s: float) -> list[str]:
-        """Ends who is silent; their ids."""
+        """Ends who is silent, and takes note of whom others know; the ids of those that ended."""
         died = []
         for peer in list(self):
             silent_s = now_s - peer.heard_s
@@ -141,12 +163,34 @@ class Peers:
             if not peer.alive and silent_s > FORGET_S:
                 del self._by_id[peer.info.edge]
                 self._forgotten.append(peer.info.edge)
+        for peer in self.alive:
+            # What is read late says how long edges were silent then.
+            if peer.position is not None and peer.position >= peer.info.seq:
+                self.remember(peer.gone, peer.heard_s)
         return died
 
     def take_forgotten(self) -> list[str]:
         """Edges that were forgotten since the last call: nobody else needs to know them."""
         forgotten, self._forgotten = self._forgotten, []
         return forgotten
+
+    def known(self, now_s: float) -> list[Known]:
+        """What is known here of all."""
+        return [peer.told(now_s) for peer in self]
+
+    def gone(self, now_s: float) -> list[Known]:
+        """The same of edges that say no more."""
+        return [peer.told(now_s) for peer in self if not peer.alive]
+
+    def remember(self, known: Iterable[Known], now_s: float) -> None:
+        """Edges that another spoke of at that time, and that came and went unheard here. They are forgotten when they
+        are there: else each would learn them from the next for good."""
+        for one in known:
+            silent_s = one.age_ms / 1000
+            if one.edge == self._own or one.edge in self._by_id or silent_s >= REMEMBER_S:
+                continue
+            if len(self._by_id) < MAX_REMEMBERED:
+                self._by_id[one.edge] = Peer(EdgeInfo(edge=one.edge), None, now_s - silent_s)
 
     def silent(self) -> dict[str, int]:
         """Edges that say no more and of which nothing is missing, with their last batch here."""
@@ -156,13 +200,25 @@ class Peers:
         """Living edges that know what is missing here: of their own words, or of those of edges that say no more, whose
         last batches the store may have lost before this edge read them."""
         return [
-            peer for peer in self if peer.alive and not peer.refused and (not peer.based or self._outlived(peer.silent))
+            peer
+            for peer in self
+            if peer.alive
+            and not peer.refused
+            and (not peer.based or self._outlived(peer.silent) or self._heard_more(peer.gone))
         ]
 
     def _outlived(self, silent: Mapping[str, int]) -> bool:
         for edge, position in silent.items():
             peer = self._by_id.get(edge)
             if peer is not None and not peer.alive and (peer.whole_to or 0) < position:
+                return True
+        return False
+
+    def _heard_more(self, gone: Iterable[Known]) -> bool:
+        """Whether somebody knows batches that are missing here, and may never have been told to anybody else."""
+        for one in gone:
+            peer = self._by_id.get(one.edge)
+            if peer is not None and not peer.alive and not peer.known.cover(one.spans):
                 return True
         return False
 

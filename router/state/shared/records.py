@@ -151,6 +151,16 @@ class Ask(msgspec.Struct, array_like=True, frozen=True):
     edge: str
 
 
+class Known(msgspec.Struct, array_like=True, frozen=True):
+    """What one edge knows of another's stream."""
+
+    edge: str
+    spans: list[Count]
+    """Bounds of `router.state.shared.spans.Spans`: batches whose states it knows."""
+    age_ms: Count = 0
+    """Since that edge was heard."""
+
+
 class Notice(msgspec.Struct, array_like=True, frozen=True):
     """The answer: a snapshot lies in the store."""
 
@@ -160,6 +170,8 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     """Who asked."""
     positions: dict[str, int]
     """By edge, the last batch whose content is in it."""
+    known: list[Known] = []
+    """By edge, all batches whose states are in it, also where something is missing before."""
 
 
 class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -181,6 +193,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Replicas whose heartbeats come to this edge."""
     silent: dict[str, int] = msgspec.field(default_factory=dict, name="z")
     """Of edges that say no more, the last batch that this one has; with heartbeats."""
+    gone: list[Known] = msgspec.field(default_factory=list, name="g")
+    """Of the same, all batches whose states this one knows, also where something is missing before; with heartbeats."""
     replicas: list[ReplicaRecord] = msgspec.field(default_factory=list, name="r")
     documents: list[Document] = msgspec.field(default_factory=list, name="d")
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")

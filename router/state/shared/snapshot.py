@@ -17,6 +17,7 @@ from router.state.shared.records import (
     Document,
     Engine,
     Held,
+    Known,
     Mark,
     Names,
     Pin,
@@ -62,6 +63,7 @@ class Snapshot:
         *,
         edges: list[str],
         positions: Mapping[str, int],
+        known: Sequence[Known],
         replicas: ReplicaRegistry,
         records: Sequence[ReplicaRecord],
         documents: Sequence[Document],
@@ -74,6 +76,8 @@ class Snapshot:
         """Who asked for it."""
         self.positions = dict(positions)
         """By edge, the last batch that is in it for certain."""
+        self.known = list(known)
+        """By edge, all batches whose states are in it for certain."""
         self._replicas = replicas
         self._records = list(records)
         self._documents = list(documents)
