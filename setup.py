@@ -35,6 +35,7 @@ COMPILED = [
     "router/state/kv_columns.py",
     "router/state/kv_parts.py",
     "router/state/load.py",
+    "router/state/mirrors.py",
     "router/state/prefill_times.py",
     "router/state/prefix_index.py",
     "router/state/sessions.py",

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures
-from router.prefix_keys import BOUNDARIES, CHUNK_BYTES, MAX_KEYS
+from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
-from router.state.cache_mirror import CacheMirror
 from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
 from router.state.kv_parts import KVCounters, Placement, Prompt, best_of, deepest_of
+from router.state.mirrors import Mirrors
 from router.state.outbox import KVOutbox
 from router.state.prefill_times import PrefillTimes
 from router.state.prefix_index import MAX_KEYS as MAX_INDEX_KEYS
@@ -31,9 +31,6 @@ EXPECTED_S = 30.0
 
 EXPECTED_UNTOLD_S = 300.0
 """The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
-
-ANSWER_TOKENS = 256
-"""What an answer adds to the KV of an endpoint that does not say."""
 
 MAX_PLACEMENTS = 262_144
 """Requests and prefill legs that engines may still speak of, under way or ended. When met, the oldest goes."""
@@ -65,8 +62,7 @@ class KVState:
         self.key_tokens = KeyTokens()
         self.counters = KVCounters()
         self._feeds: dict[int, Feed] = {}
-        self._mirrors: dict[int, CacheMirror] = {}
-        """Of endpoints that tell nothing themselves and whose capacity is known."""
+        self._mirrors = Mirrors(self.index)
         self._placements: dict[str, Placement] = {}
         self.on_prefilled: Callable[[str], None] = lambda request_id: None
         """Called with the id of a request, or of a prefill leg, whose prompt is computed or not wanted any more."""
@@ -102,7 +98,7 @@ class KVState:
         self.conversations.clear_slot(slot)
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
-        self._mirrors.pop(slot, None)
+        self._mirrors.drop(slot)
         del self._feeds[slot]
 
     def sized(self, slot: int, capacity_tokens: int) -> None:
@@ -111,21 +107,11 @@ class KVState:
         self.columns.set_capacity(slot, capacity_tokens)
         if self.reports(slot):
             return
-        mirror = self._mirrors.get(slot)
-        if mirror is None:
-            self._mirrors[slot] = CacheMirror(capacity_tokens)
-        elif mirror.capacity != capacity_tokens:
-            self._pushed_out(slot, mirror.resize(capacity_tokens))
+        self._mirrors.sized(slot, capacity_tokens)
 
     def hit(self, slot: int, total_tokens: int) -> None:
         """An endpoint there, which tells nothing itself, found so many tokens cached in its life."""
-        mirror = self._mirrors.get(slot)
-        if mirror is not None:
-            self._pushed_out(slot, mirror.hit(total_tokens))
-
-    def _pushed_out(self, slot: int, keys: Sequence[int]) -> None:
-        for key in keys:
-            self.index.evicted(slot, key)
+        self._mirrors.hit(slot, total_tokens)
 
     def load(self, slot: int) -> EngineLoad | None:
         """What the engine last said of its load."""
@@ -247,23 +233,10 @@ class KVState:
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """The slot will hold the prompt's keys from `start` on."""
-        mirror = self._mirrors.get(slot)
-        if mirror is not None:
-            self._mirrored(mirror, slot, keys, start, prompt)
-        else:
+        if not self._mirrors.enter(slot, keys, start, prompt):
             self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
         if self.outbox is not None and start < len(keys):
             self.outbox.expect(slot, keys[start:])
-
-    def _mirrored(self, mirror: CacheMirror, slot: int, keys: Sequence[int], start: int, prompt: Prompt) -> None:
-        """What the endpoint will hold, and no longer hold, for all one can know."""
-        per_byte = prompt.tokens / max(1, BOUNDARIES[len(keys) - 1])
-        added = [int(chunk * per_byte) for chunk in CHUNK_BYTES[: len(keys)]]
-        added[-1] += ANSWER_TOKENS
-        gone = mirror.enter(keys, added, prompt.resident.tokens(slot))
-        for key in keys[start:]:
-            self.index.stored(slot, key)
-        self._pushed_out(slot, gone)
 
     def _release(self, request_id: str, *, first_s: float | None = None) -> bool:
         """The prompt was computed at `first_s`, here or by its prefill leg, or is not wanted any more."""
@@ -322,7 +295,7 @@ class KVState:
             if feed.epoch and events.epoch != feed.epoch:
                 self.restarted(slot, events.born_ms)
             # A mirror was a guess: from here on the engine tells.
-            if events.snapshot and self._mirrors.pop(slot, None) is not None:
+            if events.snapshot and self._mirrors.drop(slot):
                 index.forget(slot)
             in_step = feed.hear(index, slot, events)
         if in_step:
@@ -417,9 +390,7 @@ class KVState:
     def restarted(self, slot: int, born_ms: int = 0) -> None:
         """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
         self.counters.restarts += 1
-        mirror = self._mirrors.get(slot)
-        if mirror is not None:
-            self._mirrors[slot] = CacheMirror(mirror.capacity)
+        self._mirrors.restarted(slot)
         self.index.forget(slot)
         self._engine_lives(slot, born_ms, restarted=True)
         self.backlog.clear_slot(slot)
