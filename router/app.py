@@ -300,7 +300,7 @@ class Router:
             yield self
 
     def _ring_protocol(self) -> RingProtocol:
-        return RingProtocol(self.end_of_request, self.request_metrics, asyncio.get_running_loop().call_later)
+        return RingProtocol(self.end_of_request, self.request_metrics)
 
     def _feed_protocol(self) -> FeedProtocol:
         return FeedProtocol(self.feed, self._feeds)

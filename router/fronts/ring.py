@@ -4,16 +4,12 @@ HAProxy connects and sends one JSON line per finished request, framed by octet c
 3.4.1), aborted, retried and refused ones included. The line closes the reservation of its decision and feeds the
 per-replica counters. Where the first-token filter is on, a line before it says that the prefill is over. A peer that
 breaks the framing is disconnected; HAProxy reconnects and goes on with its next line.
-
-Nobody waits for a line, and waking for each costs more than taking it: after a read the connection is left alone for
-`REST_S`, and what came meanwhile is taken at once. Load is exact that much after a request's end.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
 
 import msgspec
 import structlog
@@ -29,9 +25,6 @@ MAX_LINE_BYTES = 8192
 """Four times the ring's `maxlen`: a longer announced length is not one of our lines."""
 
 MAX_LENGTH_DIGITS = 5
-
-REST_S = 0.005
-"""At 2,000 requests a second ten lines a read. Requests take a hundred times longer."""
 
 CLIENT_LEFT = b"Lua function 'pm_hold'"
 """What HAProxy logs, here too, of a client that leaves while its request is held; its line follows."""
@@ -131,24 +124,17 @@ class EndOfRequest:
 
 
 class RingProtocol(asyncio.Protocol):
-    """Cuts the stream into lines. `call_later` is the event loop's."""
+    """Cuts the stream into lines."""
 
-    def __init__(
-        self,
-        end_of_request: EndOfRequest,
-        metrics: RequestMetrics,
-        call_later: Callable[[float, Callable[[], None]], object],
-    ) -> None:
+    def __init__(self, end_of_request: EndOfRequest, metrics: RequestMetrics) -> None:
         self._apply = end_of_request.apply
         self._metrics = metrics
-        self._call_later = call_later
         self._cut = b""
         """The begin of a line whose end has not come."""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         self._metrics.ring_connections += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -175,17 +161,6 @@ class RingProtocol(asyncio.Protocol):
             self._apply(data[space + 1 : end])
             at = end
         self._cut = data[at:]
-        self._pause()
-
-    def _pause(self) -> None:
-        assert self._transport is not None
-        self._transport.pause_reading()
-        self._call_later(REST_S, self._go_on)
-
-    def _go_on(self) -> None:
-        assert self._transport is not None
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def _refuse(self, what: str, found: bytes) -> None:
         self._metrics.malformed_lines += 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from unittest import mock
-
 import pytest
 
 from bench.pace import LoadError
@@ -90,7 +87,5 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     load.add_slot(0)
     load.reserve(request_id(5), 0, 100, 0.0)
     end = EndOfRequest(load=load, kv=KVState(), metrics=metrics, clock=lambda: 0.0, slot_of=lambda replica: 0)
-    ring = RingProtocol(end, metrics, lambda delay_s, go_on: None)
-    ring.connection_made(mock.create_autospec(asyncio.Transport))
-    ring.data_received(end_line(5, "replica-1"))
+    RingProtocol(end, metrics).data_received(end_line(5, "replica-1"))
     assert (len(load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

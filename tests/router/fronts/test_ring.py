@@ -1,7 +1,6 @@
 """The log ring front: octet-counted JSON lines that end reservations."""
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import Decision, Reason, RequestFeatures
-from router.fronts.ring import MAX_LINE_BYTES, REST_S, EndOfRequest, RingProtocol
+from router.fronts.ring import MAX_LINE_BYTES, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
 from router.state.holds import HoldQueue, Outcome
 from router.state.kv import KVState
@@ -31,23 +30,12 @@ def framed(*lines: bytes) -> bytes:
 
 
 class FakeTransport(asyncio.Transport):
-    """Remembers only that it was closed, and whether it is read from."""
+    """Remembers only that it was closed."""
 
     closed = False
-    reading = True
 
     def close(self) -> None:
         self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        assert not self.closed
-        self.reading = True
 
 
 class Ring:
@@ -60,7 +48,6 @@ class Ring:
         self.kv.add_slot(0, "a")
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
-        self.later: list[tuple[float, Callable[[], None]]] = []
         self.holds = HoldQueue()
         slots = {"a": 0, "b": 1}
         events = EndOfRequest(
@@ -71,7 +58,7 @@ class Ring:
             slot_of=lambda name: slots.get(name, -1),
             holds=self.holds,
         )
-        self.protocol = RingProtocol(events, self.metrics, lambda delay_s, act: self.later.append((delay_s, act)))
+        self.protocol = RingProtocol(events, self.metrics)
         self.protocol.connection_made(self.transport)
 
 
@@ -110,26 +97,6 @@ def test_lines_survive_every_split() -> None:
     for at in range(len(stream)):
         ring.protocol.data_received(stream[at : at + 1])
     assert ring.metrics.lines == 3 and not ring.transport.closed
-
-
-def test_after_a_read_the_ring_rests() -> None:
-    """What comes meanwhile is taken by one read, `REST_S` later."""
-    ring = Ring()
-    ring.protocol.data_received(framed(line()))
-    assert not ring.transport.reading
-    ((rest_s, go_on),) = ring.later
-    assert rest_s == REST_S
-    go_on()
-    assert ring.transport.reading
-
-
-def test_a_connection_that_was_closed_meanwhile_is_left_alone() -> None:
-    """The router stops while the ring rests."""
-    ring = Ring()
-    ring.protocol.data_received(framed(line()))
-    ring.transport.close()
-    ring.later[0][1]()
-    assert not ring.transport.reading
 
 
 def test_a_redispatch_is_counted_where_it_landed() -> None:
