@@ -183,12 +183,20 @@ async def test_cached_tokens_are_foreseen() -> None:
         back_s = time.monotonic()
         await until(lambda: reporting(edge))
         print(f"{time.monotonic() - back_s:.2f} s after the router was back it knew what is resident")
+        await until(lambda: asked_again(edge))
         foreseen += await check(edge, talk, TURNS_AFTER, "after the router's restart")
         assert foreseen / (TURNS + 2 * TURNS_AFTER) >= SHARE
 
 
 async def not_up(edge: RunningEdge, replica: str) -> bool:
     return (await edge.states()).get(replica) != "up"
+
+
+async def asked_again(edge: RunningEdge) -> bool:
+    """Whether HAProxy has seen the router: until then it chooses alone, and nothing is foreseen."""
+    rows = [line.split() for line in (await edge.haproxy("show servers state pm-router")).splitlines()]
+    (router,) = [row for row in rows if row[1:4:2] == ["pm-router", "router"]]
+    return router[5] == "2"  # srv_op_state: running (management.txt, "show servers state")
 
 
 async def reporting(edge: RunningEdge) -> bool:
