@@ -389,8 +389,7 @@ def _refused(refusal: Refusal) -> Decision:
 
 def _held_back(refusal: Refusal) -> Decision:
     """To be held; refused where HAProxy's configuration knows of no holding."""
-    hold_ms = max(1, round(refusal.wait_s * 1000))
-    return Decision(refusal.reason, status=refusal.status, retry_after_s=refusal.retry_after_s, hold_ms=hold_ms)
+    return msgspec.structs.replace(_refused(refusal), hold_ms=max(1, round(refusal.wait_s * 1000)))
 
 
 def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:

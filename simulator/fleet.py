@@ -28,7 +28,7 @@ import msgspec
 
 from engine.sim.model import SimRequest, StepResult
 from policies.types import NO_SLOT, Decision, RequestFeatures
-from router.state.holds import Held
+from router.state.holds import STEP_S, Held
 from router.state.schema import EngineEvents, Finished, FirstToken, leg_id
 from simulator.edge import Edge, Placed
 from simulator.errors import ExperimentError
@@ -39,9 +39,6 @@ from simulator.trace import Session, Trace, Turn
 
 MAX_REFUSALS = 600
 """A client that is told to come back later gives up after so many times."""
-
-STEP_S = 0.025
-"""How often the router looks at those that are held, as in the service."""
 
 NO_REPLICA_RETRY_S = 1.0
 """What HAProxy's 503 makes a client wait when every replica is down."""

@@ -18,9 +18,7 @@ from starlette.routing import Route
 from policies.types import Decision
 from router.fronts.deciding import Decider
 from router.fronts.lookup import encode_answer, read_form
-from router.state.holds import Held, Outcome
-
-STEP_S = 0.025
+from router.state.holds import STEP_S, Held, Outcome
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
 """HAProxy fails open."""

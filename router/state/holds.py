@@ -23,6 +23,9 @@ from router.histogram import Histogram
 MAX_HELD = 1024
 """Each keeps a client's connection and one to the router open. When met, requests are refused at once."""
 
+STEP_S = 0.025
+"""How often those who wait are looked at, while there is somebody."""
+
 HELD_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
 
