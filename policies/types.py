@@ -366,6 +366,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Why there is a `prefill` or none (`policies.pair.Pairing`); empty where `first` is no decode replica."""
     scope: str = ""
     """Of the request's prefix keys, for the replica."""
+    once: bool = False
+    """Whether HAProxy must not send the request again: the retry budget is used up."""
     hold_ms: int = 0
     """With 429: instead of being refused, the request may be held for so long until there is room."""
 

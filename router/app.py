@@ -43,6 +43,7 @@ from router.hold_metrics import HoldCollector
 from router.http_servers import serve_http
 from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
+from router.outlier_metrics import OutlierCollector
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
@@ -56,6 +57,7 @@ from router.state.adapters import AdapterTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
+from router.state.outliers import OutlierTable
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration
@@ -104,6 +106,7 @@ class Router:
             on_removed=self._slot_removed,
             on_changed=self._registry_changed,
         )
+        self.outliers = OutlierTable(settings.outliers, self.replicas)
         self.catalog = ModelCatalog(self.replicas, created=int(clock.wall()))
         self.scraper = Scraper(
             replicas=self.replicas,
@@ -125,6 +128,7 @@ class Router:
             kv=self.kv,
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
+            outliers=self.outliers,
             override_header=settings.override_header,
             adapters=self.adapters,
             pair=settings.pair,
@@ -155,6 +159,7 @@ class Router:
             metrics=self.request_metrics,
             clock=self.clock,
             slot_of=self.replicas.slot_of,
+            outliers=self.outliers,
             holds=self.pipeline.holds,
         )
         self.metrics = build_registry(
@@ -169,6 +174,7 @@ class Router:
             ),
             KVCollector(self.kv, self.replicas),
             HoldCollector(self.pipeline.holds),
+            OutlierCollector(self.outliers, self.replicas),
             ScrapeCollector(self.scraper, self.load, self.replicas),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
@@ -176,6 +182,7 @@ class Router:
             replicas=self.replicas,
             kv=self.kv,
             adapters=self.adapters,
+            outliers=self.outliers,
             pipeline=self.pipeline,
             clock=self.clock,
             token=settings.admin.token,
@@ -186,6 +193,7 @@ class Router:
             kv=self.kv,
             feed=self.feed,
             adapters=self.adapters,
+            outliers=self.outliers,
             pipeline=self.pipeline,
             policy=self.policy,
             readiness=self.readiness,
@@ -228,6 +236,7 @@ class Router:
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
         self.adapters.clear_slot(slot)
+        self.outliers.remove(slot, self.replicas.ids[slot])
 
     def _policy_changed(self) -> None:
         if self.sharing is not None:
@@ -373,6 +382,7 @@ class Router:
                 self.sharing.sweep(now_s)
             if expired := self.load.expire(now_s):
                 log.warning("reservations expired without an end-of-request line", count=expired)
+            self.outliers.step(now_s)
             self.kv.expire(now_s)
             self.adapters.expire(now_s)
             self.kv.index.tidy(TIDY_KEYS)

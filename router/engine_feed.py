@@ -8,6 +8,7 @@ from router.clock import Clock
 from router.pipeline import Pipeline
 from router.state.adapters import AdapterTable
 from router.state.kv import KVState
+from router.state.outliers import OutlierTable
 from router.state.replicas import ReplicaRegistry
 from router.state.schema import EngineEvents, EventsAnswer
 
@@ -30,6 +31,7 @@ class EngineFeed:
         replicas: ReplicaRegistry,
         kv: KVState,
         adapters: AdapterTable,
+        outliers: OutlierTable,
         pipeline: Pipeline,
         clock: Clock,
         token: str,
@@ -37,6 +39,7 @@ class EngineFeed:
         self._replicas = replicas
         self._kv = kv
         self._adapters = adapters
+        self._outliers = outliers
         self._pipeline = pipeline
         self._clock = clock
         self._token = token
@@ -54,6 +57,7 @@ class EngineFeed:
             return None
         now_s = self._clock()
         resync = self._kv.apply(replica.slot, events, now_s)
+        self._outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
             self._adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS

@@ -37,10 +37,12 @@ from policies.types import (
 from router.features import BYTES_PER_TOKEN, expected_tokens
 from router.metrics import DecisionMetrics
 from router.state.adapters import AdapterTable
+from router.state.failure_accrual import OutlierConfig
 from router.state.holds import Held, HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.kv_parts import Prompt
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
 from router.state.replicas import ANY_MODEL, Membership, Replica, ReplicaRegistry
 from router.state.schema import Role
 from router.state.sessions import SessionTable
@@ -81,6 +83,7 @@ class Pipeline:
         kv: KVState,
         metrics: DecisionMetrics,
         rng: random.Random,
+        outliers: OutlierTable | None = None,
         override_header: bool = False,
         adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
@@ -93,6 +96,7 @@ class Pipeline:
         self._kv = kv
         self._metrics = metrics
         self._rng = rng
+        self._outliers = outliers if outliers is not None else OutlierTable(OutlierConfig(enabled=False), replicas)
         self._override_header = override_header
         self._adapters = adapters
         self._pair_config = pair
@@ -125,6 +129,8 @@ class Pipeline:
             decision = self._nobody(features.model)
             self._metrics.decided(active.name, decision.reason)
             return decision
+        if self._outliers.demoted:
+            members = self._outliers.narrowed(members, features.session, self._rng)
         prompt = self._kv.read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         if prompt is not None and members.prefills_of_all is not None:
@@ -146,6 +152,8 @@ class Pipeline:
         first = ids[best.slot]
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
             self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
+            if best.slot in self._outliers.probing:
+                self._outliers.probe(best.slot, features.request_id, now_s)
         if features.session and active.pins:
             self._sessions.pin(features.session, first, now_s)
         if candidates.adapter is not None and self._adapters is not None:
@@ -156,12 +164,14 @@ class Pipeline:
             prefill = NO_SLOT if pair is None else pair.slot
             self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)
         self._metrics.decided(active.name, best.reason)
+        once = self._outliers.budget.exhausted
+        self._outliers.budget.refused += once
         if pair is None:
-            return Decision(best.reason, first, second, scope=features.scope)
+            return Decision(best.reason, first, second, scope=features.scope, once=once)
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
-        return self._paired(best.reason, first, second, pair, features.scope)
+        return self._paired(best.reason, first, second, pair, features.scope, once=once)
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
         """Asked again for a request that should wait: its place in the queue, or a decision where there is room by now,
@@ -217,14 +227,16 @@ class Pipeline:
         excluded = {
             replica.id: _why_excluded(replica) for replica in self._replicas if replica.slot not in members.slots
         }
+        if self._outliers.demoted:
+            before, members = members, self._outliers.narrowed(members, features.session, _copied(self._rng))
+            excluded |= {self._replicas.ids[slot]: "demoted" for slot in set(before.slots) - set(members.slots)}
         explained: dict[str, Any] = {"policy": policy.describe(), "excluded": excluded}
         if not len(members.slots):
             return explained | {"decision": self._nobody(features.model), "candidates": [], "prompt_tokens": 0}
         prompt = self._kv.read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
-        rng = random.Random()
-        rng.setstate(self._rng.getstate())
+        rng = _copied(self._rng)
         if prompt is not None and members.prefills_of_all is not None:
             candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, rng)
         twin, context = copy.deepcopy(policy), Context(now_s, rng, len(candidates), self._has_waiting(members))
@@ -300,11 +312,13 @@ class Pipeline:
         """Who would prefill for any of the candidates."""
         return best_elsewhere(self._pair_config, candidates, prefills, _prompt_tokens(features, candidates), rng)
 
-    def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str) -> Decision:
+    def _paired(
+        self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str, *, once: bool = False
+    ) -> Decision:
         if pair is None:
-            return Decision(reason, first, second, scope=scope)
+            return Decision(reason, first, second, scope=scope, once=once)
         if pair.pairing is not Pairing.PAIRED:
-            return Decision(reason, first, second, pairing=pair.pairing, scope=scope)
+            return Decision(reason, first, second, pairing=pair.pairing, scope=scope, once=once)
         replica = self._replicas.get(self._replicas.ids[pair.slot])
         assert replica is not None, "members are registered"
         return Decision(
@@ -315,6 +329,7 @@ class Pipeline:
             prefill_address=replica.address,
             pairing=pair.pairing,
             scope=scope,
+            once=once,
         )
 
     def _gather(
@@ -370,6 +385,12 @@ class Pipeline:
 
     def describe(self) -> Mapping[str, object]:
         return self._active.policy.describe()
+
+
+def _copied(rng: random.Random) -> random.Random:
+    copied = random.Random()
+    copied.setstate(rng.getstate())
+    return copied
 
 
 def _prompt_tokens(features: RequestFeatures, candidates: Candidates) -> int:

@@ -24,6 +24,7 @@ from policies.registry import build_policy
 from router.documents import decode, parse_value, read_mapping
 from router.errors import SettingsError
 from router.sharing.url import check_url, without_password
+from router.state.failure_accrual import OutlierConfig
 from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
 
 ENV_PREFIX = "POINTSMAN_"
@@ -182,6 +183,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     pair: PairConfig = PairConfig()
     """When decode replicas leave prompts to prefill replicas."""
+    outliers: OutlierConfig = OutlierConfig()
+    """When a replica gets fewer requests, or none, because of its answers."""
     override_header: bool = False
     """Whether `x-pointsman-policy: NAME` may choose another policy for one request."""
     isolate_tenants: bool = False

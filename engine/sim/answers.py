@@ -52,6 +52,8 @@ class Reply:
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self.keeps_kv = False
         """It answers a prefill leg."""
+        self.first_s = 0.0
+        """When its first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
         """The prefill leg it waits for, if any."""
         self._on_finished = on_finished

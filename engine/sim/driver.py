@@ -29,6 +29,8 @@ class Driver:
         self._model = model
         self._deliver = deliver
         self._loop = loop
+        self.slowness = 1.0
+        """Fault: every step lasts so many times longer than modelled."""
         self._pending: StepResult | None = None
         self._due_s = 0.0
         self._timer: asyncio.Handle | None = None
@@ -59,7 +61,7 @@ class Driver:
             if not result.steps:
                 self._timer = None
                 return
-            self._due_s += result.duration_s
+            self._due_s += result.duration_s * self.slowness
             if self._due_s > now_s + TIMER_SLACK_S:
                 self._pending = result
                 self._timer = self._loop.call_at(self._due_s, self._tick)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from engine.sim.errors import RequestError
@@ -27,6 +29,10 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """So many requests to /v1 end in a connection reset before a byte is answered."""
     reset_after_tokens: int = 0
     """Above 0: a stream is reset when it has brought so many tokens. Stays on until set to 0."""
+    stall: bool = False
+    """The head of a streamed answer is sent and nothing after it; whole answers never come."""
+    slowness: Annotated[float, msgspec.Meta(ge=1.0, le=1000.0)] = 1.0
+    """Every step of the engine lasts so many times longer: a replica that is slow but alive."""
     error_status: int = 0
     """Requests to /v1 are answered with this status, `error_count` of them."""
     error_count: int = 0

@@ -315,7 +315,7 @@ class SimServer:
 
     def _set_faults(self, exchange: Exchange) -> None:
         before, self.faults = self.faults, self.faults.updated(exchange.body)
-        self._generation.reset_after_tokens = self.faults.reset_after_tokens
+        self._generation.suffer(self.faults)
         if self.faults.refuse and not before.refuse:
             # Before the answer: the connection that asked is busy, so it stays and can take it back.
             self._unlisten()

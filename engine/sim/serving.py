@@ -30,6 +30,7 @@ from engine.sim.bodies import Ask, chat, completion, message, read_json, respons
 from engine.sim.config import SimConfig
 from engine.sim.driver import Driver
 from engine.sim.errors import RequestError
+from engine.sim.faults import Faults
 from engine.sim.handoff import KeptKV, Taker
 from engine.sim.http import Exchange
 from engine.sim.metrics import Metrics
@@ -63,8 +64,7 @@ class Generation:
         self.port = config.port
         """Where others fetch what is kept."""
         self._taker = Taker(config) if config.role is Role.DECODE else None
-        self.reset_after_tokens = 0
-        """Fault: above 0, an answer's connection is reset when one of its choices has so many tokens."""
+        self._faults = Faults()
         self.adapters = set(config.adapters)
         """LoRA adapters that are served."""
         self._config = config
@@ -100,6 +100,11 @@ class Generation:
     async def wait_idle(self) -> None:
         """Until nothing is in flight."""
         await self._idle.wait()
+
+    def suffer(self, faults: Faults) -> None:
+        """Takes the faults of generation as they are switched from here on."""
+        self._faults = faults
+        self._driver.slowness = faults.slowness
 
     def stop(self) -> None:
         """No more engine steps."""
@@ -205,6 +210,8 @@ class Generation:
             self._submit(requests)
 
     def _submit(self, requests: list[SimRequest]) -> None:
+        if self._faults.stall:
+            return
         if self._config.first_token_ms:
             self.metrics.waiting_outside += len(requests)
             self._loop.call_later(self._config.first_token_ms / 1000, self._submit_late, requests)
@@ -257,11 +264,12 @@ class Generation:
                 if choice := choices.get(request_id):
                     reply = choice.reply
                     reply.first(cached)
+                    reply.first_s = reply.first_s or now_s
                     self.metrics.first_token_s.observe(now_s - reply.arrived_s)
                     if reporter is not None and choice.index == 0:
                         ttft_s = now_s - reply.arrived_s
                         reporter.first_token(reply.request_id, reply.first_prompt_tokens, cached, ttft_s)
-        cut = self.reset_after_tokens
+        cut = self._faults.reset_after_tokens
         for request_id in result.emitted:
             if choice := choices.get(request_id):
                 if choice.reply.keeps_kv and choice.computed + 1 == choice.tokens:
@@ -281,8 +289,10 @@ class Generation:
         )
 
     def _finished(self, reply: Reply) -> None:
-        self.metrics.latency_s.observe(time.monotonic() - reply.arrived_s)
-        self._report_end(reply, reply.first_prompt_tokens, reply.choices[0].tokens)
+        now_s = time.monotonic()
+        self.metrics.latency_s.observe(now_s - reply.arrived_s)
+        decode_ms = (now_s - reply.first_s) * 1000
+        self._report_end(reply, reply.first_prompt_tokens, reply.choices[0].tokens, decode_ms)
         self._forget(reply)
 
     def _abort(self, reply: Reply) -> None:
@@ -298,10 +308,10 @@ class Generation:
             self._report_end(reply, 0, 0)
         self._forget(reply)
 
-    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int) -> None:
+    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int, decode_ms: float = 0.0) -> None:
         if self._reporter is not None:
             sequence_id = reply.choices[0].request_id
-            self._reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens)
+            self._reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens, decode_ms)
 
     def _forget(self, reply: Reply) -> None:
         self._replies.discard(reply)

@@ -53,8 +53,8 @@ class _Call:
     """One HTTP request."""
 
     __slots__ = (
-        "arrived_s", "completion_tokens", "finished", "keys", "prefix_tokens", "prompt_tokens", "request_id", "scope",
-        "tag", "told_first",
+        "arrived_s", "completion_tokens", "decode_ms", "finished", "first_s", "keys", "prefix_tokens", "prompt_tokens",
+        "request_id", "scope", "tag", "told_first",
     )  # fmt: skip
 
     def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
@@ -70,6 +70,10 @@ class _Call:
         self.prefix_tokens = -1
         """Tokens above the first block it computed; -1 until it computed one."""
         self.told_first = False
+        self.first_s = 0.0
+        """When its first token was there."""
+        self.decode_ms = 0.0
+        """From its first token to its last; 0 before that."""
         self.finished = False
 
 
@@ -225,13 +229,16 @@ class Reporter:
                         self._first_token(call, output.num_cached_tokens or 0)
                     tokens = len(output.outputs[0].token_ids) if output.outputs else 0
                     call.completion_tokens = call.completion_tokens + tokens if deltas else tokens
-                    call.finished = call.finished or output.finished
+                    if output.finished and not call.finished:
+                        call.finished = True
+                        call.decode_ms = (time.monotonic() - call.first_s) * 1000
                     yield output
         finally:
             self._calls.pop(call.tag, None)
 
     def _first_token(self, call: _Call, cached_tokens: int) -> None:
         call.told_first = True
+        call.first_s = time.monotonic()
         if call.request_id and self._publisher is not None:
             ttft_ms = (time.monotonic() - call.arrived_s) * 1000
             self._publisher.first_token(FirstToken(call.request_id, call.prompt_tokens, cached_tokens, ttft_ms))
@@ -240,8 +247,10 @@ class Reporter:
         if call.tag:
             asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
         if call.request_id and self._publisher is not None:
-            lengths = (call.prompt_tokens, call.completion_tokens) if call.finished else (0, 0)
-            self._publisher.finished(Finished(call.request_id, *lengths))
+            ended = Finished(call.request_id)
+            if call.finished:
+                ended = Finished(call.request_id, call.prompt_tokens, call.completion_tokens, call.decode_ms)
+            self._publisher.finished(ended)
 
     # A request, as blocks
 

@@ -40,6 +40,7 @@ from router.fronts.admin_types import (
 from router.fronts.bodies import from_json, json_answer, read_body
 from router.fronts.edges import EdgesFront
 from router.fronts.openapi import describe_api
+from router.fronts.outliers import view_outlier
 from router.fronts.pools import PoolFront
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl, StaleVersionError
@@ -48,6 +49,7 @@ from router.state.adapters import AdapterTable
 from router.state.fleets import FleetTable
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
 from router.state.replicas import Replica, ReplicaRegistry
 from router.state.schema import (
     JSON_TYPE,
@@ -83,6 +85,7 @@ class AdminFront:
         kv: KVState,
         feed: EngineFeed,
         adapters: AdapterTable,
+        outliers: OutlierTable,
         pipeline: Pipeline,
         policy: PolicyControl,
         readiness: Readiness,
@@ -97,6 +100,7 @@ class AdminFront:
         self._kv = kv
         self._feed = feed
         self._adapters = adapters
+        self._outliers = outliers
         self._pipeline = pipeline
         self._policy = policy
         self._readiness = readiness
@@ -221,6 +225,7 @@ class AdminFront:
             in_flight_tokens=int(self._load.in_flight_tokens[replica.slot]),
             ttl_s=replica.ttl_s,
             lease_left_s=None if lease is None else round(max(0.0, lease - self._clock()), 3),
+            **view_outlier(self._outliers, replica, self._clock()),
         )
 
     # Policy

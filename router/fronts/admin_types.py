@@ -10,6 +10,16 @@ from policies.types import Decision
 from router.state.schema import PoolStatus, Role
 
 
+class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a replica gets fewer requests than the policy would send it."""
+
+    cause: Annotated[
+        str, msgspec.Meta(description="slow, backpressure, or the cause of failures that are too common to eject for.")
+    ]
+    share: Annotated[float, msgspec.Meta(description="Of the requests it would have got, it keeps this share.")]
+    ratio: Annotated[float, msgspec.Meta(description="How many times slower than the median it decodes; 1 if unknown.")]
+
+
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as the router sees it."""
 
@@ -21,11 +31,24 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     adapters_loaded: Annotated[list[str], msgspec.Meta(description="As told, or by what was sent there.")]
     role: Role
     pool: Annotated[str, msgspec.Meta(description="The pool it is one of, see GET /v1/pools.")]
-    state: Annotated[str, msgspec.Meta(description="starting, up, down or draining")]
+    state: Annotated[str, msgspec.Meta(description="starting, up, down, draining or ejected")]
     in_flight: Annotated[int, msgspec.Meta(description="Requests, ours and foreign.")]
     in_flight_tokens: int
     ttl_s: float | None
     lease_left_s: Annotated[float | None, msgspec.Meta(description="Seconds until the lease ends; null is permanent.")]
+    cause: Annotated[
+        str | None,
+        msgspec.Meta(description="Of an ejected replica: error, cut, dropped, unreachable, timeout or unanswered."),
+    ] = None
+    failures: Annotated[int | None, msgspec.Meta(description="Failed answers the ejection follows from.")] = None
+    since: Annotated[str | None, msgspec.Meta(description="When it was ejected, RFC 3339.")] = None
+    until: Annotated[
+        str | None,
+        msgspec.Meta(description="From when on one request probes it, RFC 3339; earlier than now: the next."),
+    ] = None
+    demotion: Annotated[
+        DemotionView | None, msgspec.Meta(description="Why it gets fewer requests; null for one that is well.")
+    ] = None
 
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):

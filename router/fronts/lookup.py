@@ -73,6 +73,8 @@ def encode_answer(decision: Decision) -> str:
         lines.append(f"retry_after={decision.retry_after_s}")
     if decision.hold_ms:
         lines.append(f"hold={decision.hold_ms}")
+    if decision.once:
+        lines.append("once=1")
     if decision.model:
         lines.append(f"model={decision.model}")
     return "\n".join(lines) + "\n"

@@ -17,9 +17,12 @@ import structlog
 from policies.types import NO_SLOT, Reason
 from router.clock import Clock
 from router.metrics import RequestMetrics
+from router.state.answers import Verdict, judge
 from router.state.holds import HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
+from router.state.pace import Unit
 
 MAX_LINE_BYTES = 8192
 """Four times the ring's `maxlen`: a longer announced length is not one of our lines."""
@@ -51,6 +54,8 @@ class Line(msgspec.Struct, gc=False):
     ta: int = -1
     """From the request's first byte to the response's last."""
     ttft: str = UNSET
+    bytes: int = 0
+    """Of the answer, headers included."""
     ts: str = "--"
     rc: str = "0"
     """Connection retries; a leading + says the last one went to another server."""
@@ -71,11 +76,13 @@ class EndOfRequest:
         metrics: RequestMetrics,
         clock: Clock,
         slot_of: Callable[[str], int],
+        outliers: OutlierTable,
         holds: HoldQueue | None = None,
     ) -> None:
         """`slot_of` names the slot of a replica id, NO_SLOT for one that is not registered."""
         self._holds = HoldQueue() if holds is None else holds
         self._slot_of = slot_of
+        self._outliers = outliers
         self._load = load
         self._kv = kv
         self._clock = clock
@@ -101,8 +108,24 @@ class EndOfRequest:
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
             self._kv.ended(line.id, now_s, served_by=served_by, served=line.tr >= 0)
             self._count(line)
+            if line.srv != _NO_SERVER and line.routed != UNSET:
+                self._prove(line, now_s)
         elif line.ev == "first":
             self._kv.first_token(line.id, self._clock())
+
+    def _prove(self, line: Line, now_s: float) -> None:
+        """Hands on what the end of a request says about its replica, and about the one that had it before."""
+        outliers = self._outliers
+        retried = line.rc.startswith("+")
+        outliers.budget.count(retried=retried)
+        if retried and line.first != line.srv:
+            outliers.retried(line.id, line.first, now_s)
+        verdict = judge(line.st, line.ts, answered=line.tr >= 0)
+        outliers.ended(line.id, line.srv, verdict, now_s, lasted_s=max(0, line.ta) / 1000)
+        if line.ttft.isdecimal() and verdict is Verdict.GOOD:
+            slot, decoded_ms = self._slot_of(line.srv), line.ta - int(line.ttft)
+            if slot != NO_SLOT and decoded_ms > 0 and not self._kv.reports(slot):
+                outliers.pace.observe(slot, decoded_ms, line.bytes, Unit.BYTES)
 
     def _count(self, line: Line) -> None:
         metrics = self._metrics

@@ -44,6 +44,7 @@ def encode_answer(
     model: str = "",
     scope: str = "",
     hold_ms: int = 0,
+    once: bool = False,
 ) -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
@@ -59,6 +60,8 @@ def encode_answer(
         values |= {"status": status, "retry_after": retry_after_s}
     if hold_ms:
         values["hold"] = hold_ms
+    if once:
+        values["once"] = 1
     if model:
         values["model"] = model
     return encode_set_vars(Scope.TXN, values)
@@ -109,6 +112,7 @@ class SPOPProtocol(asyncio.Protocol):
                     decision.model,
                     decision.scope,
                     decision.hold_ms,
+                    decision.once,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

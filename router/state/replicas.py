@@ -34,6 +34,9 @@ ANY_MODEL = ""
 KEPT_S = 1.0
 """After so long it is asked again whether a replica without a lease of its own is kept."""
 
+MAX_NARROWED = 64
+"""Memberships less some members that are kept: with a few demoted replicas every subset of them fits."""
+
 ANYTHING: frozenset[str] = frozenset()
 """Names of a replica whose model nobody knows."""
 
@@ -81,6 +84,10 @@ class Replica:
     listed: ServedNames | None = None
     """What its own list said; None before it was read."""
     draining: bool = False
+    ejected: bool = False
+    """Whether its answers failed so often that it gets no requests for a while (`router.state.outliers`)."""
+    probing: bool = False
+    """Ejected, and due for the one request that shows whether it is well again."""
     role: Role = Role.BOTH
     heard_until_s: float | None = None
     """End of the lease by heartbeats that came here, to this edge; None without any."""
@@ -88,7 +95,7 @@ class Replica:
 
     @property
     def eligible(self) -> bool:
-        return self.health is Health.UP and not self.draining
+        return self.health is Health.UP and not self.draining and (self.probing or not self.ejected)
 
     @property
     def address(self) -> str:
@@ -97,8 +104,10 @@ class Replica:
 
     @property
     def state(self) -> str:
-        """`draining` or the health, one word for people and metrics."""
-        return "draining" if self.draining else str(self.health)
+        """`draining`, the health, or `ejected` of a replica that is up otherwise: one word for people and metrics."""
+        if self.draining:
+            return "draining"
+        return "ejected" if self.ejected and self.health is Health.UP else str(self.health)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ class ReplicaRegistry:
         self._memberships: dict[str, Membership] = {}
         self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
         self._tokens = itertools.count(1)
+        self._narrowed: dict[tuple[int, frozenset[int]], Membership] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -232,6 +242,7 @@ class ReplicaRegistry:
         if moved:
             replica.host, replica.port = host, port
             replica.health, replica.draining, replica.listed = self._initial_health, False, None
+            replica.ejected = replica.probing = False
         before, replica.registration = replica.registration, registration
         if moved or (registration.model, registration.adapters, registration.health_path, registration.role) != (
             before.model,
@@ -327,6 +338,18 @@ class ReplicaRegistry:
         self._changed()
         return True
 
+    def set_ejected(self, replica_id: str, ejected: bool, *, probing: bool = False) -> bool:
+        """Takes a replica out because of its answers, or back in; True if that changed anything.
+
+        Decisions of this edge follow it, and nothing else: HAProxy, other edges and the state file do not learn of it.
+        """
+        replica = self._by_id.get(replica_id)
+        if replica is None or (replica.ejected, replica.probing) == (ejected, probing):
+            return False
+        replica.ejected, replica.probing = ejected, probing
+        self._memberships.clear()
+        return True
+
     def expire_leases(self, now_s: float, keeps: Callable[[Replica], bool] = lambda replica: False) -> list[str]:
         """Removes replicas whose lease ended, unless somebody else `keeps` them; returns their ids."""
         gone = []
@@ -387,6 +410,18 @@ class ReplicaRegistry:
         if model == ANY_MODEL or model in named:
             self._published[model] = (members, built)
         return built
+
+    def without(self, members: Membership, slots: frozenset[int]) -> Membership:
+        """The membership less some of its slots, which are not all of it. Asked again it is the same, token and all."""
+        key = (members.token, slots)
+        found = self._narrowed.get(key)
+        if found is None or found.prefills is not members.prefills:
+            while len(self._narrowed) >= MAX_NARROWED:
+                del self._narrowed[next(iter(self._narrowed))]
+            left = members.slots[~np.isin(members.slots, list(slots))]
+            token = next(self._tokens) if found is None else found.token
+            found = self._narrowed[key] = Membership(token, left, members.prefills, members.prefills_of_all)
+        return found
 
     def _prefills(self, members: tuple[tuple[int, str], ...]) -> tuple[dict[int, Slots] | None, Slots | None]:
         """`Membership.prefills` and `prefills_of_all`."""

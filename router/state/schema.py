@@ -194,6 +194,9 @@ Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_EVENT_KEYS)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """A column of them is of floats, which count so far."""
 
+MAX_MS = 7 * 86_400_000
+"""A week: no request lasts longer."""
+
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -212,6 +215,9 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, msgspec.Meta(max_length=128)]
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
+    decode_ms: Annotated[
+        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its first token to its last; 0 is unknown.")
+    ] = 0.0
 
 
 class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

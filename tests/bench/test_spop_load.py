@@ -10,8 +10,11 @@ from haproxy.spop import HelloReceived, Notify, Scope, SPOPConnection, encode_se
 from router.features import extract
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
+from router.state.failure_accrual import OutlierConfig
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
+from router.state.replicas import ReplicaRegistry
 
 ANSWER = encode_set_vars(Scope.TXN, {"first": "replica-1", "reason": "hash"})
 
@@ -86,6 +89,13 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     load, metrics = LoadTable(), RequestMetrics()
     load.add_slot(0)
     load.reserve(request_id(5), 0, 100, 0.0)
-    end = EndOfRequest(load=load, kv=KVState(), metrics=metrics, clock=lambda: 0.0, slot_of=lambda replica: 0)
+    end = EndOfRequest(
+        load=load,
+        kv=KVState(),
+        metrics=metrics,
+        clock=lambda: 0.0,
+        slot_of=lambda replica: 0,
+        outliers=OutlierTable(OutlierConfig(), ReplicaRegistry()),
+    )
     RingProtocol(end, metrics).data_received(end_line(5, "replica-1"))
     assert (len(load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

@@ -26,7 +26,9 @@ from policies.types import Reason
 from router.app import Router
 from router.metrics import REQUEST_CLASSES
 from router.settings import Settings, SharedSettings
+from router.state.answers import FAILURES
 from router.state.holds import Outcome
+from router.state.outliers import BACKPRESSURE, SLOW
 from router.state.replicas import Health
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -115,10 +117,6 @@ def metrics_page() -> str:
     )
 
 
-LABEL_OF = {"outcome": " of `pointsman_holds_total`"}
-"""Whose it is, where others have a label of that name."""
-
-
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
     router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # so that what is shared is measured
     for family in sorted(router.metrics.collect(), key=lambda family: family.name):
@@ -127,14 +125,17 @@ def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _label_values() -> Iterator[tuple[str, str]]:
+    causes = sorted(FAILURES)
     for label, values in (
-        ("class", REQUEST_CLASSES),
-        ("state", (*Health, "draining")),
-        ("cause", ("expired", "leaked")),
-        ("result", ("applied", "refused")),
-        ("outcome", Outcome),
+        ("`class`", REQUEST_CLASSES),
+        ("`state`", (*Health, "draining", "ejected")),
+        ("`cause` of `pointsman_reservations_dropped_total`", ("expired", "leaked")),
+        ("`cause` of replicas and ejections", causes),
+        ("`cause` of `pointsman_replica_demoted_share`", (BACKPRESSURE, SLOW, *causes)),
+        ("`result`", ("applied", "refused")),
+        ("`outcome` of `pointsman_holds_total`", Outcome),
     ):
-        yield code(label) + LABEL_OF.get(label, ""), ", ".join(map(code, values))
+        yield label, ", ".join(map(code, values))
 
 
 def _reason_rows() -> Iterator[tuple[str, str]]:

@@ -23,8 +23,10 @@ from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
 from router.sharing.sharing import Sharing
+from router.state.failure_accrual import OutlierConfig
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
 from router.state.replicas import Health, Replica, ReplicaRegistry
 from router.state.schema import SavedReplica
 from router.state.sessions import DEFAULT_TTL_S, SessionTable
@@ -65,6 +67,7 @@ class WorldEdge:
         self.kv = KVState()
         self._member: Member | None = None
         self.replicas = ReplicaRegistry(on_added=self._added, on_removed=self._removed, on_changed=self._changed)
+        self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         metrics = DecisionMetrics()
         self.pipeline = Pipeline(
             policy=build_policy(policy),
@@ -74,10 +77,16 @@ class WorldEdge:
             kv=self.kv,
             metrics=metrics,
             rng=rng,
+            outliers=self.outliers,
         )
         self.policy = PolicyControl(self.pipeline, metrics, policy, on_changed=self._policy_changed)
         self.end_of_request = EndOfRequest(
-            load=self.load, kv=self.kv, slot_of=self.replicas.slot_of, metrics=RequestMetrics(), clock=clock
+            load=self.load,
+            kv=self.kv,
+            slot_of=self.replicas.slot_of,
+            outliers=self.outliers,
+            metrics=RequestMetrics(),
+            clock=clock,
         )
         self.member = self._member = Member(
             name,

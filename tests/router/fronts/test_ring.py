@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from policies.types import Decision, Reason, RequestFeatures
 from router.fronts.ring import MAX_LINE_BYTES, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
+from router.state.failure_accrual import OutlierConfig
 from router.state.holds import HoldQueue, Outcome
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
+from router.state.replicas import Health, ReplicaRegistry
+from router.state.schema import Registration
 
 
 def line(**fields: object) -> bytes:
@@ -50,12 +54,17 @@ class Ring:
         self.transport = FakeTransport()
         self.holds = HoldQueue()
         slots = {"a": 0, "b": 1}
+        replicas = ReplicaRegistry(initial_health=Health.UP)
+        for port, name in enumerate(slots, 1):
+            replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
+        self.outliers = OutlierTable(OutlierConfig(), replicas)
         events = EndOfRequest(
             load=self.load,
             kv=self.kv,
             metrics=self.metrics,
             clock=lambda: 0.0,
             slot_of=lambda name: slots.get(name, -1),
+            outliers=self.outliers,
             holds=self.holds,
         )
         self.protocol = RingProtocol(events, self.metrics)
