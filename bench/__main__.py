@@ -22,6 +22,7 @@ from bench.aiperf import AIPERF_VERSION
 from bench.cpu import ProcessEndedError
 from bench.edge import EdgeOptions, run_edge
 from bench.failover import run_failover
+from bench.faults import FaultOptions, run_faults
 from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
@@ -66,6 +67,20 @@ def lookup_command(
 def failover_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
     """What clients notice when a part fails, leaves or joins."""
     run({"failover": _failover(quick)}, json, out)
+
+
+@app.command("faults")
+def faults_command(
+    quick: Quick = False,
+    json: AsJson = False,
+    out: Out = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Policies to play; all where none is named.")] = None,
+) -> None:
+    """What clients see of replicas that fail behind green health checks; about an hour, with --quick five minutes."""
+    options = FaultOptions.quick() if quick else FaultOptions()
+    if policy:
+        options = replace(options, policies=tuple(policy))
+    run({"faults": lambda: run_faults(options)}, json, out)
 
 
 @app.command("agentic")

@@ -77,11 +77,19 @@ class Connection(asyncio.Protocol):
     """One client connection with at most one request under way; `done` is called with each finished exchange."""
 
     def __init__(
-        self, done: Callable[[Connection, Exchange], None], expected: Expected, *, read_names: bool = False
+        self,
+        done: Callable[[Connection, Exchange], None],
+        expected: Expected,
+        *,
+        read_names: bool = False,
+        patience_s: float | None = None,
     ) -> None:
+        """patience_s: seconds after which a client that has no whole answer closes its connection; None: never."""
         self._done = done
         self._expected = expected
         self._read_names = read_names
+        self._patience_s = patience_s
+        self._gives_up: asyncio.TimerHandle | None = None
         self._reader = AnswerReader()
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport | None = None
@@ -101,6 +109,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None and self._exchange is None
         self._exchange = Exchange(sent_s or time.perf_counter())
         self._transport.writelines((request.head, request.body))
+        if self._patience_s is not None:
+            self._gives_up = asyncio.get_running_loop().call_later(self._patience_s, self.close)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -141,6 +151,8 @@ class Connection(asyncio.Protocol):
     def _finish(self, outcome: Outcome) -> None:
         exchange, reader = self._exchange, self._reader
         assert exchange is not None
+        if self._gives_up is not None:
+            self._gives_up.cancel()
         self._exchange = None
         exchange.end_s = time.perf_counter()
         exchange.outcome = outcome
@@ -168,6 +180,7 @@ class ClosedLoop:
         *,
         connections: int,
         read_names: bool = False,
+        patience_s: float | None = None,
     ) -> None:
         self._port = port
         self._requests = requests
@@ -175,6 +188,7 @@ class ClosedLoop:
         self._record = record
         self._count = connections
         self._read_names = read_names
+        self._patience_s = patience_s
         self._running = False
         self._open: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -230,9 +244,7 @@ class ClosedLoop:
         while self._running:
             began_s = time.perf_counter()
             try:
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._done, self._expected, read_names=self._read_names), "127.0.0.1", self._port
-                )
+                _, connection = await loop.create_connection(self._connection, "127.0.0.1", self._port)
             except OSError:
                 self._record(Exchange(began_s, end_s=time.perf_counter()))
                 await asyncio.sleep(RECONNECT_S)
@@ -243,6 +255,9 @@ class ClosedLoop:
             else:
                 self._drop(connection)
             return
+
+    def _connection(self) -> Connection:
+        return Connection(self._done, self._expected, read_names=self._read_names, patience_s=self._patience_s)
 
     def _done(self, connection: Connection, exchange: Exchange) -> None:
         self._record(exchange)
@@ -275,6 +290,7 @@ class OpenLoop:
         *,
         per_s: float,
         read_names: bool = False,
+        patience_s: float | None = None,
     ) -> None:
         self._port = port
         self._requests = requests
@@ -282,6 +298,7 @@ class OpenLoop:
         self._record = record
         self._interval_s = 1 / per_s
         self._read_names = read_names
+        self._patience_s = patience_s
         self._idle: list[Connection] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._clock: asyncio.Task[None] | None = None
@@ -316,9 +333,7 @@ class OpenLoop:
         connection = self._take()
         if connection is None:
             try:
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._done, self._expected, read_names=self._read_names), "127.0.0.1", self._port
-                )
+                _, connection = await loop.create_connection(self._connection, "127.0.0.1", self._port)
             except OSError:
                 self._record(Exchange(due_s, end_s=time.perf_counter()))
                 return
@@ -330,6 +345,9 @@ class OpenLoop:
             if connection.usable:
                 return connection
         return None
+
+    def _connection(self) -> Connection:
+        return Connection(self._done, self._expected, read_names=self._read_names, patience_s=self._patience_s)
 
     def _done(self, connection: Connection, exchange: Exchange) -> None:
         self._record(exchange)

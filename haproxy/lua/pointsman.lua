@@ -273,6 +273,26 @@ local FLEET = "fleet"
 local GROUPS, MODELS = Map.new("groups.map", Map._str), Map.new("models.map", Map._str)
 local MEMBERS_KEPT_MS = 1000
 
+-- A server most of whose answers failed between two looks is passed over for a while: without the router nobody else
+-- learns from answers. (`observe layer7` would, but what it marks down comes back with the next green check, and when all
+-- replicas fail it takes all of them out, so that clients see HAProxy's error instead of the replicas' own.)
+local FAILING_ANSWERS_MIN = 5
+local FAILING_KEPT_MS = 5000
+
+local answers_of = {}
+
+-- What is known of a server's answers after one more look.
+local function looked_at(name, stats, now)
+    local before = answers_of[name]
+    local failed = (stats.hrsp_5xx or 0) + (stats.eresp or 0)
+    local all = failed + (stats.hrsp_2xx or 0) + (stats.hrsp_3xx or 0) + (stats.hrsp_4xx or 0)
+    local failing_until_ms = before and before.failing_until_ms or 0
+    if before and all - before.all >= FAILING_ANSWERS_MIN and 2 * (failed - before.failed) > all - before.all then
+        failing_until_ms = now + FAILING_KEPT_MS
+    end
+    return { failed = failed, all = all, failing_until_ms = failing_until_ms }
+end
+
 local members, members_until_ms = {}, 0
 
 -- Every server with its group, the hash of its name, and how many requests it has. Asking for the first three takes
@@ -285,15 +305,19 @@ local function all_members(converters)
     end
     if now >= members_until_ms or not whole then
         members, members_until_ms = {}, now + MEMBERS_KEPT_MS
+        local answers = {}
         for name, server in pairs(core.backends[FLEET].servers) do
+            answers[name] = looked_at(name, server:get_stats() or {}, now)
             members[#members + 1] = {
                 name = name,
                 server = server,
                 group = GROUPS:lookup(name),
                 hash = converters:xxh64(name, 0),
                 sessions = server:get_cur_sess() or 0,
+                failing = now < answers[name].failing_until_ms,
             }
         end
+        answers_of = answers
     end
     return members
 end
@@ -311,18 +335,19 @@ local function is_usable(server)
     return stats and (find(stats.status, "^UP") or stats.status == "no check") and true or false
 end
 
--- The first two of `found` that are usable, those under the bound before those over it.
+-- The first two of `found` that are usable: those under the bound before those over it, those that fail last.
 local function best_two(found, bound)
-    local under, over = {}, {}
+    local under, over, failing = {}, {}, {}
     for _, member in ipairs(found) do
         if is_usable(member.server) then
-            local list = member.sessions < bound and under or over
+            local list = member.failing and failing or member.sessions < bound and under or over
             list[#list + 1] = member.name
             if #under == 2 then break end
         end
     end
-    if #under == 0 then return over[1], over[2] end
-    return under[1], under[2] or over[1]
+    table.move(over, 1, #over, #under + 1, under)
+    table.move(failing, 1, #failing, #under + 1, under)
+    return under[1], under[2]
 end
 
 -- The model a request names; "" where it names none.

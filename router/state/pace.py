@@ -45,7 +45,8 @@ class Pace:
         """window_s: time constant with which older answers stop to count."""
         self._window_s = window_s
         self._sums: dict[tuple[int, Unit], _Sums] = {}
-        self._at_s = 0.0
+        self._at_s = math.inf
+        """When time last passed; the first step only sets it."""
 
     def observe(self, slot: int, took_ms: float, amount: float, unit: Unit) -> None:
         """One answer took `took_ms` from its first token to its last, for so many tokens or bytes."""

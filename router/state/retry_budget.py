@@ -22,7 +22,8 @@ class RetryBudget:
         self._window_s = window_s
         self._requests = 0.0
         self._retries = 0.0
-        self._at_s = 0.0
+        self._at_s = math.inf
+        """When time last passed; the first step only sets it."""
         self.exhausted = False
         """Whether no further request may be sent again."""
         self.refused = 0

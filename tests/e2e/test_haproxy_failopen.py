@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -259,3 +259,64 @@ async def test_a_request_dropped_without_an_answer(tmp_path: Path, replay: bool)
         assert (answer.status, answer.replica) == ((200, "r1") if replay else (502, ""))
         line = await edge.router.line(answer.id)
         assert (line["srv"], line["rc"][0]) == (("r1", "+") if replay else ("r2", "0"))
+
+
+def answering(status: int) -> Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]:
+    """A replica that answers everything with one status, at once."""
+
+    async def answer(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\n{}" % status)
+        await writer.drain()
+        return True
+
+    return answer
+
+
+@both_lookups
+async def test_a_full_replica_is_made_up_for_by_the_second_choice(tmp_path: Path, lookup: str) -> None:
+    """503 of the first choice: the second answers, and the line says that the request was sent again."""
+    async with running_edge(tmp_path, replicas=3, lookup=lookup) as edge:
+        edge.router.answer = lambda _: {"first": "r2", "second": "r3", "reason": "hash"}
+        edge.replicas["r2"].on_request = answering(503)
+        answer = await edge.ask(body=b'{"prompt": "x"}')
+        assert (answer.status, answer.replica) == (200, "r3")
+        line = await edge.router.line(answer.id)
+        assert (line["first"], line["srv"], line["rc"][0]) == ("r2", "r3", "+")
+
+
+@both_lookups
+async def test_a_request_that_must_not_be_sent_again_is_not(tmp_path: Path, lookup: str) -> None:
+    """The retry budget is used up: the client gets the replica's own 503, and no other replica sees the request."""
+    async with running_edge(tmp_path, replicas=3, lookup=lookup) as edge:
+        edge.router.answer = lambda _: {"first": "r2", "second": "r3", "reason": "hash", "once": 1}
+        edge.replicas["r2"].on_request = answering(503)
+        answer = await edge.ask(body=b'{"prompt": "x"}')
+        assert (answer.status, answer.replica, answer.body) == (503, "r2", b"{}")
+        assert not edge.replicas["r3"].received
+
+
+async def test_without_a_router_a_failing_replica_is_passed_over(tmp_path: Path) -> None:
+    """Its sessions fail for about a second; then others serve them, while its health check stays green."""
+    async with running_edge(tmp_path, replicas=3) as edge:
+        await edge.router.stop()
+        edge.replicas["r1"].on_request = answering(500)
+
+        async def passed_over() -> bool:
+            answers = [await edge.ask(headers=[("x-session-id", f"session-{number}")]) for number in range(40)]
+            return all((answer.status, answer.reason) == (200, "fail-open") for answer in answers)
+
+        await until(passed_over)
+        assert edge.replicas["r1"].received
+
+
+async def test_without_a_router_all_failing_replicas_are_asked(tmp_path: Path) -> None:
+    """Clients see the replicas' own errors, never one of HAProxy's, and every replica gets its part."""
+    async with running_edge(tmp_path, replicas=3) as edge:
+        await edge.router.stop()
+        for replica in edge.replicas.values():
+            replica.on_request = answering(500)
+        for _ in range(5):
+            answers = [await edge.ask(headers=[("x-session-id", f"session-{number}")]) for number in range(20)]
+            assert {answer.status for answer in answers} == {500}
+            await asyncio.sleep(0.3)
+        assert all(replica.received for replica in edge.replicas.values())
