@@ -52,7 +52,7 @@ SLOW = {"slowness": 10.0}
 BACK_WITHIN_S = 90.0
 POLL_S = 0.05
 SETTLE_S = 2.0
-"""After each cell: streams of the one before have ended, and the records of replicas that are well are clean."""
+"""After each cell: streams of the one before have ended."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,17 @@ class Fleet:
         (await self._control.post(f"{self.urls[replica]}/sim/fault", json=dict(faults))).raise_for_status()
 
     async def heal(self) -> None:
-        """All replicas are well, and the router has found that out."""
+        """All replicas are well and without a record: they are removed, and their next heartbeat registers them."""
         for replica in self.names:
             await self.switch(replica, WELL)
         await asyncio.sleep(SETTLE_S)
+        for replica in self.names:
+            (await self._admin.delete(f"/v1/replicas/{replica}")).raise_for_status()
+        deadline_s = time.perf_counter() + BACK_WITHIN_S
+        while await self.states() != dict.fromkeys(self.names, "up"):
+            if time.perf_counter() > deadline_s:
+                raise PeerError(f"not all replicas are up within {BACK_WITHIN_S:g} s: {await self.states()}")
+            await asyncio.sleep(POLL_S)
 
     async def states(self) -> dict[str, str]:
         replicas = (await self._admin.get("/v1/replicas")).json()["replicas"]

@@ -147,8 +147,10 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     connect_ms: int = 500
     client_s: int = 3600
-    server_s: int = 3600
-    """Longest wait for the next byte of a replica: queue plus prefill of the longest prompt."""
+    server_s: int = 600
+    """Longest silence of a replica, in seconds: before the first byte of an answer, which a whole answer has at its
+    end, and between two tokens of a stream. As long as OpenAI's clients wait by default. The router's `silence_s` sets
+    it for single models."""
     queue_s: int = 30
     http_request_s: int = 10
     """The whole request head must be in by then."""

@@ -129,6 +129,7 @@ class Router:
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
             outliers=self.outliers,
+            silence_s=settings.silence_s,
             override_header=settings.override_header,
             adapters=self.adapters,
             pair=settings.pair,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -84,6 +85,7 @@ class Pipeline:
         metrics: DecisionMetrics,
         rng: random.Random,
         outliers: OutlierTable | None = None,
+        silence_s: Mapping[str, float] = MappingProxyType({}),
         override_header: bool = False,
         adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
@@ -97,6 +99,7 @@ class Pipeline:
         self._metrics = metrics
         self._rng = rng
         self._outliers = outliers if outliers is not None else OutlierTable(OutlierConfig(enabled=False), replicas)
+        self._silence_ms = {model: round(1000 * seconds) for model, seconds in silence_s.items()}
         self._override_header = override_header
         self._adapters = adapters
         self._pair_config = pair
@@ -166,12 +169,16 @@ class Pipeline:
         self._metrics.decided(active.name, best.reason)
         once = self._outliers.budget.exhausted
         self._outliers.budget.refused += once
+        silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
         if pair is None:
-            return Decision(best.reason, first, second, scope=features.scope, once=once)
+            return Decision(best.reason, first, second, scope=features.scope, once=once, silence_ms=silence_ms)
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
-        return self._paired(best.reason, first, second, pair, features.scope, once=once)
+        decision = self._paired(best.reason, first, second, pair, features.scope)
+        if once or silence_ms:
+            decision = msgspec.structs.replace(decision, once=once, silence_ms=silence_ms)
+        return decision
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
         """Asked again for a request that should wait: its place in the queue, or a decision where there is room by now,
@@ -312,13 +319,11 @@ class Pipeline:
         """Who would prefill for any of the candidates."""
         return best_elsewhere(self._pair_config, candidates, prefills, _prompt_tokens(features, candidates), rng)
 
-    def _paired(
-        self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str, *, once: bool = False
-    ) -> Decision:
+    def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str) -> Decision:
         if pair is None:
-            return Decision(reason, first, second, scope=scope, once=once)
+            return Decision(reason, first, second, scope=scope)
         if pair.pairing is not Pairing.PAIRED:
-            return Decision(reason, first, second, pairing=pair.pairing, scope=scope, once=once)
+            return Decision(reason, first, second, pairing=pair.pairing, scope=scope)
         replica = self._replicas.get(self._replicas.ids[pair.slot])
         assert replica is not None, "members are registered"
         return Decision(
@@ -329,7 +334,6 @@ class Pipeline:
             prefill_address=replica.address,
             pairing=pair.pairing,
             scope=scope,
-            once=once,
         )
 
     def _gather(

@@ -183,6 +183,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     pair: PairConfig = PairConfig()
     """When decode replicas leave prompts to prefill replicas."""
+    silence_s: dict[ModelName, Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]] = {}
+    """Longest silence of a replica, in seconds, by the model that requests name: before the first byte of an answer and
+    between two tokens. A request whose replica is silent for longer ends, with 504 if its answer had not begun. Other
+    models have HAProxy's `timeouts.server_s`."""
     outliers: OutlierConfig = OutlierConfig()
     """When a replica gets fewer requests, or none, because of its answers."""
     override_header: bool = False

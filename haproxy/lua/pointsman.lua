@@ -160,7 +160,13 @@ local TEXT_ANSWERS = {
     model = "txn.pm.model",
     reason = "txn.pm.reason",
 }
-local NUMBER_ANSWERS = { status = "txn.pm.status", retry_after = "txn.pm.retry_after", hold = "txn.pm.hold", once = "txn.pm.once" }
+local NUMBER_ANSWERS = {
+    status = "txn.pm.status",
+    retry_after = "txn.pm.retry_after",
+    hold = "txn.pm.hold",
+    once = "txn.pm.once",
+    silence = "txn.pm.silence",
+}
 
 -- After a lookup that ran into its time limit, a thread asks nobody for this long: a hung router costs one request
 -- in a while its 50 ms, not every request.

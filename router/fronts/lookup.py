@@ -75,6 +75,8 @@ def encode_answer(decision: Decision) -> str:
         lines.append(f"hold={decision.hold_ms}")
     if decision.once:
         lines.append("once=1")
+    if decision.silence_ms:
+        lines.append(f"silence={decision.silence_ms}")
     if decision.model:
         lines.append(f"model={decision.model}")
     return "\n".join(lines) + "\n"

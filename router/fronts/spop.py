@@ -45,6 +45,7 @@ def encode_answer(
     scope: str = "",
     hold_ms: int = 0,
     once: bool = False,
+    silence_ms: int = 0,
 ) -> bytes:
     """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
     values: dict[str, str | int] = {"reason": reason}
@@ -62,6 +63,8 @@ def encode_answer(
         values["hold"] = hold_ms
     if once:
         values["once"] = 1
+    if silence_ms:
+        values["silence"] = silence_ms
     if model:
         values["model"] = model
     return encode_set_vars(Scope.TXN, values)
@@ -113,6 +116,7 @@ class SPOPProtocol(asyncio.Protocol):
                     decision.scope,
                     decision.hold_ms,
                     decision.once,
+                    decision.silence_ms,
                 )
                 spop.send_ack(event.stream_id, event.frame_id, answer)
             elif type(event) is HelloReceived:

@@ -44,7 +44,7 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Time constant, in seconds, with which answers stop to count for `failure_share` and `retry_share`."""
     ejection_s: Seconds = 1.0
     """Length of the first ejection, in seconds. Short, because a single request probes the replica at its end."""
-    max_ejection_s: Seconds = 60.0
+    max_ejection_s: Seconds = 30.0
     """Length, in seconds, up to which ejections double while probes fail."""
     max_share: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.5
     """Largest share of a model's healthy replicas that may be ejected; when more of them fail, none is."""

@@ -32,6 +32,11 @@ SCRAPED_S = 60.0
 EMPTY_ON_A_HEALTHY_EDGE = {
     "Not decided, B": "HAProxy refuses nothing",
     "Requests by replica, B": "nothing is redispatched",
+    "Failed answers, A": "no answer fails",
+    "Ejected and demoted, A": "no replica fails",
+    "Ejected and demoted, B": "no replica is slow or full",
+    "Full replicas and retries, A": "no replica is full",
+    "Full replicas and retries, B": "no retry is forbidden",
     "End-of-request lines, B": "no line is malformed",
     "Who computes prompts, A": "no replica has a role",
     "Prefill legs, A": "no replica has a role",

@@ -399,3 +399,20 @@ async def test_as_nobody_in_an_empty_root(tmp_path: Path) -> None:
         answer = await edge.ask()
         assert (answer.status, answer.reason) == (200, "hash")
         assert (await edge.router.line(answer.id))["srv"] == "r1"
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_a_silent_replica_is_waited_for_as_long_as_the_router_says(tmp_path: Path, lookup: str) -> None:
+    """The model's limit on silence is over before the answer begins: 504, and the line says whose fault it was."""
+    async with running_edge(tmp_path, lookup=lookup) as edge:
+        edge.router.answer = lambda _: {"first": "r2", "reason": "hash", "silence": 200}
+
+        async def never(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            await reader.read()
+            return False
+
+        edge.replicas["r2"].on_request = never
+        answer = await edge.ask(body=b'{"prompt": "x"}')
+        assert answer.status == 504
+        line = await edge.router.line(answer.id)
+        assert (line["srv"], line["ts"]) == ("r2", "sH")

@@ -231,11 +231,12 @@ def test_server_ids_come_from_names_alone() -> None:
     assert server_ids(["replica-7"], [taken]) == {"replica-7": taken + 1}
 
 
-def test_timeouts_allow_an_hour_of_silence() -> None:
-    """Streams are limited by silence alone, and that generously."""
+def test_timeouts_limit_silence_alone() -> None:
+    """Ten minutes for replicas, as long as OpenAI's clients wait; an hour for clients and for tunnels."""
     text = render(make_edge()).haproxy_cfg
-    assert "timeout server 3600s" in text
+    assert "timeout server 600s" in text
     assert "timeout client 3600s" in text
+    assert "timeout tunnel 3600s" in text
 
 
 def test_added_servers_have_the_words_of_those_in_the_file() -> None:

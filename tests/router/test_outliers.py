@@ -111,7 +111,7 @@ def test_one_request_probes_an_ejected_replica_and_a_good_answer_brings_it_back(
 
 
 def test_each_failed_probe_doubles_the_ejection_up_to_its_limit() -> None:
-    """1, 2, 4, ... 60, 60 seconds."""
+    """1, 2, 4, ... 30, 30 seconds."""
     fleet = Fleet()
     fleet.fail("r1")
     lengths = []
@@ -122,7 +122,7 @@ def test_each_failed_probe_doubles_the_ejection_up_to_its_limit() -> None:
         fleet.wait(lengths[-1])
         fleet.probe("r1", f"probe-{number}")
         fleet.end("r1", Verdict.ERROR, request=f"probe-{number}")
-    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert lengths == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_a_replica_that_fails_again_soon_is_ejected_for_longer_and_forgiven_after_a_minute() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 
@@ -11,8 +12,11 @@ from policies.registry import build_policy
 from policies.types import Reason, RequestFeatures
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
+from router.state.answers import Verdict
+from router.state.failure_accrual import OutlierConfig
 from router.state.kv import KVState
 from router.state.load import LoadTable
+from router.state.outliers import OutlierTable
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.schema import EngineEvents, FirstToken, Registration, Role
 from router.state.sessions import SessionTable
@@ -21,7 +25,13 @@ from router.state.sessions import SessionTable
 class Edge:
     """The state around one pipeline, with replicas that are up."""
 
-    def __init__(self, *replicas: str, policy: object = "least_load", override_header: bool = False) -> None:
+    def __init__(
+        self,
+        *replicas: str,
+        policy: object = "least_load",
+        override_header: bool = False,
+        silence_s: Mapping[str, float] | None = None,
+    ) -> None:
         self.load = LoadTable()
         self.sessions = SessionTable()
         self.kv = KVState()
@@ -30,6 +40,7 @@ class Edge:
         self.replicas = ReplicaRegistry(
             initial_health=Health.UP, on_added=self._slot_added, on_removed=self._slot_removed
         )
+        self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         document = {"policy": policy} if isinstance(policy, str) else policy
         self.pipeline = Pipeline(
             policy=build_policy(document),  # type: ignore[arg-type]
@@ -40,6 +51,8 @@ class Edge:
             metrics=self.metrics,
             rng=random.Random(7),
             override_header=override_header,
+            outliers=self.outliers,
+            silence_s=silence_s or {},
         )
         for number, replica in enumerate(replicas):
             self.put(replica, number)
@@ -337,3 +350,33 @@ class TestPairs:
         assert edge.replicas.membership("").token == token
         edge.put("q", 2, role=Role.BOTH)
         assert edge.replicas.membership("").token != token
+
+
+def test_a_models_limit_on_silence_is_part_of_its_answers() -> None:
+    """In milliseconds for the model it is set for; other models leave it to HAProxy's configuration."""
+    edge = Edge("a", silence_s={"slow": 90.0})
+    assert edge.ask(model="slow").silence_ms == 90_000
+    assert edge.ask(model="quick").silence_ms == 0
+
+
+def test_an_exhausted_retry_budget_is_part_of_every_answer() -> None:
+    """HAProxy must not send the request again, and the router counts how often it said so."""
+    edge = Edge("a", "b")
+    assert not edge.ask().once
+    for _ in range(50):
+        edge.outliers.budget.count(retried=True)
+    assert edge.ask().once
+    assert edge.outliers.budget.refused == 1
+
+
+def test_explaining_names_what_is_ejected_or_demoted() -> None:
+    """The session is drawn as for a decision; an explanation neither probes nor counts."""
+    edge = Edge("a", "b", "c", "d")
+    for number in range(5):
+        edge.outliers.ended(f"f{number}", "a", Verdict.ERROR, 0.0, lasted_s=0.0)
+    edge.outliers.ended("p", "b", Verdict.BACKPRESSURE, 0.0, lasted_s=0.0)
+    sessions = [
+        edge.pipeline.explain(RequestFeatures(request_id="", session=f"s{n}"), 0.0)["excluded"] for n in range(100)
+    ]
+    assert all(excluded["a"] == "ejected" for excluded in sessions)
+    assert 75 < sum(excluded.get("b") == "demoted" for excluded in sessions) < 100

@@ -111,9 +111,11 @@ async def _decide(router: Router) -> None:
 
 
 async def _end_requests(router: Router) -> None:
-    """One request served after a redispatch, one that failed open, one that HAProxy refused."""
+    """One request served after a redispatch, one that failed open, one that HAProxy refused; a replica that fails."""
+    failed = {"ev": "end", "srv": "r2", "first": "r2", "reason": "random", "st": 500, "tr": 1, "ta": 2, "routed": "1"}
     lines = (
-        {"ev": "end", "id": "1", "srv": "r1", "reason": "random", "st": 200, "tr": 1, "ta": 2, "ttft": "1", "rc": "+1"},
+        *({"id": f"f{number}"} | failed for number in range(5)),
+        failed | {"id": "1", "srv": "r1", "st": 200, "ttft": "1", "rc": "+1"},
         {"ev": "end", "id": "2", "srv": "r2", "reason": "fail-open", "st": 200, "tr": 1, "ta": 2, "routed": "1"},
         {"ev": "end", "id": "3", "srv": "<NOSRV>", "st": 503},
     )
