@@ -256,6 +256,23 @@ class TestFaults:
             answers = [await client.post("/v1/completions", json={"prompt": "x"}) for _ in range(2)]
             assert [answer.status_code for answer in answers] == [500, 200]
 
+    async def test_streams_can_stall(self) -> None:
+        """The head of the answer comes, and no token."""
+        async with replica(faults=True) as server, client_of(server) as client:
+            await self.fault(client, stall=True)
+            body = {"prompt": "x", "max_tokens": 5, "stream": True}
+            async with client.stream("POST", "/v1/completions", json=body) as answer:
+                assert answer.status_code == 200
+                assert server.in_flight == 1
+                assert server.model.stats().running == server.model.stats().waiting == 0
+
+    async def test_a_replica_can_be_slow(self) -> None:
+        """Its engine's timeline runs ten times slower; a factor below 1 is no slowness."""
+        async with replica(faults=True) as server, client_of(server) as client:
+            await self.fault(client, slowness=10)
+            assert server._generation._driver.slowness == 10
+            assert (await client.post("/sim/fault", json={"slowness": 0.5})).status_code == 400
+
     async def test_switches_are_shown_and_unknown_ones_refused(self) -> None:
         """GET says how they stand; a wrong name or type is 400 and changes nothing."""
         async with replica(faults=True) as server, client_of(server) as client:

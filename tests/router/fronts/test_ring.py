@@ -53,10 +53,11 @@ class Ring:
         self.metrics = RequestMetrics()
         self.transport = FakeTransport()
         self.holds = HoldQueue()
-        slots = {"a": 0, "b": 1}
+        slots = {"a": 0, "b": 1, "c": 2}
         replicas = ReplicaRegistry(initial_health=Health.UP)
-        for port, name in enumerate(slots, 1):
+        for port, name in ((1, "a"), (2, "b")):
             replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
+        self.replicas = replicas
         self.outliers = OutlierTable(OutlierConfig(), replicas)
         events = EndOfRequest(
             load=self.load,
@@ -204,3 +205,38 @@ def test_any_bytes_are_survived(stream: bytes) -> None:
     """Lines, or one disconnect; nothing else."""
     ring = Ring()
     ring.protocol.data_received(stream)
+
+
+def test_ends_are_evidence_on_the_replica_that_had_the_request() -> None:
+    """Five streams cut: it is ejected, and the cause is known."""
+    ring = Ring()
+    for number in range(5):
+        ring.protocol.data_received(framed(line(id=f"r{number}", ts="SD")))
+    assert ring.outliers.ejected == {("a", "cut"): 1}
+
+
+def test_what_was_not_routed_proves_nothing() -> None:
+    """A list of models that fails is no answer to a decision."""
+    ring = Ring()
+    for number in range(50):
+        ring.protocol.data_received(framed(line(id=f"r{number}", st=500, routed="-")))
+    assert not ring.outliers.failures
+
+
+def test_a_request_sent_again_is_backpressure_of_the_first_choice() -> None:
+    """The one that served has a good answer; the retry counts against the budget."""
+    ring = Ring()
+    ring.protocol.data_received(framed(line(srv="b", first="a", rc="+1")))
+    assert ring.outliers.backpressure == {"a": 1}
+    assert repr(ring.outliers.budget) == "RetryBudget(1.0 of 1.0 requests)"
+
+
+def test_a_timed_stream_of_a_plain_endpoint_tells_its_pace() -> None:
+    """Its bytes from the first token to the end; three endpoints are needed to compare."""
+    ring = Ring()
+    ring.replicas.put("c", Registration(url="http://10.0.0.1:3"), ("10.0.0.1", 3), 0.0)
+    for number, (name, ta) in enumerate({"a": 10_100, "b": 1_100, "c": 1_100}.items()):
+        ring.kv.add_slot(number, name)
+        ring.protocol.data_received(framed(line(id=name, srv=name, first=name, ttft="100", ta=ta, bytes=100_000)))
+    ring.outliers.step(0.0)
+    assert {slot: round(demotion.ratio) for slot, demotion in ring.outliers.demoted.items()} == {0: 10}
