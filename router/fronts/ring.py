@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -35,6 +36,16 @@ CLIENT_LEFT = b"Lua function 'pm_hold'"
 UNSET = "-"
 """How HAProxy prints a variable that is not set."""
 
+MAX_TIME_DIGITS = 10
+"""Of a first-token time in milliseconds: 116 days, longer than any stream lives."""
+
+MAX_WORKERS = 64
+"""HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
+streams. Beyond, the one known for the longest is forgotten."""
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+"""HAProxy keeps times of a request in 32 bits."""
+
 _NO_SERVER = "<NOSRV>"
 
 log = structlog.get_logger(__name__)
@@ -45,22 +56,29 @@ class Line(msgspec.Struct, gc=False):
 
     ev: str
     id: str
+    pid: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    """Of the HAProxy worker that served the request; 0 in lines that name none."""
     srv: str = UNSET
     first: str = UNSET
     reason: str = UNSET
-    st: int = 0
-    tr: int = -1
+    st: Annotated[int, msgspec.Meta(ge=-1, le=999)] = 0
+    """The status the client received; -1 when there was none."""
+    tr: Milliseconds = -1
     """Waiting for the response headers."""
-    ta: int = -1
+    ta: Milliseconds = -1
     """From the request's first byte to the response's last."""
-    ttft: str = UNSET
-    bytes: int = 0
+    ttft: Annotated[str, msgspec.Meta(max_length=MAX_TIME_DIGITS)] = UNSET
+    """Time to first token in milliseconds, where it was measured."""
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
     """Of the answer, headers included."""
     ts: str = "--"
     rc: str = "0"
     """Connection retries; a leading + says the last one went to another server."""
     routed: str = UNSET
 
+
+_UNDECIDED = {"C": "client-left", "c": "client-timeout"}
+"""First letter of the termination state -> why a request ended before the router's answer to it."""
 
 _decoder = msgspec.json.Decoder(Line)
 
@@ -87,6 +105,8 @@ class EndOfRequest:
         self._kv = kv
         self._clock = clock
         self._metrics = metrics
+        self.last_ids: dict[int, str] = {}
+        """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
     def apply(self, raw: bytes) -> None:
         """Takes one line; a malformed one is counted and changes nothing."""
@@ -108,6 +128,7 @@ class EndOfRequest:
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
             self._kv.ended(line.id, now_s, served_by=served_by, served=line.tr >= 0)
             self._count(line)
+            self._remember(line)
             if line.srv != _NO_SERVER and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
@@ -127,10 +148,18 @@ class EndOfRequest:
             if slot != NO_SLOT and decoded_ms > 0 and not self._kv.reports(slot):
                 outliers.pace.observe(slot, decoded_ms, line.bytes, Unit.BYTES)
 
+    def _remember(self, line: Line) -> None:
+        last_ids = self.last_ids
+        last_ids[line.pid] = line.id
+        if len(last_ids) > MAX_WORKERS:
+            del last_ids[next(iter(last_ids))]
+
     def _count(self, line: Line) -> None:
         metrics = self._metrics
-        if line.routed != UNSET and line.reason in (UNSET, Reason.FAIL_OPEN):
+        if line.reason == Reason.FAIL_OPEN:
             metrics.fail_open += 1
+        elif line.reason == UNSET and line.routed != UNSET:
+            metrics.undecided[_UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv == _NO_SERVER:
             metrics.refused[line.st] += 1
             return
