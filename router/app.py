@@ -43,6 +43,7 @@ from router.hold_metrics import HoldCollector
 from router.http_servers import serve_http
 from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
+from router.old_workers import OldWorkers
 from router.outlier_metrics import OutlierCollector
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
@@ -269,6 +270,9 @@ class Router:
                 stack.callback(self._keeper.save)
                 self._background(stack, "save", self._keeper.run())
             if settings.edge.admin_socket:
+                old_workers = self._old_workers()
+                if old_workers is not None:
+                    stack.push_async_callback(old_workers.close)
                 self.edge_sync = EdgeSync(
                     Reconciler(
                         RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
@@ -280,7 +284,7 @@ class Router:
                     body_needs=self._body_needs,
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
-                    master=MasterAPI(settings.edge.master_socket) if settings.edge.master_socket else None,
+                    old_workers=old_workers,
                 )
                 self._background(stack, "edge sync", self.edge_sync.run())
             if settings.scrape.enabled:
@@ -307,6 +311,18 @@ class Router:
                 **{name: str(address) for name, address in self.addresses.items()},
             )
             yield self
+
+    def _old_workers(self) -> OldWorkers | None:
+        edge = self.settings.edge
+        if not edge.master_socket:
+            return None
+        return OldWorkers(
+            api_address=edge.admin_socket,
+            master=MasterAPI(edge.master_socket),
+            backend=edge.backend,
+            end_of_request=self.end_of_request,
+            load=self.load,
+        )
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.end_of_request, self.request_metrics)

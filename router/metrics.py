@@ -99,6 +99,8 @@ class EdgeHealth:
     def __init__(self) -> None:
         self.haproxy_up = False
         self.restarts_seen = 0
+        self.old_workers = 0
+        """HAProxy workers that a reload has replaced and that still have clients."""
         self.sync_errors = 0
         self.last_error = ""
 
@@ -242,8 +244,8 @@ class StateCollector(Collector):
         )
         undecided = CounterMetricFamily(
             "pointsman_undecided",
-            "Requests to generation paths that ended before they were placed, by cause; client-timeout: the body did not "
-            "come in time.",
+            "Requests to generation paths that ended before they were placed, by cause; client-timeout: the body did "
+            "not come in time.",
             labels=("cause",),
         )
         for cause in UNDECIDED_CAUSES:
@@ -262,6 +264,11 @@ class StateCollector(Collector):
     def _edge_families(self) -> Iterator[Metric]:
         yield _gauge("pointsman_haproxy_up", "1 while HAProxy's admin socket answers.", int(self._edge.haproxy_up))
         yield _counter("pointsman_haproxy_restarts", "Restarts and reloads seen.", self._edge.restarts_seen)
+        yield _gauge(
+            "pointsman_haproxy_old_workers",
+            "HAProxy workers that a reload has replaced and that still finish streams.",
+            self._edge.old_workers,
+        )
         yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
 
 
