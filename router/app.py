@@ -22,6 +22,7 @@ import uvloop
 
 from haproxy.reconcile import Reconciler
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
+from haproxy.worker import WorkerConnection
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
@@ -317,7 +318,7 @@ class Router:
         if not edge.master_socket:
             return None
         return OldWorkers(
-            api_address=edge.admin_socket,
+            connect=lambda: WorkerConnection.open(edge.admin_socket),
             master=MasterAPI(edge.master_socket),
             backend=edge.backend,
             end_of_request=self.end_of_request,

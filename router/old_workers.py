@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -86,10 +86,17 @@ class OldWorkers:
     """Reads the rings of leaving workers and counts their sessions. `look` is called in each round of the edge sync."""
 
     def __init__(
-        self, *, api_address: str, master: MasterAPI, backend: str, end_of_request: EndOfRequest, load: LoadTable
+        self,
+        *,
+        connect: Callable[[], Awaitable[WorkerConnection]],
+        master: MasterAPI,
+        backend: str,
+        end_of_request: EndOfRequest,
+        load: LoadTable,
     ) -> None:
-        """`api_address` is HAProxy's admin socket; `backend` has the replicas as its servers."""
-        self._api_address = api_address
+        """`connect` opens a connection to the current worker, raising HAProxyError when it cannot; `backend` has the
+        replicas as its servers."""
+        self._connect = connect
         self._master = master
         self._backend = backend
         self._end_of_request = end_of_request
@@ -131,12 +138,14 @@ class OldWorkers:
 
     async def _keep(self, pid: int) -> None:
         known = self._kept.get(pid)
-        if known is not None and known.is_open:
-            return
+        if known is not None:
+            if known.is_open:
+                return
+            known.close()
+            del self._kept[pid]
         self._expected = True
-        self._kept.pop(pid, None)
         try:
-            connection = await WorkerConnection.open(self._api_address)
+            connection = await self._connect()
         except HAProxyError as error:
             self._warn("no connection to HAProxy's worker is kept", error)
             return
