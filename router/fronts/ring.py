@@ -30,8 +30,9 @@ MAX_LINE_BYTES = 8192
 
 MAX_LENGTH_DIGITS = 5
 
-CLIENT_LEFT = b"Lua function 'pm_hold'"
-"""What HAProxy logs, here too, of a client that leaves while its request is held; its line follows."""
+CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
+"""What HAProxy logs, here too, of a client that leaves while its request is held or before it is looked up; its line
+follows."""
 
 UNSET = "-"
 """How HAProxy prints a variable that is not set."""
@@ -76,9 +77,24 @@ class Line(msgspec.Struct, gc=False):
     """Connection retries; a leading + says the last one went to another server."""
     routed: str = UNSET
 
+    @property
+    def placed_alone(self) -> bool:
+        """Whether HAProxy placed the request because the router did not answer.
+
+        HAProxy runs its rules to their end for a client that has left too, without asking the router. So the request of
+        a client that left before any answer counts only where the router was away anyway, and none that ended while it
+        was still received.
+        """
+        if self.reason != Reason.FAIL_OPEN or self.ts[1:2] == "R":
+            return False
+        return self.tr >= 0 or self.ts[:1] not in _UNDECIDED or self.routed == _ROUTER_AWAY
+
 
 _UNDECIDED = {"C": "client-left", "c": "client-timeout"}
 """First letter of the termination state -> why a request ended before the router's answer to it."""
+
+_ROUTER_AWAY = "2"
+"""`routed` of a request for which HAProxy could not have asked the router."""
 
 _decoder = msgspec.json.Decoder(Line)
 
@@ -156,10 +172,11 @@ class EndOfRequest:
 
     def _count(self, line: Line) -> None:
         metrics = self._metrics
-        if line.reason == Reason.FAIL_OPEN:
-            metrics.fail_open += 1
-        elif line.reason == UNSET and line.routed != UNSET:
-            metrics.undecided[_UNDECIDED.get(line.ts[:1], "other")] += 1
+        if line.routed != UNSET and line.reason in (UNSET, Reason.FAIL_OPEN):
+            if line.placed_alone:
+                metrics.fail_open += 1
+            else:
+                metrics.undecided[_UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv == _NO_SERVER:
             metrics.refused[line.st] += 1
             return

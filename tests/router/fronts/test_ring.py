@@ -118,10 +118,30 @@ def test_a_redispatch_is_counted_where_it_landed() -> None:
 @pytest.mark.parametrize(
     ("fields", "fail_open", "undecided"),
     [
-        pytest.param({"reason": "fail-open"}, 1, {}, id="HAProxy placed it alone"),
-        pytest.param({"reason": "-", "ts": "CR", "st": -1}, 0, {"client-left": 1}, id="the client left"),
-        pytest.param({"reason": "-", "ts": "cR", "st": 408}, 0, {"client-timeout": 1}, id="the body did not come"),
-        pytest.param({"reason": "-", "ts": "PR", "st": 400}, 0, {"other": 1}, id="HAProxy refused it"),
+        pytest.param({"reason": "fail-open"}, 1, {}, id="no answer came in time"),
+        pytest.param({"reason": "fail-open", "routed": "2"}, 1, {}, id="the router was away"),
+        pytest.param({"reason": "fail-open", "ts": "SC", "tr": -1, "st": 503}, 1, {}, id="no replica took it then"),
+        pytest.param({"reason": "fail-open", "ts": "CD"}, 1, {}, id="the client left in the middle of the answer"),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CH", "tr": -1, "st": 400, "routed": "2"},
+            1,
+            {},
+            id="the router was away and the client left",
+        ),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CH", "tr": -1, "st": 400},
+            0,
+            {"client-left": 1},
+            id="the client left",
+        ),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CR", "tr": -1, "st": 400, "routed": "2"},
+            0,
+            {"client-left": 1},
+            id="the client left amid its body",
+        ),
+        pytest.param({"reason": "-", "ts": "cR", "tr": -1, "st": 408}, 0, {"client-timeout": 1}, id="no body came"),
+        pytest.param({"reason": "-", "ts": "PR", "tr": -1, "st": 400}, 0, {"other": 1}, id="HAProxy refused it"),
         pytest.param({"reason": "-", "routed": "-"}, 0, {}, id="a balanced request"),
         pytest.param({"reason": "no-candidates"}, 0, {}, id="the router had no opinion"),
     ],
@@ -129,7 +149,7 @@ def test_a_redispatch_is_counted_where_it_landed() -> None:
 def test_only_what_haproxy_placed_alone_failed_open(
     fields: dict[str, object], fail_open: int, undecided: dict[str, int]
 ) -> None:
-    """A request that ended before the router was asked is counted by its cause, and says nothing of the router."""
+    """A request that ended before the router was asked counts by its cause, and proves nothing against the router."""
     ring = Ring()
     ring.protocol.data_received(framed(line(**fields)))
     assert (ring.metrics.fail_open, dict(ring.metrics.undecided)) == (fail_open, undecided)
