@@ -123,7 +123,7 @@ class OldWorkers:
             await self._keep(current)
         for pid in [pid for pid in self._kept if pid != current]:
             await self._leave(pid)
-        if self._expected or self._leaving:
+        if self._leaving or (self._expected and current is not None):
             await self._count(current)
 
     async def close(self) -> None:

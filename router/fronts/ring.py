@@ -144,7 +144,9 @@ class EndOfRequest:
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
             self._kv.ended(line.id, now_s, served_by=served_by, served=line.tr >= 0)
             self._count(line)
-            self._remember(line)
+            self.last_ids[line.pid] = line.id
+            if len(self.last_ids) > MAX_WORKERS:
+                del self.last_ids[next(iter(self.last_ids))]
             if line.srv != _NO_SERVER and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
@@ -163,12 +165,6 @@ class EndOfRequest:
             slot, decoded_ms = self._slot_of(line.srv), line.ta - int(line.ttft)
             if slot != NO_SLOT and decoded_ms > 0 and not self._kv.reports(slot):
                 outliers.pace.observe(slot, decoded_ms, line.bytes, Unit.BYTES)
-
-    def _remember(self, line: Line) -> None:
-        last_ids = self.last_ids
-        last_ids[line.pid] = line.id
-        if len(last_ids) > MAX_WORKERS:
-            del last_ids[next(iter(last_ids))]
 
     def _count(self, line: Line) -> None:
         metrics = self._metrics

@@ -218,6 +218,12 @@ async def test_haproxy_that_stops_is_followed_to_its_end(world: World) -> None:
     assert world.lines == [line("r1")] and not only.is_open
 
 
+async def test_nobody_is_asked_before_haproxy_is_there(world: World) -> None:
+    """Nor told that old workers cannot be counted."""
+    await world.old.look(None)
+    assert world.master.asked == 0 and world.old.all_seen
+
+
 async def test_a_worker_that_died_is_forgotten(world: World) -> None:
     """HAProxy was killed and started again."""
     await world.look()
