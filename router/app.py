@@ -75,6 +75,10 @@ STALL_S = 2.0
 TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
 
+OLD_WORKER_TIMEOUT_S = 0.5
+"""For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
+not hold those up for long."""
+
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
 
@@ -319,7 +323,7 @@ class Router:
             return None
         return OldWorkers(
             connect=lambda: WorkerConnection.open(edge.admin_socket),
-            master=MasterAPI(edge.master_socket),
+            master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
             backend=edge.backend,
             end_of_request=self.end_of_request,
             load=self.load,
