@@ -19,6 +19,8 @@ from haproxy.errors import ConfigError
 FRONTEND = "edge"
 BACKEND = "fleet"
 """Names of the proxy clients come in through, and of the one the replicas are in."""
+RING = "events"
+"""Name of the log ring that keeps end-of-request lines for the router."""
 FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map")
 """What one edge's files are called; the first refers to the others."""
 HEALTH_MAP = FILE_NAMES[3]

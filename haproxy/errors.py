@@ -4,6 +4,7 @@ HAProxyError
 ├── ConfigError          a value, or HAProxy's own check, refuses the configuration (configuration error)
 │   └── BinaryError      no usable haproxy executable: missing, unreadable or too old
 ├── HAProxyUnavailable   the socket cannot be reached or did not answer in time (operational)
+├── WorkerGone           the master process knows no worker of that pid: it has ended (operational)
 ├── CommandRefused       HAProxy read a Runtime API command and said no, in its own words (operational)
 ├── ProtocolError        an answer does not have the form management.txt gives it (programming, ours or HAProxy's)
 └── ProcessError         the HAProxy process did not start, or did not accept a reload (operational)
@@ -32,6 +33,10 @@ class BinaryError(ConfigError):
 
 class HAProxyUnavailable(HAProxyError):  # noqa: N818 -- a state of the world, not a mistake
     """The Runtime API socket cannot be connected to, was closed, or did not answer within its time."""
+
+
+class WorkerGone(HAProxyError):  # noqa: N818 -- a state of the world, not a mistake
+    """A worker process has ended."""
 
 
 class CommandRefused(HAProxyError):  # noqa: N818 -- HAProxy's verdict

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jinja2
 
 from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL
-from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, EdgeConfig, server_ids
+from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING, EdgeConfig, server_ids
 
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
@@ -97,6 +97,7 @@ def render(edge: EdgeConfig) -> Rendered:
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "log_format": _log_format(edge.first_token),
         "refusals": REFUSALS,
+        "ring": RING,
         "unknown_model": UNKNOWN_MODEL,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "server_ids": server_ids(server.name for server in edge.servers),

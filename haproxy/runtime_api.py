@@ -5,19 +5,19 @@ open stays with an old process after a reload. A call sends any number of comman
 before: HAProxy 3.2.0 aborts when hundreds are sent ahead. Answers are marked by HAProxy with a syslog severity, so a
 refusal is told from an answer without knowing the command.
 
-Raised: `HAProxyUnavailable` (no connection, closed early, too slow), `CommandRefused` (HAProxy's words),
-`ProtocolError` (an answer of unknown form, or too long).
+Raised: `HAProxyUnavailable` (no connection, closed early, too slow), `CommandRefused` (HAProxy's words), `WorkerGone`
+(the master has no such worker), `ProtocolError` (an answer of unknown form, or too long).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple
 
-from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
+from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, WorkerGone
 
 MAX_ANSWER_BYTES = 16 << 20
 """One answer; `show stat` takes about 300 bytes a server."""
@@ -27,7 +27,8 @@ _SEVERITY = re.compile(r"\[([0-7])\]: ")
 _ERROR = 3
 """syslog severity `err`; 0 to 3 are failures, 4 and above remarks and information."""
 
-_SETUP = ("prompt", "set severity-output number")
+SETUP = ("prompt", "set severity-output number")
+"""What a connection sends first: an answer ends with a prompt then, and shows whether the command was refused."""
 
 
 class Info(NamedTuple):
@@ -36,6 +37,10 @@ class Info(NamedTuple):
     pid: int
     version: str
     uptime_s: int
+    connections: int
+    """Of clients, idle ones included; those of the Runtime API itself do not count."""
+    stopping: bool
+    """Whether the process only finishes what it has, after a reload or because HAProxy was told to stop."""
 
 
 class ServerState(NamedTuple):
@@ -91,7 +96,13 @@ def parse_info(text: str) -> Info:
     """Read `show info`."""
     values = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     try:
-        return Info(int(values["Pid"]), values["Version"], int(values["Uptime_sec"]))
+        return Info(
+            pid=int(values["Pid"]),
+            version=values["Version"],
+            uptime_s=int(values["Uptime_sec"]),
+            connections=int(values["CurrConns"]),
+            stopping=values["Stopping"] != "0",
+        )
     except (KeyError, ValueError) as error:
         raise ProtocolError(f"show info: {error!r}") from error
 
@@ -201,12 +212,10 @@ class RuntimeAPI:
         """Send all, in order, on one connection; the raw answers. A refused command does not stop the rest."""
         async with _connection(self.address, self._timeout_s) as (reader, writer):
             answers = []
-            for command in (*_SETUP, *commands):
+            for command in (*SETUP, *commands):
                 async with asyncio.timeout(self._timeout_s):
-                    writer.write(f"{command}\n".encode())
-                    answer = await reader.readuntil(_PROMPT)
-                answers.append(answer.decode("utf-8", "replace").removesuffix("\n> ").strip("\n"))
-            return answers[len(_SETUP) :]
+                    answers.append(await ask(reader, writer, command))
+            return answers[len(SETUP) :]
 
     async def run(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection. Raises CommandRefused for the first refused, after sending all."""
@@ -260,6 +269,20 @@ class MasterAPI:
         """Pids of the current worker and of those that still finish their streams."""
         return parse_workers(await self.command("show proc"))
 
+    async def worker_info(self, pid: int) -> Info:
+        """Version, age and connections of one worker. Raises WorkerGone when it has ended."""
+        return parse_info(await self._ask_worker(pid, "show info"))
+
+    async def worker_stat(self, pid: int, backend: str) -> list[ServerStat]:
+        """Every server of one backend, with what one worker is serving on it. Raises WorkerGone when it has ended."""
+        return parse_stat(await self._ask_worker(pid, f"show stat {backend} 4 -1"))
+
+    async def _ask_worker(self, pid: int, command: str) -> str:
+        answer = (await self.command(f"@!{pid} {command}")).strip("\n")
+        if not answer or answer.startswith("Can't find the target"):
+            raise WorkerGone(f"{self.address}: no worker has pid {pid}")
+        return answer
+
     async def busy_workers(self, frontend: str) -> list[int]:
         """Those of `workers` that have a stream of a client of `frontend`."""
         return [pid for pid in await self.workers() if has_streams(await self.command(f"@!{pid} show sess"), frontend)]
@@ -269,16 +292,23 @@ class MasterAPI:
 async def _connection(
     address: str, timeout_s: float
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection, and what can go wrong on it as our errors."""
-    try:
+    """A connection for as long as the context is open."""
+    with socket_errors(address, timeout_s):
         async with asyncio.timeout(timeout_s):
-            reader, writer = await _connect(address)
+            reader, writer = await connect(address)
         try:
             yield reader, writer
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+@contextmanager
+def socket_errors(address: str, timeout_s: float) -> Iterator[None]:
+    """Turns what can go wrong on a connection to HAProxy into HAProxyUnavailable or ProtocolError."""
+    try:
+        yield
     except TimeoutError:
         raise HAProxyUnavailable(f"{address}: no answer within {timeout_s:g} s") from None
     except asyncio.IncompleteReadError:
@@ -289,12 +319,20 @@ async def _connection(
         raise HAProxyUnavailable(f"{address}: {error.strerror or error}") from error
 
 
-async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a socket of HAProxy. Raises OSError."""
     path = address.removeprefix("unix@")
     if path.startswith("/"):
         return await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
     host, _, port = path.rpartition(":")
     return await asyncio.open_connection(host.strip("[]"), int(port), limit=MAX_ANSWER_BYTES)
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: str) -> str:
+    """The raw answer to one command on a connection that has sent `SETUP`."""
+    writer.write(f"{command}\n".encode())
+    answer = await reader.readuntil(_PROMPT)
+    return answer.decode("utf-8", "replace").removesuffix("\n> ").strip("\n")
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> bytes:

@@ -22,6 +22,7 @@ import uvloop
 
 from haproxy.reconcile import Reconciler
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
+from haproxy.worker import WorkerConnection
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
@@ -43,6 +44,7 @@ from router.hold_metrics import HoldCollector
 from router.http_servers import serve_http
 from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
+from router.old_workers import OldWorkers
 from router.outlier_metrics import OutlierCollector
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
@@ -72,6 +74,10 @@ STALL_S = 2.0
 
 TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
+
+OLD_WORKER_TIMEOUT_S = 0.5
+"""For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
+not hold those up for long."""
 
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
@@ -270,6 +276,9 @@ class Router:
                 stack.callback(self._keeper.save)
                 self._background(stack, "save", self._keeper.run())
             if settings.edge.admin_socket:
+                old_workers = self._old_workers()
+                if old_workers is not None:
+                    stack.push_async_callback(old_workers.close)
                 self.edge_sync = EdgeSync(
                     Reconciler(
                         RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
@@ -281,7 +290,7 @@ class Router:
                     body_needs=self._body_needs,
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
-                    master=MasterAPI(settings.edge.master_socket) if settings.edge.master_socket else None,
+                    old_workers=old_workers,
                 )
                 self._background(stack, "edge sync", self.edge_sync.run())
             if settings.scrape.enabled:
@@ -308,6 +317,18 @@ class Router:
                 **{name: str(address) for name, address in self.addresses.items()},
             )
             yield self
+
+    def _old_workers(self) -> OldWorkers | None:
+        edge = self.settings.edge
+        if not edge.master_socket:
+            return None
+        return OldWorkers(
+            connect=lambda: WorkerConnection.open(edge.admin_socket),
+            master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
+            backend=edge.backend,
+            end_of_request=self.end_of_request,
+            load=self.load,
+        )
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.end_of_request, self.request_metrics)

@@ -1,9 +1,9 @@
 """Keeps one HAProxy's servers as the registry wants them, and brings back what HAProxy observes.
 
 `EdgeSync` runs rounds: desired servers against actual ones over the admin socket, every `interval_s` and at once when
-the registry changes. From each round come the health of every replica, its sessions (for `LoadTable.observe`) and
-whether HAProxy restarted. HAProxy away is expected: health stays as last seen, the fault is counted and reported by
-readiness, and the next round tries again.
+the registry changes. From each round come the health of every replica, its sessions (for `LoadTable.observe`; those of
+old workers count too) and whether HAProxy restarted. HAProxy away is expected: health stays as last seen, the fault is
+counted and reported by readiness, and the next round tries again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import structlog
 
 from haproxy.errors import HAProxyError
 from haproxy.reconcile import DesiredServer, Observation, Reconciler
-from haproxy.runtime_api import MasterAPI
 from router.body_needs import BodyNeeds
 from router.clock import Clock
 from router.metrics import EdgeHealth
+from router.old_workers import OldWorkers
 from router.readiness import Readiness
 from router.state.load import LoadTable
 from router.state.replicas import Health, ReplicaRegistry
@@ -45,10 +45,12 @@ class EdgeSync:
         body_needs: Callable[[], BodyNeeds],
         clock: Clock,
         interval_s: float,
-        master: MasterAPI | None = None,
+        old_workers: OldWorkers | None = None,
     ) -> None:
+        """Without `old_workers`, streams that run on in the old workers of a reload cannot be seen: their reservations
+        end by their lines or by expiring."""
         self._reconciler = reconciler
-        self._master = master
+        self._old_workers = old_workers
         self._replicas = replicas
         self._load = load
         self._health = health
@@ -91,10 +93,13 @@ class EdgeSync:
             )
             for replica in self._replicas
         }
-        observation = await self._reconciler.step(desired)
+        try:
+            observation = await self._reconciler.step(desired)
+        except HAProxyError:
+            await self._look_at_old_workers(None)
+            raise
+        await self._look_at_old_workers(observation.pid)
         self._apply(observation)
-        if self._load.is_blind and self._master is not None and await self._only_worker_is(observation.pid):
-            self._load.regain_sight()
         needs = self._body_needs()
         if needs is not self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
@@ -105,20 +110,29 @@ class EdgeSync:
             self._readiness.met("haproxy")
             log.info("HAProxy attached", pid=observation.pid, servers=len(observation.servers))
 
-    async def _only_worker_is(self, pid: int) -> bool:
-        """Whether no old worker is left to finish its streams. Raises HAProxyError."""
-        assert self._master is not None
-        return set(await self._master.workers()) <= {pid}
+    async def _look_at_old_workers(self, current: int | None) -> None:
+        """Without a current worker too: those that finish their streams when HAProxy stops are old workers."""
+        old_workers = self._old_workers
+        if old_workers is None:
+            return
+        await old_workers.look(current)
+        self._health.old_workers = old_workers.count
+        if not old_workers.all_seen:
+            self._load.lose_sight(self._clock())
+        elif self._load.is_blind:
+            self._load.regain_sight()
 
     def _apply(self, observation: Observation) -> None:
         if observation.pid != self._pid:
             if self._pid is not None:
                 self._health.restarts_seen += 1
-                self._load.lose_sight(self._clock())
+                if self._old_workers is None:
+                    self._load.lose_sight(self._clock())
                 log.info("HAProxy restarted", before=self._pid, pid=observation.pid)
             self._pid = observation.pid
             self._told = None
         now_s = self._clock()
+        elsewhere = self._old_workers.sessions if self._old_workers is not None else {}
         for name, server in observation.servers.items():
             replica = self._replicas.get(name)
             if replica is None or (server.host, server.port) != (replica.host, replica.port):
@@ -126,7 +140,8 @@ class EdgeSync:
             if self._replicas.set_health(name, _HEALTH[server.health]):
                 log.info("replica health", replica=name, health=server.health, url=replica.url)
             if replica.role is not Role.PREFILL:  # decode replicas send it its work, past HAProxy
-                self._load.observe(replica.slot, server.sessions + server.queued, now_s)
+                sessions = server.sessions + server.queued + elsewhere.get(name, 0)
+                self._load.observe(replica.slot, sessions, now_s)
 
     def _failed(self, error: HAProxyError) -> None:
         self._health.sync_errors += 1

@@ -66,12 +66,18 @@ class ReplicaServed:
         self.request_s = Histogram(SERVED_BOUNDS_S)
 
 
+UNDECIDED_CAUSES = ("client-left", "client-timeout", "other")
+"""Why a routed request ended before a decision reached HAProxy."""
+
+
 class RequestMetrics:
     """What the end-of-request lines say, whoever chose the replica."""
 
     def __init__(self) -> None:
         self.replicas: dict[str, ReplicaServed] = {}
         self.fail_open = 0
+        self.undecided: Counter[str] = Counter()
+        """Routed requests that ended before a decision reached HAProxy, by cause."""
         self.refused: Counter[int] = Counter()
         self.lines = 0
         self.malformed_lines = 0
@@ -93,6 +99,8 @@ class EdgeHealth:
     def __init__(self) -> None:
         self.haproxy_up = False
         self.restarts_seen = 0
+        self.old_workers = 0
+        """HAProxy workers that a reload has replaced and that still have clients."""
         self.sync_errors = 0
         self.last_error = ""
 
@@ -230,8 +238,19 @@ class StateCollector(Collector):
                 name, text, ("replica",), [((r,), getattr(s, field)) for r, s in self._requests.replicas.items()]
             )
         yield _counter(
-            "pointsman_fail_open", "Routed requests HAProxy placed without an answer.", self._requests.fail_open
+            "pointsman_fail_open",
+            "Requests that HAProxy placed alone because the router did not answer the lookup in time.",
+            self._requests.fail_open,
         )
+        undecided = CounterMetricFamily(
+            "pointsman_undecided",
+            "Requests to generation paths that ended before they were placed, by cause; client-timeout: the body did "
+            "not come in time.",
+            labels=("cause",),
+        )
+        for cause in UNDECIDED_CAUSES:
+            undecided.add_metric((cause,), self._requests.undecided[cause])
+        yield undecided
         refused = CounterMetricFamily("pointsman_refused", "Requests HAProxy answered itself.", labels=("status",))
         for status, count in sorted(self._requests.refused.items()):
             refused.add_metric((str(status),), count)
@@ -245,6 +264,11 @@ class StateCollector(Collector):
     def _edge_families(self) -> Iterator[Metric]:
         yield _gauge("pointsman_haproxy_up", "1 while HAProxy's admin socket answers.", int(self._edge.haproxy_up))
         yield _counter("pointsman_haproxy_restarts", "Restarts and reloads seen.", self._edge.restarts_seen)
+        yield _gauge(
+            "pointsman_haproxy_old_workers",
+            "HAProxy workers that a reload has replaced and that still finish streams.",
+            self._edge.old_workers,
+        )
         yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
 
 

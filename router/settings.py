@@ -89,8 +89,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     admin_socket: str = ""
     """Path of HAProxy's admin socket. Empty: none is attached, and registered replicas count as healthy."""
     master_socket: str = ""
-    """Path of HAProxy's master socket, which tells when the old workers of a reload are gone. Empty: after a reload,
-    reservations whose end-of-request line is lost stay until they expire."""
+    """Path of HAProxy's master socket, which leads to the workers that finish their streams after a reload. Empty: the
+    router learns nothing more of those streams, and their reservations stay until they expire."""
     backend: str = BACKEND
     server_options: ServerOptions = ServerOptions()
     """How servers added at run time are checked; the same values HAProxy's configuration was rendered with."""

@@ -199,13 +199,13 @@ class LoadTable:
         return len(found)
 
     def lose_sight(self, now_s: float) -> None:
-        """HAProxy reloaded: streams of its old workers run on where `observe` cannot see them, so nothing is leaked
-        until `regain_sight`, or at the latest when every reservation of now has expired."""
+        """Takes nothing for leaked from now on, because streams may run in old workers of HAProxy whose sessions are
+        unknown, until `regain_sight`, or at the latest when every reservation of now has expired."""
         self._blind_until_s = now_s + self._ttl_s
         self._surplus[:] = 0
 
     def regain_sight(self) -> None:
-        """The old workers are gone: what of theirs is still held has lost its line, and leaks like any other."""
+        """Compares again, because the sessions of all workers are known: what none of them has leaks."""
         self._blind_until_s = 0.0
         self._surplus[:] = 0
 

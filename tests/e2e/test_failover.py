@@ -280,6 +280,38 @@ async def test_in_flight_is_exactly_zero_after_requests_of_every_fate(requests: 
         assert {row[4] for row in rows} == {"0"}, "HAProxy's own sessions"
 
 
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_clients_that_leave_before_the_lookup_do_not_fail_open(lookup: str) -> None:
+    """With the body half sent, whole, or never to come: the router was not away, and no counter says that it was."""
+    body = b'{"model":"sim","messages":[{"role":"user","content":"x"}],"max_tokens":4}'
+    # So that a busy machine does not make the edge fail open.
+    patient = {"timeouts": {"processing_ms": 5000, "body_s": 1}}
+    async with running_up(1, "--lookup", lookup, haproxy=patient) as edge:
+        host, _, port = edge.url.removeprefix("http://").rpartition(":")
+
+        async def leave(sent: bytes, *, at_once: bool) -> None:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: edge\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + sent)
+            await writer.drain()
+            if not at_once:
+                assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            writer.transport.abort()
+
+        leaving = [leave(sent, at_once=True) for sent in (body, body[:20]) for _ in range(20)]
+        await asyncio.gather(*leaving, *(leave(body[:20], at_once=False) for _ in range(10)))
+
+        async def all_ended() -> bool:
+            return (await edge.metrics())["pointsman_ring_lines_total"] >= 50
+
+        await until(all_ended)
+        metrics = await edge.metrics()
+        assert metrics["pointsman_fail_open_total"] == 0
+        assert metrics['pointsman_undecided_total{cause="client-left"}'] >= 20
+        assert metrics['pointsman_undecided_total{cause="client-timeout"}'] == 10
+        assert metrics["pointsman_ring_malformed_lines_total"] == 0
+
+
 async def test_a_reload_of_haproxy_refuses_nobody_and_cuts_no_stream() -> None:
     """SIGHUP to `up` under streams: fresh workers start with the servers of the moment, old ones finish theirs."""
     async with running_up(2, engine=PACED) as edge:

@@ -197,7 +197,7 @@ class ModelHAProxy(RuntimeAPI):
         words = command.split()
         match words[:2]:
             case ["show", "info"]:
-                return f"Name: HAProxy\nPid: {self.pid}\nVersion: 2.8.25\nUptime_sec: 1"
+                return f"Name: HAProxy\nPid: {self.pid}\nVersion: 2.8.25\nUptime_sec: 1\nCurrConns: 0\nStopping: 0"
             case ["show", "servers"]:
                 columns = "be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight"
                 head = f"1\n# {columns} srv_check_status srv_check_state srv_port"

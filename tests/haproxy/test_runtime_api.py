@@ -38,8 +38,8 @@ INFO, STATE, STAT = (answer.strip("\n") for answer in CAPTURED.split("\n> ")[2:5
 
 
 def test_info() -> None:
-    """Pid, version and age."""
-    assert parse_info(INFO) == Info(pid=32741, version="2.8.25-5cf5d0683", uptime_s=1)
+    """Pid, version, age, connections of clients, and whether it is stopping."""
+    assert parse_info(INFO) == Info(32741, "2.8.25-5cf5d0683", uptime_s=1, connections=0, stopping=False)
 
 
 def test_servers_state() -> None:

@@ -149,28 +149,76 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     assert world.health.restarts_seen == 1
 
 
-class FakeMaster:
-    """A master process with the workers it is told."""
+class FakeOldWorkers:
+    """Old workers with the sessions they are given."""
 
     def __init__(self) -> None:
-        self.pids = [100]
+        self.looks: list[int | None] = []
+        self.sessions: dict[str, int] = {}
+        self.all_seen = True
+        self.count = 0
 
-    async def workers(self) -> list[int]:
-        return self.pids
+    async def look(self, current: int | None) -> None:
+        self.looks.append(current)
 
 
-async def test_a_reload_of_haproxy_spares_reservations_while_the_old_worker_lives(world: World) -> None:
-    """Its streams run on where we cannot count them; when it is gone, what lost its line goes."""
-    master = FakeMaster()
-    world.sync._master = master  # type: ignore[assignment]
+@pytest.fixture
+def old_workers(world: World) -> FakeOldWorkers:
+    """Those of the world's HAProxy."""
+    world.sync._old_workers = fake = FakeOldWorkers()  # type: ignore[assignment]
+    return fake
+
+
+async def test_without_the_masters_socket_a_reload_spares_all_reservations(world: World) -> None:
+    """Whose streams run on where nobody can count them, so a comparison proves nothing."""
     await world.round()
     slot = world.replicas.get("a").slot  # type: ignore[union-attr]
     world.load.reserve("r", slot, 1, now_s=world.now_s)
-    world.haproxy.pid, master.pids = 101, [101, 100]
+    world.haproxy.pid = 101
     for _ in range(20):
         await world.round()
     assert "r" in world.load
-    master.pids = [101]
+
+
+async def test_sessions_of_old_workers_count_with_those_of_the_current_one(
+    world: World, old_workers: FakeOldWorkers
+) -> None:
+    """A reservation lasts while a worker has its session, whichever, and goes when none has; work that nobody reserved
+    stays load over a reload."""
+    a, b = (world.replicas.get(name).slot for name in ("a", "b"))  # type: ignore[union-attr]
+    world.haproxy.sessions = {"b": 2}
+    await world.round()
+    await world.round()
+    world.load.reserve("r", a, 1, now_s=world.now_s)
+    world.haproxy.pid, world.haproxy.sessions = 101, {"b": 1}
+    old_workers.sessions, old_workers.count = {"a": 1, "b": 1}, 1
+    for _ in range(20):
+        await world.round()
+        assert (world.load.in_flight[a], world.load.in_flight[b]) == (1, 2)
+    assert world.health.old_workers == 1
+    old_workers.sessions = {}
+    for _ in range(4):
+        await world.round()
+    assert "r" not in world.load and world.load.in_flight[b] == 1
+
+
+async def test_nothing_leaks_while_an_old_worker_cannot_be_asked(world: World, old_workers: FakeOldWorkers) -> None:
+    """Its sessions may be the missing ones; once all are counted again, what nobody has goes."""
+    slot = world.replicas.get("a").slot  # type: ignore[union-attr]
+    world.load.reserve("r", slot, 1, now_s=world.now_s)
+    old_workers.all_seen = False
+    for _ in range(20):
+        await world.round()
+    assert "r" in world.load
+    old_workers.all_seen = True
     for _ in range(4):
         await world.round()
     assert "r" not in world.load
+
+
+async def test_workers_are_looked_at_while_haproxy_stops_too(world: World, old_workers: FakeOldWorkers) -> None:
+    """Nobody listens on the admin socket then, and the last streams still end."""
+    world.haproxy.away = True
+    with pytest.raises(HAProxyUnavailable):
+        await world.round()
+    assert old_workers.looks == [None]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import Decision, Reason, RequestFeatures
-from router.fronts.ring import MAX_LINE_BYTES, EndOfRequest, RingProtocol
+from router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
 from router.metrics import RequestMetrics
 from router.state.failure_accrual import OutlierConfig
 from router.state.holds import HoldQueue, Outcome
@@ -59,7 +59,7 @@ class Ring:
             replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
         self.replicas = replicas
         self.outliers = OutlierTable(OutlierConfig(), replicas)
-        events = EndOfRequest(
+        self.events = EndOfRequest(
             load=self.load,
             kv=self.kv,
             metrics=self.metrics,
@@ -68,7 +68,7 @@ class Ring:
             outliers=self.outliers,
             holds=self.holds,
         )
-        self.protocol = RingProtocol(events, self.metrics)
+        self.protocol = RingProtocol(self.events, self.metrics)
         self.protocol.connection_made(self.transport)
 
 
@@ -117,19 +117,74 @@ def test_a_redispatch_is_counted_where_it_landed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "counted"),
+    ("fields", "fail_open", "undecided"),
     [
-        pytest.param({"reason": "fail-open"}, 1, id="HAProxy says so"),
-        pytest.param({"reason": "-"}, 1, id="no answer at all"),
-        pytest.param({"reason": "-", "routed": "-"}, 0, id="a balanced request"),
-        pytest.param({"reason": "no-candidates"}, 0, id="the router had no opinion"),
+        pytest.param({"reason": "fail-open"}, 1, {}, id="no answer came in time"),
+        pytest.param({"reason": "fail-open", "routed": "2"}, 1, {}, id="the router was away"),
+        pytest.param({"reason": "fail-open", "ts": "SC", "tr": -1, "st": 503}, 1, {}, id="no replica took it then"),
+        pytest.param({"reason": "fail-open", "ts": "CD"}, 1, {}, id="the client left in the middle of the answer"),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CH", "tr": -1, "st": 400, "routed": "2"},
+            1,
+            {},
+            id="the router was away and the client left",
+        ),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CH", "tr": -1, "st": 400},
+            0,
+            {"client-left": 1},
+            id="the client left",
+        ),
+        pytest.param(
+            {"reason": "fail-open", "ts": "CR", "tr": -1, "st": 400, "routed": "2"},
+            0,
+            {"client-left": 1},
+            id="the client left amid its body",
+        ),
+        pytest.param({"reason": "-", "ts": "cR", "tr": -1, "st": 408}, 0, {"client-timeout": 1}, id="no body came"),
+        pytest.param({"reason": "-", "ts": "PR", "tr": -1, "st": 400}, 0, {"other": 1}, id="HAProxy refused it"),
+        pytest.param({"reason": "-", "routed": "-"}, 0, {}, id="a balanced request"),
+        pytest.param({"reason": "no-candidates"}, 0, {}, id="the router had no opinion"),
     ],
 )
-def test_fail_open_is_counted_for_routed_requests_without_an_answer(fields: dict[str, str], counted: int) -> None:
-    """The counter says how often HAProxy had to choose alone."""
+def test_only_what_haproxy_placed_alone_failed_open(
+    fields: dict[str, object], fail_open: int, undecided: dict[str, int]
+) -> None:
+    """A request that ended before the router was asked counts by its cause, and proves nothing against the router."""
     ring = Ring()
     ring.protocol.data_received(framed(line(**fields)))
-    assert ring.metrics.fail_open == counted
+    assert (ring.metrics.fail_open, dict(ring.metrics.undecided)) == (fail_open, undecided)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"ttft": "9" * 5000}, id="digits that Python does not convert"),
+        pytest.param({"ttft": "9" * 11}, id="a first token after years"),
+        pytest.param({"tr": 2**31}, id="a time beyond 32 bits"),
+        pytest.param({"ta": 10**30}, id="a time beyond 64 bits"),
+        pytest.param({"st": 1000}, id="no status"),
+        pytest.param({"pid": -1}, id="no process"),
+    ],
+)
+def test_a_number_out_of_range_is_a_malformed_line(fields: dict[str, object]) -> None:
+    """It changes nothing, and the connection goes on with the next line."""
+    ring = Ring()
+    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.protocol.data_received(framed(line(**fields)))
+    assert ring.metrics.malformed_lines == 1 and "r1" in ring.load and not ring.metrics.replicas
+    ring.protocol.data_received(framed(line()))
+    assert len(ring.load) == 0 and not ring.transport.closed
+
+
+def test_the_last_end_of_each_worker_is_remembered() -> None:
+    """Of at most `MAX_WORKERS`, whatever process ids lines invent."""
+    ring = Ring()
+    ring.protocol.data_received(framed(line(id="r1", pid=7), line(id="r2", pid=8), line(id="r3", pid=7)))
+    assert ring.events.last_ids == {7: "r3", 8: "r2"}
+    for pid in range(100, 100 + MAX_WORKERS):
+        ring.protocol.data_received(framed(line(pid=pid)))
+    assert len(ring.events.last_ids) == MAX_WORKERS and 8 not in ring.events.last_ids
 
 
 def test_a_request_no_server_took_is_refused_not_served() -> None:
