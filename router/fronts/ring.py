@@ -155,10 +155,12 @@ class EndOfRequest:
     def _prove(self, line: Line, now_s: float) -> None:
         """Hands on what the end of a request says about its replica, and about the one that had it before."""
         outliers = self._outliers
-        retried = line.rc.startswith("+")
-        outliers.budget.count(retried=retried)
-        if retried and line.first != line.srv:
-            outliers.retried(line.id, line.first, now_s)
+        if line.rc[:1] == "+":
+            outliers.budget.count(retried=True)
+            if line.first != line.srv:
+                outliers.retried(line.id, line.first, now_s)
+        else:
+            outliers.budget.requests += 1.0
         verdict = judge(line.st, line.ts, answered=line.tr >= 0)
         outliers.ended(line.id, line.srv, verdict, now_s, lasted_s=max(0, line.ta) / 1000)
         if line.ttft.isdecimal() and verdict is Verdict.GOOD:

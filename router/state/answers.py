@@ -38,6 +38,11 @@ class Verdict(StrEnum):
     """The client gave up while it waited for the first byte of an answer."""
 
 
+NORMAL = "--"
+"""Termination state of a request that nobody cut short."""
+
+_GOOD = Verdict.GOOD
+
 FAILURES = frozenset(Verdict) - {Verdict.GOOD, Verdict.NEUTRAL, Verdict.BACKPRESSURE}
 
 BACKPRESSURE_STATUSES = (429, 503)
@@ -66,6 +71,8 @@ def judge(status: int, termination: str, *, answered: bool) -> Verdict:
     termination: HAProxy's termination state, `--` for a normal end.
     answered: whether response headers came from the replica.
     """
+    if termination == NORMAL and answered and status < 429:
+        return _GOOD
     found = _BY_REPLICA.get(termination[:2])
     if found is not None:
         return found

@@ -93,7 +93,8 @@ class Record(msgspec.Struct, gc=False):
         """Counts a good answer."""
         self.good_s = now_s
         self.consecutive = 0
-        self._decay(now_s, config)
+        if now_s - self.at_s > config.window_s / 10:
+            self._decay(now_s, config)
         self.answered += 1.0
 
     def failure(self, now_s: float, config: OutlierConfig) -> bool:

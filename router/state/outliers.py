@@ -35,6 +35,9 @@ from router.state.schema import EngineEvents, Role
 PACE_INTERVAL_S = 2.0
 """Between two comparisons of decoding speed, which take 1 ms at 1,000 replicas."""
 
+_GOOD = Verdict.GOOD
+"""An enumeration's member takes as long to look up as all else of a good answer."""
+
 BACKPRESSURE = "backpressure"
 SLOW = "slow"
 """Causes of a demotion, beside those of failures."""
@@ -58,6 +61,7 @@ class OutlierTable:
 
     def __init__(self, config: OutlierConfig, replicas: ReplicaRegistry) -> None:
         self.config = config
+        self._enabled = config.enabled
         self._replicas = replicas
         self._records: dict[int, Record] = {}
         self._ejections: dict[int, Ejection] = {}
@@ -106,18 +110,21 @@ class OutlierTable:
         lasted_s: seconds from the request's first byte to its end. UNANSWERED counts as a failure only after
         `unanswered_s`, and of a replica that has answered nobody since the request began.
         """
-        replica = self._replicas.get(replica_id) if self.config.enabled else None
+        replica = self._replicas.get(replica_id) if self._enabled else None
         if replica is None:
             return
-        slot, record = replica.slot, self._record(replica)
+        slot = replica.slot
+        if verdict is _GOOD and slot not in self._ejections:
+            # Nearly every answer. Whether the record is of this incarnation matters to failures alone.
+            (self._records.get(slot) or self._record(replica)).good(now_s, self.config)
+            return
+        record = self._record(replica)
         if verdict is Verdict.UNANSWERED and (lasted_s < self.config.unanswered_s or record.good_s > now_s - lasted_s):
             verdict = Verdict.NEUTRAL
         if verdict in FAILURES:
             self.failures[replica.id, verdict] += 1
         if slot in self._ejections:
             self._ended_while_failing(replica, record, request_id, verdict, now_s)
-        elif verdict is Verdict.GOOD:
-            record.good(now_s, self.config)
         elif verdict is Verdict.BACKPRESSURE:
             self._press(replica, record, now_s)
         elif verdict in FAILURES and record.failure(now_s, self.config):

@@ -20,7 +20,8 @@ class RetryBudget:
         """share: part of the requests that may be sent again, from 0 to 1; window_s: time constant of both counts."""
         self._share = share
         self._window_s = window_s
-        self._requests = 0.0
+        self.requests = 0.0
+        """Requests that ended, decaying; whoever counts one that was not sent again may add it here."""
         self._retries = 0.0
         self._at_s = math.inf
         """When time last passed; the first step only sets it."""
@@ -30,11 +31,11 @@ class RetryBudget:
         """Decisions that forbade to send their request again."""
 
     def __repr__(self) -> str:
-        return f"RetryBudget({self._retries:.1f} of {self._requests:.1f} requests)"
+        return f"RetryBudget({self._retries:.1f} of {self.requests:.1f} requests)"
 
     def count(self, *, retried: bool) -> None:
         """Counts one request that ended; `retried`: another replica had it before."""
-        self._requests += 1.0
+        self.requests += 1.0
         if retried:
             self._retries += 1.0
             self._judge()
@@ -43,9 +44,9 @@ class RetryBudget:
         """Lets time pass; called a few times a second."""
         kept = math.exp(-max(0.0, now_s - self._at_s) / self._window_s)
         self._at_s = now_s
-        self._requests *= kept
+        self.requests *= kept
         self._retries *= kept
         self._judge()
 
     def _judge(self) -> None:
-        self.exhausted = self._retries > FLOOR + self._share * self._requests
+        self.exhausted = self._retries > FLOOR + self._share * self.requests
