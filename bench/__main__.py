@@ -28,6 +28,7 @@ from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
 from bench.report import Bystanders, Report, Table, load_report, make_report, write_docs
 from bench.scene import FailoverOptions
+from bench.survival import run_survival
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -81,6 +82,16 @@ def faults_command(
     if policy:
         options = replace(options, policies=tuple(policy))
     run({"faults": lambda: run_faults(options)}, json, out)
+
+
+@app.command("survival")
+def survival_command(
+    json: AsJson = False,
+    out: Out = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Scenes to play; all where none is named.")] = None,
+) -> None:
+    """What clients see when somebody lies, a part of the edge dies or an outsider asks; about three minutes."""
+    run({"survival": lambda: run_survival(scene or ())}, json, out)
 
 
 @app.command("agentic")
