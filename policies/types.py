@@ -89,7 +89,9 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Session key; empty when the request carries none."""
     tenant: str = ""
     body_bytes: int = 0
-    """Announced body length; 0 when chunked."""
+    """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
+    missing_bytes: int = 0
+    """Of these, announced only: they had not arrived when HAProxy asked, and nothing says that they will."""
     max_tokens: int = 0
     """0 when not given or not looked for."""
     prefix_keys: tuple[int, ...] = ()

@@ -139,6 +139,7 @@ class Router:
             override_header=settings.override_header,
             adapters=self.adapters,
             pair=settings.pair,
+            context_tokens=self.catalog.context_tokens,
         )
         self.policy = PolicyControl(
             self.pipeline, self.decision_metrics, settings.policy, on_changed=self._policy_changed

@@ -30,6 +30,18 @@ BYTES_PER_TOKEN = 4
 DEFAULT_OUTPUT_TOKENS = 256
 """Expected output where the request sets no bound."""
 
+MAX_BODY_BYTES = 2**40
+"""A larger announced length is ignored, and what arrived counts. HAProxy's own limits end far below; the number comes
+from clients."""
+
+BELIEVED_BYTES = 16_384
+"""Of an announced body so much counts before it has arrived. Where the policy reads no body, HAProxy asks as soon as it
+has the headers, and most prompts follow within a millisecond; what a client gains by announcing them is 4,096 tokens."""
+
+MAX_PROMPT_TOKENS = 2**20
+"""A prompt counts as at most so many tokens where neither the model's card nor the replica's KV says less: the longest
+context in common use."""
+
 _LENGTH = struct.Struct("<H")
 _COUNTS = struct.Struct("<IIQ")
 
@@ -87,8 +99,10 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
     by model and cache salt, and by tenant if asked for."""
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
-    size = arguments.get("size")
-    body_bytes = size if type(size) is int and size > 0 else body.seen_bytes
+    size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
+    arrived = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
+    body_bytes = size if type(size) is int and 0 < size <= MAX_BODY_BYTES else arrived
+    missing = body_bytes - max(arrived, BELIEVED_BYTES) if type(seen) is int else 0
     tenant = text(arguments.get("tenant"), 128)
     keys, scope = body.prefix_keys, ""
     if keys:
@@ -104,6 +118,7 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
         session=text(arguments.get("session"), MAX_SESSION_BYTES) or body.session,
         tenant=tenant,
         body_bytes=body_bytes,
+        missing_bytes=missing if missing > 0 else 0,
         max_tokens=body.max_tokens,
         prefix_keys=keys,
         scope=scope,
@@ -111,7 +126,8 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
     )
 
 
-def expected_tokens(features: RequestFeatures) -> int:
-    """Tokens the request will hold in a replica's KV cache at its end: prompt by its bytes, output by its bound."""
-    prompt = features.body_bytes // BYTES_PER_TOKEN
-    return prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS)
+def expected_tokens(features: RequestFeatures, limit: float = MAX_PROMPT_TOKENS) -> int:
+    """Tokens the request will hold in a replica's KV cache at its end: prompt by the bytes that arrived, output by its
+    own bound, together at most `limit`."""
+    prompt = (features.body_bytes - features.missing_bytes) // BYTES_PER_TOKEN
+    return int(min(prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS), limit))

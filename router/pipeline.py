@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -35,7 +35,7 @@ from policies.types import (
     RequestFeatures,
     Slots,
 )
-from router.features import BYTES_PER_TOKEN, expected_tokens
+from router.features import BYTES_PER_TOKEN, MAX_PROMPT_TOKENS, expected_tokens
 from router.metrics import DecisionMetrics
 from router.state.adapters import AdapterTable
 from router.state.failure_accrual import OutlierConfig
@@ -90,7 +90,10 @@ class Pipeline:
         adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
         holds: HoldQueue | None = None,
+        context_tokens: Callable[[str], int] = lambda model: 0,
     ) -> None:
+        """`context_tokens`: the longest context of a model's name, 0 where nobody knows it."""
+        self._context_tokens = context_tokens
         self._active = _Active(policy)
         self._replicas = replicas
         self._load = load
@@ -134,7 +137,8 @@ class Pipeline:
             return decision
         if self._outliers.demoted:
             members = self._outliers.narrowed(members, features.session, self._rng)
-        prompt = self._kv.read(features, now_s) if active.by_kv else None
+        longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
+        prompt = self._kv.read(features, now_s, longest) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         if prompt is not None and members.prefills_of_all is not None:
             candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, self._rng)
@@ -154,7 +158,8 @@ class Pipeline:
         ids = self._replicas.ids
         first = ids[best.slot]
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
-            self._load.reserve(features.request_id, best.slot, expected_tokens(features), now_s)
+            room = min(longest, self._kv.signals.cells.capacity[best.slot])
+            self._load.reserve(features.request_id, best.slot, expected_tokens(features, room), now_s)
             if best.slot in self._outliers.probing:
                 self._outliers.probe(best.slot, features.request_id, now_s)
         if features.session and active.pins:
@@ -174,7 +179,8 @@ class Pipeline:
             return Decision(best.reason, first, second, scope=features.scope, once=once, silence_ms=silence_ms)
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
-            self._load.reserve_leg(features.request_id, pair.slot, pair.uncached, now_s)
+            tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
+            self._load.reserve_leg(features.request_id, pair.slot, tokens, now_s)
         decision = self._paired(best.reason, first, second, pair, features.scope)
         if once or silence_ms:
             decision = msgspec.structs.replace(decision, once=once, silence_ms=silence_ms)
@@ -240,7 +246,7 @@ class Pipeline:
         explained: dict[str, Any] = {"policy": policy.describe(), "excluded": excluded}
         if not len(members.slots):
             return explained | {"decision": self._nobody(features.model), "candidates": [], "prompt_tokens": 0}
-        prompt = self._kv.read(features, now_s) if active.by_kv else None
+        prompt = self._read(features, now_s) if active.by_kv else None
         candidates = self._gather(active, features, members, prompt, now_s)
         # A policy may keep a turn and draws dice: ask a copy, so that explaining moves neither.
         rng = _copied(self._rng)
@@ -294,8 +300,11 @@ class Pipeline:
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """What the active policy would be given for a request; nothing changes. At least one replica is eligible."""
-        prompt = self._kv.read(features, now_s) if self._active.by_kv else None
+        prompt = self._read(features, now_s) if self._active.by_kv else None
         return self._gather(self._active, features, self._replicas.membership(features.model), prompt, now_s)
+
+    def _read(self, features: RequestFeatures, now_s: float) -> Prompt:
+        return self._kv.read(features, now_s, self._context_tokens(features.model) or MAX_PROMPT_TOKENS)
 
     def _pair(
         self,
@@ -310,14 +319,22 @@ class Pipeline:
         prefills = members.prefills.get(decode)
         if prefills is None:
             return None
-        tokens = _prompt_tokens(features, candidates)
+        tokens = self._prompt_tokens(features, candidates)
         return choose_prefill(self._pair_config, candidates, decode, prefills, tokens, rng)
 
     def _elsewhere(
         self, prefills: Slots, features: RequestFeatures, candidates: Candidates, rng: random.Random
     ) -> Elsewhere | None:
         """Who would prefill for any of the candidates."""
-        return best_elsewhere(self._pair_config, candidates, prefills, _prompt_tokens(features, candidates), rng)
+        tokens = self._prompt_tokens(features, candidates)
+        return best_elsewhere(self._pair_config, candidates, prefills, tokens, rng)
+
+    def _prompt_tokens(self, features: RequestFeatures, candidates: Candidates) -> int:
+        """As predicted, or by its bytes where nobody looked at the prompt."""
+        if candidates.prompt_tokens:
+            return candidates.prompt_tokens
+        longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
+        return min((features.body_bytes - features.missing_bytes) // BYTES_PER_TOKEN, longest)
 
     def _paired(self, reason: Reason, first: str, second: str, pair: Pair | None, scope: str) -> Decision:
         if pair is None:
@@ -395,11 +412,6 @@ def _copied(rng: random.Random) -> random.Random:
     copied = random.Random()
     copied.setstate(rng.getstate())
     return copied
-
-
-def _prompt_tokens(features: RequestFeatures, candidates: Candidates) -> int:
-    """As predicted, or by its bytes where nobody looked at the prompt."""
-    return candidates.prompt_tokens or features.body_bytes // BYTES_PER_TOKEN
 
 
 def _why_excluded(replica: Replica) -> str:

@@ -20,6 +20,9 @@ from router.fronts.deciding import Decider
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
 
+MAX_DIGITS = 20
+"""HAProxy counts bytes in 64 bits."""
+
 
 class LookupFront:
     """One route over the decider, beside what else HAProxy asks this listener."""
@@ -46,14 +49,16 @@ async def read_form(request: Request) -> dict[str, object]:
 
 
 def decode_form(form: bytes) -> dict[str, object]:
-    """Fields of a form; values are bytes but for `size`, which is a number. A repeated field counts once, the last."""
+    """Fields of a form; values are bytes but for `size` and `seen`, which are numbers, absent where they are none. A
+    repeated field counts once, the last."""
     fields: dict[str, object] = {}
     for pair in form.split(b"&"):
         name, _, value = pair.partition(b"=")
         fields[name.decode("ascii", "replace")] = unquote_to_bytes(value.replace(b"+", b" "))
-    size = fields.pop("size", b"")
-    if isinstance(size, bytes) and size.isdigit():
-        fields["size"] = int(size)
+    for name in ("size", "seen"):
+        digits = fields.pop(name, b"")
+        if isinstance(digits, bytes) and digits.isdigit() and len(digits) <= MAX_DIGITS:
+            fields[name] = int(digits)
     return fields
 
 

@@ -142,7 +142,7 @@ class EndOfRequest:
                 self._kv.first_token(line.id, now_s, float(line.ttft))
             redispatched = line.srv not in (line.first, _NO_SERVER)
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
-            self._kv.ended(line.id, now_s, served_by=served_by, served=line.tr >= 0)
+            self._kv.ended(line.id, now_s, served_by=served_by, served=200 <= line.st < 300)
             self._count(line)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:

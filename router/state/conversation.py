@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +31,23 @@ class Phase(IntEnum):
 
 # An enumeration answers slowly, and these are asked for with every decision.
 UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
+
+
+class Kept(NamedTuple):
+    """What a conversation kept, and where, while another request of it describes it."""
+
+    stands: int
+    name: Name
+    slot: int
+    home: str
+    born_ms: int
+    tokens: int
+    shared: int
+    prompt_bytes: int
+    prompt_tokens: int
+    tail_at: int
+    tail: int
+
 
 Rank = tuple[int, str, int, bool, bool, int, int, int, int, int, int, bool]
 
@@ -63,7 +81,34 @@ class Conversation(msgspec.Struct, gc=False):
     home: str = ""
     """Id of the replica that its last request went to; empty for one that the table let go."""
     lost: bool = False
-    """That life is over: it has no home until its next turn."""
+    """That life is over, or nobody answered its first request: it has no home until its next turn."""
+
+    # Known at the edge alone that has the requests under way.
+    stands: int = 0
+    """The turn, of this edge, that all of this describes."""
+    answered: bool = True
+    """An answer to that turn began, or another edge spoke of it. Until then all of this is pending."""
+    before: Kept | None = None
+    """While it is pending: as it was last answered; None where no turn was."""
+    pending: dict[int, Kept] | None = None
+    """Earlier turns that are pending too, by their numbers."""
+
+    @property
+    def kept(self) -> Kept:
+        """This, to come back to."""
+        return Kept(
+            self.stands,
+            self.name,
+            self.slot,
+            self.home,
+            self.born_ms,
+            self.tokens,
+            self.shared,
+            self.prompt_bytes,
+            self.prompt_tokens,
+            self.tail_at,
+            self.tail,
+        )
 
     @property
     def own(self) -> int:

@@ -18,6 +18,10 @@ began. Only where an engine does not say that, the loss itself is told, and make
 
 So a conversation that lost its home begins again, but its turns go on.
 
+**What a client announces is pending until it is answered.** From its decision on a request counts, so that those who
+come next find the room taken; it stays only when an answer begins (`answered`). A request that ends without one, be it
+refused or left by its client, leaves the conversation as it was last answered, and without a home where it never was.
+
 **Shared heads count once.** What others had resident there when a conversation came (a system prompt) is not its own:
 its share of the footprint is what it brought.
 """
@@ -30,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice, takewhile
 
 from policies.types import NO_SLOT
-from router.state.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Name, Phase, tail_of
+from router.state.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Kept, Name, Phase, tail_of
 from router.state.homeless import MAX_HOMELESS, Homeless
 from router.state.kv_columns import KVColumns
 from router.state.silence import Silence
@@ -137,12 +141,16 @@ class Conversations:
             known = self._known.get(name)
         if known is None:
             known = self._begin(name, slot, resident, now_s)
+            known.answered = not in_flight
         else:
+            if in_flight:
+                _set_aside(known)
             if known.name != name:
                 self._rename(known, name)
             if not known.under_way:
                 self.silence.went_on(now_s - known.seen_s)
         known.turn += 1
+        known.stands = known.turn
         known.in_flight += in_flight
         self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
         self._settle(known, slot, tokens, known.shared if known.slot == slot else resident)
@@ -151,13 +159,64 @@ class Conversations:
         known.tail_at, known.tail = tail_at, keys[tail_at] if keys else 0
         return known
 
-    def ended(self, known: Conversation, now_s: float, *, served: bool = True) -> None:
-        """One of its requests under way at this edge is over. Where it was the first and not `served`, its client left
-        before there was an answer, or the replica failed: nobody saves room for that."""
-        if known.slot != NO_SLOT:
-            known.in_flight -= 1
-            silent = PAUSING if served or known.turn > 1 else DORMANT
-            self._become(known, UNDER_WAY if known.in_flight else silent, now_s)
+    def answered(self, known: Conversation, turn: int, tokens: int = 0) -> bool:
+        """An answer to that turn began: what it brought stays. True if that changes what is kept.
+
+        `tokens`: length of a prompt that did not count before, since it was only announced; 0 for any other.
+        """
+        if known.slot == NO_SLOT or known.answered:
+            return False
+        if turn != known.stands:
+            kept = known.pending.pop(turn, None) if known.pending else None
+            if kept is not None and (known.before is None or known.before.stands < turn):
+                known.before = kept
+            return False
+        known.answered, known.before, known.pending = True, None, None
+        if tokens <= known.tokens:
+            return False
+        self._settle(known, known.slot, tokens, known.shared)
+        return True
+
+    def ended(self, known: Conversation, now_s: float, turn: int = 0, *, served: bool = True) -> None:
+        """A request of that turn (0: the last) that was under way at this edge is over. Not `served`: no answer to it
+        began, and what it brought is taken back."""
+        if known.slot == NO_SLOT:
+            return
+        known.in_flight -= 1
+        self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
+        if served:
+            self.answered(known, turn or known.stands)
+        else:
+            self._take_back(known, turn or known.stands)
+
+    def _take_back(self, known: Conversation, turn: int) -> None:
+        """Nobody answered that turn: the conversation is as it was before."""
+        if known.answered:
+            return
+        if turn != known.stands:
+            if known.pending:
+                known.pending.pop(turn, None)
+            return
+        if known.pending:
+            kept: Kept | None = known.pending.pop(max(known.pending))
+        else:
+            kept, known.before, known.answered = known.before, None, True
+        if kept is None or not self._is_there(kept) or (kept.name != known.name and kept.name in self._known):
+            self._unhouse(known, lost=True)
+            return
+        if kept.name != known.name:
+            self._rename(known, kept.name)
+        # A greater word than the one that is taken back, which other edges were told.
+        known.turn += 1
+        known.stands = kept.stands
+        self._settle(known, kept.slot, kept.tokens, kept.shared)
+        known.born_ms = kept.born_ms
+        known.prompt_bytes, known.prompt_tokens = kept.prompt_bytes, kept.prompt_tokens
+        known.tail_at, known.tail = kept.tail_at, kept.tail
+
+    def _is_there(self, kept: Kept) -> bool:
+        """Whether its replica is registered, and the engine with its KV was not seen to restart."""
+        return self._homes.get(kept.slot) == kept.home and not 0 < kept.born_ms < self._born.get(kept.slot, 0)
 
     def served_by(self, known: Conversation, placed: int, slot: int) -> None:
         """A request that was placed on one slot went to another: its KV is there, all of it its own."""
@@ -210,6 +269,7 @@ class Conversations:
             self._become(known, word.phase, max(word.seen_s, known.seen_s))
         self._settle(known, slot, word.tokens, word.shared)
         known.born_ms, known.turn = word.born_ms, word.turn
+        known.stands, known.answered, known.before, known.pending = 0, True, None, None
         known.prompt_bytes, known.prompt_tokens = word.prompt_bytes, word.prompt_tokens
         known.tail_at, known.tail = word.tail_at, word.tail
 
@@ -270,12 +330,17 @@ class Conversations:
             return ()
         uprooted = [known for known in self._known.values() if known.slot == slot and gone(known)]
         for known in uprooted:
-            home = known.home
-            self._drop(known)
-            known.home, known.lost = home, lost
-            known.phase = PAUSING if known.phase is UNDER_WAY else known.phase
-            self._homeless.put(known)
+            self._unhouse(known, lost=lost)
         return uprooted
+
+    def _unhouse(self, known: Conversation, *, lost: bool) -> None:
+        """It has no home any more, but a last word; `lost`: nor will it have one with that replica."""
+        home = known.home
+        self._drop(known)
+        known.home, known.lost = home, lost
+        known.phase = PAUSING if known.phase is UNDER_WAY else known.phase
+        known.before = known.pending = None
+        self._homeless.put(known)
 
     def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
         if len(self._known) >= self._max:
@@ -352,6 +417,16 @@ class Conversations:
         assert all(one.home == self._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
         assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
         assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
+
+
+def _set_aside(known: Conversation) -> None:
+    """Another request of it follows: what it keeps is what it goes back to if nobody answers that."""
+    if known.answered:
+        known.before, known.answered = known.kept, False
+    else:
+        if known.pending is None:
+            known.pending = {}
+        known.pending[known.stands] = known.kept
 
 
 def _seen_s(known: Conversation) -> float:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures
+from router.features import MAX_PROMPT_TOKENS
 from router.prefix_keys import BOUNDARIES, MAX_KEYS
 from router.state.backlog import PrefillBacklog
 from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
@@ -131,8 +132,8 @@ class KVState:
 
     # A decision
 
-    def read(self, features: RequestFeatures, now_s: float) -> Prompt:
-        """Predicts a prompt's length and who holds how much of it."""
+    def read(self, features: RequestFeatures, now_s: float, limit: float = MAX_PROMPT_TOKENS) -> Prompt:
+        """Predicts a prompt's length, at most `limit` tokens, and who holds how much of it."""
         self.backlog.expire(now_s)
         self.index.expire(now_s)
         keys = features.prefix_keys[:MAX_KEYS]
@@ -150,7 +151,14 @@ class KVState:
         signals = self.columns.signals
         signals.under_way = signals.usage * self.conversations.under_way_share
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
-        return Prompt(tokens, levels, resident, known)
+        arrived = tokens = int(min(tokens, limit))
+        if features.missing_bytes:
+            # Who was answered for a prompt of that length is believed that the next one is as long.
+            proven = known.prompt_bytes if known is not None and known.answered else 0
+            missing = features.missing_bytes - proven
+            if missing > 0:
+                arrived = max(1, min(tokens, int((features.body_bytes - missing) * per_byte)))
+        return Prompt(tokens, levels, resident, known, arrived)
 
     def placed(
         self,
@@ -170,7 +178,10 @@ class KVState:
         cached = feed.whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
         counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
-        uncached = max(1, prompt.tokens - cached)
+        whole = prompt.whole
+        # A sequence that does not fit the replica's KV is refused by its engine.
+        tokens = int(min(prompt.tokens, self.columns.signals.cells.capacity[slot]))
+        uncached = max(1, tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         at = deepest_of(prompt, slot)
         if keys:
@@ -178,14 +189,18 @@ class KVState:
             if prefill != NO_SLOT:
                 self._expect(prefill, keys, deepest_of(prompt, prefill) + 1, prompt, now_s)
         request_id = features.request_id
-        was = prompt.conversation.name if prompt.conversation is not None else None
+        known = prompt.conversation
+        was = known.name if known is not None else None
+        resident = min(cached, tokens)
+        # Room is saved for what arrived, not for what was announced.
+        counted = tokens if whole else known.tokens if known is not None and known.slot == slot else resident
         known = self.conversations.place(
-            prompt.conversation,
+            known,
             features.session,
             slot,
             keys,
-            tokens=prompt.tokens,
-            resident=min(cached, prompt.tokens),
+            tokens=counted,
+            resident=resident,
             prompt_bytes=features.body_bytes,
             now_s=now_s,
             in_flight=bool(request_id),
@@ -207,22 +222,27 @@ class KVState:
             prefill != NO_SLOT,
             keys,
             at,
+            turn=known.stands if known is not None else 0,
+            claimed=0 if whole else tokens,
         )
         if prefill == NO_SLOT:
-            self.backlog.add(request_id, slot, uncached, now_s, reports=bool(feed.epoch))
+            # Nothing says that an announced prompt will come, so its silence is given no grace.
+            waiting = uncached if whole else min(uncached, prompt.arrived)
+            self.backlog.add(request_id, slot, waiting, now_s, reports=bool(feed.epoch) and whole)
         else:
             self._leg_placed(features, prompt, prefill, now_s)
 
     def _leg_placed(self, features: RequestFeatures, prompt: Prompt, slot: int, now_s: float) -> None:
         leg, cached = leg_id(features.request_id), prompt.resident.tokens(slot)
-        uncached = max(1, prompt.tokens - cached)
+        uncached = max(1, int(min(prompt.tokens, self.columns.signals.cells.capacity[slot])) - cached)
         ahead = self.columns.waiting(slot)
         self._make_room(leg, now_s)
         self._placements[leg] = Placement(
             slot, features.model, features.body_bytes, cached, uncached, ahead, now_s, None
         )
         self._legs.add(leg)
-        self.backlog.add(leg, slot, uncached, now_s, reports=self.reports(slot))
+        waiting = uncached if prompt.whole else min(uncached, prompt.arrived)
+        self.backlog.add(leg, slot, waiting, now_s, reports=self.reports(slot) and prompt.whole)
 
     def _make_room(self, request_id: str, now_s: float) -> None:
         placements = self._placements
@@ -254,33 +274,51 @@ class KVState:
         """HAProxy saw the first token: just now, or `took_ms` after the request where it was timed."""
         placement = self._placements.get(request_id)
         first_s = now_s
-        if placement is not None and took_ms > 0:
-            first_s = min(now_s, placement.made_s + took_ms / 1000)
+        if placement is not None:
+            self._answered(placement)
+            if took_ms > 0:
+                first_s = min(now_s, placement.made_s + took_ms / 1000)
         if self._release(request_id, first_s=first_s) and took_ms > 0:
             self._learn_time(placement, took_ms)
 
     def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT, served: bool = True) -> None:
         """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known. Not `served`:
-        no replica began to answer it."""
+        no answer with a status of 2xx began."""
         self._release(request_id)
         placement = self._placements.get(request_id)
         if placement is not None:
             if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
                 self.conversations.served_by(placement.conversation, placement.slot, served_by)
-            self._over(placement, now_s, served=served)
+            if served:
+                self._answered(placement)
+            else:
+                # What nobody computed is nowhere resident, unless a replica says so.
+                self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
+            self._over(placement, now_s)
             self._ended.append((now_s, request_id))
             if placement.paired:
                 self._ended.append((now_s, leg_id(request_id)))
             while len(self._ended) > MAX_PLACEMENTS:
                 self._forget(self._ended.popleft()[1], now_s)
 
-    def _over(self, placement: Placement, now_s: float, *, served: bool = True) -> None:
+    def _answered(self, placement: Placement) -> None:
+        """An answer began: what the request brought stays."""
+        if placement.answered:
+            return
+        placement.answered = True
+        known = placement.conversation
+        if known is not None and self.conversations.answered(known, placement.turn, placement.claimed):
+            if self.outbox is not None:
+                self.outbox.converse(known.name)
+
+    def _over(self, placement: Placement, now_s: float) -> None:
         """A request is no longer under way; said by whoever knows first."""
         known = placement.conversation
         if placement.under_way and known is not None:
-            self.conversations.ended(known, now_s, served=served)
+            was = known.name
+            self.conversations.ended(known, now_s, placement.turn, served=placement.answered)
             if self.outbox is not None:
-                self.outbox.converse(known.name)
+                self.outbox.converse(known.name, was if was != known.name else None)
         placement.under_way = False
 
     def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
@@ -404,7 +442,10 @@ class KVState:
     def _first(self, slot: int, first: FirstToken, now_s: float) -> None:
         self._release(first.id, first_s=now_s)
         placement = self._placements.get(first.id)
-        if placement is None or placement.slot != slot or not first.prompt_tokens:
+        if placement is None or placement.slot != slot:
+            return
+        self._answered(placement)
+        if not first.prompt_tokens:
             return
         if placement.paired:
             self._learn_length(placement, slot, first)
@@ -440,6 +481,8 @@ class KVState:
         if placement is None:
             return
         known, prompt_tokens = placement.conversation, finished.prompt_tokens
+        if finished.completion_tokens:
+            self._answered(placement)
         if placement.slot == slot:
             # What it did not store by now it never will, or it is gone again.
             self.index.unexpect(slot, placement.keys[placement.at + 1 :])

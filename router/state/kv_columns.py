@@ -113,8 +113,9 @@ class KVColumns:
     def set_capacity(self, slot: int, tokens: float) -> None:
         """Tokens, more than 0; inf where it is unknown."""
         if self._capacity[slot] != tokens:
+            fill = self._footprint[slot] / tokens
             self._capacity[slot] = tokens
-            self._fill[slot] = self._footprint[slot] / tokens
+            self._fill[slot] = fill
             self._sum_up()
 
     def _sum_up(self) -> None:

@@ -23,6 +23,14 @@ class Prompt(msgspec.Struct, gc=False):
     """As the index found them: (index of the deepest key, slots)."""
     resident: Residency
     conversation: Conversation | None
+    arrived: int
+    """The part of `tokens` that other requests have to reckon with. Less than `tokens` where most of the body is only
+    announced, and its conversation was never answered for a prompt as long as that."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the prompt arrived, for all that counts."""
+        return self.arrived >= self.tokens
 
 
 class Placement(msgspec.Struct, gc=False):
@@ -43,6 +51,12 @@ class Placement(msgspec.Struct, gc=False):
     at: int = -1
     """Number of the deepest key that was resident, or expected to be; -1 for none."""
     under_way: bool = True
+    turn: int = 0
+    """Of its conversation."""
+    claimed: int = 0
+    """Tokens of a prompt that was only announced, which count once it is answered; 0 for one that was whole."""
+    answered: bool = False
+    """An answer with a status of 2xx began."""
 
 
 class KVCounters:

@@ -29,6 +29,10 @@ from router.state.slots import INITIAL_SLOTS, grown
 MAX_RESERVATIONS = 1_000_000
 """About 250 MB of bookkeeping; beyond any number of streams one HAProxy holds open. When met, the oldest goes."""
 
+MAX_REQUEST_TOKENS = 2**24
+"""Tokens one request counts as at most, beyond any context there is. A million reservations of that are 2^44, and other
+edges tell of at most 2^53 tokens each, so a column of 64 bits does not wrap."""
+
 SETTLE_S = 2.0
 """A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
 
@@ -111,16 +115,18 @@ class LoadTable:
     def reserve(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
         """Counts one request on a slot until `release`. A repeated id (HAProxy asked twice) moves its reservation."""
         reservations = self._reservations
+        tokens = min(tokens, MAX_REQUEST_TOKENS)
         if request_id in reservations:
             self.release(request_id)
         elif len(reservations) >= self._max:
             self.release(next(iter(reservations)))
             self.expired += 1
-        reservations[request_id] = Reservation(slot, tokens, now_s)
+        # What may fail comes first: a slot or a number that does not fit leaves nothing behind.
+        self.in_flight_tokens[slot] += tokens
         self.reserved[slot] += 1
         self.in_flight[slot] += 1
         self.total_in_flight += 1
-        self.in_flight_tokens[slot] += tokens
+        reservations[request_id] = Reservation(slot, tokens, now_s)
 
     def reserve_leg(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
         """Counts the prefill leg of a request on a slot until `release_leg`, or until the request itself is released.

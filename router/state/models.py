@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.state.replicas import ReplicaRegistry
+from router.state.replicas import ANY_MODEL, ReplicaRegistry
 
 Card = dict[str, Any]
+
+MAX_CONTEXT_TOKENS = 2**24
+"""A card that says more is not believed: the longest context announced so far is 10 million tokens."""
 
 OWNER = "pointsman"
 """`owned_by` of a card nobody gave."""
@@ -25,6 +28,7 @@ class ModelCatalog:
         self._replicas = replicas
         self._created = created
         self._cards: dict[str, dict[str, Card]] = {}
+        self._contexts: dict[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"ModelCatalog({len(self._cards)} replicas)"
@@ -32,10 +36,30 @@ class ModelCatalog:
     def put(self, replica_id: str, cards: dict[str, Card]) -> None:
         """What a replica says of its models, by name."""
         self._cards[replica_id] = cards
+        self._contexts = None
 
     def forget(self, replica_id: str) -> None:
         """It says nothing any more, or left."""
-        self._cards.pop(replica_id, None)
+        if self._cards.pop(replica_id, None) is not None:
+            self._contexts = None
+
+    def context_tokens(self, name: str) -> int:
+        """Longest context that a replica's card of that name says (`max_model_len`), an adapter's being its model's; of
+        all names where nobody has a card of this one, and 0 where no card says any."""
+        contexts = self._contexts
+        if contexts is None:
+            contexts = self._contexts = self._read_contexts()
+        return contexts.get(name) or contexts.get(ANY_MODEL, 0)
+
+    def _read_contexts(self) -> dict[str, int]:
+        """The longest by name, and of all of them under `ANY_MODEL`."""
+        found: dict[str, int] = {}
+        for cards in self._cards.values():
+            for name, card in cards.items():
+                tokens = _context_of(card) or _context_of(cards.get(card.get("parent") or "", {}))
+                for key in (name, ANY_MODEL):
+                    found[key] = max(found.get(key, 0), tokens)
+        return found
 
     def cards(self) -> list[Card]:
         """One card a name, by name. Of several replicas' cards the first replica's by id counts: it changes least."""
@@ -59,3 +83,9 @@ class ModelCatalog:
     def _plain(self, name: str, parent: str | None) -> Card:
         card: Card = {"id": name, "object": "model", "created": self._created, "owned_by": OWNER}
         return card | {"root": name, "parent": parent} if parent else card
+
+
+def _context_of(card: Card) -> int:
+    """`max_model_len` of a card, which may say anything; 0 where it is no length."""
+    tokens = card.get("max_model_len")
+    return tokens if type(tokens) is int and 0 < tokens <= MAX_CONTEXT_TOKENS else 0

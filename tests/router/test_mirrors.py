@@ -13,7 +13,7 @@ TOKENS = BOUNDARIES[len(KEYS) - 1] // 4
 
 
 def make_prompt() -> Prompt:
-    return Prompt(TOKENS, (), NOTHING_RESIDENT, None)
+    return Prompt(TOKENS, (), NOTHING_RESIDENT, None, TOKENS)
 
 
 def make_mirrors(*sizes: int) -> tuple[Mirrors, PrefixIndex]:

@@ -222,17 +222,20 @@ def test_what_haproxy_notes_of_a_held_client_that_left_is_no_malformed_line() ->
     assert (ring.metrics.malformed_lines, ring.metrics.lines) == (0, 2)
 
 
-@pytest.mark.parametrize(("tr", "live"), [(20, 1), (-1, 0)], ids=["answered", "not answered"])
-def test_a_conversation_nobody_answered_does_not_live(tr: int, live: int) -> None:
-    """Its client left before its first answer began: no room is kept for what it would have said next."""
+@pytest.mark.parametrize(("st", "live"), [(200, 1), (206, 1), (-1, 0), (302, 0), (400, 0), (413, 0), (500, 0), (503, 0)])
+def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
+    """Its client left before its first answer began, or it was refused: no room is kept for what it would have said
+    next, and it has no home."""
     ring = Ring()
     features = RequestFeatures(request_id="r1", session="s", body_bytes=400)
     candidates = make_candidates(a=0)
     ring.kv.placed(features, ring.kv.read(features, 0.0), 0, candidates, 0.0)
     assert ring.kv.conversations.live == 1
-    ring.protocol.data_received(framed(line(id="r1", st=-1, tr=tr, ts="CH")))
+    ring.protocol.data_received(framed(line(id="r1", st=st, ts="CH")))
     ring.kv.validate()
     assert ring.kv.conversations.live == live
+    assert (ring.kv.conversations.get("s") is not None) == live
+    assert (ring.kv.signals.footprint[0] > 0) == live
 
 
 @pytest.mark.parametrize(
