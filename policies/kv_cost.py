@@ -138,9 +138,10 @@ class KVCost(PlainPolicy[KVCostConfig]):
         if admission is None or candidates.home != NO_SLOT:
             return None
         kv, slots = _signals(candidates), candidates.slots
-        live, room = kv.footprint[slots].sum(), admission.limit * kv.capacity[slots].sum()
-        # Whoever comes while others wait is behind them.
-        if live + candidates.prompt_tokens <= room and not (context.waiting and admission.wait_s):
+        live, room = kv.certainty * kv.footprint[slots].sum(), admission.limit * kv.capacity[slots].sum()
+        # A prompt that evicts nobody is let in whatever its length. Whoever comes while others wait is behind them.
+        has_room = live == 0.0 or live + candidates.prompt_tokens <= room
+        if has_room and not (context.waiting and admission.wait_s):
             return None
         # A prompt that the limit never lets in has nothing to wait for.
         wait_s = admission.wait_s if candidates.prompt_tokens <= room else 0.0

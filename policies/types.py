@@ -131,8 +131,8 @@ class KVSignals:
     """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
 
     __slots__ = (
-        "again_ms", "base_ms", "capacity", "cells", "fill", "footprint", "per_square_ms", "per_token_ms", "prefill_ms",
-        "under_way", "usage", "waiting",
+        "again_ms", "base_ms", "capacity", "cells", "certainty", "fill", "footprint", "per_square_ms", "per_token_ms",
+        "prefill_ms", "under_way", "usage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +149,7 @@ class KVSignals:
         fill: FloatColumn,
         usage: float = 0.0,
         under_way: float = 0.0,
+        certainty: float = 1.0,
     ) -> None:
         self.waiting = waiting
         """Prefill backlog: uncached prompt tokens of requests without a first token."""
@@ -170,6 +171,9 @@ class KVSignals:
         """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
         self.under_way = under_way
         """The part of `usage` whose conversations have a request under way, if they are as long as the others."""
+        self.certainty = certainty
+        """Share of the footprint that is known to be asked for again. Less than 1 while too few conversations were
+        observed to tell whether silent ones go on: only those with a request under way count then."""
         self.cells = KVCells(
             waiting=_cells(waiting),
             prefill_ms=_cells(prefill_ms),

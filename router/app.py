@@ -102,7 +102,7 @@ class Router:
             max_conversations=limits.max_conversations,
             conversation_ttl_s=limits.conversation_ttl_s,
         )
-        self.kv.on_prefilled = self.load.release_leg
+        self.kv.on_prefilled = self.load.prefilled
         self.replicas = ReplicaRegistry(
             # Without HAProxy nobody checks health: a registered replica is taken at its word.
             initial_health=Health.STARTING if attached else Health.UP,

@@ -31,12 +31,12 @@ DEFAULT_OUTPUT_TOKENS = 256
 """Expected output where the request sets no bound."""
 
 MAX_BODY_BYTES = 2**40
-"""A larger announced length is ignored, and what arrived counts. HAProxy's own limits end far below; the number comes
-from clients."""
+"""A larger announced length is ignored, and what arrived counts: no body is as long, and the number comes from
+clients."""
 
 BELIEVED_BYTES = 16_384
 """Of an announced body so much counts before it has arrived. Where the policy reads no body, HAProxy asks as soon as it
-has the headers, and most prompts follow within a millisecond; what a client gains by announcing them is 4,096 tokens."""
+has the headers, and most prompts follow within a millisecond; a client gains 4,096 tokens by announcing them."""
 
 MAX_PROMPT_TOKENS = 2**20
 """A prompt counts as at most so many tokens where neither the model's card nor the replica's KV says less: the longest

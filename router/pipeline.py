@@ -159,7 +159,10 @@ class Pipeline:
         first = ids[best.slot]
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
             room = min(longest, self._kv.signals.cells.capacity[best.slot])
-            self._load.reserve(features.request_id, best.slot, expected_tokens(features, room), now_s)
+            tokens, announced = expected_tokens(features, room), 0
+            if features.missing_bytes:
+                announced = int(min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens))
+            self._load.reserve(features.request_id, best.slot, tokens, now_s, announced=announced)
             if best.slot in self._outliers.probing:
                 self._outliers.probe(best.slot, features.request_id, now_s)
         if features.session and active.pins:

@@ -18,6 +18,7 @@ from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Co
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
 from router.state.kv_parts import KVCounters, Placement, Prompt, best_of, deepest_of
+from router.state.lessons import Lessons
 from router.state.mirrors import Mirrors
 from router.state.outbox import KVOutbox
 from router.state.prefill_times import PrefillTimes
@@ -40,9 +41,6 @@ PLACEMENT_TTL_S = 3600.0
 LINGER_S = 5.0
 """HAProxy's line may overtake the engine's message; a request that ended is remembered for so long."""
 
-UNQUEUED = 0.1
-"""A first token tells the prefill time when what was in front of it was at most this share of it."""
-
 
 class KVState:
     """The fleet's KV."""
@@ -62,6 +60,7 @@ class KVState:
         self.ratio = TokenRatio()
         self.key_tokens = KeyTokens()
         self.counters = KVCounters()
+        self._lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
         self._feeds: dict[int, Feed] = {}
         self._mirrors = Mirrors(self.index)
         self._placements: dict[str, Placement] = {}
@@ -149,7 +148,9 @@ class KVState:
             and (known.tail_at < 0 or keys[known.tail_at] == known.tail)
         )
         signals = self.columns.signals
-        signals.under_way = signals.usage * self.conversations.under_way_share
+        under_way = self.conversations.under_way_share
+        signals.under_way = signals.usage * under_way
+        signals.certainty = 1.0 if self.conversations.silence.is_known else under_way
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
         arrived = tokens = int(min(tokens, limit))
         if features.missing_bytes:
@@ -278,8 +279,8 @@ class KVState:
             self._answered(placement)
             if took_ms > 0:
                 first_s = min(now_s, placement.made_s + took_ms / 1000)
-        if self._release(request_id, first_s=first_s) and took_ms > 0:
-            self._learn_time(placement, took_ms)
+        if self._release(request_id, first_s=first_s) and took_ms > 0 and placement is not None:
+            self._lessons.prefill_time(placement, took_ms)
 
     def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT, served: bool = True) -> None:
         """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known. Not `served`:
@@ -307,9 +308,10 @@ class KVState:
             return
         placement.answered = True
         known = placement.conversation
-        if known is not None and self.conversations.answered(known, placement.turn, placement.claimed):
-            if self.outbox is not None:
-                self.outbox.converse(known.name)
+        if known is None:
+            return
+        if self.conversations.answered(known, placement.turn, placement.claimed) and self.outbox is not None:
+            self.outbox.converse(known.name)
 
     def _over(self, placement: Placement, now_s: float) -> None:
         """A request is no longer under way; said by whoever knows first."""
@@ -447,33 +449,12 @@ class KVState:
         self._answered(placement)
         if not first.prompt_tokens:
             return
-        if placement.paired:
-            self._learn_length(placement, slot, first)
-            return
-        counters = self.counters
-        counters.prompt_tokens += first.prompt_tokens
-        counters.actual_cached_tokens += first.cached_tokens
-        counters.predicted_cached_tokens += placement.cached
-        counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
-        if placement.at >= 0:
-            per_byte = 1.0 / self.ratio.bytes_per_token(placement.model)
-            self.key_tokens.found(placement.keys, placement.at, first.cached_tokens, per_byte)
-        self._learn_length(placement, slot, first)
-        placement.uncached = first.prompt_tokens - first.cached_tokens
-        if first.ttft_ms:
-            self._learn_time(placement, first.ttft_ms)
-
-    def _learn_length(self, placement: Placement, slot: int, first: FirstToken) -> None:
-        self.ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
+        self._lessons.first_token(placement, first)
         known = placement.conversation
         if known is not None:
             self.conversations.told(known, slot, placement.prompt_bytes, first.prompt_tokens, 0)
             if self.outbox is not None:
                 self.outbox.converse(known.name)
-
-    def _learn_time(self, placement: Placement | None, took_ms: float) -> None:
-        if placement is not None and placement.ahead <= UNQUEUED * placement.uncached:
-            self.times.observe(placement.slot, placement.uncached, took_ms)
 
     def _finished(self, slot: int, finished: Finished, now_s: float) -> None:
         self._release(finished.id)

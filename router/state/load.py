@@ -53,6 +53,8 @@ class LoadTable:
         self._max = max_reservations
         self._reservations: dict[str, Reservation] = {}
         self._legs: set[str] = set()
+        self._announced: dict[str, int] = {}
+        """By request, tokens of its prompt that were announced and count once it is computed."""
         self._columns(INITIAL_SLOTS)
         self._blind_until_s = 0.0
         self.total_in_flight = 0
@@ -112,8 +114,11 @@ class LoadTable:
         for column in self._all:
             column[slot] = 0
 
-    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
-        """Counts one request on a slot until `release`. A repeated id (HAProxy asked twice) moves its reservation."""
+    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float, *, announced: int = 0) -> None:
+        """Counts one request on a slot until `release`. A repeated id (HAProxy asked twice) moves its reservation.
+
+        `announced`: tokens it has beyond `tokens` if all of its body arrives; they count from `prefilled` on.
+        """
         reservations = self._reservations
         tokens = min(tokens, MAX_REQUEST_TOKENS)
         if request_id in reservations:
@@ -127,6 +132,19 @@ class LoadTable:
         self.in_flight[slot] += 1
         self.total_in_flight += 1
         reservations[request_id] = Reservation(slot, tokens, now_s)
+        if announced > 0:
+            self._announced[request_id] = min(announced, MAX_REQUEST_TOKENS - tokens)
+
+    def prefilled(self, request_id: str) -> None:
+        """The prompt of a request is computed: its prefill leg is over, and its body had arrived."""
+        if self._legs:
+            self.release_leg(request_id)
+        if self._announced:
+            more = self._announced.pop(request_id, 0)
+            if more:
+                reservation = self._reservations[request_id]
+                reservation.tokens += more
+                self.in_flight_tokens[reservation.slot] += more
 
     def reserve_leg(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
         """Counts the prefill leg of a request on a slot until `release_leg`, or until the request itself is released.
@@ -149,6 +167,8 @@ class LoadTable:
         if self._legs:
             self._legs.discard(request_id)
             self.release_leg(request_id)
+        if self._announced:
+            self._announced.pop(request_id, None)
         reservation = self._reservations.pop(request_id, None)
         if reservation is None:
             return None
@@ -246,6 +266,7 @@ class LoadTable:
         assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign, elsewhere and outside"
         assert self.in_flight.sum() == self.total_in_flight, "the total is not the sum of in-flight"
         assert (self.foreign >= 0).all(), "foreign work is negative"
+        assert self._announced.keys() <= self._reservations.keys(), "an announced prompt without its reservation"
         assert self._legs <= self._reservations.keys(), "a leg without its reservation"
         assert (self.elsewhere >= 0).all(), "work elsewhere is negative"
         assert (self.outside >= 0).all(), "outside work is negative"

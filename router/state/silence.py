@@ -54,6 +54,12 @@ class Silence:
         self._count()
 
     @property
+    def is_known(self) -> bool:
+        """Whether enough was observed to tell who is likely to go on. While it is not, all who are silent are taken for
+        likely to, and that is no ground to refuse anybody."""
+        return self._counted >= DOUBTFUL or (not self.saw_end and self._silent[0] > DOUBTFUL)
+
+    @property
     def saw_end(self) -> bool:
         """Whether ends are counted, and need not be guessed."""
         return self._ends > 0.0

@@ -242,6 +242,24 @@ def test_conversations_that_begin_wait_for_room(
     assert (None if refusal is None else refusal.wait_s) == expected
 
 
+def test_a_prompt_that_evicts_nobody_is_admitted() -> None:
+    """On a fleet that keeps nothing for others, also where it exceeds the limit alone."""
+    policy = make_policy(admission={"limit": 0.9})
+    fleet = make_candidates(a=0, b=0, prompt=190_000)
+    assert policy.admit(make_features("s"), fleet, make_context()) is None
+
+
+def test_silent_conversations_refuse_nobody_while_nothing_is_known_of_them() -> None:
+    """KV that may never be asked for again is full; the half of it that is being asked for leaves room."""
+    policy = make_policy(admission={"limit": 0.9})
+    fleet = make_candidates(a=0, b=0, prompt=600, kv={"footprint": [95_000, 95_000]})
+    assert policy.admit(make_features("s"), fleet, make_context()) is not None
+    assert fleet.kv is not None
+    for certainty in (0.5, 0.0):
+        fleet.kv.certainty = certainty
+        assert policy.admit(make_features("s"), fleet, make_context()) is None
+
+
 def test_without_a_wait_nobody_stands_in_line() -> None:
     """Those who wait were told so by another policy; what this one has room for, it admits."""
     policy = make_policy(admission={"limit": 0.9})

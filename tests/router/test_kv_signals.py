@@ -423,6 +423,20 @@ class TestSilence:
         silence.wait(lambda silent_s: DOUBTFUL)
         assert silence.patience_s == 60.0
 
+    def test_what_silence_means_is_known_after_some_of_it(self) -> None:
+        """As many pauses and ends as are no doubt, or more silent conversations than that."""
+        for seen in ("pauses", "ends", "silent"):
+            silence = Silence(60.0)
+            assert not silence.is_known
+            for _ in range(DOUBTFUL):
+                assert not silence.is_known
+                if seen == "pauses":
+                    silence.went_on(1.0)
+                elif seen == "ends":
+                    silence.ended()
+            silence.wait(lambda silent_s: DOUBTFUL + 1)
+            assert silence.is_known
+
     def test_where_every_request_stands_alone_nobody_is_waited_for(self) -> None:
         """One conversation ended and none ever went on."""
         silence = Silence(60.0)

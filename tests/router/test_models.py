@@ -66,3 +66,21 @@ def test_cards_go_with_their_replica() -> None:
     fleet.replicas.remove("a")
     fleet.catalog.forget("a")
     assert fleet.catalog.cards() == []
+
+
+def test_the_longest_context_of_a_name_is_known() -> None:
+    """Of several replicas the longest, an adapter's is its model's, of an unknown name that of any; what no engine can
+    serve is not believed."""
+    fleet = Fleet()
+    context = fleet.catalog.context_tokens
+    assert context("qwen") == 0
+    fleet.put("a")
+    fleet.put("b")
+    fleet.lists("a", {"id": "qwen", "max_model_len": 4096}, {"id": "sql", "parent": "qwen"})
+    fleet.lists("b", {"id": "qwen", "max_model_len": 8192}, {"id": "llama", "max_model_len": 131_072})
+    assert [context(name) for name in ("qwen", "sql", "llama", "gpt-9", "")] == [8192, 4096, 131_072, 131_072, 131_072]
+    fleet.catalog.forget("b")
+    assert (context("qwen"), context("llama"), context("")) == (4096, 4096, 4096)
+    for odd in (2**63, -1, 0, "4096", None, True, 1e9):
+        fleet.lists("a", {"id": "qwen", "max_model_len": odd})
+        assert context("qwen") == 0

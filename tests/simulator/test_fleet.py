@@ -154,7 +154,7 @@ def test_with_everything_down_clients_ask_again() -> None:
 
 def test_a_refused_client_comes_back() -> None:
     """Admission holds the second conversation back until the first one is no longer live."""
-    trace = make_trace(make_session("a", 0.0, make_turn(1_000, 10)), make_session("b", 1.0, make_turn(1_000, 10)))
+    trace = two_conversations()
     document = {"policy": "kv_cost", "admission": {"limit": 0.9, "retry_after_s": 2}}
     fleet = run(trace, document, replicas=1, kv_tokens=2_000)
     assert summary(fleet).refused > 0
@@ -164,8 +164,16 @@ def test_a_refused_client_comes_back() -> None:
 
 
 def two_conversations() -> Trace:
-    """The second begins a second after the first, and there is no room for both in 2,000 tokens."""
-    return make_trace(make_session("a", 0.0, make_turn(1_000, 10)), make_session("b", 1.0, make_turn(1_000, 10)))
+    """The second begins while the first is answered, and there is no room for both in 2,000 tokens."""
+    return make_trace(make_session("a", 0.0, make_turn(1_000, 600)), make_session("b", 1.0, make_turn(1_000, 10)))
+
+
+def test_the_silent_refuse_nobody_while_nothing_is_known_of_them() -> None:
+    """Twenty conversations of one turn, one after the other, where three fill the KV: all are let in at once."""
+    sessions = [make_session(f"s{at}", float(at), make_turn(600, 10)) for at in range(20)]
+    document = {"policy": "kv_cost", "admission": {"limit": 0.9, "wait_s": 5.0}}
+    found = summary(run(make_trace(*sessions), document, replicas=1, kv_tokens=2_000))
+    assert (found.requests, found.held, found.refused) == (20, 0, 0)
 
 
 def test_a_held_request_waits_as_long_as_it_must() -> None:

@@ -222,7 +222,9 @@ def test_what_haproxy_notes_of_a_held_client_that_left_is_no_malformed_line() ->
     assert (ring.metrics.malformed_lines, ring.metrics.lines) == (0, 2)
 
 
-@pytest.mark.parametrize(("st", "live"), [(200, 1), (206, 1), (-1, 0), (302, 0), (400, 0), (413, 0), (500, 0), (503, 0)])
+@pytest.mark.parametrize(
+    ("st", "live"), [(200, 1), (206, 1), (-1, 0), (302, 0), (400, 0), (413, 0), (500, 0), (503, 0)]
+)
 def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
     """Its client left before its first answer began, or it was refused: no room is kept for what it would have said
     next, and it has no home."""
