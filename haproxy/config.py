@@ -36,6 +36,8 @@ PREFIX_WINDOW_BYTES = 114688
 """A window that lets prefix keys name the first 28,000 tokens or so of a prompt, in buffers of 128 KiB: the largest
 whose copy for `replay` costs less than the rest of the lookup. Agents with contexts of 100 KiB and more are placed as
 well by it as by a window without end, with session ids or without; by 16 KiB they are not."""
+MAX_BODY_BYTES = 64 << 20
+"""A million tokens of text are 4 MiB; the largest APIs take 32 to 50 MB, images included."""
 SMALL_WINDOW_BYTES = 16384
 """Enough for policies that look at no prompt."""
 
@@ -277,8 +279,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
     buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
-    max_body_bytes: int = 0
-    """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
+    max_body_bytes: int = MAX_BODY_BYTES
+    """A larger announced body is refused with 413; the default has room for a prompt of a million tokens and images.
+    Bodies without a length (chunked) are not counted: replicas limit those themselves. 0: no limit."""
     hash_balance_percent: int = 200
     """When HAProxy chooses alone, a replica that has this share of the average load of those that serve the model is
     passed over while another is below it."""

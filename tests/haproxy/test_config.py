@@ -95,7 +95,7 @@ def test_replay_follows_the_window_unless_set() -> None:
 
 def test_what_is_off_is_not_there() -> None:
     """Filter, keys, allow-list, override and cap cost nothing when they are off."""
-    text = render(make_edge()).haproxy_cfg
+    text = render(make_edge(max_body_bytes=0)).haproxy_cfg
     for word in ("pm_first_token", "sha2", "x-pointsman-policy", "req.body_size gt", "deny_status", "nbthread", "ops"):
         assert word not in text
 

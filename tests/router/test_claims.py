@@ -92,8 +92,8 @@ class Edge:
     ],
 )
 def test_idle_connections_that_announce_much_move_nobody(document: dict[str, Any], window: int) -> None:
-    """Three announce 30 MB, send what HAProxy looks at and no more. A second later requests of 4 KB, 48 at a time, spread
-    over all four replicas."""
+    """Three announce 30 MB, send what HAProxy looks at and no more. A second later requests of 4 KB, 48 at a time, are
+    spread over all four replicas."""
     edge = Edge(document)
     for number in range(3):
         edge.ask(f"lie{number}", 30_000_000, window)
