@@ -251,6 +251,14 @@ class Reconciler:
         """Set a process variable of the configuration; it is gone after a reload."""
         await self._api.set_variable(name, value)
 
+    async def get_variable(self, name: str) -> int:
+        """A process variable of the configuration; 0 where it has none of that name, or no number."""
+        try:
+            value = await self._api.get_variable(name)
+        except CommandRefused:
+            return 0
+        return int(value) if value.isascii() and value.isdigit() else 0
+
     async def _look(self) -> tuple[int, dict[str, ObservedServer], list[dict[str, str]]]:
         commands = ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]
         answers = await self._api.answers([*commands, *(f"show map {name}" for name in MAPS)])

@@ -17,14 +17,14 @@ import yaml
 
 from engine.vllm.config import decode as decode_fleet
 from engine.vllm.errors import VllmConfigError
-from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES, Bind, EdgeConfig
+from haproxy.config import Bind, EdgeConfig
 from haproxy.errors import ConfigError
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.ports import parse_listen, pick_ports, require_free
 from pointsman.valkey import valkey_url
-from policies.base import Needs
 from policies.registry import build_policy
+from router.body_needs import body_window
 from router.settings import Listen, Settings, load_settings
 from router.state.schema import Role
 
@@ -78,6 +78,8 @@ class EdgePlan:
     engine_settings: dict[str, Any] = field(default_factory=dict)
     other_admin_urls: tuple[str, ...] = ()
     """Of the other edges that replicas register with."""
+    window_is_configured: bool = False
+    """The file says how far HAProxy looks into bodies, whatever the policy."""
 
     @property
     def _registers(self) -> list[str]:
@@ -207,6 +209,7 @@ def plan(options: UpOptions) -> EdgePlan:
         edge=edge,
         replicas=_replicas(options, document.engine),
         engine_settings=document.engine,
+        window_is_configured="body_window_bytes" in document.haproxy,
     )
     made.router_config.write_text(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))
     made.router_config.chmod(0o600)  # it may hold the admin token
@@ -292,11 +295,11 @@ def _read(path: Path | None) -> UpFile:
 
 
 def _body_window(settings: Settings) -> dict[str, int]:
-    """How far HAProxy looks into bodies: as far as prefix keys reach where the configured policy goes by them."""
+    """How far HAProxy looks into bodies: as far as the configured policy goes by them."""
     policy = build_policy(settings.policy)
     needs = policy.needs
     policy.close()
-    return {"body_window_bytes": PREFIX_WINDOW_BYTES if Needs.PREFIX in needs else SMALL_WINDOW_BYTES}
+    return {"body_window_bytes": body_window(needs)}
 
 
 def _edge_config(tree: dict[str, Any]) -> EdgeConfig:

@@ -32,6 +32,7 @@ from pointsman.errors import EXIT_CONFIGURATION, StartError
 from pointsman.haproxy_commands import saved_servers
 from pointsman.plan import EdgePlan, UpOptions, plan_edges
 from pointsman.valkey import valkey_argv, valkey_url
+from pointsman.window import WindowWatch, saved_window
 from router.backoff import Backoff
 from router.errors import RouterError
 from router.logs import configure
@@ -275,6 +276,8 @@ class Edge:
         self._haproxy: HAProxyProcess | None = None
         self._haproxy_task: asyncio.Task[None] | None = None
         self._reload_task: asyncio.Task[None] | None = None
+        self._window_task: asyncio.Task[None] | None = None
+        self._window_bytes = made.edge.body_window_bytes
         self._stopping = False
 
     async def start(self) -> None:
@@ -289,15 +292,23 @@ class Edge:
         )
         await self._haproxy.start()
         self._haproxy_task = asyncio.create_task(self._keep_haproxy(), name="watch haproxy")
+        if not self.plan.window_is_configured:
+            watch = WindowWatch(self.plan.state_file, rendered=lambda: self._window_bytes, reload=self.reload_haproxy)
+            self._window_task = asyncio.create_task(watch.run(), name="watch body window")
 
     def _edge_config(self) -> EdgeConfig:
-        """The edge with the servers known last, so that a restarted HAProxy serves from its first request."""
+        """The edge with the servers known last, so that a restarted HAProxy serves from its first request, and with a
+        body window as large as the policy put live last wants it."""
+        edge = self.plan.edge
         try:
-            servers = saved_servers(self.plan.state_file)
+            edge = msgspec.structs.replace(edge, servers=saved_servers(self.plan.state_file))
+            if not self.plan.window_is_configured:
+                window_bytes = max(edge.body_window_bytes, saved_window(self.plan.state_file))
+                edge = msgspec.structs.replace(edge, body_window_bytes=window_bytes)
         except RouterError as error:
             log.warning("HAProxy starts without servers", error=str(error))
-            return self.plan.edge
-        return msgspec.structs.replace(self.plan.edge, servers=servers)
+        self._window_bytes = edge.body_window_bytes
+        return edge
 
     async def _keep_haproxy(self) -> None:
         assert self._haproxy is not None
@@ -335,7 +346,7 @@ class Edge:
         self._stopping = True
         if self._haproxy is not None:
             await self._haproxy.stop(drain_s=HAPROXY_DRAIN_S)
-        for task in (self._haproxy_task, self._reload_task):
+        for task in (self._haproxy_task, self._reload_task, self._window_task):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

@@ -26,7 +26,7 @@ from haproxy.worker import WorkerConnection
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
-from router.body_needs import BodyNeeds, body_needs
+from router.body_needs import BodyNeeds, body_needs, body_window
 from router.edge_sync import EdgeSync
 from router.endpoints import resolve_endpoint
 from router.engine_feed import EngineFeed
@@ -142,7 +142,11 @@ class Router:
             context_tokens=self.catalog.context_tokens,
         )
         self.policy = PolicyControl(
-            self.pipeline, self.decision_metrics, settings.policy, on_changed=self._policy_changed
+            self.pipeline,
+            self.decision_metrics,
+            settings.policy,
+            on_changed=self._policy_changed,
+            window_bytes=lambda: self.edge_health.body_window_bytes,
         )
         self.sharing = build_sharing(
             settings.shared,
@@ -179,6 +183,7 @@ class Router:
                 requests=self.request_metrics,
                 edge=self.edge_health,
                 policy_name=lambda: self.pipeline.policy.name,
+                policy_window=lambda: body_window(self.pipeline.policy.needs),
             ),
             KVCollector(self.kv, self.replicas),
             HoldCollector(self.pipeline.holds),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES
 from policies.base import Needs
 
 
@@ -19,6 +20,11 @@ class BodyNeeds(IntFlag):
     PREFIX_KEYS = 2
     FIELDS_WITHOUT_SESSION = 4
     """Fields only where no header names the session."""
+
+
+def body_window(policy: Needs) -> int:
+    """Bytes of a body that HAProxy has to look at for a policy: as far as prefix keys reach where it goes by them."""
+    return PREFIX_WINDOW_BYTES if policy & Needs.PREFIX else SMALL_WINDOW_BYTES
 
 
 def body_needs(policy: Needs, names: int) -> BodyNeeds:

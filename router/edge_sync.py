@@ -25,6 +25,7 @@ from router.state.replicas import Health, ReplicaRegistry
 from router.state.schema import Role
 
 BODY_VARIABLE = "proc.pm.body"
+WINDOW_VARIABLE = "proc.pm.window"
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +100,8 @@ class EdgeSync:
             await self._look_at_old_workers(None)
             raise
         await self._look_at_old_workers(observation.pid)
+        if observation.pid != self._pid:
+            self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
         self._apply(observation)
         needs = self._body_needs()
         if needs is not self._told:

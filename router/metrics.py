@@ -103,6 +103,8 @@ class EdgeHealth:
         """HAProxy workers that a reload has replaced and that still have clients."""
         self.sync_errors = 0
         self.last_error = ""
+        self.body_window_bytes = 0
+        """How far HAProxy looks into bodies; 0 where it does not say so."""
 
 
 class StateCollector(Collector):
@@ -118,6 +120,7 @@ class StateCollector(Collector):
         requests: RequestMetrics,
         edge: EdgeHealth,
         policy_name: Callable[[], str],
+        policy_window: Callable[[], int],
     ) -> None:
         self._replicas = replicas
         self._load = load
@@ -125,6 +128,7 @@ class StateCollector(Collector):
         self._decisions = decisions
         self._requests = requests
         self._edge = edge
+        self._policy_window = policy_window
         self._policy_name = policy_name
 
     def describe(self) -> Iterable[Metric]:
@@ -270,6 +274,17 @@ class StateCollector(Collector):
             self._edge.old_workers,
         )
         yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
+        yield _gauge(
+            "pointsman_haproxy_body_window_bytes",
+            "Bytes at the start of a request body that HAProxy looks at; 0 where its configuration does not say.",
+            self._edge.body_window_bytes,
+        )
+        yield _gauge(
+            "pointsman_policy_body_window_bytes",
+            "Bytes at the start of a request body that the live policy goes by. Where HAProxy looks at fewer, prompts "
+            "that begin alike are not told apart.",
+            self._policy_window(),
+        )
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

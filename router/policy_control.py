@@ -15,6 +15,7 @@ import structlog
 
 from policies.errors import PolicyError
 from policies.registry import build_policy
+from router.body_needs import body_window
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
 
@@ -35,8 +36,11 @@ class PolicyControl:
         configured: Mapping[str, Any],
         *,
         on_changed: Callable[[], None] = lambda: None,
+        window_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`window_bytes`: how far HAProxy looks into bodies, 0 where nobody knows."""
         self._pipeline = pipeline
+        self._window_bytes = window_bytes
         self._on_changed = on_changed
         self._metrics = metrics
         self.configured = dict(configured)
@@ -81,7 +85,23 @@ class PolicyControl:
         self._metrics.policy_reloads["applied"] += 1
         self._on_changed()
         log.info("policy changed", before=before, after=policy.name, version=self.etag)
+        for warning in self.warnings(self.put_live):
+            log.warning("policy is not served as it should be", cause=warning)
         return self.document
+
+    def warnings(self, document: Mapping[str, Any]) -> list[str]:
+        """What stands in the way of a valid document, a sentence each; none where HAProxy serves it whole."""
+        policy = build_policy(document)
+        wanted, window = body_window(policy.needs), self._window_bytes()
+        policy.close()
+        if not 0 < window < wanted:
+            return []
+        return [
+            f"{policy.name} goes by the first {wanted} bytes of a body, and HAProxy looks at {window}: longer prompts "
+            "that begin alike are not told apart. `pointsman up` reloads HAProxy with a larger window within seconds, "
+            "unless its file sets body_window_bytes; elsewhere render HAProxy's files with "
+            f"body_window_bytes: {wanted} and reload it."
+        ]
 
     def restore(self, saved: Mapping[str, Any] | None, saved_configured: Mapping[str, Any] | None) -> None:
         """Puts a saved live policy back, unless the configuration changed since: then the configuration wins."""

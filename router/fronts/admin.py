@@ -252,6 +252,8 @@ class AdminFront:
             raise HTTPException(412, str(error)) from error
         except PolicyError as error:
             raise HTTPException(422, str(error)) from error
+        if warnings := self._policy.warnings(applied):
+            applied = applied | {"warnings": warnings}
         return json_answer(applied, headers={"etag": self._policy.etag})
 
     async def explain(self, request: Request) -> Response:

@@ -55,10 +55,10 @@ def decode_form(form: bytes) -> dict[str, object]:
     for pair in form.split(b"&"):
         name, _, value = pair.partition(b"=")
         fields[name.decode("ascii", "replace")] = unquote_to_bytes(value.replace(b"+", b" "))
-    for name in ("size", "seen"):
-        digits = fields.pop(name, b"")
+    for number in ("size", "seen"):
+        digits = fields.pop(number, b"")
         if isinstance(digits, bytes) and digits.isdigit() and len(digits) <= MAX_DIGITS:
-            fields[name] = int(digits)
+            fields[number] = int(digits)
     return fields
 
 

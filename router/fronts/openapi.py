@@ -204,7 +204,13 @@ def describe_api(version: str) -> dict[str, Any]:
                 "get": operation("Get the live policy", {"200": ("The document, with an ETag.", policy)}),
                 "put": operation(
                     "Put a policy live",
-                    {"200": ("The document as applied, with an ETag.", policy)},
+                    {
+                        "200": (
+                            "The document as applied, with an ETag. `warnings`, where there are any, say what "
+                            "keeps the policy from working as it should.",
+                            policy,
+                        )
+                    },
                     body=policy,
                     parameters=[if_match, dry_run],
                     errors={"412": "If-Match names another version.", "422": "The document is wrong; nothing changed."},

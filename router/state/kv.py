@@ -17,7 +17,7 @@ from router.state.backlog import PrefillBacklog
 from router.state.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from router.state.key_tokens import KeyTokens
 from router.state.kv_columns import KVColumns
-from router.state.kv_parts import KVCounters, Placement, Prompt, best_of, deepest_of
+from router.state.kv_parts import KVCounters, Placement, Prompt, arrived_tokens, best_of, deepest_of
 from router.state.lessons import Lessons
 from router.state.mirrors import Mirrors
 from router.state.outbox import KVOutbox
@@ -152,13 +152,8 @@ class KVState:
         signals.under_way = signals.usage * under_way
         signals.certainty = 1.0 if self.conversations.silence.is_known else under_way
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
-        arrived = tokens = int(min(tokens, limit))
-        if features.missing_bytes:
-            # Who was answered for a prompt of that length is believed that the next one is as long.
-            proven = known.prompt_bytes if known is not None and known.answered else 0
-            missing = features.missing_bytes - proven
-            if missing > 0:
-                arrived = max(1, min(tokens, int((features.body_bytes - missing) * per_byte)))
+        tokens = int(min(tokens, limit))
+        arrived = arrived_tokens(features, known, tokens, per_byte) if features.missing_bytes else tokens
         return Prompt(tokens, levels, resident, known, arrived)
 
     def placed(

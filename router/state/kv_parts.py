@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.types import Candidates, Residency, names
+from policies.types import Candidates, RequestFeatures, Residency, names
 from router.histogram import Histogram
 from router.state.conversation import Conversation
 from router.state.prefix_index import Level
@@ -82,6 +82,18 @@ class KVCounters:
         """At decisions: most that any candidate was predicted to hold, summed up."""
         self.selected_cached_tokens = 0
         """At decisions: what the chosen one was predicted to hold."""
+
+
+def arrived_tokens(features: RequestFeatures, known: Conversation | None, tokens: int, per_byte: float) -> int:
+    """The part of a prompt of so many tokens that others have to reckon with, while HAProxy has a part of its body.
+
+    A conversation that was answered is believed that its next prompt is as long as its last one.
+    """
+    proven = known.prompt_bytes if known is not None and known.answered else 0
+    missing = features.missing_bytes - proven
+    if missing <= 0:
+        return tokens
+    return max(1, min(tokens, int((features.body_bytes - missing) * per_byte)))
 
 
 def best_of(resident: Residency, candidates: Candidates, best: int) -> int:

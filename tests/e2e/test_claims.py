@@ -72,8 +72,8 @@ async def test_three_idle_connections_that_announce_30_mb_move_nobody(policy: st
 
 
 async def test_a_lie_makes_nobody_wait_for_room() -> None:
-    """With admission: an honest turn, then a lie of its session that leaves at once. Of 60 conversations that begin after
-    it, and of 60 beside three idle lies, none is refused."""
+    """With admission: an honest turn, then a lie of its session that leaves at once. Of 60 conversations that begin
+    after it none is refused, nor of 60 beside three idle lies."""
     policy = '{"policy": "kv_cost", "admission": {"limit": 0.9}}'
     async with running_up(4, "--policy", policy, engine={**ENGINE, "kv_tokens": 65_536}) as edge:
         assert (await edge.chat("first", session="liar")).status_code == 200

@@ -7,7 +7,7 @@ import pytest
 from haproxy.errors import HAProxyUnavailable
 from haproxy.reconcile import DesiredServer, Observation, ObservedServer
 from router.body_needs import BodyNeeds
-from router.edge_sync import BODY_VARIABLE, EdgeSync
+from router.edge_sync import BODY_VARIABLE, WINDOW_VARIABLE, EdgeSync
 from router.metrics import EdgeHealth
 from router.readiness import Readiness
 from router.state.load import LoadTable
@@ -25,6 +25,7 @@ class FakeHAProxy:
         self.sessions: dict[str, int] = {}
         self.down: set[str] = set()
         self.variables: list[tuple[str, int]] = []
+        self.window = 16_384
 
     async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
         if self.away:
@@ -42,6 +43,9 @@ class FakeHAProxy:
 
     async def set_variable(self, name: str, value: int) -> None:
         self.variables.append((name, value))
+
+    async def get_variable(self, name: str) -> int:
+        return {WINDOW_VARIABLE: self.window}.get(name, 0)
 
 
 class World:
@@ -147,6 +151,18 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     await world.round()
     assert world.haproxy.variables == [(BODY_VARIABLE, 0), (BODY_VARIABLE, 3), (BODY_VARIABLE, 3)]
     assert world.health.restarts_seen == 1
+
+
+async def test_the_body_window_is_read_off_each_haproxy(world: World) -> None:
+    """A reload may bring a larger one; within the life of a process it does not change."""
+    await world.round()
+    assert world.health.body_window_bytes == 16_384
+    world.haproxy.window = 114_688
+    await world.round()
+    assert world.health.body_window_bytes == 16_384
+    world.haproxy.pid = 101
+    await world.round()
+    assert world.health.body_window_bytes == 114_688
 
 
 class FakeOldWorkers:

@@ -99,6 +99,26 @@ async def test_a_policy_goes_live_with_its_defaults_filled_in() -> None:
         assert told["decision"]["first"] == "a" and told["policy"] == applied
 
 
+async def test_a_policy_that_haproxy_reads_too_little_for_is_put_live_with_a_warning() -> None:
+    """The answer, metrics and a dry run say how far HAProxy looks; with a window as large as that nothing is said."""
+    async with running_router(policy={"policy": "least_load"}) as router, client_of(router) as client:
+        assert "warnings" not in (await client.put("/v1/policy", json={"policy": "kv_cost"})).json()
+        await client.put("/v1/policy", json={"policy": "least_load"})
+        router.edge_health.body_window_bytes = 16_384
+        assert "warnings" not in (await client.put("/v1/policy", json={"policy": "random"})).json()
+        for dry_run in ("1", "0"):
+            answer = await client.put("/v1/policy", json={"policy": "kv_cost"}, params={"dry_run": dry_run})
+            assert answer.status_code == 200
+            (warning,) = answer.json()["warnings"]
+            assert "114688" in warning and "16384" in warning
+        found = await metrics(client)
+        assert found["pointsman_haproxy_body_window_bytes"] == 16_384
+        assert found["pointsman_policy_body_window_bytes"] == 114_688
+        assert "warnings" not in (await client.get("/v1/policy")).json()
+        router.edge_health.body_window_bytes = 114_688
+        assert "warnings" not in (await client.put("/v1/policy", json={"policy": "kv_cost"})).json()
+
+
 async def test_explaining_by_kv_shows_every_term() -> None:
     """For each candidate what of the prompt is resident there, half of the way to the next key included, and terms that
     add up to its score."""
