@@ -46,6 +46,7 @@ from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
 from router.old_workers import OldWorkers
 from router.outlier_metrics import OutlierCollector
+from router.pin_keeper import PinKeeper
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
@@ -60,6 +61,7 @@ from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
 from router.state.outliers import OutlierTable
+from router.state.pin_journal import PinJournal
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration
@@ -227,6 +229,7 @@ class Router:
         self._keeper: StateKeeper | None = None
         if settings.state_file:
             self._keeper = StateKeeper(StateFile(Path(settings.state_file)), replicas=self.replicas, policy=self.policy)
+        self._pin_keeper = self._build_pin_keeper()
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
@@ -234,6 +237,13 @@ class Router:
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
+
+    def _build_pin_keeper(self) -> PinKeeper | None:
+        if not self.settings.state_file:
+            return None
+        state_file = Path(self.settings.state_file)
+        journal = PinJournal(state_file.with_name(state_file.name + ".pins"))
+        return PinKeeper(journal, sessions=self.sessions, clock=self.clock, wall=clock.wall)
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
@@ -273,6 +283,8 @@ class Router:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
         if self._keeper is not None:
             self._keeper.load(self.clock())
+        if self._pin_keeper is not None:
+            self._pin_keeper.load()
         await self._register_static()
         async with AsyncExitStack() as stack:
             loop = asyncio.get_running_loop()
@@ -281,6 +293,9 @@ class Router:
             if self._keeper is not None:
                 stack.callback(self._keeper.save)
                 self._background(stack, "save", self._keeper.run())
+            if self._pin_keeper is not None:
+                stack.callback(self._pin_keeper.save)
+                self._background(stack, "save pins", self._pin_keeper.run())
             if settings.edge.admin_socket:
                 old_workers = self._old_workers()
                 if old_workers is not None:

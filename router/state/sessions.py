@@ -36,6 +36,10 @@ class SessionTable:
         """Sessions to tell other edges of, at most `MAX_CHANGED`; None where there are none."""
         self.overrun = False
         """More changed than that: what is told next has a gap before it."""
+        self.unsaved: dict[str, None] | None = None
+        """Sessions whose pins are to be saved, at most `MAX_CHANGED`; None where nobody saves any."""
+        self.unsaved_overrun = False
+        """More changed than that: all pins are to be saved."""
         self.evicted = 0
         """Pins dropped because the table was full."""
 
@@ -74,11 +78,17 @@ class SessionTable:
         else:
             moves = before[2] + 1
         self._pins[session] = (replica, now_s, moves, told_s)
-        if self.changed is not None and told_s == now_s:
-            self.changed[session] = None
-            if len(self.changed) > MAX_CHANGED:
-                self.changed.clear()
-                self.overrun = True
+        if told_s == now_s:
+            if self.changed is not None:
+                self.changed[session] = None
+                if len(self.changed) > MAX_CHANGED:
+                    self.changed.clear()
+                    self.overrun = True
+            if self.unsaved is not None:
+                self.unsaved[session] = None
+                if len(self.unsaved) > MAX_CHANGED:
+                    self.unsaved.clear()
+                    self.unsaved_overrun = True
 
     def told(self, session: str) -> tuple[str, int, float] | None:
         """What to say of a session: replica id, moves, last seen; None when it is not pinned."""
