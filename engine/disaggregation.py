@@ -35,6 +35,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import httpx
 import msgspec
 
+from engine.leg_times import LegTimes
 from engine.tls import tls_for
 from router.prefix_keys import MAX_KEYS
 from router.state.schema import Handoffs, leg_id
@@ -54,7 +55,7 @@ CONNECT_TIMEOUT_S = 0.5
 """Within one network a connection is made in a millisecond, or not at all."""
 
 TIMEOUT_S = 30.0
-"""A leg may take so long, its time in the prefill replica's queue included: long prompts take seconds."""
+"""The longest a leg may take, its time in the prefill replica's queue included. Most are given less (`LegTimes`)."""
 
 KEEP_ALIVE_S = 4.0
 """Idle connections are closed before the 5 s after which a plain vLLM closes them: none is reused too late."""
@@ -281,9 +282,10 @@ class Prefiller:
     """Runs the prefill legs of one decode replica over kept-alive connections, and counts what became of them."""
 
     def __init__(self, connector: Connector, *, timeout_s: float = TIMEOUT_S, own: Peer | None = None) -> None:
-        """`own`: where this replica serves; wanted by connectors with `peer_binding`."""
+        """`timeout_s`: the longest a leg may take, whatever its length. `own`: where this replica serves; wanted by
+        connectors with `peer_binding`."""
         self._connector = connector
-        self._timeout_s = timeout_s
+        self._times = LegTimes(timeout_s)
         self._own = own
         self._counts: Counter[Outcome] = Counter()
         self._leg_s = 0.0
@@ -340,15 +342,19 @@ class Prefiller:
             log.warning("request %s: prefill at %s: %s; computed here", leg.request_id, binding.prefill, error)
             return None
         self.count(Outcome.OK)
-        self._leg_s += loop.time() - began_s
+        took_s = loop.time() - began_s
+        self._times.answered(len(leg.prompt_token_ids), took_s)
+        self._leg_s += took_s
         return answered
 
     async def _ask(self, binding: Binding, leg: Leg) -> dict[str, Any]:
         """The leg's `kv_transfer_params`. Raises LegError."""
-        connector = self._connector
+        connector, tokens = self._connector, len(leg.prompt_token_ids)
+        clock, patience_s = asyncio.get_running_loop().time, self._times.patience_s(tokens)
+        began_s = clock()
         try:
             # httpx times each read; this bounds them together.
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 response = await self._client.post(
                     f"http://{binding.prefill}{COMPLETIONS}",
                     content=leg_body(leg, connector.prefill_params(binding)),
@@ -357,7 +363,8 @@ class Prefiller:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise LegError(Outcome.REFUSED, f"no connection ({type(error).__name__})") from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise LegError(Outcome.TIMEOUT, f"no answer within {self._timeout_s:g} s") from error
+            self._times.given_up(tokens, began_s, clock())
+            raise LegError(Outcome.TIMEOUT, f"no answer within {patience_s:.3g} s") from error
         except httpx.HTTPError as error:
             raise LegError(Outcome.FAILED, f"connection lost ({type(error).__name__})") from error
         if response.status_code != 200:

@@ -196,7 +196,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     of ours salt their KV with the tenant, so that nobody learns from a fast answer what another asked."""
     replicas: list[StaticReplica] = []
     state_file: str = ""
-    """Where registrations and the live policy are kept for a restart on this host. Empty: nowhere."""
+    """Where registrations and the live policy are kept for a restart on this host, and beside it, in a file of the same
+    name with `.pins` after it, sessions' pins. Empty: nowhere."""
     seed: int | None = None
     """Seed of the policies' dice; absent draws one from the system."""
 

@@ -244,6 +244,13 @@ class TestHandoffs:
             assert legs.totals().outcomes == Handoffs(timeout=1).outcomes
             await seen.left.wait()
 
+    async def test_a_hung_replica_costs_what_the_prompt_costs(self) -> None:
+        """Three tokens are not waited for as long as the longest of prompts may take: an hour, here."""
+        async with prefill_replica(None) as (peer, _), prefiller(timeout_s=3600.0) as legs:
+            async with asyncio.timeout(60), legs.handoff(peer, LEG) as params:
+                assert params is None
+            assert legs.totals().outcomes == Handoffs(timeout=1).outcomes
+
     async def test_a_client_that_leaves_ends_the_leg(self) -> None:
         """Cancelled here, hung up there; it is no failure of the prefill replica."""
         async with prefill_replica(None) as (peer, seen), prefiller() as legs:
