@@ -69,7 +69,7 @@ async def test_sessions_stay_where_they_are_when_the_router_is_killed() -> None:
 
         async def homes() -> list[str]:
             answers = [await edge.chat(session=f"s{number}") for number in range(80)]
-            assert {answer.headers["x-pointsman-reason"] for answer in answers} <= {"session-pin", "session-new"}
+            assert "fail-open" not in {answer.headers["x-pointsman-reason"] for answer in answers}
             return [answer.headers["x-pointsman-replica"] for answer in answers]
 
         before = await homes()
