@@ -100,9 +100,13 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
-    arrived = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
-    body_bytes = size if type(size) is int and 0 < size <= MAX_BODY_BYTES else arrived
-    missing = body_bytes - max(arrived, BELIEVED_BYTES) if type(seen) is int else 0
+    missing = 0
+    if type(size) is int and 0 < size <= MAX_BODY_BYTES:
+        body_bytes = size
+        if size > BELIEVED_BYTES and type(seen) is int and size > seen:
+            missing = size - max(seen, BELIEVED_BYTES)
+    else:
+        body_bytes = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
     tenant = text(arguments.get("tenant"), 128)
     keys, scope = body.prefix_keys, ""
     if keys:
@@ -118,7 +122,7 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
         session=text(arguments.get("session"), MAX_SESSION_BYTES) or body.session,
         tenant=tenant,
         body_bytes=body_bytes,
-        missing_bytes=missing if missing > 0 else 0,
+        missing_bytes=missing,
         max_tokens=body.max_tokens,
         prefix_keys=keys,
         scope=scope,
@@ -130,4 +134,5 @@ def expected_tokens(features: RequestFeatures, limit: float = MAX_PROMPT_TOKENS)
     """Tokens the request will hold in a replica's KV cache at its end: prompt by the bytes that arrived, output by its
     own bound, together at most `limit`."""
     prompt = (features.body_bytes - features.missing_bytes) // BYTES_PER_TOKEN
-    return int(min(prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS), limit))
+    tokens = prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS)
+    return tokens if tokens <= limit else int(limit)

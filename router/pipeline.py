@@ -158,11 +158,13 @@ class Pipeline:
         ids = self._replicas.ids
         first = ids[best.slot]
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
-            room = min(longest, self._kv.signals.cells.capacity[best.slot])
-            tokens, announced = expected_tokens(features, room), 0
-            if features.missing_bytes:
-                announced = int(min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens))
-            self._load.reserve(features.request_id, best.slot, tokens, now_s, announced=announced)
+            room = min(longest, self._kv.columns.room(best.slot))
+            tokens = expected_tokens(features, room)
+            if not features.missing_bytes:
+                self._load.reserve(features.request_id, best.slot, tokens, now_s)
+            else:
+                announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
+                self._load.reserve(features.request_id, best.slot, tokens, now_s, announced=announced)
             if best.slot in self._outliers.probing:
                 self._outliers.probe(best.slot, features.request_id, now_s)
         if features.session and active.pins:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -33,7 +32,7 @@ class Phase(IntEnum):
 UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """What a conversation kept, and where, while another request of it describes it."""
 
     stands: int

@@ -59,6 +59,7 @@ class KVState:
         self.conversations = Conversations(self.columns, ttl_s=conversation_ttl_s, max_conversations=max_conversations)
         self.ratio = TokenRatio()
         self.key_tokens = KeyTokens()
+        self._is_silence_known = False
         self.counters = KVCounters()
         self._lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
         self._feeds: dict[int, Feed] = {}
@@ -131,7 +132,7 @@ class KVState:
 
     # A decision
 
-    def read(self, features: RequestFeatures, now_s: float, limit: float = MAX_PROMPT_TOKENS) -> Prompt:
+    def read(self, features: RequestFeatures, now_s: float, limit: int = MAX_PROMPT_TOKENS) -> Prompt:
         """Predicts a prompt's length, at most `limit` tokens, and who holds how much of it."""
         self.backlog.expire(now_s)
         self.index.expire(now_s)
@@ -150,9 +151,9 @@ class KVState:
         signals = self.columns.signals
         under_way = self.conversations.under_way_share
         signals.under_way = signals.usage * under_way
-        signals.certainty = 1.0 if self.conversations.silence.is_known else under_way
+        signals.certainty = 1.0 if self._is_silence_known else under_way
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
-        tokens = int(min(tokens, limit))
+        tokens = min(tokens, limit)
         arrived = arrived_tokens(features, known, tokens, per_byte) if features.missing_bytes else tokens
         return Prompt(tokens, levels, resident, known, arrived)
 
@@ -176,7 +177,7 @@ class KVState:
         counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
         whole = prompt.whole
         # A sequence that does not fit the replica's KV is refused by its engine.
-        tokens = int(min(prompt.tokens, self.columns.signals.cells.capacity[slot]))
+        tokens = min(prompt.tokens, self.columns.room(slot))
         uncached = max(1, tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         at = deepest_of(prompt, slot)
@@ -218,8 +219,8 @@ class KVState:
             prefill != NO_SLOT,
             keys,
             at,
-            turn=known.stands if known is not None else 0,
-            claimed=0 if whole else tokens,
+            0 if known is None else known.stands,
+            0 if whole else tokens,
         )
         if prefill == NO_SLOT:
             # Nothing says that an announced prompt will come, so its silence is given no grace.
@@ -230,7 +231,7 @@ class KVState:
 
     def _leg_placed(self, features: RequestFeatures, prompt: Prompt, slot: int, now_s: float) -> None:
         leg, cached = leg_id(features.request_id), prompt.resident.tokens(slot)
-        uncached = max(1, int(min(prompt.tokens, self.columns.signals.cells.capacity[slot])) - cached)
+        uncached = max(1, min(prompt.tokens, self.columns.room(slot)) - cached)
         ahead = self.columns.waiting(slot)
         self._make_room(leg, now_s)
         self._placements[leg] = Placement(
@@ -473,6 +474,7 @@ class KVState:
         self.backlog.expire(now_s)
         self.index.expire(now_s)
         self.conversations.expire(now_s)
+        self._is_silence_known = self.conversations.silence.is_known
         ended = self._ended
         while ended and ended[0][0] <= now_s - LINGER_S:
             self._forget(ended.popleft()[1], now_s)

@@ -22,6 +22,9 @@ large GPU; what replicas report takes over within a few requests."""
 AGAIN_TOKENS = 8192.0
 """How many tokens are computed together when evicted ones are computed again: one large step of an engine."""
 
+ENDLESS = 2**53
+"""Tokens: as far as a column of floats counts."""
+
 
 class KVColumns:
     """Prefill backlogs, prefill times, footprints and capacities by slot."""
@@ -81,6 +84,11 @@ class KVColumns:
     def waiting(self, slot: int) -> float:
         """Tokens in front of a slot."""
         return self._waiting[slot]
+
+    def room(self, slot: int) -> int:
+        """Tokens of KV a slot has room for, where that is known; else more than any prompt has."""
+        capacity = self._capacity[slot]
+        return int(capacity) if capacity < math.inf else ENDLESS
 
     def time_ms(self, slot: int, tokens: float) -> float:
         """T(tokens) on a slot; 0 for none."""

@@ -50,11 +50,11 @@ class Placement(msgspec.Struct, gc=False):
     keys: Sequence[int] = ()
     at: int = -1
     """Number of the deepest key that was resident, or expected to be; -1 for none."""
-    under_way: bool = True
     turn: int = 0
     """Of its conversation."""
     claimed: int = 0
     """Tokens of a prompt that was only announced, which count once it is answered; 0 for one that was whole."""
+    under_way: bool = True
     answered: bool = False
     """An answer with a status of 2xx began."""
 

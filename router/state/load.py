@@ -120,7 +120,8 @@ class LoadTable:
         `announced`: tokens it has beyond `tokens` if all of its body arrives; they count from `prefilled` on.
         """
         reservations = self._reservations
-        tokens = min(tokens, MAX_REQUEST_TOKENS)
+        if tokens > MAX_REQUEST_TOKENS:
+            tokens = MAX_REQUEST_TOKENS
         if request_id in reservations:
             self.release(request_id)
         elif len(reservations) >= self._max:
