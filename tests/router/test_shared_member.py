@@ -149,6 +149,32 @@ def test_a_conversation_goes_on_at_the_other_edge() -> None:
     agree(a, b)
 
 
+@pytest.mark.parametrize("session", ["s", ""], ids=["by session", "by prompt"])
+@pytest.mark.parametrize("is_told", [True, False], ids=["pending at both", "taken back at once"])
+def test_a_turn_that_nobody_answered_is_taken_back_at_all_edges(session: str, *, is_told: bool) -> None:
+    """A later one leaves the conversation where it was answered, a first one leaves it nowhere, and edges agree."""
+    store, a, b = two()
+    a.register("r1", "r2")
+    now_s = settle(store, (a, b), 0.0)
+    a.ask("q1", now_s, session=session, prefix_keys=CHAIN[:8], body_bytes=4200)
+    a.end("q1", now_s)
+    now_s = settle(store, (a, b), now_s)
+    kept = b.kv.signals.footprint.sum()
+    a.ask("q2", now_s, session=session, prefix_keys=CHAIN[:20], body_bytes=14_000)
+    b.ask("q3", now_s, session="other", prefix_keys=tuple(range(5000, 5010)), body_bytes=6000)
+    if is_told:
+        now_s = settle(store, (a, b), now_s)
+        assert b.kv.signals.footprint.sum() > kept
+    a.end("q2", now_s, served=False)
+    b.end("q3", now_s, served=False)
+    settle(store, (a, b), now_s)
+    agree(a, b)
+    for edge in (a, b):
+        edge.kv.validate()
+        assert edge.kv.signals.footprint.sum() == kept
+        assert len(edge.kv.conversations) == 1
+
+
 def test_a_conversation_may_be_told_before_its_replica() -> None:
     """Its registration comes by another edge's stream, which is read later."""
     store = StreamStore()
