@@ -165,6 +165,21 @@ async def test_a_prefill_that_fails_is_done_at_home(fault: dict[str, Any], expec
         await until(fleet.idle)
 
 
+async def test_a_hung_prefill_replica_costs_what_prompts_cost() -> None:
+    """It may take an hour by its pool's setting, after a prompt that took a fraction of a second: the next one is
+    computed at home long before the client gives up."""
+    async with pairs(engine={"prefill_timeout_s": 3600.0}) as fleet:
+        await fleet.ask(words("first", 6000))
+        await fleet.until_outcomes(ok=1)
+        os.kill(fleet.edge.replica("prefill-1").pid, signal.SIGSTOP)
+        try:
+            await fleet.ask(words("second", 6000))
+            await fleet.until_outcomes(ok=1, timeout=1)
+        finally:
+            os.kill(fleet.edge.replica("prefill-1").pid, signal.SIGCONT)
+        await until(fleet.idle)
+
+
 async def test_without_prefill_replicas_left_requests_are_served() -> None:
     """Down by HAProxy's checks: the router names none, and says so."""
     async with pairs() as fleet:
