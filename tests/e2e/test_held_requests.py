@@ -12,6 +12,8 @@ import httpx
 import pytest
 from edge import RunningEdge, running_up, until
 
+from router.state.silence import DOUBTFUL
+
 pytestmark = pytest.mark.e2e
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "kv_tokens": 8192}
@@ -50,12 +52,31 @@ async def hold(edge: RunningEdge, label: str) -> asyncio.Task[httpx.Response]:
     return asking
 
 
+async def talk(edge: RunningEdge) -> None:
+    """As many turns of a conversation as the router wants to see before it holds anybody back for a silent one."""
+    for _ in range(DOUBTFUL + 1):
+        assert (await edge.chat("go on", session="talkative", max_tokens=1)).status_code == 200
+
+
+async def until_full(edge: RunningEdge) -> None:
+    """Waits until the router would hold a conversation back."""
+
+    async def has_no_room() -> bool:
+        asked = {"session": "new", "body_bytes": 4 * 3000}
+        decision = (await edge.admin.post("/v1/explain", json=asked)).json()["decision"]
+        return bool(decision["reason"] == "admission")
+
+    await until(has_no_room)
+
+
 @asynccontextmanager
 async def full_edge(wait_s: float = LONG_S, *arguments: str, **router: Any) -> AsyncIterator[RunningEdge]:
     """An edge with one replica, whose KV one live conversation has all that may be had of."""
     async with running_up(1, *arguments, engine=ENGINE, router={"policy": policy(wait_s), **router}) as edge:
+        await talk(edge)
         answer = await edge.chat(words("full"), session="full")
         assert answer.status_code == 200, answer.text
+        await until_full(edge)
         yield edge
 
 
@@ -160,7 +181,9 @@ async def test_holding_is_switched_on_and_off_without_a_reload() -> None:
             answer = await edge.chat(words("full"), session="full")
             return answer.headers["x-pointsman-reason"].startswith("kv-")
 
+        await talk(edge)
         await until(begins_as_a_conversation)
+        await until_full(edge)
         asking = [await hold(edge, label) for label in ("one", "two")]
         assert (await edge.put_policy({"policy": "least_load"})).status_code == 200
         answers = [await one for one in asking]
