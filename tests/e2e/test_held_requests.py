@@ -55,7 +55,7 @@ async def hold(edge: RunningEdge, label: str) -> asyncio.Task[httpx.Response]:
 async def talk(edge: RunningEdge) -> None:
     """As many turns of a conversation as the router wants to see before it holds anybody back for a silent one."""
     for _ in range(DOUBTFUL + 1):
-        assert (await edge.chat("go on", session="talkative", max_tokens=1)).status_code == 200
+        assert (await edge.chat(words("talk", 150), session="talkative", max_tokens=1)).status_code == 200
 
 
 async def until_full(edge: RunningEdge) -> None:
