@@ -216,6 +216,11 @@ class StateCollector(Collector):
         yield ended
         yield _gauge("pointsman_sessions", "Pinned sessions.", len(self._sessions))
         yield _counter("pointsman_sessions_evicted", "Pins dropped because the table was full.", self._sessions.evicted)
+        yield _counter(
+            "pointsman_sessions_save_errors",
+            "Times that sessions' pins could not be written beside the state file; they are tried again.",
+            self._sessions.save_errors,
+        )
 
     def _request_families(self) -> Iterator[Metric]:
         finished = CounterMetricFamily(

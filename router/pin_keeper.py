@@ -10,7 +10,7 @@ logged, and tried again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import structlog
 
@@ -46,8 +46,6 @@ class PinKeeper:
         self._appended = 0
         self._whole = True
         """The journal is to be written anew: nobody knows what is in it."""
-        self.errors = 0
-        """Times the disk did not take them."""
 
     def load(self) -> int:
         """Takes over what was saved, and begins to note what changes; how many pins. What cannot be read is logged."""
@@ -90,17 +88,17 @@ class PinKeeper:
         if len(self._sessions) or self._appended:
             self._write(self._sessions.export(), True)
 
-    def _take(self) -> tuple[Sequence[Row], bool]:
-        """What is to be written, and whether that is all there is."""
+    def _take(self) -> tuple[Iterable[Row], bool]:
+        """What is to be written, and whether that is all there is. Takes the loop a few milliseconds at most."""
         sessions = self._sessions
         changed, sessions.unsaved = sessions.unsaved or {}, {}
         overrun, sessions.unsaved_overrun = sessions.unsaved_overrun, False
         if self._whole or overrun or self._appended + len(changed) > max(MIN_REWRITE_PINS, GROWTH * len(sessions)):
-            return sessions.export(), True
+            return sessions.export_copy(), True
         told = ((session, sessions.told(session)) for session in changed)
         return [(session, *pin) for session, pin in told if pin is not None], False
 
-    def _write(self, rows: Sequence[Row], whole: bool) -> bool:
+    def _write(self, rows: Iterable[Row], whole: bool) -> bool:
         """Whether the disk took them. Runs in a thread."""
         offset_s = self._wall() - self._clock()
         pins = [
@@ -114,7 +112,7 @@ class PinKeeper:
             else:
                 self._journal.append(pins)
         except OSError as error:
-            self.errors += 1
+            self._sessions.save_errors += 1
             self._whole = True  # what was taken is saved with all the rest
             log.error("pins not saved", file=repr(self._journal), error=str(error))
             return False

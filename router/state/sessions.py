@@ -40,6 +40,8 @@ class SessionTable:
         """Sessions whose pins are to be saved, at most `MAX_CHANGED`; None where nobody saves any."""
         self.unsaved_overrun = False
         """More changed than that: all pins are to be saved."""
+        self.save_errors = 0
+        """Times pins could not be written to disk."""
         self.evicted = 0
         """Pins dropped because the table was full."""
 
@@ -54,6 +56,11 @@ class SessionTable:
     def export(self) -> list[tuple[str, str, int, float]]:
         """Session, replica id, moves and last-seen second of all pins, least recently seen first."""
         return [(session, pin[0], pin[2], pin[1]) for session, pin in self._pins.items()]
+
+    def export_copy(self) -> Iterator[tuple[str, str, int, float]]:
+        """The same of the pins there are now, made one by one, for a thread that takes its time."""
+        pins = self._pins.copy()
+        return ((session, pin[0], pin[2], pin[1]) for session, pin in pins.items())
 
     def __repr__(self) -> str:
         return f"SessionTable({len(self._pins)} of {self._max})"

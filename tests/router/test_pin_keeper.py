@@ -142,7 +142,7 @@ def test_a_disk_that_does_not_take_them_gets_them_later(tmp_path: Path) -> None:
     partial = tmp_path / "state.json.pins"
     partial.mkdir()
     life.step()
-    assert life.keeper.errors == 1
+    assert life.sessions.save_errors == 1
     partial.rmdir()
     life.step()
     assert Life(tmp_path).restored == 1
