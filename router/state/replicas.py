@@ -22,7 +22,7 @@ from enum import StrEnum
 import numpy as np
 
 from haproxy.config import join_host_port
-from policies.types import NO_SLOT, Slots
+from policies.types import NO_SLOT, Naming, Slots
 from router.errors import LimitError, SupersededError
 from router.state.schema import Registration, Role, SavedReplica
 
@@ -30,6 +30,9 @@ MAX_REPLICAS = 4096
 """HAProxy's `use-server` walks a backend's servers one by one, which is fine to about 1,000."""
 
 ANY_MODEL = ""
+
+OTHER_MODEL = "\0"
+"""A name nobody has: only replicas that serve any name may serve it."""
 
 KEPT_S = 1.0
 """After so long it is asked again whether a replica without a lease of its own is kept."""
@@ -148,6 +151,7 @@ class ReplicaRegistry:
         self._free_slots: list[int] = []
         self._names: frozenset[str] | None = None
         self._adapters: frozenset[str] | None = None
+        self._common_models: dict[Naming, str | None] = {}
         self._memberships: dict[str, Membership] = {}
         self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
         self._tokens = itertools.count(1)
@@ -186,6 +190,27 @@ class ReplicaRegistry:
         if self._adapters is None:
             self._adapters = frozenset().union(*(r.adapters for r in self))
         return self._adapters
+
+    def common_model(self, naming: Naming) -> str | None:
+        """The model of a request that shows none, if all replicas have the same: a name, ANY_MODEL where nobody has
+        names, OTHER_MODEL where only replicas without names may take it. None where several are served.
+
+        A request that names none (`ABSENT`) wants the model itself; one whose name was not seen may want an adapter
+        too."""
+        if naming not in self._common_models:
+            self._common_models[naming] = self._find_common_model(naming)
+        return self._common_models[naming]
+
+    def _find_common_model(self, naming: Naming) -> str | None:
+        named = [replica for replica in self if replica.names]
+        if not named:
+            return ANY_MODEL
+        if any(replica.names == ANYTHING for replica in self):
+            return OTHER_MODEL
+        models = {replica.model for replica in named}
+        if len(models) > 1 or (naming is Naming.UNSEEN and len({replica.names for replica in named}) > 1):
+            return None
+        return models.pop()
 
     def serves(self, model: str) -> bool:
         """Whether something registered may serve that name, whatever its state; who comes to an empty fleet may."""
@@ -373,6 +398,7 @@ class ReplicaRegistry:
 
     def _changed(self) -> None:
         self._names = self._adapters = None
+        self._common_models.clear()
         self._memberships.clear()
         self._on_changed()
 
@@ -384,7 +410,7 @@ class ReplicaRegistry:
         if found is None:
             found = self._build_membership(model)
             # Model names come from clients: remember answers only for models that exist, so the map stays bounded.
-            if model == ANY_MODEL or model in self.names():
+            if model in (ANY_MODEL, OTHER_MODEL) or model in self.names():
                 self._memberships[model] = found
         return found
 
@@ -407,7 +433,7 @@ class ReplicaRegistry:
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
             built = Membership(next(self._tokens), slots, prefills, of_all)
-        if model == ANY_MODEL or model in named:
+        if model in (ANY_MODEL, OTHER_MODEL) or model in named:
             self._published[model] = (members, built)
         return built
 
