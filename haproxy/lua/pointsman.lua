@@ -546,8 +546,6 @@ end
 -- adapters: a request that names none wants that one. A server without a group serves anything.
 
 local FLEET = "fleet"
--- Value of txn.pm.routed for requests that generate.
-local ROUTED = 1
 -- The router's word for a request whose model nothing tells.
 local NO_MODEL = "no-model"
 local GROUPS, MODELS = Map.new("groups.map", Map._str), Map.new("models.map", Map._str)
@@ -634,7 +632,7 @@ end
 -- here which model a session has.
 local function wanted_groups(txn)
     local body = txn.sf:req_body() or ""
-    local generates = txn:get_var("txn.pm.routed") == ROUTED
+    local generates = txn:get_var("txn.pm.body") ~= MODEL_ALONE
     local model, naming = wanted_model(txn, body, prompt_start(body), generates)
     if naming == UNSEEN then return "", model, false end
     if naming == NAMED and model == "" then return nil, model, true end

@@ -22,7 +22,7 @@ from enum import StrEnum
 import numpy as np
 
 from haproxy.config import join_host_port
-from policies.types import NO_SLOT, Naming, Slots
+from policies.types import NO_SLOT, Slots
 from router.errors import LimitError, SupersededError
 from router.state.schema import Registration, Role, SavedReplica
 
@@ -151,7 +151,6 @@ class ReplicaRegistry:
         self._free_slots: list[int] = []
         self._names: frozenset[str] | None = None
         self._adapters: frozenset[str] | None = None
-        self._common_models: dict[Naming, str | None] = {}
         self._memberships: dict[str, Membership] = {}
         self._published: dict[str, tuple[tuple[tuple[int, str], ...], Membership]] = {}
         self._tokens = itertools.count(1)
@@ -190,27 +189,6 @@ class ReplicaRegistry:
         if self._adapters is None:
             self._adapters = frozenset().union(*(r.adapters for r in self))
         return self._adapters
-
-    def common_model(self, naming: Naming) -> str | None:
-        """The model of a request that shows none, if all replicas have the same: a name, ANY_MODEL where nobody has
-        names, OTHER_MODEL where only replicas without names may take it. None where several are served.
-
-        A request that names none (`ABSENT`) wants the model itself; one whose name was not seen may want an adapter
-        too."""
-        if naming not in self._common_models:
-            self._common_models[naming] = self._find_common_model(naming)
-        return self._common_models[naming]
-
-    def _find_common_model(self, naming: Naming) -> str | None:
-        named = [replica for replica in self if replica.names]
-        if not named:
-            return ANY_MODEL
-        if any(replica.names == ANYTHING for replica in self):
-            return OTHER_MODEL
-        models = {replica.model for replica in named}
-        if len(models) > 1 or (naming is Naming.UNSEEN and len({replica.names for replica in named}) > 1):
-            return None
-        return models.pop()
 
     def serves(self, model: str) -> bool:
         """Whether something registered may serve that name, whatever its state; who comes to an empty fleet may."""
@@ -398,7 +376,6 @@ class ReplicaRegistry:
 
     def _changed(self) -> None:
         self._names = self._adapters = None
-        self._common_models.clear()
         self._memberships.clear()
         self._on_changed()
 

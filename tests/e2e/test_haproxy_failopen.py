@@ -225,6 +225,7 @@ async def test_a_model_that_cannot_be_seen_is_asked_for(tmp_path: Path, lookup: 
     """Behind a long prompt, or missing: no server of any model is tried, and one sentence says what to do; the header
     that it names decides."""
     async with two_models(tmp_path, lookup=lookup) as edge:
+        await edge.api.set_variable("proc.pm.body", 9)
         for body in (LONG % b"b", b'{"messages":[]}'):
             refused = await edge.ask(body=body)
             assert (refused.status, refused.reason) == (400, "no-model")
