@@ -19,6 +19,8 @@ class BodyNeeds(IntFlag):
     PREFIX_KEYS = 2
     FIELDS_WITHOUT_SESSION = 4
     """Fields only where no header names the session."""
+    MODELS = 8
+    """The model of every POST, also of those that generate nothing."""
 
 
 def body_needs(policy: Needs, names: int) -> BodyNeeds:
@@ -26,7 +28,9 @@ def body_needs(policy: Needs, names: int) -> BodyNeeds:
     needs = BodyNeeds.NOTHING
     if policy & Needs.PREFIX:
         needs |= BodyNeeds.PREFIX_KEYS
-    if policy & (Needs.TOKENS | Needs.ADAPTER) or names > 1:
+    if names > 1:
+        needs |= BodyNeeds.FIELDS | BodyNeeds.MODELS
+    elif policy & (Needs.TOKENS | Needs.ADAPTER):
         needs |= BodyNeeds.FIELDS
     elif policy & Needs.SESSION:
         needs |= BodyNeeds.FIELDS_WITHOUT_SESSION
