@@ -212,8 +212,10 @@ async def _stream(here: Ground, tokens: int) -> bool:
     }  # fmt: skip
     try:
         async with here.client.stream("POST", PATH, json=body, timeout=120) as answer:
-            lines = [line async for line in answer.aiter_lines()]
-            return lines.count("data: [DONE]") == 1
+            ended = False
+            async for line in answer.aiter_lines():
+                ended = ended or line == "data: [DONE]"
+            return ended
     except httpx.HTTPError:
         return False
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 
 
-def _error_body(status: int, kind: str, message: str) -> str:
-    error = {"message": message, "type": kind, "param": None, "code": status}
+def _error_body(status: int, kind: str, message: str, param: str | None = None) -> str:
+    error = {"message": message, "type": kind, "param": param, "code": status}
     return json.dumps({"error": error}, separators=(",", ":"))
 
 
@@ -22,6 +22,20 @@ UNKNOWN_MODEL = (
     '"type":"NotFoundError","param":"model","code":404}}'
 )
 """Body of the answer to a model nobody serves, in vLLM's words, as a format of HAProxy's."""
+
+
+def no_model(header: str) -> str:
+    """Body of the answer to a request whose model nothing tells, where several are served. `header` may name it; empty:
+    none may."""
+    advice = f", or name it in the header {header}" if header else ""
+    return _error_body(
+        400,
+        "BadRequestError",
+        "Several models are served here, and which one this request wants could not be read: "
+        f"send `model` in front of the prompt{advice}.",
+        "model",
+    )
+
 
 ERROR_BODIES = _error_bodies(
     (400, "Bad Request", "The request is not valid HTTP."),

@@ -46,9 +46,13 @@ _HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
 _FILE = re.compile(r"/[A-Za-z0-9_./@+=-]{1,1023}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$&*.^_|~-]{1,64}")
 _PATH = re.compile(r"/[A-Za-z0-9_./~:@%+-]{0,255}")
+_MODEL = re.compile(r"[A-Za-z0-9_.:/@+-]{1,256}")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 
 Lookup = Literal["spoe", "lua"]
+
+OWN_HEADERS = "x-pointsman-"
+"""Headers that begin so are removed from what clients send."""
 
 
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
@@ -230,6 +234,10 @@ DEFAULT_GENERATION_PATHS = (
 )
 
 
+SEVERAL_MODELS = 1 | 8
+"""`body_needs` that read the model of every POST: right for any fleet."""
+
+
 class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that makes one edge's HAProxy."""
 
@@ -258,19 +266,34 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
     """The first of them that is present and not empty is the session key."""
     generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
-    """Exact paths whose POST requests are routed."""
+    """Exact paths whose POST requests make a model generate: the policy places them. Every other POST (embeddings,
+    scores, transcriptions, tokenize) goes to the least loaded replica of its `model` where several models are served;
+    with one model, and for every other method, replicas take turns."""
+    model_header: str = "x-model"
+    """Header in which a client may name the model. It counts where the body does not show it: where `model` stands
+    behind what can be looked at (`body_window_bytes`), or is missing. It reaches the replica. Empty: none."""
+    path_models: dict[str, str] = {}
+    """Exact path -> the only model that serves it, for POST requests in which neither the body nor the header shows it:
+    `{/v1/audio/transcriptions: whisper}`."""
     allowed_paths: tuple[str, ...] = ()
-    """What may pass at all: exact paths, or everything below one written as `/v1/*`. Empty: everything passes."""
+    """What may pass at all: exact paths, or everything below one written as `/v1/*`; a path with `..` in it, however it
+    is written, is below none. Empty: everything passes."""
     api_keys_map: str = ""
     """Map file, lines of `<sha256 of the key, hex, lower case> <tenant>`. Empty: no keys are asked for."""
+    isolate_tenants: bool = False
+    """Whether the sessions and prompts of one tenant (API key) are of no use to another where HAProxy chooses alone: as
+    the router's `isolate_tenants` says."""
+    expose_decision: Literal["auto", "always", "never"] = "auto"
+    """Whether answers carry `x-pointsman-replica` and `x-pointsman-reason`, from which a client learns how the fleet is
+    built and whether somebody asked the same before. auto: unless API keys are asked for."""
     policy_override: bool = False
     """Whether `x-pointsman-policy` may name the policy for one request."""
     first_token: bool = False
     """Whether a Lua filter times the first token of streamed answers and reports it through the ring. A filter costs
     about a quarter of what HAProxy costs otherwise, streamed or not."""
-    body_needs: int = 0
+    body_needs: int = SEVERAL_MODELS
     """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
-    but only where no header names the session."""
+    but only where no header names the session, 8: the model of every POST."""
     body_window_bytes: int = PREFIX_WINDOW_BYTES
     """How much of a body can be looked at, which is as far as prefix keys reach, and the largest body that can be sent
     again (`replay`). Every buffer of the process gets this size plus 16 KiB; only what is used of it takes memory.
@@ -317,6 +340,23 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 _check_text(_ACCOUNT, key, value, "an account name")
         for header in self.session_headers:
             _check_text(_HEADER, "session_headers", header, "header names")
+        if self.model_header:
+            _check_text(_HEADER, "model_header", self.model_header, "a header name")
+            _require(
+                not self.model_header.lower().startswith(OWN_HEADERS),
+                "model_header",
+                self.model_header,
+                f"a name that does not begin with {OWN_HEADERS}, which no client may send",
+            )
+        for path, model in self.path_models.items():
+            _check_text(_PATH, "path_models", path, "absolute paths without spaces or quotes")
+            _check_text(_MODEL, "path_models", model, "model names of letters, digits and _ . : / @ + -")
+        _require(
+            self.expose_decision in ("auto", "always", "never"),
+            "expose_decision",
+            self.expose_decision,
+            '"auto", "always" or "never"',
+        )
         _require(len(self.generation_paths) > 0, "generation_paths", self.generation_paths, "at least one path")
         for path in self.generation_paths:
             _check_text(_PATH, "generation_paths", path, "absolute paths without spaces or quotes")
@@ -325,7 +365,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             _require("*" not in path or path.endswith("/*"), "allowed_paths", path, "an exact path or one ending in /*")
         names = [server.name for server in self.servers]
         _require(len(names) == len(set(names)), "servers", names, "names that differ")
-        _check_range("body_needs", self.body_needs, 0, 7)
+        _check_range("body_needs", self.body_needs, 0, 15)
         _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
         _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
         _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)

@@ -57,6 +57,9 @@ class DesiredServer(NamedTuple):
     """Where its health check goes; empty: `ServerOptions.health_path`."""
     names: frozenset[str] | None = frozenset()
     """Models that requests may ask it for. Empty: any; None: not known yet, so none."""
+    model: str = ""
+    """The one of them that it is, the others being aliases and adapters: what it takes a request for that names
+    none."""
 
 
 class ObservedServer(NamedTuple):
@@ -161,7 +164,8 @@ def health_paths(desired: Mapping[str, DesiredServer]) -> dict[str, str]:
 def groups(desired: Mapping[str, DesiredServer]) -> tuple[dict[str, str], dict[str, str]]:
     """The entries of `GROUPS_MAP` and `MODELS_MAP`: none while all servers serve the same.
 
-    Names come from clients and their registrations, so what is written of them is their hash.
+    Names come from clients and their registrations, so what is written of them is their hash. The empty one is there
+    where all servers are the same model, and differ in adapters.
     """
     tokens: dict[frozenset[str] | None, str] = {None: xxh64_hexdigest(b"")}
     for server in desired.values():
@@ -173,6 +177,9 @@ def groups(desired: Mapping[str, DesiredServer]) -> tuple[dict[str, str], dict[s
     for names, token in sorted(tokens.items(), key=lambda item: item[1]):
         for name in names or ():
             models.setdefault(xxh64_hexdigest(name.encode("utf-8", "replace")), []).append(token)
+    named = [server for server in desired.values() if server.names]
+    if len({server.model for server in named}) == 1 and named[0].model:
+        models[tokens[None]] = sorted({tokens[server.names] for server in named})
     return (
         {name: tokens[server.names] for name, server in desired.items() if server.names != frozenset()},
         {name: ",".join(serving[:GROUPS_MAX]) for name, serving in models.items()},

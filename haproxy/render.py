@@ -7,10 +7,13 @@ What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid u
 
 - Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
   are removed and `x-request-id` is the edge's own.
-- A POST to a generation path asks the router; everything else is spread evenly over the ready servers.
+- A POST to a generation path asks the router, and where several models are served any other POST too; everything else
+  is spread evenly over the ready servers.
 - The router's `first`, then its `second`, serves: also when the first turns out to be dead. Without an answer HAProxy
   chooses both: session key, else prompt head, hashed with bounded load onto the healthy servers of the model that the
-  request names; it says `x-pointsman-reason: fail-open`. Where no server of that model is up: 503.
+  request names; it says `x-pointsman-reason: fail-open`. Where no server of that model is up: 503. Where several models
+  are served and nothing tells which one the request wants: 400.
+- Who is asked for API keys is not told which replica served, nor why, unless that is asked for (`expose_decision`).
 - `GET /v1/models` is answered by the router for the whole fleet, by any replica while the router is away.
 - One JSON line per finished request goes to the router's ring address.
 """
@@ -23,7 +26,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL
+from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
 from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING, EdgeConfig, server_ids
 
 HASH_HEAD_BYTES = 2048
@@ -95,7 +98,10 @@ def render(edge: EdgeConfig) -> Rendered:
         # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
         # 16 MiB, and for 32 of the largest.
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
+        "exposes_decision": edge.expose_decision == "always"
+        or (edge.expose_decision == "auto" and not edge.api_keys_map),
         "log_format": _log_format(edge.first_token),
+        "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
         "ring": RING,
         "unknown_model": UNKNOWN_MODEL,

@@ -197,6 +197,7 @@ def plan(options: UpOptions) -> EdgePlan:
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
             "policy_override": settings.override_header,
+            "isolate_tenants": settings.isolate_tenants,
         }
     )
     made = EdgePlan(

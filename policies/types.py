@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -70,12 +70,26 @@ class Reason(StrEnum):
     chooses, and the replica's own answer stands."""
     UNKNOWN_MODEL = "unknown-model"
     """Refused: nobody serves a model or adapter of that name."""
+    NO_MODEL = "no-model"
+    """Refused: several models are served, and nothing tells which one the request wants: its body does not name it, or
+    not in the part that can be looked at."""
     DEADLINE = "deadline"
     """The lookup waited longer than HAProxy would: answered without an opinion."""
     FAIL_OPEN = "fail-open"
     """Set by HAProxy alone: the router gave no answer in time."""
     CUSTOM = "custom"
     """For policies from outside this project, which cannot add a word; the policy's name beside it says the rest."""
+
+
+class Naming(IntEnum):
+    """How the model of a request is known."""
+
+    NAMED = 0
+    """What `model` says is what the request wants; empty: none in particular."""
+    ABSENT = 1
+    """A body that was seen whole names none, on a path whose requests have one."""
+    UNSEEN = 2
+    """It was not found in the part of the body that was seen."""
 
 
 class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -85,6 +99,9 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""
     path: str = ""
     model: str = ""
+    naming: Naming = Naming.NAMED
+    generates: bool = True
+    """Whether it makes a model generate. What does not (embeddings, scores, transcriptions) is placed by load alone."""
     session: str = ""
     """Session key; empty when the request carries none."""
     tenant: str = ""
@@ -360,7 +377,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     first: str = ""
     second: str = ""
     status: int = 0
-    """0 routes; 404, 429 or 503 is answered by HAProxy itself."""
+    """0 routes; 400, 404, 429 or 503 is answered by HAProxy itself."""
     retry_after_s: int = 0
     model: str = ""
     """With 404: the name nobody serves."""

@@ -3,11 +3,12 @@
 A field counts where its quoted name stands as a key of an object: after `{` or `,`, before `:`, its value a string
 without escapes and control characters (at most 256 bytes) or a run of decimal digits. Depth is not tracked. Since
 nested objects live in the prompt, the part before it (from the start to the first prompt key, at most 4 KiB) is
-searched first and its first match wins, then the last 2 KiB of what follows, where the last match wins; `model` alone
-is then looked for in the whole body. A `cache_salt` may be as long as the part that is searched and may have escapes,
-but what stands behind an escaped quote does not count. Never raises.
+searched first and its first match wins, then the last 2 KiB of what follows, where the last match wins. A `cache_salt`
+may be as long as the part that is searched and may have escapes, but what stands behind an escaped quote does not
+count. Never raises.
 
-This is the Python twin of the fields half of haproxy/lua/pointsman.lua. Leaf module.
+This is the Python twin of the part "Fields" of haproxy/lua/pointsman.lua. The model has rules of its own
+(`router.body_model`). Leaf module.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ def _patterns(value: bytes, *names: bytes) -> tuple[re.Pattern[bytes], ...]:
     return tuple(re.compile(rb'[{,][ \t\r\n]*"%s"%s' % (name, value)) for name in names)
 
 
-_MODEL = _patterns(_STRING, b"model")
 _SESSION = _patterns(_STRING, b"prompt_cache_key", b"previous_response_id", b"session_id", b"user")
 _CACHE_SALT = _patterns(_SALT, b"cache_salt")
 _MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
@@ -42,7 +42,6 @@ _MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_
 class BodyFields(NamedTuple):
     """What a body says of its request; missing values are empty or 0."""
 
-    model: bytes = b""
     session: bytes = b""
     max_tokens: int = 0
     salt: int = 0
@@ -73,17 +72,12 @@ def _field(
 
 
 def body_fields(body: bytes, *, wants_session: bool = True, wants_salt: bool = True) -> BodyFields:
-    """Model, session key, output limit and salt of `body`; the session is not looked for when a header gave one, the
+    """Session key, output limit and salt of `body`; the session is not looked for when a header gave one, the
     salt only where prefix keys are."""
     start = prompt_start(body)
     head = body[: min(len(body) if start < 0 else start, HEAD_BYTES)]
     tail = body[max(start, len(body) - TAIL_BYTES) :] if start >= 0 else b""
-    model = _field(head, tail, _MODEL)
-    if model is None and 0 <= start < len(body) - TAIL_BYTES:
-        model = _value(body, _MODEL[0], FIELD_MAX_BYTES, last=True)
     session = _field(head, tail, _SESSION) if wants_session else None
     max_tokens = _field(head, tail, _MAX_TOKENS)
     salt = _field(head, tail, _CACHE_SALT, HEAD_BYTES) if wants_salt else None
-    return BodyFields(
-        model or b"", session or b"", min(int(max_tokens or 0), MAX_TOKENS_LIMIT), xxh64_intdigest(salt) if salt else 0
-    )
+    return BodyFields(session or b"", min(int(max_tokens or 0), MAX_TOKENS_LIMIT), xxh64_intdigest(salt) if salt else 0)

@@ -20,6 +20,8 @@ class BodyNeeds(IntFlag):
     PREFIX_KEYS = 2
     FIELDS_WITHOUT_SESSION = 4
     """Fields only where no header names the session."""
+    MODELS = 8
+    """The model of every POST, also of those that generate nothing."""
 
 
 def body_window(policy: Needs) -> int:
@@ -32,7 +34,9 @@ def body_needs(policy: Needs, names: int) -> BodyNeeds:
     needs = BodyNeeds.NOTHING
     if policy & Needs.PREFIX:
         needs |= BodyNeeds.PREFIX_KEYS
-    if policy & (Needs.TOKENS | Needs.ADAPTER) or names > 1:
+    if names > 1:
+        needs |= BodyNeeds.FIELDS | BodyNeeds.MODELS
+    elif policy & (Needs.TOKENS | Needs.ADAPTER):
         needs |= BodyNeeds.FIELDS
     elif policy & Needs.SESSION:
         needs |= BodyNeeds.FIELDS_WITHOUT_SESSION

@@ -91,6 +91,7 @@ class EdgeSync:
                 drain=replica.draining or replica.role is Role.PREFILL,
                 health_path=replica.registration.health_path,
                 names=replica.names,
+                model=replica.model,
             )
             for replica in self._replicas
         }

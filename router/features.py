@@ -5,16 +5,17 @@ argument name to value. The body arrives as `lua.pm_body` packed it:
 
     u16 length, model | u16 length, session | u32 max_tokens | u32 bytes seen | u64 salt | u64 prefix key, ...
 
-prefix keys by the shortest prefix first, all little-endian. A cut or odd packet yields what precedes the cut.
-"""
+prefix keys by the shortest prefix first, all little-endian. The upper bits of the first length say how the model is
+known (`Naming`, 2 bits) and whether the request generates nothing (1 bit). A cut or odd packet yields what precedes the
+cut."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from policies.types import RequestFeatures
+from policies.types import Naming, RequestFeatures
 from router.prefix_keys import scope_of, scoped
 
 MAX_SESSION_BYTES = 256
@@ -42,6 +43,17 @@ MAX_PROMPT_TOKENS = 2**20
 """A prompt counts as at most so many tokens where neither the model's card nor the replica's KV says less: the longest
 context in common use."""
 
+NAMING_SHIFT = 14
+GENERATES_NOTHING = 1 << 13
+"""In the first length of a packet, above what a length needs."""
+
+TENANT_END = "\0"
+"""Between tenant and session where sessions are apart: a key map cannot hold it, so no tenant's name has it."""
+
+Recall = Callable[[str, Naming], "str | None"]
+"""The model of a session whose request does not show it, "" where any replica will do, None where nothing tells it."""
+
+_NAMINGS = (Naming.NAMED, Naming.ABSENT, Naming.UNSEEN, Naming.UNSEEN)
 _LENGTH = struct.Struct("<H")
 _COUNTS = struct.Struct("<IIQ")
 
@@ -55,6 +67,8 @@ class BodyFields(NamedTuple):
     seen_bytes: int = 0
     salt: int = 0
     prefix_keys: tuple[int, ...] = ()
+    naming: Naming = Naming.NAMED
+    generates: bool = True
 
 
 NO_BODY = BodyFields()
@@ -72,6 +86,8 @@ def text(value: object, limit: int) -> str:
 
 def unpack_body(packed: bytes) -> BodyFields:
     """Reads the packet of `lua.pm_body`."""
+    if len(packed) > 1 and packed[1] >= GENERATES_NOTHING >> 8:
+        return _unpack_marked(packed)
     model, at = _unpack_text(packed, 0, MAX_MODEL_BYTES)
     session, at = _unpack_text(packed, at, MAX_SESSION_BYTES)
     if at + _COUNTS.size > len(packed):
@@ -81,6 +97,13 @@ def unpack_body(packed: bytes) -> BodyFields:
     count = min((len(packed) - at) // 8, MAX_PREFIX_KEYS)
     keys = struct.unpack_from(f"<{count}Q", packed, at)
     return BodyFields(model, session, max_tokens, seen_bytes, salt, keys)
+
+
+def _unpack_marked(packed: bytes) -> BodyFields:
+    """Reads a packet with anything in the upper bits of its first length."""
+    first = int.from_bytes(packed[:2], "little")
+    rest = unpack_body(_LENGTH.pack(first & (GENERATES_NOTHING - 1)) + packed[2:])
+    return rest._replace(naming=_NAMINGS[first >> NAMING_SHIFT], generates=not first & GENERATES_NOTHING)
 
 
 def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
@@ -94,32 +117,46 @@ def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
     return text(packed[start:end], limit), end
 
 
-def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -> RequestFeatures:
+def extract(
+    arguments: Mapping[str, object], *, isolate_tenants: bool = False, recall: Recall | None = None
+) -> RequestFeatures:
     """Features of one lookup. A session named by a header goes before one found in the body. Prefix keys are scoped:
-    by model and cache salt, and by tenant if asked for."""
+    by model and cache salt, and by tenant if asked for; so are sessions, by tenant. `recall` is asked for a model that
+    the request does not show."""
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
     missing = 0
-    if type(size) is int and 0 < size <= MAX_BODY_BYTES:
+    # A file that is uploaded is no prompt, however long.
+    if type(size) is int and 0 < size <= MAX_BODY_BYTES and body.generates:
         body_bytes = size
         if size > BELIEVED_BYTES and type(seen) is int and size > seen:
             missing = size - max(seen, BELIEVED_BYTES)
     else:
         body_bytes = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
     tenant = text(arguments.get("tenant"), 128)
+    session = text(arguments.get("session"), MAX_SESSION_BYTES) or body.session
+    if isolate_tenants and tenant and session:
+        session = f"{tenant}{TENANT_END}{session}"
+    model, naming = body.model, body.naming
+    if naming and recall is not None:
+        known = recall(session, naming)
+        if known is not None:
+            model, naming = known, Naming.NAMED
     keys, scope = body.prefix_keys, ""
     if keys:
         whose = tenant if isolate_tenants else ""
-        number = scope_of(body.model, body.salt, whose)
+        number = scope_of(model, body.salt, whose)
         if number:
             keys = tuple(scoped(keys, number))
         scope = f"{number:016x} {whose}" if whose else f"{number:016x}"
     return RequestFeatures(
         request_id=text(arguments.get("id"), 128),
         path=text(arguments.get("path"), 1024),
-        model=body.model,
-        session=text(arguments.get("session"), MAX_SESSION_BYTES) or body.session,
+        model=model,
+        naming=naming,
+        generates=body.generates,
+        session=session,
         tenant=tenant,
         body_bytes=body_bytes,
         missing_bytes=missing,
@@ -133,6 +170,7 @@ def extract(arguments: Mapping[str, object], *, isolate_tenants: bool = False) -
 def expected_tokens(features: RequestFeatures, limit: float = MAX_PROMPT_TOKENS) -> int:
     """Tokens the request will hold in a replica's KV cache at its end: prompt by the bytes that arrived, output by its
     own bound, together at most `limit`."""
-    prompt = (features.body_bytes - features.missing_bytes) // BYTES_PER_TOKEN
-    tokens = prompt + (features.max_tokens or DEFAULT_OUTPUT_TOKENS)
+    tokens = (features.body_bytes - features.missing_bytes) // BYTES_PER_TOKEN
+    if features.generates:
+        tokens += features.max_tokens or DEFAULT_OUTPUT_TOKENS
     return tokens if tokens <= limit else int(limit)

@@ -29,6 +29,7 @@ from policies.types import (
     Candidates,
     Decision,
     Elsewhere,
+    Naming,
     Ranked,
     Reason,
     Refusal,
@@ -37,6 +38,7 @@ from policies.types import (
 )
 from router.features import BYTES_PER_TOKEN, MAX_PROMPT_TOKENS, expected_tokens
 from router.metrics import DecisionMetrics
+from router.model_recall import ModelRecall
 from router.state.adapters import AdapterTable
 from router.state.failure_accrual import OutlierConfig
 from router.state.holds import Held, HoldQueue, Outcome
@@ -107,6 +109,8 @@ class Pipeline:
         self._adapters = adapters
         self._pair_config = pair
         self._overrides: dict[str, _Active] = {}
+        self._by_load = _Active(build_policy({"policy": "least_load"}))
+        self._recall = ModelRecall(replicas, sessions, kv)
         self.holds = HoldQueue() if holds is None else holds
 
     @property
@@ -123,6 +127,13 @@ class Pipeline:
         old, self._active = self._active, _Active(policy)
         old.policy.close()
 
+    def recall_model(self, session: str, naming: Naming, now_s: float) -> str | None:
+        """The model of a request that does not show it: the only one there is, or the session's; "" where any replica
+        will do, None where nothing tells it."""
+        active = self._active
+        pin_ttl_s = active.policy.pin_ttl_s if active.pins else None
+        return self._recall.model_of(session, naming, now_s, pin_ttl_s=pin_ttl_s, by_kv=active.by_kv)
+
     def decide(self, features: RequestFeatures, now_s: float, *, its_turn: bool = False) -> Decision:
         """Chooses, reserves and pins. No opinion (`first` empty) when nothing is eligible; `status` when refused.
 
@@ -130,9 +141,11 @@ class Pipeline:
         waits is before it.
         """
         active = self._active if not features.policy else self._active_for(features)
+        if not features.generates:
+            active = self._by_load
         members = self._replicas.membership(features.model)
-        if not len(members.slots):
-            decision = self._nobody(features.model)
+        if features.naming or not len(members.slots):
+            decision = self._nobody(features.model) if not features.naming else Decision(Reason.NO_MODEL, status=400)
             self._metrics.decided(active.name, decision.reason)
             return decision
         if self._outliers.demoted:
@@ -167,12 +180,17 @@ class Pipeline:
                 self._load.reserve(features.request_id, best.slot, tokens, now_s, announced=announced)
             if best.slot in self._outliers.probing:
                 self._outliers.probe(best.slot, features.request_id, now_s)
-        if features.session and active.pins:
-            self._sessions.pin(features.session, first, now_s)
+        if features.session:
+            if active.pins:
+                self._sessions.pin(features.session, first, now_s)
+            if features.model:
+                self._recall.asked(features.session, features.model)
         if candidates.adapter is not None and self._adapters is not None:
             self._adapters.placed(best.slot, features.model, now_s)
         second = ids[ranked[1].slot] if len(ranked) > 1 else ""
-        pair = None if members.prefills is None else self._pair(members, best.slot, features, candidates, self._rng)
+        pair = None
+        if members.prefills is not None and features.generates:
+            pair = self._pair(members, best.slot, features, candidates, self._rng)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
             self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)

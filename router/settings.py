@@ -192,8 +192,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     override_header: bool = False
     """Whether `x-pointsman-policy: NAME` may choose another policy for one request."""
     isolate_tenants: bool = False
-    """Whether the prefixes of one tenant (API key) are of no use to another: prefix keys are kept apart, and replicas
-    of ours salt their KV with the tenant, so that nobody learns from a fast answer what another asked."""
+    """Whether the prefixes of one tenant (API key) are of no use to another: prefix keys and session ids are kept
+    apart, and replicas of ours salt their KV with the tenant, so that nobody learns from a fast answer what another
+    asked."""
     replicas: list[StaticReplica] = []
     state_file: str = ""
     """Where registrations and the live policy are kept for a restart on this host, and beside it, in a file of the same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from policies.types import Decision
+from policies.types import Decision, Naming, RequestFeatures
 from router.clock import Clock
 from router.features import extract
 from router.metrics import DecisionMetrics
@@ -36,7 +36,7 @@ class Decider:
         """Decides one lookup. A policy's programming error propagates, counted."""
         started_s = self._stopwatch()
         try:
-            decision = self._pipeline.decide(extract(arguments, isolate_tenants=self._isolate_tenants), self._clock())
+            decision = self._pipeline.decide(self._extract(arguments), self._clock())
         except Exception:
             self._metrics.lookup_errors += 1
             raise
@@ -46,10 +46,16 @@ class Decider:
     def hold(self, arguments: Mapping[str, object]) -> Held | Decision:
         """A place in the queue for a request that was told to wait, or its decision. Errors propagate, counted."""
         try:
-            return self._pipeline.hold(extract(arguments, isolate_tenants=self._isolate_tenants), self._clock())
+            return self._pipeline.hold(self._extract(arguments), self._clock())
         except Exception:
             self._metrics.lookup_errors += 1
             raise
+
+    def _extract(self, arguments: Mapping[str, object]) -> RequestFeatures:
+        return extract(arguments, isolate_tenants=self._isolate_tenants, recall=self._recall)
+
+    def _recall(self, session: str, naming: Naming) -> str | None:
+        return self._pipeline.recall_model(session, naming, self._clock())
 
     def step_held(self) -> Iterator[tuple[Held, Decision]]:
         """Those of the held that wait no longer, with their decisions. Errors propagate, counted."""

@@ -47,7 +47,8 @@ streams. Beyond, the one known for the longest is forgotten."""
 Milliseconds = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 """HAProxy keeps times of a request in 32 bits."""
 
-_NO_SERVER = "<NOSRV>"
+_NO_SERVER = "<"
+"""Where no replica served, HAProxy writes `<NOSRV>`, or `<lua.NAME>` for what answered; no replica's id begins so."""
 
 log = structlog.get_logger(__name__)
 
@@ -140,14 +141,14 @@ class EndOfRequest:
             self._load.release(line.id)
             if line.ttft.isdecimal():
                 self._kv.first_token(line.id, now_s, float(line.ttft))
-            redispatched = line.srv not in (line.first, _NO_SERVER)
+            redispatched = line.srv != line.first and not line.srv.startswith(_NO_SERVER)
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
             self._kv.ended(line.id, now_s, served_by=served_by, served=200 <= line.st < 300)
             self._count(line)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]
-            if line.srv != _NO_SERVER and line.routed != UNSET:
+            if not line.srv.startswith(_NO_SERVER) and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
             self._kv.first_token(line.id, self._clock())
@@ -175,7 +176,7 @@ class EndOfRequest:
                 metrics.fail_open += 1
             else:
                 metrics.undecided[_UNDECIDED.get(line.ts[:1], "other")] += 1
-        if line.srv == _NO_SERVER:
+        if line.srv.startswith(_NO_SERVER):
             metrics.refused[line.st] += 1
             return
         served = metrics.served(line.srv)

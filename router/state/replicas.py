@@ -31,6 +31,9 @@ MAX_REPLICAS = 4096
 
 ANY_MODEL = ""
 
+OTHER_MODEL = "\0"
+"""A name nobody has: only replicas that serve any name may serve it."""
+
 KEPT_S = 1.0
 """After so long it is asked again whether a replica without a lease of its own is kept."""
 
@@ -384,7 +387,7 @@ class ReplicaRegistry:
         if found is None:
             found = self._build_membership(model)
             # Model names come from clients: remember answers only for models that exist, so the map stays bounded.
-            if model == ANY_MODEL or model in self.names():
+            if model in (ANY_MODEL, OTHER_MODEL) or model in self.names():
                 self._memberships[model] = found
         return found
 
@@ -407,7 +410,7 @@ class ReplicaRegistry:
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
             built = Membership(next(self._tokens), slots, prefills, of_all)
-        if model == ANY_MODEL or model in named:
+        if model in (ANY_MODEL, OTHER_MODEL) or model in named:
             self._published[model] = (members, built)
         return built
 

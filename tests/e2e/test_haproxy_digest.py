@@ -10,12 +10,15 @@ import pytest
 from golden import HAPROXY, body_of, load_cases
 from haproxy_fixture import Edge, running_edge
 
+from policies.types import Naming
 from router.body_fields import BodyFields, body_fields
-from router.prefix_keys import PROMPT_KEYS, prefix_keys
+from router.body_model import BodyModel, body_model
+from router.features import GENERATES_NOTHING, NAMING_SHIFT
+from router.prefix_keys import PROMPT_KEYS, prefix_keys, prompt_start
 
 pytestmark = pytest.mark.e2e
 
-FIELDS, KEYS, FIELDS_WITHOUT_SESSION = 1, 2, 4
+FIELDS, KEYS, FIELDS_WITHOUT_SESSION, MODELS = 1, 2, 4, 8
 WINDOW = 384 * 1024
 """Above the 320 KiB the table of chunks reaches."""
 
@@ -23,15 +26,25 @@ SEED = 20261123
 FUZZED = 400
 
 
-def packed(body: bytes, needs: int = FIELDS | KEYS, *, wants_session: bool = True) -> bytes:
-    """What the fetch must say of `body`."""
+def packed(
+    body: bytes,
+    needs: int = FIELDS | KEYS,
+    *,
+    wants_session: bool = True,
+    announced: int | None = -1,
+) -> bytes:
+    """What the fetch must say of `body`, the part it sees of one that was announced to be so long: as it is, unless
+    given; None where it was not."""
     asks_fields = needs & (FIELDS | KEYS) or (needs & FIELDS_WITHOUT_SESSION and wants_session)
-    model, session, max_tokens, salt = (
-        body_fields(body, wants_session=wants_session, wants_salt=bool(needs & KEYS)) if asks_fields else BodyFields()
-    )
+    (model, naming), (session, max_tokens, salt) = BodyModel(b"", Naming.NAMED), BodyFields()
+    if asks_fields:
+        length = len(body) if announced == -1 else announced
+        model, naming = body_model(body, prompt_start(body), announced=length)
+        session, max_tokens, salt = body_fields(body, wants_session=wants_session, wants_salt=bool(needs & KEYS))
     keys = prefix_keys(body) if needs & KEYS else ()
+    first = len(model) | naming << NAMING_SHIFT
     head = struct.pack(
-        f"<H{len(model)}sH{len(session)}sIIQ", len(model), model, len(session), session, max_tokens, len(body), salt
+        f"<H{len(model)}sH{len(session)}sIIQ", first, model, len(session), session, max_tokens, len(body), salt
     )
     return head + struct.pack(f"<{len(keys)}Q", *keys)
 
@@ -60,6 +73,16 @@ async def test_random_bodies(tmp_path: Path, lookup: str) -> None:
         *PROMPT_KEYS,
         *(b'"model"', b'"user"', b'"session_id"', b'"prompt_cache_key"', b'"max_tokens"', b'"max_output_tokens"'),
         *(b'"cache_salt"', b'"cache_salt":"', b'"salty"'),
+        *(
+            b'"m\\u006fdel"',
+            b'"model":"m",',
+            b"\\u006d",
+            b"\\/",
+            b"--b\r\n",
+            b"\r\n--b",
+            b"\r\n\r\n",
+            b"; name=model\r\n",
+        ),
         *(b":", b",", b"{", b"}", b'"', b"\\", b" ", b"\n", b"12", b'"text"', b"\x00", b"\xff", b"\xc3\xa9", b"[" * 50),
     ]
     async with running_edge(tmp_path, replicas=1, lookup=lookup, body_window_bytes=WINDOW, body_needs=3) as edge:
@@ -79,14 +102,14 @@ async def test_a_body_larger_than_the_window(tmp_path: Path) -> None:
         assert said is not None
         seen = seen_of(said)
         assert 65536 <= seen < len(body)
-        assert said == packed(body[:seen])
+        assert said == packed(body[:seen], announced=len(body))
         assert edge.router.asked[-1]["size"] == len(body)
         assert edge.replicas["r1"].received[-1].body == body
 
 
 def seen_of(said: bytes) -> int:
     """Bytes seen, out of a packet."""
-    model_bytes = int.from_bytes(said[:2], "little")
+    model_bytes = int.from_bytes(said[:2], "little") % GENERATES_NOTHING
     session_bytes = int.from_bytes(said[2 + model_bytes : 4 + model_bytes], "little")
     return int.from_bytes(said[8 + model_bytes + session_bytes : 12 + model_bytes + session_bytes], "little")
 
@@ -99,8 +122,45 @@ async def test_chunked_bodies_are_read_too(tmp_path: Path) -> None:
             b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:7], body[7:900], body[900:])) + b"0\r\n\r\n"
         )
         assert (await edge.ask(body=chunked, headers=[("Transfer-Encoding", "chunked")])).status == 200
-        assert edge.router.asked[-1]["body"] == packed(body)
+        assert edge.router.asked[-1]["body"] == packed(body, announced=None)
         assert edge.replicas["r1"].received[-1].body == body
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_what_generates_nothing_has_a_model_alone(tmp_path: Path, lookup: str) -> None:
+    """Where several models are served every POST asks for its model's replica, and says nothing else of its body; where
+    one is, nobody asks."""
+    body = b'{"input":"' + b"x" * 3000 + b'","user":"u","model":"e\\/5"}'
+    async with running_edge(tmp_path, replicas=1, lookup=lookup, body_needs=FIELDS | KEYS | MODELS) as edge:
+        assert (await edge.ask(target="/v1/embeddings", body=body)).status == 200
+        said = edge.router.asked[-1]["body"]
+        assert said == struct.pack("<H3sHIIQ", 3 | GENERATES_NOTHING, b"e/5", 0, 0, len(body), 0)
+        assert (await edge.ask(target="/sleep", body=b"")).status == 200
+        assert edge.router.asked[-1]["body"] == struct.pack("<HHIIQ", GENERATES_NOTHING, 0, 0, 0, 0), "names none"
+        assert (await edge.ask("PUT", "/v1/embeddings", body)).status == 200
+        assert len(edge.router.asked) == 2
+        await edge.api.set_variable("proc.pm.body", FIELDS | KEYS)
+        assert (await edge.ask(target="/v1/embeddings", body=body)).status == 200
+        assert len(edge.router.asked) == 2
+
+
+async def test_the_model_may_stand_in_a_header_or_be_the_paths(tmp_path: Path) -> None:
+    """They count where the body does not show it, the header first; what the body names goes before both."""
+    path_models = {"/v1/chat/completions": "of-the-path"}
+    async with running_edge(tmp_path, replicas=1, body_needs=FIELDS, path_models=path_models) as edge:
+        header = ("X-Model", "of-the-header")
+        assert model_of(await digest(edge, b"{}", header)) == (b"of-the-header", 0)
+        assert model_of(await digest(edge, b'{"model":"own"}', header)) == (b"own", 0)
+        assert model_of(await digest(edge, b"{}")) == (b"of-the-path", 0)
+        assert model_of(await digest(edge, b"{}", ("X-Model", "x" * 300))) == (b"of-the-path", 0)
+        assert edge.replicas["r1"].received[0].header("x-model") == "of-the-header"
+
+
+def model_of(said: bytes | None) -> tuple[bytes, int]:
+    """The model out of a packet, and what stands in the bits above its length."""
+    assert said is not None
+    first = int.from_bytes(said[:2], "little")
+    return said[2 : 2 + first % GENERATES_NOTHING], first // GENERATES_NOTHING
 
 
 async def test_the_bits_decide_what_is_read(tmp_path: Path) -> None:
@@ -108,7 +168,7 @@ async def test_the_bits_decide_what_is_read(tmp_path: Path) -> None:
     body = b'{"model":"m","user":"u","messages":["' + b"x" * 3000 + b'"]}'
     session = ("x-session-id", "s")
     async with running_edge(tmp_path, replicas=1) as edge:
-        for needs in range(8):
+        for needs in range(8):  # with 8 alone nothing but the model counts
             await edge.api.set_variable("proc.pm.body", needs)
             for headers in ((), (session,)):
                 said = await digest(edge, body, *headers)

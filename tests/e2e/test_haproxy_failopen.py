@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -215,6 +216,81 @@ async def test_who_was_left_and_serves_another_model_is_not_believed(tmp_path: P
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
 
 
+LONG = b'{"messages":["' + b"x" * 200_000 + b'"],"model":"%s"}'
+"""Longer than the part of a body that can be looked at, and `model` behind it."""
+
+
+@both_lookups
+async def test_a_model_that_cannot_be_seen_is_asked_for(tmp_path: Path, lookup: str) -> None:
+    """Behind a long prompt, or missing: no server of any model is tried, and one sentence says what to do; the header
+    that it names decides."""
+    async with two_models(tmp_path, lookup=lookup) as edge:
+        await edge.api.set_variable("proc.pm.body", 9)
+        for body in (LONG % b"b", b'{"messages":[]}'):
+            refused = await edge.ask(body=body)
+            assert (refused.status, refused.reason) == (400, "no-model")
+            error = refused.json()["error"]
+            assert (error["param"], error["type"]) == ("model", "BadRequestError")
+            assert error["message"].endswith("send `model` in front of the prompt, or name it in the header x-model.")
+            assert not any(replica.received for replica in edge.replicas.values())
+        for model, right in (("a", {"r1", "r2"}), ("b", {"r3", "r4"})):
+            answers = [
+                await edge.ask(body=LONG % b"c", headers=[("x-model", model), ("x-session-id", f"s{number}")])
+                for number in range(10)
+            ]
+            assert {answer.status for answer in answers} == {200}
+            assert {answer.replica for answer in answers} == right
+        assert (await edge.ask(body=LONG % b"b", headers=[("x-model", "c")])).status == 404
+
+
+async def test_what_generates_nothing_stays_with_its_model_too(tmp_path: Path) -> None:
+    """Embeddings, and the field of a form; what names no model goes anywhere."""
+    async with two_models(tmp_path) as edge:
+        await edge.api.set_variable("proc.pm.body", 9)
+        form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nb\r\n--x--\r\n'
+        for target, body in (("/v1/embeddings", asking("b")), ("/v1/audio/transcriptions", form)):
+            answers = [await edge.ask(target=target, body=body) for _ in range(10)]
+            assert {answer.status for answer in answers} == {200}
+            assert {answer.replica for answer in answers} <= {"r3", "r4"}
+        assert (await edge.ask(target="/sleep", body=b"")).status == 200
+        assert (await edge.ask(target="/v1/embeddings", body=LONG % b"b")).status == 400
+
+
+async def test_one_model_and_its_adapters(tmp_path: Path) -> None:
+    """Who names none wants the model itself, which all have; who wants an adapter must say so where it can be seen."""
+    async with running_edge(tmp_path, replicas=2) as edge:
+        first, second = edge.replicas.values()
+        await edge.reconciler.step(
+            {
+                "r1": first.desired._replace(names=frozenset({"a", "sql"}), model="a"),
+                "r2": second.desired._replace(names=frozenset({"a", "math"}), model="a"),
+            }
+        )
+        await edge.router.stop()
+        await edge.router_is("DOWN")
+        answers = [await edge.ask(headers=[("x-session-id", f"s{number}")]) for number in range(20)]
+        assert {(answer.status, answer.reason) for answer in answers} == {(200, "fail-open")}
+        assert {answer.replica for answer in answers} == {"r1", "r2"}
+        assert (await edge.ask(body=LONG % b"sql")).status == 400
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+async def test_tenants_with_one_session_id(tmp_path: Path, isolated: bool) -> None:
+    """Kept apart, their session ids are hashed apart; else the same id is one session."""
+    keys = tmp_path / "keys.map"
+    keys.write_text("".join(f"{hashlib.sha256(b'sk-%d' % n).hexdigest()} tenant-{n}\n" for n in range(20)))
+    shown = {"api_keys_map": str(keys), "expose_decision": "always"}
+    async with running_edge(tmp_path, replicas=4, isolate_tenants=isolated, **shown) as edge:
+        await edge.router.stop()
+        homes: Counter[str] = Counter()
+        for number in range(20):
+            answer = await edge.ask(headers=[("x-api-key", f"sk-{number}"), ("x-session-id", "the same")])
+            assert (answer.status, answer.reason) == (200, "fail-open")
+            homes[answer.replica] += 1
+            await edge.idle()
+        assert len(homes) == (4 if isolated else 1), homes
+
+
 async def test_a_server_that_nobody_named_takes_what_nobody_else_serves(tmp_path: Path) -> None:
     """As it does while the router is there."""
     async with running_edge(tmp_path, replicas=2) as edge:
@@ -223,6 +299,7 @@ async def test_a_server_that_nobody_named_takes_what_nobody_else_serves(tmp_path
         await edge.router.stop()
         await edge.router_is("DOWN")
         assert {(await edge.ask(body=asking("c", number))).replica for number in range(10)} == {"r2"}
+        assert (await edge.ask(body=LONG % b"a")).replica == "r2"
         assert {(await edge.ask(body=asking("a", number))).replica for number in range(20)} == {"r1", "r2"}
 
 

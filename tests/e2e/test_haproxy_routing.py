@@ -182,6 +182,31 @@ async def test_everything_else_is_spread_evenly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_a_request_whose_model_nothing_tells(tmp_path: Path, lookup: str) -> None:
+    """The router's 400 is answered in one sentence, in the shape OpenAI's clients read."""
+    async with running_edge(tmp_path, lookup=lookup) as edge:
+        edge.router.answer = lambda _: {"status": 400, "retry_after": 0, "reason": "no-model"}
+        answer = await edge.ask()
+        assert (answer.status, answer.reason) == (400, "no-model")
+        assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+        line = await edge.router.line(answer.id)
+        assert (line["st"], line["srv"]) == (400, "<lua.pm_no_model>")
+
+
+async def test_a_client_that_is_still_sending_reads_the_sentence(tmp_path: Path) -> None:
+    """The rest of its body is taken before it is answered: a connection that closes would hide the answer."""
+    async with running_edge(tmp_path) as edge:
+        edge.router.answer = lambda _: {"status": 400, "reason": "no-model"}
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
+        for _ in range(90):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+        assert (await read_response(reader)).json()["error"]["param"] == "model"
+        writer.close()
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_refusal_is_answered_by_haproxy(tmp_path: Path, lookup: str, status: int) -> None:
     """The router's status and pause, in the error object clients know; no replica is troubled."""
@@ -331,7 +356,9 @@ async def test_api_keys_name_the_tenant(tmp_path: Path) -> None:
     keys.write_text(f"# comment\n{hashlib.sha256(b'sk-1').hexdigest()} acme\n")
     async with running_edge(tmp_path, replicas=1, api_keys_map=str(keys)) as edge:
         for header in (("Authorization", "Bearer sk-1"), ("x-api-key", "sk-1")):
-            assert (await edge.ask(headers=[header])).status == 200
+            answer = await edge.ask(headers=[header])
+            assert answer.status == 200
+            assert not [name for name in answer.headers if name.startswith("x-pointsman-")], "that is for operators"
             assert edge.router.asked[-1]["tenant"] == b"acme"
             assert edge.replicas["r1"].received[-1].header(header[0].lower()) is None
         for headers in ([], [("authorization", "Bearer sk-2")], [("authorization", "sk-1")]):
@@ -339,6 +366,20 @@ async def test_api_keys_name_the_tenant(tmp_path: Path) -> None:
             assert answer.status == 401
             assert answer.json()["error"]["code"] == 401
         assert len(edge.replicas["r1"].received) == 2
+
+
+BELOW_NOTHING = (
+    "/v1/../sleep",
+    "/v1/..",
+    "/v1/%2e%2E/sleep",
+    "/v1/.%2e/sleep",
+    "/v1/..%2fsleep",
+    "/v1/..%5Csleep",
+    "/v1/..;/sleep",
+    "/v1/a%2f../sleep",
+    "/v1/\\..\\sleep",
+)
+"""What a server that resolves dots, or decodes first, takes for a path outside of /v1."""
 
 
 async def test_the_allow_list_and_the_body_cap(tmp_path: Path) -> None:
@@ -349,10 +390,14 @@ async def test_the_allow_list_and_the_body_cap(tmp_path: Path) -> None:
         for target in ("/metrics", "/v1", "/sleep", "/health/x", "/V1/models"):
             answer = await edge.ask("GET", target, b"")
             assert (answer.status, answer.json()["error"]["code"]) == (404, 404)
+        for target in BELOW_NOTHING:
+            assert (await edge.ask("GET", target, b"")).status == 404, target
+        for target in ("/v1/models/v1..2", "/v1/a%2eb", "/v1/...", "/v1/models/%2e.x"):
+            assert (await edge.ask("GET", target, b"")).status == 200, target
         assert (await edge.ask(body=b"x" * 1000)).status == 200
         answer = await edge.ask(body=b"", headers=[("Content-Length", "1001")])
         assert (answer.status, answer.json()["error"]["code"]) == (413, 413)
-        assert len(edge.replicas["r1"].received) == 2
+        assert len(edge.replicas["r1"].received) == 6
 
 
 async def test_the_ops_address(tmp_path: Path) -> None:

@@ -149,17 +149,23 @@ async def test_odd_prompts_are_routed() -> None:
         await until(edge.idle)
 
 
+async def is_live(edge: RunningEdge) -> bool:
+    """Whether a conversation is under way."""
+    return (await edge.metrics())["pointsman_kv_live_usage"] > 0
+
+
 async def test_admission_refuses_conversations_that_begin() -> None:
-    """With the KV full of live conversations a first turn gets 429 and when to return; those under way go on."""
+    """While a conversation under way has the KV, a first turn gets 429 and when to return; its own next turn goes on."""
     policy = {"policy": "kv_cost", "admission": {"limit": 0.5, "retry_after_s": 3}}
     engine = {**ENGINE, "kv_tokens": 8192}
     async with running_up(1, engine=engine, router={"policy": policy}) as edge:
         messages = [{"role": "user", "content": words("full", 1200)}]
-        *_, text = await ask(edge, messages, session="first")
-        await until(lambda: all_told(edge, 1))
+        asking = asyncio.create_task(ask(edge, messages, session="first", max_tokens=600))
+        await until(lambda: is_live(edge))
         refused = await edge.chat(words("another", 1200), session="second")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
         assert refused.headers["x-pointsman-reason"] == "admission"
+        *_, text = await asking
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "go on"}]
         _, reason, _, _ = await ask(edge, messages, session="first")
         assert reason == "kv-home"

@@ -48,6 +48,8 @@ GOLDEN_EDGES = {
         generation_paths=("/v1/chat/completions",),
         allowed_paths=("/v1/*", "/health"),
         api_keys_map="/etc/pointsman/keys.map",
+        isolate_tenants=True,
+        path_models={"/v1/audio/transcriptions": "whisper"},
         policy_override=True,
         first_token=True,
         body_window_bytes=0,
@@ -100,6 +102,26 @@ def test_what_is_off_is_not_there() -> None:
         assert word not in text
 
 
+def test_decisions_are_hidden_from_clients_with_keys_unless_asked_for() -> None:
+    """A client that is one of many tenants does not learn where it was served, nor whether its prompt was known."""
+    keys = {"api_keys_map": "/etc/pointsman/keys.map"}
+    for changes, shown in (
+        ({}, True),
+        (keys, False),
+        (keys | {"expose_decision": "always"}, True),
+        ({"expose_decision": "never"}, False),
+    ):
+        text = render(make_edge(**changes)).haproxy_cfg
+        assert ("set-header x-pointsman-replica" in text) == ("set-header x-pointsman-reason" in text) == shown
+        assert ("http-response del-header x-pointsman- -m beg" in text) == (not shown)
+
+
+def test_the_answer_to_an_unknown_model_says_what_to_do() -> None:
+    """It names the header, where there is one."""
+    assert "name it in the header x-model." in render(make_edge()).haproxy_cfg
+    assert 'in front of the prompt."' in render(make_edge(model_header="")).haproxy_cfg
+
+
 def test_requests_are_held_where_the_router_can_be_asked() -> None:
     """With either lookup, by one rule on one variable; without the address the router's word to hold is not taken."""
     address = {"lookup_address": "127.0.0.1:9102"}
@@ -127,13 +149,18 @@ REFUSED = [
     pytest.param({"admin_socket": "/run/a b"}, "admin_socket", id="blank in a path"),
     pytest.param({"session_headers": ("x session",)}, "session_headers", id="blank in a header name"),
     pytest.param({"session_headers": ("x),lower",)}, "session_headers", id="bracket in a header name"),
+    pytest.param({"model_header": "x model"}, "model_header", id="blank in the model's header"),
+    pytest.param({"model_header": "X-Pointsman-Model"}, "model_header", id="a header that is removed"),
+    pytest.param({"path_models": {"/v1/x }": "m"}}, "path_models", id="end of an acl in a model's path"),
+    pytest.param({"path_models": {"/v1/x": "m)"}}, "path_models", id="end of a fetch in a path's model"),
+    pytest.param({"expose_decision": "yes"}, "expose_decision", id="unknown word for exposing"),
     pytest.param({"generation_paths": ()}, "generation_paths", id="nothing routed"),
     pytest.param({"generation_paths": ("/v1/x }",)}, "generation_paths", id="end of an acl in a path"),
     pytest.param({"allowed_paths": ("/v1*",)}, "allowed_paths", id="star inside a name"),
     pytest.param({"allowed_paths": ("/*/x",)}, "allowed_paths", id="star in the middle"),
     pytest.param({"api_keys_map": "/etc/keys)"}, "api_keys_map", id="end of a converter in a path"),
     pytest.param({"user": "root\n"}, "user", id="line end in an account"),
-    pytest.param({"body_needs": 8}, "body_needs", id="unknown bit"),
+    pytest.param({"body_needs": 16}, "body_needs", id="unknown bit"),
     pytest.param({"body_window_bytes": 1 << 21}, "body_window_bytes", id="window beyond its limit"),
     pytest.param({"hash_balance_percent": 100}, "hash_balance_percent", id="a bound nobody could stay in"),
     pytest.param({"threads": -1}, "threads", id="negative threads"),

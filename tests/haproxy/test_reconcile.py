@@ -302,6 +302,16 @@ def test_servers_are_grouped_by_what_they_serve() -> None:
     assert by_server["fresh"] not in (*m, *n), "who is still to be asked serves nobody yet"
 
 
+def test_a_request_that_names_no_model_goes_to_the_only_one() -> None:
+    """Its servers differ in adapters. With two models nobody may guess."""
+    one = make_desired("a", names=frozenset(("m", "sql")), model="m")
+    two = make_desired("b", names=frozenset(("m", "math")), model="m")
+    by_server, by_model = groups({"a": one, "b": two})
+    assert set(by_model[xxh64_hexdigest(b"")].split(",")) == set(by_server.values())
+    _, by_model = groups({"a": one, "b": two, "c": make_desired("c", names=frozenset("n"), model="n")})
+    assert xxh64_hexdigest(b"") not in by_model
+
+
 def test_groups_of_one_name_are_bounded() -> None:
     """A command must not outgrow HAProxy's buffer."""
     many = {f"r{n}": make_desired(f"r{n}", names=frozenset(("base", f"adapter-{n}"))) for n in range(GROUPS_MAX + 10)}

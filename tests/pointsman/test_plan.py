@@ -40,3 +40,12 @@ def test_bodies_are_looked_into_as_far_as_the_policy_needs(tmp_path: Path, polic
 def test_a_window_that_is_configured_counts(tmp_path: Path) -> None:
     """Whatever the policy."""
     assert planned_edge(tmp_path, {"policy": "kv_cost"}, body_window_bytes=65536).body_window_bytes == 65536
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_both_processes_keep_tenants_apart_or_neither(tmp_path: Path, isolated: bool) -> None:
+    """One setting of the router's, which HAProxy gets as well."""
+    config = tmp_path / "up.yaml"
+    config.write_text(yaml.safe_dump({"router": {"isolate_tenants": isolated}}))
+    options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", config=config)
+    assert plan(options).edge.isolate_tenants is isolated

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.types import Naming
 from router.features import (
     BYTES_PER_TOKEN,
     DEFAULT_OUTPUT_TOKENS,
+    GENERATES_NOTHING,
     MAX_PREFIX_KEYS,
     MAX_SESSION_BYTES,
+    NAMING_SHIFT,
     BodyFields,
     expected_tokens,
     extract,
@@ -37,6 +40,41 @@ def test_a_whole_packet_is_read() -> None:
     """All six parts of the body packet arrive."""
     packed = pack(b"qwen", b"s-1", 64, 2000, (1, 2**64 - 1), 5)
     assert unpack_body(packed) == BodyFields("qwen", "s-1", 64, 2000, 5, (1, 2**64 - 1))
+
+
+def test_the_upper_bits_of_the_first_length_are_read() -> None:
+    """How the model is known, and whether anything is generated; a naming that is not known is not seen."""
+    plain = pack(b"qwen", b"s-1", 64, 2000, (7,), 5)
+    length = int.from_bytes(plain[:2], "little")
+    for bits, naming in enumerate((Naming.NAMED, Naming.ABSENT, Naming.UNSEEN, Naming.UNSEEN)):
+        for nothing in (0, GENERATES_NOTHING):
+            first = struct.pack("<H", length | bits << NAMING_SHIFT | nothing)
+            wanted = unpack_body(plain)._replace(naming=naming, generates=not nothing)
+            assert unpack_body(first + plain[2:]) == wanted
+
+
+def test_a_model_that_is_not_shown_is_asked_for() -> None:
+    """By session and by how it is known; what is told counts as named, and scopes the keys."""
+    asked: list[tuple[str, Naming]] = []
+
+    def recall(session: str, naming: Naming) -> str | None:
+        asked.append((session, naming))
+        return {"s": "qwen"}.get(session)
+
+    unseen = pack(b"", b"", keys=(7,))
+    unseen = struct.pack("<H", Naming.UNSEEN << NAMING_SHIFT) + unseen[2:]
+    told = extract({"body": unseen, "session": "s"}, recall=recall)
+    assert (told.model, told.naming) == ("qwen", Naming.NAMED)
+    assert told.prefix_keys == extract({"body": pack(b"qwen", keys=(7,))}, recall=recall).prefix_keys
+    unknown = extract({"body": unseen}, recall=recall)
+    assert (unknown.model, unknown.naming) == ("", Naming.UNSEEN)
+    assert asked == [("s", Naming.UNSEEN), ("", Naming.UNSEEN)], "a name that was read is not asked for"
+
+
+def test_an_uploaded_file_is_no_prompt() -> None:
+    """A request that generates nothing counts what was seen of it, and no answer."""
+    packed = struct.pack("<H", 1 | GENERATES_NOTHING) + pack(b"w", seen=4000)[2:]
+    assert expected_tokens(extract({"body": packed, "size": 25_000_000})) == 1000
 
 
 def test_a_cut_packet_yields_what_precedes_the_cut() -> None:
@@ -134,3 +172,17 @@ def test_tenants_are_kept_apart_if_asked_for() -> None:
     assert kept.prefix_keys != extract(asked | {"tenant": "other"}, isolate_tenants=True).prefix_keys
     assert kept.scope.endswith(" acme")
     assert extract({"body": pack(b"a", keys=(7,))}, isolate_tenants=True).scope == extract(asked).scope
+
+
+def test_a_session_id_is_a_tenants_own_if_asked_for() -> None:
+    """Another tenant that sends the same id has another session; without isolation, or tenants, it is the same one."""
+    named = {"session": b"s", "tenant": b"acme"}
+    in_body = {"body": pack(session=b"s"), "tenant": b"acme"}
+    sessions = {
+        extract(arguments | {"tenant": tenant}, isolate_tenants=True).session
+        for arguments in (named, in_body)
+        for tenant in (b"acme", b"other", b"ac")
+    }
+    assert len(sessions) == 3
+    assert extract(named).session == extract({"session": b"s"}, isolate_tenants=True).session == "s"
+    assert extract({"tenant": b"acme"}, isolate_tenants=True).session == ""

@@ -9,7 +9,7 @@ import pytest
 from policies.base import Needs
 from policies.pair import Pairing
 from policies.registry import build_policy
-from policies.types import Reason, RequestFeatures
+from policies.types import Naming, Reason, RequestFeatures
 from router.metrics import DecisionMetrics
 from router.pipeline import Pipeline
 from router.state.answers import Verdict
@@ -116,6 +116,31 @@ def test_a_request_goes_to_a_replica_of_its_model() -> None:
     unknown = edge.ask("3", model="gpt-9\udcff")
     assert (unknown.first, unknown.status, unknown.reason) == ("", 404, Reason.UNKNOWN_MODEL)
     assert unknown.model == "gpt-9?"
+
+
+@pytest.mark.parametrize("naming", [Naming.ABSENT, Naming.UNSEEN])
+def test_a_request_whose_model_nothing_tells_is_refused(naming: Naming) -> None:
+    """No replica of any model is tried, and nothing is reserved."""
+    edge = Edge()
+    edge.put("q", 0, "qwen")
+    edge.put("l", 1, "llama")
+    refused = edge.ask("1", naming=naming)
+    assert (refused.first, refused.status, refused.reason) == ("", 400, Reason.NO_MODEL)
+    assert edge.metrics.by_reason == {("least_load", Reason.NO_MODEL): 1}
+    assert len(edge.load) == 0
+
+
+def test_what_generates_nothing_goes_by_load_alone() -> None:
+    """An embedding is no turn of its session: it neither follows the pin nor makes one, and has no KV anywhere."""
+    for policy in ("session_affinity", "kv_cost"):
+        edge = Edge("a", "b", policy=policy)
+        home = edge.ask("1", session="s", body_bytes=4000, prefix_keys=(1, 2)).first
+        embedding = edge.ask("2", session="s", generates=False, body_bytes=4000)
+        assert embedding.reason is Reason.LEAST_LOAD and embedding.first != home
+        assert edge.load.in_flight_tokens.sum() > 1000
+        edge.ask("3", session="new", generates=False)
+        assert edge.sessions.get("new", 0.0, 10.0) is None
+        assert [conversation.name for conversation in edge.kv.conversations] in ([], ["s"])
 
 
 def test_a_model_whose_replicas_are_away_is_refused_while_others_serve() -> None:

@@ -396,6 +396,7 @@ async def running_edge(folder: Path, *, replicas: int = 2, **changes: object) ->
             "master_socket": str(folder / "master.sock"),
             "servers": tuple(replica.server for replica in fleet.values()),
             "threads": 2,
+            "body_needs": 0,
             # So that a busy machine does not make the edge fail open: router and client share a loop.
             "timeouts": Timeouts(processing_ms=5000, router_check_ms=1000),
         }

@@ -185,9 +185,9 @@ Lowest first: defaults, the file, environment variables, flags. An environment v
 ## HAProxy
 
 `pointsman haproxy render --config haproxy.yaml --out FOLDER` writes haproxy.cfg and the files it refers to. What both
-files say must agree: the router's addresses, the admin socket, `server_options`, and `policy_override` with the
-router's `override_header`. `pointsman up` sees to that by itself; its `--config` takes both files as sections
-`router` and `haproxy`.
+files say must agree: the router's addresses, the admin socket, `server_options`, `isolate_tenants`, and
+`policy_override` with the router's `override_header`. `pointsman up` sees to that by itself; its `--config` takes both
+files as sections `router` and `haproxy`.
 
 {haproxy}
 """

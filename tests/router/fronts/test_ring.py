@@ -192,7 +192,8 @@ def test_a_request_no_server_took_is_refused_not_served() -> None:
     ring = Ring()
     ring.load.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(srv="<NOSRV>", st=503, tr=-1)))
-    assert ring.metrics.refused == {503: 1} and not ring.metrics.replicas
+    ring.protocol.data_received(framed(line(srv="<lua.pm_no_model>", st=400, tr=0)))
+    assert ring.metrics.refused == {503: 1, 400: 1} and not ring.metrics.replicas
     assert len(ring.load) == 0
 
 
