@@ -155,7 +155,7 @@ async def is_live(edge: RunningEdge) -> bool:
 
 
 async def test_admission_refuses_conversations_that_begin() -> None:
-    """While a conversation under way has the KV, a first turn gets 429 and when to return; its own next turn goes on."""
+    """While a conversation under way has the KV, a first turn gets 429 and when to return; its next turn goes on."""
     policy = {"policy": "kv_cost", "admission": {"limit": 0.5, "retry_after_s": 3}}
     engine = {**ENGINE, "kv_tokens": 8192}
     async with running_up(1, engine=engine, router={"policy": policy}) as edge:
