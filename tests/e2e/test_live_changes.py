@@ -85,8 +85,8 @@ async def test_sessions_stay_where_they_are_when_the_router_is_killed() -> None:
         router.wait()
 
         async def back() -> bool:
-            # HAProxy asks again once its own check of the router passes.
-            return (await edge.chat(session="s0")).headers["x-pointsman-reason"] != "fail-open"
+            # HAProxy asks once its check of the router passes; the router decides once it saw HAProxy's servers.
+            return (await edge.chat(session="s0")).headers["x-pointsman-reason"] == "session-pin"
 
         await until(back)
         assert await homes() == before
