@@ -8,6 +8,8 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from router_fixture import client_of, register, running_router
 
+JSON = {"content-type": "application/json"}
+
 
 async def test_a_replica_lives_through_the_api() -> None:
     """Put, renew, list, drain, delete: each answer is the replica as it then is."""
@@ -51,7 +53,7 @@ async def test_errors_are_clear_and_change_nothing(
     """One shape, OpenAI's; the sentence says what was expected; the state is as before."""
     async with running_router() as router, client_of(router) as client:
         before = (await client.get("/v1/policy")).json()
-        answer = await client.request(method, path, content=body)
+        answer = await client.request(method, path, content=body, headers=JSON if body is not None else {})
         assert answer.status_code == status, answer.text
         error = answer.json()["error"]
         assert error["code"] == status and says in error["message"]
@@ -81,7 +83,7 @@ async def test_an_earlier_life_of_a_replica_changes_nothing() -> None:
 async def test_a_body_too_large_is_refused_while_it_arrives() -> None:
     """The limit is named."""
     async with running_router(admin={"port": 0, "max_body_bytes": 2048}) as router, client_of(router) as client:
-        answer = await client.put("/v1/policy", content=b" " * 4096)
+        answer = await client.put("/v1/policy", content=b" " * 4096, headers=JSON)
         assert answer.status_code == 413 and "2048" in answer.json()["error"]["message"]
 
 
