@@ -14,8 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.state.schema import JSON_TYPE
-
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -42,15 +40,15 @@ def from_json(body: bytes, into: type[StructT]) -> StructT:
         raise
 
 
-def decoded(body: bytes, decode: Callable[[bytes], StructT], media_type: str = JSON_TYPE) -> StructT:
-    """What a decoder of msgspec makes of a body. `media_type` is what the body was said to be."""
+def decoded(body: bytes, decode: Callable[[bytes], StructT], what: str = "JSON") -> StructT:
+    """A body as a decoder of msgspec reads it; `what` the decoder reads, in the words of the refusal."""
     try:
         return decode(body)
     except msgspec.ValidationError as error:
         raise HTTPException(422, f"body: {error}") from error
     # msgspec raises Python's own errors for text that is not UTF-8 (ValueError) and for nesting (RecursionError).
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise HTTPException(400, f"body: not {media_type}: {error}") from error
+        raise HTTPException(400, f"body: not {what}: {error}") from error
 
 
 def flag(request: Request, name: str) -> bool:
