@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
 from router_fixture import client_of, running_router
@@ -59,19 +57,17 @@ async def test_only_listed_networks_are_taken() -> None:
 async def test_replicas_and_fleets_outside_are_refused() -> None:
     """422 for both, and nothing is registered."""
     pools = {"ttl_s": 9, "pools": []}
-    async with running_router(admin={"port": 0, "engine_networks": ["10.0.0.0/8"]}) as router:
-        async with client_of(router) as client:
-            for path, body in (
-                ("/v1/replicas/a", {"url": "http://127.0.0.1:9"}),
-                ("/v1/fleets/f", {"control": "http://127.0.0.1:9", **pools}),
-                ("/v1/fleets/f", {"control": "https://user:secret@10.0.0.1:9", **pools}),
-            ):
-                answer = await client.put(path, json=body)
-                assert answer.status_code == 422, answer.text
-            assert (await client.put("/v1/replicas/a", json={"url": "http://10.0.0.1:9"})).status_code == 201
-            assert (
-                await client.put("/v1/fleets/f", json={"control": "https://10.0.0.1:9", **pools})
-            ).status_code == 201
+    networks = {"port": 0, "engine_networks": ["10.0.0.0/8"]}
+    async with running_router(admin=networks) as router, client_of(router) as client:
+        for path, body, status in (
+            ("/v1/replicas/a", {"url": "http://127.0.0.1:9"}, 422),
+            ("/v1/replicas/a", {"url": "http://10.0.0.1:9"}, 201),
+            ("/v1/fleets/f", {"control": "http://127.0.0.1:9", **pools}, 422),
+            ("/v1/fleets/f", {"control": "https://user:secret@10.0.0.1:9", **pools}, 422),
+            ("/v1/fleets/f", {"control": "https://10.0.0.1:9", **pools}, 201),
+        ):
+            answer = await client.put(path, json=body)
+            assert answer.status_code == status, answer.text
 
 
 async def test_a_saved_replica_outside_is_not_restored(tmp_path: Path) -> None:
@@ -91,12 +87,12 @@ class NameServer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answering = threading.Event()
         self.asked = 0
-        monkeypatch.setattr(endpoints.socket, "getaddrinfo", self.ask)
+        monkeypatch.setattr(endpoints, "_address_of", self.ask)
 
-    def ask(self, host: str, port: int, **_: Any) -> list[Any]:
+    def ask(self, host: str, port: int) -> IPv4Address:
         self.asked += 1
         self.answering.wait(30)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+        return IPv4Address("10.0.0.1")
 
 
 async def test_a_name_server_that_hangs_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ async def test_explaining_by_kv_shows_every_term() -> None:
 
 
 async def test_a_policy_refused_to_a_person_is_counted_and_no_alarm() -> None:
-    """The old one decides on, and the caller has read why; `config_last_reload_successful` speaks of nobody's errors."""
+    """The old one decides on, and the caller has read why; `config_last_reload_successful` stays 1."""
     async with running_router() as router, client_of(router) as client:
         assert (await client.put("/v1/policy", json={"policy": "nope"})).status_code == 422
         assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
