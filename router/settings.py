@@ -57,7 +57,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NearListen(Listen, frozen=True, forbid_unknown_fields=True):
-    """Where HAProxy on the same host asks and tells: a TCP address, or a Unix socket, which costs both sides less."""
+    """An address that HAProxy on the same host connects to: TCP, or a Unix socket, which costs both sides less."""
 
     path: str = ""
     """File of a Unix socket, made with mode 0600; when set, host and port mean nothing."""
