@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -28,6 +29,9 @@ from router.settings import Listen
 from router.state.schema import JSON_TYPE
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+HOSTS_KEPT = 64
+"""`Host` headers whose reading is remembered: heartbeats of a thousand replicas come with one or two."""
 
 QUOTED_MAX = 100
 """Characters of a peer's header or parameter that a refusal repeats."""
@@ -105,6 +109,7 @@ class Guard:
             raise HTTPException(403, f"{foreign}: a web page of another origin may not use this API")
 
 
+@lru_cache(maxsize=HOSTS_KEPT)
 def host_of(header: str) -> str:
     """The name or address in a `Host` header, lower case, without port and brackets; empty where it is malformed."""
     try:
@@ -113,6 +118,7 @@ def host_of(header: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=HOSTS_KEPT)
 def is_loopback(host: str) -> bool:
     """Whether a name or an address always means the machine it is used on."""
     return Listen(host).is_loopback
