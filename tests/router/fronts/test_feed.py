@@ -122,6 +122,9 @@ async def test_every_split_says_the_same() -> None:
         pytest.param(HELLO + framed({"epoch": "e"}), 422, id="no seq"),
         pytest.param(HELLO + framed({"epoch": "e", "seq": 0, "sored": []}), 422, id="misspelt"),
         pytest.param(HELLO + FEED_HEAD.pack(1) + b"\xc1", 400, id="not msgpack"),
+        pytest.param(HELLO + FEED_HEAD.pack(9) + b"\x81\xa5epoch\xa1\xff", 400, id="not UTF-8"),
+        pytest.param(HELLO + framed({"epoch": "e", "seq": 0, "capacity_tokens": 2**63}), 422, id="too many tokens"),
+        pytest.param(HELLO + framed({"epoch": "e", "seq": 2**64 - 1}), 422, id="a number too large"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", 413, id="somebody who expects a web page"),
     ],
 )
