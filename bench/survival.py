@@ -233,7 +233,7 @@ async def corrupt_state() -> Row:
             await asyncio.sleep(0.02)
 
         async def back() -> bool:
-            return (await here.chat()).headers.get("x-pointsman-reason") != "fail-open"
+            return str((await here.chat()).headers.get("x-pointsman-reason")) != "fail-open"
 
         back_s = await here.until("the router", back)
     refused = sum(status == 0 for status in answers)

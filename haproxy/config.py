@@ -243,15 +243,15 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     binds: tuple[Bind, ...]
     ring_address: str
-    """Where the router takes the log lines: host:port."""
+    """Where the router takes the log lines: host:port or `unix@PATH`."""
     admin_socket: str
     """Unix socket of the Runtime API, created with mode 0600."""
     lookup: Lookup = "spoe"
     spop_address: str = ""
-    """The router's SPOP listener; needed with `lookup` = "spoe"."""
+    """The router's SPOP listener, host:port or `unix@PATH`; needed with `lookup` = "spoe"."""
     lookup_address: str = ""
-    """The router's HTTP lookup listener, IP address and port; needed with `lookup` = "lua", and for holding requests
-    (`admission.wait_s`) with either. Empty: what would be held is refused at once."""
+    """The router's HTTP lookup listener, IP address and port or `unix@PATH`; needed with `lookup` = "lua", and for
+    holding requests (`admission.wait_s`) with either. Empty: requests that would be held are refused at once."""
     models_address: str = ""
     """The same listener again, which also answers `GET /v1/models` for the whole fleet. Empty: a replica's own answer
     reaches the client."""

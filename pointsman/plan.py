@@ -161,15 +161,15 @@ def plan(options: UpOptions) -> EdgePlan:
         admin = require_free(wanted, "--admin")
     if listen == admin:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
-    http_lookup, ops = pick_ports(2)
+    (ops,) = pick_ports(1)
     run_dir, owned = _make_run_dir(options.run_dir)
-    spop, ring = _near_addresses(run_dir, document)
+    spop, ring, near_lookup = _near_addresses(run_dir, document)
     settings = load_settings(
         overrides={
             **document.router,
             "spop": spop.listen,
             "ring": ring.listen,
-            "lookup": {"port": http_lookup},
+            "lookup": near_lookup.listen,
             "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
             "edge": {
                 **document.router.get("edge", {}),
@@ -192,8 +192,8 @@ def plan(options: UpOptions) -> EdgePlan:
             "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
             "spop_address": spop.address,
             "ring_address": ring.address,
-            "lookup_address": f"127.0.0.1:{http_lookup}",
-            "models_address": f"127.0.0.1:{http_lookup}",
+            "lookup_address": near_lookup.address,
+            "models_address": near_lookup.address,
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
             "policy_override": settings.override_header,
@@ -238,15 +238,16 @@ class _Near(NamedTuple):
     address: str
 
 
-def _near_addresses(run_dir: Path, document: UpFile) -> tuple[_Near, _Near]:
-    """Where HAProxy asks (SPOP) and tells (ring): Unix sockets, but for an HAProxy that gives up the rights to them."""
+NEAR = ("spop", "ring", "lookup")
+"""The router's listeners that only HAProxy connects to."""
+
+
+def _near_addresses(run_dir: Path, document: UpFile) -> list[_Near]:
+    """The addresses of `NEAR`: Unix sockets, but for an HAProxy that gives up the rights to them."""
     if document.haproxy.get("user") or document.haproxy.get("chroot"):
-        spop, ring = (_Near({"port": port}, f"127.0.0.1:{port}") for port in pick_ports(2))
-    else:
-        spop, ring = (
-            _Near({"path": path}, f"unix@{path}") for path in (f"{run_dir}/spop.sock", f"{run_dir}/ring.sock")
-        )
-    return spop, ring
+        return [_Near({"port": port}, f"127.0.0.1:{port}") for port in pick_ports(len(NEAR))]
+    paths = [f"{run_dir}/{name}.sock" for name in NEAR]
+    return [_Near({"path": path}, f"unix@{path}") for path in paths]
 
 
 def plan_edges(options: UpOptions) -> list[EdgePlan]:

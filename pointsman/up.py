@@ -149,7 +149,9 @@ class Site:
                 clients.append(await stack.enter_async_context(other))
             for edge, asked in zip(self._edges, clients, strict=True):
                 assert edge.router is not None
-                await self._until(self._answers(asked, "/readyz"), ROUTER_START_S, "the router", edge.router)
+                # Replicas are waited for below, where there are any.
+                ready = self._answers(asked, "/readyz?exclude=replicas")
+                await self._until(ready, ROUTER_START_S, "the router", edge.router)
             wanted = made.replicas
             deadline_s = time.monotonic() + START_S[made.options.engine]
             while wanted:

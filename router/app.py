@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,20 @@ from haproxy.worker import WorkerConnection
 from policies.base import Needs
 from policies.registry import build_policy
 from router import clock
+from router.admin_metrics import AdminCollector
+from router.admin_token import AdminToken
 from router.body_needs import BodyNeeds, body_needs, body_window
 from router.edge_sync import EdgeSync
-from router.endpoints import resolve_endpoint
+from router.endpoints import START_RESOLVE_S, EndpointResolver
 from router.engine_feed import EngineFeed
-from router.errors import RegistrationError, SettingsError
+from router.errors import RegistrationError, ResolveError, SettingsError
 from router.fronts.admin import AdminFront
 from router.fronts.deciding import Decider
 from router.fronts.edges import EdgesFront
 from router.fronts.feed import FeedProtocol
+from router.fronts.guard import Guard
 from router.fronts.hold import HoldFront
-from router.fronts.lookup import LookupFront
+from router.fronts.lookup import FormReader, LookupFront
 from router.fronts.models import ModelsFront
 from router.fronts.ring import EndOfRequest, RingProtocol
 from router.fronts.spop import SPOPProtocol
@@ -46,7 +50,7 @@ from router.kv_metrics import KVCollector
 from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
 from router.old_workers import OldWorkers
 from router.outlier_metrics import OutlierCollector
-from router.pin_keeper import PinKeeper
+from router.pin_keeper import build_pin_keeper
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
 from router.readiness import Readiness
@@ -61,7 +65,6 @@ from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
 from router.state.outliers import OutlierTable
-from router.state.pin_journal import PinJournal
 from router.state.replicas import Health, ReplicaRegistry
 from router.state.saved import StateFile
 from router.state.schema import Registration
@@ -115,6 +118,7 @@ class Router:
             on_changed=self._registry_changed,
         )
         self.outliers = OutlierTable(settings.outliers, self.replicas)
+        self.readiness.watch("replicas", self.replicas.why_none_serves)
         self.catalog = ModelCatalog(self.replicas, created=int(clock.wall()))
         self.scraper = Scraper(
             replicas=self.replicas,
@@ -176,6 +180,9 @@ class Router:
             outliers=self.outliers,
             holds=self.pipeline.holds,
         )
+        self.endpoints = EndpointResolver(settings.admin.engine_networks)
+        self.admin_token = AdminToken(settings.admin.token)
+        guard = Guard(self.admin_token, hosts=settings.admin.hosts)
         self.metrics = build_registry(
             StateCollector(
                 replicas=self.replicas,
@@ -191,6 +198,7 @@ class Router:
             HoldCollector(self.pipeline.holds),
             OutlierCollector(self.outliers, self.replicas),
             ScrapeCollector(self.scraper, self.load, self.replicas),
+            AdminCollector(guard),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
         self.feed = EngineFeed(
@@ -200,7 +208,6 @@ class Router:
             outliers=self.outliers,
             pipeline=self.pipeline,
             clock=self.clock,
-            token=settings.admin.token,
         )
         self.admin = AdminFront(
             replicas=self.replicas,
@@ -221,6 +228,8 @@ class Router:
                 policy=self.policy,
                 clock=self.clock,
             ),
+            endpoints=self.endpoints,
+            guard=guard,
             clock=self.clock,
             token=settings.admin.token,
             max_body_bytes=settings.admin.max_body_bytes,
@@ -229,7 +238,7 @@ class Router:
         self._keeper: StateKeeper | None = None
         if settings.state_file:
             self._keeper = StateKeeper(StateFile(Path(settings.state_file)), replicas=self.replicas, policy=self.policy)
-        self._pin_keeper = self._build_pin_keeper()
+        self._pin_keeper = build_pin_keeper(settings.state_file, self.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
@@ -237,13 +246,6 @@ class Router:
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
-
-    def _build_pin_keeper(self) -> PinKeeper | None:
-        if not self.settings.state_file:
-            return None
-        state_file = Path(self.settings.state_file)
-        journal = PinJournal(state_file.with_name(state_file.name + ".pins"))
-        return PinKeeper(journal, sessions=self.sessions, clock=self.clock, wall=clock.wall)
 
     def _slot_added(self, slot: int) -> None:
         self.load.add_slot(slot)
@@ -283,10 +285,12 @@ class Router:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
         if self._keeper is not None:
             self._keeper.load(self.clock())
+            self._forget_unlisted()
         if self._pin_keeper is not None:
             self._pin_keeper.load()
         await self._register_static()
         async with AsyncExitStack() as stack:
+            stack.callback(self.endpoints.close)
             loop = asyncio.get_running_loop()
             settings = self.settings
             self._background(stack, "sweep", self._sweep())
@@ -323,9 +327,10 @@ class Router:
             await self._listen(stack, loop, "feed", feed, self._feed_protocol)
             self.feed.port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
-            holding = HoldFront(self.decider)
-            lookup = LookupFront(self.decider, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
-            await serve_http(stack, "lookup", self._bind("lookup", settings.lookup), lookup)
+            forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
+            holding = HoldFront(self.decider, forms)
+            lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
+            await serve_http(stack, "lookup", self._bind_near(stack, "lookup", settings.lookup), lookup)
             stack.callback(holding.close)
             await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
             if self.sharing is not None:
@@ -355,7 +360,7 @@ class Router:
         return RingProtocol(self.end_of_request, self.request_metrics)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.feed, self._feeds)
+        return FeedProtocol(self.feed, self._feeds, self.admin_token)
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
@@ -372,13 +377,20 @@ class Router:
         address: NearListen,
         protocol: Callable[[], asyncio.Protocol],
     ) -> None:
+        sock = self._bind_near(stack, name, address)
         if address.path:
-            server = await loop.create_unix_server(protocol, sock=bind_unix(name, address.path))
-            stack.callback(Path(address.path).unlink, missing_ok=True)
-            self.addresses[name] = address
+            server = await loop.create_unix_server(protocol, sock=sock)
         else:
-            server = await loop.create_server(protocol, sock=self._bind(name, address))
+            server = await loop.create_server(protocol, sock=sock)
         stack.callback(server.close)
+
+    def _bind_near(self, stack: AsyncExitStack, name: str, address: NearListen) -> socket.socket:
+        if not address.path:
+            return self._bind(name, address)
+        sock = bind_unix(name, address.path)
+        stack.callback(Path(address.path).unlink, missing_ok=True)
+        self.addresses[name] = address
+        return sock
 
     def _bind(self, name: str, address: Listen) -> socket.socket:
         sock, self.addresses[name] = bind_tcp(name, address)
@@ -433,6 +445,15 @@ class Router:
             # A policy without pins leaves the table as it is: the one before it may come back.
             self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
 
+    def _forget_unlisted(self) -> None:
+        """Removes restored replicas that `admin.engine_networks`, changed since they were saved, leaves out."""
+        for replica in list(self.replicas):
+            try:
+                self.endpoints.check(ip_address(replica.host))
+            except RegistrationError as error:
+                log.warning("saved replica not restored", replica=replica.id, error=str(error))
+                self.replicas.remove(replica.id)
+
     async def _register_static(self) -> None:
         for static in self.settings.replicas:
             registration = Registration(
@@ -443,9 +464,9 @@ class Router:
                 role=static.role,
             )
             try:
-                endpoint = await resolve_endpoint(static.url)
+                endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
                 self.replicas.put(static.id, registration, endpoint, self.clock())
-            except RegistrationError as error:
+            except (RegistrationError, ResolveError) as error:
                 raise SettingsError(f"replicas: {static.id}: {error}") from error
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-
 from router.clock import Clock
 from router.pipeline import Pipeline
 from router.state.adapters import AdapterTable
@@ -34,7 +32,6 @@ class EngineFeed:
         outliers: OutlierTable,
         pipeline: Pipeline,
         clock: Clock,
-        token: str,
     ) -> None:
         self._replicas = replicas
         self._kv = kv
@@ -42,13 +39,8 @@ class EngineFeed:
         self._outliers = outliers
         self._pipeline = pipeline
         self._clock = clock
-        self._token = token
         self.port = 0
         """Where connections stay open; 0 until somebody listens."""
-
-    def admits(self, token: str) -> bool:
-        """Whether who shows this token may speak."""
-        return not self._token or hmac.compare_digest(token.encode(), self._token.encode())
 
     def take(self, replica_id: str, events: EngineEvents) -> EventsAnswer | None:
         """Applies a message; None when no such replica is registered."""

@@ -3,6 +3,7 @@
 RouterError
     SettingsError        configuration: the process refuses to start (exit code 2)
     RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
+    ResolveError         operational: a host name could not be resolved in time; answered with 503, retried
     SupersededError      operational: a later life of a replica is registered; answered with 409
     LimitError           operational: a named limit is met; answered with 4xx/503 and counted
     ScrapeError          operational: an endpoint did not tell what it was asked; counted, and asked again
@@ -25,6 +26,10 @@ class SettingsError(RouterError):
 
 class RegistrationError(RouterError):
     """A registration is wrong: names field, value and what was expected."""
+
+
+class ResolveError(RouterError):
+    """A host name was not resolved in time: names it, and the limit."""
 
 
 class SupersededError(RouterError):

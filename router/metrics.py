@@ -173,10 +173,15 @@ class StateCollector(Collector):
         yield active
         yield _gauge(
             "pointsman_config_last_reload_successful",
-            "0 when the last policy change was refused and the one before it still decides.",
+            "0 when the policy of the state file or of other edges was refused and another one decides; changes "
+            "refused to a caller of the admin API do not count.",
             self._decisions.policy_reload_ok,
         )
-        reloads = CounterMetricFamily("pointsman_policy_changes", "Policy changes by result.", labels=("result",))
+        reloads = CounterMetricFamily(
+            "pointsman_policy_changes",
+            "Changes of the live policy, applied or refused, from anywhere.",
+            labels=("result",),
+        )
         for result, count in sorted(self._decisions.policy_reloads.items()):
             reloads.add_metric((result,), count)
         yield reloads

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 
 import structlog
 
@@ -119,3 +120,10 @@ class PinKeeper:
         self._whole = False
         self._appended += len(pins)
         return True
+
+
+def build_pin_keeper(state_file: str, sessions: SessionTable, *, clock: Clock, wall: Clock) -> PinKeeper | None:
+    """The keeper of pins beside a state file; None where nothing is kept on disk."""
+    if not state_file:
+        return None
+    return PinKeeper(PinJournal(Path(state_file + ".pins")), sessions=sessions, clock=clock, wall=wall)

@@ -148,6 +148,7 @@ class Pipeline:
             decision = self._nobody(features.model) if not features.naming else Decision(Reason.NO_MODEL, status=400)
             self._metrics.decided(active.name, decision.reason)
             return decision
+        everyone = members
         if self._outliers.demoted:
             members = self._outliers.narrowed(members, features.session, self._rng)
         longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
@@ -157,7 +158,7 @@ class Pipeline:
             candidates.elsewhere = self._elsewhere(members.prefills_of_all, features, candidates, self._rng)
         context = Context(now_s, self._rng, RANKED)
         if self.holds.held and not its_turn:
-            context.waiting = self._has_waiting(members)
+            context.waiting = self._has_waiting(everyone)
         refusal = active.policy.admit(features, candidates, context)
         if refusal is not None:
             if refusal.wait_s > 0:

@@ -59,11 +59,19 @@ class PolicyControl:
         return f'"{hashlib.blake2b(canonical, digest_size=8).hexdigest()}"'
 
     def put(
-        self, document: Mapping[str, Any] | bytes, *, if_match: str | None = None, dry_run: bool = False
+        self,
+        document: Mapping[str, Any] | bytes,
+        *,
+        if_match: str | None = None,
+        dry_run: bool = False,
+        asked: bool = True,
     ) -> dict[str, object]:
         """Makes a document live; what it became, defaults filled in.
 
-        Raises PolicyError for a bad document and StaleVersionError when `if_match` names another version.
+        `asked` is whether a caller waits for the answer and reads the refusal. Where nobody does (the state file,
+        another edge), a refusal leaves in doubt which policy should be live, and
+        `pointsman_config_last_reload_successful` is 0 until a change succeeds. Raises PolicyError for a bad document,
+        and StaleVersionError when `if_match` names another version.
         """
         if if_match is not None and if_match not in ("*", self.etag):
             raise StaleVersionError(f"If-Match: {if_match}: the live policy is {self.etag}")
@@ -71,7 +79,8 @@ class PolicyControl:
             policy = build_policy(document)
         except PolicyError:
             if not dry_run:
-                self._metrics.policy_reload_ok = 0
+                if not asked:
+                    self._metrics.policy_reload_ok = 0
                 self._metrics.policy_reloads["refused"] += 1
             raise
         if dry_run:
@@ -108,6 +117,6 @@ class PolicyControl:
         if saved is None or saved_configured != self.configured:
             return
         try:
-            self.put(saved)
+            self.put(saved, asked=False)
         except PolicyError as error:
             log.warning("saved policy is not usable; the configured one decides", error=str(error))

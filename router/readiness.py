@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 
 class Readiness:
-    """Named conditions; ready when all hold. Parts set their own, the health front reads."""
+    """Named conditions; ready when all hold. Parts set their own, or have them looked at when somebody asks."""
 
     def __init__(self, *names: str) -> None:
         self._missing: dict[str, str] = dict.fromkeys(names, "starting")
+        self._watched: dict[str, Callable[[], str]] = {}
         self._degraded: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -18,6 +21,10 @@ class Readiness:
 
     def lost(self, name: str, why: str) -> None:
         self._missing[name] = why
+
+    def watch(self, name: str, why: Callable[[], str]) -> None:
+        """Adds a condition that is looked at whenever somebody asks; `why` is empty while it holds."""
+        self._watched[name] = why
 
     def degraded(self, name: str, why: str) -> None:
         """Requests are served, but not as well as they could be."""
@@ -31,6 +38,7 @@ class Readiness:
         clients better."""
         return [f"{name}: {why}" for name, why in self._degraded.items()]
 
-    def missing(self) -> list[str]:
-        """`name: why` of each condition that does not hold."""
-        return [f"{name}: {why}" for name, why in self._missing.items()]
+    def missing(self, *, exclude: Collection[str] = ()) -> list[str]:
+        """`name: why` of each condition that does not hold, but for those of `exclude`."""
+        reasons = self._missing | {name: why() for name, why in self._watched.items()}
+        return [f"{name}: {why}" for name, why in reasons.items() if why and name not in exclude]

@@ -57,7 +57,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NearListen(Listen, frozen=True, forbid_unknown_fields=True):
-    """Where HAProxy on the same host asks and tells: a TCP address, or a Unix socket, which costs both sides less."""
+    """An address that HAProxy on the same host connects to: TCP, or a Unix socket, which costs both sides less."""
 
     path: str = ""
     """File of a Unix socket, made with mode 0600; when set, host and port mean nothing."""
@@ -73,7 +73,15 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     port: Port = 8001
     token: str = ""
     """Bearer token of `/v1`, required unless the address is loopback. `/metrics`, `/livez`, `/readyz` never ask."""
+    hosts: list[str] = []
+    """Names or addresses besides loopback that the `Host` header of a request may have where no token is set, such as
+    that of a reverse proxy on this machine. Without a token any other `Host` is refused with 403: it is that of a web
+    page which has its own name resolve to this machine."""
+    engine_networks: list[str] = []
+    """Networks that replicas may be in, such as `10.0.0.0/8`; a replica or fleet elsewhere is refused with 422. Empty:
+    any, but for link-local addresses, where clouds serve their credentials (169.254.169.254)."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
+    """Longest body of a request; engines' messages and fleets' leases have limits of their own, 8 MiB."""
     feed_port: Port = 0
     """Where engines keep a connection open to tell of their KV, on the same host and with the same token. They learn it
     here, and go on over HTTP where they cannot reach it; 0 lets the system pick."""
@@ -172,7 +180,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The whole tree."""
 
     spop: NearListen = NearListen(port=9101)
-    lookup: Listen = Listen(port=9102)
+    lookup: NearListen = NearListen(port=9102)
     ring: NearListen = NearListen(port=9103)
     admin: AdminSettings = AdminSettings()
     edge: EdgeSettings = EdgeSettings()
@@ -235,6 +243,14 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"admin.token: '' with admin.host {admin.host!r}: a bearer token is expected where that is not loopback"
         )
+    for network in admin.engine_networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"admin.engine_networks: {network!r}: {error}; 10.0.0.0/8 would do") from None
+    for host in admin.hosts:
+        if not host or not set(host).isdisjoint("/ @"):
+            raise SettingsError(f"admin.hosts: {host!r}: a name or an address without port is expected")
     if settings.shared.url:
         try:
             check_url(settings.shared.url)

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.vllm.errors import ClusterError, UnknownPoolError, VllmConfigError
-from router.state.schema import PoolStatus, ScaleOrder
+from router.state.schema import JSON_TYPE, PoolStatus, ScaleOrder
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -71,6 +71,7 @@ class Control:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def check_then_handle(request: Request) -> Response:
+            _refuse_pages(request)
             if self._token:
                 scheme, _, given = request.headers.get("authorization", "").partition(" ")
                 if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token.encode()):
@@ -121,7 +122,18 @@ def _refusals() -> Iterator[None]:
         raise HTTPException(409, str(error)) from error
 
 
+def _refuse_pages(request: Request) -> None:
+    """Routers and programs pass orders on; a browser adds one of these headers to every order a web page gives, and
+    without a preflight it cannot send JSON."""
+    for name in ("origin", "sec-fetch-site"):
+        if name in request.headers:
+            raise HTTPException(403, f"{name}: web pages may not give orders")
+
+
 async def _decoded(request: Request, into: type[Any]) -> Any:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON_TYPE:
+        raise HTTPException(415, f"content-type: {media_type[:100]!r}: {JSON_TYPE} is expected")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -131,7 +143,8 @@ async def _decoded(request: Request, into: type[Any]) -> Any:
         return msgspec.json.decode(bytes(body) or b"{}", type=into)
     except msgspec.ValidationError as error:
         raise HTTPException(422, str(error)) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    # Text that is not UTF-8 is Python's own ValueError.
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise HTTPException(400, f"body: not JSON: {error}") from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from router.state.schema import FleetLease
+from router.state.schema import JSON_TYPE, FleetLease
 
 log = logging.getLogger("pointsman.fleet")
 
@@ -37,8 +37,9 @@ class Routers:
         self._fleet = fleet
         self._heartbeat_s = heartbeat_s
         self._news = {admin: asyncio.Event() for admin in self._admins}
+        authorization = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {token}"} if token else {}, timeout=TIMEOUT_S, trust_env=False
+            headers={"content-type": JSON_TYPE} | authorization, timeout=TIMEOUT_S, trust_env=False
         )
 
     def tell(self) -> None:

@@ -1,14 +1,14 @@
 """The admin API (`/v1`), health and metrics: what people and replicas talk to, never on a request's path.
 
 Starlette routes over the state; handlers decode strictly, answer JSON, and report errors in OpenAI's shape. `/v1` asks
-for the bearer token when one is set; `/metrics`, `/livez`, `/readyz` and `/openapi.json` do not.
+for the bearer token when one is set; `/metrics`, `/livez`, `/readyz` and `/openapi.json` do not. What is checked of
+every request before that is in `router.fronts.guard`.
 """
 
 from __future__ import annotations
 
-import hmac
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -23,9 +23,9 @@ from policies.registry import describe as describe_policies
 from policies.registry import installed_policies
 from policies.types import RequestFeatures
 from router.clock import Clock
-from router.endpoints import resolve_endpoint
+from router.endpoints import EndpointResolver
 from router.engine_feed import EngineFeed
-from router.errors import LimitError, RegistrationError, SupersededError
+from router.errors import LimitError, RegistrationError, ResolveError, SupersededError
 from router.fronts.admin_types import (
     CandidateView,
     ErrorBody,
@@ -37,8 +37,9 @@ from router.fronts.admin_types import (
     ReplicaList,
     ReplicaView,
 )
-from router.fronts.bodies import from_json, json_answer, read_body
+from router.fronts.bodies import decoded, flag, from_json, json_answer, read_body
 from router.fronts.edges import EdgesFront
+from router.fronts.guard import Guard, media_type_of
 from router.fronts.openapi import describe_api
 from router.fronts.outliers import view_outlier
 from router.fronts.pools import PoolFront
@@ -61,14 +62,17 @@ from router.state.schema import (
 )
 from router.version import product_version
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 _EVENT_DECODERS: dict[str, Callable[[bytes], EngineEvents]] = {
     JSON_TYPE: msgspec.json.Decoder(EngineEvents).decode,
     MSGPACK_TYPE: msgspec.msgpack.Decoder(EngineEvents).decode,
 }
 
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
+
+EVENT_TYPES = tuple(_EVENT_DECODERS)
+
+BORN_MS = ("born_ms",)
+"""The query parameter of what a replica asks about itself."""
 
 BORN_DIGITS_MAX = 16
 """Milliseconds of the next 300,000 years; int() is quadratic in digits."""
@@ -91,6 +95,8 @@ class AdminFront:
         readiness: Readiness,
         metrics: CollectorRegistry,
         edges: EdgesFront,
+        endpoints: EndpointResolver,
+        guard: Guard,
         clock: Clock,
         token: str,
         max_body_bytes: int,
@@ -106,33 +112,36 @@ class AdminFront:
         self._readiness = readiness
         self._metrics = metrics
         self._edges = edges
+        self._endpoints = endpoints
+        self._guard = guard
         self._clock = clock
-        self._token = token
         self._max_body_bytes = max_body_bytes
-        self._pools = PoolFront(FleetTable(), clock=clock, token=token, max_body_bytes=max_body_bytes)
+        self._pools = PoolFront(
+            FleetTable(), endpoints=endpoints, clock=clock, token=token, max_body_bytes=max_body_bytes
+        )
         self._openapi = describe_api(product_version())
 
     def app(self) -> Starlette:
-        guarded = self._guarded
+        guarded, public = self._guard.guarded, self._guard.public
         return Starlette(
             routes=[
                 Route("/v1/replicas", guarded(self.list_replicas)),
                 Route("/v1/replicas/{id}", guarded(self.get_replica), methods=["GET"]),
                 Route("/v1/replicas/{id}", guarded(self.put_replica), methods=["PUT"]),
-                Route("/v1/replicas/{id}", guarded(self.delete_replica), methods=["DELETE"]),
-                Route("/v1/replicas/{id}/drain", guarded(self.drain_replica), methods=["POST"]),
-                Route("/v1/replicas/{id}/events", guarded(self.take_events), methods=["POST"]),
+                Route("/v1/replicas/{id}", guarded(self.delete_replica, query=BORN_MS), methods=["DELETE"]),
+                Route("/v1/replicas/{id}/drain", guarded(self.drain_replica, query=BORN_MS), methods=["POST"]),
+                Route("/v1/replicas/{id}/events", guarded(self.take_events, types=EVENT_TYPES), methods=["POST"]),
                 *self._pools.routes(guarded),
                 Route("/v1/policies", guarded(self.list_policies)),
                 Route("/v1/policy", guarded(self.get_policy), methods=["GET"]),
-                Route("/v1/policy", guarded(self.put_policy), methods=["PUT"]),
+                Route("/v1/policy", guarded(self.put_policy, query=("dry_run",)), methods=["PUT"]),
                 Route("/v1/edges", guarded(self._edges.list_edges)),
                 Route("/v1/state/digests", guarded(self._edges.digests)),
                 Route("/v1/explain", guarded(self.explain), methods=["POST"]),
-                Route("/openapi.json", self.openapi),
-                Route("/metrics", self.metrics),
-                Route("/livez", self.livez),
-                Route("/readyz", self.readyz),
+                Route("/openapi.json", public(self.openapi)),
+                Route("/metrics", public(self.metrics)),
+                Route("/livez", public(self.livez)),
+                Route("/readyz", public(self.readyz)),
             ],
             exception_handlers={HTTPException: _http_error},
         )
@@ -152,7 +161,7 @@ class AdminFront:
         registration = from_json(await read_body(request, self._max_body_bytes), Registration)
         known = self._replicas.get(replica_id) is not None
         try:
-            endpoint = await resolve_endpoint(registration.url)
+            endpoint = await self._endpoints.resolve(registration.url)
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
         except RegistrationError as error:
             raise HTTPException(422, str(error)) from error
@@ -160,6 +169,8 @@ class AdminFront:
             raise HTTPException(409, str(error)) from error
         except LimitError as error:
             raise HTTPException(507, str(error)) from error
+        except ResolveError as error:
+            raise HTTPException(503, str(error), {"retry-after": "2"}) from error
         return json_answer(self._view(replica), 200 if known else 201)
 
     async def delete_replica(self, request: Request) -> Response:
@@ -174,17 +185,9 @@ class AdminFront:
     async def take_events(self, request: Request) -> Response:
         """What an engine tells of itself; the answer says whether to send all of it again."""
         replica = self._known(request)
-        media_type = request.headers.get("content-type", JSON_TYPE).partition(";")[0].strip().lower()
-        decode = _EVENT_DECODERS.get(media_type)
-        if decode is None:
-            raise HTTPException(415, f"content-type: {media_type!r}: one of {', '.join(_EVENT_DECODERS)} is expected")
-        body = await read_body(request, MAX_EVENTS_BYTES)
-        try:
-            events = decode(body)
-        except msgspec.ValidationError as error:
-            raise HTTPException(422, str(error)) from error
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise HTTPException(400, f"body: not {media_type}: {error}") from error
+        media_type = media_type_of(request.headers) or JSON_TYPE
+        decode = _EVENT_DECODERS.get(media_type, _EVENT_DECODERS[JSON_TYPE])
+        events = decoded(await read_body(request, MAX_EVENTS_BYTES), decode, media_type)
         answer = self._feed.take(replica.id, events)
         if answer is None:  # It left while its body came in.
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
@@ -242,7 +245,7 @@ class AdminFront:
 
     async def put_policy(self, request: Request) -> Response:
         body = await read_body(request, self._max_body_bytes)
-        dry_run = request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")
+        dry_run = flag(request, "dry_run")
         if_match = request.headers.get("if-match")
         try:
             if not dry_run:
@@ -279,22 +282,12 @@ class AdminFront:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        missing = self._readiness.missing()
-        if not missing:
-            return PlainTextResponse("ok\n" + "".join(f"degraded: {why}\n" for why in self._readiness.impaired()))
-        return PlainTextResponse("not ready: " + "; ".join(missing) + "\n", 503)
-
-    # What every /v1 handler needs
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def check_then_handle(request: Request) -> Response:
-            if self._token:
-                scheme, _, given = request.headers.get("authorization", "").partition(" ")
-                if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token.encode()):
-                    return _error(401, "a valid bearer token is expected", {"www-authenticate": "Bearer"})
-            return await handler(request)
-
-        return check_then_handle
+        """Whether requests to this edge are decided and served. As in Kubernetes' API server, `?exclude=NAME` leaves
+        a condition out: `replicas` for supervisors that start replicas once the router is ready for them."""
+        missing = self._readiness.missing(exclude=request.query_params.getlist("exclude"))
+        lines = [f"not ready: {why}" for why in missing] or ["ok"]
+        lines += [f"degraded: {why}" for why in self._readiness.impaired()]
+        return PlainTextResponse("\n".join(lines) + "\n", 503 if missing else 200)
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from policies.types import Decision
-from router.state.schema import PoolStatus, Role
+from router.state.schema import PoolStatus, Role, Tokens, check_keys
 
 
 class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +85,16 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     model: str = ""
     session: str = ""
     tenant: str = ""
-    body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    body_bytes: Tokens = 0
+    max_tokens: Tokens = 0
     prefix_keys: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=0)], ...],
         msgspec.Meta(max_length=128, description="Of the prompt, shortest prefix first; see router/prefix_keys.py."),
     ] = ()
     policy: Annotated[str, msgspec.Meta(description="As the override header; ignored unless that is enabled.")] = ""
+
+    def __post_init__(self) -> None:
+        check_keys(self.prefix_keys)
 
 
 class CandidateView(msgspec.Struct, frozen=True, kw_only=True):

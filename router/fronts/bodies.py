@@ -1,11 +1,12 @@
 """Bodies of the HTTP fronts: read within a limit, decoded strictly, answered as JSON.
 
-What is wrong with one is an HTTPException, which the front answers: 413 beyond the limit, 400 for what is not JSON, 422
-for JSON that does not fit.
+A body that does not do is an HTTPException, which the front answers: 413 beyond the limit, 400 for one that is not JSON
+(msgpack) or not UTF-8, 422 for one that does not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+"""Values of a query parameter that is a boolean."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -29,14 +33,33 @@ async def read_body(request: Request, limit: int) -> bytes:
 def from_json(body: bytes, into: type[StructT]) -> StructT:
     """A body as a struct; an empty one stands for an empty object."""
     try:
-        return msgspec.json.decode(body or b"{}", type=into)
+        return decoded(body or b"{}", lambda raw: msgspec.json.decode(raw, type=into))
+    except HTTPException as error:
+        if "unknown field" in error.detail and " - at `" not in error.detail:
+            error.detail += f"; known fields are {', '.join(into.__struct_fields__)}"
+        raise
+
+
+def decoded(body: bytes, decode: Callable[[bytes], StructT], what: str = "JSON") -> StructT:
+    """A body as a decoder of msgspec reads it; `what` the decoder reads, in the words of the refusal."""
+    try:
+        return decode(body)
     except msgspec.ValidationError as error:
-        message = str(error)
-        if "unknown field" in message and " - at `" not in message:
-            message += f"; known fields are {', '.join(into.__struct_fields__)}"
-        raise HTTPException(422, message) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise HTTPException(400, f"body: not JSON: {error}") from error
+        raise HTTPException(422, f"body: {error}") from error
+    # msgspec raises Python's own errors for text that is not UTF-8 (ValueError) and for nesting (RecursionError).
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise HTTPException(400, f"body: not {what}: {error}") from error
+
+
+def flag(request: Request, name: str) -> bool:
+    """A boolean query parameter, false where it is absent. Raises HTTPException (422) for any other value: what is
+    misspelt must not count as false."""
+    value = request.query_params.get(name)
+    if value is None:
+        return False
+    if value.lower() not in FLAGS:
+        raise HTTPException(422, f"{name}: {value[:100]!r}: one of {', '.join(FLAGS)} is expected")
+    return FLAGS[value.lower()]
 
 
 def json_answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -14,6 +14,7 @@ from typing import cast
 import msgspec
 import structlog
 
+from router.admin_token import DELAY_S, AdminToken
 from router.engine_feed import EngineFeed
 from router.state.schema import (
     FEED_HEAD,
@@ -45,11 +46,19 @@ class FeedError(Exception):
         self.status = status
 
 
+class WrongTokenError(FeedError):
+    """The peer's token is wrong: it waits for its refusal, which is logged with others of its kind."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "a valid token is expected")
+
+
 class FeedProtocol(asyncio.Protocol):
     """One engine's connection."""
 
-    def __init__(self, feed: EngineFeed, connections: set[FeedProtocol]) -> None:
+    def __init__(self, feed: EngineFeed, connections: set[FeedProtocol], token: AdminToken) -> None:
         self._feed = feed
+        self._token = token
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -81,6 +90,9 @@ class FeedProtocol(asyncio.Protocol):
         try:
             while not self._transport.is_closing() and (frame := self._frame()) is not None:
                 self._take(frame)
+        except WrongTokenError as error:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(DELAY_S, self._refuse, error)
         except FeedError as error:
             self._refuse(error)
 
@@ -125,7 +137,8 @@ class FeedProtocol(asyncio.Protocol):
             events = _events.decode(frame)
         except msgspec.ValidationError as error:
             raise FeedError(422, str(error)) from error
-        except (msgspec.DecodeError, RecursionError) as error:
+        # Text that is not UTF-8 is Python's own ValueError.
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise FeedError(400, f"frame: not msgpack: {error}") from error
         answer = self._feed.take(self._replica, events)
         if answer is None:
@@ -134,8 +147,10 @@ class FeedProtocol(asyncio.Protocol):
             self._reply(FeedReply(answer))
 
     def _welcome(self, hello: FeedHello) -> None:
-        if not self._feed.admits(hello.token):
-            raise FeedError(401, "a valid token is expected")
+        assert self._transport is not None
+        peer = self._transport.get_extra_info("peername") or ("",)
+        if not self._token.admits(hello.token, str(peer[0])):
+            raise WrongTokenError
         if not hello.replica:
             raise FeedError(422, "replica: '': a replica's id is expected")
         self._replica = hello.replica
@@ -143,7 +158,10 @@ class FeedProtocol(asyncio.Protocol):
 
     def _refuse(self, error: FeedError) -> None:
         assert self._transport is not None
-        log.warning("feed refused", replica=self._replica, status=error.status, error=str(error))
+        if self._transport.is_closing():
+            return
+        if not isinstance(error, WrongTokenError):
+            log.warning("feed refused", replica=self._replica, status=error.status, error=str(error))
         self._reply(FeedReply(status=error.status, error=str(error)))
         self._transport.close()
 

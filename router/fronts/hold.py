@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from policies.types import Decision
 from router.fronts.deciding import Decider
-from router.fronts.lookup import encode_answer, read_form
+from router.fronts.lookup import FormReader, encode_answer
 from router.state.holds import STEP_S, Held, Outcome
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
@@ -29,8 +29,9 @@ log = structlog.get_logger(__name__)
 class HoldFront:
     """One route over the queue, and the clock that looks at it."""
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, forms: FormReader) -> None:
         self._decider = decider
+        self._forms = forms
         self._turns: dict[Held, asyncio.Future[Decision | None]] = {}
         """What each of the held waits for; None: no opinion."""
         self._timer: asyncio.TimerHandle | None = None
@@ -40,7 +41,7 @@ class HoldFront:
         return [Route("/hold", self.hold, methods=["POST"])]
 
     async def hold(self, request: Request) -> Response:
-        form = await read_form(request)
+        form = await self._forms.read(request)
         if self._closed:
             return NOBODY_DECIDED
         asked = self._decider.hold(form)

@@ -16,50 +16,97 @@ from starlette.routing import Route
 
 from policies.types import Decision
 from router.fronts.deciding import Decider
+from router.fronts.guard import host_of, is_loopback
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
 
-MAX_DIGITS = 20
-"""HAProxy counts bytes in 64 bits."""
+
+MAX_SIZE_DIGITS = 19
+MAX_SIZE = 2**63 - 1
+"""Bytes of a request's body: HAProxy counts them in a signed integer of 64 bits, here and over SPOE."""
+
+HAPROXY_HOST = b"pointsman"
+"""`Host` of HAProxy's requests (haproxy/lua/pointsman.lua)."""
+
+
+class FormError(ValueError):
+    """A field of a form has a value it cannot have."""
+
+
+class FormReader:
+    """Reads the forms of lookups, and refuses those that a web page sent.
+
+    Nobody is asked for a token here. A browser adds `Origin` or `Sec-Fetch-Site` to every POST, HAProxy and programs
+    add neither; and where the listener is on loopback, `Host` is that of HAProxy or a loopback address, which a page
+    that rebinds its own name cannot send.
+    """
+
+    def __init__(self, *, loopback: bool) -> None:
+        """`loopback` is whether only programs of this machine can connect, over TCP."""
+        self._loopback = loopback
+
+    async def read(self, request: Request) -> dict[str, object]:
+        """The arguments of a lookup. Raises HTTPException for a web page, or a form too large or malformed."""
+        self._refuse_pages(request)
+        form = bytearray()
+        async for chunk in request.stream():
+            form += chunk
+            if len(form) > MAX_FORM_BYTES:
+                raise HTTPException(413, f"form: at most {MAX_FORM_BYTES} bytes are expected")
+        try:
+            return decode_form(bytes(form))
+        except FormError as error:
+            raise HTTPException(400, str(error)) from error
+
+    def _refuse_pages(self, request: Request) -> None:
+        # One pass over the few headers as they came: this is on the path of each lookup that Lua makes.
+        for name, value in request.scope["headers"]:
+            if name == b"host":
+                local = value == HAPROXY_HOST or not self._loopback or is_loopback(host_of(value.decode("latin-1")))
+                if not local:
+                    raise HTTPException(403, "host: only requests to a loopback address are served")
+            elif name in (b"origin", b"sec-fetch-site"):
+                raise HTTPException(403, f"{name.decode()}: web pages may not ask for decisions")
 
 
 class LookupFront:
-    """One route over the decider, beside what else HAProxy asks this listener."""
+    """One route over the decider, with the routes of whatever else HAProxy asks this listener."""
 
-    def __init__(self, decider: Decider, *others: Route) -> None:
+    def __init__(self, decider: Decider, forms: FormReader, *others: Route) -> None:
         self._decider = decider
+        self._forms = forms
         self._others = others
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"]), *self._others])
 
     async def lookup(self, request: Request) -> Response:
-        return PlainTextResponse(encode_answer(self._decider.lookup(await read_form(request))))
-
-
-async def read_form(request: Request) -> dict[str, object]:
-    """The arguments of a lookup. Raises HTTPException for a form too large."""
-    form = bytearray()
-    async for chunk in request.stream():
-        form += chunk
-        if len(form) > MAX_FORM_BYTES:
-            raise HTTPException(413, f"form: at most {MAX_FORM_BYTES} bytes are expected")
-    return decode_form(bytes(form))
+        return PlainTextResponse(encode_answer(self._decider.lookup(await self._forms.read(request))))
 
 
 def decode_form(form: bytes) -> dict[str, object]:
-    """Fields of a form; values are bytes but for `size` and `seen`, which are numbers, absent where they are none. A
-    repeated field counts once, the last."""
+    """Fields of a form; values are bytes but for `size` and `seen`, which are numbers. Of a repeated field the last
+    counts.
+
+    Raises FormError for a number that is not one of bytes; empty is none.
+    """
     fields: dict[str, object] = {}
     for pair in form.split(b"&"):
         name, _, value = pair.partition(b"=")
         fields[name.decode("ascii", "replace")] = unquote_to_bytes(value.replace(b"+", b" "))
     for number in ("size", "seen"):
         digits = fields.pop(number, b"")
-        if isinstance(digits, bytes) and digits.isdigit() and len(digits) <= MAX_DIGITS:
-            fields[number] = int(digits)
+        if digits:
+            fields[number] = _size(digits)
     return fields
+
+
+def _size(value: object) -> int:
+    # int() is quadratic in the number of digits, so they are counted first.
+    if isinstance(value, bytes) and value.isdigit() and len(value) <= MAX_SIZE_DIGITS and int(value) <= MAX_SIZE:
+        return int(value)
+    raise FormError(f"size: a number of bytes up to {MAX_SIZE} is expected")
 
 
 def encode_answer(decision: Decision) -> str:

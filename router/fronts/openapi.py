@@ -19,6 +19,7 @@ from router.fronts.admin_types import (
     ReplicaView,
 )
 from router.state.schema import (
+    MAX_COUNT,
     MSGPACK_TYPE,
     POOL_NAME_PATTERN,
     REPLICA_ID_PATTERN,
@@ -31,7 +32,16 @@ from router.state.schema import (
 
 REF = "#/components/schemas/{name}"
 
-_ERRORS = {"400": "The request is malformed.", "401": "The bearer token is missing or wrong."}
+_ERRORS = {
+    "401": "The bearer token is missing or wrong.",
+    "403": "No token is set, and the Host is not this machine's or a web page of another origin asks.",
+    "415": "The body has another media type.",
+    "422": "A parameter or the body is wrong; nothing changed.",
+}
+"""What any operation may answer."""
+
+_BODY_ERRORS = {"400": "The body is not JSON, or not UTF-8.", "413": "The body is too large."}
+"""And one that reads a body."""
 
 _POLICY_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -66,7 +76,7 @@ def describe_api(version: str) -> dict[str, Any]:
     born_ms = {
         "name": "born_ms",
         "in": "query",
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
         "description": "The replica itself asks, in the life that began then; a later one is left as it is (409).",
     }
     if_match = {
@@ -90,7 +100,7 @@ def describe_api(version: str) -> dict[str, Any]:
             code: {"description": text, "content": _json(schema)} if schema else {"description": text}
             for code, (text, schema) in answers.items()
         }
-        for code, text in {**_ERRORS, **(errors or {})}.items():
+        for code, text in {**_ERRORS, **(_BODY_ERRORS if body is not None else {}), **(errors or {})}.items():
             responses[code] = {"description": text, "content": _json(error)}
         described: dict[str, Any] = {"summary": summary, "responses": responses, "security": [{"bearer": []}, {}]}
         if body is not None:
@@ -102,7 +112,13 @@ def describe_api(version: str) -> dict[str, Any]:
     unknown = {"404": "No such replica."}
     superseded = {"409": "A later life of the replica is registered."}
     no_pool = {"404": "No such pool; the message names those there are."}
-    no_driver = {"503": "The driver of the pool's fleet cannot be reached."}
+    no_driver = {
+        "409": "The driver cannot do it now.",
+        "502": "The driver of the pool's fleet gave no answer that can be understood.",
+        "503": "The driver of the pool's fleet cannot be reached.",
+    }
+    unresolved = {"503": "The host name was not resolved in time."}
+    no_path = {"404": "No such path: the name in it has a slash."}
     fleet_name = {
         "name": "name",
         "in": "path",
@@ -114,8 +130,8 @@ def describe_api(version: str) -> dict[str, Any]:
         "info": {
             "title": "Pointsman admin API",
             "version": version,
-            "description": "Replicas, policy and explanations of one router. "
-            "No token is asked for when the admin address is loopback.",
+            "description": "Replicas, policy and explanations of one router. Where no token is set (`admin.token`), "
+            "only programs on the same machine may ask.",
         },
         "paths": {
             "/v1/replicas": {"get": operation("List replicas", {"200": ("All replicas.", replica_list)})},
@@ -126,7 +142,13 @@ def describe_api(version: str) -> dict[str, Any]:
                     "Register or renew a replica",
                     {"200": ("Renewed or changed.", replica), "201": ("Registered.", replica)},
                     body=registration,
-                    errors={"422": "The registration is wrong.", "507": "The registry is full.", **superseded},
+                    errors={
+                        "422": "The registration is wrong, or its address is not in `admin.engine_networks`.",
+                        "507": "The registry is full.",
+                        **no_path,
+                        **superseded,
+                        **unresolved,
+                    },
                 ),
                 "delete": operation(
                     "Remove a replica; its streams finish",
@@ -153,9 +175,8 @@ def describe_api(version: str) -> dict[str, Any]:
                         body=events,
                         errors={
                             **unknown,
-                            "413": "The message is too large.",
+                            "400": "The body is neither JSON nor msgpack, or not UTF-8.",
                             "415": "The media type is neither JSON nor msgpack.",
-                            "422": "The message is wrong; nothing changed.",
                         },
                     )
                 ),
@@ -168,8 +189,9 @@ def describe_api(version: str) -> dict[str, Any]:
                     body=fleet_lease,
                     errors={
                         "409": "A pool belongs to another fleet.",
-                        "422": "The lease is wrong.",
                         "507": "There are too many fleets.",
+                        **no_path,
+                        **unresolved,
                     },
                 ),
                 "delete": operation(
@@ -187,7 +209,7 @@ def describe_api(version: str) -> dict[str, Any]:
                         "type": "object",
                         "description": "A pool as in the fleet's file, see docs/how-to-run-a-fleet.md.",
                     },
-                    errors={**no_pool, **no_driver, "422": "The configuration is wrong; nothing changed."},
+                    errors={**no_pool, **no_driver},
                 ),
             },
             "/v1/pools/{name}/scale": {
@@ -196,7 +218,7 @@ def describe_api(version: str) -> dict[str, Any]:
                     "Say how many replicas a pool shall have",
                     {"202": ("Understood; the pool as it is.", pool)},
                     body=scale_order,
-                    errors={**no_pool, **no_driver, "422": "The pool cannot have so many."},
+                    errors={**no_pool, **no_driver},
                 ),
             },
             "/v1/policies": {"get": operation("List the policies there are", {"200": ("Policies.", policy_list)})},
@@ -213,7 +235,7 @@ def describe_api(version: str) -> dict[str, Any]:
                     },
                     body=policy,
                     parameters=[if_match, dry_run],
-                    errors={"412": "If-Match names another version.", "422": "The document is wrong; nothing changed."},
+                    errors={"412": "If-Match names another version."},
                 ),
             },
             "/v1/edges": {

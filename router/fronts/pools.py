@@ -7,7 +7,7 @@ own makes any number of routers agree, and one that starts again needs only the 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -17,9 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router.clock import Clock
-from router.errors import LimitError, RegistrationError
+from router.endpoints import EndpointResolver
+from router.errors import LimitError, RegistrationError, ResolveError
 from router.fronts.admin_types import PoolList, PoolView
 from router.fronts.bodies import from_json, json_answer, read_body
+from router.fronts.guard import Handler
 from router.state.fleets import Fleet, FleetTable
 from router.state.schema import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
 from router.tls import tls_for
@@ -30,21 +32,26 @@ ORDER_TIMEOUT_S = 5.0
 MAX_LEASE_BYTES = 8 * 1024 * 1024
 """Of one heartbeat: pools of all sizes, with some 200 bytes a replica."""
 
-_NAME = re.compile(POOL_NAME_PATTERN)
+PASSED_ON = (400, 404, 409, 413, 422)
+"""A driver's refusals of an order, which are the answer to whoever gave it. Any other status is the driver's fault."""
 
-Handler = Callable[[Request], Awaitable[Response]]
+_NAME = re.compile(POOL_NAME_PATTERN)
 
 
 class PoolFront:
-    """Handlers over the leases. `guarded` is the admin front's: the token is asked for there."""
+    """Handlers over the leases."""
 
-    def __init__(self, fleets: FleetTable, *, clock: Clock, token: str, max_body_bytes: int) -> None:
+    def __init__(
+        self, fleets: FleetTable, *, endpoints: EndpointResolver, clock: Clock, token: str, max_body_bytes: int
+    ) -> None:
         self._fleets = fleets
+        self._endpoints = endpoints
         self._clock = clock
         self._token = token
         self._max_body_bytes = max_body_bytes
 
     def routes(self, guarded: Callable[[Handler], Handler]) -> list[Route]:
+        """The routes; `guarded` wraps each handler in the checks of the admin API."""
         return [
             Route("/v1/fleets/{name}", guarded(self.put_fleet), methods=["PUT"]),
             Route("/v1/fleets/{name}", guarded(self.delete_fleet), methods=["DELETE"]),
@@ -59,8 +66,13 @@ class PoolFront:
         if not _NAME.match(name):
             raise HTTPException(422, f"name: {name!r}: {POOL_NAME_PATTERN} is expected")
         lease = from_json(await read_body(request, MAX_LEASE_BYTES), FleetLease)
-        if not lease.control.startswith(("http://", "https://")):
-            raise HTTPException(422, f"control: {lease.control!r}: http://HOST:PORT is expected")
+        try:
+            # Orders go there with the admin token: it is checked as the address of a replica is.
+            await self._endpoints.check_url(lease.control)
+        except RegistrationError as error:
+            raise HTTPException(422, f"control: {error}") from error
+        except ResolveError as error:
+            raise HTTPException(503, f"control: {error}", {"retry-after": "2"}) from error
         try:
             first = self._fleets.put(name, lease, self._clock())
         except RegistrationError as error:
@@ -114,17 +126,25 @@ class PoolFront:
                 answer = await client.request(
                     request.method, fleet.control + request.url.path, content=body, headers=headers
                 )
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise HTTPException(
                     503,
                     f"the driver of fleet {fleet.name!r} at {fleet.control} cannot be reached: {type(error).__name__}",
                     {"retry-after": "2"},
                 ) from error
-        if not answer.is_success:
+        if answer.status_code in PASSED_ON:
             return Response(answer.content, answer.status_code, media_type="application/json")
-        status = msgspec.json.decode(answer.content, type=PoolStatus)
-        fleet.pools[status.name] = status  # Who asks next must not read what was before the order.
-        return json_answer(_view(fleet.name, status), answer.status_code)
+        try:
+            status = msgspec.json.decode(answer.content, type=PoolStatus) if answer.is_success else None
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            status = None
+        if status is None or status.name != request.path_params["name"]:
+            raise HTTPException(
+                502,
+                f"the driver of fleet {fleet.name!r} at {fleet.control} answered {answer.status_code}, not with a pool",
+            )
+        fleet.pools[status.name] = status  # The next reader must not see the pool as it was before the order.
+        return json_answer(_view(fleet.name, status), 202)
 
 
 def _view(fleet: str, pool: PoolStatus) -> PoolView:

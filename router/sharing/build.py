@@ -47,7 +47,7 @@ def build_sharing(
     def take_policy(document: dict[str, Any]) -> None:
         """Another edge put a policy live. Raises ValueError when this one cannot use it."""
         try:
-            policy.put(document)
+            policy.put(document, asked=False)
         except PolicyError as error:
             log.error("the policy live on other edges is not usable here", error=str(error))
             raise ValueError(str(error)) from error

@@ -15,6 +15,7 @@ changed. The registry is written by the admin front, the lease sweep and the edg
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -457,6 +458,16 @@ class ReplicaRegistry:
             )
             for r in sorted(self, key=lambda r: r.id)
         ]
+
+    def why_none_serves(self) -> str:
+        """The reason why no replica can take a request; empty while one can."""
+        serving = [r for r in self if r.role is not Role.PREFILL]
+        if any(r.eligible for r in serving):
+            return ""
+        if not serving:
+            return "no replica can serve: none is registered"
+        counts = Counter(r.state for r in serving)
+        return f"no replica can serve: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
 
     def validate(self) -> None:
         """Raises AssertionError when the registry contradicts itself (tests call it after every step)."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -28,6 +29,26 @@ HEALTH_PATH_PATTERN = r"^(|/[A-Za-z0-9_./~:@%+-]{0,255})$"
 
 MIN_LEASE_S = 1.0
 MAX_LEASE_S = 86_400.0
+
+
+MAX_COUNT = 2**53
+"""Counts and milliseconds since 1970: as far as JSON numbers and floats count exactly. Integers of JSON have no bound
+of their own, and one beyond 64 bits could neither be kept in a column nor written to the state file."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+MAX_TOKENS = 2**40
+"""Tokens in one number: far beyond any engine, and the sum over 4,096 replicas is still exact in a float."""
+
+MAX_MS = 7 * 86_400_000
+"""A week: no request lasts longer. It keeps infinity out, which msgpack can carry."""
+
+MAX_WORD = 128
+"""Characters of a state or a revision."""
+
+Word = Annotated[str, msgspec.Meta(max_length=MAX_WORD)]
+
+Url = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class Role(StrEnum):
@@ -84,8 +105,9 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         int,
         msgspec.Meta(
             ge=0,
-            description="When this life of the replica began, since 1970. While a later one is registered, it is "
-            "refused with 409; 0 is unsaid and never refused.",
+            le=MAX_COUNT,
+            description="When this incarnation of the replica started, in milliseconds since 1970. While a later one "
+            "is registered, it is refused with 409; 0 is unknown and never refused.",
         ),
     ] = 0
 
@@ -124,6 +146,12 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 FLEETS_MAX = 256
 """Fleets one router listens to."""
 
+MEMBERS_MAX = 4096
+"""Replicas of one pool, and ranks of one replica: as many as a router may have replicas."""
+
+MAX_ERROR = 65_536
+"""Characters of an error as a driver reports it: a traceback of vLLM has some thousands."""
+
 POOLS_MAX = 64
 """Pools of one fleet."""
 
@@ -137,25 +165,31 @@ class PoolMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One replica of a pool, as its keeper sees it."""
 
     id: ReplicaId
-    state: Annotated[str, msgspec.Meta(description="starting, ready, dead, draining or stopped")]
-    revision: Annotated[str, msgspec.Meta(description="Of the configuration it was started with.")]
-    deaths: Annotated[int, msgspec.Meta(ge=0, description="How often it had to be started again.")]
-    urls: Annotated[list[str], msgspec.Meta(description="Where it serves; one a rank of a data-parallel group.")]
+    state: Annotated[Word, msgspec.Meta(description="starting, ready, dead, draining or stopped")]
+    revision: Annotated[Word, msgspec.Meta(description="Of the configuration it was started with.")]
+    deaths: Annotated[Count, msgspec.Meta(description="How often it had to be started again.")]
+    urls: Annotated[
+        list[Url],
+        msgspec.Meta(max_length=MEMBERS_MAX, description="Where it serves; one a rank of a data-parallel group."),
+    ]
 
 
 class PoolStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A pool at one moment."""
 
     name: PoolName
-    model: str
+    model: Annotated[str, msgspec.Meta(max_length=1024)]
     role: Role
-    replicas: Annotated[int, msgspec.Meta(description="As many are wanted; a data-parallel group counts as one.")]
-    replicas_max: Annotated[int, msgspec.Meta(description="No more may be wanted.")]
-    ready: int
-    state: Annotated[str, msgspec.Meta(description="ready, scaling, rolling, refused or stopping")]
-    revision: Annotated[str, msgspec.Meta(description="Of the configuration that is wanted.")]
-    error: Annotated[str, msgspec.Meta(description="Why the last configuration was refused; empty if it was not.")] = ""
-    members: list[PoolMember] = []
+    replicas: Annotated[Count, msgspec.Meta(description="As many are wanted; a data-parallel group counts as one.")]
+    replicas_max: Annotated[Count, msgspec.Meta(description="No more may be wanted.")]
+    ready: Count
+    state: Annotated[Word, msgspec.Meta(description="ready, scaling, rolling, refused or stopping")]
+    revision: Annotated[Word, msgspec.Meta(description="Of the configuration that is wanted.")]
+    error: Annotated[
+        str,
+        msgspec.Meta(max_length=MAX_ERROR, description="Why the last configuration was refused; empty if it was not."),
+    ] = ""
+    members: Annotated[list[PoolMember], msgspec.Meta(max_length=MEMBERS_MAX)] = []
 
 
 class FleetLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -169,7 +203,7 @@ class FleetLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class ScaleOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of `POST /v1/pools/{name}/scale`."""
 
-    replicas: Annotated[int, msgspec.Meta(ge=1, description="At most the pool's `replicas_max`.")]
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT, description="At most the pool's `replicas_max`.")]
 
 
 # What an engine tells of itself: body of `POST /v1/replicas/{id}/events`.
@@ -191,13 +225,10 @@ MAX_KEY = 2**64 - 1
 
 Key = Annotated[int, msgspec.Meta(ge=0)]
 Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_EVENT_KEYS)]
-Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-"""A column of them is of floats, which count so far."""
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
-MAX_MS = 7 * 86_400_000
-"""A week: no request lasts longer."""
-
-Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+MAX_BLOCK_TOKENS = 2**20
+"""vLLM's blocks have 16 to 2,048 tokens."""
 
 
 class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,8 +236,10 @@ class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: Annotated[str, msgspec.Meta(max_length=128, description="Its `x-request-id`, which is the decision id.")]
     prompt_tokens: Tokens = 0
-    cached_tokens: Annotated[int, msgspec.Meta(ge=0, description="Of the prompt, found in the prefix cache.")] = 0
-    ttft_ms: Annotated[float, msgspec.Meta(ge=0, description="From its arrival at the engine; 0 is unknown.")] = 0.0
+    cached_tokens: Annotated[Tokens, msgspec.Meta(description="Of the prompt, found in the prefix cache.")] = 0
+    ttft_ms: Annotated[
+        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its arrival at the engine; 0 is unknown.")
+    ] = 0.0
 
 
 class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -260,6 +293,12 @@ class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return counts
 
 
+def check_keys(keys: Sequence[int]) -> None:
+    """Raises ValueError for a key with more than 64 bits, which msgspec has no constraint for."""
+    if keys and max(keys) > MAX_KEY:
+        raise ValueError("a prefix key has at most 64 bits")
+
+
 class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One message of an engine: what changed since the one before, or all of it.
 
@@ -270,11 +309,11 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """
 
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    seq: Annotated[int, msgspec.Meta(ge=0)]
-    born_ms: Annotated[int, msgspec.Meta(ge=0, description="When this life began, since 1970; 0 is unsaid.")] = 0
+    seq: Count
+    born_ms: Annotated[Count, msgspec.Meta(description="When this life began, since 1970; 0 is unsaid.")] = 0
     snapshot: bool = False
-    since: Annotated[int, msgspec.Meta(ge=0, description="Changes of residency in this life before this message.")] = 0
-    at: Annotated[int, msgspec.Meta(ge=0, description="The same, with this message; 0 is unsaid, the first is 1.")] = 0
+    since: Annotated[Count, msgspec.Meta(description="Changes of residency in this life before this message.")] = 0
+    at: Annotated[Count, msgspec.Meta(description="The same, with this message; 0 is unsaid, the first is 1.")] = 0
     stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
     tokens: Annotated[
         list[Tokens],
@@ -284,8 +323,10 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     first: Annotated[list[FirstToken], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     load: EngineLoad | None = None
-    capacity_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV the engine has room for; 0 is unsaid.")] = 0
-    block_tokens: Annotated[int, msgspec.Meta(ge=0, description="KV is cached in blocks of so many; 0 is unsaid.")] = 0
+    capacity_tokens: Annotated[Tokens, msgspec.Meta(description="KV the engine has room for; 0 is unsaid.")] = 0
+    block_tokens: Annotated[
+        int, msgspec.Meta(ge=0, le=MAX_BLOCK_TOKENS, description="KV is cached in blocks of so many; 0 is unsaid.")
+    ] = 0
     handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
     adapters: (
         Annotated[
@@ -294,12 +335,13 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         ]
         | None
     ) = None
-    adapter_slots: Annotated[int, msgspec.Meta(ge=0, description="Adapters it holds at once; 0 is unsaid.")] = 0
+    adapter_slots: Annotated[
+        int, msgspec.Meta(ge=0, le=MAX_ADAPTERS, description="Adapters it holds at once; 0 is unsaid.")
+    ] = 0
 
     def __post_init__(self) -> None:
-        for keys in (self.stored, self.evicted):
-            if keys and max(keys) > MAX_KEY:
-                raise ValueError(f"{max(keys)} is no prefix key, which has 64 bits")
+        check_keys(self.stored)
+        check_keys(self.evicted)
 
 
 class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):

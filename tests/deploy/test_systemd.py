@@ -20,6 +20,8 @@ from haproxy_fixture import until
 from processes import stop
 from units import Unit
 
+from engine.sim.config import SimConfig
+from engine.sim.server import SimServer
 from engine.vllm.config import decode
 from haproxy.binary import find_binary
 from haproxy.config import EdgeConfig
@@ -143,6 +145,16 @@ def test_the_sockets_are_shared() -> None:
     assert Path(edge_config().admin_socket).parent == Path(RUN)
 
 
+def test_no_other_user_of_the_host_reaches_the_router() -> None:
+    """What HAProxy asks and reports goes over sockets in the runtime folder, which are made with mode 0600; HAProxy
+    keeps its user and its root, or it could not open them."""
+    settings, edge = load_settings(ETC / "router.yaml", environment={}), edge_config()
+    for listen in (settings.spop, settings.ring, settings.lookup):
+        assert Path(listen.path).parent == Path(RUN)
+    assert not (edge.user or edge.chroot)
+    assert settings.admin.listen.is_loopback
+
+
 def test_the_target_is_the_edge() -> None:
     """`systemctl start pointsman.target` starts HAProxy and router, stop stops both, and so does a boot."""
     assert set(TARGET["Unit.Wants"].split()) == {"pointsman-router.service", "pointsman-haproxy.service"}
@@ -172,8 +184,9 @@ def test_the_examples_agree() -> None:
     assert settings.edge.admin_socket == edge.admin_socket
     assert settings.edge.server_options == edge.server_options
     assert settings.override_header == edge.policy_override
-    assert (edge.spop_address, edge.lookup_address, edge.ring_address) == (
+    assert (edge.spop_address, edge.lookup_address, edge.models_address, edge.ring_address) == (
         str(settings.spop),
+        str(settings.lookup),
         str(settings.lookup),
         str(settings.ring),
     )
@@ -207,15 +220,16 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.prefix = programs(folder / "bin")
-        self.spop, self.ring, self.lookup, self.admin, self.front, self.ops = pick_ports(6)
+        self.admin, self.front, self.ops = pick_ports(3)
         self.admin_socket = folder / "run" / "admin.sock"
         for name in ("run", "etc"):
             (folder / name).mkdir()
-        ports = {"spop": self.spop, "ring": self.ring, "lookup": self.lookup}
-        self.write("router", {name: {"port": port} for name, port in ports.items()})
+        self.sockets = {name: folder / "run" / f"{name}.sock" for name in ("spop", "ring", "lookup")}
+        self.write("router", {name: {"path": str(path)} for name, path in self.sockets.items()})
         self.write("router", {"admin": {"port": self.admin}, "state_file": str(folder / "state.json")})
         self.write("router", {"edge": {"admin_socket": str(self.admin_socket)}})
-        self.write("haproxy", {f"{name}_address": f"127.0.0.1:{port}" for name, port in ports.items()})
+        self.write("haproxy", {f"{name}_address": f"unix@{path}" for name, path in self.sockets.items()})
+        self.write("haproxy", {"models_address": f"unix@{self.sockets['lookup']}"})
         self.write("haproxy", {"binds": [{"host": "127.0.0.1", "port": self.front}]})
         self.write("haproxy", {"ops": {"host": "127.0.0.1", "port": self.ops}, "admin_socket": str(self.admin_socket)})
 
@@ -272,7 +286,7 @@ async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
     api = RuntimeAPI(str(host.admin_socket))
 
     async def ready() -> bool:
-        return await status(f"http://127.0.0.1:{host.admin}/readyz") == 200
+        return await status(f"http://127.0.0.1:{host.admin}/readyz?exclude=replicas") == 200
 
     try:
         await until(ready)
@@ -287,7 +301,7 @@ async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
         assert await host.run(HAPROXY, "ExecReload", haproxy.pid) == 0
 
         async def serves_there() -> bool:
-            return await status(f"http://127.0.0.1:{moved}/v1/models") == 503
+            return await status(f"http://127.0.0.1:{moved}/v1/models") == 200
 
         await until(serves_there)
         await until(ready)
@@ -296,3 +310,53 @@ async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
         soft_stop = signal.Signals[HAPROXY["Service.KillSignal"]]
         codes = [await stop(haproxy, soft_stop), await stop(router, signal.SIGTERM)]
     assert codes == [0, 0]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_the_edge_decides_over_its_sockets(tmp_path: Path, lookup: str) -> None:
+    """With either lookup a request is placed by the policy, the fleet's models are listed, the end of the request comes
+    back; and no socket is open to another user."""
+    host = Host(tmp_path)
+    host.write("haproxy", {"lookup": lookup})
+    host.write("router", {"policy": {"policy": "round_robin"}})
+    router = await host.start(ROUTER)
+    haproxy = await host.start(HAPROXY)
+    admin, front = f"http://127.0.0.1:{host.admin}", f"http://127.0.0.1:{host.front}"
+    try:
+        async with SimServer(SimConfig(timing="fast")) as replica, httpx.AsyncClient(trust_env=False) as client:
+
+            async def registered() -> bool:
+                return await put(client, f"{admin}/v1/replicas/a", {"url": replica.url, "model": "sim"})
+
+            async def ready() -> bool:
+                return await status(f"{admin}/readyz") == 200
+
+            async def decided() -> bool:
+                body = {"model": "sim", "prompt": "hello", "max_tokens": 2}
+                answer = await client.post(f"{front}/v1/completions", json=body)
+                return answer.headers.get("x-pointsman-reason") == "round-robin"
+
+            async def listed() -> bool:
+                answer = await client.get(f"{front}/v1/models", headers={"host": "api.example"})
+                return answer.is_success and [card["id"] for card in answer.json()["data"]] == ["sim"]
+
+            async def ended() -> bool:
+                replicas = (await client.get(f"{admin}/v1/replicas")).json()["replicas"]
+                return replicas[0]["in_flight"] == 0
+
+            for what in (registered, ready, decided, listed, ended):
+                await until(what)
+        for path in (*host.sockets.values(), host.admin_socket):
+            assert path.stat().st_mode & 0o777 == 0o600, path
+    finally:
+        await stop(haproxy, signal.SIGTERM)
+        await stop(router, signal.SIGTERM)
+
+
+async def put(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> bool:
+    """Whether a PUT succeeds; False while nobody listens."""
+    try:
+        return (await client.put(url, json=body)).is_success
+    except httpx.HTTPError:
+        return False

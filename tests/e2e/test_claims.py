@@ -64,9 +64,8 @@ async def served_by(edge: RunningEdge, requests: int, at_once: int, label: str) 
 @pytest.mark.parametrize("lookup", ["spoe", "lua"])
 @pytest.mark.parametrize("policy", ["kv_cost", "least_load"])
 async def test_three_idle_connections_that_announce_30_mb_move_nobody(policy: str, lookup: str) -> None:
-    """192 short requests, 32 at a time, spread over the four replicas: the largest share is at most 1.3 of the mean where
-    replicas are equally quick. A busy machine makes them differ, and policies go by that; believed, the three would leave
-    all to one, which is 4 times the mean."""
+    """192 short requests, 32 at a time: the largest share is at most 1.3 of the mean where replicas are as quick. A
+    busy machine makes them differ, and policies go by that; believed, the three would leave all to one, which is 4."""
     async with running_up(4, "--policy", policy, "--lookup", lookup, engine=ENGINE) as edge:
         async with announcing(edge, 3):
             served = await served_by(edge, 192, 32, "honest")

@@ -157,6 +157,9 @@ async def test_routers_say_how_often_they_want_to_be_told() -> None:
                 await until(lambda p=publisher, i=interval_s: _true(p._targets[0]._interval_s == i))  # type: ignore[misc]
 
 
+JSON = {"content-type": "application/json"}
+
+
 async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
     """Fifty replicas may each speak every 50 ms: a thousand messages a second in all."""
     async with running_router(policy={"policy": "kv_cost"}) as router:
@@ -169,12 +172,13 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
-        pytest.param({}, b'{"epoch": "e", "seq": 0, "snapshot": true}', 200, id="json"),
+        pytest.param(JSON, b'{"epoch": "e", "seq": 0, "snapshot": true}', 200, id="json"),
+        pytest.param({}, b"{}", 415, id="no type"),
         pytest.param({"content-type": "text/plain"}, b"{}", 415, id="neither json nor msgpack"),
-        pytest.param({}, b"{", 400, id="not json"),
-        pytest.param({}, b'{"epoch": "e"}', 422, id="no seq"),
-        pytest.param({}, b'{"epoch": "e", "seq": 0, "sored": []}', 422, id="misspelt"),
-        pytest.param({}, b'{"epoch": "e", "seq": 0, "stored": [-1]}', 422, id="no key"),
+        pytest.param(JSON, b"{", 400, id="not json"),
+        pytest.param(JSON, b'{"epoch": "e"}', 422, id="no seq"),
+        pytest.param(JSON, b'{"epoch": "e", "seq": 0, "sored": []}', 422, id="misspelt"),
+        pytest.param(JSON, b'{"epoch": "e", "seq": 0, "stored": [-1]}', 422, id="no key"),
     ],
 )
 async def test_messages_are_checked(headers: dict[str, str], body: bytes, status: int) -> None:
@@ -184,7 +188,7 @@ async def test_messages_are_checked(headers: dict[str, str], body: bytes, status
         answer = await client.post("/v1/replicas/a/events", content=body, headers=headers)
         assert answer.status_code == status, answer.text
         assert router.kv.counters.messages == (status == 200)
-        assert (await client.post("/v1/replicas/nobody/events", content=b"{}")).status_code == 404
+        assert (await client.post("/v1/replicas/nobody/events", json={})).status_code == 404
 
 
 async def _true(condition: bool) -> bool:

@@ -49,3 +49,15 @@ def test_both_processes_keep_tenants_apart_or_neither(tmp_path: Path, isolated: 
     config.write_text(yaml.safe_dump({"router": {"isolate_tenants": isolated}}))
     options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", config=config)
     assert plan(options).edge.isolate_tenants is isolated
+
+
+def test_haproxy_reaches_the_router_over_sockets_of_the_run_folder(tmp_path: Path) -> None:
+    """No other user of the machine can ask or report there; an HAProxy that gives up its user or its root could not
+    open them, and gets ports of loopback."""
+    edge = planned_edge(tmp_path, {"policy": "random"})
+    for name, address in (("spop", edge.spop_address), ("ring", edge.ring_address), ("lookup", edge.lookup_address)):
+        assert address == f"unix@{tmp_path}/r/{name}.sock"
+    assert edge.models_address == edge.lookup_address
+    edge = planned_edge(tmp_path, {"policy": "random"}, user="nobody")
+    addresses = {edge.spop_address, edge.ring_address, edge.lookup_address}
+    assert len(addresses) == 3 and all(address.startswith("127.0.0.1:") for address in addresses)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.endpoints import parse_endpoint, resolve_endpoint
+from router.endpoints import EndpointResolver, parse_endpoint
 from router.errors import LimitError, RegistrationError, SupersededError
 from router.state.replicas import Health, ReplicaRegistry, ServedNames
 from router.state.schema import Registration, SavedReplica
@@ -166,10 +166,11 @@ def test_a_url_haproxy_cannot_connect_to_is_refused(url: str) -> None:
 
 async def test_names_are_resolved_when_registered() -> None:
     """HAProxy takes addresses only, and IPv4 is preferred."""
-    assert await resolve_endpoint("http://localhost:8000") == ("127.0.0.1", 8000)
-    assert await resolve_endpoint("http://[::1]:8000/") == ("::1", 8000)
+    resolver = EndpointResolver()
+    assert await resolver.resolve("http://localhost:8000") == ("127.0.0.1", 8000)
+    assert await resolver.resolve("http://[::1]:8000/") == ("::1", 8000)
     with pytest.raises(RegistrationError, match="no address"):
-        await resolve_endpoint("http://no-such-host.invalid:8000")
+        await resolver.resolve("http://no-such-host.invalid:8000")
 
 
 def listed(*models: str, adapters: tuple[str, ...] = ()) -> ServedNames:

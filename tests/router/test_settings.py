@@ -1,5 +1,6 @@
 """Settings: read once, strictly, with errors that name source, key, value and expectation."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def test_a_missing_file_is_named() -> None:
 def test_loopback_is_recognised(host: str, loopback: bool) -> None:
     """It decides whether a token is required."""
     assert Listen(host, 1).is_loopback is loopback
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("hosts", "http://a"),
+        ("hosts", "a b"),
+        ("hosts", ""),
+        ("engine_networks", "10.0.0.1/8"),
+        ("engine_networks", "x"),
+    ],
+)
+def test_hosts_and_networks_of_the_admin_api_are_checked_at_start(key: str, wrong: str) -> None:
+    """A name with a port would never match, and a network misspelt would keep every replica out."""
+    with pytest.raises(SettingsError, match=rf"^admin\.{key}: {re.escape(repr(wrong))}: "):
+        load_settings(environment={}, overrides={"admin": {key: [wrong]}})

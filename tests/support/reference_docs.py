@@ -24,6 +24,7 @@ from haproxy.config import EdgeConfig
 from pointsman.haproxy_commands import DEFAULTS
 from policies.types import Reason
 from router.app import Router
+from router.fronts.guard import Check
 from router.metrics import REQUEST_CLASSES
 from router.settings import Settings, SharedSettings
 from router.state.answers import FAILURES
@@ -133,6 +134,7 @@ def _label_values() -> Iterator[tuple[str, str]]:
         ("`cause` of replicas and ejections", causes),
         ("`cause` of `pointsman_replica_demoted_share`", (BACKPRESSURE, SLOW, *causes)),
         ("`result`", ("applied", "refused")),
+        ("`check`", Check),
         ("`outcome` of `pointsman_holds_total`", Outcome),
     ):
         yield label, ", ".join(map(code, values))

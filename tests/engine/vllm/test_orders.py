@@ -148,3 +148,25 @@ async def test_what_is_not_whole_or_of_no_pool_is_ended(monkeypatch: pytest.Monk
     assert [member.id for member in fleet.statuses()[0].members] == ["moe-1", "moe-4"]
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        pytest.param({"origin": "https://attacker.example"}, b'{"replicas": 2}', 403, id="web page"),
+        pytest.param({"sec-fetch-site": "same-origin"}, b'{"replicas": 2}', 403, id="web page that rebinds its name"),
+        pytest.param({"content-type": "text/plain"}, b'{"replicas": 2}', 415, id="form post"),
+        pytest.param({}, b'{"replicas": \xff}', 400, id="not JSON"),
+        pytest.param({}, b'{"replicas": "\xff"}', 422, id="not UTF-8 where a number stands"),
+        pytest.param({}, b'{"replicas": 1%s}' % (b"0" * 5000), 422, id="a number of 5,000 digits"),
+    ],
+)
+async def test_what_no_router_sends_is_no_order(headers: dict[str, str], body: bytes, status: int) -> None:
+    """Refused with one sentence; nothing changes."""
+    async with running() as (fleet, _, client, orders):
+        given = {"content-type": "application/json"} | headers
+        answer = await client.post("/v1/pools/chat/scale", content=body, headers=given)
+        assert answer.status_code == status, answer.text
+        assert answer.json()["error"]["message"]
+        assert not orders
+        assert all(status.state == "ready" for status in fleet.statuses())

@@ -8,6 +8,10 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from router_fixture import client_of, register, running_router
 
+from router.state.replicas import Health
+
+JSON = {"content-type": "application/json"}
+
 
 async def test_a_replica_lives_through_the_api() -> None:
     """Put, renew, list, drain, delete: each answer is the replica as it then is."""
@@ -51,7 +55,7 @@ async def test_errors_are_clear_and_change_nothing(
     """One shape, OpenAI's; the sentence says what was expected; the state is as before."""
     async with running_router() as router, client_of(router) as client:
         before = (await client.get("/v1/policy")).json()
-        answer = await client.request(method, path, content=body)
+        answer = await client.request(method, path, content=body, headers=JSON if body is not None else {})
         assert answer.status_code == status, answer.text
         error = answer.json()["error"]
         assert error["code"] == status and says in error["message"]
@@ -81,7 +85,7 @@ async def test_an_earlier_life_of_a_replica_changes_nothing() -> None:
 async def test_a_body_too_large_is_refused_while_it_arrives() -> None:
     """The limit is named."""
     async with running_router(admin={"port": 0, "max_body_bytes": 2048}) as router, client_of(router) as client:
-        answer = await client.put("/v1/policy", content=b" " * 4096)
+        answer = await client.put("/v1/policy", content=b" " * 4096, headers=JSON)
         assert answer.status_code == 413 and "2048" in answer.json()["error"]["message"]
 
 
@@ -134,14 +138,45 @@ async def test_explaining_by_kv_shows_every_term() -> None:
             assert sum(row["terms"].values()) == pytest.approx(row["score"])
 
 
-async def test_a_refused_policy_leaves_the_old_one_and_says_so_in_metrics() -> None:
-    """`config_last_reload_successful` is 0 until a change succeeds."""
+async def test_a_policy_refused_to_a_person_is_counted_and_no_alarm() -> None:
+    """The old one decides on, and the caller has read why; `config_last_reload_successful` stays 1."""
     async with running_router() as router, client_of(router) as client:
         assert (await client.put("/v1/policy", json={"policy": "nope"})).status_code == 422
-        assert (await metrics(client))["pointsman_config_last_reload_successful"] == 0
         assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
+        values = await metrics(client)
+        assert values["pointsman_config_last_reload_successful"] == 1
+        assert values['pointsman_policy_changes_total{result="refused"}'] == 1
+
+
+async def test_a_policy_that_nobody_waits_for_is_an_alarm_until_a_change_succeeds() -> None:
+    """As when the state file names a policy that is not installed any more."""
+    async with running_router() as router, client_of(router) as client:
+        router.policy.restore({"policy": "gone"}, router.policy.configured)
+        assert (await metrics(client))["pointsman_config_last_reload_successful"] == 0
         await client.put("/v1/policy", json={"policy": "random"})
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
+
+
+async def test_a_router_is_ready_when_a_replica_can_serve() -> None:
+    """503 with the reason while none is registered, none is up, or all drain; prefill replicas serve no request."""
+    async with running_router() as router, client_of(router) as client:
+
+        async def ready() -> tuple[int, str]:
+            answer = await client.get("/readyz")
+            return answer.status_code, answer.text
+
+        assert await ready() == (503, "not ready: replicas: no replica can serve: none is registered\n")
+        await register(router, "p", role="prefill")
+        assert (await ready())[0] == 503
+        await register(router, "a", "b")
+        assert await ready() == (200, "ok\n")
+        router.replicas.set_health("a", Health.DOWN)
+        assert await ready() == (200, "ok\n")
+        await client.post("/v1/replicas/b/drain")
+        assert await ready() == (503, "not ready: replicas: no replica can serve: 1 down, 1 draining\n")
+        assert (await client.get("/readyz?exclude=replicas")).status_code == 200
+        router.readiness.degraded("shared state", "unreachable")
+        assert (await ready())[1].endswith("\ndegraded: shared state: unreachable\n")
 
 
 async def test_if_match_protects_against_a_lost_update() -> None:
@@ -173,7 +208,7 @@ async def test_the_token_guards_v1_only() -> None:
             answer = await client.get("/v1/replicas", headers=headers)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
         assert (await client.get("/v1/replicas", headers=token)).status_code == 200
-        for path in ("/metrics", "/livez", "/readyz", "/openapi.json"):
+        for path in ("/metrics", "/livez", "/readyz?exclude=replicas", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
 
 

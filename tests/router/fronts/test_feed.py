@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from router_fixture import register, running_router
 
+from router.admin_token import AdminToken
 from router.engine_feed import EngineFeed
 from router.fronts import feed as feed_front
 from router.fronts.feed import FeedProtocol
@@ -44,10 +45,9 @@ def events(seq: int, **given: Any) -> EngineEvents:
 
 
 class Taken(EngineFeed):
-    """Takes what replica `a` says, if it shows the token."""
+    """Takes what replica `a` says."""
 
-    def __init__(self, token: str = "") -> None:
-        self._token = token
+    def __init__(self) -> None:
         self.messages: list[EngineEvents] = []
 
     def take(self, replica_id: str, events: EngineEvents) -> EventsAnswer | None:
@@ -61,14 +61,21 @@ class Peer:
     """A protocol and the transport it writes to."""
 
     def __init__(self, token: str = "", connections: set[FeedProtocol] | None = None) -> None:
-        self.feed = Taken(token)
+        self.feed = Taken()
+        self.paused = False
         self.written = b""
         self.closed = False
-        self.protocol = FeedProtocol(self.feed, set() if connections is None else connections)
+        self.protocol = FeedProtocol(self.feed, set() if connections is None else connections, AdminToken(token))
         self.protocol.connection_made(cast(asyncio.Transport, self))
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else None
+
+    def pause_reading(self) -> None:
+        self.paused = True
 
     def is_closing(self) -> bool:
         return self.closed
@@ -105,28 +112,43 @@ async def test_every_split_says_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "said", "status"),
+    ("said", "status"),
     [
-        pytest.param("secret", HELLO, 401, id="no token"),
-        pytest.param("secret", framed(FeedHello("a", "wrong")), 401, id="a wrong token"),
-        pytest.param("", framed(FeedHello("")), 422, id="no name"),
-        pytest.param("", framed(TALK[0]), 422, id="no hello"),
-        pytest.param("", FEED_HEAD.pack(MAX_HELLO_BYTES + 1), 413, id="a hello too long"),
-        pytest.param("", FEED_HEAD.pack(0), 413, id="an empty frame"),
-        pytest.param("", HELLO + FEED_HEAD.pack(MAX_EVENTS_BYTES + 1), 413, id="a message too long"),
-        pytest.param("", HELLO + framed({"epoch": "e"}), 422, id="no seq"),
-        pytest.param("", HELLO + framed({"epoch": "e", "seq": 0, "sored": []}), 422, id="misspelt"),
-        pytest.param("", HELLO + FEED_HEAD.pack(1) + b"\xc1", 400, id="not msgpack"),
-        pytest.param("", b"GET / HTTP/1.1\r\n\r\n", 413, id="somebody who expects a web page"),
+        pytest.param(framed(FeedHello("")), 422, id="no name"),
+        pytest.param(framed(TALK[0]), 422, id="no hello"),
+        pytest.param(FEED_HEAD.pack(MAX_HELLO_BYTES + 1), 413, id="a hello too long"),
+        pytest.param(FEED_HEAD.pack(0), 413, id="an empty frame"),
+        pytest.param(HELLO + FEED_HEAD.pack(MAX_EVENTS_BYTES + 1), 413, id="a message too long"),
+        pytest.param(HELLO + framed({"epoch": "e"}), 422, id="no seq"),
+        pytest.param(HELLO + framed({"epoch": "e", "seq": 0, "sored": []}), 422, id="misspelt"),
+        pytest.param(HELLO + FEED_HEAD.pack(1) + b"\xc1", 400, id="not msgpack"),
+        pytest.param(HELLO + FEED_HEAD.pack(9) + b"\x81\xa5epoch\xa1\xff", 400, id="not UTF-8"),
+        pytest.param(HELLO + framed({"epoch": "e", "seq": 0, "capacity_tokens": 2**63}), 422, id="too many tokens"),
+        pytest.param(HELLO + framed({"epoch": "e", "seq": 2**64 - 1}), 422, id="a number too large"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 413, id="somebody who expects a web page"),
     ],
 )
-async def test_what_is_wrong_is_said_and_ends_it(token: str, said: bytes, status: int) -> None:
+async def test_what_is_wrong_is_said_and_ends_it(said: bytes, status: int) -> None:
     """As the admin API would have answered; nothing after it counts."""
-    peer = Peer(token)
+    peer = Peer()
     peer.protocol.data_received(said + framed(TALK[0]))
     assert peer.replies[-1].status == status
     assert peer.replies[-1].error
     assert peer.closed
+    assert peer.feed.messages == []
+
+
+@pytest.mark.parametrize("hello", [FeedHello("a"), FeedHello("a", "wrong")], ids=["no token", "a wrong token"])
+async def test_a_wrong_token_waits_for_its_refusal(monkeypatch: pytest.MonkeyPatch, hello: FeedHello) -> None:
+    """Nothing more is read from it meanwhile; then it is told 401 and disconnected."""
+    monkeypatch.setattr(feed_front, "DELAY_S", 0.01)
+    peer = Peer("secret")
+    peer.protocol.data_received(framed(hello) + framed(TALK[0]))
+    assert (peer.written, peer.paused, peer.closed) == (b"", True, False)
+    async with asyncio.timeout(5):
+        while not peer.closed:
+            await asyncio.sleep(0.005)
+    assert [reply.status for reply in peer.replies] == [401]
     assert peer.feed.messages == []
 
 

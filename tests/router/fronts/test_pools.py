@@ -56,7 +56,8 @@ async def running_driver() -> AsyncIterator[Driver]:
 
 async def lease(client: httpx.AsyncClient, control: str, fleet: str = "f") -> httpx.Response:
     body = msgspec.json.encode(FleetLease(control=control, ttl_s=10.0, pools=[STATUS]))
-    return await client.put(f"/v1/fleets/{fleet}", content=body)
+    headers = {"content-type": "application/json"}
+    return await client.put(f"/v1/fleets/{fleet}", content=body, headers=headers)
 
 
 async def test_pools_are_listed_with_their_fleet_until_it_leaves() -> None:
