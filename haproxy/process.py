@@ -20,6 +20,7 @@ from pathlib import Path
 
 from haproxy.binary import Binary, find_binary
 from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
+from haproxy.descriptors import open_files_limit
 from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError, ProtocolError
 from haproxy.render import Rendered, render
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
@@ -95,7 +96,7 @@ class HAProxyProcess:
             self._binary = await asyncio.to_thread(find_binary)
         binary = self._binary
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        await self._install(binary, render(edge))
+        await self._install(binary, render(edge, open_files_limit()))
         admin, master = Path(edge.admin_socket), self._master_socket(edge)
         self._sockets = (admin, master)
         argv = (binary.path, "-W", "-S", f"{master},mode,600", "-f", str(self.run_dir / CONFIG_NAME))
@@ -132,7 +133,7 @@ class HAProxyProcess:
         if self._binary is None or self.pid is None:
             raise HAProxyUnavailable("HAProxy is not running")
         edge = self._edge()
-        await self._install(self._binary, render(edge))
+        await self._install(self._binary, render(edge, open_files_limit()))
         result = await MasterAPI(str(self._master_socket(edge)), timeout_s=RELOAD_S).reload()
         if not result.ok:
             raise ProcessError(f"the reload failed: {result.log}")

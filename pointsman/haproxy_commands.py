@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from haproxy.config import FILE_NAMES, EdgeConfig, Server
+from haproxy.descriptors import open_files_limit
 from haproxy.errors import ConfigError
 from haproxy.render import render
 from pointsman.documents import read_mapping
@@ -53,7 +54,7 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
         edge = msgspec.convert(tree, EdgeConfig)
         if state is not None:
             edge = msgspec.structs.replace(edge, servers=saved_servers(state))
-        rendered = render(edge)
+        rendered = render(edge, open_files_limit())
     except ConfigError:
         raise
     except msgspec.ValidationError as error:
