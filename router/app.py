@@ -12,11 +12,10 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvloop
@@ -29,6 +28,7 @@ from policies.registry import build_policy
 from router import clock
 from router.admin_metrics import AdminCollector
 from router.admin_token import AdminToken
+from router.background import BackgroundTasks
 from router.body_needs import BodyNeeds, body_needs
 from router.edge_sync import EdgeSync
 from router.endpoints import START_RESOLVE_S, EndpointResolver
@@ -52,6 +52,7 @@ from router.old_workers import OldWorkers
 from router.outlier_metrics import OutlierCollector
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
+from router.process_metrics import ProcessCollector
 from router.readiness import Readiness
 from router.scrape import Scraper
 from router.scrape_metrics import ScrapeCollector
@@ -98,6 +99,7 @@ class Router:
         attached = bool(settings.edge.admin_socket)
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if attached else Readiness()
+        self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -165,6 +167,14 @@ class Router:
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
         )
+        self._keeper: StateKeeper | None = None
+        if settings.state_file:
+            self._keeper = StateKeeper(
+                StateFile(Path(settings.state_file)),
+                replicas=self.replicas,
+                policy=self.policy,
+                readiness=self.readiness,
+            )
         self.end_of_request = EndOfRequest(
             load=self.load,
             kv=self.kv,
@@ -192,6 +202,7 @@ class Router:
             OutlierCollector(self.outliers, self.replicas),
             ScrapeCollector(self.scraper, self.load, self.replicas),
             AdminCollector(guard),
+            ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
         self.feed = EngineFeed(
@@ -228,9 +239,6 @@ class Router:
             max_body_bytes=settings.admin.max_body_bytes,
         )
         self.edge_sync: EdgeSync | None = None
-        self._keeper: StateKeeper | None = None
-        if settings.state_file:
-            self._keeper = StateKeeper(StateFile(Path(settings.state_file)), replicas=self.replicas, policy=self.policy)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
@@ -283,10 +291,11 @@ class Router:
             stack.callback(self.endpoints.close)
             loop = asyncio.get_running_loop()
             settings = self.settings
-            self._background(stack, "sweep", self._sweep())
+            self.tasks.watch_loop(stack)
+            self.tasks.start(stack, "sweep", self._sweep)
             if self._keeper is not None:
                 stack.callback(self._keeper.save)
-                self._background(stack, "save", self._keeper.run())
+                self.tasks.start(stack, "save", self._keeper.run)
             if settings.edge.admin_socket:
                 old_workers = self._old_workers()
                 if old_workers is not None:
@@ -304,9 +313,9 @@ class Router:
                     interval_s=settings.edge.interval_s,
                     old_workers=old_workers,
                 )
-                self._background(stack, "edge sync", self.edge_sync.run())
+                self.tasks.start(stack, "edge sync", self.edge_sync.run)
             if settings.scrape.enabled:
-                self._background(stack, "scrape", self.scraper.run())
+                self.tasks.start(stack, "scrape", self.scraper.run)
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
@@ -317,12 +326,15 @@ class Router:
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
             holding = HoldFront(self.decider, forms)
             lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
-            await serve_http(stack, "lookup", self._bind_near(stack, "lookup", settings.lookup), lookup)
+            near = self._bind_near(stack, "lookup", settings.lookup)
+            await serve_http(stack, "lookup", near, lookup, self._give_up)
             stack.callback(holding.close)
-            await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
+            await serve_http(
+                stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app(), self._give_up
+            )
             if self.sharing is not None:
                 self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
-                self._background(stack, "sharing", self.sharing.run())
+                self.tasks.start(stack, "sharing", self.sharing.run)
             log.info(
                 "router serving",
                 policy=self.pipeline.policy.name,
@@ -383,22 +395,10 @@ class Router:
         sock, self.addresses[name] = bind_tcp(name, address)
         return sock
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        """A background task ends by cancellation alone; anything else is a programming error the process dies of."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("background task died", task=task.get_name(), exc_info=error)
-            self.stop.set()
-            self.failed = True
-
-    def _background(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._task_done)
-
-        async def stop() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        stack.push_async_callback(stop)
+    def _give_up(self) -> None:
+        """A part cannot go on: the process ends, and its supervisor starts a fresh one."""
+        self.failed = True
+        self.stop.set()
 
     async def _leave_spop(self) -> None:
         if self._spop_connections:
