@@ -27,7 +27,7 @@ PAIRS_PER_SERVER = 2
 
 OWN_PAIRS = 32
 """Pairs of descriptors that HAProxy needs for itself: listeners, sockets of master and worker, Runtime API, ring,
-lookups, checks of the router, threads' epoll instances and pipes. 32 threads need no more than 64."""
+connections for lookups, checks of the router, epoll instances and pipes of threads."""
 
 MIN_CONNECTIONS = 8
 """An edge with less room than this cannot do its work."""

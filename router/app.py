@@ -87,6 +87,10 @@ not hold those up for long."""
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
 
+KEEP_OTHERS_S = 10.0
+"""A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
+servers for so long, and chooses among them alone."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -312,6 +316,7 @@ class Router:
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
                     old_workers=old_workers,
+                    keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
                 )
                 self.tasks.start(stack, "edge sync", self.edge_sync.run)
             if settings.scrape.enabled:

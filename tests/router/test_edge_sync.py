@@ -26,7 +26,7 @@ class FakeHAProxy:
         self.down: set[str] = set()
         self.variables: list[tuple[str, int]] = []
 
-    async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
+    async def step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool = False) -> Observation:
         if self.away:
             raise HAProxyUnavailable("connection refused")
         self.desired = dict(desired)
