@@ -52,6 +52,7 @@ class BackgroundTasks:
 
     def start(self, stack: AsyncExitStack, name: str, work: Work) -> None:
         """Runs `work()`, which ends by cancellation alone, until the stack unwinds."""
+        self.errors[name] += 0  # exported from the start, so that the first error is an increase
         task = asyncio.create_task(self._keep_running(name, work), name=name)
 
         async def stop() -> None:
@@ -94,6 +95,7 @@ class BackgroundTasks:
         """Logs and counts what the event loop reports until the stack unwinds: exceptions in callbacks, in protocols,
         and of tasks that nobody waited for."""
         loop = asyncio.get_running_loop()
+        self.errors[LOOP] += 0
         before = loop.get_exception_handler()
 
         def handle(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.background import BackgroundTasks
+from router.background import LOOP, BackgroundTasks
 from router.readiness import Readiness
-from router.state_keeper import StateKeeper
+from router.state_keeper import LOADED, SAVED, StateKeeper
 
 
 class ProcessCollector(Collector):
@@ -36,13 +36,14 @@ class ProcessCollector(Collector):
         yield errors
         degraded = GaugeMetricFamily(
             "pointsman_degraded",
-            "1 for each part of the router that is degraded while requests are served; /readyz says why.",
+            "1 while a part of the router is degraded but requests are served; /readyz says why.",
             labels=("part",),
         )
-        for part in sorted(self._readiness.degraded_parts()):
-            degraded.add_metric((part,), 1)
+        keeper, impaired = self._keeper, set(self._readiness.degraded_parts())
+        parts = impaired | (self._tasks.errors.keys() - {LOOP}) | ({LOADED, SAVED} if keeper is not None else set())
+        for part in sorted(parts):
+            degraded.add_metric((part,), part in impaired)
         yield degraded
-        keeper = self._keeper
         yield CounterMetricFamily(
             "pointsman_state_save_errors",
             "Writes of the state file that the disk did not take; they are tried again until it does.",

@@ -122,14 +122,14 @@ async def test_a_state_file_that_cannot_be_read_costs_no_connection() -> None:
             statuses[(await edge.chat()).status_code] += 1  # raises when the connection is refused
             try:
                 ready = await edge.admin.get("/readyz")
-                return "degraded: state file" in ready.text and set((await edge.states()).values()) == {"up"}
+                return "degraded: state file" in ready.text and await edge.states() == {"sim-1": "up", "sim-2": "up"}
             except httpx.HTTPError:
                 return False
 
         await until(returned)
         assert set(statuses) == {200}
         assert (edge.run_dir / "state.json.bad").read_text() == "{"
-        assert len(await edge.replicas()) == 2 and edge.router().pid != old.pid
+        assert edge.router().pid != old.pid
 
 
 async def test_a_router_whose_restart_fails_ends_nothing_else() -> None:
