@@ -61,7 +61,7 @@ async def test_a_task_that_returns_has_failed(monkeypatch: pytest.MonkeyPatch) -
         again = asyncio.Event()
 
         async def work() -> None:
-            if all_of.tasks.errors:
+            if all_of.tasks.errors["sweep"]:
                 again.set()
                 await asyncio.Event().wait()
 
