@@ -311,8 +311,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     threads: int = 0
     """0: one per core, HAProxy's own choice."""
     maxconn: int = 0
-    """Client connections at once; each needs two file descriptors. 0: what the limit of open files allows, up to
-    50,000."""
+    """Client connections at once; more wait in the kernel's queue. Each needs two file descriptors. 0: half of the
+    limit of open files where the file is rendered, less 32 and less two for each server (for up to 1,024 servers that
+    may be added at run time), and at most 50,000."""
     hard_stop_after_s: int = 14_400
     """After a reload, streams still running in the old process are cut after this."""
     user: str = ""

@@ -2,7 +2,8 @@
 
 `HAProxyProcess` owns a run folder with HAProxy's files and the two sockets, and the process that uses them. Files are
 checked by HAProxy itself in a side folder before they replace those in use, so a restart after a crash always finds a
-configuration that works. A reload keeps listeners open and leaves running streams to the old worker. Nothing is left
+configuration that works: a start that cannot write new ones (a full disk, a state that HAProxy refuses) uses the files
+that were checked last. A reload keeps listeners open and leaves running streams to the old worker. Nothing is left
 behind after `stop`, after a crash, or when our own process is killed.
 
 It does not restart a crashed HAProxy: `wait` tells, its owner decides.
@@ -13,15 +14,20 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from haproxy.binary import Binary, find_binary
 from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
-from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError, ProtocolError
-from haproxy.render import Rendered, render
+from haproxy.descriptors import open_files_limit
+from haproxy.errors import ConfigError, HAProxyError, HAProxyUnavailable, ProcessError, ProtocolError
+from haproxy.private_files import append_private, write_private
+from haproxy.render import render
 from haproxy.runtime_api import MasterAPI, RuntimeAPI
 
 CONFIG_NAME = FILE_NAMES[0]
@@ -72,6 +78,10 @@ class HAProxyProcess:
         self._binary = binary
         self._process: asyncio.subprocess.Process | None = None
         self._sockets: tuple[Path, Path] | None = None
+        self._installed: EdgeConfig | None = None
+        """What the files in place were rendered from; None until this process has put some there."""
+        self.fallback = ""
+        """Why the last start used the files that were in place; empty when it wrote new ones."""
 
     def __repr__(self) -> str:
         return f"HAProxyProcess({str(self.run_dir)!r}, pid={self.pid})"
@@ -86,7 +96,9 @@ class HAProxyProcess:
     async def start(self) -> None:
         """Write the files, have HAProxy check them, start it, and return once worker and master answer.
 
-        Raises BinaryError, ConfigError with HAProxy's own words, or ProcessError when it does not come up.
+        When the files cannot be written or are refused, and this object has put some in place before, HAProxy starts
+        with those; `fallback` says why. Raises BinaryError, ConfigError with HAProxy's own words, ProcessError when it
+        does not come up, OSError when the system has no room, descriptor, process or memory for it.
         """
         if self.pid is not None:
             raise ProcessError(f"HAProxy is running already (pid {self.pid})")
@@ -94,12 +106,18 @@ class HAProxyProcess:
         if self._binary is None:
             self._binary = await asyncio.to_thread(find_binary)
         binary = self._binary
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        await self._install(binary, render(edge))
+        self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.fallback = ""
+        try:
+            await self._install(binary, edge)
+        except (HAProxyError, OSError) as error:
+            if self._installed is None:
+                raise
+            edge, self.fallback = self._installed, str(error)
         admin, master = Path(edge.admin_socket), self._master_socket(edge)
         self._sockets = (admin, master)
         argv = (binary.path, "-W", "-S", f"{master},mode,600", "-f", str(self.run_dir / CONFIG_NAME))
-        with self.log_file.open("ab") as log:
+        with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=self.run_dir,  # 3.0.0 loads the Lua file of all threads but the first from there
@@ -123,31 +141,52 @@ class HAProxyProcess:
         self._remove_sockets()
         return code
 
+    async def answers(self) -> bool:
+        """Whether the worker answers on its admin socket, as one that is stopped or hangs does not."""
+        if self._sockets is None:
+            return False
+        try:
+            await RuntimeAPI(str(self._sockets[0])).info()
+        except HAProxyError:
+            return False
+        return True
+
     async def reload(self) -> None:
         """Render anew and let new workers take over; streams go on in the old ones.
 
         Raises ConfigError when HAProxy refuses the files (nothing has changed then), ProcessError when the reload
-        fails, HAProxyUnavailable when there is no HAProxy to reload.
+        fails, HAProxyUnavailable when there is no HAProxy to reload, OSError when the files cannot be written.
         """
         if self._binary is None or self.pid is None:
             raise HAProxyUnavailable("HAProxy is not running")
         edge = self._edge()
-        await self._install(self._binary, render(edge))
+        await self._install(self._binary, edge)
         result = await MasterAPI(str(self._master_socket(edge)), timeout_s=RELOAD_S).reload()
         if not result.ok:
             raise ProcessError(f"the reload failed: {result.log}")
 
-    async def _install(self, binary: Binary, rendered: Rendered) -> None:
+    async def _install(self, binary: Binary, edge: EdgeConfig) -> None:
         """Put the files in place, whole or not at all."""
         staging = self.run_dir / STAGING_NAME
         staging.mkdir(mode=0o700, exist_ok=True)
-        for name, text in zip(FILE_NAMES, rendered, strict=True):
-            (staging / name).write_text(text, encoding="utf-8")
-            (staging / name).chmod(0o600)
+        try:
+            for name, text in zip(FILE_NAMES, render(edge, open_files_limit()), strict=True):
+                write_private(staging / name, text.encode())
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)  # half of them are of no use, and the disk is full
+            raise
         await self._check(binary, staging / CONFIG_NAME)
         for name in FILE_NAMES:
             (staging / name).replace(self.run_dir / name)
         staging.rmdir()
+        self._installed = edge
+
+    def _open_log(self) -> BinaryIO:
+        """The log file; nowhere when it cannot be opened, since HAProxy without a log is better than none."""
+        try:
+            return append_private(self.log_file)
+        except OSError:
+            return Path(os.devnull).open("ab")
 
     async def _check(self, binary: Binary, config: Path) -> None:
         checker = await asyncio.create_subprocess_exec(
@@ -188,9 +227,12 @@ class HAProxyProcess:
             await asyncio.sleep(POLL_S)
 
     def _last_words(self) -> str:
-        with self.log_file.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-            return log.read().decode("utf-8", "replace").strip()
+        try:
+            with self.log_file.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                return log.read().decode("utf-8", "replace").strip()
+        except OSError:
+            return "its log cannot be read"
 
     # --- down
 
@@ -237,4 +279,5 @@ class HAProxyProcess:
 
     def _remove_sockets(self) -> None:
         for path in self._sockets or ():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays is replaced by the next start
+                path.unlink()

@@ -128,11 +128,15 @@ def plan(
     *,
     backend: str = "fleet",
     options: ServerOptions = ServerOptions(),  # noqa: B008 -- frozen
+    keep_others: bool = False,
 ) -> list[str]:
-    """The commands that turn `observed` into `desired`, in order; none when nothing differs."""
+    """The commands that turn `observed` into `desired`, in order; none when nothing differs.
+
+    With `keep_others`, servers that are not desired are left as they are.
+    """
     commands: list[str] = []
     for name, server in observed.items():
-        if name not in desired:
+        if name not in desired and not keep_others:
             commands += _plan_removal(f"{backend}/{name}", server)
     missing = desired.keys() - observed.keys()
     ids = server_ids(missing, (server.id for server in observed.values()))
@@ -240,14 +244,17 @@ class Reconciler:
     def __repr__(self) -> str:
         return f"Reconciler({self._api.address!r}, {self._backend!r})"
 
-    async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
-        """One round. Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as
-        a command, CommandRefused when HAProxy does not take one (the others were applied)."""
+    async def step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool = False) -> Observation:
+        """One round. With `keep_others`, servers that are not desired are left in place.
+
+        Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as a command,
+        CommandRefused when HAProxy does not take one (the others were applied).
+        """
         pid, servers, maps = await self._look()
         # Paths first: a server's first check goes where it should.
         wanted = (health_paths(desired), *groups(desired))
         commands = [c for name, *entries in zip(MAPS, wanted, maps, strict=True) for c in plan_map(name, *entries)]
-        commands += plan(desired, servers, backend=self._backend, options=self._options)
+        commands += plan(desired, servers, backend=self._backend, options=self._options, keep_others=keep_others)
         if not commands:
             return Observation(pid, servers, changed=False)
         await self._apply(commands)

@@ -28,6 +28,7 @@ import jinja2
 
 from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
 from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING, EdgeConfig, server_ids
+from haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
 
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
@@ -83,13 +84,21 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def render(edge: EdgeConfig) -> Rendered:
-    """The configuration of `edge`: the same text for equal values, nothing read from outside."""
+def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
+    """The configuration of `edge`: the same text for equal values, nothing read from outside.
+
+    `open_files` is the limit of open files of the process that will run HAProxy. Raises ConfigError when it is too low.
+    """
+    servers = len(edge.servers)
     bufsize = edge.body_window_bytes + HEAD_ROOM_BYTES
     values: dict[str, object] = {key: getattr(edge, key) for key in edge.__struct_fields__}
     values |= {
         "allowed_path_tests": _path_tests(edge.allowed_paths),
         "bufsize": bufsize,
+        "connections": edge.maxconn or connections_within(open_files, servers),
+        "fd_hard_limit": FD_HARD_LIMIT,
+        # HAProxy allocates descriptors for just so many connections: what else needs some is to be counted in.
+        "maxconn": edge.maxconn and edge.maxconn + reserved_pairs(2 * edge.maxconn, servers),
         "error_bodies": ERROR_BODIES,
         "groups_map": GROUPS_MAP,
         "health_map": HEALTH_MAP,

@@ -7,3 +7,7 @@ EXIT_CONFIGURATION = 2
 
 class StartError(Exception):
     """The command cannot do its work as asked: the sentence says what is wrong and what to do about it."""
+
+
+class NotReadyError(StartError):
+    """A part that was started did not become ready: its log says why."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from haproxy.config import FILE_NAMES, EdgeConfig, Server
+from haproxy.descriptors import open_files_limit
 from haproxy.errors import ConfigError
+from haproxy.private_files import write_private
 from haproxy.render import render
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
+from router.errors import StateFileError
 from router.state.saved import StateFile
 from router.state.schema import Role
 
@@ -44,7 +48,8 @@ def saved_servers(state: Path) -> tuple[Server, ...]:
 def render_to(config: Path | None, out: Path, state: Path | None = None) -> list[Path]:
     """Writes haproxy.cfg and the files it refers to into `out`; their paths.
 
-    Raises StartError, ConfigError or StateFileError.
+    A state file that cannot be read is left out, which is said on stderr: an edge without servers gets them from the
+    router within half a second. Raises StartError or ConfigError.
     """
     tree = dict(DEFAULTS)
     if config is not None:
@@ -52,8 +57,11 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
     try:
         edge = msgspec.convert(tree, EdgeConfig)
         if state is not None:
-            edge = msgspec.structs.replace(edge, servers=saved_servers(state))
-        rendered = render(edge)
+            try:
+                edge = msgspec.structs.replace(edge, servers=saved_servers(state))
+            except StateFileError as error:
+                print(f"pointsman: rendered without the replicas that were saved: {error}", file=sys.stderr)
+        rendered = render(edge, open_files_limit())
     except ConfigError:
         raise
     except msgspec.ValidationError as error:
@@ -62,7 +70,7 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
         out.mkdir(parents=True, exist_ok=True)
         written = []
         for name, text in zip(FILE_NAMES, rendered, strict=True):
-            (out / name).write_text(text)
+            write_private(out / name, text.encode())
             written.append(out / name)
     except OSError as error:
         raise StartError(f"--out: {out}: cannot be written: {error.strerror}") from None

@@ -1,13 +1,14 @@
 """What `pointsman up` will start, decided before anything is: addresses, files, command lines.
 
-`plan` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an edge.
+`plan_edges` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an
+edge.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from engine.vllm.config import decode as decode_fleet
 from engine.vllm.errors import VllmConfigError
 from haproxy.config import Bind, EdgeConfig
 from haproxy.errors import ConfigError
+from haproxy.private_files import write_private
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.ports import parse_listen, pick_ports, require_free
+from pointsman.run_folder import RunFolder
 from pointsman.valkey import valkey_url
 from policies.registry import build_policy
 from router.body_needs import body_window
@@ -30,8 +33,6 @@ from router.state.schema import Role
 
 ENGINES = ("sim", "vllm")
 LOOKUPS = ("spoe", "lua")
-MAX_SOCKET_PATH = 90
-"""Unix socket paths end at 107 bytes; HAProxy binds under a temporary name some bytes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,7 @@ class EdgePlan:
     """Everything needed to start the parts of one edge."""
 
     options: UpOptions
-    run_dir: Path
-    owns_run_dir: bool
+    folder: RunFolder
     listen: Listen
     admin: Listen
     settings: Settings
@@ -80,6 +80,11 @@ class EdgePlan:
     """Of the other edges that replicas register with."""
     window_is_configured: bool = False
     """The file says how far HAProxy looks into bodies, whatever the policy."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the edge's sockets and files are."""
+        return self.folder.path
 
     @property
     def _registers(self) -> list[str]:
@@ -101,7 +106,7 @@ class EdgePlan:
         return self.run_dir / "state.json"
 
     def log_file(self, name: str) -> Path:
-        return self.run_dir / "log" / f"{name}.log"
+        return self.folder.logs / f"{name}.log"
 
     def router_argv(self) -> list[str]:
         return [*COMMAND, "router", "--config", str(self.router_config)]
@@ -144,12 +149,16 @@ def _numbered(name: str, count: int) -> list[str]:
 COMMAND = (sys.executable, "-m", "pointsman")
 
 
-def plan(options: UpOptions) -> EdgePlan:
-    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
+def _check_flags(options: UpOptions) -> None:
+    """Raises StartError for what can be seen without touching anything."""
     if options.engine not in ENGINES:
         raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
     if options.prefill and options.engine != "sim":
         raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
+
+
+def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
+    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
     document = _read(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
@@ -162,7 +171,7 @@ def plan(options: UpOptions) -> EdgePlan:
     if listen == admin:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
     (ops,) = pick_ports(1)
-    run_dir, owned = _make_run_dir(options.run_dir)
+    run_dir = folder.path
     spop, ring, near_lookup = _near_addresses(run_dir, document)
     settings = load_settings(
         overrides={
@@ -202,8 +211,7 @@ def plan(options: UpOptions) -> EdgePlan:
     )
     made = EdgePlan(
         options=options,
-        run_dir=run_dir,
-        owns_run_dir=owned,
+        folder=folder,
         listen=listen,
         admin=admin,
         settings=settings,
@@ -212,11 +220,17 @@ def plan(options: UpOptions) -> EdgePlan:
         engine_settings=document.engine,
         window_is_configured="body_window_bytes" in document.haproxy,
     )
-    made.router_config.write_text(yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False))
-    made.router_config.chmod(0o600)  # it may hold the admin token
+    _write_yaml(made.router_config, msgspec.to_builtins(settings))  # it may hold the admin token
     if document.engine:
-        (run_dir / "engine.yaml").write_text(yaml.safe_dump(document.engine, sort_keys=False))
+        _write_yaml(run_dir / "engine.yaml", document.engine)
     return made
+
+
+def _write_yaml(path: Path, document: dict[str, Any]) -> None:
+    try:
+        write_private(path, yaml.safe_dump(document, sort_keys=False).encode())
+    except OSError as error:
+        raise StartError(f"--run-dir: {path}: cannot be written: {error.strerror}") from None
 
 
 def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
@@ -251,33 +265,46 @@ def _near_addresses(run_dir: Path, document: UpFile) -> list[_Near]:
 
 
 def plan_edges(options: UpOptions) -> list[EdgePlan]:
-    """All edges of one `up`. The first has the run folder, the others one inside it. Raises what `plan` raises.
+    """All edges of one `up`. The first has the run folder, the others one inside it.
 
-    Edge n listens n - 1 ports further than the first; twice as far where --listen and --admin would meet.
+    Edge n listens n - 1 ports further than the first; twice as far where --listen and --admin would meet. Raises
+    StartError, SettingsError or ConfigError, and leaves no folder behind then.
     """
-    if options.edges == 1:
-        return [plan(options)]
+    _check_flags(options)
     document = _read(options.config)
-    if document.haproxy.get("binds"):
+    if options.edges > 1 and document.haproxy.get("binds"):
         raise StartError(f"--edges: {options.edges}: only one edge can have the haproxy.binds of {options.config}")
-    run_dir, owned = _make_run_dir(options.run_dir)
+    with ExitStack() as undo:
+        folder = RunFolder.take(options.run_dir)
+        undo.callback(folder.refuse)
+        if options.edges == 1:
+            made = [_plan(options, folder)]
+        else:
+            made = _plan_several(options, folder, document, undo)
+        undo.pop_all()
+    return made
+
+
+def _plan_several(options: UpOptions, first: RunFolder, document: UpFile, undo: ExitStack) -> list[EdgePlan]:
     if not options.redis and not document.router.get("shared", {}).get("url"):
-        options = replace(options, redis=valkey_url(run_dir))
+        options = replace(options, redis=valkey_url(first.path))
     listen, admin = parse_listen(options.listen, "--listen"), parse_listen(options.admin, "--admin")
     meet = listen.host == admin.host and 0 < abs(listen.port - admin.port) < options.edges
     step = 2 if meet else 1
     made = []
     for number in range(options.edges):
-        folder = run_dir / f"edge-{number + 1}" if number else run_dir
+        folder = first
+        if number:
+            folder = RunFolder.take(first.path / f"edge-{number + 1}")
+            undo.callback(folder.refuse)
         own = replace(
             options,
-            run_dir=folder,
             listen=str(Listen(listen.host, listen.port + step * number if listen.port else 0)),
             admin=str(Listen(admin.host, admin.port + step * number if admin.port else 0)),
         )
-        made.append(plan(own))
+        made.append(_plan(own, folder))
     others = tuple(edge.admin_url for edge in made[1:])
-    made[0] = replace(made[0], other_admin_urls=others, owns_run_dir=owned)
+    made[0] = replace(made[0], other_admin_urls=others)
     return made
 
 
@@ -311,19 +338,3 @@ def _edge_config(tree: dict[str, Any]) -> EdgeConfig:
         raise
     except msgspec.ValidationError as error:
         raise StartError(f"haproxy section: {error}") from None
-
-
-def _make_run_dir(asked: Path | None) -> tuple[Path, bool]:
-    """The folder of this run; True if it is ours to remove."""
-    if asked is None:
-        run_dir, owned = Path(tempfile.mkdtemp(prefix="pointsman-")), True
-    else:
-        run_dir, owned = asked.absolute(), False
-        try:
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StartError(f"--run-dir: {run_dir}: cannot be made: {error.strerror}") from None
-    if len(str(run_dir)) > MAX_SOCKET_PATH - len("/master.sock"):
-        raise StartError(f"--run-dir: {run_dir}: the path is too long for the sockets inside it; choose a shorter one")
-    (run_dir / "log").mkdir(exist_ok=True)
-    return run_dir, owned

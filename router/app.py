@@ -12,11 +12,10 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvloop
@@ -29,6 +28,7 @@ from policies.registry import build_policy
 from router import clock
 from router.admin_metrics import AdminCollector
 from router.admin_token import AdminToken
+from router.background import BackgroundTasks
 from router.body_needs import BodyNeeds, body_needs, body_window
 from router.edge_sync import EdgeSync
 from router.endpoints import START_RESOLVE_S, EndpointResolver
@@ -53,6 +53,7 @@ from router.outlier_metrics import OutlierCollector
 from router.pin_keeper import build_pin_keeper
 from router.pipeline import Pipeline
 from router.policy_control import PolicyControl
+from router.process_metrics import ProcessCollector
 from router.readiness import Readiness
 from router.scrape import Scraper
 from router.scrape_metrics import ScrapeCollector
@@ -87,6 +88,10 @@ not hold those up for long."""
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
 
+KEEP_OTHERS_S = 10.0
+"""A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
+servers for so long, and chooses among them alone."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -99,6 +104,7 @@ class Router:
         attached = bool(settings.edge.admin_socket)
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if attached else Readiness()
+        self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -171,6 +177,14 @@ class Router:
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
         )
+        self._keeper: StateKeeper | None = None
+        if settings.state_file:
+            self._keeper = StateKeeper(
+                StateFile(Path(settings.state_file)),
+                replicas=self.replicas,
+                policy=self.policy,
+                readiness=self.readiness,
+            )
         self.end_of_request = EndOfRequest(
             load=self.load,
             kv=self.kv,
@@ -199,6 +213,7 @@ class Router:
             OutlierCollector(self.outliers, self.replicas),
             ScrapeCollector(self.scraper, self.load, self.replicas),
             AdminCollector(guard),
+            ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
         self.feed = EngineFeed(
@@ -235,9 +250,6 @@ class Router:
             max_body_bytes=settings.admin.max_body_bytes,
         )
         self.edge_sync: EdgeSync | None = None
-        self._keeper: StateKeeper | None = None
-        if settings.state_file:
-            self._keeper = StateKeeper(StateFile(Path(settings.state_file)), replicas=self.replicas, policy=self.policy)
         self._pin_keeper = build_pin_keeper(settings.state_file, self.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
@@ -283,23 +295,22 @@ class Router:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
-        if self._keeper is not None:
+        if self._keeper is not None and self._pin_keeper is not None:
             self._keeper.load(self.clock())
             self._forget_unlisted()
-        if self._pin_keeper is not None:
             self._pin_keeper.load()
         await self._register_static()
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
             loop = asyncio.get_running_loop()
             settings = self.settings
-            self._background(stack, "sweep", self._sweep())
-            if self._keeper is not None:
+            self.tasks.watch_loop(stack)
+            self.tasks.start(stack, "sweep", self._sweep)
+            if self._keeper is not None and self._pin_keeper is not None:
                 stack.callback(self._keeper.save)
-                self._background(stack, "save", self._keeper.run())
-            if self._pin_keeper is not None:
+                self.tasks.start(stack, "save", self._keeper.run)
                 stack.callback(self._pin_keeper.save)
-                self._background(stack, "save pins", self._pin_keeper.run())
+                self.tasks.start(stack, "save pins", self._pin_keeper.run)
             if settings.edge.admin_socket:
                 old_workers = self._old_workers()
                 if old_workers is not None:
@@ -316,10 +327,11 @@ class Router:
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
                     old_workers=old_workers,
+                    keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
                 )
-                self._background(stack, "edge sync", self.edge_sync.run())
+                self.tasks.start(stack, "edge sync", self.edge_sync.run)
             if settings.scrape.enabled:
-                self._background(stack, "scrape", self.scraper.run())
+                self.tasks.start(stack, "scrape", self.scraper.run)
             await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
@@ -330,12 +342,15 @@ class Router:
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
             holding = HoldFront(self.decider, forms)
             lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
-            await serve_http(stack, "lookup", self._bind_near(stack, "lookup", settings.lookup), lookup)
+            near = self._bind_near(stack, "lookup", settings.lookup)
+            await serve_http(stack, "lookup", near, lookup, self._give_up)
             stack.callback(holding.close)
-            await serve_http(stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app())
+            await serve_http(
+                stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app(), self._give_up
+            )
             if self.sharing is not None:
                 self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
-                self._background(stack, "sharing", self.sharing.run())
+                self.tasks.start(stack, "sharing", self.sharing.run)
             log.info(
                 "router serving",
                 policy=self.pipeline.policy.name,
@@ -396,22 +411,10 @@ class Router:
         sock, self.addresses[name] = bind_tcp(name, address)
         return sock
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        """A background task ends by cancellation alone; anything else is a programming error the process dies of."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("background task died", task=task.get_name(), exc_info=error)
-            self.stop.set()
-            self.failed = True
-
-    def _background(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._task_done)
-
-        async def stop() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        stack.push_async_callback(stop)
+    def _give_up(self) -> None:
+        """A part cannot go on: the process ends, and its supervisor starts a fresh one."""
+        self.failed = True
+        self.stop.set()
 
     async def _leave_spop(self) -> None:
         if self._spop_connections:

@@ -47,9 +47,13 @@ class EdgeSync:
         clock: Clock,
         interval_s: float,
         old_workers: OldWorkers | None = None,
+        keep_others_s: float = 0.0,
     ) -> None:
-        """Without `old_workers`, streams that run on in the old workers of a reload cannot be seen: their reservations
-        end by their lines or by expiring."""
+        """`keep_others_s` is how long servers of HAProxy that nobody has registered are left in place.
+
+        Without `old_workers`, streams that run on in the old workers of a reload cannot be seen: their reservations
+        end by their lines or by expiring.
+        """
         self._reconciler = reconciler
         self._old_workers = old_workers
         self._replicas = replicas
@@ -59,6 +63,7 @@ class EdgeSync:
         self._body_needs = body_needs
         self._clock = clock
         self._interval_s = interval_s
+        self._keep_others_until_s = clock() + keep_others_s
         self._wake = asyncio.Event()
         self._pid: int | None = None
         self._told: BodyNeeds | None = None
@@ -96,7 +101,8 @@ class EdgeSync:
             for replica in self._replicas
         }
         try:
-            observation = await self._reconciler.step(desired)
+            keeps_others = self._clock() < self._keep_others_until_s
+            observation = await self._reconciler.step(desired, keep_others=keeps_others)
         except HAProxyError:
             await self._look_at_old_workers(None)
             raise

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
 CLOSE_S = 2
 """How long requests under way may take when the process ends."""
+
+log = structlog.get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -22,18 +26,33 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_http(stack: AsyncExitStack, name: str, sock: socket.socket, app: Starlette) -> None:
-    """Serves an app on a socket until the stack unwinds; returns once it answers."""
+async def serve_http(
+    stack: AsyncExitStack, name: str, sock: socket.socket, app: Starlette, on_ended: Callable[[], None]
+) -> None:
+    """Serves an app on a socket until the stack unwinds; returns once it answers.
+
+    `on_ended` is called when the server ends before that, which is logged. Raises what keeps it from starting.
+    """
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CLOSE_S)
     )
 
     async def stop() -> None:
         server.should_exit = True
-        await task
+        await asyncio.gather(task, return_exceptions=True)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not server.should_exit:
+            error = None if task.cancelled() else task.exception()
+            log.critical("server ended", server=name, exc_info=error)
+            on_ended()
 
     task = asyncio.create_task(server.serve(sockets=[sock]), name=name)
     stack.push_async_callback(stop)
     # uvicorn has a flag, no event.
-    while not server.started and not task.done():  # noqa: ASYNC110
+    while not server.started:
+        if task.done():
+            await task
+            raise RuntimeError(f"the server {name!r} ended while it started")
         await asyncio.sleep(0.005)
+    task.add_done_callback(ended)

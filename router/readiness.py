@@ -33,6 +33,10 @@ class Readiness:
     def restored(self, name: str) -> None:
         self._degraded.pop(name, None)
 
+    def degraded_parts(self) -> list[str]:
+        """Names of the parts that are degraded."""
+        return list(self._degraded)
+
     def impaired(self) -> list[str]:
         """`name: why` of each part that is degraded. It does not make the router unready: nobody else would serve its
         clients better."""

@@ -187,6 +187,9 @@ class Scraper:
             self.answered(replica, what, str(error))
         except _NotReadyError as error:
             self.answered(replica, what, str(error))
+        except Exception as error:  # what one endpoint answers must not end the scraping of all
+            log.exception("scrape failed", replica=replica.id, what=what)
+            self.answered(replica, what, f"{type(error).__name__}: {error}")
         finally:
             watched.asking = False
 

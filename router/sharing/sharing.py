@@ -54,6 +54,9 @@ LEAVE_S = 1.0
 APPEND_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 CONDITION = "shared state"
+JOINING = "joining"
+CATCHING_UP = "catching up with other edges"
+"""Why shared state is degraded for the first moments of an edge that joins well."""
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +109,7 @@ class Sharing:
         self._fetching = False
         self._serving = False
         """One snapshot at a time, each way: who asks meanwhile gets the next."""
-        self._readiness.degraded(CONDITION, "joining")
+        self._readiness.degraded(CONDITION, JOINING)
 
     @property
     def cause(self) -> Cause | None:
@@ -114,18 +117,24 @@ class Sharing:
         return next((error.cause for error in self._causes.values()), None)
 
     async def run(self) -> None:
-        """Until cancelled; says goodbye then."""
+        """Until cancelled; says goodbye then. After an exception it may be run again."""
+        leaves = False
         try:
             await self._join()
             _heed_cancel()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(), name="share")
                 group.create_task(self._read(), name="follow")
+        except asyncio.CancelledError:
+            leaves = True
+            raise
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._leave()
+            self._fetching = self._serving = False
+            if leaves:
+                await self._leave()
 
     def sweep(self, now_s: float) -> None:
         """A few times a second: ends edges that are silent, asks for what is missing."""
@@ -266,7 +275,8 @@ class Sharing:
         except StoreError as error:
             self._failed_once("snapshot", error)
             complete = False
-        self._fetching = False
+        finally:
+            self._fetching = False
         if complete:
             member.took(notice)
             log.info("snapshot taken", snapshot=notice.id, parts=notice.chunks, in_step=member.in_step)
@@ -317,7 +327,12 @@ class Sharing:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": "sharing failed", "exception": error})
 
     # How it stands
 
@@ -347,7 +362,7 @@ class Sharing:
         elif refused:
             self._readiness.degraded(CONDITION, refused)
         elif not self.member.in_step:
-            self._readiness.degraded(CONDITION, "catching up with other edges")
+            self._readiness.degraded(CONDITION, CATCHING_UP)
         else:
             self._readiness.restored(CONDITION)
 

@@ -6,11 +6,11 @@ new one. Writing is the caller's to schedule; the file is a few hundred bytes a 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from haproxy.private_files import write_private
 from router.errors import StateFileError
 from router.state.schema import SCHEMA_VERSION, SavedState
 
@@ -48,13 +48,17 @@ class StateFile:
             raise StateFileError(f"state_file: {self._path}: {error}") from error
 
     def save(self, state: SavedState) -> None:
-        """Replaces the file. Raises OSError when the directory does not take it."""
+        """Replaces the file, with mode 0600. Raises OSError when the directory does not take it."""
         partial = self._path.with_name(self._path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(partial, msgspec.json.format(msgspec.json.encode(state), indent=1), sync=True)
         partial.replace(self._path)
+
+    def set_aside(self) -> Path:
+        """Renames a file that cannot be read to `*.bad`, in place of one that has that name; the new path.
+
+        Raises OSError when the directory does not allow it.
+        """
+        return self._path.replace(self._path.with_name(self._path.name + ".bad"))
 
 
 class _Version(msgspec.Struct):

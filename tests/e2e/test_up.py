@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
+import tempfile
+from collections import Counter
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from edge import START_S, read_stream, running_up, start_up, until
+from valkey_server import running_valkey
 
 pytestmark = pytest.mark.e2e
 
 
 async def refused(*arguments: str) -> str:
-    """What an `up` that must not start says on stderr; it must exit with code 2 and one line."""
-    process = await start_up(*arguments)
-    async with asyncio.timeout(START_S):
-        said, complaint = await process.communicate()
-    lines = [line for line in complaint.decode().splitlines() if not re.match("starting|waiting|replicas ready", line)]
+    """What an `up` that must not start says on stderr: exit code 2, one line, and no folder that stays."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as folder:
+        process = await start_up(*arguments, temporary=Path(folder))
+        async with asyncio.timeout(START_S):
+            said, complaint = await process.communicate()
+        assert not list(Path(folder).iterdir())
+    progress = "logs: |warning: |starting |waiting |replicas up: |stopping "
+    lines = [line for line in complaint.decode().splitlines() if not re.match(progress, line)]
     assert (process.returncode, said) == (2, b""), (process.returncode, said, complaint)
     assert len(lines) == 1, lines
     return lines[0]
@@ -34,6 +42,137 @@ async def test_each_part_is_a_process_that_says_what_it_is() -> None:
         assert sum("pointsman router --config" in line for line in lines) == 1
         assert sum("pointsman engine sim --id" in line for line in lines) == 2
         assert (edge.run_dir / "admin.sock").stat().st_mode & 0o777 == 0o600
+
+
+async def test_start_and_stop_are_said() -> None:
+    """Where the logs are, `ready:` once and only when it is true, and at once what a signal stops."""
+    process = await start_up("--replicas", "1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert process.stdout and process.stderr
+    async with asyncio.timeout(START_S):
+        ready = (await process.stdout.readline()).decode()
+        assert ready.startswith("ready: http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        said = ""
+        while "stopping: HAProxy lets running streams finish" not in said:
+            line = (await process.stderr.readline()).decode()
+            assert line, said
+            said += line
+        rest, complaint = await process.communicate()
+    assert process.returncode == 0 and rest == b""
+    said += complaint.decode()
+    folder = Path(said.splitlines()[0].removeprefix("logs: "))
+    assert folder.name == "log" and not folder.parent.exists(), "a clean run leaves no temporary folder"
+    assert "ready:" not in said and "replicas up: 1 of 1" in said
+    assert ("HAProxy runs as root without chroot" in said) == (os.geteuid() == 0)
+
+
+async def test_what_is_degraded_is_said_beside_ready() -> None:
+    """An edge whose store is not there serves, by itself, and says so."""
+    arguments = ["--replicas", "0", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    process = await start_up(*arguments, "--redis", "redis://127.0.0.1:1")
+    assert process.stdout
+    async with asyncio.timeout(START_S):
+        assert (await process.stdout.readline()).startswith(b"ready: ")
+        assert (await process.stdout.readline()).startswith(b"degraded: shared state: unreachable")
+        process.terminate()
+        await process.communicate()
+
+
+async def test_an_edge_that_joins_is_ready_when_it_serves(tmp_path: Path) -> None:
+    """Replicas it learns of from others are checked by then: nobody is told that there is none."""
+    async with running_valkey(tmp_path) as valkey, running_up(2, "--redis", valkey.url):
+        for _ in range(2):
+            async with running_up(0, "--redis", valkey.url) as joined:
+                answer = await joined.chat()
+                assert (answer.status_code, answer.headers["x-pointsman-reason"]) == (200, "kv-cold")
+                assert await joined.states() == {"sim-1": "up", "sim-2": "up"}
+
+
+async def test_a_second_up_in_the_same_folder_is_refused_and_disturbs_nothing() -> None:
+    """One sentence that names folder and process; the first goes on, its parts and its admin socket too."""
+    async with running_up(1) as edge:
+        before = {(process.pid, process.create_time()) for process in edge.tree()}
+        arguments = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--run-dir", str(edge.run_dir)]
+        sentence = await refused(*arguments)
+        assert f"--run-dir: {edge.run_dir}: another `pointsman up` (pid {edge.process.pid}) runs there" in sentence
+        assert {(process.pid, process.create_time()) for process in edge.tree()} == before
+        assert (await edge.admin.get("/readyz")).status_code == 200
+        assert "Uptime_sec" in await edge.haproxy("show info")
+        assert (await edge.chat()).status_code == 200
+
+
+async def test_a_state_file_that_cannot_be_read_costs_no_connection() -> None:
+    """The router is killed over one: it returns, says that it is degraded, and knows its replicas again.
+
+    Until they have registered, HAProxy keeps its servers: every request is served.
+    """
+    async with running_up(2) as edge:
+        state = edge.run_dir / "state.json"
+
+        async def saved() -> bool:
+            return state.exists() and "sim-2" in state.read_text()
+
+        await until(saved)
+        old = edge.router()
+        state.write_text("{")
+        old.kill()
+        statuses: Counter[int] = Counter()
+
+        async def returned() -> bool:
+            statuses[(await edge.chat()).status_code] += 1  # raises when the connection is refused
+            try:
+                ready = await edge.admin.get("/readyz")
+                return "degraded: state file" in ready.text and await edge.states() == {"sim-1": "up", "sim-2": "up"}
+            except httpx.HTTPError:
+                return False
+
+        await until(returned)
+        assert set(statuses) == {200}
+        assert (edge.run_dir / "state.json.bad").read_text() == "{"
+        assert edge.router().pid != old.pid
+
+
+async def test_a_router_whose_restart_fails_ends_nothing_else() -> None:
+    """It is tried again, with what it says on the terminal, while HAProxy serves; and returns once it can."""
+    async with running_up(1) as edge:
+        settings = edge.run_dir / "router.yaml"
+        good, old = settings.read_text(), edge.router()
+        settings.write_text("polcy: 1\n")
+        old.kill()
+
+        async def is_said() -> bool:
+            return "router ended with code 2" in (edge.run_dir.parent / "up.log").read_text()
+
+        await until(is_said)
+        answer = await edge.chat()
+        assert (answer.status_code, answer.headers["x-pointsman-reason"]) == (200, "fail-open")
+        settings.write_text(good)
+
+        async def decides_again() -> bool:
+            return (await edge.chat()).headers["x-pointsman-reason"] != "fail-open"
+
+        await until(decides_again)
+        assert edge.process.returncode is None
+        assert "polcy" in (edge.run_dir.parent / "up.log").read_text()
+
+
+async def test_a_run_folder_that_others_may_enter_holds_private_files() -> None:
+    """State, rendered configuration, settings, logs: mode 0600 in a folder of mode 0755."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as folder:
+        run_dir = Path(folder) / "r"
+        run_dir.mkdir(mode=0o755)
+        arguments = ["--replicas", "1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--run-dir", str(run_dir)]
+        process = await start_up(*arguments)
+        assert process.stdout
+        async with asyncio.timeout(START_S):
+            assert (await process.stdout.readline()).startswith(b"ready: ")
+            process.terminate()
+            await process.communicate()
+        found = {str(p.relative_to(run_dir)): p.stat().st_mode & 0o777 for p in run_dir.glob("**/*") if p.is_file()}
+        assert {"state.json", "haproxy.cfg", "spoe.cfg", "router.yaml", "log/router.log", "log/haproxy.log"} <= set(
+            found
+        )
+        assert set(found.values()) == {0o600}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

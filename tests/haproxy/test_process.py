@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -90,3 +92,71 @@ async def test_nothing_to_wait_for_or_to_reload(tmp_path: Path) -> None:
     await process.stop()
     process.kill()
     assert process.pid is None
+
+
+async def started(process: HAProxyProcess) -> None:
+    """A start of a stand-in that ends at once, after its files were put in place."""
+    with pytest.raises(ProcessError, match="ended with code 3"):
+        await process.start()
+
+
+async def test_a_full_disk_keeps_no_haproxy_from_starting_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts with the files that were checked last, says why, and leaves nothing half written."""
+    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3')
+    await started(process)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in FILE_NAMES}
+
+    def no_room(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "write_private", no_room)
+    await started(process)
+    assert "No space left on device" in process.fallback
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in FILE_NAMES} == before
+    assert not (tmp_path / "run" / ".checked").exists()
+    monkeypatch.undo()
+    await started(process)
+    assert process.fallback == ""
+
+
+async def test_the_first_start_has_nothing_to_fall_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of an earlier run are of other ports: the error reaches whoever starts it."""
+    (tmp_path / "run").mkdir()
+    for name in FILE_NAMES:
+        (tmp_path / "run" / name).write_text("of an earlier run")
+
+    def no_room(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "write_private", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        await make_process(tmp_path, "exit 0").start()
+
+
+async def test_files_that_are_refused_later_keep_no_haproxy_from_starting_again(tmp_path: Path) -> None:
+    """A saved replica that HAProxy does not take must not cost the edge."""
+    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3; [ ! -e ../../refuse ]')
+    await started(process)
+    (tmp_path / "refuse").touch()
+    await started(process)
+    assert "haproxy.cfg" in process.fallback
+
+
+async def test_a_log_that_cannot_be_opened_keeps_no_haproxy_from_starting(tmp_path: Path) -> None:
+    """What it says is lost; that it serves matters more."""
+    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3')
+    process.log_file = tmp_path / "nowhere" / "haproxy.log"
+    with pytest.raises(ProcessError, match="ended with code 3: its log cannot be read"):
+        await process.start()
+
+
+async def test_files_and_log_are_private_in_a_folder_that_is_not(tmp_path: Path) -> None:
+    """A run folder that exists with mode 0755."""
+    (tmp_path / "run").mkdir(mode=0o755)
+    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3')
+    await started(process)
+    names = (*FILE_NAMES, "haproxy.log")
+    assert {stat.S_IMODE((tmp_path / "run" / name).stat().st_mode) for name in names} == {0o600}

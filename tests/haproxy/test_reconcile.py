@@ -51,6 +51,12 @@ def planned(desired: Sequence[DesiredServer], observed: Sequence[ObservedServer]
     return plan({one.name: one for one in desired}, {one.name: one for one in observed})
 
 
+def test_others_are_left_in_place_when_asked() -> None:
+    """A router that lost its state does not know them yet; what it knows is corrected all the same."""
+    observed = {name: make_observed(name, admin="drain") for name in ("r1", "r2")}
+    assert plan({"r1": make_desired()}, observed, keep_others=True) == ["set server fleet/r1 state ready"]
+
+
 R1_ID = server_ids(["r1"])["r1"]
 
 

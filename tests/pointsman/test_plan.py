@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES, EdgeConfig
-from pointsman.plan import UpOptions, plan
+from pointsman.plan import UpOptions, plan_edges
 
 
 def planned_edge(tmp_path: Path, policy: dict[str, Any], **haproxy: Any) -> EdgeConfig:
@@ -17,7 +17,9 @@ def planned_edge(tmp_path: Path, policy: dict[str, Any], **haproxy: Any) -> Edge
     config = tmp_path / "up.yaml"
     config.write_text(yaml.safe_dump({"haproxy": haproxy}))
     options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", policy=policy, config=config)
-    return plan(options).edge
+    (planned,) = plan_edges(options)
+    planned.folder.release(failed=False)
+    return planned.edge
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,9 @@ def test_both_processes_keep_tenants_apart_or_neither(tmp_path: Path, isolated: 
     config = tmp_path / "up.yaml"
     config.write_text(yaml.safe_dump({"router": {"isolate_tenants": isolated}}))
     options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", config=config)
-    assert plan(options).edge.isolate_tenants is isolated
+    (planned,) = plan_edges(options)
+    planned.folder.release(failed=False)
+    assert planned.edge.isolate_tenants is isolated
 
 
 def test_haproxy_reaches_the_router_over_sockets_of_the_run_folder(tmp_path: Path) -> None:

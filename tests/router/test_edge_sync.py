@@ -27,7 +27,7 @@ class FakeHAProxy:
         self.variables: list[tuple[str, int]] = []
         self.window = 16_384
 
-    async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
+    async def step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool = False) -> Observation:
         if self.away:
             raise HAProxyUnavailable("connection refused")
         self.desired = dict(desired)

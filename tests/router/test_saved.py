@@ -1,6 +1,7 @@
 """The state file: read whole or not at all."""
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 
@@ -39,11 +40,75 @@ def test_no_file_is_an_empty_state(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path, content: bytes, says: str) -> None:
-    """Starting without what was saved would be to lose it."""
+    """Naming the file and what is wrong with it: whoever reads it decides what to do without."""
     path = tmp_path / "state.json"
     path.write_bytes(content)
     with pytest.raises(StateFileError, match=says):
         StateFile(path).load()
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """From its first byte on, also in a folder that everybody may read and in place of a file that they could."""
+    tmp_path.chmod(0o755)
+    path, partial = tmp_path / "state.json", tmp_path / "state.json.partial"
+    for old in (path, partial):
+        old.write_text("{}")
+        old.chmod(0o644)
+    StateFile(path).save(SavedState())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not partial.exists()
+
+
+async def test_a_router_starts_without_a_state_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """The file is kept aside, the router serves, takes registrations, saves them, and says that it is degraded."""
+    path = tmp_path / "state.json"
+    path.write_text("{")
+    async with running_router(state_file=str(path)) as router, client_of(router) as client:
+        ready = await client.get("/readyz?exclude=replicas")
+        assert ready.status_code == 200
+        assert f"degraded: state file: started without what was saved; it is kept as {path}.bad" in ready.text
+        text = (await client.get("/metrics")).text
+        assert "pointsman_state_files_set_aside_total 1.0" in text
+        assert 'pointsman_degraded{part="state file"} 1.0' in text
+        await register(router, "a")
+    assert (tmp_path / "state.json.bad").read_text() == "{"
+    assert [replica.id for replica in StateFile(path).load().replicas] == ["a"]
+
+
+class FullDisk(StateFile):
+    """A disk without room until it is freed."""
+
+    full = True
+
+    def save(self, state: SavedState) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().save(state)
+
+
+async def test_a_state_the_disk_did_not_take_is_saved_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without another change: what was registered meanwhile is not lost by the next restart."""
+    monkeypatch.setattr("router.state_keeper.MIN_BACKOFF_S", 0.001)
+    monkeypatch.setattr("router.state_keeper.SAVE_DELAY_S", 0.001)
+    file = FullDisk(tmp_path / "state.json")
+    async with running_router() as router:
+        await register(router, "a")
+        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy, readiness=router.readiness)
+        keeping = asyncio.create_task(keeper.run())
+        keeper.changed()
+        async with asyncio.timeout(20):
+            while keeper.save_errors < 2:
+                await asyncio.sleep(0.001)
+        assert any("No space left on device" in why for why in router.readiness.impaired())
+        file.full = False
+        async with asyncio.timeout(20):
+            while router.readiness.impaired():
+                await asyncio.sleep(0.001)
+        assert [replica.id for replica in file.load().replicas] == ["a"]
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_a_restarted_router_takes_over(tmp_path: Path) -> None:
@@ -87,7 +152,7 @@ async def test_a_slow_disk_holds_up_no_lookup(tmp_path: Path) -> None:
     file = SlowFile(tmp_path / "state.json")
     async with running_router() as router:
         await register(router, "a")
-        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy)
+        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy, readiness=router.readiness)
         keeping = asyncio.create_task(keeper.run())
         keeper.changed()
         await asyncio.to_thread(file.writes.wait, 30)

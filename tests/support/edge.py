@@ -157,10 +157,13 @@ def up_argv(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pointsman", "up", *arguments]
 
 
-async def start_up(*arguments: str) -> asyncio.subprocess.Process:
-    """`pointsman up` with pipes, whatever becomes of it."""
+async def start_up(*arguments: str, temporary: Path | None = None) -> asyncio.subprocess.Process:
+    """`pointsman up` with pipes, whatever becomes of it; `temporary` is where it makes temporary folders."""
     return await asyncio.create_subprocess_exec(
-        *up_argv(*arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *up_argv(*arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=None if temporary is None else os.environ | {"TMPDIR": str(temporary)},
     )
 
 
