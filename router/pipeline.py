@@ -168,37 +168,53 @@ class Pipeline:
             self._metrics.decided(active.name, refusal.reason)
             return _refused(refusal)
         ranked = active.policy.rank(features, candidates, context)
-        best = ranked[0]
-        ids = self._replicas.ids
-        first = ids[best.slot]
+        self._metrics.decided(active.name, ranked[0].reason)
+        self._remember(active, features, candidates, ranked[0].slot, longest, now_s)
+        return self._placed(features, members, candidates, prompt, ranked, now_s)
+
+    def _remember(
+        self, active: _Active, features: RequestFeatures, candidates: Candidates, slot: int, longest: int, now_s: float
+    ) -> None:
+        """Writes down that a request goes to a slot: its reservation, its session's pin, its adapter."""
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
-            room = min(longest, self._kv.columns.room(best.slot))
+            room = min(longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._load.reserve(features.request_id, best.slot, tokens, now_s)
+                self._load.reserve(features.request_id, slot, tokens, now_s)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._load.reserve(features.request_id, best.slot, tokens, now_s, announced=announced)
-            if best.slot in self._outliers.probing:
-                self._outliers.probe(best.slot, features.request_id, now_s)
+                self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+            if slot in self._outliers.probing:
+                self._outliers.probe(slot, features.request_id, now_s)
         if features.session:
             if active.pins:
-                self._sessions.pin(features.session, first, now_s)
+                self._sessions.pin(features.session, self._replicas.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
         if candidates.adapter is not None and self._adapters is not None:
-            self._adapters.placed(best.slot, features.model, now_s)
-        second = ids[ranked[1].slot] if len(ranked) > 1 else ""
+            self._adapters.placed(slot, features.model, now_s)
+
+    def _placed(
+        self,
+        features: RequestFeatures,
+        members: Membership,
+        candidates: Candidates,
+        prompt: Prompt | None,
+        ranked: Sequence[Ranked],
+        now_s: float,
+    ) -> Decision:
+        """The decision for a ranking: its pair, what is expected of the KV of both, and what HAProxy is told besides."""
+        best, ids = ranked[0], self._replicas.ids
         pair = None
         if members.prefills is not None and features.generates:
             pair = self._pair(members, best.slot, features, candidates, self._rng)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
             self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)
-        self._metrics.decided(active.name, best.reason)
         once = self._outliers.budget.exhausted
         self._outliers.budget.refused += once
         silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
+        first, second = ids[best.slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
         if pair is None:
             return Decision(best.reason, first, second, scope=features.scope, once=once, silence_ms=silence_ms)
         self._metrics.pairings[pair.pairing] += 1

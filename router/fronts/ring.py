@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated
 
 import msgspec
 import structlog
 
 from policies.types import NO_SLOT, Reason
 from router.clock import Clock
+from router.fronts.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from router.metrics import RequestMetrics
 from router.state.answers import Verdict, judge
 from router.state.holds import HoldQueue, Outcome
@@ -34,70 +34,11 @@ CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not 
 """What HAProxy logs, here too, of a client that leaves while its request is held or before it is looked up; its line
 follows."""
 
-UNSET = "-"
-"""How HAProxy prints a variable that is not set."""
-
-MAX_TIME_DIGITS = 10
-"""Of a first-token time in milliseconds: 116 days, longer than any stream lives."""
-
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
 streams. Beyond, the one known for the longest is forgotten."""
 
-Milliseconds = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-"""HAProxy keeps times of a request in 32 bits."""
-
-_NO_SERVER = "<"
-"""Where no replica served, HAProxy writes `<NOSRV>`, or `<lua.NAME>` for what answered; no replica's id begins so."""
-
 log = structlog.get_logger(__name__)
-
-
-class Line(msgspec.Struct, gc=False):
-    """One line of the ring. Times are milliseconds, -1 for a phase not reached (HAProxy log format, 8.4)."""
-
-    ev: str
-    id: str
-    pid: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
-    """Of the HAProxy worker that served the request; 0 in lines that name none."""
-    srv: str = UNSET
-    first: str = UNSET
-    reason: str = UNSET
-    st: Annotated[int, msgspec.Meta(ge=-1, le=999)] = 0
-    """The status the client received; -1 when there was none."""
-    tr: Milliseconds = -1
-    """Waiting for the response headers."""
-    ta: Milliseconds = -1
-    """From the request's first byte to the response's last."""
-    ttft: Annotated[str, msgspec.Meta(max_length=MAX_TIME_DIGITS)] = UNSET
-    """Time to first token in milliseconds, where it was measured."""
-    bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
-    """Of the answer, headers included."""
-    ts: str = "--"
-    rc: str = "0"
-    """Connection retries; a leading + says the last one went to another server."""
-    routed: str = UNSET
-
-    @property
-    def placed_alone(self) -> bool:
-        """Whether HAProxy placed the request because the router did not answer.
-
-        HAProxy runs its rules to their end for a client that has left too, without asking the router. So the request of
-        a client that left before any answer counts only where the router was away anyway, and none that ended while it
-        was still received.
-        """
-        if self.reason != Reason.FAIL_OPEN or self.ts[1:2] == "R":
-            return False
-        return self.tr >= 0 or self.ts[:1] not in _UNDECIDED or self.routed == _ROUTER_AWAY
-
-
-_UNDECIDED = {"C": "client-left", "c": "client-timeout"}
-"""First letter of the termination state -> why a request ended before the router's answer to it."""
-
-_ROUTER_AWAY = "2"
-"""`routed` of a request for which HAProxy could not have asked the router."""
-
-_decoder = msgspec.json.Decoder(Line)
 
 
 class EndOfRequest:
@@ -129,7 +70,7 @@ class EndOfRequest:
         """Takes one line; a malformed one is counted and changes nothing."""
         self._metrics.lines += 1
         try:
-            line = _decoder.decode(raw)
+            line = decode_line(raw)
         except msgspec.MsgspecError:
             if not raw.startswith(CLIENT_LEFT):
                 self._metrics.malformed_lines += 1
@@ -141,14 +82,14 @@ class EndOfRequest:
             self._load.release(line.id)
             if line.ttft.isdecimal():
                 self._kv.first_token(line.id, now_s, float(line.ttft))
-            redispatched = line.srv != line.first and not line.srv.startswith(_NO_SERVER)
+            redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
             self._kv.ended(line.id, now_s, served_by=served_by, served=200 <= line.st < 300)
             self._count(line)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]
-            if not line.srv.startswith(_NO_SERVER) and line.routed != UNSET:
+            if not line.srv.startswith(NO_SERVER) and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
             self._kv.first_token(line.id, self._clock())
@@ -175,8 +116,8 @@ class EndOfRequest:
             if line.placed_alone:
                 metrics.fail_open += 1
             else:
-                metrics.undecided[_UNDECIDED.get(line.ts[:1], "other")] += 1
-        if line.srv.startswith(_NO_SERVER):
+                metrics.undecided[UNDECIDED.get(line.ts[:1], "other")] += 1
+        if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
             return
         served = metrics.served(line.srv)
