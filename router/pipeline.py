@@ -203,7 +203,7 @@ class Pipeline:
         ranked: Sequence[Ranked],
         now_s: float,
     ) -> Decision:
-        """The decision for a ranking: its pair, what is expected of the KV of both, and what HAProxy is told besides."""
+        """The decision for a ranking: who prefills, what is expected of the KV, and what HAProxy is told besides."""
         best, ids = ranked[0], self._replicas.ids
         pair = None
         if members.prefills is not None and features.generates:
