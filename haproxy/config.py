@@ -298,8 +298,12 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     For policies that need no prefix keys `SMALL_WINDOW_BYTES`, 16384, will do. The table of keys ends at 320 KiB."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
-    buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
+    buffer for every such request until its answer *ends*, which costs about 0.3 us and 1 KiB a request for each KiB of
     buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
+    replay_memory_mb: int = 256
+    """MiB that the copies of `replay` may take together. A request that would be one too many (with buffers of 128 KiB:
+    beyond 2,048 requests under way) is kept no copy of, so it takes 12 KB instead of 140: should its replica drop it
+    without an answer, the client gets 502; a refused connection is still tried elsewhere."""
     max_body_bytes: int = 0
     """A larger announced body is refused with 413; bodies without a length are not counted. 0: no limit."""
     hash_balance_percent: int = 200
@@ -364,6 +368,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _require(len(names) == len(set(names)), "servers", names, "names that differ")
         _check_range("body_needs", self.body_needs, 0, 15)
         _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
+        _check_range("replay_memory_mb", self.replay_memory_mb, 1, 1 << 20)
         _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
         _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
         _check_range("threads", self.threads, 0, 64)
