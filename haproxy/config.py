@@ -183,6 +183,10 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Between two checks while its state is changing."""
     downinter_ms: int = 250
     """Between two checks of a replica that is down: the longest it stays out after coming back."""
+    checks_per_s_max: int = 1000
+    """Health checks in a second, of the whole fleet: where `inter_ms` and `downinter_ms` would come to more, the pauses
+    are longer, by so much that a fleet of the size at which a server is added keeps to this. A check costs HAProxy 0.05
+    to 0.1 ms, also of a server that is long dead."""
     check_timeout_ms: int = 2000
     """A check is lost only after this: an engine that is busy must not count as dead."""
     fall: int = 2
@@ -200,13 +204,19 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             _check_range(f"server_options.{key}", getattr(self, key), 10, 3_600_000)
         for key in ("fall", "rise"):
             _check_range(f"server_options.{key}", getattr(self, key), 1, 100)
+        _check_range("server_options.checks_per_s_max", self.checks_per_s_max, 1, 1_000_000)
         _check_range("server_options.maxconn", self.maxconn, 0, 1_000_000)
         _check_range("server_options.idle_purge_s", self.idle_purge_s, 1, 60)
 
-    def keywords(self) -> str:
-        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`)."""
+    def keywords(self, fleet: int = 1) -> str:
+        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`).
+
+        `fleet` is the number of servers that are checked, this one included.
+        """
+        least_ms = 1000 * fleet // self.checks_per_s_max
         words = (
-            f"check inter {self.inter_ms}ms fastinter {self.fastinter_ms}ms downinter {self.downinter_ms}ms "
+            f"check inter {max(self.inter_ms, least_ms)}ms fastinter {self.fastinter_ms}ms "
+            f"downinter {max(self.downinter_ms, least_ms)}ms "
             f"fall {self.fall} rise {self.rise} weight 16 pool-purge-delay {self.idle_purge_s}s "
             "observe layer4 error-limit 3 on-error mark-down"
         )
