@@ -323,6 +323,14 @@ class ReplicaRegistry:
         if replica is not None and 0 < born_ms < replica.registration.born_ms:
             raise SupersededError(f"replica {replica_id!r}: a later life of it is registered, at {replica.url}")
 
+    def renew(self, replica: Replica, born_ms: int, now_s: float) -> bool:
+        """Renews the lease for a message of the replica itself, as `put` does. False when there is no lease, or when
+        it is an earlier life that speaks (`born_ms`; 0 is unsaid)."""
+        if replica.ttl_s is None or 0 < born_ms < replica.registration.born_ms:
+            return False
+        replica.lease_until_s = replica.heard_until_s = now_s + replica.ttl_s
+        return True
+
     def drain(self, replica_id: str) -> bool:
         """No further request is routed to it; True if it is known."""
         replica = self._by_id.get(replica_id)

@@ -354,6 +354,9 @@ class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     feed_port: Annotated[
         int, msgspec.Meta(description="Port beside this one that takes messages over a connection that stays open.")
     ] = 0
+    renewed: Annotated[
+        bool, msgspec.Meta(description="The message renewed the replica's lease, as a `PUT` of its registration does.")
+    ] = False
 
 
 # The same over a connection that stays open (router/fronts/feed.py, engine/transport.py). Every frame is its length as
