@@ -242,3 +242,19 @@ async def test_others_run_while_a_round_goes_over_a_large_fleet(world: World) ->
     task.cancel()
     assert turns >= 8
     assert all(replica.health is Health.UP for replica in world.replicas)
+
+
+async def test_rounds_are_rare_at_rest_and_in_large_fleets(world: World) -> None:
+    """Twice the interval while nothing is in flight and all are up; at least a millisecond a replica."""
+    assert world.sync.pause_s() == 0.5  # nobody has been seen yet
+    await world.round()
+    assert world.sync.pause_s() == 1.0
+    world.load.reserve("r", 0, 1, world.now_s)
+    assert world.sync.pause_s() == 0.5
+    world.load.release("r")
+    world.haproxy.down = {"a"}
+    await world.round()
+    assert world.sync.pause_s() == 0.5
+    for number in range(998):
+        world.replicas.put(f"r{number}", Registration(url=f"http://h:{number}"), ("10.0.0.2", 1 + number), 0.0)
+    assert world.sync.pause_s() == 1.0
