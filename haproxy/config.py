@@ -29,6 +29,9 @@ GROUPS_MAP = FILE_NAMES[4]
 """Server name -> token of its group, which is all servers that serve the same names; empty while all are one group."""
 MODELS_MAP = FILE_NAMES[5]
 """xxh64 of a name that requests may ask for, 16 hexadecimal digits -> the groups that serve it, with commas between."""
+PLACES_TABLE = "pm-places"
+PLACES_VARIABLE = "proc.pm.places"
+"""Stick table of server ids by name, kept at run time for large fleets, and whether it holds (1) or not (0)."""
 MAX_SOCKET_PATH_BYTES = 95
 """A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 MAX_BODY_WINDOW_BYTES = 1 << 20

@@ -19,6 +19,7 @@ from xxhash import xxh64_hexdigest
 
 from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, ServerOptions, server_ids
 from haproxy.errors import CommandRefused
+from haproxy.places import Places
 from haproxy.runtime_api import (
     RuntimeAPI,
     ServerStat,
@@ -260,6 +261,7 @@ class Reconciler:
         self._api = api
         self._backend = backend
         self._options = options or ServerOptions()
+        self._places = Places(api)
 
     def __repr__(self) -> str:
         return f"Reconciler({self._api.address!r}, {self._backend!r})"
@@ -267,6 +269,11 @@ class Reconciler:
     async def step(self, desired: Mapping[str, DesiredServer]) -> Observation:
         """One round. Raises HAProxyUnavailable when HAProxy is away, ConfigError for a server that cannot be written as
         a command, CommandRefused when HAProxy does not take one (the others were applied)."""
+        observation = await self._step(desired)
+        await self._places.follow(observation.pid, {server.name: server.id for server in observation.servers.values()})
+        return observation
+
+    async def _step(self, desired: Mapping[str, DesiredServer]) -> Observation:
         pid, servers, maps = await self._look()
         # Paths first: a server's first check goes where it should.
         wanted = (health_paths(desired), *groups(desired))

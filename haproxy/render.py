@@ -27,7 +27,16 @@ from typing import NamedTuple
 import jinja2
 
 from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
-from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING, EdgeConfig, server_ids
+from haproxy.config import (
+    GROUPS_MAP,
+    HEALTH_MAP,
+    MODELS_MAP,
+    PLACES_TABLE,
+    PLACES_VARIABLE,
+    RING,
+    EdgeConfig,
+    server_ids,
+)
 
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
@@ -100,6 +109,8 @@ def render(edge: EdgeConfig) -> Rendered:
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "exposes_decision": edge.expose_decision == "always"
         or (edge.expose_decision == "auto" and not edge.api_keys_map),
+        "places_table": PLACES_TABLE,
+        "places_variable": PLACES_VARIABLE,
         "log_format": _log_format(edge.first_token),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
