@@ -24,13 +24,13 @@ from router.state.schema import EngineLoad
 
 CAPACITY_TOKENS = 524_288
 TOKEN_INTERVAL_S = 0.02
-START_SPREAD_S = 2.0
-"""Engines of a fleet do not start in one moment, nor do their heartbeats come in one."""
+STARTING_MAX = 16
+"""Engines that start at once: a thousand in one process would wait for each other beyond their time limits."""
 
 
-async def engine(number: int, admin_url: str, ready: asyncio.Semaphore, delay_s: float) -> None:
+async def engine(number: int, admin_url: str, ready: asyncio.Semaphore, starting: asyncio.Semaphore) -> None:
     """One engine, until cancelled."""
-    await asyncio.sleep(delay_s)
+    await starting.acquire()
     loop = asyncio.get_running_loop()
     replica = Replica(loop, TOKEN_INTERVAL_S)
     server = await loop.create_server(lambda: StubProtocol(replica), "127.0.0.1", 0, backlog=1024)
@@ -49,6 +49,7 @@ async def engine(number: int, admin_url: str, ready: asyncio.Semaphore, delay_s:
     async def announce() -> None:
         async with asyncio.timeout(60):
             await registration.wait_registered()
+        starting.release()
         ready.release()
 
     async with asyncio.TaskGroup() as group:
@@ -63,11 +64,8 @@ async def serve(engines: int, admin_url: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    ready = asyncio.Semaphore(0)
-    tasks = [
-        asyncio.create_task(engine(number, admin_url, ready, START_SPREAD_S * number / engines))
-        for number in range(engines)
-    ]
+    ready, starting = asyncio.Semaphore(0), asyncio.Semaphore(STARTING_MAX)
+    tasks = [asyncio.create_task(engine(number, admin_url, ready, starting)) for number in range(engines)]
     for _ in range(engines):
         await ready.acquire()
     print(json.dumps(engines), flush=True)
