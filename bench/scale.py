@@ -49,7 +49,7 @@ def allowed_mb(streams: int) -> float:
     return STREAM_BASE_MB + streams * STREAM_KB / 1024
 
 
-def stream_table(measured: list[StreamFigures], left_out: tuple[int, ...]) -> Table:
+def stream_table(measured: list[StreamFigures], left_out: tuple[int, ...], failures: list[str]) -> Table:
     """Memory by side, size of body and number of streams."""
     rows = []
     for one in measured:
@@ -70,6 +70,7 @@ def stream_table(measured: list[StreamFigures], left_out: tuple[int, ...]) -> Ta
     if left_out:
         counts = ", ".join(f"{count:,}" for count in left_out)
         notes.append(f"not measured: {counts} streams, for {descriptors():,} file descriptors are allowed")
+    notes += [f"not measured, {failure}" for failure in failures]
     return Table(
         "Memory of open streams",
         ["side, body, streams", "MB", "router MB", "KB a stream", "new request p50 / p99 ms", "budget MB", "verdict"],
@@ -154,9 +155,10 @@ async def run_scale(options: ScaleOptions) -> tuple[list[Table], dict[str, Any]]
             tables += [idle_table(measured), load_table(measured)]
             figures["fleets"] = figures_of(measured)
         if options.streams is not None:
-            streams = await measure_streams(options.streams, folder)
+            streams, failures = await measure_streams(options.streams, folder)
             wanted = options.streams.streams
             left_out = tuple(sorted(set(wanted) - set(within_limits(wanted, descriptors()))))
-            tables.append(stream_table(streams, left_out))
+            tables.append(stream_table(streams, left_out, failures))
             figures["streams"] = as_figures(streams)
+            figures["failures"] = failures
     return tables, figures

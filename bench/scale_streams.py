@@ -104,7 +104,7 @@ class Streams:
     @property
     def ended(self) -> dict[str, int]:
         """Streams that did not stay open, by what became of them."""
-        return {str(outcome): count for outcome, count in self._tally.outcomes.items()}
+        return self._tally.failed | ({"ok": self._tally.ok} if self._tally.ok else {})
 
     async def open(self, count: int) -> None:
         """Until `count` are open and each has its first token. Raises PeerError when that takes too long."""
@@ -142,12 +142,11 @@ async def measure_new(side: Side) -> Tally:
     return tally
 
 
-async def measure_side(side: Side, body_kb: int, options: StreamOptions) -> list[StreamFigures]:
-    """One side with one size of body, at growing numbers of streams."""
+async def measure_side(side: Side, body_kb: int, options: StreamOptions, figures: list[StreamFigures]) -> None:
+    """One side with one size of body, at growing numbers of streams; adds to `figures`. Raises PeerError."""
     body = chat_body(body_kb * 1024, max_tokens=STREAM_TOKENS, stream=True, model=stub.MODEL)
     idle_mb = resident_mb(side.processes)
     streams = Streams(side, body)
-    figures = []
     try:
         for count in within_limits(options.streams, descriptors()):
             say(f"scale: {side.name}, {body_kb} KB, {count:,} streams")
@@ -170,22 +169,25 @@ async def measure_side(side: Side, body_kb: int, options: StreamOptions) -> list
             )
     finally:
         await streams.close()
-    return figures
 
 
-async def measure_streams(options: StreamOptions, folder: Path) -> list[StreamFigures]:
-    """Everything. Raises PeerError."""
+async def measure_streams(options: StreamOptions, folder: Path) -> tuple[list[StreamFigures], list[str]]:
+    """Everything, and what the peer did not do. Raises PeerError for our side."""
     figures: list[StreamFigures] = []
+    failures: list[str] = []
     for body_kb in options.body_kb:
         logs = folder / f"{body_kb}kb"
         logs.mkdir()
         async with stub_replicas(REPLICAS, TOKEN_INTERVAL_S * 1000, logs) as urls:
             async with edge(OURS, logs, policy=POLICY, replicas=urls) as side:
-                figures += await measure_side(side, body_kb, options)
+                await measure_side(side, body_kb, options, figures)
             if options.peer:
                 async with vllm_router(PEER, logs, policy=PEER_POLICY, replicas=urls) as side:
-                    figures += await measure_side(side, body_kb, options)
-    return figures
+                    try:
+                        await measure_side(side, body_kb, options, figures)
+                    except PeerError as error:  # its failure is a result too
+                        failures.append(f"{body_kb} KB: {error}")
+    return figures, failures
 
 
 def as_figures(measured: list[StreamFigures]) -> list[dict[str, Any]]:

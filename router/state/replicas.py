@@ -293,14 +293,14 @@ class ReplicaRegistry:
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s)
+        replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
         return replica
 
     def learn(self, saved: SavedReplica, now_s: float) -> Replica:
         """Makes a registration what another edge says it is."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s, elsewhere=True)
+        replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s, elsewhere=True)
         if replica.draining is not saved.draining:
             replica.draining = saved.draining
             self._changed()
@@ -483,19 +483,6 @@ class ReplicaRegistry:
         assert len(set(slots)) == len(slots), "two replicas share a slot"
         assert all(self._ids[r.slot] == r.id for r in self), "ids by slot are stale"
         assert not set(slots) & set(self._free_slots), "a used slot is free"
-
-
-def _registration(saved: SavedReplica) -> Registration:
-    return Registration(
-        url=saved.url,
-        model=saved.model,
-        ttl_s=saved.ttl_s,
-        adapters=saved.adapters,
-        health_path=saved.health_path,
-        role=saved.role,
-        pool=saved.pool,
-        born_ms=saved.born_ms,
-    )
 
 
 def _may_serve(replica: Replica, model: str, others_are_named: bool) -> bool:

@@ -43,9 +43,14 @@ def test_memory_a_stream_is_what_streams_added() -> None:
 
 def test_only_our_side_is_judged() -> None:
     """Beyond its budget it says by how much."""
-    table = stream_table([streams(OURS, 260.0), streams(OURS, 300.0), streams(PEER, 900.0)], left_out=(9800,))
+    table = stream_table(
+        [streams(OURS, 260.0), streams(OURS, 300.0), streams(PEER, 900.0)],
+        left_out=(9800,),
+        failures=["100 KB: vllm-router: gone"],
+    )
     assert [row[-1] for row in table.rows] == ["met", "short by 24 MB", ""]
     assert any("9,800" in note for note in table.notes)
+    assert any("vllm-router: gone" in note for note in table.notes)
 
 
 def test_streams_the_descriptors_do_not_allow_are_left_out() -> None:
