@@ -149,24 +149,23 @@ async def measure_side(side: Side, body_kb: int, options: StreamOptions, figures
     streams = Streams(side, body)
     try:
         for count in within_limits(options.streams, descriptors()):
-            say(f"scale: {side.name}, {body_kb} KB, {count:,} streams")
             await streams.open(count)
             await asyncio.sleep(SETTLE_S)
             new = await measure_new(side)
             if streams.ended:
                 raise PeerError(f"{side.name}: of {count} streams some ended: {streams.ended}")
-            figures.append(
-                StreamFigures(
-                    side=side.name,
-                    body_kb=body_kb,
-                    streams=count,
-                    memory_mb=resident_mb(side.processes),
-                    idle_mb=idle_mb,
-                    new_p50_ms=quantile(new.latencies_s, 0.5) * 1000,
-                    new_p99_ms=quantile(new.latencies_s, 0.99) * 1000,
-                    failed=sum(new.failed.values()),
-                )
+            measured = StreamFigures(
+                side=side.name,
+                body_kb=body_kb,
+                streams=count,
+                memory_mb=resident_mb(side.processes),
+                idle_mb=idle_mb,
+                new_p50_ms=quantile(new.latencies_s, 0.5) * 1000,
+                new_p99_ms=quantile(new.latencies_s, 0.99) * 1000,
+                failed=sum(new.failed.values()),
             )
+            say(f"scale: {side.name}, {body_kb} KB, {count:,} streams: {measured.proxy_mb:.0f} MB")
+            figures.append(measured)
     finally:
         await streams.close()
 
