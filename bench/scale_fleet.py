@@ -39,6 +39,7 @@ PROBE_PAUSE_S = 0.001
 WINDOW_S = 0.5
 """A round of the edge sync starts in each window of this length, while the fleet is small."""
 SETTLE_S = 3.0
+NAMED_S = 120.0
 WARM_S = 1.0
 
 
@@ -137,6 +138,17 @@ async def probing(side: Side) -> AsyncIterator[Prober]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def until_named(side: Side) -> None:
+    """Returns once the router has read the models of every endpoint, which it does `scrape.max_per_s` at a time: until
+    then it is not at rest. Raises PeerError."""
+    async with httpx.AsyncClient(base_url=side.admin_url, timeout=5.0, trust_env=False) as admin:
+        deadline_s = time.perf_counter() + NAMED_S
+        while not all(replica["model"] for replica in (await admin.get("/v1/replicas")).json()["replicas"]):
+            if time.perf_counter() > deadline_s:
+                raise PeerError(f"{side.name}: not every endpoint was asked for its models within {NAMED_S:g} s")
+            await asyncio.sleep(0.5)
+
+
 @contextlib.asynccontextmanager
 async def edge_with(fleet: Fleet, folder: Path) -> AsyncIterator[Side]:
     """An edge whose fleet is up."""
@@ -145,6 +157,7 @@ async def edge_with(fleet: Fleet, folder: Path) -> AsyncIterator[Side]:
             stub_replicas(fleet.count, 20.0, folder) as urls,
             edge(OURS, folder, policy=POLICY, replicas=urls) as side,
         ):
+            await until_named(side)
             yield side
         return
     async with edge(OURS, folder, policy=POLICY) as side:
