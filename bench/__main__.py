@@ -27,6 +27,7 @@ from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
 from bench.report import Bystanders, Report, Table, load_report, make_report, write_docs
+from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
 from bench.survival import run_survival
 
@@ -94,6 +95,24 @@ def survival_command(
     run({"survival": lambda: run_survival(scene or ())}, json, out)
 
 
+@app.command("scale")
+def scale_command(
+    quick: Quick = False,
+    json: AsJson = False,
+    out: Out = None,
+    only: Annotated[str, typer.Option(help="Measure one half alone: streams or replicas.")] = "",
+) -> None:
+    """Memory of thousands of streams, and an edge with 1,000 replicas: about eight minutes, with --quick one."""
+    if only not in ("", "streams", "replicas"):
+        raise typer.BadParameter(f"--only: {only!r}: streams or replicas is expected")
+    options = ScaleOptions.quick() if quick else ScaleOptions()
+    if only == "streams":
+        options = replace(options, fleets=None)
+    elif only == "replicas":
+        options = replace(options, streams=None)
+    run({"scale": lambda: run_scale(options)}, json, out)
+
+
 @app.command("agentic")
 def agentic_command(
     quick: Quick = False,
@@ -159,7 +178,7 @@ def run(benches: dict[str, Bench], as_json: bool, out: Path | None) -> None:
         if not as_json:
             for table in made:
                 table.print(console)
-    peers = {"vllm-router": VLLM_ROUTER_VERSION} if benches.keys() & {"edge", "agentic"} else {}
+    peers = {"vllm-router": VLLM_ROUTER_VERSION} if benches.keys() & {"edge", "agentic", "scale"} else {}
     if "agentic" in benches:
         peers["aiperf"] = AIPERF_VERSION
     report = make_report(sys.argv[1:], bystanders, peers, tables, figures)

@@ -38,6 +38,10 @@ BUDGETS: dict[str, Budget] = {
     "lookup.p99": Budget(2.0, "ms"),
     "lookup.cpu": Budget(60.0, "us"),
     "failover.failed": Budget(0, "requests"),
+    "scale.router": Budget(8.0, "% of a core"),
+    "scale.p99": Budget(10.0, "ms"),
+    "scale.fail_open": Budget(0, "requests"),
+    "scale.idle": Budget(5.0, "ms/s"),
 }
 """By the name of the figure that is measured; figures without an entry are reported without a verdict."""
 

@@ -27,6 +27,7 @@ from haproxy.binary import find_binary
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN = "<!-- results: written by `python -m bench docs` -->"
+SCALE = "<!-- scale: written by `python -m bench docs` -->"
 AGENTS = "<!-- agents: written by `python -m bench docs` -->"
 END = "<!-- end of results -->"
 
@@ -202,10 +203,12 @@ def put_between(page: str, text: str, marker: str = BEGIN) -> str:
 
 
 def write_docs(report: Report, page: Path = DOCS) -> None:
-    """Put the report's tables onto the page: those of agents in a place of their own."""
+    """Put the report's tables onto the page: those of agents and of scale in places of their own."""
     page.write_text(put_between(page.read_text(), report.markdown(), place_of(report)))
 
 
 def place_of(report: Report) -> str:
     """The marker behind which its tables go."""
-    return AGENTS if "agentic" in report.figures else BEGIN
+    if "agentic" in report.figures:
+        return AGENTS
+    return SCALE if "scale" in report.figures else BEGIN

@@ -21,9 +21,9 @@ log = logging.getLogger("pointsman.publisher")
 INTERVAL_S = 0.02
 """How long changes are gathered until a listener has asked for something else."""
 
-HEARTBEAT_S = 5.0
-"""Without changes a message goes out this often: a router that came back empty learns what is resident, where the
-transport did not see it go."""
+HEARTBEAT_S = 2.5
+"""Without changes a message goes out this often: it renews the replica's lease, by default of 10 s, and a router that
+came back empty learns what is resident, where the transport did not see it go."""
 
 BACKOFF_MAX_S = 1.0
 """Between tries to reach a listener that is away: about so long after it is back it knows what is resident."""

@@ -4,6 +4,10 @@ A registration is a lease of `ttl_s`; each heartbeat renews it at every admin UR
 is away or comes back empty does not disturb the others. While a router is away, tries are spaced by a backoff that ends
 at the heartbeat's own interval. What changes is logged, once; tries are not.
 
+Where the engine's reports reach a router over a connection that stays open, they renew the lease as well, at a fraction
+of the cost. The registration is then PUT every `CONFIRM_S` only, and at the next heartbeat when it has changed or the
+reports no longer renew the lease.
+
 A replica says when its life began, and a router that has a later life of it refuses the earlier one (409): it must not
 go on under an id that is another's, and whoever runs it is told by `superseded`.
 
@@ -14,11 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, Protocol
 
 import httpx
 
 from engine.tls import tls_for
+from engine.transport import RENEWED_FOR_S
 from router.state.schema import Role
 
 log = logging.getLogger("pointsman.registration")
@@ -27,10 +35,21 @@ TIMEOUT_S = 2.0
 """For one call; the admin API answers in milliseconds or is away."""
 BACKOFF_FIRST_S = 0.1
 
+CONFIRM_S = 30.0
+"""Between two PUTs while reports renew the lease: what somebody else changed of the registration is put right then."""
+
 # How it stands with one router, besides the status of a refusal.
 REGISTERED = 200
 AWAY = -1
 SUPERSEDED = 409
+
+
+class Renewal(Protocol):
+    """Something besides PUT that may renew the lease at one router."""
+
+    @property
+    def renews(self) -> bool:
+        """Whether it does at this moment, often enough for the lease."""
 
 
 class Registration:
@@ -50,11 +69,13 @@ class Registration:
         role: Role = Role.BOTH,
         adapters: Sequence[str] = (),
         born_ms: int = 0,
+        renewals: Sequence[Renewal] = (),
     ) -> None:
-        """`born_ms` is when this life of the replica began, since 1970; 0 where nobody tells lives apart."""
+        """`born_ms` is when this life of the replica began, since 1970; 0 where nobody tells lives apart. `renewals`
+        are in the order of `admin_urls`; without them every heartbeat is a PUT."""
         self._replica_id = replica_id
         self._life = {"born_ms": str(born_ms)} if born_ms else {}
-        self._body: dict[str, object] = {"url": url, "model": model, "ttl_s": ttl_s}
+        self._body: dict[str, Any] = {"url": url, "model": model, "ttl_s": ttl_s}
         if pool:
             self._body["pool"] = pool
         if role is not Role.BOTH:
@@ -71,6 +92,8 @@ class Registration:
             trust_env=False,
             verify=tls_for(*self._targets),
         )
+        # Long enough that a PUT follows in time when reports stop.
+        self._renewals = renewals if ttl_s > RENEWED_FOR_S + heartbeat_s else ()
         self._registered: set[str] = set()
         self._changed = asyncio.Event()
         self._superseded = False
@@ -88,8 +111,8 @@ class Registration:
     async def run(self) -> None:
         """Register and renew until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for target in self._targets:
-                group.create_task(self._keep(target), name=f"register {target}")
+            for target, renewal in zip_longest(self._targets, self._renewals):
+                group.create_task(self._keep(target, renewal), name=f"register {target}")
 
     def offer(self, adapters: Sequence[str]) -> None:
         """From the next heartbeat on: the LoRA adapters that are served too."""
@@ -118,13 +141,19 @@ class Registration:
         await asyncio.gather(*(self._say("DELETE", target) for target in self._targets))
         await self._client.aclose()
 
-    async def _keep(self, target: str) -> None:
+    async def _keep(self, target: str, renewal: Renewal | None) -> None:
         """Heartbeats to one router, for ever."""
         failures = 0
         before = 0
+        sent, sent_s = self._body, 0.0
         while True:
+            renewed = before == REGISTERED and renewal is not None and renewal.renews
+            if renewed and sent == self._body and time.monotonic() - sent_s < CONFIRM_S:
+                await asyncio.sleep(self._heartbeat_s)
+                continue
+            sent, sent_s = dict(self._body), time.monotonic()
             try:
-                response = await self._client.put(target, json=self._body)
+                response = await self._client.put(target, json=sent)
                 status, detail = response.status_code, response.text[:200]
             except httpx.HTTPError as error:
                 status, detail = AWAY, type(error).__name__

@@ -39,6 +39,11 @@ CONNECT_S = 1.0
 AVOID_S = 60.0
 """After a connection could not be made, or was refused, HTTP serves for so long."""
 
+RENEWED_FOR_S = 5.0
+"""How long a message counts as the replica's heartbeat: a publisher sends at least twice in that time."""
+
+NEVER = float("-inf")
+
 MAX_REPLY_BYTES = 65_536
 
 _record = msgspec.msgpack.Encoder()
@@ -205,6 +210,7 @@ class RouterTransport:
         self._port = 0
         self._feed: Feed | None = None
         self._avoid_until_s = 0.0
+        self._renewed_s = NEVER
         self._hung_up: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
@@ -215,7 +221,23 @@ class RouterTransport:
         """Whether a connection stays open."""
         return self._feed is not None
 
+    @property
+    def renews(self) -> bool:
+        """Whether messages over the open connection renew the replica's lease, as the router said a moment ago."""
+        is_open = self._feed is not None and not self._feed.closed
+        return is_open and time.monotonic() - self._renewed_s < RENEWED_FOR_S
+
     async def send(self, message: EngineEvents) -> EventsAnswer:
+        """Delivers a message. Raises TransportError."""
+        try:
+            answer = await self._send(message)
+        except TransportError:
+            self._renewed_s = NEVER
+            raise
+        self._renewed_s = time.monotonic() if answer.renewed else NEVER
+        return answer
+
+    async def _send(self, message: EngineEvents) -> EventsAnswer:
         if self._feed is not None and self._feed.closed:  # by a send that was cancelled
             self._hang_up()
         if self._feed is None and self._port and time.monotonic() >= self._avoid_until_s:

@@ -29,6 +29,9 @@ GROUPS_MAP = FILE_NAMES[4]
 """Server name -> token of its group, which is all servers that serve the same names; empty while all are one group."""
 MODELS_MAP = FILE_NAMES[5]
 """xxh64 of a name that requests may ask for, 16 hexadecimal digits -> the groups that serve it, with commas between."""
+PLACES_TABLE = "pm-places"
+PLACES_VARIABLE = "proc.pm.places"
+"""Stick table of server ids by name, kept at run time for large fleets, and whether it holds (1) or not (0)."""
 MAX_SOCKET_PATH_BYTES = 95
 """A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
@@ -185,6 +188,10 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Between two checks while its state is changing."""
     downinter_ms: int = 250
     """Between two checks of a replica that is down: the longest it stays out after coming back."""
+    checks_per_s_max: int = 1000
+    """Health checks in a second, of the whole fleet: where `inter_ms` and `downinter_ms` would come to more, the pauses
+    are longer, by so much that a fleet of the size at which a server is added keeps to this. A check costs HAProxy 0.05
+    to 0.1 ms, also of a server that is long dead."""
     check_timeout_ms: int = 2000
     """A check is lost only after this: an engine that is busy must not count as dead."""
     fall: int = 2
@@ -202,13 +209,19 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             _check_range(f"server_options.{key}", getattr(self, key), 10, 3_600_000)
         for key in ("fall", "rise"):
             _check_range(f"server_options.{key}", getattr(self, key), 1, 100)
+        _check_range("server_options.checks_per_s_max", self.checks_per_s_max, 1, 1_000_000)
         _check_range("server_options.maxconn", self.maxconn, 0, 1_000_000)
         _check_range("server_options.idle_purge_s", self.idle_purge_s, 1, 60)
 
-    def keywords(self) -> str:
-        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`)."""
+    def keywords(self, fleet: int = 1) -> str:
+        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`).
+
+        `fleet` is the number of servers that are checked, this one included.
+        """
+        least_ms = 1000 * fleet // self.checks_per_s_max
         words = (
-            f"check inter {self.inter_ms}ms fastinter {self.fastinter_ms}ms downinter {self.downinter_ms}ms "
+            f"check inter {max(self.inter_ms, least_ms)}ms fastinter {self.fastinter_ms}ms "
+            f"downinter {max(self.downinter_ms, least_ms)}ms "
             f"fall {self.fall} rise {self.rise} weight 16 pool-purge-delay {self.idle_purge_s}s "
             "observe layer4 error-limit 3 on-error mark-down"
         )
@@ -300,8 +313,12 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     For policies that need no prefix keys `SMALL_WINDOW_BYTES`, 16384, will do. The table of keys ends at 320 KiB."""
     replay: bool | None = None
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
-    buffer for every request until its answer starts, which costs about 0.3 us and 1 KiB a request for each KiB of
+    buffer for every such request until its answer *ends*, which costs about 0.3 us and 1 KiB a request for each KiB of
     buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
+    replay_memory_mb: int = 256
+    """MiB that the copies of `replay` may take together. A request that would be one too many (with buffers of 128 KiB:
+    beyond 2,048 requests under way) is kept no copy of, so it takes 12 KB instead of 140: should its replica drop it
+    without an answer, the client gets 502; a refused connection is still tried elsewhere."""
     max_body_bytes: int = MAX_BODY_BYTES
     """A larger announced body is refused with 413; the default has room for a prompt of a million tokens and images.
     Bodies without a length (chunked) are not counted: replicas limit those themselves. 0: no limit."""
@@ -368,6 +385,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _require(len(names) == len(set(names)), "servers", names, "names that differ")
         _check_range("body_needs", self.body_needs, 0, 15)
         _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
+        _check_range("replay_memory_mb", self.replay_memory_mb, 1, 1 << 20)
         _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
         _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
         _check_range("threads", self.threads, 0, 64)

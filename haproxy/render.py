@@ -27,7 +27,16 @@ from typing import NamedTuple
 import jinja2
 
 from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
-from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING, EdgeConfig, server_ids
+from haproxy.config import (
+    GROUPS_MAP,
+    HEALTH_MAP,
+    MODELS_MAP,
+    PLACES_TABLE,
+    PLACES_VARIABLE,
+    RING,
+    EdgeConfig,
+    server_ids,
+)
 from haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
 
 HASH_HEAD_BYTES = 2048
@@ -109,14 +118,17 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "exposes_decision": edge.expose_decision == "always"
         or (edge.expose_decision == "auto" and not edge.api_keys_map),
+        "places_table": PLACES_TABLE,
+        "places_variable": PLACES_VARIABLE,
         "log_format": _log_format(edge.first_token),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
         "ring": RING,
         "unknown_model": UNKNOWN_MODEL,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
+        "replay_requests_max": max(1, (edge.replay_memory_mb << 20) // bufsize),
         "server_ids": server_ids(server.name for server in edge.servers),
-        "server_keywords": edge.server_options.keywords(),
+        "server_keywords": edge.server_options.keywords(len(edge.servers)),
     }
     environment = _templates()
     return Rendered(

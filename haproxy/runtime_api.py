@@ -1,9 +1,9 @@
 """HAProxy's Runtime API (management.txt 9.3) and the master's CLI (9.4): commands out, typed answers in.
 
 The parsers are plain functions on text. `RuntimeAPI` is the socket: one connection per call, since a connection kept
-open stays with an old process after a reload. A call sends any number of commands, each after the answer to the one
-before: HAProxy 3.2.0 aborts when hundreds are sent ahead. Answers are marked by HAProxy with a syslog severity, so a
-refusal is told from an answer without knowing the command.
+open stays with an old process after a reload. A call sends any number of commands, `AHEAD` at a time before it reads
+their answers. HAProxy marks answers with a syslog severity, so a refusal is told from an answer without knowing the
+command.
 
 Raised: `HAProxyUnavailable` (no connection, closed early, too slow), `CommandRefused` (HAProxy's words), `WorkerGone`
 (the master has no such worker), `ProtocolError` (an answer of unknown form, or too long).
@@ -21,6 +21,10 @@ from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, Wo
 
 MAX_ANSWER_BYTES = 16 << 20
 """One answer; `show stat` takes about 300 bytes a server."""
+
+AHEAD = 8
+"""Commands sent before their answers are read: a look at HAProxy wakes either side a few times, not once a command.
+HAProxy 3.2.0 aborts when hundreds are sent ahead."""
 
 _PROMPT = b"\n> "
 _SEVERITY = re.compile(r"\[([0-7])\]: ")
@@ -142,7 +146,8 @@ def parse_stat(text: str) -> list[ServerStat]:
     if not lines or not lines[0].startswith("# "):
         raise ProtocolError("show stat: no column names")
     column = {name: i for i, name in enumerate(lines[0][2:].split(","))}
-    # Plain commas: the columns that HAProxy quotes (last_chk and later) stand behind those read here.
+    # Plain commas: the columns that HAProxy quotes (last_chk and later) stand behind those read here; none is split.
+    wanted = 1 + max(column.get(name, 0) for name in ("pxname", "svname", "status", "scur", "qcur", "type"))
     try:
         return [
             ServerStat(
@@ -152,7 +157,7 @@ def parse_stat(text: str) -> list[ServerStat]:
                 sessions=int(row[column["scur"]]),
                 queued=int(row[column["qcur"]] or 0),
             )
-            for row in (line.split(",") for line in lines[1:])
+            for row in (line.split(",", wanted) for line in lines[1:])
             if row[column["type"]] == "2"
         ]
     except (KeyError, IndexError, ValueError) as error:
@@ -211,10 +216,14 @@ class RuntimeAPI:
     async def answers(self, commands: Sequence[str]) -> list[str]:
         """Send all, in order, on one connection; the raw answers. A refused command does not stop the rest."""
         async with _connection(self.address, self._timeout_s) as (reader, writer):
-            answers = []
-            for command in (*SETUP, *commands):
-                async with asyncio.timeout(self._timeout_s):
-                    answers.append(await ask(reader, writer, command))
+            answers: list[str] = []
+            everything = (*SETUP, *commands)
+            for at in range(0, len(everything), AHEAD):
+                ahead = everything[at : at + AHEAD]
+                writer.write("".join(f"{command}\n" for command in ahead).encode())
+                for _ in ahead:
+                    async with asyncio.timeout(self._timeout_s):
+                        answers.append(await _answer(reader))
             return answers[len(SETUP) :]
 
     async def run(self, commands: Sequence[str]) -> list[str]:
@@ -331,6 +340,11 @@ async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: str) -> str:
     """The raw answer to one command on a connection that has sent `SETUP`."""
     writer.write(f"{command}\n".encode())
+    return await _answer(reader)
+
+
+async def _answer(reader: asyncio.StreamReader) -> str:
+    """The answer to the next command that was sent."""
     answer = await reader.readuntil(_PROMPT)
     return answer.decode("utf-8", "replace").removesuffix("\n> ").strip("\n")
 

@@ -43,7 +43,7 @@ class EngineFeed:
         """Where connections stay open; 0 until somebody listens."""
 
     def take(self, replica_id: str, events: EngineEvents) -> EventsAnswer | None:
-        """Applies a message; None when no such replica is registered."""
+        """Applies a message and renews the replica's lease; None when no such replica is registered."""
         replica = self._replicas.get(replica_id)
         if replica is None:
             return None
@@ -54,4 +54,5 @@ class EngineFeed:
             self._adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
-        return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.port)
+        renewed = self._replicas.renew(replica, events.born_ms, now_s)
+        return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.port, renewed=renewed)

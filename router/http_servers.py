@@ -18,8 +18,30 @@ CLOSE_S = 2
 log = structlog.get_logger(__name__)
 
 
+TICK_S = 1.0
+"""Between two updates of the Date header, which counts seconds. uvicorn's own loop wakes ten times as often, to see
+whether it should exit."""
+
+
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process that owns several servers owns the signals."""
+    """uvicorn without its signal handlers, as the process that owns several servers owns the signals; told to exit by
+    an event."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Stop serving."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        # Tick 0 is one at which the Date header is renewed.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -38,7 +60,7 @@ async def serve_http(
     )
 
     async def stop() -> None:
-        server.should_exit = True
+        server.leave()
         await asyncio.gather(task, return_exceptions=True)
 
     def ended(task: asyncio.Task[None]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.exposition import Series, by_id, in_pieces
 from router.state.kv import KVState
-from router.state.replicas import ReplicaRegistry
+from router.state.replicas import Replica, ReplicaRegistry
+from router.state.schema import Handoffs
 
 
 class KVCollector(Collector):
@@ -91,42 +93,71 @@ class KVCollector(Collector):
             yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
 
     def _replica_families(self) -> Iterator[Metric]:
-        def gauge(name: str, text: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"pointsman_{name}", text, labels=("replica",))
-
-        backlog = gauge("prefill_backlog_tokens", "Prompt tokens in front of a replica, until their first token.")
-        footprint = gauge("kv_footprint_tokens", "KV that live conversations keep.")
-        capacity = gauge("kv_capacity_tokens", "KV there is room for; absent while unknown.")
-        prefill = gauge("prefill_8k_seconds", "Learned time to prefill 8,192 tokens.")
-        running = gauge("engine_running", "Requests in the engine's batch, as it told.")
-        waiting = gauge("engine_waiting", "Requests before the batch, as it told.")
-        usage = gauge("engine_kv_usage", "Share of KV blocks in use, as it told.")
-        handoffs = CounterMetricFamily(
+        kv, signals = self._kv, self._kv.signals
+        gauges: tuple[tuple[str, str, Callable[[int], float | None]], ...] = (
+            (
+                "prefill_backlog_tokens",
+                "Prompt tokens in front of a replica, until their first token.",
+                lambda slot: float(signals.waiting[slot]),
+            ),
+            (
+                "kv_footprint_tokens",
+                "KV that live conversations keep.",
+                lambda slot: float(signals.footprint[slot]),
+            ),
+            (
+                "kv_capacity_tokens",
+                "KV there is room for; absent while unknown.",
+                lambda slot: float(signals.capacity[slot]) if signals.capacity[slot] < float("inf") else None,
+            ),
+            (
+                "prefill_8k_seconds",
+                "Learned time to prefill 8,192 tokens.",
+                lambda slot: kv.columns.time_ms(slot, 8192) / 1000,
+            ),
+            ("engine_running", "Requests in the engine's batch, as it told.", self._told("running")),
+            ("engine_waiting", "Requests before the batch, as it told.", self._told("waiting")),
+            ("engine_kv_usage", "Share of KV blocks in use, as it told.", self._told("kv_usage")),
+        )
+        for name, text, value in gauges:
+            yield from in_pieces(GaugeMetricFamily, f"pointsman_{name}", text, ("replica",), self._series(value))
+        yield from in_pieces(
+            CounterMetricFamily,
             "pointsman_prefill_handoffs",
             "What became of prompts that prefill replicas were to compute, as decode replicas told.",
-            labels=("replica", "outcome"),
+            ("replica", "outcome"),
+            (
+                ((replica.id, outcome), {"value": count})
+                for replica, told in self._handoffs()
+                for outcome, count in told.outcomes.items()
+            ),
         )
-        legs = CounterMetricFamily(
+        yield from in_pieces(
+            CounterMetricFamily,
             "pointsman_prefill_leg_seconds",
             "Time that prompts took on prefill replicas, of those that came to `ok`, as decode replicas told.",
-            labels=("replica",),
+            ("replica",),
+            (((replica.id,), {"value": told.leg_ms / 1000}) for replica, told in self._handoffs()),
         )
-        signals = self._kv.signals
-        for replica in sorted(self._replicas, key=lambda r: r.id):
-            slot, label = replica.slot, (replica.id,)
-            backlog.add_metric(label, float(signals.waiting[slot]))
-            footprint.add_metric(label, float(signals.footprint[slot]))
-            if signals.capacity[slot] < float("inf"):
-                capacity.add_metric(label, float(signals.capacity[slot]))
-            prefill.add_metric(label, self._kv.columns.time_ms(slot, 8192) / 1000)
+
+    def _series(self, value: Callable[[int], float | None]) -> Series:
+        """A gauge's value by slot, where there is one."""
+        for replica in by_id(self._replicas):
+            found = value(replica.slot)
+            if found is not None:
+                yield (replica.id,), {"value": found}
+
+    def _told(self, field: str) -> Callable[[int], float | None]:
+        """What the engine on a slot reports of its load; None before it does."""
+
+        def of(slot: int) -> float | None:
             load = self._kv.load(slot)
-            if load is not None:
-                running.add_metric(label, load.running)
-                waiting.add_metric(label, load.waiting)
-                usage.add_metric(label, load.kv_usage)
+            return None if load is None else getattr(load, field)
+
+        return of
+
+    def _handoffs(self) -> Iterator[tuple[Replica, Handoffs]]:
+        for replica in by_id(self._replicas):
             told = self._kv.handoffs(replica.slot)
             if told is not None:
-                for outcome, count in told.outcomes.items():
-                    handoffs.add_metric((*label, outcome), count)
-                legs.add_metric(label, told.leg_ms / 1000)
-        yield from (backlog, footprint, capacity, prefill, running, waiting, usage, handoffs, legs)
+                yield replica, told

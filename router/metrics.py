@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from policies.pair import Pairing
 from policies.types import Reason
+from router.exposition import Series, by_id, in_pieces
 from router.histogram import Histogram
 from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
@@ -156,8 +158,12 @@ class StateCollector(Collector):
         for pairing, count in sorted(self._decisions.pairings.items()):
             paired.add_metric((pairing,), count)
         yield paired
-        yield _histogram(
-            "pointsman_lookup_seconds", "Time a lookup spends in the router.", (), [((), self._decisions.lookup_s)]
+        yield from in_pieces(
+            HistogramMetricFamily,
+            "pointsman_lookup_seconds",
+            "Time a lookup spends in the router.",
+            (),
+            [((), as_buckets(self._decisions.lookup_s))],
         )
         yield _counter(
             "pointsman_lookup_errors", "Lookups that met a programming error.", self._decisions.lookup_errors
@@ -187,26 +193,20 @@ class StateCollector(Collector):
         yield reloads
 
     def _replica_families(self) -> Iterator[Metric]:
-        state = GaugeMetricFamily(
-            "pointsman_replica_state", "1 for the state each replica is in.", labels=("replica", "model", "state")
+        yield from in_pieces(
+            GaugeMetricFamily,
+            "pointsman_replica_state",
+            "1 for the state each replica is in.",
+            ("replica", "model", "state"),
+            (((r.id, r.model, r.state), {"value": 1}) for r in by_id(self._replicas)),
         )
-        in_flight = GaugeMetricFamily("pointsman_in_flight", "Requests in flight.", labels=("replica",))
-        tokens = GaugeMetricFamily(
-            "pointsman_in_flight_tokens", "Estimated tokens of the requests in flight.", labels=("replica",)
-        )
-        foreign = GaugeMetricFamily(
-            "pointsman_in_flight_foreign", "Requests in flight that no decision placed.", labels=("replica",)
-        )
-        loads = []
-        for replica in sorted(self._replicas, key=lambda r: r.id):
-            state.add_metric((replica.id, replica.model, replica.state), 1)
-            load = int(self._load.in_flight[replica.slot])
-            in_flight.add_metric((replica.id,), load)
-            tokens.add_metric((replica.id,), int(self._load.in_flight_tokens[replica.slot]))
-            foreign.add_metric((replica.id,), int(self._load.foreign[replica.slot]))
-            if replica.eligible and replica.role is not Role.PREFILL:
-                loads.append(load)
-        yield from (state, in_flight, tokens, foreign)
+        for name, text, column in (
+            ("pointsman_in_flight", "Requests in flight.", "in_flight"),
+            ("pointsman_in_flight_tokens", "Estimated tokens of the requests in flight.", "in_flight_tokens"),
+            ("pointsman_in_flight_foreign", "Requests in flight that no decision placed.", "foreign"),
+        ):
+            yield from in_pieces(GaugeMetricFamily, name, text, ("replica",), self._column(column))
+        loads = [int(self._load.in_flight[r.slot]) for r in self._replicas if r.eligible and r.role is not Role.PREFILL]
         yield _gauge(
             "pointsman_imbalance",
             "Most loaded eligible replica over the mean, in requests in flight; 1 is even, 0 without load.",
@@ -227,18 +227,27 @@ class StateCollector(Collector):
             self._sessions.save_errors,
         )
 
+    def _column(self, name: str) -> Series:
+        """A column of the load table, replica by replica. One that grows meanwhile is another array."""
+        for replica in by_id(self._replicas):
+            yield (replica.id,), {"value": int(getattr(self._load, name)[replica.slot])}
+
     def _request_families(self) -> Iterator[Metric]:
-        finished = CounterMetricFamily(
-            "pointsman_requests", "Finished requests by the replica that served them.", labels=("replica", "class")
+        served = list(self._requests.replicas.items())
+        yield from in_pieces(
+            CounterMetricFamily,
+            "pointsman_requests",
+            "Finished requests by the replica that served them.",
+            ("replica", "class"),
+            (((r, kind), {"value": count}) for r, s in served for kind, count in sorted(s.by_class.items())),
         )
-        redispatched = CounterMetricFamily(
-            "pointsman_redispatches", "Requests a replica served after another refused them.", labels=("replica",)
+        yield from in_pieces(
+            CounterMetricFamily,
+            "pointsman_redispatches",
+            "Requests a replica served after another refused them.",
+            ("replica",),
+            (((r,), {"value": s.redispatched}) for r, s in served),
         )
-        for replica, served in self._requests.replicas.items():
-            for status_class, count in sorted(served.by_class.items()):
-                finished.add_metric((replica, status_class), count)
-            redispatched.add_metric((replica,), served.redispatched)
-        yield from (finished, redispatched)
         for name, text, field in (
             ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
             (
@@ -248,9 +257,7 @@ class StateCollector(Collector):
             ),
             ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
         ):  # fmt: skip
-            yield _histogram(
-                name, text, ("replica",), [((r,), getattr(s, field)) for r, s in self._requests.replicas.items()]
-            )
+            yield from in_pieces(HistogramMetricFamily, name, text, ("replica",), _histograms(served, field))
         yield _counter(
             "pointsman_fail_open",
             "Requests that HAProxy placed alone because the router did not answer the lookup in time.",
@@ -305,13 +312,14 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _histogram(
-    name: str, text: str, labels: tuple[str, ...], series: Iterable[tuple[tuple[str, ...], Histogram]]
-) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, histogram in series:
-        family.add_metric(values, buckets=histogram.cumulative(), sum_value=histogram.total)
-    return family
+def _histograms(served: list[tuple[str, ReplicaServed]], field: str) -> Series:
+    for replica, counted in served:
+        yield (replica,), as_buckets(getattr(counted, field))
+
+
+def as_buckets(histogram: Histogram) -> dict[str, Any]:
+    """A histogram as `HistogramMetricFamily.add_metric` takes it."""
+    return {"buckets": histogram.cumulative(), "sum_value": histogram.total}
 
 
 def build_registry(*collectors: Collector) -> CollectorRegistry:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from http import HTTPStatus
 
-import httpx
 import structlog
 
-from haproxy.config import join_host_port
 from router.clock import Clock
 from router.engine_metrics import EngineReading, read_metrics
 from router.errors import ScrapeError
+from router.http_get import NoAnswerError, http_get
 from router.model_list import ModelList, read_models
 from router.settings import ScrapeSettings
 from router.state.adapters import AdapterTable
@@ -29,7 +29,6 @@ from router.state.kv import KVState
 from router.state.load import LoadTable
 from router.state.models import ModelCatalog
 from router.state.replicas import Health, Replica, ReplicaRegistry, ServedNames
-from router.tls import tls_for
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """Of one answer; vLLM's `/metrics` has 50 KB, a card of a model 500 bytes."""
@@ -39,9 +38,6 @@ MAX_CONCURRENT = 64
 
 ASK_AGAIN_S = 0.5
 """Between two questions for the models of a replica that nobody named and that has not answered."""
-
-KEEP_ALIVE_S = 2.0
-"""A connection unused for longer is not used again: uvicorn closes them after 5 s, and the two must not cross."""
 
 METRICS = "metrics"
 MODELS = "models"
@@ -101,23 +97,12 @@ class Scraper:
 
     async def run(self) -> None:
         """Asks until cancelled."""
-        limits = httpx.Limits(max_connections=MAX_CONCURRENT, keepalive_expiry=KEEP_ALIVE_S)
-        # Environment proxies are for the outside world, not for replicas.
-        async with (
-            httpx.AsyncClient(
-                timeout=self._settings.timeout_s,
-                limits=limits,
-                trust_env=False,
-                verify=tls_for(),
-                headers={"accept-encoding": "identity"},
-            ) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
                 for replica, what in self.due():
                     watched = self._watched[replica.id]
-                    group.create_task(self._ask(client, replica, watched, what), name=f"scrape {replica.id}")
+                    group.create_task(self._ask(replica, watched, what), name=f"scrape {replica.id}")
                 try:
                     async with asyncio.timeout(min(self._settings.interval_s, ASK_AGAIN_S)):
                         await self._wake.wait()
@@ -168,10 +153,12 @@ class Scraper:
 
     # How
 
-    async def _ask(self, client: httpx.AsyncClient, replica: Replica, watched: _Watched, what: str) -> None:
+    async def _ask(self, replica: Replica, watched: _Watched, what: str) -> None:
         path = "/metrics" if what == METRICS else "/v1/models"
         try:
-            status, body = await _get(client, watched.address, path)
+            status, body = await http_get(
+                *watched.address, path, timeout_s=self._settings.timeout_s, max_bytes=MAX_PAGE_BYTES
+            )
             if self._seen(replica) is not watched:
                 return  # it left, or moved, while it was asked
             if what == METRICS:
@@ -179,13 +166,11 @@ class Scraper:
             else:
                 self._take_models(replica, read_models(_body_of(status, body)))
             self.answered(replica, what, "")
-        except httpx.HTTPError as error:
-            self.answered(replica, what, type(error).__name__)
         except ScrapeError as error:
             if what == MODELS and self._seen(replica) is watched:
                 self._take_no_models(replica)
             self.answered(replica, what, str(error))
-        except _NotReadyError as error:
+        except (_NotReadyError, NoAnswerError) as error:
             self.answered(replica, what, str(error))
         except Exception as error:  # what one endpoint answers must not end the scraping of all
             log.exception("scrape failed", replica=replica.id, what=what)
@@ -249,19 +234,8 @@ class _NotReadyError(Exception):
 
 
 def _body_of(status: int, body: bytes) -> bytes:
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise _NotReadyError(f"answered {status}")
-    if status != httpx.codes.OK:
+    if status != HTTPStatus.OK:
         raise ScrapeError(f"answered {status}")
     return body
-
-
-async def _get(client: httpx.AsyncClient, address: tuple[str, int], path: str) -> tuple[int, bytes]:
-    """Status and body. Raises ScrapeError for a body that is too long, httpx.HTTPError when there is no answer."""
-    body = bytearray()
-    async with client.stream("GET", f"http://{join_host_port(*address)}{path}") as answer:
-        async for chunk in answer.aiter_raw():
-            body += chunk
-            if len(body) > MAX_PAGE_BYTES:
-                raise ScrapeError(f"more than {MAX_PAGE_BYTES} bytes")
-        return answer.status_code, bytes(body)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.exposition import by_id, in_pieces
 from router.scrape import Scraper
 from router.state.load import LoadTable
 from router.state.replicas import ReplicaRegistry
@@ -33,11 +34,10 @@ class ScrapeCollector(Collector):
         for (what, result), count in sorted(self._scraper.results.items()):
             looks.add_metric((what, result), count)
         yield looks
-        outside = GaugeMetricFamily(
+        yield from in_pieces(
+            GaugeMetricFamily,
             "pointsman_in_flight_outside",
             "Requests an endpoint counts that came past this edge.",
-            labels=("replica",),
+            ("replica",),
+            (((r.id,), {"value": int(self._load.outside[r.slot])}) for r in by_id(self._replicas)),
         )
-        for replica in sorted(self._replicas, key=lambda r: r.id):
-            outside.add_metric((replica.id,), int(self._load.outside[replica.slot]))
-        yield outside

@@ -32,8 +32,9 @@ class Reporter:
         self._depths = KeyDepths()
         self._model = model
         self._block_size = model.config.block_size
+        self.transports = [RouterTransport(admin, config.admin_token, config.replica_id) for admin in config.register]
         self.publisher = Publisher(
-            [RouterTransport(admin, config.admin_token, config.replica_id) for admin in config.register],
+            self.transports,
             epoch=uuid.uuid4().hex,
             born_ms=int(time.time() * 1000),
             capacity_tokens=model.config.blocks * model.config.block_size,

@@ -114,6 +114,7 @@ class SimServer:
                 ttl_s=self.config.ttl_s,
                 role=self.config.role,
                 adapters=sorted(self._generation.adapters),
+                renewals=self._reporter.transports if self._reporter is not None else (),
             )
             self._heartbeat = asyncio.create_task(self._registration.run())
             self._heartbeat.add_done_callback(_be_loud)

@@ -106,6 +106,7 @@ class VllmReplica:
         self._died = ""
         self._over = asyncio.Event()
         self._registration: Registration | None = None
+        self._transports: list[RouterTransport] = []
         self._heartbeat: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._reporter: Reporter | None = None
@@ -268,9 +269,9 @@ class VllmReplica:
         spec = self._spec
         if not spec.admin:
             return app
-        transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
+        self._transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
         self._reporter = Reporter(
-            transports,
+            self._transports,
             model=spec.model,
             load=self._load,
             handoffs=self._handoffs,
@@ -322,6 +323,7 @@ class VllmReplica:
             role=self._spec.role,
             adapters=self._spec.loras,
             born_ms=self._spec.born_ms,
+            renewals=self._transports,
         )
         self._heartbeat = asyncio.create_task(self._registration.run())
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from router.clock import Clock
 from router.endpoints import EndpointResolver
 from router.engine_feed import EngineFeed
 from router.errors import LimitError, RegistrationError, ResolveError, SupersededError
+from router.exposition import render
 from router.fronts.admin_types import (
     CandidateView,
     ErrorBody,
@@ -276,7 +277,7 @@ class AdminFront:
         return json_answer(self._openapi)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(generate_latest(self._metrics), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await render(self._metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def livez(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -293,14 +293,14 @@ class ReplicaRegistry:
 
     def restore(self, saved: SavedReplica, now_s: float) -> Replica:
         """Takes a saved registration over; its lease starts afresh."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s)
+        replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s)
         if saved.draining:
             self.drain(saved.id)
         return replica
 
     def learn(self, saved: SavedReplica, now_s: float) -> Replica:
         """Makes a registration what another edge says it is."""
-        replica = self.put(saved.id, _registration(saved), (saved.host, saved.port), now_s, elsewhere=True)
+        replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s, elsewhere=True)
         if replica.draining is not saved.draining:
             replica.draining = saved.draining
             self._changed()
@@ -322,6 +322,14 @@ class ReplicaRegistry:
         replica = self._by_id.get(replica_id)
         if replica is not None and 0 < born_ms < replica.registration.born_ms:
             raise SupersededError(f"replica {replica_id!r}: a later life of it is registered, at {replica.url}")
+
+    def renew(self, replica: Replica, born_ms: int, now_s: float) -> bool:
+        """Renews the lease for a message of the replica itself, as `put` does. False when there is no lease, or when
+        it is an earlier life that speaks (`born_ms`; 0 is unsaid)."""
+        if replica.ttl_s is None or 0 < born_ms < replica.registration.born_ms:
+            return False
+        replica.lease_until_s = replica.heard_until_s = now_s + replica.ttl_s
+        return True
 
     def drain(self, replica_id: str) -> bool:
         """No further request is routed to it; True if it is known."""
@@ -475,19 +483,6 @@ class ReplicaRegistry:
         assert len(set(slots)) == len(slots), "two replicas share a slot"
         assert all(self._ids[r.slot] == r.id for r in self), "ids by slot are stale"
         assert not set(slots) & set(self._free_slots), "a used slot is free"
-
-
-def _registration(saved: SavedReplica) -> Registration:
-    return Registration(
-        url=saved.url,
-        model=saved.model,
-        ttl_s=saved.ttl_s,
-        adapters=saved.adapters,
-        health_path=saved.health_path,
-        role=saved.role,
-        pool=saved.pool,
-        born_ms=saved.born_ms,
-    )
 
 
 def _may_serve(replica: Replica, model: str, others_are_named: bool) -> bool:

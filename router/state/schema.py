@@ -129,6 +129,20 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     health_path: str = ""
     born_ms: int = 0
 
+    @property
+    def registration(self) -> Registration:
+        """The registration as the replica made it."""
+        return Registration(
+            url=self.url,
+            model=self.model,
+            ttl_s=self.ttl_s,
+            adapters=self.adapters,
+            health_path=self.health_path,
+            role=self.role,
+            pool=self.pool,
+            born_ms=self.born_ms,
+        )
+
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     """What a router started on the same host needs to take over at once."""
@@ -354,6 +368,9 @@ class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     feed_port: Annotated[
         int, msgspec.Meta(description="Port beside this one that takes messages over a connection that stays open.")
     ] = 0
+    renewed: Annotated[
+        bool, msgspec.Meta(description="The message renewed the replica's lease, as a `PUT` of its registration does.")
+    ] = False
 
 
 # The same over a connection that stays open (router/fronts/feed.py, engine/transport.py). Every frame is its length as

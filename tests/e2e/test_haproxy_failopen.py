@@ -397,3 +397,36 @@ async def test_without_a_router_all_failing_replicas_are_asked(tmp_path: Path) -
             assert {answer.status for answer in answers} == {500}
             await asyncio.sleep(0.3)
         assert all(replica.received for replica in edge.replicas.values())
+
+
+async def test_copies_to_send_again_are_bounded_in_memory(tmp_path: Path) -> None:
+    """With so many requests under way that their copies fill `replay_memory_mb`, one more is not sent again."""
+    async with running_edge(tmp_path, replay=True, replay_memory_mb=1) as edge:
+        within_limit = (1 << 20) // 131072  # buffers of the default window
+        ended = asyncio.Event()
+
+        async def answer_late(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            await ended.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            return True
+
+        async def drop(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            writer.transport.abort()
+            return False
+
+        r1, r2 = edge.replicas["r1"], edge.replicas["r2"]
+        edge.router.answer = lambda _: {"first": "r1", "reason": "hash"}
+        r1.on_request = answer_late
+        waiting = [asyncio.create_task(edge.ask()) for _ in range(within_limit)]
+
+        async def all_wait() -> bool:
+            return len(r1.received) == within_limit
+
+        await until(all_wait)
+        edge.router.answer = lambda _: {"first": "r2", "reason": "hash"}
+        r2.on_request = drop
+        assert (await edge.ask()).status == 502
+        ended.set()
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+        await edge.idle()
+        assert ((answer := await edge.ask()).status, answer.replica) == (200, "r1")

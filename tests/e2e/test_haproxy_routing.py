@@ -14,6 +14,7 @@ import httpx
 import pytest
 from haproxy_fixture import Received, read_response, running_edge, until
 
+from haproxy import places
 from haproxy.config import DEFAULT_GENERATION_PATHS, DEFAULT_SESSION_HEADERS, Bind
 from pointsman.ports import pick_ports
 
@@ -461,3 +462,39 @@ async def test_a_silent_replica_is_waited_for_as_long_as_the_router_says(tmp_pat
         assert answer.status == 504
         line = await edge.router.line(answer.id)
         assert (line["srv"], line["ts"]) == ("r2", "sH")
+
+
+async def test_a_large_fleet_is_searched_and_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a table of names the choices mean what they mean without: first, second where the first is down or unknown,
+    and second again where a connection is refused; also after a reload, whose table is empty at first."""
+    monkeypatch.setattr(places, "PLACES_FROM", 3)
+    async with running_edge(tmp_path, replicas=4) as edge:
+        chosen: dict[str, str] = {}
+        edge.router.answer = lambda _: {**chosen, "reason": "hash"}
+
+        async def served(first: str, second: str) -> str:
+            chosen.update(first=first, second=second)
+            answer = await edge.ask()
+            assert answer.status == 200
+            return answer.replica
+
+        desired = {name: replica.desired for name, replica in edge.replicas.items()}
+        for _ in range(2):
+            await edge.reconciler.step(desired)
+            assert await edge.api.get_variable("proc.pm.places") == "1"
+            for name in edge.replicas:
+                assert await served(name, "r1") == name
+            assert await served("nobody", "r3") == "r3"
+            await edge.process.reload()
+            await edge.servers_are("up", *desired)
+        await edge.reconciler.step(desired)
+        await edge.replicas["r2"].stop()
+        assert await served("r2", "r4") == "r4"
+        await edge.servers_are("down", "r2")
+        assert await served("r2", "r3") == "r3"
+        del desired["r4"]
+        await edge.reconciler.step(desired)
+        await edge.reconciler.step(desired)
+        assert await served("r4", "r1") == "r1"

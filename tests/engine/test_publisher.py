@@ -166,7 +166,8 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
         await register(router, *(f"r{number}" for number in range(50)))
         async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
             answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
-            assert answer.json() == {"resync": False, "interval_ms": 50, "feed_port": router.feed.port}
+            expected = {"resync": False, "interval_ms": 50, "feed_port": router.feed.port, "renewed": False}
+            assert answer.json() == expected
 
 
 @pytest.mark.parametrize(

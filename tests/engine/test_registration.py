@@ -12,6 +12,7 @@ import pytest
 from admin_stub import admin
 
 from engine.registration import Registration
+from engine.transport import RENEWED_FOR_S
 
 
 @asynccontextmanager
@@ -140,3 +141,37 @@ async def test_a_lease_that_ended_first_is_no_news(caplog: pytest.LogCaptureFixt
             await router.wait_said(1)
             router.status = 404
         assert not [said for said in own_lines(caplog) if "DELETE" in said]
+
+
+class Reports:
+    """Reports that renew the lease while a test says so."""
+
+    renews = True
+
+
+async def test_a_lease_that_reports_renew_needs_no_heartbeats() -> None:
+    """One PUT registers. The next one comes when what is registered changes, or when reports stop."""
+    reports = Reports()
+    async with admin() as router, registered(router.url, ttl_s=10.0, renewals=[reports]) as registration:
+        await registration.wait_registered()
+        for _ in range(10):
+            await asyncio.sleep(0.02)  # a heartbeat
+        assert len(router.said) == 1
+        registration.offer(["adapter"])
+        await router.wait_said(2)
+        assert router.said[1][2]["adapters"] == ["adapter"]
+        reports.renews = False
+        await router.wait_said(5)
+
+
+async def test_reports_are_not_relied_on_where_the_lease_is_short() -> None:
+    """A lease that would end before the end of reports was noticed is renewed by heartbeats."""
+    async with admin() as router, registered(router.url, ttl_s=RENEWED_FOR_S, renewals=[Reports()]):
+        await router.wait_said(3)
+
+
+async def test_a_lease_that_reports_renew_is_confirmed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else wrote under the same id does not stay for ever."""
+    monkeypatch.setattr("engine.registration.CONFIRM_S", 0.0)
+    async with admin() as router, registered(router.url, ttl_s=10.0, renewals=[Reports()]):
+        await router.wait_said(3)

@@ -12,11 +12,17 @@ from router_fixture import register, running_router
 from engine import transport
 from engine.transport import RouterTransport, TransportError
 from router.app import Router
-from router.state.schema import EngineEvents
+from router.state.schema import EngineEvents, Registration
 
 
 def events(seq: int, **given: object) -> EngineEvents:
     return EngineEvents(epoch="e", seq=seq, **given)  # type: ignore[arg-type]
+
+
+def lease(router: Router, born_ms: int = 0) -> None:
+    """Registers replica a for ten seconds."""
+    registration = Registration(url="http://127.0.0.1:1", model="m", ttl_s=10.0, born_ms=born_ms)
+    router.replicas.put("a", registration, ("127.0.0.1", 1), router.clock())
 
 
 @asynccontextmanager
@@ -122,3 +128,43 @@ async def test_a_router_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             await way.send(events(0, snapshot=True))
         assert not way.fed
         await way.close()
+
+
+async def test_messages_over_the_open_connection_renew_the_lease() -> None:
+    """Not those over HTTP, which cost what a heartbeat does, nor when the connection has ended."""
+    async with running_router() as router, way_to(router) as way:
+        lease(router)
+        await way.send(events(0, snapshot=True))
+        assert not way.renews
+        await way.send(events(1))
+        assert way.renews
+        router.replicas.remove("a")
+        with pytest.raises(TransportError, match="404"):
+            await way.send(events(2))
+        assert not way.renews
+
+
+async def test_a_lease_that_is_not_renewed_is_said_not_to_be() -> None:
+    """A replica without a lease, and an earlier life of one that has one, go on with heartbeats."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        assert way.fed
+        assert not way.renews
+        lease(router, born_ms=7)
+        await way.send(events(2, born_ms=6))
+        assert not way.renews
+        await way.send(events(3, born_ms=7))
+        assert way.renews
+
+
+async def test_a_message_long_ago_renews_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose reports hang says so by their silence."""
+    async with running_router() as router, way_to(router) as way:
+        lease(router)
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        assert way.renews
+        monkeypatch.setattr(transport, "RENEWED_FOR_S", 0.0)
+        assert not way.renews

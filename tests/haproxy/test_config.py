@@ -95,6 +95,15 @@ def test_replay_follows_the_window_unless_set() -> None:
         assert (asked in text) == (waits in text) == replays
 
 
+def test_the_memory_for_copies_bounds_their_number() -> None:
+    """So many requests under way as their copies, a buffer each, fit; none is counted where none is copied."""
+    rule = "http-request disable-l7-retry if { be_conn gt %d }"
+    assert rule % 2048 in render(make_edge()).haproxy_cfg
+    assert rule % 8192 in render(make_edge(body_window_bytes=16384)).haproxy_cfg
+    assert rule % 4096 in render(make_edge(replay_memory_mb=512)).haproxy_cfg
+    assert "disable-l7-retry" not in render(make_edge(replay=False)).haproxy_cfg
+
+
 def test_what_is_off_is_not_there() -> None:
     """Filter, keys, allow-list, override and cap cost nothing when they are off."""
     text = render(make_edge(max_body_bytes=0)).haproxy_cfg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from haproxy.errors import CommandRefused, ConfigError
 from haproxy.reconcile import (
     GROUPS_MAX,
     MAPS,
+    SLICE_ROWS,
     DesiredServer,
     ObservedServer,
     Reconciler,
@@ -22,6 +24,7 @@ from haproxy.reconcile import (
     health_paths,
     observe,
     plan,
+    slices,
 )
 from haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
 
@@ -434,3 +437,46 @@ async def test_any_history_converges_without_cutting_a_stream(
     settled = await reconciler.step(last)
     assert not settled.changed
     assert settled.servers.keys() == last.keys()
+
+
+def test_a_table_is_cut_between_rows_and_keeps_its_head() -> None:
+    """Parsing the pieces gives what parsing the whole gives, also of a table without rows."""
+    for rows in (0, 1, SLICE_ROWS, SLICE_ROWS + 1, 3 * SLICE_ROWS):
+        table = "\n".join(["1", "# be_name", *(f"row {number}" for number in range(rows))])
+        pieces = list(slices(table, 2))
+        assert len(pieces) == max(1, -(-rows // SLICE_ROWS))
+        assert all(piece.startswith("1\n# be_name") for piece in pieces)
+        assert [row for piece in pieces for row in piece.split("\n")[2:]] == table.split("\n")[2:]
+
+
+async def test_others_run_while_a_large_fleet_is_looked_at() -> None:
+    """Between slices of the fleet, so that no lookup waits for a whole round."""
+    haproxy = ModelHAProxy()
+    desired = {f"r{n}": DesiredServer(f"r{n}", "127.0.0.1", 1024 + n) for n in range(5 * SLICE_ROWS)}
+    reconciler = Reconciler(haproxy)
+    await reconciler.step(desired)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    observation = await reconciler.step(desired)
+    task.cancel()
+    assert len(observation.servers) == len(desired)
+    assert not observation.changed
+    assert turns >= 10  # two tables of five slices each
+
+
+def test_a_large_fleet_is_checked_less_often() -> None:
+    """Checks of all servers together keep to `checks_per_s_max`; a small fleet has the pauses it is given."""
+    options = ServerOptions(inter_ms=500, downinter_ms=250, checks_per_s_max=1000)
+    for count, inter_ms, downinter_ms in ((1, 500, 250), (400, 500, 400), (4000, 4000, 4000)):
+        desired = {f"r{n}": DesiredServer(f"r{n}", "10.0.0.1", 1 + n) for n in range(count)}
+        added = [command for command in plan(desired, {}, options=options) if command.startswith("add server")]
+        assert len(added) == count
+        assert all(f" inter {inter_ms}ms " in command for command in added)
+        assert all(f" downinter {downinter_ms}ms " in command for command in added)

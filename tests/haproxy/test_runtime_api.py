@@ -12,6 +12,7 @@ from golden import HAPROXY
 
 from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
 from haproxy.runtime_api import (
+    AHEAD,
     MAX_ANSWER_BYTES,
     Info,
     MasterAPI,
@@ -216,18 +217,21 @@ async def test_a_tcp_address_serves_too() -> None:
         assert (await api.info()).version == "2.8.25-5cf5d0683"
 
 
-async def test_no_command_is_sent_ahead(tmp_path: Path) -> None:
-    """The next one leaves after the answer to the one before."""
-    got: list[bytes] = []
+async def test_few_commands_are_sent_ahead(tmp_path: Path) -> None:
+    """The first `AHEAD` leave together, the next ones after the answers to those before."""
+    got: list[list[bytes]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            got.append(data)
-            writer.write(b"[6]: yes\n\n> " if len(got) > 2 else b"\n> ")
+            got.append(data.splitlines())
+            for command in got[-1]:
+                writer.write(b"[6]: yes\n\n> " if command.isdigit() else b"\n> ")
 
+    commands = [str(number) for number in range(AHEAD + 3)]
     async with stub_socket(tmp_path / "s", answer) as path:
-        assert await RuntimeAPI(path).run(["a", "b"]) == ["yes", "yes"]
-    assert got == [b"prompt\n", b"set severity-output number\n", b"a\n", b"b\n"]
+        assert await RuntimeAPI(path).run(commands) == ["yes"] * len(commands)
+    assert [len(together) for together in got] == [AHEAD, 5]
+    assert [command.decode() for together in got for command in together][2:] == commands
 
 
 async def test_run_raises_for_the_first_refusal_after_sending_all(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The edge sync: HAProxy's servers follow the registry, health and sessions come back."""
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from haproxy.errors import HAProxyUnavailable
 from haproxy.reconcile import DesiredServer, Observation, ObservedServer
 from router.body_needs import BodyNeeds
-from router.edge_sync import BODY_VARIABLE, WINDOW_VARIABLE, EdgeSync
+from router.edge_sync import BODY_VARIABLE, SLICE_REPLICAS, WINDOW_VARIABLE, EdgeSync
 from router.metrics import EdgeHealth
 from router.readiness import Readiness
 from router.state.load import LoadTable
@@ -238,3 +239,38 @@ async def test_workers_are_looked_at_while_haproxy_stops_too(world: World, old_w
     with pytest.raises(HAProxyUnavailable):
         await world.round()
     assert old_workers.looks == [None]
+
+
+async def test_others_run_while_a_round_goes_over_a_large_fleet(world: World) -> None:
+    """Between slices of the fleet, both when it is wished for and when what was seen is applied."""
+    for number in range(4 * SLICE_REPLICAS):
+        world.replicas.put(f"r{number}", Registration(url=f"http://h:{number}"), ("10.0.0.2", 1 + number), 0.0)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    await world.round()
+    task.cancel()
+    assert turns >= 8
+    assert all(replica.health is Health.UP for replica in world.replicas)
+
+
+async def test_rounds_are_rare_at_rest_and_in_large_fleets(world: World) -> None:
+    """Twice the interval while nothing is in flight and all are up; at least a millisecond a replica."""
+    assert world.sync.pause_s() == 0.5  # nobody has been seen yet
+    await world.round()
+    assert world.sync.pause_s() == 1.0
+    world.load.reserve("r", 0, 1, world.now_s)
+    assert world.sync.pause_s() == 0.5
+    world.load.release("r")
+    world.haproxy.down = {"a"}
+    await world.round()
+    assert world.sync.pause_s() == 0.5
+    for number in range(998):
+        world.replicas.put(f"r{number}", Registration(url=f"http://h:{number}"), ("10.0.0.2", 1 + number), 0.0)
+    assert world.sync.pause_s() == 1.0

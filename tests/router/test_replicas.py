@@ -244,3 +244,17 @@ def test_adapters_and_health_path_survive_a_restart() -> None:
     (saved,) = registry.saved()
     again = ReplicaRegistry()
     assert again.restore(saved, 0.0).registration == registration
+
+
+def test_a_message_of_the_replica_renews_its_lease() -> None:
+    """As a heartbeat would; not that of an earlier life, and nothing where there is no lease."""
+    replicas = ReplicaRegistry()
+    leased = replicas.put("a", Registration(url="http://h:1", ttl_s=10.0, born_ms=5), ("10.0.0.1", 1), 0.0)
+    forever = replicas.put("b", Registration(url="http://h:2"), ("10.0.0.1", 2), 0.0)
+    assert replicas.renew(leased, 0, 5.0)
+    assert replicas.renew(leased, 6, 8.0)
+    assert not replicas.renew(leased, 4, 9.0)
+    assert not replicas.renew(forever, 0, 9.0)
+    assert (leased.lease_until_s, leased.heard_until_s, forever.lease_until_s) == (18.0, 18.0, None)
+    assert replicas.expire_leases(17.9) == []
+    assert replicas.expire_leases(18.0) == ["a"]
