@@ -47,7 +47,7 @@ async def test_a_held_request_goes_where_the_answer_says(tmp_path: Path, lookup:
         text = {key: value.decode("latin-1") if isinstance(value, bytes) else value for key, value in asked.items()}
         text = {key: value for key, value in text.items() if value is not None}
         waits = {key: v.decode("latin-1") if isinstance(v, bytes) else v for key, v in held.arguments.items()}
-        assert waits == text
+        assert text.items() <= waits.items()  # the digest of the body says by itself how much of it was seen
         assert served(edge) == 0
         held.answer.set_result(dict(GO))
         answer = await asking

@@ -33,7 +33,7 @@ async def test_the_routers_first_choice_serves(tmp_path: Path, lookup: str) -> N
         (asked,) = edge.router.asked
         text = {key: value.decode() if isinstance(value, bytes) else value for key, value in asked.items()}
         assert text.pop("tenant", None) is None
-        assert text == {"id": answer.id, "path": "/v1/chat/completions", "session": "s 1&=%", "size": 13}
+        assert text == {"id": answer.id, "path": "/v1/chat/completions", "session": "s 1&=%", "size": 13, "seen": 13}
         line = await edge.router.line(answer.id)
         expected = {"srv": "r2", "first": "r2", "reason": "hash", "st": 200, "rc": "0", "ts": "--", "routed": "1"}
         assert {key: line[key] for key in expected} == expected

@@ -25,6 +25,10 @@ def listening() -> socket.socket:
     return sock
 
 
+def unexpected() -> None:
+    raise AssertionError("the server ended by itself")
+
+
 async def hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
 
@@ -36,7 +40,7 @@ async def test_a_server_serves_until_its_stack_unwinds(monkeypatch: pytest.Monke
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with asyncio.timeout(10):
         async with AsyncExitStack() as stack:
-            await serve_http(stack, "test", sock, Starlette(routes=[Route("/", hello)]))
+            await serve_http(stack, "test", sock, Starlette(routes=[Route("/", hello)]), unexpected)
             async with httpx.AsyncClient(trust_env=False) as client:
                 assert (await client.get(url)).text == "hello"
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -49,7 +53,7 @@ async def test_the_date_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_servers, "TICK_S", 0.01)
     sock = listening()
     async with AsyncExitStack() as stack:
-        await serve_http(stack, "test", sock, Starlette(routes=[Route("/", hello)]))
+        await serve_http(stack, "test", sock, Starlette(routes=[Route("/", hello)]), unexpected)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}", trust_env=False) as client:
             first = parsedate_to_datetime((await client.get("/")).headers["date"])
             async with asyncio.timeout(10):

@@ -142,7 +142,8 @@ class StubRouter:
         arguments: Arguments = dict(parse_qsl(form, keep_blank_values=True, encoding="latin-1"))
         if "body" in arguments:
             arguments["body"] = arguments["body"].encode("latin-1")
-        arguments["size"] = int(arguments["size"])
+        for number in {"size", "seen"} & arguments.keys():
+            arguments[number] = int(arguments[number])
         answer = await self._hold(arguments, reader) if b" /hold " in head else self._decide("lookup", arguments)
         if answer is None:
             await reader.read()  # until HAProxy gives up

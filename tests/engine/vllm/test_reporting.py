@@ -174,7 +174,9 @@ async def test_a_streamed_request_is_told_of(replica: Replica) -> None:
     (first,) = replica.listener.first
     assert (first.id, first.prompt_tokens, first.cached_tokens) == ("r1", TOKENS, 32)
     assert first.ttft_ms > 0
-    assert replica.listener.finished == [Finished("r1", TOKENS, 2)]
+    (finished,) = replica.listener.finished
+    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms)
+    assert finished.decode_ms > 0
     message = replica.listener.messages[0]
     assert message.snapshot and message.capacity_tokens == 5000 and message.load == EngineLoad(running=1)
 
@@ -198,7 +200,9 @@ async def test_the_first_token_of_a_whole_answer_is_told_in_time(replica: Replic
     await asking
     await replica.until(finished=1)
     assert replica.listener.first == [first]
-    assert replica.listener.finished == [Finished("r1", TOKENS, 2)]
+    (finished,) = replica.listener.finished
+    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms)
+    assert finished.decode_ms > 0
 
 
 async def test_an_answer_that_computed_no_block_is_told_of_at_its_end(replica: Replica) -> None:
