@@ -129,10 +129,14 @@ async def until(
 
 
 @contextlib.asynccontextmanager
-async def stub_replicas(count: int, token_interval_ms: float, log_dir: Path) -> AsyncIterator[list[str]]:
-    """URLs of running stub replicas."""
+async def stub_replicas(
+    count: int, token_interval_ms: float, log_dir: Path, *, spread: bool = False
+) -> AsyncIterator[list[str]]:
+    """URLs of running stub replicas. With `spread` their steps do not fall together."""
     argv = [sys.executable, "-m", "bench.stub"]
     argv += ["--replicas", str(count), "--token-interval-ms", str(token_interval_ms)]
+    if spread:
+        argv.append("--spread")
     stub = Spawned("stub", argv, log_dir)
     try:
         yield json.loads(await stub.line())

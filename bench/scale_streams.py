@@ -29,7 +29,7 @@ TOKEN_INTERVAL_S = 2.0
 STREAM_TOKENS = 10_000
 """A stream outlives the bench."""
 REPLICAS = 32
-"""Each has a step of its own, so that tokens are spread in time."""
+"""Each has steps of its own, as engines have. In one burst of 9,800 tokens HAProxy would need a buffer for each."""
 STEP = 200
 """Streams opened at a time."""
 SPARE_DESCRIPTORS = 300
@@ -177,7 +177,7 @@ async def measure_streams(options: StreamOptions, folder: Path) -> tuple[list[St
     for body_kb in options.body_kb:
         logs = folder / f"{body_kb}kb"
         logs.mkdir()
-        async with stub_replicas(REPLICAS, TOKEN_INTERVAL_S * 1000, logs) as urls:
+        async with stub_replicas(REPLICAS, TOKEN_INTERVAL_S * 1000, logs, spread=True) as urls:
             async with edge(OURS, logs, policy=POLICY, replicas=urls) as side:
                 await measure_side(side, body_kb, options, figures)
             if options.peer:

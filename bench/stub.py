@@ -115,8 +115,11 @@ def render(body: bytes) -> bytes:
 class Replica:
     """One replica's streams and counters."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float, phase: float | None = None) -> None:
+        """`phase`, from 0 to 1, is where in an interval of the clock its steps fall; None: one interval after its first
+        stream begins."""
         self.answered = 0
+        self._phase = phase
         self._loop = loop
         self._interval_s = interval_s
         self._streams: dict[StubProtocol, int] = {}
@@ -125,9 +128,15 @@ class Replica:
     def begin(self, protocol: StubProtocol, tokens: int) -> None:
         """Stream to this connection from the next step on."""
         if not self._streams:
-            self._due_s = self._loop.time() + self._interval_s
+            self._due_s = self._first_step_s()
             self._loop.call_at(self._due_s, self._step)
         self._streams[protocol] = tokens
+
+    def _first_step_s(self) -> float:
+        now_s, interval_s = self._loop.time(), self._interval_s
+        if self._phase is None:
+            return now_s + interval_s
+        return ((now_s / interval_s - self._phase) // 1 + 1 + self._phase) * interval_s
 
     def forget(self, protocol: StubProtocol) -> None:
         self._streams.pop(protocol, None)
@@ -209,15 +218,15 @@ class StubProtocol(asyncio.Protocol):
             self.write(_EMPTY_WIRE)
 
 
-async def serve(replicas: int, interval_s: float) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def serve(replicas: int, interval_s: float, *, spread: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. With `spread` the steps of replicas are spread over an interval."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for caught in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(caught, stop.set)
     urls = []
-    for _ in range(replicas):
-        replica = Replica(loop, interval_s)
+    for number in range(replicas):
+        replica = Replica(loop, interval_s, number / replicas if spread else None)
         server = await loop.create_server(lambda replica=replica: StubProtocol(replica), "127.0.0.1", 0, backlog=1024)  # type: ignore[misc]
         urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     print(json.dumps(urls), flush=True)
@@ -228,8 +237,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.stub", description="Replicas with one fixed answer.")
     parser.add_argument("--replicas", type=int, default=4)
     parser.add_argument("--token-interval-ms", type=float, default=20.0)
+    parser.add_argument("--spread", action="store_true", help="Let the steps of replicas not fall together.")
     options = parser.parse_args(arguments)
-    uvloop.run(serve(options.replicas, options.token_interval_ms / 1000))
+    uvloop.run(serve(options.replicas, options.token_interval_ms / 1000, spread=options.spread))
 
 
 if __name__ == "__main__":

@@ -315,9 +315,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
     buffer for every such request until its answer *ends*, which costs about 0.3 us and 1 KiB a request for each KiB of
     buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
-    replay_memory_mb: int = 256
+    replay_memory_mb: int = 160
     """MiB that the copies of `replay` may take together. A request that would be one too many (with buffers of 128 KiB:
-    beyond 2,048 requests under way) is kept no copy of, so it takes 12 KB instead of 140: should its replica drop it
+    beyond 1,280 requests under way) is kept no copy of, so it takes 12 KB instead of 140: should its replica drop it
     without an answer, the client gets 502; a refused connection is still tried elsewhere."""
     max_body_bytes: int = MAX_BODY_BYTES
     """A larger announced body is refused with 413; the default has room for a prompt of a million tokens and images.

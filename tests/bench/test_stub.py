@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from bench.http import AnswerReader, Request, chat_body
 from bench.stub import ANSWER, Replica, StubProtocol, render, stream_bytes, stream_events
 
@@ -66,3 +68,13 @@ async def test_health_and_models_are_served_and_not_counted() -> None:
     answers, replica = await ask(get % b"/health", get % b"/v1/models", get % b"/counts")
     assert [answer.status for answer in answers] == [200, 200, 200]
     assert replica.answered == 0
+
+
+async def test_steps_of_replicas_may_be_spread() -> None:
+    """A phase is a place in the interval of the clock, whenever the first stream begins."""
+    loop = asyncio.get_running_loop()
+    for phase in (0.0, 0.25, 0.75):
+        replica = Replica(loop, 2.0, phase)
+        first_s = replica._first_step_s()
+        assert 0 < first_s - loop.time() <= 2.0
+        assert (first_s / 2.0) % 1 == pytest.approx(phase, abs=1e-6) or (first_s / 2.0) % 1 > 1 - 1e-6

@@ -98,8 +98,8 @@ def test_replay_follows_the_window_unless_set() -> None:
 def test_the_memory_for_copies_bounds_their_number() -> None:
     """So many requests under way as their copies, a buffer each, fit; none is counted where none is copied."""
     rule = "http-request disable-l7-retry if { be_conn gt %d }"
-    assert rule % 2048 in render(make_edge()).haproxy_cfg
-    assert rule % 8192 in render(make_edge(body_window_bytes=16384)).haproxy_cfg
+    assert rule % 1280 in render(make_edge()).haproxy_cfg
+    assert rule % 5120 in render(make_edge(body_window_bytes=16384)).haproxy_cfg
     assert rule % 4096 in render(make_edge(replay_memory_mb=512)).haproxy_cfg
     assert "disable-l7-retry" not in render(make_edge(replay=False)).haproxy_cfg
 
