@@ -77,22 +77,20 @@ def faults_command(
     json: AsJson = False,
     out: Out = None,
     policy: Annotated[list[str] | None, typer.Option(help="Policies to play; all where none is named.")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Scenes to play; all where none is named.")] = None,
+    only: Annotated[str, typer.Option(help="Play one half alone: replicas or scenes.")] = "",
 ) -> None:
-    """What clients see of replicas that fail behind green health checks; about an hour, with --quick five minutes."""
+    """Replicas that fail behind green health checks, and what lies, outsiders and dying parts cost: about an hour, with
+    --quick eight minutes."""
+    if only not in ("", "replicas", "scenes"):
+        raise typer.BadParameter(f"--only: {only!r}: replicas or scenes is expected")
     options = FaultOptions.quick() if quick else FaultOptions()
     if policy:
         options = replace(options, policies=tuple(policy))
-    run({"faults": lambda: run_faults(options)}, json, out)
-
-
-@app.command("survival")
-def survival_command(
-    json: AsJson = False,
-    out: Out = None,
-    scene: Annotated[list[str] | None, typer.Option(help="Scenes to play; all where none is named.")] = None,
-) -> None:
-    """What clients see when somebody lies, a part of the edge dies or an outsider asks; about three minutes."""
-    run({"survival": lambda: run_survival(scene or ())}, json, out)
+    benches: dict[str, Bench] = {"faults": lambda: run_faults(options), "survival": lambda: run_survival(scene or ())}
+    if only:
+        del benches["survival" if only == "replicas" else "faults"]
+    run(benches, json, out)
 
 
 @app.command("scale")

@@ -26,9 +26,12 @@ from bench.cpu import TICK_NS
 from haproxy.binary import find_binary
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+SURVIVES = DOCS.with_name("what-it-survives.md")
+"""Pages that show runs: costs and speed on the first, faults on the second."""
 BEGIN = "<!-- results: written by `python -m bench docs` -->"
 SCALE = "<!-- scale: written by `python -m bench docs` -->"
 AGENTS = "<!-- agents: written by `python -m bench docs` -->"
+FAULTS = "<!-- faults: written by `python -m bench docs` -->"
 END = "<!-- end of results -->"
 
 
@@ -202,13 +205,17 @@ def put_between(page: str, text: str, marker: str = BEGIN) -> str:
     return f"{before}{marker}\n\n{text}\n\n{END}{after}"
 
 
-def write_docs(report: Report, page: Path = DOCS) -> None:
-    """Put the report's tables onto the page: those of agents and of scale in places of their own."""
-    page.write_text(put_between(page.read_text(), report.markdown(), place_of(report)))
+def write_docs(report: Report, page: Path | None = None) -> None:
+    """Puts a report's tables where they belong: by default on the page of its kind, behind the marker of its kind."""
+    own_page, marker = place_of(report)
+    page = own_page if page is None else page
+    page.write_text(put_between(page.read_text(), report.markdown(), marker))
 
 
-def place_of(report: Report) -> str:
-    """The marker behind which its tables go."""
+def place_of(report: Report) -> tuple[Path, str]:
+    """The page a report's tables go onto, and the marker they go behind."""
+    if report.figures.keys() & {"faults", "survival"}:
+        return SURVIVES, FAULTS
     if "agentic" in report.figures:
-        return AGENTS
-    return SCALE if "scale" in report.figures else BEGIN
+        return DOCS, AGENTS
+    return DOCS, SCALE if "scale" in report.figures else BEGIN
