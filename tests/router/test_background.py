@@ -119,6 +119,7 @@ async def test_what_nobody_waits_for_is_counted(monkeypatch: pytest.MonkeyPatch)
         assert all_of.tasks.errors == {LOOP: 1}
 
 
+@pytest.mark.sources
 async def test_a_router_outlives_an_exception_in_its_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lookups and the admin API go on, the sweep too, and the metric says that it failed."""
     monkeypatch.setattr(background, "MIN_BACKOFF_S", 0.001)
