@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 COMPILED ?= .venv-compiled
 ARGS   ?=
 
-.PHONY: help install compiled engine-cpu up check test test-compiled test-all test-marathon e2e bench fuzz clean
+.PHONY: help install compiled engine-cpu prometheus up check test test-compiled test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,11 @@ test-compiled: compiled  ## what tests the request path, against the compiled on
 e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
 
-test-all: test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
+prometheus:  ## Debian's Prometheus, for the tests of alerts and dashboards; needs root
+	command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq prometheus >/dev/null; } \
+	  || echo "prometheus cannot be installed here: tests that need it are skipped"
+
+test-all: prometheus test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
 	$(BIN)/python -m pytest -m '(vllm or soak) and not marathon' $(ARGS)
 
 test-marathon: engine-cpu  ## pools of real vLLM killed and rolled under load, about six minutes

@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,16 +27,13 @@ import httpx
 import yaml
 
 from bench.edge import PATH
-from bench.peers import PeerError, Side, edge, say
+from bench.ground import Ground, ground
+from bench.peers import say
 from bench.report import Table
 
 MEGABYTE = 1_000_000
-LIE_SENT_BYTES = 200_000
-REQUESTS = 96
 SPREAD_MAX = 1.3
 AGREE_S = 2.0
-RECOVER_S = 30.0
-POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,86 +45,6 @@ class Row:
     expected: str
     seen: str
     holds: bool
-
-
-@dataclass
-class Ground:
-    """A running edge, and clients of both its doors."""
-
-    side: Side
-    folder: Path
-    client: httpx.AsyncClient
-    admin: httpx.AsyncClient
-
-    async def chat(self, **headers: str) -> httpx.Response:
-        body = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": os.urandom(200).hex()}]}
-        return await self.client.post(PATH, json=body, headers=headers)
-
-    async def many(self, count: int = REQUESTS) -> list[httpx.Response]:
-        """Honest requests, eight at a time."""
-        gate = asyncio.Semaphore(8)
-
-        async def one() -> httpx.Response:
-            async with gate:
-                return await self.chat()
-
-        return await asyncio.gather(*(one() for _ in range(count)))
-
-    async def metric(self, name: str) -> float:
-        """The sum of all series of a metric."""
-        lines = (await self.admin.get("/metrics")).text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-    def lie(self, announced: int) -> socket.socket:
-        """A connection that announces a body it does not send."""
-        lying = socket.create_connection(("127.0.0.1", self.side.port))
-        head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {announced}\r\n\r\n"
-        )
-        lying.sendall(head.encode() + b'{"model": "sim", "messages": [{"role": "user", "content": "')
-        lying.sendall(b"x" * LIE_SENT_BYTES)
-        return lying
-
-    def pid(self, words: str) -> int:
-        """The process of this edge whose command line holds these words. Raises PeerError."""
-        for process in self.side.processes.members():
-            if words in f"{process.command} ":
-                return process.pid
-        raise PeerError(f"no process of the edge is called {words!r}")
-
-    async def until(self, what: str, holds: Callable[[], Awaitable[bool]], within_s: float = RECOVER_S) -> float:
-        """Seconds until it holds. Raises PeerError."""
-        began_s = time.perf_counter()
-        while time.perf_counter() - began_s < within_s:
-            try:
-                if await holds():
-                    return time.perf_counter() - began_s
-            except httpx.HTTPError:
-                pass
-            await asyncio.sleep(POLL_S)
-        raise PeerError(f"{what}: not within {within_s:g} s")
-
-
-@asynccontextmanager
-async def ground(
-    *arguments: str, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
-) -> AsyncIterator[Ground]:
-    """One edge with four fast simulated replicas, or as the sections of its file say."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pm-")))
-        config = folder / "up.yaml"
-        config.write_text(yaml.safe_dump({"engine": engine or {"timing": "fast"}, **sections}))
-        side = await stack.enter_async_context(
-            edge("edge", folder, up=["--replicas", "4", "--config", str(config), *arguments])
-        )
-        limits = httpx.Limits(max_connections=2000)
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{side.port}", timeout=30.0, trust_env=False, limits=limits)
-        )
-        admin = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=side.admin_url, timeout=10.0, trust_env=False)
-        )
-        yield Ground(side, folder, client, admin)
 
 
 def spread(answers: Sequence[httpx.Response], replicas: int = 4) -> float:
