@@ -123,7 +123,7 @@ class Router:
             on_removed=self._slot_removed,
             on_changed=self._registry_changed,
         )
-        self.outliers = OutlierTable(settings.outliers, self.replicas)
+        self.outliers = OutlierTable(settings.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.readiness.watch("replicas", self.replicas.why_none_serves)
         self.catalog = ModelCatalog(self.replicas, created=int(clock.wall()))
         self.scraper = Scraper(

@@ -17,7 +17,9 @@ class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
         str, msgspec.Meta(description="slow, backpressure, or the cause of failures that are too common to eject for.")
     ]
     share: Annotated[float, msgspec.Meta(description="Of the requests it would have got, it keeps this share.")]
-    ratio: Annotated[float, msgspec.Meta(description="How many times slower than the median it decodes; 1 if unknown.")]
+    ratio: Annotated[
+        float, msgspec.Meta(description="How many times slower than the median it decodes or prefills; 1 if unknown.")
+    ]
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,7 +57,8 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Share of its requests that a replica keeps after it answered 429 or 503, or while it fails and is not ejected.
     At least 0.02: without any request nobody would see that the replica is well again."""
     slow_ratio: Annotated[float, Meta(gt=1.0, le=1000.0)] = 4.0
-    """A replica whose tokens come so many times slower than the median of its model keeps 1 / ratio of its requests.
+    """A replica that decodes, or prefills, so many times slower than the median of its model keeps 1 / ratio of its
+    requests. How fast replicas prefill is known where the policy goes by KV.
     Batches of different size explain less: a full batch decodes two to three times slower than an empty one."""
     slow_window_s: Seconds = 30.0
     """Time constant, in seconds, of the comparison of decoding speeds."""

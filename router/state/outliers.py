@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import mmh3
 import msgspec
@@ -27,7 +28,7 @@ import msgspec
 from policies.types import names
 from router.state.answers import FAILURES, Verdict
 from router.state.failure_accrual import Ejection, OutlierConfig, Record
-from router.state.pace import Pace, Unit
+from router.state.pace import Pace, Unit, over_median
 from router.state.replicas import Health, Membership, Replica, ReplicaRegistry
 from router.state.retry_budget import RetryBudget
 from router.state.schema import EngineEvents, Role
@@ -53,16 +54,20 @@ class Demotion(msgspec.Struct, frozen=True, gc=False):
     """`backpressure`, `slow`, or the cause of failures that eject nobody."""
     share: float
     ratio: float = 1.0
-    """Of a slow replica: how many times slower than the median it decodes."""
+    """Of a slow replica: how many times slower than the median it decodes or prefills."""
 
 
 class OutlierTable:
     """Evidence, ejections and demotions of one edge's replicas."""
 
-    def __init__(self, config: OutlierConfig, replicas: ReplicaRegistry) -> None:
+    def __init__(
+        self, config: OutlierConfig, replicas: ReplicaRegistry, *, prefill_ms: Callable[[int], float] = lambda slot: 0.0
+    ) -> None:
+        """prefill_ms: what a prompt of usual length takes to prefill on a slot, in milliseconds; 0 where unknown."""
         self.config = config
         self._enabled = config.enabled
         self._replicas = replicas
+        self._prefill_ms = prefill_ms
         self._records: dict[int, Record] = {}
         self._ejections: dict[int, Ejection] = {}
         self._pressed: set[int] = set()
@@ -245,18 +250,24 @@ class OutlierTable:
         if now_s >= self._next_pace_s:
             self._next_pace_s = now_s + PACE_INTERVAL_S
             self.pace.step(now_s)
-            self._slow = {
-                slot: ratio
-                for members in self._by_model().values()
-                for slot, ratio in self.pace.ratios(replica.slot for replica in members).items()
-                if ratio >= self.config.slow_ratio
-            }
+            self._compare()
         if self._ejections or self._pressed or self._slow or self.demoted:
             for slot in list(self._ejections):
                 replica = self._replicas.get(self._replicas.ids[slot])
                 if replica is not None:
                     self._record(replica)
             self._settle()
+
+    def _compare(self) -> None:
+        """Finds the replicas that decode or prefill so much slower than the median of their model."""
+        self._slow.clear()
+        for members in self._by_model().values():
+            slots = [replica.slot for replica in members]
+            prefills = {slot: took_ms for slot in slots if (took_ms := self._prefill_ms(slot)) > 0}
+            for ratios in (self.pace.ratios(slots), over_median(prefills)):
+                for slot, ratio in ratios.items():
+                    if ratio >= self.config.slow_ratio:
+                        self._slow[slot] = max(ratio, self._slow.get(slot, 0.0))
 
     # What follows
 

@@ -2,15 +2,15 @@
 
 The measure is the gap between tokens, as a ratio of decayed sums (milliseconds of decoding over tokens, or over bytes
 where an endpoint reports no tokens), so that one long answer counts as much as many short ones. A replica is compared
-with the median of all replicas of its model that were measured the same way. How long a prompt takes is no measure
-here: queues and caches differ between healthy replicas by more than gray failures do, and policies that go by prefill
-times learn them for each replica.
+with the median of all replicas of its model that were measured the same way. The time to the first token is no measure
+here: queues and caches differ between healthy replicas by more than gray failures do. Where a policy goes by KV, the
+time a replica takes to prefill is learned of requests that found no queue, and compared alike (`over_median`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from statistics import median
 from typing import NamedTuple
@@ -85,8 +85,13 @@ class Pace:
                 for slot in members
                 if (sums := self._sums.get((slot, unit))) is not None and sums.amount >= MIN_AMOUNT[unit]
             }
-            if len(gaps) < MIN_MEASURED or (usual := median(gaps.values())) <= 0:
-                continue
-            for slot, gap in gaps.items():
-                found[slot] = max(found.get(slot, 0.0), gap / usual)
+            for slot, ratio in over_median(gaps).items():
+                found[slot] = max(found.get(slot, 0.0), ratio)
         return found
+
+
+def over_median(values: Mapping[int, float]) -> dict[int, float]:
+    """Each value over the median of all; empty where too few were measured to say who is the odd one."""
+    if len(values) < MIN_MEASURED or (usual := median(values.values())) <= 0:
+        return {}
+    return {slot: value / usual for slot, value in values.items()}

@@ -29,6 +29,9 @@ ERROR_WEIGHT = 0.1
 FLOOR_MS = 5.0
 """Predictions below count as this when an error is made relative: timers are no finer."""
 
+TYPICAL_TOKENS = 4096
+"""Prompt at which replicas are compared with each other: long enough that it is not all fixed cost."""
+
 MIN_PER_TOKEN_MS = 1e-5
 """100 million tokens a second: keeps T rising where an engine's prefill seems to cost nothing."""
 
@@ -52,6 +55,10 @@ class PrefillTimes:
         """Another engine there: back to the prior."""
         self._sums.pop(slot, None)
         self._errors.pop(slot, None)
+
+    def typical_ms(self, slot: int) -> float:
+        """Time to prefill `TYPICAL_TOKENS` there, in milliseconds; 0 where nothing was observed."""
+        return self._columns.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
 
     def observe(self, slot: int, tokens: int, took_ms: float) -> None:
         """`tokens` uncached tokens took so long to the first token, with nothing in front of them."""

@@ -19,7 +19,8 @@ class Fleet:
     def __init__(self, count: int = 4, config: OutlierConfig = CONFIG) -> None:
         self.now_s = 100.0
         self.replicas = ReplicaRegistry(initial_health=Health.UP)
-        self.outliers = OutlierTable(config, self.replicas)
+        self.prefill_ms: dict[int, float] = {}
+        self.outliers = OutlierTable(config, self.replicas, prefill_ms=lambda slot: self.prefill_ms.get(slot, 0.0))
         for number in range(1, count + 1):
             self.put(f"r{number}")
         self._asked = 0
@@ -420,3 +421,12 @@ def test_switched_off_nothing_follows_from_answers() -> None:
 def test_a_line_proves(status: int, termination: str, answered: bool, verdict: Verdict) -> None:
     """By status and termination state, as HAProxy writes them."""
     assert judge(status, termination, answered=answered) is verdict
+
+
+def test_a_replica_that_prefills_ten_times_slower_keeps_a_tenth() -> None:
+    """By the prefill times that policies by KV learn; one of which nothing is known is not judged."""
+    fleet = Fleet(5)
+    for name, took_ms in {"r1": 900.0, "r2": 90.0, "r3": 80.0, "r4": 90.0}.items():
+        fleet.prefill_ms[fleet.slot(name)] = took_ms
+    fleet.wait(0.5)
+    assert {slot: round(demotion.ratio) for slot, demotion in fleet.outliers.demoted.items()} == {fleet.slot("r1"): 10}
