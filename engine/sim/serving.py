@@ -305,10 +305,11 @@ class Generation:
                 self._model.let_go(choice.request_id)
                 self.metrics.finished["abort"] += 1
         if reply in self._replies:
-            self._report_end(reply, 0, 0)
+            decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
+            self._report_end(reply, 0, reply.choices[0].computed, decode_ms)
         self._forget(reply)
 
-    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int, decode_ms: float = 0.0) -> None:
+    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int, decode_ms: float) -> None:
         if self._reporter is not None:
             sequence_id = reply.choices[0].request_id
             self._reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens, decode_ms)

@@ -73,7 +73,7 @@ class _Call:
         self.first_s = 0.0
         """When its first token was there."""
         self.decode_ms = 0.0
-        """From its first token to its last; 0 before that."""
+        """From its first token to the last one so far."""
         self.finished = False
 
 
@@ -229,9 +229,8 @@ class Reporter:
                         self._first_token(call, output.num_cached_tokens or 0)
                     tokens = len(output.outputs[0].token_ids) if output.outputs else 0
                     call.completion_tokens = call.completion_tokens + tokens if deltas else tokens
-                    if output.finished and not call.finished:
-                        call.finished = True
-                        call.decode_ms = (time.monotonic() - call.first_s) * 1000
+                    call.decode_ms = (time.monotonic() - call.first_s) * 1000
+                    call.finished = call.finished or output.finished
                     yield output
         finally:
             self._calls.pop(call.tag, None)
@@ -247,10 +246,10 @@ class Reporter:
         if call.tag:
             asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
         if call.request_id and self._publisher is not None:
-            ended = Finished(call.request_id)
-            if call.finished:
-                ended = Finished(call.request_id, call.prompt_tokens, call.completion_tokens, call.decode_ms)
-            self._publisher.finished(ended)
+            prompt_tokens = call.prompt_tokens if call.finished else 0
+            self._publisher.finished(
+                Finished(call.request_id, prompt_tokens, call.completion_tokens, round(call.decode_ms, 3))
+            )
 
     # A request, as blocks
 

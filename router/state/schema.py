@@ -257,7 +257,7 @@ class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request ended, or was aborted."""
+    """A request ended, or was aborted: then `prompt_tokens` is 0, and the rest is what it came to until then."""
 
     id: Annotated[str, msgspec.Meta(max_length=128)]
     prompt_tokens: Tokens = 0
