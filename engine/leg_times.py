@@ -9,7 +9,7 @@ they say one thing. Plain arithmetic, without clock.
 
 from __future__ import annotations
 
-FLOOR_S = 0.5
+FLOOR_S = 1.0
 """Any leg may take so long: connections, tokenising and one step of a busy engine."""
 
 SPARE = 3.0

@@ -288,7 +288,7 @@ class KVState:
                 self.conversations.served_by(placement.conversation, placement.slot, served_by)
             if served:
                 self._answered(placement)
-            else:
+            elif placement.slot in self._feeds:  # its replica may have left meanwhile
                 # What nobody computed is nowhere resident, unless a replica says so.
                 self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
             self._over(placement, now_s)

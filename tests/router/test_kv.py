@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from candidates import make_candidates
 
 from policies.types import NO_SLOT, Candidates, RequestFeatures
 from router.prefix_keys import BOUNDARIES
@@ -348,3 +349,18 @@ def test_odd_prompts_are_read_and_placed() -> None:
     prompt = fleet.kv.read(many, 0.0)
     fleet.kv.placed(many, prompt, 1, fleet.candidates, 0.0)
     assert prompt.tokens == BOUNDARIES[-1] // 4
+
+
+def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
+    """Nobody answered it; keys that others are expected to hold stay expected."""
+    kv = KVState()
+    for slot in range(2):
+        kv.add_slot(slot, f"r{slot}")
+    candidates = make_candidates({"r0": 0, "r1": 0})
+    for slot, request in enumerate(("q0", "q1")):
+        features = RequestFeatures(request_id=request, prefix_keys=(10 + slot,), body_bytes=2000)
+        kv.placed(features, kv.read(features, 0.0), slot, candidates, 0.0)
+    kv.clear_slot(0)
+    kv.ended("q0", 1.0, served=False)
+    assert kv.index.match((11,))
+    kv.validate()
