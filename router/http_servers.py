@@ -15,12 +15,11 @@ from starlette.applications import Starlette
 CLOSE_S = 2
 """How long requests under way may take when the process ends."""
 
-log = structlog.get_logger(__name__)
-
-
 TICK_S = 1.0
 """Between two updates of the Date header, which counts seconds. uvicorn's own loop wakes ten times as often, to see
 whether it should exit."""
+
+log = structlog.get_logger(__name__)
 
 
 class _Server(uvicorn.Server):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from other_task import another_task
 from xxhash import xxh64_hexdigest
 
 from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, ServerOptions, server_ids
@@ -455,20 +455,11 @@ async def test_others_run_while_a_large_fleet_is_looked_at() -> None:
     desired = {f"r{n}": DesiredServer(f"r{n}", "127.0.0.1", 1024 + n) for n in range(5 * SLICE_ROWS)}
     reconciler = Reconciler(haproxy)
     await reconciler.step(desired)
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    observation = await reconciler.step(desired)
-    task.cancel()
+    async with another_task() as turns:
+        observation = await reconciler.step(desired)
     assert len(observation.servers) == len(desired)
     assert not observation.changed
-    assert turns >= 10  # two tables of five slices each
+    assert turns.count >= 10  # two tables of five slices each
 
 
 def test_a_large_fleet_is_checked_less_often() -> None:

@@ -1,9 +1,9 @@
 """The edge sync: HAProxy's servers follow the registry, health and sessions come back."""
 
-import asyncio
 from collections.abc import Mapping
 
 import pytest
+from other_task import another_task
 
 from haproxy.errors import HAProxyUnavailable
 from haproxy.reconcile import DesiredServer, Observation, ObservedServer
@@ -245,18 +245,9 @@ async def test_others_run_while_a_round_goes_over_a_large_fleet(world: World) ->
     """Between slices of the fleet, both when it is wished for and when what was seen is applied."""
     for number in range(4 * SLICE_REPLICAS):
         world.replicas.put(f"r{number}", Registration(url=f"http://h:{number}"), ("10.0.0.2", 1 + number), 0.0)
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    await world.round()
-    task.cancel()
-    assert turns >= 8
+    async with another_task() as turns:
+        await world.round()
+    assert turns.count >= 8
     assert all(replica.health is Health.UP for replica in world.replicas)
 
 

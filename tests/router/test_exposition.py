@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 
+from other_task import another_task
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -56,18 +56,9 @@ async def test_a_page_in_pieces_is_the_page_as_a_whole() -> None:
 
 async def test_others_run_between_two_pieces() -> None:
     """At least once a piece, so that no lookup waits for the whole page."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    await render(Families(*gauges(COUNT)))
-    task.cancel()
-    assert turns >= COUNT // PIECE_SAMPLES
+    async with another_task() as turns:
+        await render(Families(*gauges(COUNT)))
+    assert turns.count >= COUNT // PIECE_SAMPLES
 
 
 def test_a_piece_holds_what_is_made_in_a_millisecond() -> None:
