@@ -1,4 +1,4 @@
-"""What clients see when replicas fail and go on answering their health checks.
+"""The fault matrix: failed requests, as clients see them, of replicas that fail behind green health checks.
 
 One edge by `pointsman up` over four simulated replicas, and for each policy, each fault and each kind of load one
 *cell*: the fault is switched on, load runs for some seconds, and every answer is judged by the client. Closed loop: so
@@ -42,7 +42,7 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
     "reset": {"reset_before_response": MANY},
     "hang": {"hang": True},
 }
-"""What `POST /sim/fault` of a replica is given."""
+"""Bodies of `POST /sim/fault`, by the name of the fault."""
 
 WELL: Mapping[str, Any] = {
     "error_status": 0, "error_count": 0, "reset_after_tokens": 0, "reset_before_response": 0, "hang": False,
@@ -77,7 +77,7 @@ class FaultOptions:
 
 @dataclass
 class Cell:
-    """What clients saw in one cell."""
+    """Answers of one cell, as clients saw them."""
 
     policy: str
     fault: str

@@ -1,4 +1,4 @@
-"""What clients see when somebody lies, something dies, or an outsider asks: one scene a row.
+"""Scenes in which somebody lies, something dies or an outsider asks, and what honest clients see: one row each.
 
 Each scene starts an edge of its own by `pointsman up`, does one bad thing to it while honest clients go on, and says
 what they saw beside what was expected. `bench.faults` is about replicas that fail; here it is about clients, operators
@@ -38,7 +38,7 @@ AGREE_S = 2.0
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one scene."""
+    """The outcome of one scene beside what was expected."""
 
     number: int
     what: str
@@ -121,7 +121,7 @@ async def five_reloads() -> Row:
 
 
 async def _stream(here: Ground, tokens: int) -> bool:
-    """Whether a stream of so many tokens came whole."""
+    """Reads a stream of so many tokens; True when it came whole."""
     body = {
         "model": "sim", "stream": True, "max_tokens": tokens, "ignore_eos": True,
         "messages": [{"role": "user", "content": os.urandom(20).hex()}],
@@ -274,7 +274,7 @@ async def _ask_lookup(run_dir: Path, form: str) -> str:
 
 
 async def near_doors() -> Row:
-    """What another user of this machine could connect to."""
+    """Another user of this machine looks for doors to connect to."""
     async with ground() as here:
         assert here.side.run_dir is not None
         settings = yaml.safe_load((here.side.run_dir / "router.yaml").read_text())

@@ -390,9 +390,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     scope: str = ""
     """Of the request's prefix keys, for the replica."""
     once: bool = False
-    """Whether HAProxy must not send the request again: the retry budget is used up."""
+    """True when the retry budget is used up, so that HAProxy must not send the request again."""
     silence_ms: int = 0
-    """How long the replica may be silent, before its answer and within it; 0: as HAProxy's configuration says."""
+    """Longest silence of the replica, before its answer and within it; 0: as HAProxy's configuration says."""
     hold_ms: int = 0
     """With 429: instead of being refused, the request may be held for so long until there is room."""
 
