@@ -127,7 +127,8 @@ class Aiperf:
             *argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment()
         )
         try:
-            said, _ = await asyncio.wait_for(process.communicate(), within_s)
+            async with asyncio.timeout(within_s):
+                said, _ = await process.communicate()
         except TimeoutError:
             process.terminate()
             await process.wait()

@@ -198,7 +198,8 @@ class HAProxyProcess:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            said, _ = await asyncio.wait_for(checker.communicate(), CHECK_S)
+            async with asyncio.timeout(CHECK_S):
+                said, _ = await checker.communicate()
         except TimeoutError:
             checker.kill()
             await checker.wait()
@@ -271,7 +272,8 @@ class HAProxyProcess:
         if process is not None and process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), TERM_S)
+                async with asyncio.timeout(TERM_S):
+                    await process.wait()
             except TimeoutError:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()

@@ -203,7 +203,8 @@ class Child:
         if process is not None and process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), self._stop_s)
+                async with asyncio.timeout(self._stop_s):
+                    await process.wait()
             except TimeoutError:
                 polite = False
                 self._say(f"{self.name} did not stop within {self._stop_s:g} s, and is killed")

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,13 @@ class RunningEdge:
         if self.process.returncode is None:
             try:
                 await self.stop()
-            except TimeoutError:
+            except TimeoutError as error:
                 for process in survivors:
-                    process.kill()
+                    with suppress(psutil.NoSuchProcess):  # those before it in the list take it with them
+                        error.add_note(f"{process.pid} {process.status()}: {' '.join(process.cmdline())}")
+                        process.kill()
                 await self.process.wait()
+                raise
 
 
 async def agree(edges: Sequence[RunningEdge]) -> None:
@@ -215,16 +218,26 @@ async def running_edges(
                 edges.append(RunningEdge(process, ready[1], ready[2], folder_of))
             yield edges
         except BaseException as error:
-            for log in (Path(folder) / "up.log", *sorted(run_dir.glob("**/log/*.log"))):
-                error.add_note(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-LOG_TAIL:]}")
+            error.add_note(_logs(Path(folder), run_dir))
             raise
         finally:
-            if edges:
-                await asyncio.gather(*(edge.close() for edge in edges))
-            elif process.returncode is None:
-                process.terminate()
-                await process.wait()
-            process._transport.close()  # type: ignore[attr-defined]
+            try:
+                if edges:
+                    await asyncio.gather(*(edge.close() for edge in edges))
+                elif process.returncode is None:
+                    process.terminate()
+                    await process.wait()
+            except TimeoutError as error:
+                error.add_note(_logs(Path(folder), run_dir))
+                raise
+            finally:
+                process._transport.close()  # type: ignore[attr-defined]
+
+
+def _logs(folder: Path, run_dir: Path) -> str:
+    """The end of every log of an `up` whose files are in `folder`."""
+    logs = (folder / "up.log", *sorted(run_dir.glob("**/log/*.log")))
+    return "\n".join(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-LOG_TAIL:]}" for log in logs)
 
 
 async def read_stream(
