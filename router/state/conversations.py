@@ -33,6 +33,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice, takewhile
 
+from msgspec.structs import replace
+
 from policies.types import NO_SLOT
 from router.state.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Kept, Name, Phase, tail_of
 from router.state.homeless import MAX_HOMELESS, Homeless
@@ -218,12 +220,19 @@ class Conversations:
         """Whether its replica is registered, and the engine with its KV was not seen to restart."""
         return self._homes.get(kept.slot) == kept.home and not 0 < kept.born_ms < self._born.get(kept.slot, 0)
 
-    def served_by(self, known: Conversation, placed: int, slot: int) -> None:
-        """A request that was placed on one slot went to another: its KV is there, all of it its own."""
-        if known.slot == placed != slot:
-            # Edges that were told of the placement would else take one of the two homes by its name.
-            known.turn += 1
-            self._settle(known, slot, known.tokens, 0)
+    def served_by(self, known: Conversation, turn: int, slot: int) -> None:
+        """An answer to that turn came from another slot than it was placed on: its KV is there, all of it its own."""
+        if known.slot == NO_SLOT:
+            return
+        if turn == known.stands:
+            if known.slot != slot:
+                # Edges that were told of the placement would else take one of the two homes by its name.
+                known.turn += 1
+                self._settle(known, slot, known.tokens, 0)
+        elif known.before is not None and turn == known.before.stands:
+            # A later turn describes it, here or at another edge: that one's home is not for this request to say.
+            home, born_ms = self._homes.get(slot, ""), self._born.get(slot, 0)
+            known.before = replace(known.before, slot=slot, home=home, born_ms=born_ms, shared=0)
 
     def told(
         self, known: Conversation, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int

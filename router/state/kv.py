@@ -284,10 +284,10 @@ class KVState:
         self._release(request_id)
         placement = self._placements.get(request_id)
         if placement is not None:
-            if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
-                self.conversations.served_by(placement.conversation, placement.slot, served_by)
             if served:
                 self._answered(placement)
+                if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
+                    self.conversations.served_by(placement.conversation, placement.turn, served_by)
             elif placement.slot in self._feeds:  # its replica may have left meanwhile
                 # What nobody computed is nowhere resident, unless a replica says so.
                 self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])

@@ -9,6 +9,7 @@ from candidates import make_candidates
 from policies.types import NO_SLOT, Candidates, RequestFeatures
 from router.prefix_keys import BOUNDARIES
 from router.state import kv as kv_state
+from router.state.conversation import Conversation
 from router.state.kv import EXPECTED_S, LINGER_S, KVState
 from router.state.kv_parts import Prompt
 from router.state.schema import EngineEvents, Finished, FirstToken
@@ -247,6 +248,17 @@ def test_who_served_is_the_home() -> None:
     assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
     known = fleet.ask("r2", 8, session="s").conversation
     assert known is not None and known.slot == 2 and not known.under_way
+    fleet.kv.validate()
+
+
+def test_who_served_an_earlier_turn_is_not_the_home() -> None:
+    """Another edge's later turn went where this one was placed: the end of this one says nothing of that home."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    fleet.kv.conversations.learn(Conversation("s", NO_SLOT, 2000, 0, 8000, 0, -1, 0, 0.5, 2, home="r0"), 0)
+    fleet.kv.ended("r1", 1.0, served_by=2)
+    known = fleet.kv.conversations.get("s")
+    assert known is not None and (known.home, known.turn, known.tokens) == ("r0", 2, 2000)
     fleet.kv.validate()
 
 

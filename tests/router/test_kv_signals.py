@@ -331,9 +331,11 @@ class TestConversations:
         table = Conversations(columns)
         known = place(table, "x", 0, tokens=4000, resident=3000)
         assert known is not None
-        table.served_by(known, 0, 2)
+        table.served_by(known, known.stands, 2)
         assert columns.signals.footprint[:3].tolist() == [0, 0, 4000]
-        table.served_by(known, 0, 1)  # of an earlier request: the later one says where it lives
+        earlier = known.stands
+        assert place(table, "x", 2, tokens=4500) is known
+        table.served_by(known, earlier, 1)  # the later turn says where it lives
         assert known.slot == 2
         table.validate()
 
@@ -381,7 +383,7 @@ class TestConversations:
                 if tokens % 3 == 0:
                     table.told(known, slot, 4 * tokens, tokens, 7)
                 if tokens % 5 == 0:
-                    table.served_by(known, slot, (slot + 1) % 3)
+                    table.served_by(known, known.stands, (slot + 1) % 3)
             if tokens % 2 == 0 and under_way:
                 table.ended(under_way.pop(tokens % len(under_way)), float(at))
             if tokens % 7 == 0:

@@ -149,7 +149,7 @@ def test_a_request_of_before_the_loss_changes_nothing() -> None:
     table.leave("r1")
     for _ in range(2):
         table.table.told(known, slot, 40, 999, 1)
-        table.table.served_by(known, slot, 2)
+        table.table.served_by(known, known.stands, 2)
         table.table.ended(known, 1.0)
         table.table.validate()
         table.hear("r1")
@@ -336,7 +336,7 @@ class Fleet:
     def redispatch(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         known = here.kv.conversations.get(session)
         if known is not None and here.replicas.get(replica) is not None:
-            here.kv.conversations.served_by(known, known.slot, here.replicas.slot_of(replica))
+            here.kv.conversations.served_by(known, known.stands, here.replicas.slot_of(replica))
             here.kv.outbox.converse(session)
 
     # Replicas

@@ -218,8 +218,8 @@ def test_a_request_that_went_elsewhere_moves_its_conversation_at_all_edges() -> 
     placed = a.ask("q1", now_s, session="s", body_bytes=4000).first
     now_s = settle(store, (a, b), now_s)
     for there in ("r1", "r2", "r1"):
-        home = a.kv.conversations.get("s").slot
-        a.kv.conversations.served_by(a.kv.conversations.get("s"), home, a.replicas.get(there).slot)
+        known = a.kv.conversations.get("s")
+        a.kv.conversations.served_by(known, known.stands, a.replicas.get(there).slot)
         a.kv.outbox.converse("s")
         now_s = settle(store, (a, b), now_s)
         assert b.knows()["conversations"]["s"][0] == there

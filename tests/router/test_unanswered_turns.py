@@ -131,6 +131,18 @@ def test_a_home_that_left_meanwhile_is_no_home() -> None:
         assert pending[0].slot == NO_SLOT
 
 
+def test_the_home_to_go_back_to_is_the_replica_that_answered() -> None:
+    """The first turn was answered elsewhere than it was placed; the second, of which that says nothing, is refused."""
+    table = Table()
+    first, second = table.turn(0, 1000), table.turn(0, 5000)
+    table.conversations.answered(*first)
+    table.conversations.served_by(*first, 2)
+    assert table.footprint == [5000, 0, 0]
+    table.over(first, served=True)
+    table.over(second, served=False)
+    assert table.footprint == [0, 0, 1000]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_order_of_ends_leaves_what_was_answered(seed: int) -> None:
     """Random turns of a few conversations: once all are over, those answered last count, and nothing else does."""

@@ -30,6 +30,10 @@ SHORT_S = 8.0
 SHORT_QUIET_S = 25.0
 """What is not agreed on by then was, in no seed, agreed on later: worlds without a broken rule take half of it."""
 
+PINNED_SEEDS = (1330,)
+"""Worlds that meet what others rarely do: a replica that is no turn's first choice answers it, restarts, and the turn's
+end is seen after another edge's later turn."""
+
 SOAK_SEEDS = 200
 """Of the soak suite: some 70 s of CPU, on all cores. `python tests/support/many_worlds.py FIRST LAST` runs others."""
 
@@ -47,7 +51,7 @@ def quiet_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", (*range(10), *PINNED_SEEDS))
 def test_edges_agree_once_it_is_quiet(seed: int) -> None:
     """Whatever went wrong before; and nothing is chosen, counted or kept that must not be on the way."""
     world = run_world(seed, active_s=SHORT_S)
