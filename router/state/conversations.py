@@ -220,8 +220,9 @@ class Conversations:
         """Whether its replica is registered, and the engine with its KV was not seen to restart."""
         return self._homes.get(kept.slot) == kept.home and not 0 < kept.born_ms < self._born.get(kept.slot, 0)
 
-    def served_by(self, known: Conversation, turn: int, slot: int) -> None:
-        """An answer to that turn came from another slot than it was placed on: its KV is there, all of it its own."""
+    def served_by(self, known: Conversation, turn: int, slot: int, *, lost: bool = False) -> None:
+        """An answer to that turn came from another slot than it was placed on: its KV is there, all of it its own.
+        `lost`: it was, and the engine there has begun another life since."""
         if known.slot == NO_SLOT:
             return
         if turn == known.stands:
@@ -229,10 +230,13 @@ class Conversations:
                 # Edges that were told of the placement would else take one of the two homes by its name.
                 known.turn += 1
                 self._settle(known, slot, known.tokens, 0)
+                if lost:
+                    self._unhouse(known, lost=True)
         elif known.before is not None and turn == known.before.stands:
             # A later turn describes it, here or at another edge: that one's home is not for this request to say.
             home, born_ms = self._homes.get(slot, ""), self._born.get(slot, 0)
-            known.before = replace(known.before, slot=slot, home=home, born_ms=born_ms, shared=0)
+            moved = replace(known.before, slot=slot, home=home, born_ms=born_ms, shared=0)
+            known.before = None if lost else moved
 
     def told(
         self, known: Conversation, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int

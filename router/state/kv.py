@@ -63,6 +63,10 @@ class KVState:
         self.counters = KVCounters()
         self._lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
         self._feeds: dict[int, Feed] = {}
+        self._lives = 0
+        """Of all engines, that were seen to begin: replicas that came, and restarts."""
+        self._began: dict[int, int] = {}
+        """By slot, which of them its engine's life is."""
         self._mirrors = Mirrors(self.index)
         self._placements: dict[str, Placement] = {}
         self.on_prefilled: Callable[[str], None] = lambda request_id: None
@@ -89,6 +93,7 @@ class KVState:
         self.index.add_slot(slot)
         self.conversations.add_slot(slot, replica_id)
         self._feeds[slot] = Feed()
+        self._life_began(slot)
 
     def clear_slot(self, slot: int) -> None:
         """Its replica left."""
@@ -100,7 +105,7 @@ class KVState:
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
-        del self._feeds[slot]
+        del self._feeds[slot], self._began[slot]
 
     def sized(self, slot: int, capacity_tokens: int) -> None:
         """An endpoint there, which tells nothing itself, has room for so many tokens of KV, more than 0: whoever read
@@ -221,6 +226,7 @@ class KVState:
             at,
             0 if known is None else known.stands,
             0 if whole else tokens,
+            lives=self._lives,
         )
         if prefill == NO_SLOT:
             # Nothing says that an announced prompt will come, so its silence is given no grace.
@@ -287,7 +293,9 @@ class KVState:
             if served:
                 self._answered(placement)
                 if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
-                    self.conversations.served_by(placement.conversation, placement.turn, served_by)
+                    # Of the life before, which may have answered, nothing is kept.
+                    lost = self._began[served_by] > placement.lives
+                    self.conversations.served_by(placement.conversation, placement.turn, served_by, lost=lost)
             elif placement.slot in self._feeds:  # its replica may have left meanwhile
                 # What nobody computed is nowhere resident, unless a replica says so.
                 self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
@@ -431,6 +439,11 @@ class KVState:
         self._engine_lives(slot, born_ms, restarted=True)
         self.backlog.clear_slot(slot)
         self._feeds[slot].restarted()
+        self._life_began(slot)
+
+    def _life_began(self, slot: int) -> None:
+        self._lives += 1
+        self._began[slot] = self._lives
 
     def _engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
         for name in self.conversations.engine_lives(slot, born_ms, restarted=restarted):

@@ -57,6 +57,8 @@ class Placement(msgspec.Struct, gc=False):
     under_way: bool = True
     answered: bool = False
     """An answer with a status of 2xx began."""
+    lives: int = 0
+    """Of all engines, that were seen to begin before it."""
 
 
 class KVCounters:

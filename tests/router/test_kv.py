@@ -262,6 +262,24 @@ def test_who_served_an_earlier_turn_is_not_the_home() -> None:
     fleet.kv.validate()
 
 
+@pytest.mark.parametrize("came_back", [False, True])
+def test_who_served_and_restarted_since_is_no_home(came_back: bool) -> None:
+    """HAProxy went to slot 2, whose engine died in its answer and lives again before the line comes."""
+    fleet = Fleet()
+    fleet.ask("r1", 8, slot=0, session="s")
+    if came_back:
+        fleet.kv.clear_slot(2)
+        fleet.kv.add_slot(2, "r2")
+    fleet.tell(2, epoch="another life", snapshot=True)
+    fleet.kv.ended("r1", 1.0, served_by=2)
+    assert fleet.kv.conversations.get("s") is None
+    assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, 0]
+    fleet.ask("r2", 8, slot=2, session="s")
+    fleet.kv.ended("r2", 2.0)
+    assert fleet.kv.conversations.get("s") is not None
+    fleet.kv.validate()
+
+
 def test_requests_that_engines_may_speak_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With their prefill legs, under way and ended alike; the oldest is over then."""
     monkeypatch.setattr(kv_state, "MAX_PLACEMENTS", 10)
