@@ -23,7 +23,7 @@ $(VENV)/.stamp-engine-cpu: $(VENV)/.stamp-install constraints/engine-cpu.txt con
 
 engine-cpu: $(VENV)/.stamp-engine-cpu  ## real vLLM and Ray for a machine without GPU (2.9 GB)
 
-$(COMPILED)/.stamp-compiled: pyproject.toml setup.py constraints/base.txt $(shell git ls-files 'policies/*.py' 'haproxy/*' 'router/*.py' 'engine/*.py' 'simulator/*.py' 'pointsman/*.py' 'bench/*.py')
+$(COMPILED)/.stamp-compiled: pyproject.toml setup.py constraints/base.txt $(shell git ls-files 'contract/*.py' 'policies/*.py' 'haproxy/*' 'router/*.py' 'engine/*.py' 'simulator/*.py' 'pointsman/*.py')
 	test -x $(COMPILED)/bin/python || $(PYTHON) -m venv $(COMPILED)
 	rm -rf build
 	POINTSMAN_COMPILE=1 PIP_CONSTRAINT=constraints/base.txt $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'

@@ -131,7 +131,7 @@ async def engines(
     spawned: list[Spawned] = []
     try:
         for number in range(options.replicas):
-            argv = [sys.executable, "-m", "engine.sim", "--replica-id", f"sim-{number}", "--model", MODEL]
+            argv = [sys.executable, "-m", "pointsman.engine.sim", "--replica-id", f"sim-{number}", "--model", MODEL]
             argv += ["--kv-tokens", str(options.kv_tokens)]
             if admin_url:
                 argv += ["--register", admin_url]

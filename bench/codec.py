@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from haproxy.spop import Notify, Scope, SPOPConnection, VariableValue, encode_set_vars
-from haproxy.spop.frames import FIN, HEAD
-from haproxy.spop.state import FrameType
-from haproxy.spop.typed_data import encode_typed
-from haproxy.spop.varint import encode_varint
+from pointsman.haproxy.spop import Notify, Scope, SPOPConnection, VariableValue, encode_set_vars
+from pointsman.haproxy.spop.frames import FIN, HEAD
+from pointsman.haproxy.spop.state import FrameType
+from pointsman.haproxy.spop.typed_data import encode_typed
+from pointsman.haproxy.spop.varint import encode_varint
 
 LOOKUPS = 1000
 """A round's lookups, in each case."""

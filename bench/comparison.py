@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bench.report import put_between
-from simulator.measure import Difference, Summary
+from pointsman.simulator.measure import Difference, Summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "simulate.json"

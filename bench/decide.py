@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 
 from bench.kv_fleet import KVFleet, make_fleet
-from policies.base import Context, Policy
-from policies.registry import build_policy
-from policies.ring import Rings
-from policies.types import NO_SLOT, Candidates, KVSignals, RequestFeatures
+from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
+from pointsman.policies.lib.ring import Rings
+from pointsman.policies.policy import Context, Policy
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
 
 SESSIONS = 256
 MEAN_LOAD = 12

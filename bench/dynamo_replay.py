@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from simulator.experiment import Pace
-from simulator.fleet import VirtualFleet
-from simulator.generate import WORKLOADS, generate
-from simulator.mooncake import write_trace
-from simulator.peers.registry import policy_named
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.simulator.experiment import Pace
+from pointsman.simulator.fleet import VirtualFleet
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.mooncake import write_trace
+from pointsman.simulator.peers.registry import policy_named
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 REPLICAS = 8
 BLOCKS = 8_192

@@ -21,11 +21,11 @@ from typing import Any
 import httpx
 import psutil
 
-from engine.vllm.gate import App, Gate, Message, Receive, Scope, Send
-from engine.vllm.kv_events import PrefixCache
-from engine.vllm.reporting import Reporter
-from engine.vllm.signals import EngineSignals, Generate
-from router.state.schema import EngineLoad
+from pointsman.contract.events import EngineLoad
+from pointsman.engine.vllm.replica.gate import App, Gate, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.kv_events import PrefixCache
+from pointsman.engine.vllm.replica.reporting import Reporter
+from pointsman.engine.vllm.replica.signals import EngineSignals, Generate
 
 TOKENS = 256
 """Of one answer."""

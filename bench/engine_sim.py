@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from engine.sim.model import EngineModel, ModelConfig, SimRequest
-from engine.sim.timeline import Timeline
+from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
+from pointsman.engine.sim.timeline import Timeline
 
 STREAMS = (1, 32, 256)
 EVENTS_A_ROUND = 100_000
@@ -104,7 +104,7 @@ def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float
 
 def measure_streams(rounds: int) -> list[Streaming]:
     """Start a replica and ask it for streams."""
-    command = [sys.executable, "-m", "engine.sim", "--timing", "fast"]
+    command = [sys.executable, "-m", "pointsman.engine.sim", "--timing", "fast"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
         try:
             assert replica.stdout is not None

@@ -30,8 +30,8 @@ from bench.budgets import bound, verdict
 from bench.peers import Side, Spawned, edge
 from bench.report import Table
 from bench.scene import AROUND_S, POLL_S, EventResult, FailoverOptions, Scene, routed_again_after_s
-from haproxy.errors import HAProxyUnavailable
-from haproxy.runtime_api import MasterAPI
+from pointsman.haproxy.errors import HAProxyUnavailable
+from pointsman.haproxy.runtime_api import MasterAPI
 
 VICTIM, JOINER = "sim-1", "sim-extra"
 RELOAD_S = 20.0

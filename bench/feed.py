@@ -24,13 +24,14 @@ import msgspec
 import structlog
 import uvloop
 
-from engine.attribution import Attribution, KeyDepths
-from engine.transport import HttpTransport, RouterTransport, Transport
-from engine.vllm.kv_events import Batch, Block, BlockRemoved, BlockStored
-from router.app import Router
-from router.prefix_keys import BOUNDARIES, KeyStream, scope_of, scoped
-from router.settings import load_settings
-from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Registration
+from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken
+from pointsman.contract.prefix_keys import BOUNDARIES, KeyStream, scope_of, scoped
+from pointsman.contract.registration import Registration
+from pointsman.engine.attribution import Attribution, KeyDepths
+from pointsman.engine.transport import HttpTransport, RouterTransport, Transport
+from pointsman.engine.vllm.replica.kv_events import Batch, Block, BlockRemoved, BlockStored
+from pointsman.router.app import Router
+from pointsman.router.settings import load_settings
 
 WAYS: dict[str, Callable[[str, str, str], Transport]] = {"http": HttpTransport, "feed": RouterTransport}
 ROUNDS = 3

@@ -17,10 +17,10 @@ import uuid
 import uvloop
 
 from bench.stub import MODEL, Replica, StubProtocol
-from engine.publisher import Publisher
-from engine.registration import Registration
-from engine.transport import RouterTransport
-from router.state.schema import EngineLoad
+from pointsman.contract.events import EngineLoad
+from pointsman.engine.publisher import Publisher
+from pointsman.engine.registration import Registration
+from pointsman.engine.transport import RouterTransport
 
 CAPACITY_TOKENS = 524_288
 TOKEN_INTERVAL_S = 0.02

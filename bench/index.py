@@ -21,7 +21,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from router.state.prefix_index import PrefixIndex
+from pointsman.router.kv.prefix_index import PrefixIndex
 
 PROMPTS = 256
 ROUNDS = 15

@@ -10,16 +10,17 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from policies.registry import build_policy
-from policies.types import RequestFeatures
-from router.metrics import DecisionMetrics
-from router.pipeline import Pipeline
-from router.prefix_keys import BOUNDARIES
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import EngineEvents, Registration
-from router.state.sessions import SessionTable
+from pointsman.contract.events import EngineEvents
+from pointsman.contract.prefix_keys import BOUNDARIES
+from pointsman.contract.registration import Registration
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics
 
 CONVERSATIONS = 256
 OTHER_KEYS = 2_000

@@ -34,7 +34,7 @@ from bench.pace import HTTPTarget, connect, drive, poisson
 from bench.peers import Side, Spawned, edge, find_compiled, installed_only, say, stub_replicas, until
 from bench.report import Table, median, spread
 from bench.spop_load import SPOPTarget
-from pointsman.ports import pick_ports
+from pointsman.up.ports import pick_ports
 
 REPLICAS = 8
 KEYS = {"consistent_hash": 0, "kv_cost": 64}

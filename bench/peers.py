@@ -22,8 +22,8 @@ from pathlib import Path
 import httpx
 
 from bench.cpu import ProcessTree
-from haproxy.process import die_with_parent
-from pointsman.ports import pick_ports
+from pointsman.haproxy.process import die_with_parent
+from pointsman.up.ports import pick_ports
 
 VLLM_ROUTER_VERSION = "0.1.17"
 COMPILED = Path(__file__).resolve().parent.parent / ".venv-compiled"

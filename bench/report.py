@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.cpu import TICK_NS
-from haproxy.binary import find_binary
+from pointsman.haproxy.binary import find_binary
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 SURVIVES = DOCS.with_name("what-it-survives.md")

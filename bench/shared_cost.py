@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 
 from bench.cpu import process_cpu_ns
 from bench.shared_edges import Talkers, equip, router, valkey
-from router.app import Router
-from router.logs import configure
+from pointsman.router.app import Router
+from pointsman.router.process.logs import configure
 
 QUIET_S = 2.0
 JOIN_S = 30.0

@@ -13,12 +13,13 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from pointsman.valkey import valkey_argv, valkey_socket, valkey_url
-from policies.types import RequestFeatures
-from router.app import Router
-from router.prefix_keys import BOUNDARIES
-from router.settings import load_settings
-from router.state.schema import EngineEvents, Registration
+from pointsman.contract.events import EngineEvents
+from pointsman.contract.prefix_keys import BOUNDARIES
+from pointsman.contract.registration import Registration
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.app import Router
+from pointsman.router.settings import load_settings
+from pointsman.up.valkey import valkey_argv, valkey_socket, valkey_url
 
 REPLICAS = 8
 CHAIN = 32

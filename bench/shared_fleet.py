@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from router.state.schema import EngineEvents
-from router.state.shared.member import Member
-from router.state.shared.records import EdgeInfo
-from simulator.edge import Edge
-from simulator.fleet import Request, VirtualFleet
-from simulator.replica import VirtualReplica
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.contract.events import EngineEvents
+from pointsman.router.edges.member import Member
+from pointsman.router.edges.records import EdgeInfo
+from pointsman.simulator.edge import Edge
+from pointsman.simulator.fleet import Request, VirtualFleet
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 FLUSH_S = 0.005
 TRAVEL_S = 0.005

@@ -27,11 +27,11 @@ from bench.report import Table
 from bench.shared_cost import cost
 from bench.shared_edges import REPLICAS, Talkers, equip, router, valkey
 from bench.shared_fleet import FLUSH_S, TRAVEL_S, RecordedFleet, SharedFleet
-from router.app import Router
-from router.logs import configure
-from simulator.experiment import Pace
-from simulator.generate import WORKLOADS, generate
-from simulator.settings import FleetSettings
+from pointsman.router.app import Router
+from pointsman.router.process.logs import configure
+from pointsman.simulator.experiment import Pace
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.settings import FleetSettings
 
 EVENT_LAG_S = FleetSettings().event_lag_s
 LATER_S = FLUSH_S + TRAVEL_S

@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 
 from bench.comparison import OURS, Compared, Comparison
-from simulator.experiment import Pace
-from simulator.fleet import VirtualFleet
-from simulator.generate import WORKLOADS, generate
-from simulator.measure import Summary, average, paired
-from simulator.peers.registry import policy_named
-from simulator.settings import FleetSettings, Restart
+from pointsman.simulator.experiment import Pace
+from pointsman.simulator.fleet import VirtualFleet
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.measure import Summary, average, paired
+from pointsman.simulator.peers.registry import policy_named
+from pointsman.simulator.settings import FleetSettings, Restart
 
 SEEDS = (21, 22, 23, 24)
 PROCESSES = 2

@@ -15,10 +15,10 @@ import struct
 from collections.abc import Sequence
 
 from bench.pace import LoadError, connect
-from haproxy.spop.frames import FIN, LENGTH_BYTES
-from haproxy.spop.state import FrameType
-from haproxy.spop.typed_data import DataType
-from haproxy.spop.varint import decode_varint, encode_varint
+from pointsman.haproxy.spop.frames import FIN, LENGTH_BYTES
+from pointsman.haproxy.spop.state import FrameType
+from pointsman.haproxy.spop.typed_data import DataType
+from pointsman.haproxy.spop.varint import decode_varint, encode_varint
 
 CONNECTIONS = 2
 MAX_FRAME_BYTES = 16_380

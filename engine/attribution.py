@@ -1,9 +1,9 @@
 """From what an engine says of its KV blocks to what a router wants to know: which prompt prefixes are resident.
 
-A router names prefixes by *prefix keys* (router/prefix_keys.py), made from the bytes of a body. An engine names blocks
-of tokens by hashes of its own. Both are known where a request is served: its body gives the keys, `KeyDepths` how many
-blocks deep each of them ends, and the engine's events which block lies there. `Attribution` keeps key and block
-together: a key is resident exactly while its block is. Pure: no clock, no I/O.
+A router names prefixes by *prefix keys* (contract/prefix_keys.py), made from the bytes of a body. An engine names
+blocks of tokens by hashes of its own. Both are known where a request is served: its body gives the keys, `KeyDepths`
+how many blocks deep each of them ends, and the engine's events which block lies there. `Attribution` keeps key and
+block together: a key is resident exactly while its block is. Pure: no clock, no I/O.
 
 What engines do that this has to live with:
 
@@ -24,8 +24,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from router.prefix_keys import BOUNDARIES
-from router.state.schema import MAX_EVENT_KEYS
+from pointsman.contract.events import MAX_EVENT_KEYS
+from pointsman.contract.prefix_keys import BOUNDARIES
 
 MAX_CLAIMED_KEYS = MAX_EVENT_KEYS
 """Keys with a block; an engine with 500,000 tokens of KV has some 1,000. When met, further keys are not claimed."""

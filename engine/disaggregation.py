@@ -35,10 +35,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import httpx
 import msgspec
 
-from engine.leg_times import LegTimes
-from engine.tls import tls_for
-from router.prefix_keys import MAX_KEYS
-from router.state.schema import Handoffs, leg_id
+from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import MAX_KEYS
+from pointsman.contract.registration import leg_id
+from pointsman.contract.tls import tls_for
+from pointsman.engine.leg_times import LegTimes
 
 log = logging.getLogger("pointsman.disaggregation")
 

@@ -13,8 +13,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from engine.transport import Transport, TransportError
-from router.state.schema import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.engine.transport import Transport, TransportError
 
 log = logging.getLogger("pointsman.publisher")
 

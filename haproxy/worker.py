@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from haproxy.errors import HAProxyError, ProtocolError
-from haproxy.runtime_api import SETUP, Info, ask, check_answer, connect, parse_info, socket_errors
+from pointsman.haproxy.errors import HAProxyError, ProtocolError
+from pointsman.haproxy.runtime_api import SETUP, Info, ask, check_answer, connect, parse_info, socket_errors
 
 IDLE_S = 20 * 86_400
 """How long HAProxy keeps the connection without a command. Its own 10 s are meant for people; it counts milliseconds in

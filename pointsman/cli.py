@@ -15,10 +15,10 @@ import msgspec
 import typer
 import yaml
 
-from haproxy.errors import ConfigError
 from pointsman.documents import policy_document
 from pointsman.errors import EXIT_CONFIGURATION, StartError
-from router.errors import RouterError
+from pointsman.haproxy.errors import ConfigError
+from pointsman.router.errors import RouterError
 
 app = typer.Typer(
     name="pointsman",
@@ -78,8 +78,8 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more while starting.")] = False,
 ) -> None:
     """Start a whole edge, or several: HAProxy, router and replicas. Ctrl-C drains and leaves nothing behind."""
-    from pointsman.plan import UpOptions
-    from pointsman.up import run_up
+    from pointsman.up.plan import UpOptions
+    from pointsman.up.supervise import run_up
 
     with one_sentence_on_error():
         options = UpOptions(
@@ -109,10 +109,10 @@ def router(
     print_config: Annotated[bool, typer.Option(help="Print the settings as they are understood and exit.")] = False,
 ) -> None:
     """Run one router: answers HAProxy's lookups, keeps its servers, serves the admin API."""
-    from router.app import run
-    from router.logs import configure
-    from router.settings import load_settings
-    from router.sharing.url import without_password
+    from pointsman.router.app import run
+    from pointsman.router.edges.url import without_password
+    from pointsman.router.process.logs import configure
+    from pointsman.router.settings import load_settings
 
     with one_sentence_on_error():
         settings = load_settings(config, overrides={"policy": policy_document(policy)})
@@ -143,7 +143,7 @@ def engine_sim(
     ] = None,
 ) -> None:
     """Run one simulated replica: vLLM's HTTP surface over a modelled engine. Never vLLM itself."""
-    from pointsman.engine_commands import run_sim
+    from pointsman.commands.engine import run_sim
 
     with one_sentence_on_error():
         code = run_sim(id=id, host=host, port=port, register=register or [], config=config, assignments=set_ or [])
@@ -161,7 +161,7 @@ def engine_vllm(
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of one setting; may be repeated.")] = None,
 ) -> None:
     """Run vLLM replicas as Ray actors that serve the OpenAI API themselves."""
-    from pointsman.engine_commands import run_vllm
+    from pointsman.commands.engine import run_vllm
 
     with one_sentence_on_error():
         code = run_vllm(replicas=replicas, model=model, register=register or [], config=config, assignments=set_ or [])
@@ -198,7 +198,7 @@ def simulate(
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Play a trace through the real policies on a fleet of modelled engines, in virtual time."""
-    from pointsman.simulate_command import SimulateOptions, run_simulate
+    from pointsman.commands.simulate import SimulateOptions, run_simulate
 
     with one_sentence_on_error():
         if dialect not in (None, "whole", "added"):
@@ -243,7 +243,7 @@ def haproxy_render(
     ] = None,
 ) -> None:
     """Write HAProxy's configuration for an edge."""
-    from pointsman.haproxy_commands import render_to
+    from pointsman.commands.haproxy import render_to
 
     with one_sentence_on_error():
         for path in render_to(config, out, state):
@@ -258,7 +258,7 @@ AdminUrls = Annotated[
 @state.command("dump")
 def state_dump(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Who is there, how far each edge follows the others, and how much it knows."""
-    from pointsman.state_commands import run_dump
+    from pointsman.commands.state import run_dump
 
     with one_sentence_on_error():
         code = run_dump(admin or ["http://127.0.0.1:8001"], as_json=json)
@@ -268,7 +268,7 @@ def state_dump(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--js
 @state.command("check")
 def state_check(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Whether all edges follow each other and know the same; exit code 1 and what differs if not."""
-    from pointsman.state_commands import run_check
+    from pointsman.commands.state import run_check
 
     with one_sentence_on_error():
         code = run_check(admin or ["http://127.0.0.1:8001"], as_json=json)
@@ -278,7 +278,7 @@ def state_check(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--j
 @app.command()
 def version() -> None:
     """Print the version."""
-    from router.version import product_version
+    from pointsman.router.process.version import product_version
 
     print(product_version())
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.errors import StartError
-from router import documents
-from router.errors import SettingsError
+from pointsman.router.errors import SettingsError
+from pointsman.router.process import documents
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """What tells a policy's file from its name."""

@@ -11,8 +11,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import inspect
 
-from policies.base import PolicyConfig
-from policies.errors import PolicyConfigError
+from pointsman.policies.errors import PolicyConfigError
+from pointsman.policies.policy import PolicyConfig
 
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 

@@ -18,19 +18,19 @@ from typing import Any
 
 import msgspec
 
-from policies.base import Policy, PolicyConfig
-from policies.consistent_hash import ConsistentHash
-from policies.decode import decode_config, join
-from policies.errors import PolicyConfigError, PolicyPluginError
-from policies.kv_cost import KVCost
-from policies.least_load import LeastLoad
-from policies.lora_affinity import LoraAffinity
-from policies.power_of_two import PowerOfTwo
-from policies.prefix_affinity import PrefixAffinity
-from policies.random_choice import RandomChoice
-from policies.round_robin import RoundRobin
-from policies.session_affinity import SessionAffinity
-from policies.weighted import Weighted
+from pointsman.policies.builtin.consistent_hash import ConsistentHash
+from pointsman.policies.builtin.kv_cost import KVCost
+from pointsman.policies.builtin.least_load import LeastLoad
+from pointsman.policies.builtin.lora_affinity import LoraAffinity
+from pointsman.policies.builtin.power_of_two import PowerOfTwo
+from pointsman.policies.builtin.prefix_affinity import PrefixAffinity
+from pointsman.policies.builtin.random_choice import RandomChoice
+from pointsman.policies.builtin.round_robin import RoundRobin
+from pointsman.policies.builtin.session_affinity import SessionAffinity
+from pointsman.policies.builtin.weighted import Weighted
+from pointsman.policies.decode import decode_config, join
+from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
+from pointsman.policies.policy import Policy, PolicyConfig
 
 PolicyTable = Mapping[str, type[Policy]]
 

@@ -20,57 +20,63 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from haproxy.reconcile import Reconciler
-from haproxy.runtime_api import MasterAPI, RuntimeAPI
-from haproxy.worker import WorkerConnection
-from policies.base import Needs
-from policies.registry import build_policy
-from router import clock
-from router.admin_metrics import AdminCollector
-from router.admin_token import AdminToken
-from router.background import BackgroundTasks
-from router.body_needs import BodyNeeds, body_needs, body_window
-from router.edge_sync import EdgeSync
-from router.endpoints import START_RESOLVE_S, EndpointResolver
-from router.engine_feed import EngineFeed
-from router.errors import RegistrationError, ResolveError, SettingsError
-from router.fronts.admin import AdminFront
-from router.fronts.deciding import Decider
-from router.fronts.edges import EdgesFront
-from router.fronts.feed import FeedProtocol
-from router.fronts.guard import Guard
-from router.fronts.hold import HoldFront
-from router.fronts.lookup import FormReader, LookupFront
-from router.fronts.models import ModelsFront
-from router.fronts.ring import EndOfRequest, RingProtocol
-from router.fronts.spop import SPOPProtocol
-from router.hold_metrics import HoldCollector
-from router.http_servers import serve_http
-from router.kv_metrics import KVCollector
-from router.metrics import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector, build_registry
-from router.old_workers import OldWorkers
-from router.outlier_metrics import OutlierCollector
-from router.pin_keeper import build_pin_keeper
-from router.pipeline import Pipeline
-from router.policy_control import PolicyControl
-from router.process_metrics import ProcessCollector
-from router.readiness import Readiness
-from router.scrape import Scraper
-from router.scrape_metrics import ScrapeCollector
-from router.settings import Listen, NearListen, Settings
-from router.sharing.build import build_sharing, introduce
-from router.sharing.metrics import SharingCollector
-from router.sockets import bind_tcp, bind_unix
-from router.state.adapters import AdapterTable
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.models import ModelCatalog
-from router.state.outliers import OutlierTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.saved import StateFile
-from router.state.schema import Registration
-from router.state.sessions import DEFAULT_TTL_S, SessionTable
-from router.state_keeper import StateKeeper
+from pointsman.contract.registration import Registration
+from pointsman.haproxy.reconcile import Reconciler
+from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
+from pointsman.haproxy.worker import WorkerConnection
+from pointsman.policies.policy import Needs
+from pointsman.policies.registry import build_policy
+from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.edges.build import build_sharing, introduce
+from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
+from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.models import ModelCatalog
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.saved import StateFile
+from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.fronts.api.admin import AdminFront
+from pointsman.router.fronts.api.admin_token import AdminToken
+from pointsman.router.fronts.api.edges import EdgesFront
+from pointsman.router.fronts.api.guard import Guard
+from pointsman.router.fronts.api.models import ModelsFront
+from pointsman.router.fronts.deciding import Decider
+from pointsman.router.fronts.engine_messages import EngineFeed
+from pointsman.router.fronts.feed import FeedProtocol
+from pointsman.router.fronts.hold import HoldFront
+from pointsman.router.fronts.lookup import FormReader, LookupFront
+from pointsman.router.fronts.ring import EndOfRequest, RingProtocol
+from pointsman.router.fronts.spop import SPOPProtocol
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.admin import AdminCollector
+from pointsman.router.metrics.edges import SharingCollector
+from pointsman.router.metrics.holds import HoldCollector
+from pointsman.router.metrics.kv import KVCollector
+from pointsman.router.metrics.outliers import OutlierCollector
+from pointsman.router.metrics.process import ProcessCollector
+from pointsman.router.metrics.requests import (
+    DecisionMetrics,
+    EdgeHealth,
+    RequestMetrics,
+    StateCollector,
+    build_registry,
+)
+from pointsman.router.metrics.scrape import ScrapeCollector
+from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.process import clock
+from pointsman.router.process.background import BackgroundTasks
+from pointsman.router.process.http_servers import serve_http
+from pointsman.router.process.sockets import bind_tcp, bind_unix
+from pointsman.router.settings import Listen, NearListen, Settings
+from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
+from pointsman.router.watch.haproxy_servers import EdgeSync
+from pointsman.router.watch.old_workers import OldWorkers
+from pointsman.router.watch.pin_keeper import build_pin_keeper
+from pointsman.router.watch.readiness import Readiness
+from pointsman.router.watch.scrape import Scraper
+from pointsman.router.watch.state_file import StateKeeper
 
 SWEEP_INTERVAL_S = 0.5
 """How late a lease, a reservation or a pin may end."""

@@ -9,8 +9,8 @@ RouterError
     ScrapeError          operational: an endpoint did not tell what it was asked; counted, and asked again
     StateFileError       configuration: the saved state cannot be read or is of a later schema
 
-HAProxy's own errors are in `haproxy.errors`, policies' in `policies.errors`. Anything else that escapes is a
-programming error.
+HAProxy's own errors are in `pointsman.haproxy.errors`, policies' in `pointsman.policies.errors`. Anything else that
+escapes is a programming error.
 """
 
 from __future__ import annotations

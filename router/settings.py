@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from haproxy.config import BACKEND, ServerOptions
-from policies.errors import PolicyError
-from policies.pair import PairConfig
-from policies.registry import build_policy
-from router.documents import decode, parse_value, read_mapping
-from router.errors import SettingsError
-from router.sharing.url import check_url, without_password
-from router.state.failure_accrual import OutlierConfig
-from router.state.schema import HEALTH_PATH_PATTERN, ModelName, Role
+from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
+from pointsman.haproxy.config import BACKEND, ServerOptions
+from pointsman.policies.errors import PolicyError
+from pointsman.policies.lib.pair import PairConfig
+from pointsman.policies.registry import build_policy
+from pointsman.router.edges.url import check_url, without_password
+from pointsman.router.errors import SettingsError
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.process.documents import decode, parse_value, read_mapping
 
 ENV_PREFIX = "POINTSMAN_"
 

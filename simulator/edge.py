@@ -13,19 +13,22 @@ from typing import Any
 
 import msgspec
 
-from policies.registry import build_policy
-from policies.types import NO_SLOT, Candidates, Decision, RequestFeatures
-from router.features import expected_tokens
-from router.metrics import DecisionMetrics
-from router.pipeline import Pipeline
-from router.state.holds import Held
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import EngineEvents, Registration
-from router.state.sessions import SessionTable
-from simulator.peers.registry import known_policies
-from simulator.replica import VirtualReplica
+from pointsman.contract.events import EngineEvents
+from pointsman.contract.registration import Registration
+from pointsman.policies.candidates import NO_SLOT, Candidates
+from pointsman.policies.decision import Decision
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.features import expected_tokens
+from pointsman.router.decide.hold_queue import Held
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.simulator.peers.registry import known_policies
+from pointsman.simulator.replica import VirtualReplica
 
 SWEEP_S = 0.5
 """How often what is overdue ends, as in the service."""

@@ -1,7 +1,7 @@
 """Runs policies over workloads, loads and seeds, and says how they compare.
 
 Every policy of an experiment plays the same sessions: a seed names the sessions, their arrivals, and the dice of
-routers and policies. A load is a share of the workload's knee (`simulator.knee`), or a rate given outright.
+routers and policies. A load is a share of the workload's knee (`pointsman.simulator.knee`), or a rate given outright.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from simulator.errors import ExperimentError
-from simulator.fleet import VirtualFleet
-from simulator.knee import knee_sessions_per_s
-from simulator.measure import Difference, Summary, average, paired
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.fleet import VirtualFleet
+from pointsman.simulator.knee import knee_sessions_per_s
+from pointsman.simulator.measure import Difference, Summary, average, paired
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 TraceOf = Callable[[int], Trace]
 """The trace for a seed."""

@@ -1,7 +1,7 @@
 """A fleet in virtual time: sessions arrive, the real pipeline routes them, modelled engines serve them.
 
 `VirtualFleet` owns the clock: a heap of moments at which something happens. Sessions begin by the trace, turns follow
-their answers. Routers are `simulator.edge.Edge`: everything they know they were told, with the delays of
+their answers. Routers are `pointsman.simulator.edge.Edge`: everything they know they were told, with the delays of
 `FleetSettings`; the fleet shows them no output length and no engine state.
 
 What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
@@ -26,16 +26,19 @@ from typing import Any
 
 import msgspec
 
-from engine.sim.model import SimRequest, StepResult
-from policies.types import NO_SLOT, Decision, RequestFeatures
-from router.state.holds import STEP_S, Held
-from router.state.schema import EngineEvents, Finished, FirstToken, leg_id
-from simulator.edge import Edge, Placed
-from simulator.errors import ExperimentError
-from simulator.measure import Counts, Served, Summary, summarise
-from simulator.replica import VirtualReplica
-from simulator.settings import FleetSettings, Restart
-from simulator.trace import Session, Trace, Turn
+from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.registration import leg_id
+from pointsman.engine.sim.model import SimRequest, StepResult
+from pointsman.policies.candidates import NO_SLOT
+from pointsman.policies.decision import Decision
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.hold_queue import STEP_S, Held
+from pointsman.simulator.edge import Edge, Placed
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.measure import Counts, Served, Summary, summarise
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings, Restart
+from pointsman.simulator.trace import Session, Trace, Turn
 
 MAX_REFUSALS = 600
 """A client that is told to come back later gives up after so many times."""

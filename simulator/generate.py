@@ -12,7 +12,7 @@ from itertools import count
 
 import msgspec
 
-from simulator.trace import BYTES_PER_TOKEN, Session, Trace, Turn, poisson_starts
+from pointsman.simulator.trace import BYTES_PER_TOKEN, Session, Trace, Turn, poisson_starts
 
 BLOCK_SIZE = 64
 

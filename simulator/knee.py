@@ -19,10 +19,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from engine.sim.timing import Timing
-from simulator.errors import ExperimentError
-from simulator.settings import FleetSettings
-from simulator.trace import Session, Trace
+from pointsman.engine.sim.timing import Timing
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Session, Trace
 
 HALVINGS = 40
 """Bisection steps: a rate to twelve digits."""

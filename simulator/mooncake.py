@@ -20,9 +20,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from simulator.errors import TraceError
-from simulator.generate import MAX_REQUESTS
-from simulator.trace import BYTES_PER_TOKEN, Session, Trace, Turn
+from pointsman.simulator.errors import TraceError
+from pointsman.simulator.generate import MAX_REQUESTS
+from pointsman.simulator.trace import BYTES_PER_TOKEN, Session, Trace, Turn
 
 Dialect = Literal["whole", "added"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from simulator.errors import ExperimentError
-from simulator.experiment import Outcome
-from simulator.measure import Summary
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.experiment import Outcome
+from pointsman.simulator.measure import Summary
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's, told apart by the colour-blind too; further policies get them again, dashed."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from engine.sim.blocks import Stored
-from engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
-from engine.sim.timeline import Outcome, Timeline
-from router.state.schema import EngineEvents, Finished, FirstToken, Role
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.registration import Role
+from pointsman.engine.sim.blocks import Stored
+from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
+from pointsman.engine.sim.timeline import Outcome, Timeline
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 
 class VirtualReplica:

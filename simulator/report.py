@@ -9,8 +9,8 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from simulator.experiment import Outcome
-from simulator.measure import Spread, Summary
+from pointsman.simulator.experiment import Outcome
+from pointsman.simulator.measure import Spread, Summary
 
 _COLUMNS = ("TTFT ms mean", "p50", "p95", "p99", "TPOT ms", "hit", "imbalance", "in SLO", "goodput/s")
 

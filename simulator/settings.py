@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.sim.timing import TIMINGS, Timing
-from simulator.errors import ExperimentError
+from pointsman.engine.sim.timing import TIMINGS, Timing
+from pointsman.simulator.errors import ExperimentError
 
 MAX_REPLICAS = 4096
 MAX_ROUTERS = 64

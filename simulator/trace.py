@@ -5,10 +5,10 @@ one before and then pauses (closed loop), as agents and people do.
 
 **Prefix identity.** A trace names blocks by numbers: equal numbers at the same place mean the same tokens up to there.
 A prompt of `prompt_tokens` tokens is a body of `prompt_tokens * bytes_per_token` bytes, so each byte boundary of
-`router.prefix_keys` lies in one block. The key there is derived from that block's number and the offset in it. So two
-prompts share a key exactly when they share the block it ends in: what a router sees of real bodies, except that
-sharing which ends inside a block counts from the block's start. At the default of 4 bytes a token, boundaries 512 bytes
-apart (the finest) are 128 tokens apart, and blocks of 64 tokens end on every one of them.
+`pointsman.contract.prefix_keys` lies in one block. The key there is derived from that block's number and the offset in
+it. So two prompts share a key exactly when they share the block it ends in: what a router sees of real bodies, except
+that sharing which ends inside a block counts from the block's start. At the default of 4 bytes a token, boundaries 512
+bytes apart (the finest) are 128 tokens apart, and blocks of 64 tokens end on every one of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import cached_property
 
 import msgspec
 
-from router.prefix_keys import BOUNDARIES
+from pointsman.contract.prefix_keys import BOUNDARIES
 
 BYTES_PER_TOKEN = 4.0
 """What the router assumes; a trace may say otherwise, to see what the assumption costs."""
@@ -104,7 +104,7 @@ class Trace:
         return round(turn.prompt_tokens * self.bytes_per_token)
 
     def prefix_keys(self, turn: Turn) -> tuple[int, ...]:
-        """What `router.prefix_keys` would send for this prompt, shortest prefix first."""
+        """What `pointsman.contract.prefix_keys` would send for this prompt, shortest prefix first."""
         full = min(turn.prompt_tokens // self.block_size, len(turn.blocks))
         return self._chain_keys(turn.blocks)[: bisect_left(self._boundaries, (full, 0))]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import policies.base
-import policies.types
+from pointsman.policies import candidates, policy
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 
@@ -24,8 +23,8 @@ def compiled_sources() -> list[str]:
 
 def test_contract_modules_import() -> None:
     """The two contract modules need nothing but their declared libraries."""
-    assert policies.base.Needs.NOTHING.value == 0
-    assert policies.types.NO_SLOT == -1
+    assert policy.Needs.NOTHING.value == 0
+    assert candidates.NO_SLOT == -1
 
 
 @pytest.mark.parametrize("source", compiled_sources())

@@ -8,24 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from policies.registry import POLICIES
+from pointsman.policies.registry import POLICIES
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("policies", "haproxy", "router", "engine", "simulator", "pointsman", "bench")
+PACKAGES = ("contract", "policies", "haproxy", "router", "engine", "simulator", "pointsman", "bench")
+"""Folders of the root; all but `bench` are importable as `pointsman.FOLDER`, through links in `pointsman/`."""
 
 MAY_IMPORT = {
+    "contract": set(),
     "policies": set(),
     "haproxy": set(),
-    "router": {"policies", "haproxy"},
-    "engine": set(),
-    "simulator": {"policies", "router", "engine"},
-    "pointsman": {"policies", "haproxy", "router", "engine", "simulator"},
-    "bench": {"policies", "haproxy", "router", "engine", "simulator", "pointsman"},
+    "router": {"contract", "policies", "haproxy"},
+    "engine": {"contract"},
+    "simulator": {"contract", "policies", "router", "engine"},
+    "pointsman": {"contract", "policies", "haproxy", "router", "engine", "simulator"},
+    "bench": {"contract", "policies", "haproxy", "router", "engine", "simulator", "pointsman"},
 }
 """Which of our packages each may import besides itself (DESIGN: imports point one way)."""
-
-ENGINE_LEAVES = {"router.prefix_keys", "router.body_fields", "router.state.schema"}
-"""What engines may take from the router: both sides must read a body and write a record alike."""
 
 HEAVY = {"ray", "vllm", "torch", "transformers", "tokenizers"}
 """Imported only inside functions of `engine/vllm`: the base install works without."""
@@ -33,9 +32,10 @@ HEAVY = {"ray", "vllm", "torch", "transformers", "tokenizers"}
 ASYNC_FREE = (
     "policies",
     "haproxy/spop",
-    "router/state",
-    "router/pipeline.py",
-    "router/features.py",
+    "router/decide",
+    "router/fleet",
+    "router/kv",
+    "router/outliers",
     "engine/sim/model.py",
 )
 """Await at the edge, decide in the middle."""
@@ -48,12 +48,8 @@ WORDS = re.compile(r"\b(TODO|FIXME|XXX)\b")
 
 
 def sources(*packages: str) -> list[Path]:
-    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
-
-
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    found = [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+    return [path for path in found if path.resolve() == path]  # those behind the links of `pointsman/` count once
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -84,27 +80,38 @@ def walk_outside(node: ast.AST):
             yield from walk_outside(child)
 
 
+def owner_of(module: str) -> str:
+    """The folder of the root that a module of ours belongs to; empty for a module of others."""
+    top, _, rest = module.partition(".")
+    if top != "pointsman":
+        return top if top == "bench" else ""
+    folder = rest.partition(".")[0]
+    return folder if folder in PACKAGES else "pointsman"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_point_one_way(package: str) -> None:
-    """A package imports only what DESIGN lets it; engines take leaf modules of the router alone."""
+    """A package imports only what DESIGN lets it; `contract` is what engines and routers share."""
     for path in sources(package):
         for name in imports_of(path):
-            top = name.split(".")[0]
-            if top not in PACKAGES or top == package or top in MAY_IMPORT[package]:
-                continue
-            is_leaf = package == "engine" and any(name == leaf or name.startswith(leaf + ".") for leaf in ENGINE_LEAVES)
-            assert is_leaf or name in {leaf.rpartition(".")[0] for leaf in ENGINE_LEAVES}, (
+            owner = owner_of(name)
+            assert owner in {"", package} | MAY_IMPORT[package], (
                 f"{path.relative_to(ROOT)} imports {name}: {package}/ may import {sorted(MAY_IMPORT[package])}"
             )
 
 
-def test_leaves_are_leaves() -> None:
-    """What engines import from the router imports nothing of ours."""
-    for leaf in ENGINE_LEAVES:
-        path = ROOT / (leaf.replace(".", "/") + ".py")
-        if path.exists():
-            ours = {name for name in imports_of(path) if name.split(".")[0] in PACKAGES} - ENGINE_LEAVES
-            assert all(any(name.startswith(leaf) for leaf in ENGINE_LEAVES) for name in ours), f"{leaf} imports {ours}"
+def test_there_is_one_name_for_each_module() -> None:
+    """`import router` works where the root is on the path, and would load a second copy of each class."""
+    folders = set(PACKAGES) - {"pointsman", "bench"}
+    for path in [*sources(*PACKAGES), *sorted((ROOT / "tests").rglob("*.py"))]:
+        wrong = {name for name in imports_of(path) if name.split(".")[0] in folders}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}: write pointsman. before it"
+
+
+def test_the_package_links_to_every_folder() -> None:
+    """`pointsman/FOLDER` is the folder of that name in the root."""
+    for folder in set(PACKAGES) - {"pointsman", "bench"}:
+        assert (ROOT / "pointsman" / folder).resolve() == ROOT / folder
 
 
 def test_heavy_packages_are_imported_inside_functions() -> None:
@@ -132,7 +139,8 @@ def test_each_policy_has_its_page_and_its_test() -> None:
     """A policy nobody can read about, or that nothing tests, does not ship."""
     for name, policy in POLICIES.items():
         assert (ROOT / "docs" / "policies" / f"{name}.md").exists(), f"docs/policies/{name}.md is missing"
-        test = ROOT / "tests" / (policy.__module__.replace(".", "/test_").replace("policies/", "policies/") + ".py")
+        folder, _, module = policy.__module__.removeprefix("pointsman.").replace(".", "/").rpartition("/")
+        test = ROOT / "tests" / folder / f"test_{module}.py"
         assert test.exists(), f"{test.relative_to(ROOT)} is missing"
 
 

@@ -1,4 +1,4 @@
-"""`python -m engine.sim`: one simulated replica."""
+"""`python -m pointsman.engine.sim`: one simulated replica."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from engine.sim.config import SimConfig
-from engine.sim.errors import SimConfigError
-from engine.sim.server import run
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.errors import SimConfigError
+from pointsman.engine.sim.server import run
 
 
 def main(

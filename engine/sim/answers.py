@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from engine.sim.http import Exchange
-from engine.sim.prompts import WORD_MASK, WORDS, Answer
-from engine.sim.wire import Finished, Usage, Wire
+from pointsman.engine.sim.http import Exchange
+from pointsman.engine.sim.prompts import WORD_MASK, WORDS, Answer
+from pointsman.engine.sim.wire import Finished, Usage, Wire
 
 
 class Choice:

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from engine.sim.errors import RequestError
-from engine.sim.prompts import Prompt, chat_prompt, text_prompt, token_prompt
+from pointsman.engine.sim.errors import RequestError
+from pointsman.engine.sim.prompts import Prompt, chat_prompt, text_prompt, token_prompt
 
 PROMPTS_MAX = 1024
 """Prompts in one completion request (vLLM: VLLM_MAX_COMPLETION_PROMPTS)."""

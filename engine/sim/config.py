@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.sim.errors import SimConfigError
-from engine.sim.model import ModelConfig
-from engine.sim.timing import TIMINGS, paced
-from router.state.schema import Role
+from pointsman.contract.registration import Role
+from pointsman.engine.sim.errors import SimConfigError
+from pointsman.engine.sim.model import ModelConfig
+from pointsman.engine.sim.timing import TIMINGS, paced
 
 REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What HAProxy takes as a server's name."""
@@ -44,7 +44,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8_192
     timing: str = "dense-h100"
-    """Preset of step durations; see `engine.sim.timing`."""
+    """Preset of step durations; see `pointsman.engine.sim.timing`."""
     token_interval_ms: float = 0.0
     """Above 0: a fixed pace instead of the preset; every running sequence emits one token each interval."""
     first_token_ms: float = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from engine.sim.model import EngineModel, SimRequest, StepResult
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 
 TIMER_SLACK_S = 0.0006
 """Delivered early rather than late by this much: event-loop timers count whole milliseconds."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from engine.sim.errors import RequestError
+from pointsman.engine.sim.errors import RequestError
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):

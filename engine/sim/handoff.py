@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import msgspec
 
-from engine.disaggregation import CONNECT_TIMEOUT_S, CONNECTORS, Leg, Outcome, Peer, Prefiller
-from engine.sim.config import SimConfig
-from engine.sim.errors import RequestError
-from engine.sim.http import Exchange
-from engine.sim.model import EngineModel
-from engine.tls import tls_for
-from router.state.schema import Handoffs
+from pointsman.contract.events import Handoffs
+from pointsman.contract.tls import tls_for
+from pointsman.engine.disaggregation import CONNECT_TIMEOUT_S, CONNECTORS, Leg, Outcome, Peer, Prefiller
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.errors import RequestError
+from pointsman.engine.sim.http import Exchange
+from pointsman.engine.sim.model import EngineModel
 
 FETCH_PATH = "/sim/kv"
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from engine.sim.config import SimConfig
-from engine.sim.model import EngineModel
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.model import EngineModel
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 FIRST_TOKEN_BUCKETS_S = (

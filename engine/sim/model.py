@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.sim.adapters import AdapterSlots
-from engine.sim.blocks import BlockCache, Lease, Removed, Stored
-from engine.sim.errors import SimConfigError
-from engine.sim.timing import DENSE_H100, Timing
+from pointsman.engine.sim.adapters import AdapterSlots
+from pointsman.engine.sim.blocks import BlockCache, Lease, Removed, Stored
+from pointsman.engine.sim.errors import SimConfigError
+from pointsman.engine.sim.timing import DENSE_H100, Timing
 
 QUIET_STEPS_MAX = 256
 """Steps planned ahead at once: planning costs a little for each, and an arrival throws the rest of a plan away."""

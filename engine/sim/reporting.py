@@ -11,15 +11,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from engine.attribution import Attribution, KeyDepths
-from engine.disaggregation import unpack_prefix
-from engine.publisher import Publisher
-from engine.sim.blocks import Stored
-from engine.sim.config import SimConfig
-from engine.sim.model import EngineModel, SimRequest, StepResult
-from engine.transport import RouterTransport
-from router.prefix_keys import prefix_keys, prompt_start, scoped
-from router.state.schema import EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
+from pointsman.engine.attribution import Attribution, KeyDepths
+from pointsman.engine.disaggregation import unpack_prefix
+from pointsman.engine.publisher import Publisher
+from pointsman.engine.sim.blocks import Stored
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
+from pointsman.engine.transport import RouterTransport
 
 
 class Reporter:

@@ -20,16 +20,16 @@ from types import TracebackType
 import msgspec
 import uvloop
 
-from engine.registration import Registration
-from engine.sim.config import SimConfig
-from engine.sim.errors import RequestError, SimConfigError
-from engine.sim.faults import Faults
-from engine.sim.handoff import FETCH_PATH
-from engine.sim.http import Exchange, Service
-from engine.sim.metrics import CONTENT_TYPE
-from engine.sim.model import EngineModel
-from engine.sim.serving import APIS, Generation
-from router.state.schema import Role
+from pointsman.contract.registration import Role
+from pointsman.engine.registration import Registration
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.errors import RequestError, SimConfigError
+from pointsman.engine.sim.faults import Faults
+from pointsman.engine.sim.handoff import FETCH_PATH
+from pointsman.engine.sim.http import Exchange, Service
+from pointsman.engine.sim.metrics import CONTENT_TYPE
+from pointsman.engine.sim.model import EngineModel
+from pointsman.engine.sim.serving import APIS, Generation
 
 VERSION = "0.32.0+sim"
 """The vLLM release whose surface this is."""

@@ -14,7 +14,11 @@ from typing import Any
 
 import msgspec
 
-from engine.disaggregation import (
+from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
+from pointsman.contract.registration import Role
+from pointsman.contract.scope import request_scope, tenant_salt
+from pointsman.engine.disaggregation import (
     LEG_HEADER,
     PARAMS,
     PREFILL_HEADER,
@@ -24,23 +28,20 @@ from engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
-from engine.scope import request_scope, tenant_salt
-from engine.sim.answers import Choice, Reply, StreamReply
-from engine.sim.bodies import Ask, chat, completion, message, read_json, response
-from engine.sim.config import SimConfig
-from engine.sim.driver import Driver
-from engine.sim.errors import RequestError
-from engine.sim.faults import Faults
-from engine.sim.handoff import KeptKV, Taker
-from engine.sim.http import Exchange
-from engine.sim.metrics import Metrics
-from engine.sim.model import EngineModel, SimRequest, StepResult
-from engine.sim.prompts import block_hashes, draw_answer
-from engine.sim.reporting import Reporter
-from engine.sim.wire import ChatWire, CompletionWire, Wire
-from engine.sim.wire_events import MessageWire, ResponseWire
-from router.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
-from router.state.schema import Handoffs, Role
+from pointsman.engine.sim.answers import Choice, Reply, StreamReply
+from pointsman.engine.sim.bodies import Ask, chat, completion, message, read_json, response
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.driver import Driver
+from pointsman.engine.sim.errors import RequestError
+from pointsman.engine.sim.faults import Faults
+from pointsman.engine.sim.handoff import KeptKV, Taker
+from pointsman.engine.sim.http import Exchange
+from pointsman.engine.sim.metrics import Metrics
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
+from pointsman.engine.sim.prompts import block_hashes, draw_answer
+from pointsman.engine.sim.reporting import Reporter
+from pointsman.engine.sim.wire import ChatWire, CompletionWire, Wire
+from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
 APIS: dict[str, tuple[Callable[[dict[str, Any]], Ask], type[Wire]]] = {
     "/v1/chat/completions": (chat, ChatWire),

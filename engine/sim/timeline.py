@@ -14,7 +14,7 @@ from bisect import bisect_right
 
 import msgspec
 
-from engine.sim.model import EngineModel, SimRequest, StepResult
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from engine.sim.prompts import TOKEN_BYTES
+from pointsman.engine.sim.prompts import TOKEN_BYTES
 
 FINGERPRINT = "vllm-0.32.0-sim"
 LAST_CHUNK = b"0\r\n\r\n"

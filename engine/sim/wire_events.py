@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.sim.wire import LAST_CHUNK, Finished, Usage, Wire, event
+from pointsman.engine.sim.wire import LAST_CHUNK, Finished, Usage, Wire, event
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 _STATUS = {"stop": "completed", "length": "incomplete"}

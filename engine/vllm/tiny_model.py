@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.vllm.errors import MissingExtraError, VllmConfigError
+from pointsman.engine.vllm.errors import MissingExtraError, VllmConfigError
 
 TINY = "tiny"
 TINY_MOE = "tiny-moe"

@@ -3,10 +3,10 @@
 The specification is `doc/SPOE.txt` of HAProxy, cited as "SPOE.txt" and a section. `SPOPConnection` is the way in.
 """
 
-from haproxy.spop.connection import SPOPConnection
-from haproxy.spop.errors import ProtocolError, SPOPError, Status, UsageError
-from haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Message, Notify
-from haproxy.spop.frames import (
+from pointsman.haproxy.spop.connection import SPOPConnection
+from pointsman.haproxy.spop.errors import ProtocolError, SPOPError, Status, UsageError
+from pointsman.haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Message, Notify
+from pointsman.haproxy.spop.frames import (
     Action,
     Limits,
     Scope,
@@ -16,8 +16,8 @@ from haproxy.spop.frames import (
     encode_set_var,
     encode_set_vars,
 )
-from haproxy.spop.state import State
-from haproxy.spop.typed_data import Value, VariableValue
+from pointsman.haproxy.spop.state import State
+from pointsman.haproxy.spop.typed_data import Value, VariableValue
 
 __all__ = [
     "Action",

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
-from haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Notify
-from haproxy.spop.frames import (
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Notify
+from pointsman.haproxy.spop.frames import (
     FIN,
     HEAD,
     LENGTH_BYTES,
@@ -41,8 +41,8 @@ from haproxy.spop.frames import (
     encode_agent_disconnect,
     encode_agent_hello,
 )
-from haproxy.spop.state import TRANSITIONS, FrameType, Signal, State
-from haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest
+from pointsman.haproxy.spop.state import TRANSITIONS, FrameType, Signal, State
+from pointsman.haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest
 
 _NOTIFY = int(FrameType.NOTIFY)
 _HEAD_BYTES = HEAD.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from haproxy.spop.typed_data import Value
+from pointsman.haproxy.spop.typed_data import Value
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

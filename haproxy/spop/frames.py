@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
-from haproxy.spop.events import Message
-from haproxy.spop.state import FrameType
-from haproxy.spop.typed_data import DataType, Value, VariableValue, decode_typed, encode_typed
-from haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest, encode_varint
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.events import Message
+from pointsman.haproxy.spop.state import FrameType
+from pointsman.haproxy.spop.typed_data import DataType, Value, VariableValue, decode_typed, encode_typed
+from pointsman.haproxy.spop.varint import ONE_BYTE_LIMIT, decode_varint, decode_varint_rest, encode_varint
 
 HEAD = Struct(">IBI")
 """Length (not counting itself), type and flags, all in network byte order."""

@@ -17,8 +17,8 @@ from __future__ import annotations
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
-from haproxy.spop.varint import MAX_VALUE, decode_varint, encode_varint
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.varint import MAX_VALUE, decode_varint, encode_varint
 
 Value = bytes | int | bool | IPv4Address | IPv6Address | None
 """What a decoded argument may be."""

@@ -6,7 +6,7 @@ seven, and a byte below 128 ends it. Values are unsigned and at most 64 bits wid
 
 from __future__ import annotations
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
 
 ONE_BYTE_LIMIT = 240
 """The first value that needs a second byte. Decoders on the hot path test it themselves and save a call."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from policies.types import Decision, Naming, RequestFeatures
-from router.clock import Clock
-from router.features import extract
-from router.metrics import DecisionMetrics
-from router.pipeline import Pipeline
-from router.state.holds import Held, Outcome
+from pointsman.policies.decision import Decision
+from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.decide.features import extract
+from pointsman.router.decide.hold_queue import Held, Outcome
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.process.clock import Clock
 
 
 class Decider:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from policies.types import Reason
+from pointsman.policies.decision import Reason
 
 UNSET = "-"
 """How HAProxy prints a variable that is not set."""

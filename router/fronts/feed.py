@@ -1,7 +1,7 @@
 """The feed front: engines tell what changes over connections that stay open.
 
 The same messages and the same token as `POST /v1/replicas/{id}/events`, at a fraction of the cost (bench/feed.py):
-frames of a length and one msgpack record (router/state/schema.py), no request to parse and no headers to make. A peer
+frames of a length and one msgpack record (contract/registration.py), no request to parse and no headers to make. A peer
 that breaks the framing, shows a wrong token or says nothing for long is disconnected; its engine goes on over HTTP and
 comes back.
 """
@@ -14,16 +14,10 @@ from typing import cast
 import msgspec
 import structlog
 
-from router.admin_token import DELAY_S, AdminToken
-from router.engine_feed import EngineFeed
-from router.state.schema import (
-    FEED_HEAD,
-    MAX_EVENTS_BYTES,
-    MAX_HELLO_BYTES,
-    EngineEvents,
-    FeedHello,
-    FeedReply,
-)
+from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents
+from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
+from pointsman.router.fronts.api.admin_token import DELAY_S, AdminToken
+from pointsman.router.fronts.engine_messages import EngineFeed
 
 MAX_FEEDS = 8192
 """Connections at once: two for each of the replicas a router may have. Beyond, engines stay with HTTP."""

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from policies.types import Decision
-from router.fronts.deciding import Decider
-from router.fronts.lookup import FormReader, encode_answer
-from router.state.holds import STEP_S, Held, Outcome
+from pointsman.policies.decision import Decision
+from pointsman.router.decide.hold_queue import STEP_S, Held, Outcome
+from pointsman.router.fronts.deciding import Decider
+from pointsman.router.fronts.lookup import FormReader, encode_answer
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
 """HAProxy fails open."""

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from policies.types import Decision
-from router.fronts.deciding import Decider
-from router.fronts.guard import host_of, is_loopback
+from pointsman.policies.decision import Decision
+from pointsman.router.fronts.api.guard import host_of, is_loopback
+from pointsman.router.fronts.deciding import Decider
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""

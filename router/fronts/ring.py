@@ -14,16 +14,17 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from policies.types import NO_SLOT, Reason
-from router.clock import Clock
-from router.fronts.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
-from router.metrics import RequestMetrics
-from router.state.answers import Verdict, judge
-from router.state.holds import HoldQueue, Outcome
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.outliers import OutlierTable
-from router.state.pace import Unit
+from pointsman.policies.candidates import NO_SLOT
+from pointsman.policies.decision import Reason
+from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fronts.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import RequestMetrics
+from pointsman.router.outliers.answers import Verdict, judge
+from pointsman.router.outliers.pace import Unit
+from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.process.clock import Clock
 
 MAX_LINE_BYTES = 8192
 """Four times the ring's `maxlen`: a longer announced length is not one of our lines."""

@@ -13,7 +13,7 @@ from typing import cast
 
 import structlog
 
-from haproxy.spop import (
+from pointsman.haproxy.spop import (
     HelloReceived,
     Notify,
     ProtocolError,
@@ -23,9 +23,9 @@ from haproxy.spop import (
     Status,
     encode_set_vars,
 )
-from policies.types import Decision
-from router.fronts.deciding import Decider
-from router.metrics import DecisionMetrics
+from pointsman.policies.decision import Decision
+from pointsman.router.fronts.deciding import Decider
+from pointsman.router.metrics.requests import DecisionMetrics
 
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""

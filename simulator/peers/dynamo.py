@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from policies.base import PolicyConfig
-from policies.types import FloatColumn
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import FloatColumn
+from pointsman.policies.policy import PolicyConfig
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 
 class DynamoConfig(PolicyConfig, frozen=True, kw_only=True):

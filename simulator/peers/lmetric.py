@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from policies.base import PolicyConfig
-from policies.types import FloatColumn
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import FloatColumn
+from pointsman.policies.policy import PolicyConfig
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 
 class LMetricConfig(PolicyConfig, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from policies.base import PolicyConfig
-from policies.types import FloatColumn
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import FloatColumn
+from pointsman.policies.policy import PolicyConfig
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 
 class PredictedTtftConfig(PolicyConfig, frozen=True, kw_only=True):

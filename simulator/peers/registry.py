@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.base import Policy
-from policies.registry import PolicyTable, installed_policies
-from simulator.errors import ExperimentError
-from simulator.peers.dynamo import Dynamo
-from simulator.peers.lmetric import LMetric
-from simulator.peers.predicted_ttft import PredictedTtft
-from simulator.peers.ramjet import Ramjet
-from simulator.peers.stick_or_spill import StickOrSpill
-from simulator.peers.two_tier import TwoTier
+from pointsman.policies.policy import Policy
+from pointsman.policies.registry import PolicyTable, installed_policies
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.peers.dynamo import Dynamo
+from pointsman.simulator.peers.lmetric import LMetric
+from pointsman.simulator.peers.predicted_ttft import PredictedTtft
+from pointsman.simulator.peers.ramjet import Ramjet
+from pointsman.simulator.peers.stick_or_spill import StickOrSpill
+from pointsman.simulator.peers.two_tier import TwoTier
 
 PEER_POLICIES: dict[str, type[Policy]] = {
     Dynamo.name: Dynamo,

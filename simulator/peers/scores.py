@@ -11,9 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from policies.base import ConfigT, Context, Needs, PlainPolicy
-from policies.types import Candidates, FloatColumn, Ranked, Reason, RequestFeatures
-from router.features import DEFAULT_OUTPUT_TOKENS
+from pointsman.policies.candidates import Candidates, FloatColumn
+from pointsman.policies.decision import Ranked, Reason
+from pointsman.policies.policy import ConfigT, Context, Needs, PlainPolicy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.features import DEFAULT_OUTPUT_TOKENS
 
 
 class Signals:

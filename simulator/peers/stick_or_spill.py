@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from policies.base import PolicyConfig
-from policies.types import FloatColumn
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import FloatColumn
+from pointsman.policies.policy import PolicyConfig
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 _FAR = 1e12
 """More than any number of tokens in flight: puts a candidate behind all others."""

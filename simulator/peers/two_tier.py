@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from policies.base import PolicyConfig
-from policies.types import FloatColumn
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import FloatColumn
+from pointsman.policies.policy import PolicyConfig
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 _FAR = 1e9
 """More than any number of requests in flight: puts a candidate behind all others."""

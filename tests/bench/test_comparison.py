@@ -8,7 +8,7 @@ import pytest
 
 from bench.comparison import BEGIN, DOCS, RESULTS, Compared, Comparison, detail, overview, read_comparison, write_docs
 from bench.report import END
-from simulator.measure import Difference, Spread, Summary
+from pointsman.simulator.measure import Difference, Spread, Summary
 
 LIMITED = "kv_cost, limit 0.9"
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bench.decide import DOCUMENTS, main
-from policies.registry import POLICIES
+from pointsman.policies.registry import POLICIES
 
 
 def test_table_has_a_row_per_policy(capsys: pytest.CaptureFixture[str]) -> None:

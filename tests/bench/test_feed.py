@@ -8,7 +8,7 @@ import pytest
 
 from bench import feed
 from bench.feed import one_request, request_us, run
-from router.prefix_keys import BOUNDARIES, prefix_keys
+from pointsman.contract.prefix_keys import BOUNDARIES, prefix_keys
 
 
 def test_requests_have_the_keys_asked_for() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.simulate import SCENARIOS, Scenario, by_policy, compare, play, read, run_all
-from simulator.settings import FleetSettings
+from pointsman.simulator.settings import FleetSettings
 
 SMALL = Scenario("small", "single_turn", 0.5, ("kv_cost", "lmetric"), FleetSettings(replicas=2), requests=60)
 

@@ -6,15 +6,15 @@ import pytest
 
 from bench.pace import LoadError
 from bench.spop_load import digest, end_line, hello, notify, prefix_keys, read_acks, request_id
-from haproxy.spop import HelloReceived, Notify, Scope, SPOPConnection, encode_set_vars
-from router.features import extract
-from router.fronts.ring import EndOfRequest, RingProtocol
-from router.metrics import RequestMetrics
-from router.state.failure_accrual import OutlierConfig
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.outliers import OutlierTable
-from router.state.replicas import ReplicaRegistry
+from pointsman.haproxy.spop import HelloReceived, Notify, Scope, SPOPConnection, encode_set_vars
+from pointsman.router.decide.features import extract
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fronts.ring import EndOfRequest, RingProtocol
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import RequestMetrics
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.outliers.table import OutlierTable
 
 ANSWER = encode_set_vars(Scope.TXN, {"first": "replica-1", "reason": "hash"})
 

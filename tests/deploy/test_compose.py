@@ -16,11 +16,11 @@ import pytest
 from command_line import accept
 from deploy_files import DEPLOY, PROMETHEUS, load_yaml
 
-from haproxy.binary import find_binary
-from haproxy.config import EdgeConfig
-from pointsman.haproxy_commands import DEFAULTS, render_to
-from router.errors import SettingsError
-from router.settings import Settings, load_settings
+from pointsman.commands.haproxy import DEFAULTS, render_to
+from pointsman.haproxy.binary import find_binary
+from pointsman.haproxy.config import EdgeConfig
+from pointsman.router.errors import SettingsError
+from pointsman.router.settings import Settings, load_settings
 
 FILE = DEPLOY / "compose.yaml"
 OURS = ("edge", "router", "haproxy", "sim-1", "sim-2", "gpu")

@@ -19,10 +19,10 @@ from dockerfile import Dockerfile
 from haproxy_fixture import until
 from processes import stop
 
-from engine.vllm.config import decode
-from haproxy.binary import find_binary
-from haproxy.config import FILE_NAMES
-from pointsman.ports import pick_ports
+from pointsman.engine.vllm.fleet.config import decode
+from pointsman.haproxy.binary import find_binary
+from pointsman.haproxy.config import FILE_NAMES
+from pointsman.up.ports import pick_ports
 
 CONTAINERS = DEPLOY / "containers"
 ANSWERS = CONTAINERS / "answers.py"

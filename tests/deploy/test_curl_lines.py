@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from deploy_files import ROOT
 
-from router.app import Router
-from router.settings import load_settings
+from pointsman.router.app import Router
+from pointsman.router.settings import load_settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADMIN_PORT = 8001

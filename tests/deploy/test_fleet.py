@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from deploy_files import DEPLOY, load_yaml
 
-from engine.vllm.config import Device, decode
-from engine.vllm.spec import bundles_of, ranks_of
+from pointsman.engine.vllm.fleet.config import Device, decode
+from pointsman.engine.vllm.fleet.spec import bundles_of, ranks_of
 
 
 def test_the_example_decodes_with_its_token() -> None:

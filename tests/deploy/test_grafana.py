@@ -22,7 +22,7 @@ from edge import running_up, until
 from prometheus_server import moved, needs_prometheus, running_prometheus
 from promql import fill_in, read
 
-from pointsman.ports import pick_ports
+from pointsman.up.ports import pick_ports
 
 GRID_WIDTH = 24
 

@@ -14,8 +14,8 @@ import yaml
 from command_line import accept
 from deploy_files import ROOT, alert_queries, load_yaml
 
-from haproxy.config import EdgeConfig
-from pointsman.haproxy_commands import DEFAULTS
+from pointsman.commands.haproxy import DEFAULTS
+from pointsman.haproxy.config import EdgeConfig
 
 PAGE = (ROOT / "docs" / "how-to-deploy.md").read_text()
 UNITS = ROOT / "deploy" / "systemd"

@@ -20,16 +20,16 @@ from haproxy_fixture import until
 from processes import stop
 from units import Unit
 
-from engine.sim.config import SimConfig
-from engine.sim.server import SimServer
-from engine.vllm.config import decode
-from haproxy.binary import find_binary
-from haproxy.config import EdgeConfig
-from haproxy.runtime_api import RuntimeAPI
+from pointsman.commands.haproxy import DEFAULTS
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.server import SimServer
+from pointsman.engine.vllm.fleet.config import decode
 from pointsman.errors import EXIT_CONFIGURATION
-from pointsman.haproxy_commands import DEFAULTS
-from pointsman.ports import pick_ports
-from router.settings import load_settings
+from pointsman.haproxy.binary import find_binary
+from pointsman.haproxy.config import EdgeConfig
+from pointsman.haproxy.runtime_api import RuntimeAPI
+from pointsman.router.settings import load_settings
+from pointsman.up.ports import pick_ports
 
 SYSTEMD = DEPLOY / "systemd"
 ETC = SYSTEMD / "etc"

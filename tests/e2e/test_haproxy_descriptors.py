@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, Received, running_edge
 
-from haproxy import process
+from pointsman.haproxy import process
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, Received, read_response, running_edge, until
 
-from haproxy.config import Timeouts
+from pointsman.haproxy.config import Timeouts
 
 pytestmark = pytest.mark.e2e
 

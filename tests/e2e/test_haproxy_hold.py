@@ -10,7 +10,7 @@ import pytest
 from h2.connection import H2Connection
 from haproxy_fixture import REACH_S, Answer, Edge, Received, Response, running_edge
 
-from haproxy.config import Timeouts
+from pointsman.haproxy.config import Timeouts
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, Received, StubReplica, running_edge, until
 
-from haproxy.config import ServerOptions
-from haproxy.errors import CommandRefused
-from haproxy.reconcile import DesiredServer, Observation
-from pointsman.ports import pick_ports
+from pointsman.haproxy.config import ServerOptions
+from pointsman.haproxy.errors import CommandRefused
+from pointsman.haproxy.reconcile import DesiredServer, Observation
+from pointsman.up.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 

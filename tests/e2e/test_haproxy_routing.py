@@ -14,9 +14,9 @@ import httpx
 import pytest
 from haproxy_fixture import Received, read_response, running_edge, until
 
-from haproxy import places
-from haproxy.config import DEFAULT_GENERATION_PATHS, DEFAULT_SESSION_HEADERS, Bind
-from pointsman.ports import pick_ports
+from pointsman.haproxy import places
+from pointsman.haproxy.config import DEFAULT_GENERATION_PATHS, DEFAULT_SESSION_HEADERS, Bind
+from pointsman.up.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from edge import RunningEdge, running_up, until
 
-from router.state.silence import DOUBTFUL
+from pointsman.router.kv.idle_timeout import DOUBTFUL
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,8 @@ import signal
 import pytest
 from edge import RunningEdge, running_up, until
 
-from haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES
-from router.state.pin_journal import PinJournal
+from pointsman.haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES
+from pointsman.router.fleet.pin_journal import PinJournal
 
 pytestmark = pytest.mark.e2e
 

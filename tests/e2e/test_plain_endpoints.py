@@ -12,7 +12,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from sim_replica import client_of, replica
 
-from engine.sim.server import SimServer
+from pointsman.engine.sim.server import SimServer
 
 pytestmark = pytest.mark.e2e
 

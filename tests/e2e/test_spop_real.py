@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from spoe_haproxy import RealHAProxy, real_haproxy
 
-from haproxy.spop import (
+from pointsman.haproxy.spop import (
     Disconnected,
     Event,
     HealthCheck,
@@ -22,7 +22,7 @@ from haproxy.spop import (
     Status,
     UnsetVar,
 )
-from haproxy.spop.frames import Action
+from pointsman.haproxy.spop.frames import Action
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ import pytest
 from edge import running_up, until
 from vllm_fleet import real_vllm
 
-from engine.vllm import cpu
-from engine.vllm.tiny_model import cached_tiny_model
-from pointsman.ports import pick_ports
+from pointsman.engine.vllm.fleet import cpu
+from pointsman.engine.vllm.tiny_model import cached_tiny_model
+from pointsman.up.ports import pick_ports
 
 pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1200)]
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from engine.attribution import Attribution, KeyDepths
-from engine.sim.blocks import BlockCache, Removed, Stored
-from router.prefix_keys import BOUNDARIES, MAX_KEYS
+from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
+from pointsman.engine.attribution import Attribution, KeyDepths
+from pointsman.engine.sim.blocks import BlockCache, Removed, Stored
 
 KEYS = [101, 102, 103]
 DEPTHS = [2, 4, 6]

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.disaggregation import (
+from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import MAX_KEYS
+from pointsman.engine.disaggregation import (
     CONNECTORS,
     LEG_HEADER,
     PARAMS,
@@ -29,8 +31,6 @@ from engine.disaggregation import (
     parse_peer,
     unpack_prefix,
 )
-from router.prefix_keys import MAX_KEYS
-from router.state.schema import Handoffs
 
 NIXL = CONNECTORS["NixlConnector"]
 LEG = Leg(request_id="r1", model="m", prompt_token_ids=[1, 2, 3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.leg_times import FLOOR_S, MIN_TOKENS, PRIOR_S_PER_TOKEN, SPARE, LegTimes
+from pointsman.engine.leg_times import FLOOR_S, MIN_TOKENS, PRIOR_S_PER_TOKEN, SPARE, LegTimes
 
 MOST_S = 30.0
 

@@ -11,10 +11,10 @@ import pytest
 from edge import until
 from router_fixture import register, running_router
 
-from engine.publisher import MAX_PENDING_KEYS, Publisher
-from engine.transport import RouterTransport
-from router.app import Router
-from router.state.schema import EngineLoad, Finished, FirstToken
+from pointsman.contract.events import EngineLoad, Finished, FirstToken
+from pointsman.engine.publisher import MAX_PENDING_KEYS, Publisher
+from pointsman.engine.transport import RouterTransport
+from pointsman.router.app import Router
 
 
 class Engine:
@@ -102,7 +102,7 @@ async def test_a_router_that_lost_a_message_is_put_right() -> None:
 
 async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """By an engine that has nothing to say, and long before its next heartbeat: the connection ended."""
-    monkeypatch.setattr("engine.publisher.HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr("pointsman.engine.publisher.HEARTBEAT_S", 3600.0)
     policy = {"policy": "kv_cost"}
     async with AsyncExitStack() as stack:
         async with running_router(policy=policy) as router:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from admin_stub import admin
 
-from engine.registration import Registration
-from engine.transport import RENEWED_FOR_S
+from pointsman.engine.registration import Registration
+from pointsman.engine.transport import RENEWED_FOR_S
 
 
 @asynccontextmanager
@@ -172,6 +172,6 @@ async def test_reports_are_not_relied_on_where_the_lease_is_short() -> None:
 
 async def test_a_lease_that_reports_renew_is_confirmed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody else wrote under the same id does not stay for ever."""
-    monkeypatch.setattr("engine.registration.CONFIRM_S", 0.0)
+    monkeypatch.setattr("pointsman.engine.registration.CONFIRM_S", 0.0)
     async with admin() as router, registered(router.url, ttl_s=10.0, renewals=[Reports()]):
         await router.wait_said(3)

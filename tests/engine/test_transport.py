@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 from router_fixture import register, running_router
 
-from engine import transport
-from engine.transport import RouterTransport, TransportError
-from router.app import Router
-from router.state.schema import EngineEvents, Registration
+from pointsman.contract.events import EngineEvents
+from pointsman.contract.registration import Registration
+from pointsman.engine import transport
+from pointsman.engine.transport import RouterTransport, TransportError
+from pointsman.router.app import Router
 
 
 def events(seq: int, **given: object) -> EngineEvents:

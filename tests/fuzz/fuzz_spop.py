@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 CORPUS = ROOT / "build" / "fuzz" / "spop"
 
-with atheris.instrument_imports(include=["haproxy.spop"]):
+with atheris.instrument_imports(include=["pointsman.haproxy.spop"]):
     import spop_peer
     from spop_property import check_any_bytes
 

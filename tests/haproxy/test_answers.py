@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from haproxy.answers import ERROR_BODIES, REFUSALS
+from pointsman.haproxy.answers import ERROR_BODIES, REFUSALS
 
 
 @pytest.mark.parametrize("bodies", [ERROR_BODIES, REFUSALS])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from haproxy.binary import Binary, check_binary, find_binary, parse_version
-from haproxy.errors import BinaryError
+from pointsman.haproxy.binary import Binary, check_binary, find_binary, parse_version
+from pointsman.haproxy.errors import BinaryError
 
 
 def make_haproxy(folder: Path, prints: str, name: str = "haproxy") -> str:
@@ -83,7 +83,7 @@ def test_the_wheel_goes_before_the_path(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_path_serves_without_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, `haproxy` on the PATH; without that, a sentence about all three."""
     path = make_haproxy(tmp_path, "HAProxy version 3.0.0 2024/05/29")
-    monkeypatch.setattr("haproxy.binary.find_spec", lambda _: None)
+    monkeypatch.setattr("pointsman.haproxy.binary.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert find_binary() == Binary(path, "3.0.0")
     Path(path).unlink()

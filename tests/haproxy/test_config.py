@@ -10,16 +10,9 @@ from golden import HAPROXY, assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haproxy.config import (
-    Bind,
-    EdgeConfig,
-    Server,
-    ServerOptions,
-    Timeouts,
-    server_ids,
-)
-from haproxy.errors import ConfigError
-from haproxy.render import render
+from pointsman.haproxy.config import Bind, EdgeConfig, Server, ServerOptions, Timeouts, server_ids
+from pointsman.haproxy.errors import ConfigError
+from pointsman.haproxy.render import render
 
 SMALLEST: dict[str, Any] = {
     "binds": (Bind("127.0.0.1", 8000),),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from haproxy.config import Bind, EdgeConfig, Server
-from haproxy.descriptors import FD_HARD_LIMIT, MAX_CONNECTIONS, connections_within, open_files_limit
-from haproxy.errors import ConfigError
-from haproxy.render import render
+from pointsman.haproxy.config import Bind, EdgeConfig, Server
+from pointsman.haproxy.descriptors import FD_HARD_LIMIT, MAX_CONNECTIONS, connections_within, open_files_limit
+from pointsman.haproxy.errors import ConfigError
+from pointsman.haproxy.render import render
 
 
 def make_edge(servers: int = 0, maxconn: int = 0) -> EdgeConfig:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from haproxy import places
-from haproxy.places import Places
-from haproxy.runtime_api import RuntimeAPI
+from pointsman.haproxy import places
+from pointsman.haproxy.places import Places
+from pointsman.haproxy.runtime_api import RuntimeAPI
 
 
 class Table(RuntimeAPI):

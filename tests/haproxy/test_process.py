@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from haproxy import process as module
-from haproxy.binary import Binary
-from haproxy.config import Bind, EdgeConfig
-from haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError
-from haproxy.process import FILE_NAMES, HAProxyProcess
+from pointsman.haproxy import process as module
+from pointsman.haproxy.binary import Binary
+from pointsman.haproxy.config import Bind, EdgeConfig
+from pointsman.haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError
+from pointsman.haproxy.process import FILE_NAMES, HAProxyProcess
 
 
 def make_process(folder: Path, script: str, **changes: object) -> HAProxyProcess:

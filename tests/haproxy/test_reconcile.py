@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from other_task import another_task
 from xxhash import xxh64_hexdigest
 
-from haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, ServerOptions, server_ids
-from haproxy.errors import CommandRefused, ConfigError
-from haproxy.reconcile import (
+from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, ServerOptions, server_ids
+from pointsman.haproxy.errors import CommandRefused, ConfigError
+from pointsman.haproxy.reconcile import (
     GROUPS_MAX,
     MAPS,
     SLICE_ROWS,
@@ -26,7 +26,7 @@ from haproxy.reconcile import (
     plan,
     slices,
 )
-from haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
+from pointsman.haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
 
 KEYWORDS = ServerOptions().keywords()
 

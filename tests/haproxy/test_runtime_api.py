@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from golden import HAPROXY
 
-from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
-from haproxy.runtime_api import (
+from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
+from pointsman.haproxy.runtime_api import (
     AHEAD,
     MAX_ANSWER_BYTES,
     Info,

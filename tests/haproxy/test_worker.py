@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
-from haproxy.worker import IDLE_S, MAX_LINE_BYTES, READ_BYTES, WorkerConnection
+from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
+from pointsman.haproxy.worker import IDLE_S, MAX_LINE_BYTES, READ_BYTES, WorkerConnection
 
 INFO = "Name: HAProxy\nVersion: 2.8.25\nPid: 7\nUptime_sec: 1\nCurrConns: 2\nStopping: 1"
 

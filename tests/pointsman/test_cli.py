@@ -8,11 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from haproxy.binary import find_binary
-from haproxy.config import FILE_NAMES
 from pointsman.cli import app
 from pointsman.documents import policy_document
 from pointsman.errors import StartError
+from pointsman.haproxy.binary import find_binary
+from pointsman.haproxy.config import FILE_NAMES
 
 runner = CliRunner()
 

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 ROUTER_ALONE = """
 import asyncio
-from router.app import Router
-from router.settings import load_settings
+from pointsman.router.app import Router
+from pointsman.router.settings import load_settings
 
 async def build():
     Router(load_settings(environment={}))
@@ -21,7 +21,7 @@ async def build():
 asyncio.run(build())
 """
 
-SIMULATED_ENGINE = "import pointsman.engine_commands, engine.sim.config, engine.sim.server"
+SIMULATED_ENGINE = "import pointsman.commands.engine, pointsman.engine.sim.config, pointsman.engine.sim.server"
 
 
 @pytest.mark.parametrize(

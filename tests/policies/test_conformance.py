@@ -16,9 +16,10 @@ from candidates import make_candidates, make_context, make_features, names
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.base import Needs, Policy
-from policies.registry import POLICIES, build_policy, installed_policies
-from policies.types import Candidates, Reason
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.decision import Reason
+from pointsman.policies.policy import Needs, Policy
+from pointsman.policies.registry import POLICIES, build_policy, installed_policies
 
 CONFIGURED: list[dict[str, Any]] = [
     {"policy": "least_load", "by": "tokens"},

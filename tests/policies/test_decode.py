@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from policies.base import PolicyConfig
-from policies.decode import decode_config, describe_type
-from policies.errors import PolicyConfigError
+from pointsman.policies.decode import decode_config, describe_type
+from pointsman.policies.errors import PolicyConfigError
+from pointsman.policies.policy import PolicyConfig
 
 
 class Config(PolicyConfig, frozen=True, kw_only=True):

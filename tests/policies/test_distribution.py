@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from candidates import make_candidates, make_context, make_features
 
-from policies.registry import build_policy
-from policies.types import NO_SLOT, Candidates
+from pointsman.policies.candidates import NO_SLOT, Candidates
+from pointsman.policies.registry import build_policy
 
 FIVE_SIGMA = 5
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from candidates import make_candidates, make_context, make_features
 
-from policies.base import Policy
-from policies.registry import KEY_FALLBACK, POLICIES, build_policy, describe
+from pointsman.policies.policy import Policy
+from pointsman.policies.registry import KEY_FALLBACK, POLICIES, build_policy, describe
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "policies"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.errors import PolicyConfigError, PolicyError, PolicyPluginError
+from pointsman.policies.errors import PolicyConfigError, PolicyError, PolicyPluginError
 
 
 def test_config_error_names_key_value_and_expectation() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from candidates import make_candidates, make_context, make_features, names
 
-from policies.errors import PolicyConfigError, PolicyPluginError
-from policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
+from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
+from pointsman.policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
 
 NAMES = (
     "consistent_hash, kv_cost, least_load, lora_affinity, power_of_two, prefix_affinity, random, round_robin, "
@@ -124,8 +124,8 @@ def test_describe_says_what_may_be_configured() -> None:
 
 
 PLUGIN = '''
-from policies.base import PlainPolicy, PolicyConfig
-from policies.types import Ranked, Reason
+from pointsman.policies.policy import PlainPolicy, PolicyConfig
+from pointsman.policies.decision import Ranked, Reason
 
 
 class LastConfig(PolicyConfig, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import SettingsError
-from router.settings import DEFAULT_POLICY, Listen, load_settings
+from pointsman.router.errors import SettingsError
+from pointsman.router.settings import DEFAULT_POLICY, Listen, load_settings
 
 
 def load(tmp_path: Path, text: str = "", environment: dict[str, str] | None = None, **overrides: object):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from reference_docs import COMMAND, DOCS, settings_page
 
-from haproxy.config import EdgeConfig
-from router.settings import Settings
+from pointsman.haproxy.config import EdgeConfig
+from pointsman.router.settings import Settings
 
 
 def test_the_page_is_what_the_code_says() -> None:

@@ -13,16 +13,16 @@ import structlog
 from many_worlds import look_at_all, report
 from shared_world import Violation, run_world
 
-from router.sharing.sharing import Sharing
-from router.state.conversations import Conversations
-from router.state.homeless import Homeless
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.prefix_index import PrefixIndex
-from router.state.replicas import Replica
-from router.state.residency import Feed
-from router.state.shared.documents import SharedDocuments
-from router.state.shared.peers import Peers
+from pointsman.router.edges.documents import SharedDocuments
+from pointsman.router.edges.homeless import Homeless
+from pointsman.router.edges.peers import Peers
+from pointsman.router.edges.sharing import Sharing
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Replica
+from pointsman.router.kv.conversations import Conversations
+from pointsman.router.kv.event_cursor import Feed
+from pointsman.router.kv.prefix_index import PrefixIndex
+from pointsman.router.kv.state import KVState
 
 SHORT_S = 8.0
 """Of faults, in the fast suite."""

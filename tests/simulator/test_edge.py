@@ -7,12 +7,12 @@ import random
 import pytest
 from sim_trace import make_session, make_trace, make_turn
 
-from policies.errors import PolicyConfigError
-from policies.types import RequestFeatures
-from router.state.schema import EngineEvents, FirstToken
-from simulator.edge import Edge, Placed
-from simulator.replica import VirtualReplica
-from simulator.settings import FleetSettings
+from pointsman.contract.events import EngineEvents, FirstToken
+from pointsman.policies.errors import PolicyConfigError
+from pointsman.policies.request import RequestFeatures
+from pointsman.simulator.edge import Edge, Placed
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings
 
 TRACE = make_trace(make_session("s", 0.0, make_turn(1_000, 24)))
 

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 from sim_trace import make_session, make_trace, make_turn
 
-from simulator.errors import ExperimentError
-from simulator.experiment import Outcome, Pace, run_experiment
-from simulator.generate import WORKLOADS, generate
-from simulator.knee import knee_sessions_per_s
-from simulator.report import as_json, as_tables
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.experiment import Outcome, Pace, run_experiment
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.knee import knee_sessions_per_s
+from pointsman.simulator.report import as_json, as_tables
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 SETTINGS = FleetSettings(replicas=2, kv_tokens=100_000)
 POLICIES = {"least": {"policy": "least_load"}, "sticky": {"policy": "session_affinity"}}

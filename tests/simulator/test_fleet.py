@@ -10,14 +10,14 @@ import pytest
 from msgspec.structs import replace
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
-from engine.sim.timing import DENSE_H100
-from router.state.holds import Outcome
-from simulator.errors import ExperimentError
-from simulator.fleet import MAX_REFUSALS, VirtualFleet
-from simulator.generate import WORKLOADS, Lognormal, generate
-from simulator.measure import Summary
-from simulator.settings import FleetSettings, Restart
-from simulator.trace import Trace
+from pointsman.engine.sim.timing import DENSE_H100
+from pointsman.router.decide.hold_queue import Outcome
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.fleet import MAX_REFUSALS, VirtualFleet
+from pointsman.simulator.generate import WORKLOADS, Lognormal, generate
+from pointsman.simulator.measure import Summary
+from pointsman.simulator.settings import FleetSettings, Restart
+from pointsman.simulator.trace import Trace
 
 PREFILL_1000_MS = 16.50142 + 15.18344 + 0.4209989
 """One step of 1,000 prompt tokens on the dense-h100 timing."""

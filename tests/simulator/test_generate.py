@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from simulator.generate import WORKLOADS, Lognormal, describe, generate
+from pointsman.simulator.generate import WORKLOADS, Lognormal, describe, generate
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

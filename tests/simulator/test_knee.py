@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sim_trace import make_session, make_trace, make_turn
 
-from simulator.errors import ExperimentError
-from simulator.generate import WORKLOADS, generate
-from simulator.knee import knee_sessions_per_s
-from simulator.settings import FleetSettings
-from simulator.trace import Session, Trace, Turn
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.knee import knee_sessions_per_s
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Session, Trace, Turn
 
 
 def test_pauses_alone_fill_the_fleet() -> None:

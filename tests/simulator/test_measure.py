@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.measure import Counts, Served, Summary, average, paired, spread, summarise
+from pointsman.simulator.measure import Counts, Served, Summary, average, paired, spread, summarise
 
 
 def make_served(

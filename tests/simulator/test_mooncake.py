@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
-from simulator.errors import TraceError
-from simulator.generate import WORKLOADS, generate
-from simulator.mooncake import read_trace, write_trace
-from simulator.trace import Trace
+from pointsman.simulator.errors import TraceError
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.mooncake import read_trace, write_trace
+from pointsman.simulator.trace import Trace
 
 
 def read(tmp_path: Path, *rows: object, block_size: int = 4, **given: object) -> Trace:

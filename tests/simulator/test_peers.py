@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from candidates import make_candidates, make_context, make_features, names
 
-from policies.registry import build_policy
-from policies.types import Candidates, Residency
-from router.features import DEFAULT_OUTPUT_TOKENS
-from router.state.kv_columns import KVColumns
-from simulator.errors import ExperimentError
-from simulator.peers.registry import PEERS, known_policies, policy_named
-from simulator.peers.scores import PeerPolicy, Signals
+from pointsman.policies.candidates import Candidates, Residency
+from pointsman.policies.registry import build_policy
+from pointsman.router.decide.features import DEFAULT_OUTPUT_TOKENS
+from pointsman.router.kv.columns import KVColumns
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.peers.registry import PEERS, known_policies, policy_named
+from pointsman.simulator.peers.scores import PeerPolicy, Signals
 
 
 def fleet(

@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ET
 import msgspec
 import pytest
 
-from simulator.errors import ExperimentError
-from simulator.experiment import Outcome, Pace
-from simulator.measure import Counts, Served, Summary, summarise
-from simulator.plots import COLOURS, PANELS, as_svg
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.experiment import Outcome, Pace
+from pointsman.simulator.measure import Counts, Served, Summary, summarise
+from pointsman.simulator.plots import COLOURS, PANELS, as_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -6,11 +6,11 @@ import math
 
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
-from engine.sim.model import SimRequest
-from router.state.schema import Finished, FirstToken
-from simulator.replica import VirtualReplica
-from simulator.settings import FleetSettings
-from simulator.trace import Trace
+from pointsman.contract.events import Finished, FirstToken
+from pointsman.engine.sim.model import SimRequest
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Trace
 
 
 def make_replica(trace: Trace, *, kv_tokens: int = 4_096, **given: object) -> VirtualReplica:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from engine.sim.timing import DENSE_H100
-from simulator.errors import ExperimentError
-from simulator.settings import FleetSettings, Restart
+from pointsman.engine.sim.timing import DENSE_H100
+from pointsman.simulator.errors import ExperimentError
+from pointsman.simulator.settings import FleetSettings, Restart
 
 
 @pytest.mark.parametrize(

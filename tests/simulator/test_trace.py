@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
-from router.prefix_keys import BOUNDARIES, MAX_KEYS, prefix_keys
-from simulator.trace import Session, Trace, Turn
+from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS, prefix_keys
+from pointsman.simulator.trace import Session, Trace, Turn
 
 
 def trace_of(*chains: list[int], block_size: int = 64, prompt: int | None = None) -> Trace:

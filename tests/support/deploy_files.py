@@ -17,10 +17,10 @@ from haproxy_fixture import running_edge, until
 from prometheus_client.parser import text_string_to_metric_families
 from router_fixture import client_of, register, running_router
 
-from engine.sim.config import SimConfig
-from engine.sim.server import SimServer
-from policies.types import RequestFeatures
-from router.app import Router
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.server import SimServer
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.app import Router
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

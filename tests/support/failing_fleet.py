@@ -18,19 +18,19 @@ from typing import Any
 
 import msgspec
 
-from policies.registry import build_policy
-from policies.types import RequestFeatures
-from router.fronts.ring import EndOfRequest
-from router.metrics import DecisionMetrics, RequestMetrics
-from router.pipeline import Pipeline
-from router.state.adapters import AdapterTable
-from router.state.failure_accrual import OutlierConfig
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.outliers import OutlierTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import Registration
-from router.state.sessions import SessionTable
+from pointsman.contract.registration import Registration
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fronts.ring import EndOfRequest
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics, RequestMetrics
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.outliers.table import OutlierTable
 
 ANSWER_S = 0.4
 PATIENCE_S = 4.0

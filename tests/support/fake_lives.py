@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from engine.vllm.config import PoolConfig
-from engine.vllm.errors import VllmError
-from engine.vllm.pool import Bring
-from engine.vllm.replica import Started
+from pointsman.engine.vllm.errors import VllmError
+from pointsman.engine.vllm.fleet.config import PoolConfig
+from pointsman.engine.vllm.fleet.pool import Bring
+from pointsman.engine.vllm.replica.replica import Started
 
 
 class FakeLife:

@@ -1,8 +1,8 @@
 """A store in memory that fails like Redis does: late, out of order between streams, cut off, full, stopped, emptied.
 
 `FaultyStore` is what lies in Redis and what goes wrong with it; `StoreClient` is one edge's way there, a real
-`router.sharing.store.Store`. Each call is a request that takes its time or is lost, its effect, and an answer that
-takes its time or is lost. So a call that failed may have had its effect, and one that timed out may have it later.
+`pointsman.router.edges.store.Store`. Each call is a request that takes its time or is lost, its effect, and an answer
+that takes its time or is lost. So a call that failed may have had its effect, and one that timed out may have it later.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from router.sharing.store import Cause, Entry, Kept, Roster, StoreError
-from router.state.shared.keys import SNAPSHOT_TTL_S, STREAM_TTL_S
-from router.state.shared.member import Outgoing
-from router.state.shared.records import Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.keys import SNAPSHOT_TTL_S, STREAM_TTL_S
+from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 
 TIMEOUT_S = 1.0
-"""As in `router.sharing.redis_store`."""
+"""As in `pointsman.router.edges.redis_store`."""
 
 POLL_S = 0.05
 """How often a waiting read looks again."""
@@ -156,7 +156,7 @@ class FaultyStore:
 
 
 class StoreClient:
-    """One edge's way to the store: `router.sharing.store.Store`."""
+    """One edge's way to the store: `pointsman.router.edges.store.Store`."""
 
     def __init__(self, store: FaultyStore) -> None:
         self._store = store

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from haproxy.binary import find_binary
-from haproxy.config import BACKEND, Bind, EdgeConfig, Server, Timeouts
-from haproxy.process import HAProxyProcess
-from haproxy.reconcile import DesiredServer, Reconciler, observe
-from haproxy.runtime_api import RuntimeAPI
-from haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
-from pointsman.ports import pick_ports
-from router.fronts.ring import CLIENT_LEFT
+from pointsman.haproxy.binary import find_binary
+from pointsman.haproxy.config import BACKEND, Bind, EdgeConfig, Server, Timeouts
+from pointsman.haproxy.process import HAProxyProcess
+from pointsman.haproxy.reconcile import DesiredServer, Reconciler, observe
+from pointsman.haproxy.runtime_api import RuntimeAPI
+from pointsman.haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
+from pointsman.router.fronts.ring import CLIENT_LEFT
+from pointsman.up.ports import pick_ports
 
 Answer = dict[str, str | int]
 Arguments = dict[str, Any]

@@ -7,18 +7,20 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from policies.registry import build_policy
-from policies.types import Decision, RequestFeatures
-from router.metrics import DecisionMetrics
-from router.pipeline import Pipeline
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import EngineEvents, Registration
-from router.state.sessions import SessionTable
-from router.state.shared.documents import SharedDocument
-from router.state.shared.member import Member
-from router.state.shared.records import EdgeInfo
+from pointsman.contract.events import EngineEvents
+from pointsman.contract.registration import Registration
+from pointsman.policies.decision import Decision
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.edges.documents import SharedDocument
+from pointsman.router.edges.member import Member
+from pointsman.router.edges.records import EdgeInfo
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics
 
 
 class StreamStore:

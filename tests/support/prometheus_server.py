@@ -17,7 +17,7 @@ from deploy_files import PROMETHEUS, load_yaml
 from edge import until
 from processes import stop
 
-from pointsman.ports import pick_ports
+from pointsman.up.ports import pick_ports
 
 BINARY = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(BINARY is None, reason="prometheus is not installed (Debian package prometheus)")

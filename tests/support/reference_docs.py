@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/support/reference_docs.py
 
-Names, types, labels, defaults and texts come from `router/metrics.py`, the settings structs and the docstrings below
-their fields. Only the paragraphs between the tables are written here.
+Names, types, labels, defaults and texts come from `router/metrics/requests.py`, the settings structs and the docstrings
+below their fields. Only the paragraphs between the tables are written here.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect as types
 
-from haproxy.config import EdgeConfig
-from pointsman.haproxy_commands import DEFAULTS
-from policies.types import Reason
-from router.app import Router
-from router.fronts.guard import Check
-from router.metrics import REQUEST_CLASSES
-from router.settings import Settings, SharedSettings
-from router.state.answers import FAILURES
-from router.state.holds import Outcome
-from router.state.outliers import BACKPRESSURE, SLOW
-from router.state.replicas import Health
+from pointsman.commands.haproxy import DEFAULTS
+from pointsman.haproxy.config import EdgeConfig
+from pointsman.policies.decision import Reason
+from pointsman.router.app import Router
+from pointsman.router.decide.hold_queue import Outcome
+from pointsman.router.fleet.replicas import Health
+from pointsman.router.fronts.api.guard import Check
+from pointsman.router.metrics.requests import REQUEST_CLASSES
+from pointsman.router.outliers.answers import FAILURES
+from pointsman.router.outliers.table import BACKPRESSURE, SLOW
+from pointsman.router.settings import Settings, SharedSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMAND = ".venv/bin/python tests/support/reference_docs.py"
@@ -283,10 +283,15 @@ def _kind(kind: types.Type) -> str:
     if isinstance(kind, types.IntType | types.FloatType):
         word = "whole number" if isinstance(kind, types.IntType) else "number"
         if kind.ge is not None and kind.le is not None:
-            return f"{word} from {kind.ge} to {kind.le}"
+            return f"{word} from {_plain(kind.ge)} to {_plain(kind.le)}"
         limits = (("above", kind.gt), ("from", kind.ge), ("below", kind.lt), ("up to", kind.le))
-        return " ".join([word, *(f"{sign} {limit}" for sign, limit in limits if limit is not None)])
+        return " ".join([word, *(f"{sign} {_plain(limit)}" for sign, limit in limits if limit is not None)])
     return WORDS[type(kind)]
+
+
+def _plain(limit: float) -> str:
+    """A limit without `.0`: `typing` takes 1 and 1.0 for the same annotation, and keeps whichever came first."""
+    return str(int(limit)) if limit == int(limit) else str(limit)
 
 
 PAGES = {"metrics.md": metrics_page, "settings.md": settings_page}

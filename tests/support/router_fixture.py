@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from router.app import Router
-from router.settings import load_settings
+from pointsman.router.app import Router
+from pointsman.router.settings import load_settings
 
 PICKED = {"spop": {"port": 0}, "ring": {"port": 0}, "lookup": {"port": 0}, "admin": {"port": 0}}
 

@@ -26,12 +26,12 @@ from world_agreement import disagreements
 from world_edges import Site, WorldEdge
 from world_engines import WorldEngine
 
-from policies.types import RequestFeatures
-from router.sharing.sharing import STREAM_ENTRIES
-from router.sharing.store import Cause
-from router.state.sessions import MAX_CHANGED
-from router.state.shared.member import MAX_NOTICES
-from router.state.shared.peers import MAX_PEERS
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.edges.member import MAX_NOTICES
+from pointsman.router.edges.peers import MAX_PEERS
+from pointsman.router.edges.sharing import STREAM_ENTRIES
+from pointsman.router.edges.store import Cause
+from pointsman.router.fleet.sessions import MAX_CHANGED
 
 ACTIVE_S = 12.0
 """How long things go wrong."""

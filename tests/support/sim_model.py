@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
-from engine.sim.timing import Timing
+from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
+from pointsman.engine.sim.timing import Timing
 
 _IDS = count(1)
 

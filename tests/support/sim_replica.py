@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from engine.sim.config import SimConfig
-from engine.sim.server import SimServer
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.server import SimServer
 
 
 @asynccontextmanager

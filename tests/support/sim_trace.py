@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from simulator.trace import Session, Trace, Turn
+from pointsman.simulator.trace import Session, Trace, Turn
 
 _NAMES = count(1)
 

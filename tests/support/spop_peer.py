@@ -1,7 +1,7 @@
 """HAProxy's side of SPOP, for tests: writes what HAProxy writes, reads what an agent answers.
 
-It shares nothing with `haproxy.spop` but the enums of numbers: encoders and parsers are written again from SPOE.txt,
-slowly and plainly, so that the two check each other. Bytes first, then `SPOPPeer`, the same over a socket:
+It shares nothing with `pointsman.haproxy.spop` but the enums of numbers: encoders and parsers are written again from
+SPOE.txt, slowly and plainly, so that the two check each other. Bytes first, then `SPOPPeer`, the same over a socket:
 
     async with connect("127.0.0.1", port) as peer:
         await peer.handshake()
@@ -19,9 +19,9 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from pathlib import Path
 
-from haproxy.spop.frames import ActionType, Scope
-from haproxy.spop.state import FrameType
-from haproxy.spop.typed_data import DataType
+from pointsman.haproxy.spop.frames import ActionType, Scope
+from pointsman.haproxy.spop.state import FrameType
+from pointsman.haproxy.spop.typed_data import DataType
 
 FIN = 0x1
 ABORT = 0x2

@@ -9,7 +9,17 @@ from collections.abc import Iterable
 
 import spop_peer
 
-from haproxy.spop import Disconnected, Event, HealthCheck, Limits, Notify, ProtocolError, SPOPConnection, State, Status
+from pointsman.haproxy.spop import (
+    Disconnected,
+    Event,
+    HealthCheck,
+    Limits,
+    Notify,
+    ProtocolError,
+    SPOPConnection,
+    State,
+    Status,
+)
 
 LIMITS = Limits(
     max_frame_size=1024, max_in_flight=4, max_messages=3, max_args=5, max_name_bytes=20, max_value_bytes=300

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 
-from engine.registration import Registration
-from engine.vllm.replica import Started, VllmReplica
+from pointsman.engine.registration import Registration
+from pointsman.engine.vllm.replica.replica import Started, VllmReplica
 
 
 class StubReplica(VllmReplica):
@@ -32,9 +32,9 @@ class StubReplica(VllmReplica):
 
 def run_driver(settings: str) -> None:
     """A driver of stub replicas, with settings as JSON, in this process."""
-    from engine.vllm import actor, launch
-    from engine.vllm.config import decode
-    from engine.vllm.errors import VllmError
+    from pointsman.engine.vllm.errors import VllmError
+    from pointsman.engine.vllm.fleet import actor, launch
+    from pointsman.engine.vllm.fleet.config import decode
 
     actor.VllmReplica = StubReplica
     try:

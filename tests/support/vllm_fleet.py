@@ -17,7 +17,7 @@ import msgspec
 import psutil
 import pytest
 
-from router.state.schema import EventsAnswer
+from pointsman.contract.events import EventsAnswer
 
 NEEDED = ("ray", "vllm", "tokenizers")
 """Packages of `make engine-cpu` that real vLLM takes to run here."""
@@ -39,9 +39,9 @@ READY_S = 240
 
 _DRIVER = """
 import json, sys
-from engine.vllm.config import decode
-from engine.vllm.errors import VllmError
-from engine.vllm.launch import run
+from pointsman.engine.vllm.fleet.config import decode
+from pointsman.engine.vllm.errors import VllmError
+from pointsman.engine.vllm.fleet.launch import run
 try:
     run(decode(json.loads(sys.argv[1])))
 except VllmError as error:
@@ -128,7 +128,7 @@ def admin_server() -> Iterator[tuple[str, Lines]]:
 
 
 class FleetProcess:
-    """`engine.vllm.launch.run` in a child process."""
+    """`pointsman.engine.vllm.fleet.launch.run` in a child process."""
 
     def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
         self.process = process

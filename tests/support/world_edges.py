@@ -1,6 +1,7 @@
 """Edges of a simulated world: at each site an HAProxy that goes on, and before it one router's life after the other.
 
-`WorldEdge` is wired as `router.app.Router` is, of the real parts, without its sockets. `Site` is what outlives it.
+`WorldEdge` is wired as `pointsman.router.app.Router` is, of the real parts, without its sockets. `Site` is what
+outlives it.
 """
 
 from __future__ import annotations
@@ -13,26 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 from faulty_store import FaultyStore, StoreClient
 
-from policies.base import Needs
-from policies.errors import PolicyError
-from policies.registry import build_policy
-from policies.types import Decision, RequestFeatures
-from router.fronts.ring import EndOfRequest
-from router.metrics import DecisionMetrics, RequestMetrics
-from router.pipeline import Pipeline
-from router.policy_control import PolicyControl
-from router.readiness import Readiness
-from router.sharing.sharing import Sharing
-from router.state.failure_accrual import OutlierConfig
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.outliers import OutlierTable
-from router.state.replicas import Health, Replica, ReplicaRegistry
-from router.state.schema import SavedReplica
-from router.state.sessions import DEFAULT_TTL_S, SessionTable
-from router.state.shared.documents import SharedDocument
-from router.state.shared.member import Member
-from router.state.shared.records import EdgeInfo
+from pointsman.policies.decision import Decision
+from pointsman.policies.errors import PolicyError
+from pointsman.policies.policy import Needs
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.edges.documents import SharedDocument
+from pointsman.router.edges.member import Member
+from pointsman.router.edges.records import EdgeInfo
+from pointsman.router.edges.sharing import Sharing
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.saved import SavedReplica
+from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.fronts.ring import EndOfRequest
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics, RequestMetrics
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.watch.readiness import Readiness
 
 if TYPE_CHECKING:
     from world_engines import WorldEngine
@@ -114,7 +116,7 @@ class WorldEdge:
     def __repr__(self) -> str:
         return f"WorldEdge({self.name})"
 
-    # Wiring, as in router.app
+    # Wiring, as in pointsman.router.app
 
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from engine.publisher import Publisher
-from engine.transport import TransportError
-from router.state.schema import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken, Registration
+from pointsman.contract.events import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
+from pointsman.contract.registration import Registration
+from pointsman.engine.publisher import Publisher
+from pointsman.engine.transport import TransportError
 
 if TYPE_CHECKING:
     from world_edges import Site
@@ -23,7 +24,7 @@ TOKENS_PER_KEY = 128
 
 
 class Way:
-    """From one engine to one site's router: an `engine.transport.Transport`."""
+    """From one engine to one site's router: an `pointsman.engine.transport.Transport`."""
 
     def __init__(self, engine: WorldEngine, site: Site, rng: random.Random) -> None:
         self._engine = engine

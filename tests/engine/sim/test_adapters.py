@@ -5,9 +5,9 @@ from __future__ import annotations
 from sim_model import run_until_idle
 from sim_replica import chat_body, client_of, replica
 
-from engine.sim.adapters import AdapterSlots
-from engine.sim.model import EngineModel, ModelConfig, SimRequest
-from engine.sim.timing import paced
+from pointsman.engine.sim.adapters import AdapterSlots
+from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
+from pointsman.engine.sim.timing import paced
 
 
 def test_the_adapter_used_longest_ago_makes_room() -> None:

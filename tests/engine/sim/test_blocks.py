@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from engine.sim.blocks import BlockCache, Lease, Removed, Stored
+from pointsman.engine.sim.blocks import BlockCache, Lease, Removed, Stored
 
 BLOCK = 4
 

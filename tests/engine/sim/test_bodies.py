@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sim.bodies import PROMPTS_MAX, SEQUENCES_MAX, Ask, chat, completion, message, read_json, response
-from engine.sim.errors import RequestError
+from pointsman.engine.sim.bodies import PROMPTS_MAX, SEQUENCES_MAX, Ask, chat, completion, message, read_json, response
+from pointsman.engine.sim.errors import RequestError
 
 JSON = b"application/json"
 HELLO = [{"role": "user", "content": "hello"}]

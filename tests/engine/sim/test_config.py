@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.sim.config import SimConfig
-from engine.sim.errors import SimConfigError
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.errors import SimConfigError
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from sim_model import make_model, make_request
 
-from engine.sim.driver import LAG_MAX_S, STEPS_A_TICK_MAX, Driver
-from engine.sim.model import StepResult
-from engine.sim.timing import Timing
+from pointsman.engine.sim.driver import LAG_MAX_S, STEPS_A_TICK_MAX, Driver
+from pointsman.engine.sim.model import StepResult
+from pointsman.engine.sim.timing import Timing
 
 
 class VirtualLoop:

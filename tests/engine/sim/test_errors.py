@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.sim.errors import RequestError, SimConfigError
+from pointsman.engine.sim.errors import RequestError, SimConfigError
 
 
 def test_a_refusal_has_vllms_shape() -> None:

@@ -14,10 +14,11 @@ from router_fixture import running_router
 from sim_model import make_model, make_request, run_until_idle
 from sim_replica import chat_body, client_of, events_of, replica
 
-from engine.sim.server import SimServer
-from policies.types import RequestFeatures
-from router.prefix_keys import prefix_keys, scope_of, scoped
-from router.state.schema import Handoffs, Role
+from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import prefix_keys, scope_of, scoped
+from pointsman.contract.registration import Role
+from pointsman.engine.sim.server import SimServer
+from pointsman.policies.request import RequestFeatures
 
 PROMPT = "the quick brown fox " * 400
 """8,000 bytes: 2,000 tokens and a few for the chat template."""

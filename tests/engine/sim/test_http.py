@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 from sim_replica import read_chunks, read_head, read_response
 
-from engine.sim import http
-from engine.sim.http import Exchange, Service
+from pointsman.engine.sim import http
+from pointsman.engine.sim.http import Exchange, Service
 
 
 def echo(exchange: Exchange) -> None:

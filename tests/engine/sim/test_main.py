@@ -18,9 +18,9 @@ STREAM = chat_body(max_tokens=20, ignore_eos=True, stream=True)
 
 @asynccontextmanager
 async def process(*arguments: str) -> AsyncIterator[tuple[Process, str]]:
-    """`python -m engine.sim` and the URL of its ready line."""
+    """`python -m pointsman.engine.sim` and the URL of its ready line."""
     replica = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "engine.sim", *arguments, stdout=PIPE, stderr=PIPE
+        sys.executable, "-m", "pointsman.engine.sim", *arguments, stdout=PIPE, stderr=PIPE
     )
     try:
         assert replica.stdout is not None
@@ -100,7 +100,7 @@ async def test_an_idle_replica_serves_and_leaves() -> None:
 async def test_a_bad_setting_is_one_sentence() -> None:
     """Key, value, what is expected; no traceback."""
     replica = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "engine.sim", "--timing", "slow", stdout=PIPE, stderr=PIPE
+        sys.executable, "-m", "pointsman.engine.sim", "--timing", "slow", stdout=PIPE, stderr=PIPE
     )
     _, said = await replica.communicate()
     assert replica.returncode == 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from sim_model import make_model, make_request
 
-from engine.sim.config import SimConfig
-from engine.sim.metrics import Metrics
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

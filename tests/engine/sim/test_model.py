@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_model import make_model, make_request, run_until_idle
 
-from engine.sim.blocks import Removed, Stored
-from engine.sim.errors import SimConfigError
-from engine.sim.model import ModelConfig
-from engine.sim.timing import Timing
+from pointsman.engine.sim.blocks import Removed, Stored
+from pointsman.engine.sim.errors import SimConfigError
+from pointsman.engine.sim.model import ModelConfig
+from pointsman.engine.sim.timing import Timing
 
 
 def test_a_request_emits_its_tokens_one_a_step() -> None:

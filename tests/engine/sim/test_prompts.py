@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sim.prompts import (
+from pointsman.engine.sim.prompts import (
     IMAGE_TOKENS,
     TOKEN_BYTES,
     WORDS,

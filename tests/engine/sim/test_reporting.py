@@ -10,9 +10,10 @@ from edge import until
 from router_fixture import running_router
 from sim_replica import replica
 
-from policies.types import Decision, RequestFeatures
-from router.app import Router
-from router.prefix_keys import prefix_keys, scope_of, scoped
+from pointsman.contract.prefix_keys import prefix_keys, scope_of, scoped
+from pointsman.policies.decision import Decision
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.app import Router
 
 SYSTEM = "You are a careful assistant. " * 400
 """Some 11,600 bytes, 2,900 tokens by the simulated engine's rule."""

@@ -12,10 +12,10 @@ import pytest
 from admin_stub import admin
 from sim_replica import chat_body, client_of, connection_to, post, read_chunks, read_head, read_response, replica
 
-from engine.sim.config import SimConfig
-from engine.sim.errors import SimConfigError
-from engine.sim.server import SimServer
-from engine.sim.wire import LAST_CHUNK
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.sim.errors import SimConfigError
+from pointsman.engine.sim.server import SimServer
+from pointsman.engine.sim.wire import LAST_CHUNK
 
 
 async def until_busy(server: SimServer, connections: int) -> None:

@@ -21,7 +21,7 @@ from sim_replica import (
     replica,
 )
 
-from engine.sim.server import SimServer
+from pointsman.engine.sim.server import SimServer
 
 APIS = [
     pytest.param("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}, id="chat"),

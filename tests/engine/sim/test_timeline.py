@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sim_model import make_model, make_request
 
-from engine.sim.model import EngineModel, SimRequest
-from engine.sim.timeline import Timeline
-from engine.sim.timing import Timing
+from pointsman.engine.sim.model import EngineModel, SimRequest
+from pointsman.engine.sim.timeline import Timeline
+from pointsman.engine.sim.timing import Timing
 
 TIMING = Timing(
     prefill_base_s=0.016,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.sim.timing import DENSE_H100, FAST, paced
+from pointsman.engine.sim.timing import DENSE_H100, FAST, paced
 
 
 def test_the_dense_preset_is_dynamos_polynomial() -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from engine.sim.wire import DONE, LAST_CHUNK, ChatWire, CompletionWire, Finished, Usage, Wire
-from engine.sim.wire_events import MessageWire, ResponseWire
+from pointsman.engine.sim.wire import DONE, LAST_CHUNK, ChatWire, CompletionWire, Finished, Usage, Wire
+from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
 CREATED = 1795422184
 USAGE = Usage(prompt=16, completion=4, cached=0, created=0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from engine.sim.wire import Finished, Usage, Wire
-from engine.sim.wire_events import MessageWire, ResponseWire
+from pointsman.engine.sim.wire import Finished, Usage, Wire
+from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
 USAGE = Usage(prompt=40, completion=3, cached=16, created=16)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.vllm.errors import VllmConfigError
-from engine.vllm.tiny_model import ARCHITECTURES, cached_tiny_model, make_tiny_model
+from pointsman.engine.vllm.errors import VllmConfigError
+from pointsman.engine.vllm.tiny_model import ARCHITECTURES, cached_tiny_model, make_tiny_model
 
 MISSING = find_spec("tokenizers") is None
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from spop_peer import boolean, golden, integer, ip, message, null, string
 from spop_property import check_any_bytes
 
-from haproxy.spop.typed_data import DataType
+from pointsman.haproxy.spop.typed_data import DataType
 
 NAMES = st.text("abc", max_size=3)
 VALUES = st.one_of(

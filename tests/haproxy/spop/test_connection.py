@@ -1,4 +1,4 @@
-"""haproxy.spop.connection"""
+"""pointsman.haproxy.spop.connection"""
 
 import sys
 from itertools import permutations
@@ -8,7 +8,7 @@ import spop_peer
 from arrivals import arrivals
 from spop_peer import Ack, AgentDisconnect, AgentHello, message, string
 
-from haproxy.spop import (
+from pointsman.haproxy.spop import (
     Disconnected,
     HealthCheck,
     HelloReceived,

@@ -1,4 +1,4 @@
-"""haproxy.spop.frames: each frame in both directions, and every way it can arrive."""
+"""pointsman.haproxy.spop.frames: each frame in both directions, and every way it can arrive."""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -7,7 +7,7 @@ import spop_peer
 from arrivals import arrivals
 from spop_peer import Ack, AgentDisconnect, AgentHello, golden, message, string
 
-from haproxy.spop import (
+from pointsman.haproxy.spop import (
     Disconnected,
     Event,
     HealthCheck,
@@ -25,7 +25,7 @@ from haproxy.spop import (
     encode_actions,
     encode_set_vars,
 )
-from haproxy.spop.frames import (
+from pointsman.haproxy.spop.frames import (
     MAX_DISCONNECT_MESSAGE_BYTES,
     MAX_NAMES,
     Vocabulary,

@@ -1,4 +1,4 @@
-"""haproxy.spop.state: the table, and that a connection does what it says."""
+"""pointsman.haproxy.spop.state: the table, and that a connection does what it says."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import pytest
 import spop_peer
 from spop_peer import AgentDisconnect
 
-from haproxy.spop import ProtocolError, SPOPConnection, State, Status
-from haproxy.spop.state import TRANSITIONS, FrameType, Signal
+from pointsman.haproxy.spop import ProtocolError, SPOPConnection, State, Status
+from pointsman.haproxy.spop.state import TRANSITIONS, FrameType, Signal
 
 
 def in_state(state: State) -> SPOPConnection:

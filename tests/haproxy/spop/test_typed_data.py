@@ -1,4 +1,4 @@
-"""haproxy.spop.typed_data"""
+"""pointsman.haproxy.spop.typed_data"""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -7,8 +7,8 @@ import spop_peer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
-from haproxy.spop.typed_data import DataType, Value, VariableValue, decode_typed, encode_typed
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.typed_data import DataType, Value, VariableValue, decode_typed, encode_typed
 
 # What an agent encodes: bytes, and the value they stand for when read again.
 BOTH_WAYS = [

@@ -1,12 +1,12 @@
-"""haproxy.spop.varint"""
+"""pointsman.haproxy.spop.varint"""
 
 import pytest
 import spop_peer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haproxy.spop.errors import ProtocolError, Status, UsageError
-from haproxy.spop.varint import MAX_VALUE, decode_varint, encode_varint
+from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
+from pointsman.haproxy.spop.varint import MAX_VALUE, decode_varint, encode_varint
 
 # The edges of each line of the table in SPOE.txt 3.1, and of 64 bits.
 EDGES = [

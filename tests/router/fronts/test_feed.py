@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from router_fixture import register, running_router
 
-from router.admin_token import AdminToken
-from router.engine_feed import EngineFeed
-from router.fronts import feed as feed_front
-from router.fronts.feed import FeedProtocol
-from router.state.schema import (
-    FEED_HEAD,
-    MAX_EVENTS_BYTES,
-    MAX_HELLO_BYTES,
-    EngineEvents,
-    EventsAnswer,
-    FeedHello,
-    FeedReply,
-)
+from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents, EventsAnswer
+from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
+from pointsman.router.fronts import feed as feed_front
+from pointsman.router.fronts.api.admin_token import AdminToken
+from pointsman.router.fronts.engine_messages import EngineFeed
+from pointsman.router.fronts.feed import FeedProtocol
 
 
 def framed(record: object) -> bytes:

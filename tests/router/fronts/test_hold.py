@@ -11,10 +11,12 @@ from urllib.parse import urlencode
 import httpx
 from router_fixture import client_of, register, running_router
 
-from policies.base import Context, PlainPolicy, PolicyConfig
-from policies.types import Candidates, Ranked, Refusal, RequestFeatures
-from router.app import Router
-from router.state.holds import Outcome
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.decision import Ranked, Refusal
+from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.app import Router
+from pointsman.router.decide.hold_queue import Outcome
 
 REACH_S = 30.0
 """How long a test waits for what must happen; nothing is asserted about time."""

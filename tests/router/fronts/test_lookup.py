@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from router_fixture import client_of, register, running_router
 
-from policies.types import Decision, Reason
-from router.fronts.lookup import MAX_FORM_BYTES, decode_form, encode_answer
+from pointsman.policies.decision import Decision, Reason
+from pointsman.router.fronts.lookup import MAX_FORM_BYTES, decode_form, encode_answer
 
 
 async def test_the_answer_is_lines_of_what_is_set() -> None:

@@ -8,16 +8,17 @@ from candidates import make_candidates
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.types import Decision, Reason, RequestFeatures
-from router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
-from router.metrics import RequestMetrics
-from router.state.failure_accrual import OutlierConfig
-from router.state.holds import HoldQueue, Outcome
-from router.state.kv import KVState
-from router.state.load import LoadTable
-from router.state.outliers import OutlierTable
-from router.state.replicas import Health, ReplicaRegistry
-from router.state.schema import Registration
+from pointsman.contract.registration import Registration
+from pointsman.policies.decision import Decision, Reason
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import RequestMetrics
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.outliers.table import OutlierTable
 
 
 def line(**fields: object) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 import spop_peer
 from router_fixture import client_of, register, running_router
 
-from haproxy.spop import Status
-from router.app import Router
+from pointsman.haproxy.spop import Status
+from pointsman.router.app import Router
 
 
 def question(number: int, **arguments: bytes) -> bytes:

@@ -1,0 +1,162 @@
+"""What an engine reports of itself: body of `POST /v1/replicas/{id}/events`, and the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from pointsman.contract.bounds import MAX_MS, Count, Tokens
+from pointsman.contract.registration import MAX_ADAPTERS, ModelName
+
+JSON_TYPE = "application/json"
+
+MSGPACK_TYPE = "application/msgpack"
+"""Media types of a message."""
+
+MAX_EVENTS_BYTES = 8 * 1024 * 1024
+"""Of one message: `MAX_EVENT_KEYS` keys in JSON, and room for the rest."""
+
+MAX_EVENT_KEYS = 262_144
+"""Keys of one message, stored and evicted each; a replica of 500,000 tokens holds some 1,000."""
+
+MAX_EVENT_REQUESTS = 65_536
+"""Requests one message may speak of."""
+
+MAX_KEY = 2**64 - 1
+
+Key = Annotated[int, msgspec.Meta(ge=0)]
+
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_EVENT_KEYS)]
+
+MAX_BLOCK_TOKENS = 2**20
+"""vLLM's blocks have 16 to 2,048 tokens."""
+
+
+class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request has its first token."""
+
+    id: Annotated[str, msgspec.Meta(max_length=128, description="Its `x-request-id`, which is the decision id.")]
+    prompt_tokens: Tokens = 0
+    cached_tokens: Annotated[Tokens, msgspec.Meta(description="Of the prompt, found in the prefix cache.")] = 0
+    ttft_ms: Annotated[
+        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its arrival at the engine; 0 is unknown.")
+    ] = 0.0
+
+
+class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request ended, or was aborted: then `prompt_tokens` is 0, and the rest is what it came to until then."""
+
+    id: Annotated[str, msgspec.Meta(max_length=128)]
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    decode_ms: Annotated[
+        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its first token to its last; 0 is unknown.")
+    ] = 0.0
+
+
+class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The engine as it stands."""
+
+    running: Tokens = 0
+    """Requests in its batch."""
+    waiting: Tokens = 0
+    """Requests before it."""
+    queued_prefill_tokens: Tokens = 0
+    kv_usage: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="Share of KV blocks in use.")] = 0.0
+
+
+class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What became of the prompts a decode replica was to get from prefill replicas, since its engine started.
+
+    Each paired request counts once under one of the first five; `lost` counts beside `ok`.
+    """
+
+    ok: Tokens = 0
+    """The prefill replica computed it."""
+    failed: Tokens = 0
+    """It answered with an error, or the connection broke: computed here."""
+    refused: Tokens = 0
+    """It could not be connected to: computed here."""
+    timeout: Tokens = 0
+    """It took too long: computed here."""
+    unsuitable: Tokens = 0
+    """A request whose KV cannot be handed over (several answers, images): computed here."""
+    lost: Tokens = 0
+    """The KV could not be fetched after all: computed here again."""
+    leg_ms: Tokens = 0
+    """Not an outcome: milliseconds that the `ok` took in all, from asking to the answer."""
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many, by outcome."""
+        counts = msgspec.structs.asdict(self)
+        del counts["leg_ms"]
+        return counts
+
+
+def check_keys(keys: Sequence[int]) -> None:
+    """Raises ValueError for a key with more than 64 bits, which msgspec has no constraint for."""
+    if keys and max(keys) > MAX_KEY:
+        raise ValueError("a prefix key has at most 64 bits")
+
+
+class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One message of an engine: what changed since the one before, or all of it.
+
+    `epoch` names one life of the engine: another one means that it restarted with an empty cache. `seq` counts messages
+    to this router, 1 more each. A message with `snapshot` may come at any number and says all that is resident; its
+    `stored` replaces what was known. `since` and `at` count changes, the same for all routers: of two that tell each
+    other of the engine, both know who heard more. Requests and load count in any case: they need no order.
+    """
+
+    epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    seq: Count
+    born_ms: Annotated[Count, msgspec.Meta(description="When this life began, since 1970; 0 is unsaid.")] = 0
+    snapshot: bool = False
+    since: Annotated[Count, msgspec.Meta(description="Changes of residency in this life before this message.")] = 0
+    at: Annotated[Count, msgspec.Meta(description="The same, with this message; 0 is unsaid, the first is 1.")] = 0
+    stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
+    tokens: Annotated[
+        list[Tokens],
+        msgspec.Meta(max_length=MAX_EVENT_KEYS, description="Tokens in the prefixes `stored` names; empty is unsaid."),
+    ] = []
+    evicted: Annotated[Keys, msgspec.Meta(description="Prefix keys that are no longer resident.")] = []
+    first: Annotated[list[FirstToken], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
+    finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
+    load: EngineLoad | None = None
+    capacity_tokens: Annotated[Tokens, msgspec.Meta(description="KV the engine has room for; 0 is unsaid.")] = 0
+    block_tokens: Annotated[
+        int, msgspec.Meta(ge=0, le=MAX_BLOCK_TOKENS, description="KV is cached in blocks of so many; 0 is unsaid.")
+    ] = 0
+    handoffs: Annotated[Handoffs | None, msgspec.Meta(description="Of a decode replica: totals so far.")] = None
+    adapters: (
+        Annotated[
+            list[ModelName],
+            msgspec.Meta(max_length=MAX_ADAPTERS, description="LoRA adapters loaded at this moment; null is unsaid."),
+        ]
+        | None
+    ) = None
+    adapter_slots: Annotated[
+        int, msgspec.Meta(ge=0, le=MAX_ADAPTERS, description="Adapters it holds at once; 0 is unsaid.")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        check_keys(self.stored)
+        check_keys(self.evicted)
+
+
+class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router says to a message."""
+
+    resync: Annotated[bool, msgspec.Meta(description="Send a snapshot next: a message was lost, or is unknown here.")]
+    interval_ms: Annotated[
+        int, msgspec.Meta(description="How long to gather what changes: short while the policy goes by it.")
+    ]
+    feed_port: Annotated[
+        int, msgspec.Meta(description="Port beside this one that takes messages over a connection that stays open.")
+    ] = 0
+    renewed: Annotated[
+        bool, msgspec.Meta(description="The message renewed the replica's lease, as a `PUT` of its registration does.")
+    ] = False

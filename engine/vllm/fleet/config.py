@@ -1,0 +1,274 @@
+"""What a fleet of vLLM replicas is configured with: pools of equal replicas, and what they share.
+
+A document with `pools` declares them; one without is a single pool, whose keys stand beside the fleet's own and which
+has the fleet's name. `engine/vllm/fleet/spec.py` turns a pool into what each of its replicas is told.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from pointsman.contract.pools import POOL_NAME_PATTERN, POOLS_MAX
+from pointsman.contract.registration import Role
+from pointsman.engine.vllm.errors import VllmConfigError
+
+REPLICAS_MAX = 512
+"""Replicas of one pool, ranks counted one by one; a larger one is several pools with different names."""
+
+RANKS_MAX = 256
+"""Workers of one engine (tensor times pipeline parallel), and engines of one data-parallel group."""
+
+LORAS_MAX = 256
+"""Adapters of one pool; their names travel with every registration."""
+
+NODE_ADDRESS = "node"
+"""Value of `host` and of `control_host`: the address Ray knows the machine by."""
+
+DEFAULT_NAME = "vllm"
+
+_NAME = re.compile(POOL_NAME_PATTERN)
+
+_OWNED_ARGS = {
+    "--model": "the setting `model`",
+    "--served-model-name": "the setting `served_name`",
+    "--host": "the setting `host`",
+    "--port": "the operating system",
+    "--uds": "the setting `host`",
+    "--api-server-count": "Pointsman: one server a replica",
+    "--tensor-parallel-size": "the setting `tensor_parallel_size`",
+    "-tp": "the setting `tensor_parallel_size`",
+    "--pipeline-parallel-size": "the setting `pipeline_parallel_size`",
+    "-pp": "the setting `pipeline_parallel_size`",
+    "--data-parallel-size": "the setting `data_parallel_size`",
+    "-dp": "the setting `data_parallel_size`",
+    "--data-parallel-rank": "Pointsman: a replica for each rank",
+    "--data-parallel-size-local": "Pointsman: a replica for each rank",
+    "--data-parallel-address": "Pointsman: the address of rank 0",
+    "--data-parallel-rpc-port": "the operating system",
+    "--ssl-keyfile": "HAProxy: TLS ends there",
+    "--ssl-certfile": "HAProxy: TLS ends there",
+}
+
+_EXECUTOR = "--distributed-executor-backend"
+
+
+class Device(StrEnum):
+    """What a replica computes on."""
+
+    AUTO = "auto"
+    """GPU where the Ray cluster has one, else CPU."""
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class Placement(StrEnum):
+    """How Ray lays the bundles of one replica (or data-parallel group) onto nodes; Ray's own words."""
+
+    PACK = "PACK"
+    SPREAD = "SPREAD"
+    STRICT_PACK = "STRICT_PACK"
+    STRICT_SPREAD = "STRICT_SPREAD"
+
+
+class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One adapter, loaded when the replica starts."""
+
+    name: str
+    """Clients ask for it as a model of this name."""
+    path: str
+    """Folder or hub name, as vLLM's `--lora-modules` takes it."""
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Equal replicas of one model. Raises VllmConfigError (a ValueError) when a value cannot be."""
+
+    name: str = DEFAULT_NAME
+    """Replica ids are `<name>-1`, `<name>-2`, ...; unique among the pools of one edge."""
+    model: str
+    """Folder or hub name, as `vllm serve` takes it; `tiny` and `tiny-moe` are small seeded models made on the spot."""
+    served_name: str = ""
+    """Name clients ask for; empty: the same as `model`."""
+    role: Role = Role.BOTH
+    prefill_timeout_s: float = 30.0
+    """A decode replica computes a prompt itself that a prefill replica has not computed for so long."""
+    replicas: int = 1
+    """How many; with data parallelism, how many groups."""
+    args: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`, one word each."""
+    env: dict[str, str] = {}
+    """Further environment of each replica."""
+    device: Device = Device.AUTO
+    num_cpus: float = 1.0
+    """Ray CPUs a replica reserves; with data parallelism, each rank."""
+    num_gpus: float = 1.0
+    """Ray GPUs a replica reserves where it runs on GPUs; with tensor or pipeline parallelism, each worker has one."""
+    resources: dict[str, float] = {}
+    """Ray's custom resources a replica reserves, such as `{"accelerator_type:H100": 0.001}`."""
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    """Beyond 1: as many Ray workers with a GPU each, in one placement group with the replica."""
+    placement: Placement = Placement.PACK
+    data_parallel_size: int = 1
+    """Beyond 1: a replica is a group of so many ranks, each with a server and signals of its own, that live and die
+    together."""
+    loras: tuple[LoraAdapter, ...] = ()
+    surge: bool = True
+    """A roll adds a replica before it takes one away. False where there is no room for one more: it takes one first."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+        if not self.model:
+            raise VllmConfigError("model: '' (expected a folder or a hub name)")
+        for key in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if not 1 <= getattr(self, key) <= RANKS_MAX:
+                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected 1 to {RANKS_MAX})")
+        if not 1 <= self.replicas <= self.replicas_max:
+            raise VllmConfigError(f"replicas: {self.replicas} (expected 1 to {self.replicas_max})")
+        if self.prefill_timeout_s <= 0:
+            raise VllmConfigError(f"prefill_timeout_s: {self.prefill_timeout_s} (expected more than 0)")
+        for key, value in {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}.items():
+            if value < 0:
+                raise VllmConfigError(f"{key}: {value} (expected 0 or more)")
+        if len(self.loras) > LORAS_MAX:
+            raise VllmConfigError(f"loras: {len(self.loras)} adapters (expected {LORAS_MAX} at most)")
+        for word in self.args:
+            flag = word.split("=", 1)[0].replace("_", "-")
+            if flag in _OWNED_ARGS:
+                raise VllmConfigError(f"args: {word!r} (expected no {flag}: it is set by {_OWNED_ARGS[flag]})")
+
+    @property
+    def replicas_max(self) -> int:
+        """How far the pool may be scaled."""
+        return max(1, REPLICAS_MAX // self.data_parallel_size)
+
+    @property
+    def model_name(self) -> str:
+        """The name clients ask for."""
+        return self.served_name or self.model
+
+    @property
+    def workers(self) -> int:
+        """Processes that compute for one engine."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def executor(self) -> str:
+        """vLLM's executor as the arguments name it, else Ray's for several workers; empty: vLLM's choice."""
+        words = [word for argument in self.args for word in argument.split("=", 1)]
+        named = [words[at + 1] for at, word in enumerate(words[:-1]) if word.replace("_", "-") == _EXECUTOR]
+        return named[-1] if named else "ray" if self.workers > 1 else ""
+
+
+class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pools that one driver keeps. Raises VllmConfigError (a ValueError) when a value cannot be."""
+
+    name: str = DEFAULT_NAME
+    """Under this name a driver finds the replicas another one left on the same Ray cluster."""
+    pools: tuple[PoolConfig, ...]
+    host: str = "127.0.0.1"
+    """Address each replica listens on and registers; `node` is the address Ray knows its machine by."""
+    control_host: str = "127.0.0.1"
+    """Address the driver takes orders on, from routers; beyond loopback it demands `admin_token`."""
+    control_port: int = 0
+    """0: the operating system picks one."""
+    admin: tuple[str, ...] = ()
+    """Admin addresses of the edges to register with, as `http://127.0.0.1:7071`. None: nothing registers."""
+    admin_token: str = ""
+    ttl_s: float = 10.0
+    """Lease of a registration; a replica that dies without leaving is forgotten after this."""
+    heartbeat_s: float = 2.0
+    ray_address: str = ""
+    """Ray cluster to join (`auto`, `host:port`, `ray://...`); empty starts one on this machine and ends it again."""
+    ray_dir: str = ""
+    """Where a cluster of our own keeps its files, logs of replicas among them; empty: a temporary folder."""
+    drain_s: float = 30.0
+    """How long running requests may take to finish when a replica stops."""
+    start_timeout_s: float = 900.0
+    """From creating a replica to its first token, model loading included."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+        if not 1 <= len(self.pools) <= POOLS_MAX:
+            raise VllmConfigError(f"pools: {len(self.pools)} of them (expected 1 to {POOLS_MAX})")
+        names = [pool.name for pool in self.pools]
+        for name in names:
+            if names.count(name) > 1:
+                raise VllmConfigError(f"pools: {name!r} twice (expected a name for each)")
+        if self.drain_s < 0:
+            raise VllmConfigError(f"drain_s: {self.drain_s} (expected 0 or more)")
+        for key in ("ttl_s", "heartbeat_s", "start_timeout_s"):
+            if getattr(self, key) <= 0:
+                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected more than 0)")
+        if self.ttl_s <= self.heartbeat_s:
+            raise VllmConfigError(f"ttl_s: {self.ttl_s} (expected more than heartbeat_s, {self.heartbeat_s})")
+        for url in self.admin:
+            if not url.startswith(("http://", "https://")):
+                raise VllmConfigError(f"admin: {url!r} (expected http://host:port)")
+        if not 0 <= self.control_port <= 65535:
+            raise VllmConfigError(f"control_port: {self.control_port} (expected 0 to 65535)")
+        if not self.admin_token and not _is_loopback(self.control_host):
+            raise VllmConfigError(
+                f"control_host: {self.control_host!r} (expected a loopback address, or an admin_token beside it)"
+            )
+
+
+T = TypeVar("T")
+
+_FLEET_KEYS = frozenset(FleetConfig.__struct_fields__)
+_POOL_KEYS = frozenset(PoolConfig.__struct_fields__)
+
+
+def decode(document: Mapping[str, Any]) -> FleetConfig:
+    """A configuration from plain values; raises VllmConfigError, also for an unknown key."""
+    tree = dict(document)
+    unknown = sorted(tree.keys() - _FLEET_KEYS - _POOL_KEYS)
+    if unknown:
+        raise VllmConfigError(
+            f"vllm.{unknown[0]}: no such key (expected one of {', '.join(sorted(_FLEET_KEYS | _POOL_KEYS))})"
+        )
+    if "pools" in tree:
+        stray = sorted(tree.keys() - _FLEET_KEYS)
+        if stray:
+            raise VllmConfigError(f"vllm.{stray[0]}: beside `pools` (expected inside one of them)")
+        written = tree.pop("pools")
+        if not isinstance(written, (list, tuple)) or not all(isinstance(pool, Mapping) for pool in written):
+            raise VllmConfigError("vllm.pools: a list of mappings is expected")
+        pools = tuple(decode_pool(pool, f"vllm.pools[{number}]") for number, pool in enumerate(written))
+    else:
+        alone = {key: tree.pop(key) for key in list(tree) if key not in _FLEET_KEYS}
+        pools = (decode_pool({"name": tree.get("name", DEFAULT_NAME), **alone}, "vllm"),)
+    return _convert({**tree, "pools": pools}, FleetConfig, "vllm")
+
+
+def decode_pool(document: Mapping[str, Any], where: str) -> PoolConfig:
+    """One pool from plain values; `where` stands before the key in what VllmConfigError says."""
+    unknown = sorted(document.keys() - _POOL_KEYS)
+    if unknown:
+        raise VllmConfigError(f"{where}.{unknown[0]}: no such key (expected one of {', '.join(sorted(_POOL_KEYS))})")
+    return _convert(dict(document), PoolConfig, where)
+
+
+def _convert(tree: dict[str, Any], into: type[T], where: str) -> T:
+    try:
+        return msgspec.convert(tree, into)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, VllmConfigError):
+            raise VllmConfigError(f"{where}.{error.__cause__}") from None
+        raise VllmConfigError(f"{where}: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

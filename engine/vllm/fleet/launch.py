@@ -1,0 +1,162 @@
+"""The driver of a fleet: one process that keeps the pools from `run` to the end.
+
+On a cluster of our own the replicas are this process's: however it ends, so do they. On a cluster that was there before
+they are detached: when the driver is killed, or told to leave by SIGUSR1, they go on, and a driver started again with
+the fleet's name takes them over. SIGTERM and SIGINT end them in either case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pointsman.contract.pools import FleetLease
+from pointsman.engine.vllm import tiny_model
+from pointsman.engine.vllm.errors import VllmConfigError, VllmError
+from pointsman.engine.vllm.fleet import cluster, control
+from pointsman.engine.vllm.fleet.actor import RayLife
+from pointsman.engine.vllm.fleet.cluster import Say
+from pointsman.engine.vllm.fleet.config import NODE_ADDRESS, FleetConfig, PoolConfig
+from pointsman.engine.vllm.fleet.fleet import Fleet, find_replicas
+from pointsman.engine.vllm.fleet.ledger import Ledger
+from pointsman.engine.vllm.fleet.pool import Bring
+from pointsman.engine.vllm.fleet.routers import Routers
+from pointsman.engine.vllm.fleet.spec import ranks_of, revision_of
+
+_TINY = {tiny_model.TINY: "qwen3", tiny_model.TINY_MOE: "qwen3moe"}
+
+
+def run(config: FleetConfig, *, say: Say | None = None) -> None:
+    """Run the fleet until SIGTERM or SIGINT, then drain and end it; a second signal ends it at once.
+
+    SIGUSR1 leaves the replicas running, where the cluster is not our own.
+
+    Must be called in the main thread. `say` is given one line for each change of a replica's state; the line of a
+    replica that takes requests is `ready: http://host:port replica=<id> start_s=<seconds>`. Before all of them come
+    `logs: <folder>` and `ray: <address>` of a Ray cluster of our own, and `control: <url>` for orders. By default the
+    lines go to standard output, which then holds nothing else: what Ray prints goes to standard error.
+
+    Raises VllmError.
+    """
+    out = sys.stdout
+    lines: Say = say or (lambda line: print(line, file=out, flush=True))
+    cluster.check_installed(config)
+    for pool in config.pools:
+        model_path(config, pool)
+    with contextlib.redirect_stdout(sys.stderr), cluster.connected(config, lines):
+        for pool in config.pools:
+            cluster.device_of(pool)
+        asyncio.run(_run(config, lines))
+
+
+def model_path(config: FleetConfig, pool: PoolConfig) -> str:
+    """Where the model of a pool lies. A folder is looked for here only if the replicas run here."""
+    if pool.model in _TINY:
+        return str(tiny_model.cached_tiny_model(arch=_TINY[pool.model]))
+    if not config.ray_address and pool.model.startswith(("/", "./", "../")) and not Path(pool.model).is_dir():
+        raise VllmConfigError(f"pool {pool.name}: model: {pool.model!r} (expected a folder that exists, or a hub name)")
+    return pool.model
+
+
+def _life(config: FleetConfig, detached: bool, pool: PoolConfig, number: int) -> RayLife:
+    born_ms = time.time_ns() // 1_000_000
+    ranks = ranks_of(config, pool, number, cluster.device_of(pool), model_path(config, pool), born_ms)
+    return RayLife(ranks, pool.placement, detached=detached)
+
+
+async def _run(config: FleetConfig, say: Say) -> None:
+    detached = bool(config.ray_address)
+    routers = Routers(config.name, config.admin, config.admin_token, heartbeat_s=config.heartbeat_s)
+    bring = Bring(
+        life=partial(_life, config, detached),
+        revision=partial(revision_of, config),
+        routed=routers.routed,
+        drain_s=config.drain_s,
+        start_timeout_s=config.start_timeout_s,
+        say=say,
+        on_change=routers.tell,
+        forget=routers.forget,
+    )
+    ledger = Ledger(config.name) if detached else None
+    if ledger is not None:
+        await ledger.take()
+    found = await find_replicas(config.name, say) if ledger is not None else []
+    fleet = Fleet(
+        config,
+        bring,
+        wanted=ledger.wanted(config) if ledger is not None else None,
+        check=partial(_check, config),
+        on_order=partial(ledger.save, config) if ledger is not None else lambda wanted: None,
+        adopting=bool(found),
+    )
+    fleet.adopt(found)
+    leaving = asyncio.Event()
+    _on_signals(fleet.stop, leaving.set if detached else None)
+    try:
+        async with control.serving(
+            control.Control(fleet, config.admin_token).app(), _control_host(config), config.control_port
+        ) as url:
+            say(f"control: {url}")
+            lease = partial(_lease, config, fleet, url)
+            keeping = asyncio.create_task(routers.keep(lease), name="lease")
+            try:
+                await _until_over(fleet, leaving)
+            finally:
+                keeping.cancel()
+                await asyncio.wait({keeping})
+    finally:
+        if not leaving.is_set():
+            await routers.leave()
+    if leaving.is_set():
+        say("left: the replicas go on")
+    elif ledger is not None:
+        ledger.clear()
+
+
+async def _until_over(fleet: Fleet, leaving: asyncio.Event) -> None:
+    """Until the fleet has ended, or is left alone."""
+    running = asyncio.create_task(fleet.run(), name="fleet")
+    asked = asyncio.create_task(leaving.wait())
+    await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if leaving.is_set() and not running.done():
+        fleet.leave_alone()
+        running.cancel()
+        await asyncio.wait({running})
+        return
+    try:
+        await running
+    except BaseExceptionGroup as group:
+        expected, others = group.split(VllmError)
+        if expected is None or others is not None:
+            raise
+        # Replicas of one fleet fail alike: the first says it all.
+        error = expected.exceptions[0]
+        raise error from error.__cause__
+
+
+def _lease(config: FleetConfig, fleet: Fleet, url: str) -> FleetLease:
+    return FleetLease(control=url, ttl_s=config.ttl_s, pools=fleet.statuses())
+
+
+def _check(config: FleetConfig, pool: PoolConfig) -> None:
+    model_path(config, pool)
+    cluster.device_of(pool)
+
+
+def _control_host(config: FleetConfig) -> str:
+    return cluster.node_address() if config.control_host == NODE_ADDRESS else config.control_host
+
+
+def _on_signals(stop: Callable[[], None], leave: Callable[[], None] | None) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):  # Ray's own handlers would end the cluster at once.
+        loop.add_signal_handler(name, stop)
+    if leave is not None:
+        loop.add_signal_handler(signal.SIGUSR1, leave)

@@ -1,0 +1,92 @@
+"""What a fleet wants, where it outlives its driver: in the key-value store of Ray's control service (GCS).
+
+Scales and changed configurations are orders of the moment; without this a driver that starts again would undo them. As
+with a router's policy, a configuration changed in the file wins over what was ordered. The same place tells who keeps
+the fleet, so that two drivers never do. Ray calls this store internal; its own libraries keep their state there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from pointsman.engine.vllm.errors import ClusterError
+from pointsman.engine.vllm.fleet.config import FleetConfig, PoolConfig
+
+TAKE_S = 10.0
+"""How long a driver that was killed may count as alive: Ray notices when its connection closes."""
+
+_TAKE_POLL_S = 0.2
+_NAMESPACE = b"pointsman"
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool as it was configured, and as it was wanted last."""
+
+    configured: PoolConfig
+    wanted: PoolConfig
+
+
+class Ledger:
+    """One fleet's entry."""
+
+    def __init__(self, fleet: str) -> None:
+        self._pools = f"fleet:{fleet}:pools".encode()
+        self._driver = f"fleet:{fleet}:driver".encode()
+        self._fleet = fleet
+
+    async def take(self) -> None:
+        """Become the fleet's driver. Raises ClusterError while another one is."""
+        import ray
+
+        own = ray.get_runtime_context().get_job_id().encode()
+        other: bytes | None = None
+        for _ in range(int(TAKE_S / _TAKE_POLL_S)):
+            other = _get(self._driver)
+            if other is None or other == own or not _is_alive(other.decode()):
+                _put(self._driver, own)
+                return
+            await asyncio.sleep(_TAKE_POLL_S)
+        raise ClusterError(f"fleet {self._fleet!r} is kept by another driver (Ray job {(other or b'').decode()})")
+
+    def wanted(self, config: FleetConfig) -> dict[str, PoolConfig]:
+        """By name, what is wanted of each configured pool: what was ordered, unless its configuration has changed."""
+        raw = _get(self._pools)
+        saved = msgspec.json.decode(raw, type=dict[str, Saved]) if raw else {}
+        return {
+            pool.name: entry.wanted if (entry := saved.get(pool.name)) and entry.configured == pool else pool
+            for pool in config.pools
+        }
+
+    def save(self, config: FleetConfig, wanted: dict[str, PoolConfig]) -> None:
+        entries = {pool.name: Saved(configured=pool, wanted=wanted[pool.name]) for pool in config.pools}
+        _put(self._pools, msgspec.json.encode(entries))
+
+    def clear(self) -> None:
+        """The fleet ended: nothing of it is wanted, nobody keeps it."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        for key in (self._pools, self._driver):
+            _internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def _get(key: bytes) -> bytes | None:
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    found: bytes | None = _internal_kv_get(key, namespace=_NAMESPACE)
+    return found
+
+
+def _put(key: bytes, value: bytes) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key, value, overwrite=True, namespace=_NAMESPACE)
+
+
+def _is_alive(job: str) -> bool:
+    from ray._private.state import jobs
+
+    entries: list[dict[str, Any]] = jobs()
+    return any(entry["JobID"] == job and not entry["IsDead"] for entry in entries)

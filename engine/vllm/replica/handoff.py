@@ -1,0 +1,215 @@
+"""A vLLM replica's part in having prompts computed elsewhere, or computing them for others.
+
+`Handoff` meets a request twice. As bytes (`app`): what a client may not send is refused, and where HAProxy names a
+prefill replica that is noted. As tokens (`watch`): on a decode replica the prefill leg (engine/disaggregation.py) runs
+before the engine gets the prompt, with the transfer parameters the leg brought. A context variable ties the two.
+
+One request hands one prompt over: its first. A request that computes several (a list of prompts, the turns of a tool
+loop) computes the others here, where their common head lies by then.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
+from pointsman.contract.registration import Role
+from pointsman.contract.scope import request_scope
+from pointsman.engine.disaggregation import (
+    CONNECTORS,
+    LEG_HEADER,
+    PARAMS,
+    PREFILL_HEADER,
+    REFUSAL,
+    TIMEOUT_S,
+    Connector,
+    Leg,
+    Outcome,
+    Peer,
+    Prefiller,
+    carries_transfer_params,
+    pack_prefix,
+    parse_peer,
+)
+from pointsman.engine.vllm.replica.connector import DEFAULT_CONNECTOR
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.signals import Generate
+
+BODY_BYTES_MAX = 256 * 2**20
+"""A body is held until it is judged, as vLLM holds it; a longer one is refused with 413."""
+
+
+class _Call:
+    """One HTTP request."""
+
+    __slots__ = ("authorization", "is_leg", "keys", "peer", "prompt_bytes", "request_id", "scope", "taken")
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        found = dict(headers)
+        self.is_leg = LEG_HEADER.encode() in found
+        self.request_id = found.get(b"x-request-id", b"").decode("latin-1")
+        self.authorization = found.get(b"authorization", b"").decode("latin-1")
+        named = found.get(PREFILL_HEADER.encode())
+        self.peer: Peer | None = None
+        self.keys: Sequence[int] = ()
+        """Prefix keys of the body, where its prompt may be handed over; not scoped."""
+        self.prompt_bytes = 0
+        self.scope = found.get(SCOPE_HEADER.encode(), b"").decode("latin-1")
+        """As the router said it."""
+        self.taken = False
+        """Whether the one prompt it may hand over was."""
+        if named is not None:
+            self.peer = parse_peer(named.decode("latin-1"))
+            self.keys = prefix_keys(body)
+            self.prompt_bytes = len(body) - max(0, prompt_start(body))
+
+
+_call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)
+
+
+class Handoff:
+    """One replica's part. Wrap its app and its `generate`; `close` at its end."""
+
+    def __init__(
+        self,
+        role: Role,
+        model: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        connector: Connector = CONNECTORS[DEFAULT_CONNECTOR],
+        lost: Callable[[], int] = lambda: 0,
+        own: Peer | None = None,
+    ) -> None:
+        """`model`: as all replicas of the model serve it. `lost`: transfers that failed in the engine so far."""
+        self._model = model
+        self._lost = lost
+        self._prefiller = Prefiller(connector, timeout_s=timeout_s, own=own) if role is Role.DECODE else None
+
+    def totals(self) -> Handoffs | None:
+        """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
+        if self._prefiller is None:
+            return None
+        return msgspec.structs.replace(self._prefiller.totals(), lost=self._lost())
+
+    async def close(self) -> None:
+        """Connections to prefill replicas end."""
+        if self._prefiller is not None:
+            await self._prefiller.close()
+
+    def app(self, app: App) -> App:
+        """An ASGI application around vLLM's."""
+
+        async def judged(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["method"] in READING_METHODS:
+                await app(scope, receive, send)
+                return
+            messages, body = await _whole(receive)
+            if body is None:
+                await _refuse(send, 413, f"a body has at most {BODY_BYTES_MAX} bytes", None)
+                return
+            call = _Call(scope["headers"], body)
+            if not call.is_leg and carries_transfer_params(body):
+                await _refuse(send, 400, REFUSAL, PARAMS)
+                return
+            _call.set(call)
+            await app(scope, _replayed(messages, receive), send)
+
+        return judged
+
+    def watch(self, generate: Generate) -> Generate:
+        """`generate` of vLLM's `AsyncLLM`, given prompts that may have been computed elsewhere.
+
+        Raises ValueError, which vLLM answers with 400, for transfer parameters that came in unseen.
+        """
+
+        def watched(prompt: Any, sampling_params: Any, request_id: str, **options: Any) -> AsyncIterator[Any]:
+            call = _call.get()
+            if (sampling_params.extra_args or {}).get(PARAMS) is not None and (call is None or not call.is_leg):
+                raise ValueError(REFUSAL)
+            if self._prefiller is None or call is None or call.peer is None or call.taken:
+                return generate(prompt, sampling_params, request_id, **options)
+            call.taken = True
+            leg = self._leg(call, prompt, sampling_params, options)
+            if leg is None:
+                self._prefiller.count(Outcome.UNSUITABLE)
+                return generate(prompt, sampling_params, request_id, **options)
+
+            def decode(params: dict[str, Any] | None) -> AsyncIterator[Any]:
+                given = sampling_params
+                if params is not None:
+                    given = copy.copy(sampling_params)
+                    given.extra_args = {**(given.extra_args or {}), PARAMS: params}
+                return generate(prompt, given, request_id, **options)
+
+            return _handed_over(self._prefiller, call.peer, leg, decode)
+
+        return watched
+
+    def _leg(self, call: _Call, prompt: Any, sampling_params: Any, options: dict[str, Any]) -> Leg | None:
+        """None where the KV of this prompt cannot be handed over, or would be fetched more than once."""
+        if not isinstance(prompt, dict) or prompt.get("type") != "token" or not prompt.get("prompt_token_ids"):
+            return None  # images and embeddings, which a completion of tokens does not carry
+        if (sampling_params.n or 1) > 1 or sampling_params.prompt_logprobs is not None:
+            return None
+        adapter = options.get("lora_request")
+        model, salt = self._model if adapter is None else adapter.lora_name, prompt.get("cache_salt") or ""
+        scope, _ = request_scope(call.scope, model, salt)
+        return Leg(
+            request_id=call.request_id,
+            model=model,
+            prompt_token_ids=prompt["prompt_token_ids"],
+            cache_salt=salt,
+            authorization=call.authorization,
+            prefix=pack_prefix(scoped(call.keys, scope), call.prompt_bytes),
+        )
+
+
+async def _handed_over(
+    prefiller: Prefiller, peer: Peer, leg: Leg, decode: Callable[[dict[str, Any] | None], AsyncIterator[Any]]
+) -> AsyncIterator[Any]:
+    # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
+    async with prefiller.handoff(peer, leg) as params, aclosing(decode(params)) as outputs:  # type: ignore[type-var]
+        async for output in outputs:
+            yield output
+
+
+async def _whole(receive: Receive) -> tuple[list[Message], bytes | None]:
+    """A request's messages up to the end of its body, and the body; None where it is too long."""
+    messages: list[Message] = []
+    body = bytearray()
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request":  # the client left
+            return messages, bytes(body)
+        body += message.get("body", b"")
+        if len(body) > BODY_BYTES_MAX:
+            return messages, None
+        if not message.get("more_body", False):
+            return messages, bytes(body)
+
+
+def _replayed(messages: list[Message], receive: Receive) -> Receive:
+    waiting = iter(messages)
+
+    async def replayed() -> Message:
+        message = next(waiting, None)
+        return await receive() if message is None else message
+
+    return replayed
+
+
+async def _refuse(send: Send, status: int, message: str, param: str | None) -> None:
+    """An error of the form vLLM's own have."""
+    error = {"message": message, "type": "BadRequestError", "param": param, "code": status}
+    body = msgspec.json.encode({"error": error})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,353 @@
+"""One replica: a Ray actor that runs vLLM's engine and serves its OpenAI app over HTTP, straight to the client.
+
+Ray carries only the few calls below; no token passes through it. The life of a replica is one line:
+`start` (load, serve, first token, register), `wait` (until it stops or dies), `drain`, `end`. It watches its engine by
+itself: when that dies, the replica leaves the routers and stops listening, whether or not a driver is there to see.
+It also watches whether it is kept: without the raylet that started it no driver reaches it any more, and once a router
+has a later life of it its id is another's. Then it finishes what runs, within `drain_s`, and ends with its engine.
+The class is plain: `actor` makes it one with `ray.remote`, a test may use it as it is on any event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import httpx
+import msgspec
+import uvicorn
+
+from pointsman.contract.events import EngineLoad, Handoffs
+from pointsman.contract.registration import Role
+from pointsman.engine.registration import Registration
+from pointsman.engine.transport import RouterTransport
+from pointsman.engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
+from pointsman.engine.vllm.fleet import cluster
+from pointsman.engine.vllm.fleet.config import NODE_ADDRESS
+from pointsman.engine.vllm.fleet.spec import Place, ReplicaSpec
+from pointsman.engine.vllm.replica import failure, openai_server
+from pointsman.engine.vllm.replica.connector import open_side_channel
+from pointsman.engine.vllm.replica.gate import App, Gate
+from pointsman.engine.vllm.replica.handoff import Handoff
+from pointsman.engine.vllm.replica.reporting import Reporter
+from pointsman.engine.vllm.replica.signals import EngineSignals, Signals
+
+log = logging.getLogger("pointsman.vllm.replica")
+
+KEEP_ALIVE_S = 75
+"""Idle connections are kept longer than HAProxy keeps them, so the side that reuses one never meets a closed one."""
+
+BACKLOG = 2048
+"""Connections the kernel holds while the event loop is busy."""
+
+ALIVE_CHECK_S = 0.1
+"""How often the engine is asked whether it lives, and the replica whether it is kept; the engine's death also shows at
+once to requests and health checks."""
+
+GOODBYE_S = 1.0
+"""Between the end of a replica that nobody keeps and that of its process: who waits for it hears why."""
+
+DRAIN_SETTLE_S = 0.5
+"""Between telling the routers and refusing work: what is on its way here by then is still served."""
+
+UNHEARD_SETTLE_S = 2.0
+"""The same when a router did not answer: HAProxy then learns of it from two failed health checks."""
+
+EX_UNKEPT = 1
+"""Exit status of a process that ended because nobody kept it."""
+
+_CLOSE_S = 1
+"""How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """How a replica stands that a driver finds."""
+
+    place: Place
+    begun: bool
+    """Whether it was asked to start: a rank that was not lacks what only its group's start tells."""
+    stopping: bool
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A replica that has given its first token."""
+
+    replica: str
+    url: str
+    pids: tuple[int, ...]
+    """The actor's process and those of the engine."""
+    start_s: float
+
+
+class VllmReplica:
+    """One vLLM engine and its HTTP server. Methods run on one event loop, in any thread."""
+
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        place: Place,
+        *,
+        parent: Callable[[], int] = os.getppid,
+        exit: Callable[[int], None] = os._exit,
+    ) -> None:
+        """`parent` is the process that keeps this one, the node's raylet, while it lives; `exit` ends this one."""
+        self._spec = spec
+        self._place = place
+        self._parent = parent
+        self._kept_by = parent()
+        self._exit = exit
+        self._signals = EngineSignals()
+        self._starting: asyncio.Task[Started] | None = None
+        self._stopping = False
+        self._died = ""
+        self._over = asyncio.Event()
+        self._registration: Registration | None = None
+        self._transports: list[RouterTransport] = []
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._reporter: Reporter | None = None
+        self._handoff: Handoff | None = None
+
+    async def found(self) -> Found:
+        """Which replica this is and how it stands: asked by a driver that finds it."""
+        return Found(self._place, self._starting is not None, self._stopping)
+
+    async def reserve(self) -> tuple[str, int]:
+        """An address of this machine and a port free there, for the coordinator of a data-parallel group."""
+        host = self._host()
+        with socket.create_server((host, 0), family=_family(host)) as listening:
+            return host, listening.getsockname()[1]
+
+    async def start(self, more: tuple[str, ...] = ()) -> Started:
+        """Load the model, serve, wait for a real token, register. Raises EngineStartError with vLLM's own message.
+
+        `more` are arguments of `vllm serve` that are known only then. Asked again, it answers the same start.
+        """
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(more))
+        return await asyncio.shield(self._starting)
+
+    async def wait(self) -> None:
+        """Return when the replica has ended; raise ReplicaDiedError when it did so unasked."""
+        await self._over.wait()
+        if self._died:
+            raise ReplicaDiedError(f"{self._spec.id}: {self._died}")
+
+    async def drain(self, drain_s: float) -> int:
+        """Ask the routers for no more and let running work finish for at most `drain_s`; how many requests are left.
+
+        The lease is renewed while the work finishes, so nobody forgets the replica. Health checks fail from the start,
+        work is refused only when all that could be on its way has come.
+        """
+        self._stopping = True
+        if self._registration is not None and drain_s:
+            self._gate.fail_checks()
+            heard = await self._registration.drain()
+            await asyncio.sleep(DRAIN_SETTLE_S if heard else UNHEARD_SETTLE_S)
+        return await self._gate.drain(drain_s)
+
+    async def end(self) -> None:
+        """Leave the routers, close, end the engine; what still runs is cut."""
+        self._stopping = True
+        await self.leave()
+        await asyncio.get_running_loop().run_in_executor(None, self._server.shutdown)
+        self._over.set()
+
+    async def leave(self) -> None:
+        """Leave the routers and stop listening: connections are refused, which HAProxy answers by going elsewhere."""
+        self._http.should_exit = True
+        await self._deregister()
+        await self._serving
+        if self._handoff is not None:
+            await self._handoff.close()
+
+    async def signals(self) -> Signals:
+        """Load of this replica at this moment."""
+        return self._signals.read(
+            in_flight=self._gate.in_flight,
+            unfinished=self._server.unfinished,
+            queued_tokens=self._server.queued_tokens,
+        )
+
+    async def _start(self, more: tuple[str, ...]) -> Started:
+        began_s = time.monotonic()
+        _tell_children_of_ray()
+        if self._spec.role is not Role.BOTH:
+            open_side_channel(self._host(), self._place.rank)
+        try:
+            argv = (*self._spec.argv, *more)
+            self._server = await openai_server.build(argv, self._signals, kv_events=bool(self._spec.admin))
+        except VllmError:
+            raise
+        except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
+            raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
+        self._gate = Gate(self._reported(self._paired(self._server.app)), alive=lambda: self._server.alive)
+        url = self._serve(self._gate)
+        await self._first_token(url)
+        self._gate.open()
+        self._register(url)
+        self._watch = asyncio.create_task(self._watch_engine())
+        pids = (os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid))
+        return Started(self._spec.id, url, pids, time.monotonic() - began_s)
+
+    async def _watch_engine(self) -> None:
+        done: set[asyncio.Task[None]] = set()
+        unkept = ""
+        while self._server.alive and not done and not unkept:
+            done, _ = await asyncio.wait({self._serving}, timeout=ALIVE_CHECK_S)
+            unkept = self._unkept()
+        if unkept:
+            await self._give_way(unkept)
+        elif not self._stopping:
+            self._died = "the HTTP server died" if self._server.alive else "the engine died"
+            self._over.set()
+            await self.leave()
+
+    def _unkept(self) -> str:
+        """Why nobody keeps this replica any longer; empty while somebody does."""
+        if self._parent() != self._kept_by:
+            return "the raylet that kept it died"
+        if self._registration is not None and self._registration.superseded:
+            return "a later life of it is registered"
+        return ""
+
+    async def _give_way(self, why: str) -> None:
+        """Nobody else ends this process: an engine left alone would hold its accelerator, and an id, for ever."""
+        log.warning("replica %s: %s: it ends, within %g s", self._spec.id, why, self._spec.drain_s)
+        self._died = why
+        left = await self.drain(self._spec.drain_s)
+        if left:
+            log.warning("replica %s: cut %d requests", self._spec.id, left)
+        await self.end()
+        await asyncio.sleep(GOODBYE_S)
+        self._exit(EX_UNKEPT)
+
+    def _host(self) -> str:
+        return cluster.node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
+
+    def _serve(self, gate: Gate) -> str:
+        host = self._host()
+        family = _family(host)
+        listening = socket.create_server((host, 0), family=family, backlog=BACKLOG)
+        config = uvicorn.Config(
+            gate,
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_CLOSE_S,
+        )
+        self._http = uvicorn.Server(config)
+        self._server.end_with(self._http)
+        self._serving = asyncio.create_task(self._http.serve(sockets=[listening]))
+        port = listening.getsockname()[1]
+        return f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
+
+    def _paired(self, app: App) -> App:
+        """The app, and an engine whose prompts other replicas compute, or that computes theirs."""
+        if self._spec.role is Role.BOTH:
+            return app
+        self._handoff = Handoff(
+            self._spec.role,
+            self._spec.model,
+            timeout_s=self._spec.prefill_timeout_s,
+            lost=lambda: self._signals.failed_transfers,
+        )
+        self._server.watch(self._handoff.watch)
+        return self._handoff.app(app)
+
+    def _handoffs(self) -> Handoffs | None:
+        return None if self._handoff is None else self._handoff.totals()
+
+    def _reported(self, app: App) -> App:
+        """The app, and an engine whose routers are told what happens in it."""
+        spec = self._spec
+        if not spec.admin:
+            return app
+        self._transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
+        self._reporter = Reporter(
+            self._transports,
+            model=spec.model,
+            load=self._load,
+            handoffs=self._handoffs,
+            adapters=self._adapters,
+            adapter_slots=self._signals.adapter_slots,
+        )
+        self._reporter.start(self._server.prefix_cache)
+        self._server.watch(self._reporter.watch)
+        return self._reporter.app(app)
+
+    def _adapters(self) -> list[str] | None:
+        return list(self._signals.adapters) if self._signals.adapter_slots else None
+
+    def _load(self) -> EngineLoad:
+        signals = self._signals
+        return EngineLoad(
+            running=signals.running,
+            waiting=signals.waiting,
+            queued_prefill_tokens=self._server.queued_tokens,
+            kv_usage=signals.kv_usage,
+        )
+
+    async def _first_token(self, url: str) -> None:
+        """Ask over HTTP for one token. An engine that loaded may still fail at its first step; this is that step."""
+        headers = {"authorization": f"Bearer {self._server.api_keys[0]}"} if self._server.api_keys else {}
+        body = {"model": self._spec.model, "prompt": "Hello", "max_tokens": 1}
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+            asking = asyncio.create_task(client.post(f"{url}/v1/completions", json=body, headers=headers))
+            await asyncio.wait({asking, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                asking.cancel()
+                raise EngineStartError("the HTTP server did not start: " + failure.last_lines(failure.own_logs()))
+            answer = asking.result()
+        if answer.status_code != 200:
+            raise EngineStartError(f"the first request failed with status {answer.status_code}: {answer.text[:500]}")
+
+    def _register(self, url: str) -> None:
+        if not self._spec.admin:
+            return
+        self._registration = Registration(
+            self._spec.admin,
+            self._spec.admin_token,
+            self._spec.id,
+            url,
+            self._spec.model,
+            ttl_s=self._spec.ttl_s,
+            heartbeat_s=self._spec.heartbeat_s,
+            pool=self._spec.pool,
+            role=self._spec.role,
+            adapters=self._spec.loras,
+            born_ms=self._spec.born_ms,
+            renewals=self._transports,
+        )
+        self._heartbeat = asyncio.create_task(self._registration.run())
+
+    async def _deregister(self) -> None:
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            if self._heartbeat is not None:
+                self._heartbeat.cancel()
+                await asyncio.wait({self._heartbeat})
+            await registration.leave()
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            await reporter.stop()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _tell_children_of_ray() -> None:
+    """Name the cluster to the engine's process, which vLLM's Ray executor connects from: by itself it would look for
+    any cluster of this machine."""
+    ray = sys.modules.get("ray")  # It is there in an actor, whatever is installed elsewhere.
+    if ray is not None and ray.is_initialized():
+        os.environ["RAY_ADDRESS"] = str(ray.get_runtime_context().gcs_address)

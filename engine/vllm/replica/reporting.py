@@ -1,0 +1,320 @@
+"""What a vLLM replica tells routers: prefix keys from the bodies it serves, first tokens, ends, load.
+
+`Reporter` meets a request three times: as bytes on their way into vLLM's app (`app`: its decision id, and prefix keys
+made of the bytes as they pass, none of which is kept), as tokens on their way into the engine (`watch`), and in the
+engine's KV events. What ties them together is a context variable between the first two, and between the last two the
+session id, which vLLM repeats in the events of the blocks a request computes and uses for nothing else.
+
+Of a request with several prompts or choices the first one counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
+from pointsman.contract.scope import request_scope, tenant_salt
+from pointsman.engine.attribution import Attribution, KeyDepths
+from pointsman.engine.disaggregation import LEG_HEADER, unpack_prefix
+from pointsman.engine.publisher import Publisher
+from pointsman.engine.transport import Transport
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.kv_events import (
+    DEVICE,
+    WHOLE_PREFIX,
+    BlockRemoved,
+    BlockStored,
+    Event,
+    KVEventStream,
+    PrefixCache,
+)
+from pointsman.engine.vllm.replica.signals import Generate
+
+log = logging.getLogger("pointsman.vllm.reporting")
+
+REQUEST_ID = b"x-request-id"
+"""The decision id, made by the edge."""
+
+LEG = LEG_HEADER.encode()
+SCOPE = SCOPE_HEADER.encode()
+
+LINGER_S = 2.0
+"""How long after its end a request's keys still look for blocks: its last events come another way than its answer."""
+
+
+class HandedKeys(NamedTuple):
+    """Prefix keys that came with a request."""
+
+    keys: list[int]
+    prompt_bytes: int
+
+
+class _Call:
+    """One HTTP request."""
+
+    __slots__ = (
+        "arrived_s", "completion_tokens", "decode_ms", "finished", "first_s", "keys", "prefix_tokens", "prompt_tokens",
+        "request_id", "scope", "tag", "told_first",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
+        self.request_id = request_id
+        self.scope = scope
+        """As the router said it."""
+        self.arrived_s = arrived_s
+        self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
+        self.tag = ""
+        """What its first prompt is called in events; empty until it reaches the engine."""
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.prefix_tokens = -1
+        """Tokens above the first block it computed; -1 until it computed one."""
+        self.told_first = False
+        self.first_s = 0.0
+        """When its first token was there."""
+        self.decode_ms = 0.0
+        """From its first token to the last one so far."""
+        self.finished = False
+
+
+_call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
+
+
+class Reporter:
+    """One engine's reports. Wrap its app and its `generate`; `start` once the engine runs, `stop` at its end."""
+
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        *,
+        model: str,
+        load: Callable[[], EngineLoad],
+        handoffs: Callable[[], Handoffs | None] = lambda: None,
+        adapters: Callable[[], list[str] | None] = lambda: None,
+        adapter_slots: int = 0,
+    ) -> None:
+        """`model` is the served name, by which requests ask for no adapter; `adapters` are those in the engine's
+        `adapter_slots`."""
+        self.attribution = Attribution()
+        self._transports = transports
+        self._model = model
+        self._load = load
+        self._handoffs = handoffs
+        self._adapters = adapters
+        self._adapter_slots = adapter_slots
+        self._depths = KeyDepths()
+        self._block_size = 1
+        self._group: int | None = None
+        """The group of layers whose blocks are followed, where a model has several: the first that keeps whole
+        prefixes."""
+        self._calls: dict[str, _Call] = {}
+        """By tag, requests whose first token the engine's outputs tell too late."""
+        self._streams: list[KVEventStream] = []
+        self._publisher: Publisher | None = None
+        self._publishing: asyncio.Task[None] | None = None
+        self._last_tag = 0
+
+    def start(self, cache: PrefixCache) -> None:
+        """The engine runs: follow its events and tell the routers."""
+        self._block_size = cache.block_size
+        self._publisher = Publisher(
+            self._transports,
+            epoch=uuid.uuid4().hex,
+            born_ms=int(time.time() * 1000),
+            capacity_tokens=cache.capacity_tokens,
+            block_tokens=cache.block_size,
+            resident=self.attribution.resident,
+            depths=self.attribution.depths,
+            load=self._load,
+            handoffs=self._handoffs,
+            adapters=self._adapters,
+            adapter_slots=self._adapter_slots,
+        )
+        self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
+        for stream in self._streams:
+            stream.open()
+        self._publishing = asyncio.create_task(self._publisher.run(), name="publish")
+
+    async def stop(self) -> None:
+        """Say what is left to say and close."""
+        for stream in self._streams:
+            stream.close()
+        if self._publishing is not None and self._publisher is not None:
+            self._publishing.cancel()
+            await asyncio.wait({self._publishing})
+            await self._publisher.close()
+
+    # A request, as bytes
+
+    def app(self, app: App) -> App:
+        """An ASGI application around vLLM's."""
+
+        async def reported(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["method"] in READING_METHODS:
+                await app(scope, receive, send)
+                return
+            request_id = said = handed = b""
+            for name, value in scope["headers"]:
+                if name == REQUEST_ID:
+                    request_id = value
+                elif name == SCOPE:
+                    said = value
+                elif name == LEG:
+                    handed = value
+            call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
+            stream = call.keys = KeyStream()
+            if handed:
+                # Of a prefill leg: its own body has tokens where the one that the router sees has text.
+                call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
+                feed: Callable[[bytes], None] = _pass_over
+            else:
+                feed = stream.feed
+
+            async def receive_and_digest() -> Message:
+                message = await receive()
+                if piece := message.get("body"):
+                    feed(piece)
+                return message
+
+            _call.set(call)
+            try:
+                await app(scope, receive_and_digest, send)
+            finally:
+                self._ended(call)
+
+        return reported
+
+    # A request, as tokens
+
+    def watch(self, generate: Generate) -> Generate:
+        """`generate` of vLLM's `AsyncLLM`, told of."""
+
+        def watched(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            call = _call.get()
+            if call is None or call.tag:
+                return generate(*args, **kwargs)
+            self._last_tag += 1
+            call.tag = kwargs["session_id"] = str(self._last_tag)
+            prompt, sampling = args[:2]
+            call.prompt_tokens = _prompt_tokens(prompt)
+            scope, tenant = self._scope(call, prompt, kwargs.get("lora_request"))
+            if tenant:
+                prompt["cache_salt"] = tenant_salt(tenant, prompt.get("cache_salt") or "")
+            if call.keys.keys and call.prompt_tokens:
+                keys = call.keys.keys if isinstance(call.keys, HandedKeys) else scoped(call.keys.keys, scope)
+                depths = self._depths.blocks(keys, call.keys.prompt_bytes, call.prompt_tokens, self._block_size)
+                self.attribution.begin(call.tag, keys, depths)
+            kind = sampling.output_kind.name
+            if kind == "FINAL_ONLY":
+                self._calls[call.tag] = call
+            return self._outputs(call, generate(*args, **kwargs), deltas=kind == "DELTA")
+
+        return watched
+
+    def _scope(self, call: _Call, prompt: Any, adapter: Any) -> tuple[int, str]:
+        """Whose keys the request's are, and the tenant its KV is kept to."""
+        given = prompt if isinstance(prompt, dict) else {}
+        scope, tenant = request_scope(
+            call.scope, self._model if adapter is None else adapter.lora_name, given.get("cache_salt") or ""
+        )
+        return scope, tenant if isinstance(prompt, dict) else ""
+
+    async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+        try:
+            # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
+            async with aclosing(outputs) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    if not call.told_first:
+                        call.prompt_tokens = len(output.prompt_token_ids or ())
+                        self._first_token(call, output.num_cached_tokens or 0)
+                    tokens = len(output.outputs[0].token_ids) if output.outputs else 0
+                    call.completion_tokens = call.completion_tokens + tokens if deltas else tokens
+                    call.decode_ms = (time.monotonic() - call.first_s) * 1000
+                    call.finished = call.finished or output.finished
+                    yield output
+        finally:
+            self._calls.pop(call.tag, None)
+
+    def _first_token(self, call: _Call, cached_tokens: int) -> None:
+        call.told_first = True
+        call.first_s = time.monotonic()
+        if call.request_id and self._publisher is not None:
+            ttft_ms = (time.monotonic() - call.arrived_s) * 1000
+            self._publisher.first_token(FirstToken(call.request_id, call.prompt_tokens, cached_tokens, ttft_ms))
+
+    def _ended(self, call: _Call) -> None:
+        if call.tag:
+            asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
+        if call.request_id and self._publisher is not None:
+            prompt_tokens = call.prompt_tokens if call.finished else 0
+            self._publisher.finished(
+                Finished(call.request_id, prompt_tokens, call.completion_tokens, round(call.decode_ms, 3))
+            )
+
+    # A request, as blocks
+
+    def apply(self, events: Sequence[Event]) -> None:
+        """What entered and left the cache, in order."""
+        attribution = self.attribution
+        for event in events:
+            if isinstance(event, BlockStored):
+                if self._follows(event):
+                    tag = event.session_id or ""
+                    attribution.stored(event.block_hashes, event.parent_block_hash, tag)
+                    if tag in self._calls:
+                        self._computed(self._calls[tag], event)
+            elif isinstance(event, BlockRemoved):
+                if event.medium in (None, DEVICE) and event.group_idx in (None, self._group):
+                    attribution.removed(event.block_hashes)
+            else:
+                attribution.cleared()
+        self._tell_keys()
+
+    def _follows(self, event: BlockStored) -> bool:
+        if event.medium not in (None, DEVICE) or event.kv_cache_spec_kind not in (None, *WHOLE_PREFIX):
+            return False
+        if self._group is None and event.group_idx is not None:
+            self._group = event.group_idx
+            self._block_size = event.block_size
+            if self._publisher is not None:
+                self._publisher.block_tokens = event.block_size
+        return event.group_idx in (None, self._group)
+
+    def _computed(self, call: _Call, event: BlockStored) -> None:
+        """A request whose answer comes whole has computed blocks: with its last full one it has its first token."""
+        below = self.attribution.depth(event.block_hashes[-1]) * self._block_size
+        if below <= 0:
+            return
+        if call.prefix_tokens < 0:
+            call.prefix_tokens = below - len(event.block_hashes) * self._block_size
+        if below + self._block_size > call.prompt_tokens:
+            del self._calls[call.tag]
+            self._first_token(call, call.prefix_tokens)
+
+    def _lost(self) -> None:
+        """Nobody knows what came and went: nothing counts as resident until it is stored again."""
+        log.warning("KV events were lost: what this engine holds is learned anew")
+        self.attribution.cleared()
+        self._tell_keys()
+
+    def _tell_keys(self) -> None:
+        if self._publisher is not None:
+            self._publisher.keys(*self.attribution.take())
+
+
+def _pass_over(piece: bytes) -> None:
+    """Nothing is made of it."""
+
+
+def _prompt_tokens(prompt: Any) -> int:
+    """Length of what `generate` is given: tokens, with or without media; 0 for what has none."""
+    ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
+    return len(ids or ())

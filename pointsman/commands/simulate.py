@@ -1,0 +1,209 @@
+"""`pointsman simulate`: from flags to a fleet in virtual time and a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from pointsman.documents import read_policy
+from pointsman.errors import StartError
+from pointsman.policies.errors import PolicyError
+from pointsman.simulator.errors import ExperimentError, SimulationError
+from pointsman.simulator.experiment import SWEEP, Outcome, Pace, TraceOf, run_experiment
+from pointsman.simulator.generate import MAX_REQUESTS, WORKLOADS, describe, generate
+from pointsman.simulator.mooncake import Dialect, read_trace, write_trace
+from pointsman.simulator.peers.registry import policy_named
+from pointsman.simulator.plots import as_svg
+from pointsman.simulator.report import as_json, as_tables
+from pointsman.simulator.settings import FleetSettings, Restart
+from pointsman.simulator.trace import Trace
+
+DEFAULT_REQUESTS = 8_000
+"""A generated trace has about so many: 400 sessions of agents, enough for a steady state and a p99."""
+
+TABLE_WIDTH = 120
+
+
+class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line said; times in milliseconds."""
+
+    trace: Path | None = None
+    workload: str | None = None
+    sessions: int | None = None
+    policies: str = ""
+    loads: Sequence[float] = ()
+    sweep: bool = False
+    sessions_per_s: float | None = None
+    seeds: Sequence[int] = (1,)
+    block_size: int = 64
+    dialect: Dialect | None = None
+    bytes_per_token: float = 4.0
+    reuse_generated: bool = True
+    replicas: int = 8
+    prefill_replicas: int = 0
+    kv_tokens: int = 524_288
+    speeds: str = ""
+    timing: str = "dense-h100"
+    routers: int = 1
+    sync_ms: float | None = 10.0
+    event_lag_ms: float = 20.0
+    restarts: Sequence[str] = ()
+    plot: Path | None = None
+    write: Path | None = None
+    json: bool = False
+
+
+def run_simulate(options: SimulateOptions) -> int:
+    """Runs and prints. Raises StartError for anything asked for that cannot be."""
+    try:
+        trace_of = _trace_of(options)
+        if options.write is not None:
+            return _write(options, trace_of)
+        policies = _policies(options.policies)
+        settings = _settings(options)
+        paces = _paces(options, trace_of)
+        if options.plot is not None and len(paces) < 2:
+            raise ExperimentError("--plot: two loads or more are expected")
+        outcomes = run_experiment(
+            trace_of,
+            paces=paces,
+            policies=policies,
+            settings=settings,
+            seeds=options.seeds,
+            progress=_progress,
+        )
+    except (SimulationError, PolicyError) as error:
+        raise StartError(str(error)) from error
+    if options.plot is not None:
+        _draw(outcomes, options.plot)
+    if options.json:
+        about = {
+            "trace": str(options.trace or options.workload),
+            "seeds": list(options.seeds),
+            "fleet": msgspec.to_builtins(settings),
+            "documents": policies,
+        }
+        print(msgspec.json.format(msgspec.json.encode(as_json(outcomes, about)), indent=1).decode())
+    else:
+        Console(width=TABLE_WIDTH if not sys.stdout.isatty() else None).print(as_tables(outcomes))
+    return 0
+
+
+def _draw(outcomes: Sequence[Outcome], path: Path) -> None:
+    try:
+        path.write_text(as_svg(outcomes))
+    except OSError as error:
+        raise StartError(f"--plot: {path}: cannot be written: {error.strerror}") from error
+
+
+def _progress(line: str) -> None:
+    """One line that overwrites itself, for people only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _trace_of(options: SimulateOptions) -> TraceOf:
+    if (options.trace is None) == (options.workload is None):
+        raise ExperimentError(f"a trace file or --generate is expected, one of:\n{describe()}")
+    if options.trace is not None:
+        read = read_trace(
+            options.trace,
+            block_size=options.block_size,
+            dialect=options.dialect,
+            bytes_per_token=options.bytes_per_token,
+            reuse_generated=options.reuse_generated,
+        )
+        return lambda seed: read
+    name = options.workload or ""
+    if name not in WORKLOADS:
+        raise ExperimentError(f"--generate: {name!r}: one of {', '.join(WORKLOADS)} is expected")
+    workload = WORKLOADS[name]
+    sessions = options.sessions or max(1, round(DEFAULT_REQUESTS / workload.turns.mean))
+    if sessions * workload.turns.mean > MAX_REQUESTS:
+        raise ExperimentError(f"--sessions: {sessions}: at most {MAX_REQUESTS} requests in all are expected")
+
+    def make(seed: int) -> Trace:
+        return generate(
+            workload,
+            sessions=sessions,
+            seed=seed,
+            name=name,
+            bytes_per_token=options.bytes_per_token,
+            reuse_generated=options.reuse_generated,
+        )
+
+    return make
+
+
+def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
+    assert options.write is not None
+    paces = _paces(options, trace_of)
+    if len(paces) > 1 or len(options.seeds) > 1:
+        raise ExperimentError("--write: one load and one seed are expected")
+    trace = paces[0].apply(trace_of(options.seeds[0]), _settings(options), options.seeds[0])
+    write_trace(trace, options.write)
+    print(f"{options.write}: {trace.requests} requests in {len(trace.sessions)} sessions")
+    return 0
+
+
+def _paces(options: SimulateOptions, trace_of: TraceOf) -> list[Pace]:
+    given = [bool(options.loads), options.sweep, options.sessions_per_s is not None]
+    if sum(given) > 1:
+        raise ExperimentError("--load, --sweep and --rate: one of them is expected")
+    if options.sessions_per_s is not None:
+        return [Pace(sessions_per_s=options.sessions_per_s)]
+    if options.sweep:
+        return [Pace(load=load) for load in SWEEP]
+    if options.loads:
+        return [Pace(load=load) for load in options.loads]
+    # What was generated, by us or by aiperf, has no pace of its own.
+    at_once = options.workload is not None or not trace_of(options.seeds[0]).has_starts
+    return [Pace(load=1.0) if at_once else Pace()]
+
+
+def _policies(given: str) -> dict[str, dict[str, Any]]:
+    """Documents by label: names of policies or peers, or files as `policy.yaml`, separated by commas."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in filter(None, (part.strip() for part in given.split(","))):
+        document = read_policy(name, "policies")
+        if document is None:
+            found[name] = policy_named(name)
+        else:
+            found[Path(name).stem] = document
+    if not found:
+        raise ExperimentError("--policies: at least one name is expected")
+    return found
+
+
+def _settings(options: SimulateOptions) -> FleetSettings:
+    try:
+        speeds = tuple(float(speed) for speed in options.speeds.split(",") if speed.strip())
+    except ValueError:
+        raise ExperimentError(f"--speeds: {options.speeds!r}: numbers separated by commas are expected") from None
+    return FleetSettings(
+        replicas=options.replicas,
+        prefill_replicas=options.prefill_replicas,
+        kv_tokens=options.kv_tokens,
+        speeds=speeds,
+        timing=options.timing,
+        routers=options.routers,
+        sync_s=None if options.sync_ms is None else options.sync_ms / 1000,
+        event_lag_s=options.event_lag_ms / 1000,
+        restarts=tuple(_restart(given) for given in options.restarts),
+    )
+
+
+def _restart(given: str) -> Restart:
+    replica, _, when = given.partition("@")
+    at_s, plus, down_s = when.partition("+")
+    try:
+        if plus:
+            return Restart(replica=int(replica), at_s=float(at_s), down_s=float(down_s))
+        return Restart(replica=int(replica), at_s=float(at_s))
+    except ValueError:
+        raise ExperimentError(f"--restart: {given!r}: REPLICA@SECONDS or REPLICA@SECONDS+DOWN is expected") from None

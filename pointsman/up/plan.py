@@ -1,0 +1,338 @@
+"""What `pointsman up` will start, decided before anything is: addresses, files, command lines.
+
+`plan_edges` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an
+edge.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from pointsman.contract.registration import Role
+from pointsman.documents import read_mapping
+from pointsman.engine.vllm.errors import VllmConfigError
+from pointsman.engine.vllm.fleet.config import decode as decode_fleet
+from pointsman.errors import StartError
+from pointsman.haproxy.config import Bind, EdgeConfig
+from pointsman.haproxy.errors import ConfigError
+from pointsman.haproxy.private_files import write_private
+from pointsman.policies.registry import build_policy
+from pointsman.router.decide.body_needs import body_window
+from pointsman.router.settings import Listen, Settings, load_settings
+from pointsman.up.ports import parse_listen
+from pointsman.up.run_folder import RunFolder
+from pointsman.up.valkey import valkey_url
+
+ENGINES = ("sim", "vllm")
+LOOKUPS = ("spoe", "lua")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """The flags of `pointsman up`."""
+
+    replicas: int = 4
+    prefill: int = 0
+    engine: str = "sim"
+    model: str = ""
+    listen: str = "127.0.0.1:8000"
+    admin: str = "127.0.0.1:8001"
+    policy: dict[str, Any] | None = None
+    config: Path | None = None
+    edges: int = 1
+    redis: str = ""
+    """URL of what edges share through; empty with several edges: a Valkey of their own."""
+    lookup: str | None = None
+    run_dir: Path | None = None
+    verbose: bool = False
+
+
+class UpFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file of `--config`: a section for each kind of process, in that process's own terms."""
+
+    router: dict[str, Any] = {}
+    haproxy: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePlan:
+    """Everything needed to start the parts of one edge."""
+
+    options: UpOptions
+    folder: RunFolder
+    listen: Listen
+    admin: Listen
+    settings: Settings
+    edge: EdgeConfig
+    replicas: int
+    """How many will register; of a data-parallel group, every rank."""
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+    other_admin_urls: tuple[str, ...] = ()
+    """Of the other edges that replicas register with."""
+    window_is_configured: bool = False
+    """The file says how far HAProxy looks into bodies, whatever the policy."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the edge's sockets and files are."""
+        return self.folder.path
+
+    @property
+    def _registers(self) -> list[str]:
+        return [word for url in (self.admin_url, *self.other_admin_urls) for word in ("--register", url)]
+
+    @property
+    def admin_url(self) -> str:
+        host = self.admin.host
+        if host in ("0.0.0.0", "::"):
+            host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+        return f"http://{Listen(host, self.admin.port)}"
+
+    @property
+    def router_config(self) -> Path:
+        return self.run_dir / "router.yaml"
+
+    @property
+    def state_file(self) -> Path:
+        return self.run_dir / "state.json"
+
+    def log_file(self, name: str) -> Path:
+        return self.folder.logs / f"{name}.log"
+
+    def router_argv(self) -> list[str]:
+        return [*COMMAND, "router", "--config", str(self.router_config)]
+
+    def sim_argvs(self) -> dict[str, list[str]]:
+        """The command lines of the simulated replicas, by replica id."""
+        role = Role.DECODE if self.options.prefill else Role.BOTH
+        argvs = {name: self.sim_argv(name, role) for name in _numbered("sim", self.options.replicas)}
+        return argvs | {name: self.sim_argv(name, Role.PREFILL) for name in _numbered("prefill", self.options.prefill)}
+
+    def sim_argv(self, name: str, role: Role = Role.BOTH) -> list[str]:
+        """The command line of one simulated replica."""
+        argv = [*COMMAND, "engine", "sim", "--id", name, *self._registers]
+        if self.engine_settings:
+            argv += ["--config", str(self.run_dir / "engine.yaml")]
+        # HAProxy keeps connections for reuse: the replica must not be the one that closes them.
+        argv += ["--set", "keep_alive_s=75"]
+        if self.options.model:
+            argv += ["--set", f"model={self.options.model}"]
+        if role is not Role.BOTH:
+            argv += ["--set", f"role={role}"]
+        return argv
+
+    def vllm_argv(self) -> list[str]:
+        """The command line of the driver of all vLLM replicas."""
+        argv = [*COMMAND, "engine", "vllm", *self._registers]
+        if "pools" not in self.engine_settings:
+            argv += ["--replicas", str(self.options.replicas)]
+        if self.engine_settings:
+            argv += ["--config", str(self.run_dir / "engine.yaml")]
+        if self.options.model:
+            argv += ["--model", self.options.model]
+        return argv
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+COMMAND = (sys.executable, "-m", "pointsman")
+
+
+def _check_flags(options: UpOptions) -> None:
+    """Raises StartError for what can be seen without touching anything."""
+    if options.engine not in ENGINES:
+        raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
+    if options.prefill and options.engine != "sim":
+        raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
+
+
+def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
+    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
+    document = _read(options.config)
+    lookup = options.lookup or document.haproxy.get("lookup", "spoe")
+    if lookup not in LOOKUPS:
+        raise StartError(f"--lookup: {lookup!r}: one of {', '.join(LOOKUPS)} is expected")
+    ports = folder.ports
+    listen = ports.settle(parse_listen(options.listen, "--listen"), "--listen")
+    admin = ports.settle(parse_listen(options.admin, "--admin"), "--admin")
+    if listen == admin:
+        raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
+    ops = ports.pick()
+    run_dir = folder.path
+    spop, ring, near_lookup = _near_addresses(folder, document)
+    settings = load_settings(
+        overrides={
+            **document.router,
+            "spop": spop.listen,
+            "ring": ring.listen,
+            "lookup": near_lookup.listen,
+            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
+            "edge": {
+                **document.router.get("edge", {}),
+                "admin_socket": str(run_dir / "admin.sock"),
+                "master_socket": str(run_dir / "master.sock"),
+                "server_options": document.haproxy.get("server_options"),
+            },
+            "state_file": str(run_dir / "state.json"),
+            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
+            **({"policy": options.policy} if options.policy else {}),
+        }
+    )
+    edge = _edge_config(
+        {
+            "ops": {"host": "127.0.0.1", "port": ops},
+            "threads": default_threads(os.cpu_count() or 1),
+            **_body_window(settings),
+            **document.haproxy,
+            "lookup": lookup,
+            "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
+            "spop_address": spop.address,
+            "ring_address": ring.address,
+            "lookup_address": near_lookup.address,
+            "models_address": near_lookup.address,
+            "admin_socket": str(run_dir / "admin.sock"),
+            "master_socket": str(run_dir / "master.sock"),
+            "policy_override": settings.override_header,
+            "isolate_tenants": settings.isolate_tenants,
+        }
+    )
+    made = EdgePlan(
+        options=options,
+        folder=folder,
+        listen=listen,
+        admin=admin,
+        settings=settings,
+        edge=edge,
+        replicas=_replicas(options, document.engine),
+        engine_settings=document.engine,
+        window_is_configured="body_window_bytes" in document.haproxy,
+    )
+    _write_yaml(made.router_config, msgspec.to_builtins(settings))  # it may hold the admin token
+    if document.engine:
+        _write_yaml(run_dir / "engine.yaml", document.engine)
+    return made
+
+
+def _write_yaml(path: Path, document: dict[str, Any]) -> None:
+    try:
+        write_private(path, yaml.safe_dump(document, sort_keys=False).encode())
+    except OSError as error:
+        raise StartError(f"--run-dir: {path}: cannot be written: {error.strerror}") from None
+
+
+def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
+    if options.engine != "vllm" or not options.replicas:
+        return options.replicas + options.prefill
+    tree = dict(engine)
+    if "pools" not in tree:
+        tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
+    try:
+        return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree).pools)
+    except VllmConfigError as error:
+        raise StartError(f"engine section: {error}") from error
+
+
+class _Near(NamedTuple):
+    """One address, as the router listens on it and as HAProxy connects to it."""
+
+    listen: dict[str, Any]
+    address: str
+
+
+NEAR = ("spop", "ring", "lookup")
+"""The router's listeners that only HAProxy connects to."""
+
+
+def _near_addresses(folder: RunFolder, document: UpFile) -> list[_Near]:
+    """The addresses of `NEAR`: Unix sockets, but for an HAProxy that gives up the rights to them."""
+    if document.haproxy.get("user") or document.haproxy.get("chroot"):
+        return [_Near({"port": port}, f"127.0.0.1:{port}") for port in (folder.ports.pick() for _ in NEAR)]
+    paths = [f"{folder.path}/{name}.sock" for name in NEAR]
+    return [_Near({"path": path}, f"unix@{path}") for path in paths]
+
+
+def plan_edges(options: UpOptions) -> list[EdgePlan]:
+    """All edges of one `up`. The first has the run folder, the others one inside it.
+
+    Edge n listens n - 1 ports further than the first; twice as far where --listen and --admin would meet. Raises
+    StartError, SettingsError or ConfigError, and leaves no folder behind then.
+    """
+    _check_flags(options)
+    document = _read(options.config)
+    if options.edges > 1 and document.haproxy.get("binds"):
+        raise StartError(f"--edges: {options.edges}: only one edge can have the haproxy.binds of {options.config}")
+    with ExitStack() as undo:
+        folder = RunFolder.take(options.run_dir)
+        undo.callback(folder.refuse)
+        if options.edges == 1:
+            made = [_plan(options, folder)]
+        else:
+            made = _plan_several(options, folder, document, undo)
+        undo.pop_all()
+    return made
+
+
+def _plan_several(options: UpOptions, first: RunFolder, document: UpFile, undo: ExitStack) -> list[EdgePlan]:
+    if not options.redis and not document.router.get("shared", {}).get("url"):
+        options = replace(options, redis=valkey_url(first.path))
+    listen, admin = parse_listen(options.listen, "--listen"), parse_listen(options.admin, "--admin")
+    meet = listen.host == admin.host and 0 < abs(listen.port - admin.port) < options.edges
+    step = 2 if meet else 1
+    made = []
+    for number in range(options.edges):
+        folder = first
+        if number:
+            folder = RunFolder.take(first.path / f"edge-{number + 1}")
+            undo.callback(folder.refuse)
+        own = replace(
+            options,
+            listen=str(Listen(listen.host, listen.port + step * number if listen.port else 0)),
+            admin=str(Listen(admin.host, admin.port + step * number if admin.port else 0)),
+        )
+        made.append(_plan(own, folder))
+    others = tuple(edge.admin_url for edge in made[1:])
+    made[0] = replace(made[0], other_admin_urls=others)
+    return made
+
+
+def default_threads(cores: int) -> int:
+    """HAProxy threads where the file names none: half the cores, since router and replicas run here too, and at most 4,
+    which forward over 100,000 tokens a second. Each further one splits lookups into smaller batches."""
+    return max(1, min(4, cores // 2))
+
+
+def _read(path: Path | None) -> UpFile:
+    if path is None:
+        return UpFile()
+    try:
+        return msgspec.convert(read_mapping(path), UpFile)
+    except msgspec.ValidationError as error:
+        raise StartError(f"--config: {path}: {error}; sections are router, haproxy, engine") from None
+
+
+def _body_window(settings: Settings) -> dict[str, int]:
+    """How far HAProxy looks into bodies: as far as the configured policy goes by them."""
+    policy = build_policy(settings.policy)
+    needs = policy.needs
+    policy.close()
+    return {"body_window_bytes": body_window(needs)}
+
+
+def _edge_config(tree: dict[str, Any]) -> EdgeConfig:
+    try:
+        return msgspec.convert(tree, EdgeConfig)
+    except ConfigError:
+        raise
+    except msgspec.ValidationError as error:
+        raise StartError(f"haproxy section: {error}") from None

@@ -1,0 +1,316 @@
+"""Least predicted time to first token, plus the harm done to others.
+
+All terms are milliseconds. L is the prompt in tokens, m_w what of it is resident on w, u_w = max(1, L - m_w) what is
+left, and T_w the replica's own prefill time:
+
+    queue  = T_w(A_w)                               A_w: prefill backlog, tokens
+    miss   = T_w(u_w)
+    evict  = e * t_w * min(u_w, max(0, F'_w - o * C_w))
+                                                    t_w: ms a token; C_w: KV capacity; F'_w: live KV with this one
+    interf = i * miss * n_w                         n_w: requests in flight, whose decoding the prefill holds up
+    tie    = s * (n_w + f * (F_w - own) / C_w)      F_w: live KV, of which `own` is this conversation's; what the
+                                                    neighbours will cost the turns to come
+    score  = queue + interf + h * (kappa * miss + evict + tie)
+
+kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
+from `kappa_idle` to `kappa_full` as the candidates' KV fills with live conversations.
+
+h is 1 until conversations with a request under way want more KV than there is (`overload_at`), and grows with what is
+too much. From there engines hold prompts back and queues stand: queue and interference are paid by the requests of the
+moment, the rest by all who come while they stand.
+
+Where a prefill replica would compute the prompt for w (`pointsman.policies.lib.pair`), `queue` and `miss` are that
+replica's, with the transfer, and nothing interferes. Decode replicas are then told apart by their load and the room in
+their KV, and one that holds the prompt already is weighed against the best of the pairs.
+
+Affinity and its limit follow: the home of a conversation has miss near 0 and evicts nobody, so it is left exactly when
+its queue is longer than the best other's by what leaving costs. So does the spread of hot prefixes: the queues of those
+that hold one grow until a copy elsewhere is cheaper.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from pointsman.policies.candidates import NO_SLOT, Candidates, Elsewhere, FloatColumn, KVSignals
+from pointsman.policies.decision import Ranked, Reason, Refusal
+from pointsman.policies.lib.load import least
+from pointsman.policies.policy import Context, Needs, PlainPolicy, PolicyConfig
+from pointsman.policies.request import RequestFeatures
+
+TERMS = ("queue", "miss", "evict", "interference", "tie")
+"""The score's parts by name; `miss` is weighted with kappa; `miss`, `evict` and `tie` with h."""
+
+FEW = 16
+"""Candidates up to which one after the other is quicker than columns."""
+
+
+class Admission(PolicyConfig, frozen=True, kw_only=True):
+    """When conversations that begin are held back. Above the fleet's KV capacity no choice of replica helps: every turn
+    evicts the next one's prefix."""
+
+    limit: Annotated[
+        float, Meta(gt=0.0, le=10.0, description="Share of the candidates' KV in use by live conversations.")
+    ] = 0.9
+    wait_s: Annotated[
+        float, Meta(ge=0.0, le=300.0, description="How long one waits for room before it is refused; 0: not at all.")
+    ] = 0.0
+    retry_after_s: Annotated[int, Meta(ge=1, le=3600, description="What a refused client is told to wait.")] = 2
+
+
+class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
+    """The constants of the score. They were fixed on traces of agents; the replicas' speed and size are measured."""
+
+    kappa_idle: Annotated[
+        float, Meta(ge=0.0, le=100.0, description="Weight of a miss while no live conversation keeps any KV.")
+    ] = 1.0
+    kappa_full: Annotated[float, Meta(ge=0.0, le=100.0, description="Weight of a miss once the KV is full.")] = 2.0
+    full_at: Annotated[
+        float,
+        Meta(gt=0.0, le=10.0, description="Share of the candidates' KV in live use from which `kappa_full` counts."),
+    ] = 0.7
+    overflow_at: Annotated[
+        float, Meta(ge=0.0, le=10.0, description="Share of a replica's KV from which a placement evicts live KV.")
+    ] = 0.92
+    evict_weight: Annotated[
+        float, Meta(ge=0.0, le=100.0, description="Weight of what the evicted must compute again.")
+    ] = 1.0
+    interference: Annotated[
+        float, Meta(ge=0.0, le=100.0, description="Share of a prefill by which each request in flight is held up.")
+    ] = 0.1
+    tie_ms: Annotated[
+        float, Meta(ge=0.0, le=1000.0, description="What each request in flight will cost the conversation, in ms.")
+    ] = 5.0
+    tie_fill: Annotated[
+        float, Meta(ge=0.0, le=10_000.0, description="Requests that a KV full of live conversations counts as.")
+    ] = 400.0
+    overload_at: Annotated[
+        float,
+        Meta(
+            gt=0.0,
+            le=10.0,
+            description="Share of the KV wanted by conversations under way from which `overload` counts.",
+        ),
+    ] = 1.0
+    overload: Annotated[
+        float,
+        Meta(ge=0.0, le=100.0, description="How much more what comes later weighs when that share is greater by 1."),
+    ] = 16.0
+    admission: Annotated[
+        Admission | None,
+        Meta(
+            description="When conversations that begin wait for room, and are refused with 429: "
+            "`{limit, wait_s, retry_after_s}`; null: never."
+        ),
+    ] = None
+
+
+class KVCost(PlainPolicy[KVCostConfig]):
+    """Least predicted time to first token plus harm done to others; equals by dice.
+
+    Score: milliseconds.
+    """
+
+    name: ClassVar[str] = "kv_cost"
+    Config: ClassVar[type[PolicyConfig]] = KVCostConfig
+
+    def __init__(self, config: KVCostConfig) -> None:
+        super().__init__(config)
+        self.needs = Needs.SESSION | Needs.PREFIX | Needs.KV
+        self._weights = _Weights.of(config)
+
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        admission = self.config.admission
+        if admission is None or candidates.home != NO_SLOT:
+            return None
+        kv, slots = _signals(candidates), candidates.slots
+        live, room = kv.certainty * kv.footprint[slots].sum(), admission.limit * kv.capacity[slots].sum()
+        # A prompt that evicts nobody is let in whatever its length. Whoever comes while others wait is behind them.
+        has_room = live == 0.0 or live + candidates.prompt_tokens <= room
+        if has_room and not (context.waiting and admission.wait_s):
+            return None
+        # A prompt that the limit never lets in has nothing to wait for.
+        wait_s = admission.wait_s if candidates.prompt_tokens <= room else 0.0
+        return Refusal(Reason.ADMISSION, 429, admission.retry_after_s, wait_s)
+
+    def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
+        slots, home, limit = candidates.slots, candidates.home, context.limit
+        best: list[tuple[float, int]]
+        if len(slots) <= FEW:
+            best = [(cost, slot) for cost, _, slot in self._costs(candidates, context.rng)[:limit]]
+        else:
+            places = least(self._scores(candidates), min(limit, len(slots)), context.rng)
+            best = [(cost, slots.item(at)) for at, cost in places]
+        ranked = []
+        for cost, slot in best:
+            if slot == home:
+                reason = Reason.KV_HOME
+            elif home != NO_SLOT:
+                reason = Reason.KV_MOVED
+            elif candidates.resident.tokens(slot):
+                reason = Reason.KV_PREFIX
+            else:
+                reason = Reason.KV_COLD
+            ranked.append(Ranked(slot, reason, cost))
+        return ranked
+
+    def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
+        config, kv, slots = self.config, _signals(candidates), candidates.slots
+        harm = self.harm(kv.under_way)
+        prompt, requests = float(candidates.prompt_tokens), candidates.in_flight[slots]
+        uncached = np.maximum(1.0, prompt - candidates.resident.column(len(candidates.in_flight))[slots])
+        miss = kv.base_ms[slots] + uncached * (kv.per_token_ms[slots] + uncached * kv.per_square_ms[slots])
+        queue, interference = kv.prefill_ms[slots], config.interference * miss * requests
+        if (elsewhere := candidates.elsewhere) is not None:
+            spared = _spared(elsewhere, uncached, queue + miss)
+            queue = np.where(spared, elsewhere.queue_ms, queue)
+            miss = np.where(spared, elsewhere.miss_ms, miss)
+            interference = np.where(spared, 0.0, interference)
+        # Of what a conversation keeps at home only what is added is more.
+        added = np.where(slots == candidates.home, max(0.0, prompt - candidates.home_tokens), uncached)
+        over = np.maximum(0.0, kv.footprint[slots] + added - config.overflow_at * kv.capacity[slots])
+        own = np.where(slots == candidates.home, candidates.home_tokens / kv.capacity[slots], 0.0)
+        columns = (
+            queue,
+            harm * self.kappa(kv.usage) * miss,
+            harm * config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
+            interference,
+            harm * config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
+        )
+        return dict(zip(TERMS, columns, strict=True))
+
+    def kappa(self, usage: float) -> float:
+        """Weight of a miss while live conversations keep `usage` of the fleet's KV."""
+        config = self.config
+        return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
+
+    def harm(self, under_way: float) -> float:
+        """h: weight of miss, evict and tie while conversations under way want so much of the fleet's KV."""
+        above = under_way - self.config.overload_at
+        return 1.0 + self.config.overload * above if above > 0.0 else 1.0
+
+    def _costs(self, candidates: Candidates, rng: random.Random) -> list[tuple[float, float, int]]:
+        """Score, dice and slot of one candidate after the other, sorted: the quicker way where they are few."""
+        config, kv = self.config, _signals(candidates)
+        harm = self.harm(kv.under_way)
+        kappa, prompt = harm * self.kappa(kv.usage), float(candidates.prompt_tokens)
+        home, home_tokens = candidates.home, candidates.home_tokens
+        overflow_at, evict_weight, interference = config.overflow_at, harm * config.evict_weight, config.interference
+        tie_ms, tie_fill = harm * config.tie_ms, harm * config.tie_ms * config.tie_fill
+        held: dict[int, float] = {}
+        for tokens, holders in candidates.resident.levels:
+            for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
+                held[slot] = tokens
+        requests_at, resident, drawn = candidates.in_flight.item, held.get, rng.random
+        _, prefill_ms, base, per_token, per_square, again_ms, footprint, capacity, fill = kv.cells
+        elsewhere = candidates.elsewhere
+        paired = 0.0 if elsewhere is None else elsewhere.queue_ms + kappa * elsewhere.miss_ms
+        costs = []
+        for slot in candidates.slots.tolist():
+            requests = requests_at(slot)
+            uncached = prompt - resident(slot, 0.0)
+            if uncached < 1.0:
+                uncached = 1.0
+            miss = base[slot] + uncached * (per_token[slot] + uncached * per_square[slot])
+            if elsewhere is not None and elsewhere.spares(uncached, prefill_ms[slot] + miss):
+                cost = paired + tie_ms * requests
+            else:
+                cost = prefill_ms[slot] + (kappa + interference * requests) * miss + tie_ms * requests
+            cost += tie_fill * fill[slot]
+            added = uncached
+            if slot == home:
+                added = max(0.0, prompt - home_tokens)
+                cost -= tie_fill * home_tokens / capacity[slot]
+            over = footprint[slot] + added - overflow_at * capacity[slot]
+            if over > 0.0:
+                cost += evict_weight * (over if over < uncached else uncached) * again_ms[slot]
+            costs.append((cost, drawn(), slot))
+        costs.sort()
+        return costs
+
+    def _scores(self, candidates: Candidates) -> FloatColumn:
+        """The same over columns; aligned with `slots`.
+
+        Whole tables, since gathering the candidates' rows of each would take as long as what is computed of the others.
+        """
+        kv, weigh = _signals(candidates), self._weights
+        prompt, table = float(candidates.prompt_tokens), len(candidates.in_flight)
+        requests = candidates.in_flight.astype(np.float64)
+        uncached: FloatColumn | float = prompt
+        if candidates.resident:
+            uncached = candidates.resident.rest(prompt, table)
+        score = uncached * kv.per_square_ms
+        score += kv.per_token_ms
+        score *= uncached
+        score += kv.base_ms
+        kappa, harm = self.kappa(kv.usage), self.harm(kv.under_way)
+        # What h does not weigh is divided by it, and all is multiplied in the end.
+        weight = requests * (weigh.interference if harm == 1.0 else weigh.interference / harm)
+        weight += kappa
+        elsewhere = candidates.elsewhere
+        spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms)
+        score *= weight
+        score += kv.prefill_ms if harm == 1.0 else kv.prefill_ms / harm
+        if elsewhere is not None and spared is not None:
+            score[spared] = elsewhere.queue_ms / harm + kappa * elsewhere.miss_ms
+        requests *= weigh.tie_ms
+        score += requests
+        score += kv.fill * weigh.tie_fill
+        over = kv.capacity * weigh.overflow
+        over += kv.footprint
+        over += uncached
+        home = candidates.home
+        if 0 <= home < table:
+            home_tokens, room = candidates.home_tokens, kv.cells.capacity[home]
+            score[home] -= self.config.tie_ms * self.config.tie_fill * home_tokens / room
+            added = max(0.0, prompt - home_tokens)
+            over[home] = kv.cells.footprint[home] + added - self.config.overflow_at * room
+        if over.item(over.argmax()) > 0.0:
+            np.minimum(over, uncached, over)
+            np.maximum(over, weigh.nothing, over)
+            over *= kv.again_ms
+            over *= weigh.evict
+            score += over
+        if harm != 1.0:
+            score *= harm
+        slots = candidates.slots
+        # Slots are rarely anything but the first so many.
+        count = len(slots)
+        gathered: FloatColumn = score[:count] if slots.item(-1) == count - 1 else score[slots]
+        return gathered
+
+
+class _Weights(NamedTuple):
+    """Constants as arrays without dimensions: where they meet columns, a number is made one each time."""
+
+    interference: FloatColumn
+    tie_ms: FloatColumn
+    tie_fill: FloatColumn
+    overflow: FloatColumn
+    evict: FloatColumn
+    nothing: FloatColumn
+
+    @classmethod
+    def of(cls, config: KVCostConfig) -> _Weights:
+        weights = (
+            *(config.interference, config.tie_ms, config.tie_ms * config.tie_fill),
+            *(-config.overflow_at, config.evict_weight, 0.0),
+        )
+        return cls(*map(np.array, weights))
+
+
+def _spared(elsewhere: Elsewhere, uncached: FloatColumn | float, local_ms: FloatColumn) -> npt.NDArray[np.bool_]:
+    """`Elsewhere.spares` over columns."""
+    long_enough: npt.NDArray[np.bool_] = elsewhere.queue_ms + elsewhere.miss_ms <= elsewhere.patience * local_ms
+    return long_enough & (uncached >= elsewhere.min_uncached)
+
+
+def _signals(candidates: Candidates) -> KVSignals:
+    assert candidates.kv is not None, "gathered for whoever needs KV"
+    return candidates.kv

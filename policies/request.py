@@ -1,0 +1,45 @@
+"""What one lookup says about its request: the values a policy may read of it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Naming(IntEnum):
+    """How the model of a request is known."""
+
+    NAMED = 0
+    """What `model` says is what the request wants; empty: none in particular."""
+    ABSENT = 1
+    """A body that was seen whole names none, on a path whose requests have one."""
+    UNSEEN = 2
+    """It was not found in the part of the body that was seen."""
+
+
+class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one lookup says about its request. Absent values are empty strings, zero or empty tuples."""
+
+    request_id: str
+    """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""
+    path: str = ""
+    model: str = ""
+    naming: Naming = Naming.NAMED
+    generates: bool = True
+    """Whether it makes a model generate. What does not (embeddings, scores, transcriptions) is placed by load alone."""
+    session: str = ""
+    """Session key; empty when the request carries none."""
+    tenant: str = ""
+    body_bytes: int = 0
+    """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
+    missing_bytes: int = 0
+    """Of these, announced only: they had not arrived when HAProxy asked, and nothing says that they will."""
+    max_tokens: int = 0
+    """0 when not given or not looked for."""
+    prefix_keys: tuple[int, ...] = ()
+    """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit), scoped."""
+    scope: str = ""
+    """Whose keys they are, for the replica to scope its own alike (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
+    policy: str = ""
+    """Policy asked for by the override header; empty unless that header is enabled and present."""

@@ -1,0 +1,81 @@
+"""Puts a router's part in a fleet of edges together, where its settings name a store."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from typing import Any
+
+import msgspec
+import structlog
+
+from pointsman.policies.errors import PolicyError
+from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.edges.documents import SharedDocument
+from pointsman.router.edges.member import Member
+from pointsman.router.edges.records import EdgeInfo
+from pointsman.router.edges.sharing import Sharing
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.kv.state import KVState
+from pointsman.router.process.clock import Clock
+from pointsman.router.settings import SharedSettings
+from pointsman.router.watch.readiness import Readiness
+
+log = structlog.get_logger(__name__)
+
+
+def build_sharing(
+    settings: SharedSettings,
+    *,
+    replicas: ReplicaRegistry,
+    load: LoadTable,
+    sessions: SessionTable,
+    kv: KVState,
+    policy: PolicyControl,
+    readiness: Readiness,
+    clock: Clock,
+) -> Sharing | None:
+    """None for an edge that is alone. Opens nothing."""
+    if not settings.url:
+        return None
+    # The client takes an eighth of a router's start, in time and in memory: an edge alone goes without.
+    from pointsman.router.edges.redis_store import RedisStore
+
+    def take_policy(document: dict[str, Any]) -> None:
+        """Another edge put a policy live. Raises ValueError when this one cannot use it."""
+        try:
+            policy.put(document, asked=False)
+        except PolicyError as error:
+            log.error("the policy live on other edges is not usable here", error=str(error))
+            raise ValueError(str(error)) from error
+
+    member = Member(
+        f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        replicas=replicas,
+        load=load,
+        sessions=sessions,
+        kv=kv,
+        documents={"policy": SharedDocument(lambda: policy.put_live, take_policy)},
+    )
+    return Sharing(
+        member,
+        RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
+        info=EdgeInfo(edge=member.edge, name=settings.edge),
+        readiness=readiness,
+        clock=clock,
+        flush_s=settings.flush_ms / 1000,
+        stream_bytes=settings.stream_mb * 1024 * 1024,
+    )
+
+
+def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
+    """With what is known once the admin front listens at `admin`; `now_s` since 1970."""
+    here = socket.gethostname()
+    host, _, port = admin.rpartition(":")
+    if host in ("0.0.0.0", "[::]"):
+        host = here  # listening everywhere is no address to ask at
+    url = f"http://{host}:{port}"
+    return msgspec.structs.replace(info, name=info.name or f"{here}:{port}", admin_url=url, since_s=now_s)

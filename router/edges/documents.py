@@ -1,0 +1,78 @@
+"""Documents that are the same on all edges, such as the live policy: the one put last, of any edge.
+
+Each has a version one above what was known where it was put; of two puts at once the greater `Document.rank` is right,
+everywhere. What another edge put and this one cannot use (a policy of a later version) leaves the own one in place.
+Documents last: who says a lesser one than is agreed here is told what is, since it may not hear of it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pointsman.router.edges.records import Document
+
+
+class SharedDocument:
+    """How a document is read and replaced here."""
+
+    def __init__(self, read: Callable[[], dict[str, Any] | None], write: Callable[[dict[str, Any]], None]) -> None:
+        """`read` gives None while there is nothing to share; `write` raises ValueError for what cannot be used here."""
+        self.read = read
+        self.write = write
+        self.agreed: Document | None = None
+        self.here: dict[str, Any] | None = None
+        """What `read` gave when it last agreed with the others."""
+
+
+class SharedDocuments:
+    """All of them, by name."""
+
+    def __init__(self, documents: Mapping[str, SharedDocument]) -> None:
+        self._documents = dict(documents)
+        self.changed = bool(documents)
+        """One of them may differ from what is agreed."""
+        self.refused = 0
+        """Documents of others that this edge cannot use."""
+
+    def agreed(self) -> list[Document]:
+        return [shared.agreed for shared in self._documents.values() if shared.agreed is not None]
+
+    def next_version(self, name: str) -> int:
+        """What a document put here would have."""
+        agreed = self._documents[name].agreed
+        return 1 if agreed is None else agreed.version + 1
+
+    def changes(self) -> list[Document]:
+        """What was put here and is not agreed; it is agreed then."""
+        if not self.changed:
+            return []
+        self.changed = False
+        changes = []
+        for name, shared in self._documents.items():
+            body = shared.read()
+            if body is not None and body != shared.here:
+                shared.here = body
+                shared.agreed = Document(name=name, version=self.next_version(name), body=body)
+                changes.append(shared.agreed)
+        return changes
+
+    def better(self, document: Document) -> Document | None:
+        """What is agreed of that name, where another edge that says `document` does not know it."""
+        shared = self._documents.get(document.name)
+        agreed = None if shared is None else shared.agreed
+        return agreed if agreed is not None and agreed.rank > document.rank else None
+
+    def merge(self, document: Document) -> None:
+        """Another edge says. What changed here was taken by `changes` before."""
+        assert not self.changed, "changes made here come first"
+        shared = self._documents.get(document.name)
+        if shared is None or (shared.agreed is not None and shared.agreed.rank >= document.rank):
+            return
+        shared.agreed = document
+        try:
+            shared.write(document.body)
+        except ValueError:
+            self.refused += 1
+        shared.here = shared.read()
+        self.changed = False  # by what was agreed

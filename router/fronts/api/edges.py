@@ -1,0 +1,93 @@
+"""Other edges, as the admin API shows them, and what must be settled with them before a change.
+
+With one edge alone, the lists are empty and nothing needs settling.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pointsman.policies.errors import PolicyError
+from pointsman.router.decide.policy_control import PolicyControl, StaleVersionError
+from pointsman.router.edges.digest import digests
+from pointsman.router.edges.peers import Peer
+from pointsman.router.edges.sharing import Sharing
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fronts.api.bodies import json_answer
+from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
+from pointsman.router.kv.state import KVState
+from pointsman.router.process.clock import Clock
+
+
+class EdgesFront:
+    """Handlers of `/v1/edges` and `/v1/state/digests`."""
+
+    def __init__(
+        self,
+        sharing: Sharing | None,
+        *,
+        replicas: ReplicaRegistry,
+        sessions: SessionTable,
+        kv: KVState,
+        policy: PolicyControl,
+        clock: Clock,
+    ) -> None:
+        self._sharing = sharing
+        self._replicas = replicas
+        self._sessions = sessions
+        self._kv = kv
+        self._policy = policy
+        self._clock = clock
+
+    async def list_edges(self, request: Request) -> Response:
+        sharing = self._sharing
+        if sharing is None:
+            return json_answer(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
+        member = sharing.member
+        return json_answer(
+            EdgeList(
+                edge=member.edge,
+                name=sharing.info.name,
+                batches=member.seq,
+                store=str(sharing.cause or "up"),
+                in_step=member.in_step,
+                edges=sorted((self._view(peer) for peer in member.peers), key=lambda view: view.name),
+            )
+        )
+
+    def _view(self, peer: Peer) -> OtherEdge:
+        state = "in-step" if peer.based else "behind"
+        if peer.refused:
+            state = "refused"
+        elif not peer.alive:
+            state = "silent"
+        return OtherEdge(
+            edge=peer.info.edge,
+            name=peer.info.name,
+            admin_url=peer.info.admin_url,
+            state=state,
+            heard_s=round(self._clock() - peer.heard_s, 3),
+            position=peer.position,
+            lag=max(0, peer.info.seq - (peer.position or 0)),
+            in_flight=sum(requests for requests, _, _ in peer.loads.values()),
+            holds=len(peer.holds),
+            refused=peer.refused,
+        )
+
+    async def digests(self, request: Request) -> Response:
+        parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document)
+        shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
+        return json_answer(Digests(parts=shown))
+
+    async def claim_policy(self, body: bytes, if_match: str | None) -> None:
+        """Before a policy is put live. Raises StaleVersionError when another edge put one that is not known here."""
+        if self._sharing is None:
+            return
+        try:
+            described = self._policy.put(body, if_match=if_match, dry_run=True)
+        except PolicyError:
+            return  # putting it will say so, and count it
+        if not await self._sharing.claim("policy", described):
+            raise StaleVersionError("another edge changed the policy at the same time: look at it and put again")

@@ -1,0 +1,151 @@
+"""Pools in the admin API: drivers of fleets lease their pools here, people scale and change them here.
+
+The driver owns a pool, so an order is passed on to it and its answer is the answer. That a router keeps nothing of its
+own makes any number of routers agree, and one that starts again needs only the next heartbeat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import httpx
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
+from pointsman.contract.tls import tls_for
+from pointsman.router.errors import LimitError, RegistrationError, ResolveError
+from pointsman.router.fleet.fleets import Fleet, FleetTable
+from pointsman.router.fronts.api.bodies import from_json, json_answer, read_body
+from pointsman.router.fronts.api.guard import Handler
+from pointsman.router.fronts.api.types import PoolList, PoolView
+from pointsman.router.process.clock import Clock
+from pointsman.router.watch.endpoints import EndpointResolver
+
+ORDER_TIMEOUT_S = 5.0
+"""A driver answers as soon as it has understood; what it does then takes its time."""
+
+MAX_LEASE_BYTES = 8 * 1024 * 1024
+"""Of one heartbeat: pools of all sizes, with some 200 bytes a replica."""
+
+PASSED_ON = (400, 404, 409, 413, 422)
+"""A driver's refusals of an order, which are the answer to whoever gave it. Any other status is the driver's fault."""
+
+_NAME = re.compile(POOL_NAME_PATTERN)
+
+
+class PoolFront:
+    """Handlers over the leases."""
+
+    def __init__(
+        self, fleets: FleetTable, *, endpoints: EndpointResolver, clock: Clock, token: str, max_body_bytes: int
+    ) -> None:
+        self._fleets = fleets
+        self._endpoints = endpoints
+        self._clock = clock
+        self._token = token
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self, guarded: Callable[[Handler], Handler]) -> list[Route]:
+        """The routes; `guarded` wraps each handler in the checks of the admin API."""
+        return [
+            Route("/v1/fleets/{name}", guarded(self.put_fleet), methods=["PUT"]),
+            Route("/v1/fleets/{name}", guarded(self.delete_fleet), methods=["DELETE"]),
+            Route("/v1/pools", guarded(self.list_pools)),
+            Route("/v1/pools/{name}", guarded(self.get_pool), methods=["GET"]),
+            Route("/v1/pools/{name}", guarded(self.order), methods=["PUT"]),
+            Route("/v1/pools/{name}/scale", guarded(self.scale), methods=["POST"]),
+        ]
+
+    async def put_fleet(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not _NAME.match(name):
+            raise HTTPException(422, f"name: {name!r}: {POOL_NAME_PATTERN} is expected")
+        lease = from_json(await read_body(request, MAX_LEASE_BYTES), FleetLease)
+        try:
+            # Orders go there with the admin token: it is checked as the address of a replica is.
+            await self._endpoints.check_url(lease.control)
+        except RegistrationError as error:
+            raise HTTPException(422, f"control: {error}") from error
+        except ResolveError as error:
+            raise HTTPException(503, f"control: {error}", {"retry-after": "2"}) from error
+        try:
+            first = self._fleets.put(name, lease, self._clock())
+        except RegistrationError as error:
+            raise HTTPException(409, str(error)) from error
+        except LimitError as error:
+            raise HTTPException(507, str(error)) from error
+        return Response(status_code=201 if first else 204)
+
+    async def delete_fleet(self, request: Request) -> Response:
+        if not self._fleets.remove(request.path_params["name"]):
+            raise HTTPException(404, f"fleet {request.path_params['name']!r} is not known")
+        return Response(status_code=204)
+
+    async def list_pools(self, request: Request) -> Response:
+        views = [_view(fleet, pool) for fleet, pool in self._fleets.pools(self._clock())]
+        return json_answer(PoolList(pools=views))
+
+    async def get_pool(self, request: Request) -> Response:
+        fleet = self._owner(request)
+        return json_answer(_view(fleet.name, fleet.pools[request.path_params["name"]]))
+
+    async def scale(self, request: Request) -> Response:
+        """The size a pool shall have; refused here when the pool cannot have it."""
+        fleet = self._owner(request)
+        body = await read_body(request, self._max_body_bytes)
+        order = from_json(body, ScaleOrder)
+        limit = fleet.pools[request.path_params["name"]].replicas_max
+        if order.replicas > limit:
+            raise HTTPException(422, f"replicas: {order.replicas} (expected 1 to {limit})")
+        return await self._pass_on(fleet, request, body)
+
+    async def order(self, request: Request) -> Response:
+        """The configuration a pool shall have; only its driver can judge it."""
+        return await self._pass_on(self._owner(request), request, await read_body(request, self._max_body_bytes))
+
+    def _owner(self, request: Request) -> Fleet:
+        name = request.path_params["name"]
+        fleet = self._fleets.owner(name, self._clock())
+        if fleet is None:
+            known = ", ".join(pool.name for _, pool in self._fleets.pools(self._clock())) or "none"
+            raise HTTPException(404, f"pool {name!r} is not known (there are: {known})")
+        return fleet
+
+    async def _pass_on(self, fleet: Fleet, request: Request, body: bytes) -> Response:
+        headers = {"content-type": "application/json"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        verify = tls_for(fleet.control)
+        async with httpx.AsyncClient(timeout=ORDER_TIMEOUT_S, trust_env=False, verify=verify) as client:
+            try:
+                answer = await client.request(
+                    request.method, fleet.control + request.url.path, content=body, headers=headers
+                )
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise HTTPException(
+                    503,
+                    f"the driver of fleet {fleet.name!r} at {fleet.control} cannot be reached: {type(error).__name__}",
+                    {"retry-after": "2"},
+                ) from error
+        if answer.status_code in PASSED_ON:
+            return Response(answer.content, answer.status_code, media_type="application/json")
+        try:
+            status = msgspec.json.decode(answer.content, type=PoolStatus) if answer.is_success else None
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            status = None
+        if status is None or status.name != request.path_params["name"]:
+            raise HTTPException(
+                502,
+                f"the driver of fleet {fleet.name!r} at {fleet.control} answered {answer.status_code}, not with a pool",
+            )
+        fleet.pools[status.name] = status  # The next reader must not see the pool as it was before the order.
+        return json_answer(_view(fleet.name, status), 202)
+
+
+def _view(fleet: str, pool: PoolStatus) -> PoolView:
+    return PoolView(fleet=fleet, **{key: getattr(pool, key) for key in pool.__struct_fields__})

@@ -1,0 +1,49 @@
+"""What a first token teaches: how long a prompt was, how much of it was cached, how long its prefill took.
+
+`Lessons` compares what an engine or HAProxy said of one request with what was predicted when it was placed, and writes
+the difference where predictions come from. It owns nothing and keeps nothing of its own.
+"""
+
+from __future__ import annotations
+
+from pointsman.contract.events import FirstToken
+from pointsman.router.kv.key_tokens import KeyTokens
+from pointsman.router.kv.parts import KVCounters, Placement
+from pointsman.router.kv.prefill_times import PrefillTimes
+from pointsman.router.kv.token_ratio import TokenRatio
+
+UNQUEUED = 0.1
+"""A first token tells the prefill time when what was in front of it was at most this share of it."""
+
+
+class Lessons:
+    """The writer of prefill times, token ratio, key lengths and prediction counters."""
+
+    def __init__(self, *, times: PrefillTimes, ratio: TokenRatio, key_tokens: KeyTokens, counters: KVCounters) -> None:
+        self._times = times
+        self._ratio = ratio
+        self._key_tokens = key_tokens
+        self._counters = counters
+
+    def first_token(self, placement: Placement, first: FirstToken) -> None:
+        """The engine reported the first token of a request, with the length of its prompt."""
+        if placement.paired:  # another replica computed the prompt
+            self._ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
+            return
+        counters = self._counters
+        counters.prompt_tokens += first.prompt_tokens
+        counters.actual_cached_tokens += first.cached_tokens
+        counters.predicted_cached_tokens += placement.cached
+        counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
+        if placement.at >= 0:
+            per_byte = 1.0 / self._ratio.bytes_per_token(placement.model)
+            self._key_tokens.found(placement.keys, placement.at, first.cached_tokens, per_byte)
+        self._ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
+        placement.uncached = first.prompt_tokens - first.cached_tokens
+        if first.ttft_ms:
+            self.prefill_time(placement, first.ttft_ms)
+
+    def prefill_time(self, placement: Placement, took_ms: float) -> None:
+        """The first token came so long after the request."""
+        if placement.ahead <= UNQUEUED * placement.uncached:
+            self._times.observe(placement.slot, placement.uncached, took_ms)

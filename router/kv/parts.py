@@ -1,0 +1,115 @@
+"""What `KVState` is made of besides its tables: one prompt, one placement, its counters, the most a candidate holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pointsman.policies.candidates import Candidates, Residency, names
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.kv.conversation import Conversation
+from pointsman.router.kv.prefix_index import Level
+from pointsman.router.metrics.histogram import Histogram
+
+ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Prompt(msgspec.Struct, gc=False):
+    """One request's prompt as the fleet's KV sees it."""
+
+    tokens: int
+    """Predicted length, at least 1."""
+    levels: Sequence[Level]
+    """As the index found them: (index of the deepest key, slots)."""
+    resident: Residency
+    conversation: Conversation | None
+    arrived: int
+    """The part of `tokens` that other requests have to reckon with. Less than `tokens` where most of the body is only
+    announced, and its conversation was never answered for a prompt as long as that."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the prompt arrived, for all that counts."""
+        return self.arrived >= self.tokens
+
+
+class Placement(msgspec.Struct, gc=False):
+    """What a decision predicted, until the engine says how it was."""
+
+    slot: int
+    model: str
+    prompt_bytes: int
+    cached: int
+    uncached: int
+    ahead: float
+    """Tokens in front of it when it was placed."""
+    made_s: float
+    conversation: Conversation | None
+    paired: bool = False
+    """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
+    keys: Sequence[int] = ()
+    at: int = -1
+    """Number of the deepest key that was resident, or expected to be; -1 for none."""
+    turn: int = 0
+    """Of its conversation."""
+    claimed: int = 0
+    """Tokens of a prompt that was only announced, which count once it is answered; 0 for one that was whole."""
+    under_way: bool = True
+    answered: bool = False
+    """An answer with a status of 2xx began."""
+    lives: int = 0
+    """Of all engines, that were seen to begin before it."""
+
+
+class KVCounters:
+    """What metrics read."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.keys = 0
+        """Keys stored or evicted, as told."""
+        self.keys_elsewhere = 0
+        """The same, as other edges told."""
+        self.resyncs = 0
+        """Messages answered with the wish for a snapshot."""
+        self.restarts = 0
+        """Engines that came back under another epoch."""
+        self.prediction_error = Histogram(ERROR_BOUNDS)
+        """|predicted - actual| cached tokens over prompt tokens."""
+        self.predicted_cached_tokens = 0
+        self.actual_cached_tokens = 0
+        self.prompt_tokens = 0
+        """Of the requests whose first token engines told."""
+        self.best_cached_tokens = 0
+        """At decisions: most that any candidate was predicted to hold, summed up."""
+        self.selected_cached_tokens = 0
+        """At decisions: what the chosen one was predicted to hold."""
+
+
+def arrived_tokens(features: RequestFeatures, known: Conversation | None, tokens: int, per_byte: float) -> int:
+    """The part of a prompt of so many tokens that others have to reckon with, while HAProxy has a part of its body.
+
+    A conversation that was answered is believed that its next prompt is as long as its last one.
+    """
+    proven = known.prompt_bytes if known is not None and known.answered else 0
+    missing = features.missing_bytes - proven
+    if missing <= 0:
+        return tokens
+    return max(1, min(tokens, int((features.body_bytes - missing) * per_byte)))
+
+
+def best_of(resident: Residency, candidates: Candidates, best: int) -> int:
+    """Most tokens that a candidate holds, where one is known to hold `best`."""
+    for tokens, slots in resident.levels:
+        if tokens > best and any(slot in candidates for slot in slots):
+            best = tokens
+    return best
+
+
+def deepest_of(prompt: Prompt, slot: int) -> int:
+    """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
+    for at, slots in prompt.levels:
+        if names(slots, slot):
+            return at
+    return -1

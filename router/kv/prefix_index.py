@@ -1,0 +1,420 @@
+"""Which replica holds which prompt prefix.
+
+`PrefixIndex` owns a mirror of the replicas' caches: prefix key -> the set of replicas that hold the whole prefix the
+key names. A set is an integer with one bit a replica, so the index is one dict of integers whatever the fleet's size.
+Two things enter it: what replicas *confirm* (`stored`, `evicted`, each O(1)), and what decisions *expect* (`expect`),
+which ends when it is confirmed or when its time is up.
+
+**Residency is closed under prefixes**, for one replica at a time: who holds key i holds all before it. Caches evict
+the tail of a chain first (vLLM frees a request's blocks in reverse), and expectations are made for whole prompts. So
+`match` bisects for the places where a holder drops out: about 7 looks a place for 128 keys, where a walk takes one for
+each key and, in an index larger than the processor's cache, several memory stalls with it. Where a replica does have a
+gap, the answer is a key it holds, perhaps behind the gap: a prediction a little too good, which the metric of
+predicted against actual tokens shows.
+
+**Forgetting a replica is O(1)**: its bit is declared dead and it gets another; dead bits are masked in answers until
+`tidy` has gone through the keys and they can be used again.
+
+**Limit.** At most `max_keys` confirmed keys. They are kept in two layers: `_recent`, and `_older` below it, which is
+the layer that was recent before. A prompt that is routed lifts its keys into the recent layer; at the limit, keys go
+from the older one. So what goes is what no decision and no event has touched for the longest half of the index.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pointsman.policies.candidates import Slots
+
+MAX_KEYS = 1_000_000
+"""About 200 MB. A replica with 500,000 tokens of KV has some 1,000 keys, so this is a fleet of hundreds."""
+
+MAX_EXPECTED_KEYS = 262_144
+"""Expectations not yet confirmed: 2,000 prompts of 128 keys. When met, the oldest prompts' go."""
+
+MAX_MARKED_KEYS = 1_048_576
+"""Keys of prompts that were expected, confirmed or not, until their time is up: about 40 MB. The oldest prompts' go."""
+
+MAX_SHARED_SETS = 65_536
+"""Distinct sets of several replicas kept to be shared between keys."""
+
+MAX_LEVELS = 16
+"""Places at which holders drop out of one prompt that are told apart; head and conversations are two or three."""
+
+MAX_LISTED_SETS = 1024
+"""Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
+
+FEW_SLOTS = 16
+"""Up to so many holders are listed one by one, which is cheaper than an array."""
+
+Level = tuple[int, Sequence[int] | Slots]
+
+
+class PrefixIndex:
+    """Confirmed and expected residency of prefix keys."""
+
+    def __init__(self, *, max_keys: int = MAX_KEYS, max_expected_keys: int = MAX_EXPECTED_KEYS) -> None:
+        self._max_keys = max_keys
+        self._max_expected = max_expected_keys
+        self._recent: dict[int, int] = {}
+        self._older: dict[int, int] = {}
+        self._expected: dict[int, int] = {}
+        self._marks: list[tuple[float, int, Sequence[int]]] = []
+        """A heap of (end, the slot's set, keys)."""
+        self._marked = 0
+        """Keys in it."""
+        self._shared: dict[int, int] = {}
+        self._listed: dict[int, Sequence[int] | Slots] = {}
+        self._masks: dict[int, int] = {}
+        """By slot, the set that holds it alone."""
+        self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
+        self._bits = 0
+        self._free_bits: list[int] = []
+        self._dead = 0
+        self._dying = 0
+        """Dead bits that no key has once the older layer is empty."""
+        self.evicted_by_limit = 0
+        """Keys dropped because the index was full."""
+        self.expectations_expired = 0
+        """Expected keys that no replica confirmed in time."""
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._older)
+
+    def __repr__(self) -> str:
+        return f"PrefixIndex({len(self)} of {self._max_keys} keys, {len(self._expected)} expected)"
+
+    @property
+    def expected(self) -> int:
+        """Keys somebody is expected to hold soon."""
+        return len(self._expected)
+
+    # Slots
+
+    def add_slot(self, slot: int) -> None:
+        """Makes a slot known; it holds nothing."""
+        if slot in self._masks:
+            self.forget(slot)
+            return
+        if self._free_bits:
+            bit = self._free_bits.pop()
+        else:
+            bit = self._bits
+            self._bits += 1
+            if bit >= len(self._slot_of_bit):
+                self._slot_of_bit = np.concatenate([self._slot_of_bit, np.zeros_like(self._slot_of_bit)])
+        self._masks[slot] = 1 << bit
+        self._slot_of_bit[bit] = slot
+        self._listed.clear()
+
+    def clear_slot(self, slot: int) -> None:
+        """The slot's replica left."""
+        self._dead |= self._masks.pop(slot)
+
+    def forget(self, slot: int) -> None:
+        """All that is known of a slot is void, its expectations included: the engine there restarted. O(1)."""
+        self.clear_slot(slot)
+        self.add_slot(slot)
+
+    # Events
+
+    def stored(self, slot: int, key: int) -> None:
+        """A replica says that it holds the prefix a key names."""
+        mask = self._masks[slot]
+        recent = self._recent
+        bits = recent.get(key)
+        if bits is None:
+            older = self._older
+            bits = older.pop(key, 0) & ~self._dead if older else 0
+            if bits:
+                recent[key] = self._share(bits | mask)
+            else:
+                if len(recent) + len(older) >= self._max_keys:
+                    self._make_room()
+                    recent = self._recent
+                recent[key] = mask
+        elif not bits & mask:
+            recent[key] = self._share(bits | mask)
+        if self._expected:
+            self._settle(key, mask)
+
+    def stored_by(self, slots: Sequence[int], keys: Iterable[int]) -> None:
+        """Several replicas hold each of these keys."""
+        if len(slots) == 1:
+            for key in keys:
+                self.stored(slots[0], key)
+            return
+        mask = 0
+        for slot in slots:
+            mask |= self._masks[slot]
+        first, rest = slots[0], mask ^ self._masks[slots[0]]
+        for key in keys:
+            self.stored(first, key)
+            bits = self._recent[key]
+            if bits & mask != mask:
+                self._recent[key] = self._share(bits | mask)
+            if self._expected:
+                self._settle(key, rest & self._expected.get(key, 0))
+
+    def evicted(self, slot: int, key: int) -> None:
+        """A replica says that it no longer holds it."""
+        mask = self._masks[slot]
+        layer = self._recent if key in self._recent else self._older
+        bits = layer.get(key, 0)
+        if bits & mask:
+            if bits == mask:
+                del layer[key]
+            else:
+                layer[key] = self._share(bits ^ mask)
+
+    def _share(self, bits: int) -> int:
+        """One object for equal sets: in a fleet of 1,000 a set is 160 bytes, more than its key."""
+        shared = self._shared
+        if len(shared) >= MAX_SHARED_SETS:
+            shared.clear()
+        return shared.setdefault(bits, bits)
+
+    def _make_room(self) -> None:
+        if not self._older:
+            self._rotate()
+        self._older.popitem()
+        self.evicted_by_limit += 1
+        if not self._older:
+            self._layer_done()
+
+    def _rotate(self) -> None:
+        self._recent, self._older = {}, self._recent
+        self._dying |= self._dead
+
+    # Expectations
+
+    def expect(self, slot: int, keys: Sequence[int], start: int, end_s: float) -> None:
+        """A decision sends a prompt to a slot: from key `start` on it will hold them soon; by `end_s` it said so or
+        the expectation is void. Lifts the keys before, which the decision counted on, out of reach of the limit."""
+        if self._older and start:
+            self._lift(keys[:start])
+        added = keys[start:]
+        if not added:
+            return
+        mask, expected = self._masks[slot], self._expected
+        others = expected.get
+        for key in added:
+            expected[key] = others(key, 0) | mask
+        heapq.heappush(self._marks, (end_s, mask, added))
+        self._marked += len(added)
+        while len(expected) > self._max_expected or self._marked > MAX_MARKED_KEYS:
+            self._void_first()
+
+    def _lift(self, keys: Sequence[int]) -> None:
+        older, recent = self._older, self._recent
+        if keys[0] in older or keys[-1] in older:
+            for key in keys:
+                bits = older.pop(key, 0) & ~self._dead
+                if bits:
+                    recent[key] = bits
+            if not older:
+                self._layer_done()
+
+    def _settle(self, key: int, mask: int) -> None:
+        """An expectation came true, or is void."""
+        bits = self._expected.get(key, 0)
+        if bits & mask:
+            if not bits & ~mask:
+                del self._expected[key]
+            else:
+                self._expected[key] = bits & ~mask
+
+    def unexpect(self, slot: int, keys: Sequence[int]) -> None:
+        """A slot will not hold these any more, unless it has said that it does."""
+        expected = self._expected
+        if expected:
+            mask = self._masks[slot]
+            for key in keys:
+                if key in expected:
+                    self._settle(key, mask)
+
+    def expire(self, now_s: float) -> None:
+        """Ends the expectations whose time is up. O(1) when there are none."""
+        marks = self._marks
+        while marks and marks[0][0] <= now_s:
+            self._void_first()
+
+    def _void_first(self) -> None:
+        _, mask, keys = heapq.heappop(self._marks)
+        self._marked -= len(keys)
+        self._void(mask, keys)
+
+    def _void(self, mask: int, keys: Iterable[int]) -> None:
+        before = len(self._expected)
+        for key in keys:
+            self._settle(key, mask)
+        self.expectations_expired += before - len(self._expected)
+
+    # Reading
+
+    def match(self, keys: Sequence[int]) -> list[Level]:
+        """Who holds how much of a prompt: (index of the deepest key held, the slots that hold it), deepest first, each
+        slot once, arrays ascending. Beyond `MAX_LEVELS` places, who drops out elsewhere is named at a shallower key it
+        holds."""
+        if not keys:
+            return []
+        recent, expected, older = self._recent.get, self._expected.get, self._older
+        key = keys[0]
+        top = recent(key, 0) | expected(key, 0)
+        if older:
+            top |= older.get(key, 0)
+        top &= ~self._dead
+        if not top:
+            return []
+        found: list[Level] = []
+        # Within [low, high): `top` holds the key at `low`, and `bottom`, a part of it, the one at `high`; the others
+        # drop out in between. The deep half goes first, the shallow one waits in `above`.
+        low, high, bottom = 0, len(keys), 0
+        above: list[tuple[int, int, int, int]] = []
+        # A conversation's home holds nearly all of its next prompt.
+        middle = high - 1 - (high >> 4)
+        while True:
+            if high - low == 1 or len(found) >= MAX_LEVELS:
+                found.append((low, self._slots(top ^ bottom)))
+                if not above:
+                    return found
+                low, high, top, bottom = above.pop()
+            else:
+                key = keys[middle]
+                between = recent(key, 0) | expected(key, 0)
+                if older:
+                    between |= older.get(key, 0)
+                between = between & top | bottom
+                if between == bottom:
+                    high = middle
+                elif between == top:
+                    low = middle
+                else:
+                    above.append((low, middle, top, between))
+                    low, top = middle, between
+            middle = (low + high) >> 1
+
+    def _slots(self, bits: int) -> Sequence[int] | Slots:
+        """The slots of a set; shared, not to be written to."""
+        listed = self._listed
+        known = listed.get(bits)
+        if known is None:
+            if len(listed) >= MAX_LISTED_SETS:
+                listed.clear()
+            known = listed[bits] = self._list(bits)
+        return known
+
+    def _list(self, bits: int) -> Sequence[int] | Slots:
+        count = bits.bit_count()
+        slot_of_bit = self._slot_of_bit
+        if count <= FEW_SLOTS:
+            slots = []
+            while bits:
+                lowest = bits & -bits
+                slots.append(slot_of_bit.item(lowest.bit_length() - 1))
+                bits ^= lowest
+            return slots
+        raw = np.frombuffer(bits.to_bytes((bits.bit_length() + 7) // 8, "little"), dtype=np.uint8)
+        held: Slots = slot_of_bit[np.unpackbits(raw, bitorder="little").nonzero()[0]]
+        held.sort()
+        return held
+
+    def holds(self, slot: int, key: int) -> bool:
+        """Whether a slot has confirmed a key, or is expected to."""
+        bits = self._recent.get(key, 0) | self._older.get(key, 0) | self._expected.get(key, 0)
+        return bool(bits & self._masks[slot])
+
+    # Upkeep
+
+    def tidy(self, keys: int) -> bool:
+        """Goes through at most so many keys to rid them of dead bits; True while there is more to do."""
+        if not self._older:
+            if not self._dead:
+                return False
+            if not self._recent:
+                self._dying = self._dead
+                self._layer_done()
+                return False
+            self._rotate()
+        if not self._dying and not self._dead:
+            return False
+        older, recent, alive = self._older, self._recent, ~self._dead
+        for _ in range(min(keys, len(older))):
+            key, bits = older.popitem()
+            bits &= alive
+            if bits:
+                recent[key] = self._share(bits)
+        if older:
+            return True
+        self._layer_done()
+        return bool(self._dead)
+
+    def _layer_done(self) -> None:
+        """The older layer is empty: no key has a bit that died before it was made."""
+        dying, self._dying = self._dying, 0
+        if dying:
+            for key, bits in list(self._expected.items()):
+                if bits & dying:
+                    self._expected[key] = bits & ~dying
+            for key in [key for key, bits in self._expected.items() if not bits]:
+                del self._expected[key]
+            self._marks = [mark for mark in self._marks if not mark[1] & dying]
+            heapq.heapify(self._marks)
+            self._marked = sum(len(mark[2]) for mark in self._marks)
+            self._dead &= ~dying
+            while dying:
+                lowest = dying & -dying
+                self._free_bits.append(lowest.bit_length() - 1)
+                dying ^= lowest
+
+    def export(self, size: int) -> Iterator[list[tuple[Sequence[int] | Slots, list[int]]]]:
+        """Confirmed residency, about `size` keys at a time, each list by who holds them. The index may change between
+        two steps: a key is told as it is when its turn comes, or not at all if it came later."""
+        keys = [*self._older, *self._recent]
+        for at in range(0, len(keys), size):
+            recent, older, alive = self._recent.get, self._older.get, ~self._dead
+            groups: dict[int, list[int]] = {}
+            for key in keys[at : at + size]:
+                bits = (recent(key, 0) or older(key, 0)) & alive
+                if bits:
+                    groups.setdefault(bits, []).append(key)
+            yield [(self._slots(bits), group) for bits, group in groups.items()]
+
+    def expectations(self) -> list[tuple[float, int, Sequence[int]]]:
+        """Expectations by prompt: (end, slot, keys), confirmed ones included."""
+        found = []
+        for end_s, mask, keys in self._marks:
+            if not mask & self._dead:
+                found.append((end_s, self._slot_of_bit.item(mask.bit_length() - 1), keys))
+        return found
+
+    def snapshot(self) -> Iterator[tuple[int, list[int]]]:
+        """Confirmed residency: (key, slots that hold it), least recently used first."""
+        for layer in (self._older, self._recent):
+            for key, bits in layer.items():
+                alive = bits & ~self._dead
+                if alive:
+                    yield key, list(map(int, self._slots(alive)))
+
+    def restore(self, snapshot: Iterable[tuple[int, Sequence[int]]]) -> None:
+        """Confirms all of a snapshot, for the slots that are known here."""
+        for key, slots in snapshot:
+            for slot in slots:
+                if slot in self._masks:
+                    self.stored(slot, key)
+
+    def validate(self) -> None:
+        """Raises AssertionError when the index contradicts itself (tests call it after every step)."""
+        assert not self._recent.keys() & self._older.keys(), "a key is in both layers"
+        assert len(self) <= self._max_keys, "more keys than the limit"
+        assert len(self._expected) <= self._max_expected, "more expectations than the limit"
+        assert self._marked == sum(len(mark[2]) for mark in self._marks) <= MAX_MARKED_KEYS, "marks are miscounted"
+        masks = list(self._masks.values())
+        assert len(set(masks)) == len(masks), "two slots share a bit"
+        assert not any(mask & self._dead for mask in masks), "a live slot's bit is dead"
+        assert all(self._slot_of_bit[mask.bit_length() - 1] == slot for slot, mask in self._masks.items()), "bits stale"
+        for layer in (self._recent, self._older, self._expected):
+            assert 0 not in layer.values(), "a key nobody holds"

@@ -1,0 +1,329 @@
+"""Every metric of the router: its name, help and labels.
+
+Counted in place where an event happens (`DecisionMetrics`, `RequestMetrics`), read from state at scrape where state
+already knows (`StateCollector`). Labels of high traffic are policy, reason and replica; never a session or request id.
+Each app has its own `CollectorRegistry`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from pointsman.contract.registration import Role
+from pointsman.policies.decision import Reason
+from pointsman.policies.lib.pair import Pairing
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.metrics.exposition import Series, by_id, in_pieces
+from pointsman.router.metrics.histogram import Histogram
+
+LOOKUP_BOUNDS_S = (20e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 400e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
+"""Around the budget of a decision (60 us) and up to HAProxy's `timeout processing` (50 ms)."""
+
+SERVED_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+
+REQUEST_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
+
+MAX_GONE_REPLICAS = 1024
+"""Replicas that left keep their counters until this many names are known; a churning fleet must not grow the scrape."""
+
+
+class DecisionMetrics:
+    """What the pipeline and the lookup fronts count."""
+
+    def __init__(self) -> None:
+        self.by_reason: Counter[tuple[str, Reason]] = Counter()
+        self.pairings: Counter[Pairing] = Counter()
+        """Decisions for decode replicas, by who computes the prompt."""
+        self.lookup_s = Histogram(LOOKUP_BOUNDS_S)
+        """Time a lookup spends in this process: features, decision, answer."""
+        self.lookup_errors = 0
+        """Lookups that met a programming error; HAProxy failed open for them."""
+        self.protocol_errors = 0
+        """SPOP connections closed because the peer broke the protocol."""
+        self.spop_connections = 0
+        self.policy_reload_ok = 1
+        self.policy_reloads: Counter[str] = Counter()
+
+    def decided(self, policy: str, reason: Reason) -> None:
+        self.by_reason[policy, reason] += 1
+
+
+class ReplicaServed:
+    """What the log ring told about one replica's finished requests."""
+
+    __slots__ = ("by_class", "first_response_s", "first_token_s", "redispatched", "request_s")
+
+    def __init__(self) -> None:
+        self.by_class: Counter[str] = Counter()
+        self.redispatched = 0
+        self.first_response_s = Histogram(SERVED_BOUNDS_S)
+        self.first_token_s = Histogram(SERVED_BOUNDS_S)
+        self.request_s = Histogram(SERVED_BOUNDS_S)
+
+
+UNDECIDED_CAUSES = ("client-left", "client-timeout", "other")
+"""Why a routed request ended before a decision reached HAProxy."""
+
+
+class RequestMetrics:
+    """What the end-of-request lines say, whoever chose the replica."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, ReplicaServed] = {}
+        self.fail_open = 0
+        self.undecided: Counter[str] = Counter()
+        """Routed requests that ended before a decision reached HAProxy, by cause."""
+        self.refused: Counter[int] = Counter()
+        self.lines = 0
+        self.malformed_lines = 0
+        self.ring_connections = 0
+
+    def served(self, replica: str) -> ReplicaServed:
+        """The counters of one replica; the longest known ones go when there are too many."""
+        found = self.replicas.get(replica)
+        if found is None:
+            while len(self.replicas) >= MAX_GONE_REPLICAS:
+                del self.replicas[next(iter(self.replicas))]
+            found = self.replicas[replica] = ReplicaServed()
+        return found
+
+
+class EdgeHealth:
+    """What the edge sync knows of HAProxy."""
+
+    def __init__(self) -> None:
+        self.haproxy_up = False
+        self.restarts_seen = 0
+        self.old_workers = 0
+        """HAProxy workers that a reload has replaced and that still have clients."""
+        self.sync_errors = 0
+        self.last_error = ""
+        self.body_window_bytes = 0
+        """How far HAProxy looks into bodies; 0 where it does not say so."""
+
+
+class StateCollector(Collector):
+    """Turns state and counters into metric families at scrape."""
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaRegistry,
+        load: LoadTable,
+        sessions: SessionTable,
+        decisions: DecisionMetrics,
+        requests: RequestMetrics,
+        edge: EdgeHealth,
+        policy_name: Callable[[], str],
+        policy_window: Callable[[], int],
+    ) -> None:
+        self._replicas = replicas
+        self._load = load
+        self._sessions = sessions
+        self._decisions = decisions
+        self._requests = requests
+        self._edge = edge
+        self._policy_window = policy_window
+        self._policy_name = policy_name
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing up front: the registry must not collect while the app is being built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._decision_families()
+        yield from self._replica_families()
+        yield from self._request_families()
+        yield from self._edge_families()
+
+    def _decision_families(self) -> Iterator[Metric]:
+        decided = CounterMetricFamily(
+            "pointsman_decisions", "Decisions by policy and reason.", labels=("policy", "reason")
+        )
+        for (policy, reason), count in sorted(self._decisions.by_reason.items()):
+            decided.add_metric((policy, reason), count)
+        yield decided
+        paired = CounterMetricFamily(
+            "pointsman_prefill_decisions",
+            "Decisions for decode replicas: the prompt is computed by a prefill replica (paired), or there and why.",
+            labels=("pairing",),
+        )
+        for pairing, count in sorted(self._decisions.pairings.items()):
+            paired.add_metric((pairing,), count)
+        yield paired
+        yield from in_pieces(
+            HistogramMetricFamily,
+            "pointsman_lookup_seconds",
+            "Time a lookup spends in the router.",
+            (),
+            [((), as_buckets(self._decisions.lookup_s))],
+        )
+        yield _counter(
+            "pointsman_lookup_errors", "Lookups that met a programming error.", self._decisions.lookup_errors
+        )
+        yield _counter(
+            "pointsman_spop_protocol_errors",
+            "SPOP connections closed for broken frames.",
+            self._decisions.protocol_errors,
+        )
+        yield _gauge("pointsman_spop_connections", "Open SPOP connections.", self._decisions.spop_connections)
+        active = GaugeMetricFamily("pointsman_policy_info", "1 for the policy that decides.", labels=("policy",))
+        active.add_metric((self._policy_name(),), 1)
+        yield active
+        yield _gauge(
+            "pointsman_config_last_reload_successful",
+            "0 when the policy of the state file or of other edges was refused and another one decides; changes "
+            "refused to a caller of the admin API do not count.",
+            self._decisions.policy_reload_ok,
+        )
+        reloads = CounterMetricFamily(
+            "pointsman_policy_changes",
+            "Changes of the live policy, applied or refused, from anywhere.",
+            labels=("result",),
+        )
+        for result, count in sorted(self._decisions.policy_reloads.items()):
+            reloads.add_metric((result,), count)
+        yield reloads
+
+    def _replica_families(self) -> Iterator[Metric]:
+        yield from in_pieces(
+            GaugeMetricFamily,
+            "pointsman_replica_state",
+            "1 for the state each replica is in.",
+            ("replica", "model", "state"),
+            (((r.id, r.model, r.state), {"value": 1}) for r in by_id(self._replicas)),
+        )
+        for name, text, column in (
+            ("pointsman_in_flight", "Requests in flight.", "in_flight"),
+            ("pointsman_in_flight_tokens", "Estimated tokens of the requests in flight.", "in_flight_tokens"),
+            ("pointsman_in_flight_foreign", "Requests in flight that no decision placed.", "foreign"),
+        ):
+            yield from in_pieces(GaugeMetricFamily, name, text, ("replica",), self._column(column))
+        loads = [int(self._load.in_flight[r.slot]) for r in self._replicas if r.eligible and r.role is not Role.PREFILL]
+        yield _gauge(
+            "pointsman_imbalance",
+            "Most loaded eligible replica over the mean, in requests in flight; 1 is even, 0 without load.",
+            max(loads) * len(loads) / sum(loads) if sum(loads) else 0,
+        )
+        yield _gauge("pointsman_reservations", "Reservations held.", len(self._load))
+        ended = CounterMetricFamily(
+            "pointsman_reservations_dropped", "Reservations ended without their end-of-request line.", labels=("cause",)
+        )
+        ended.add_metric(("expired",), self._load.expired)
+        ended.add_metric(("leaked",), self._load.leaked)
+        yield ended
+        yield _gauge("pointsman_sessions", "Pinned sessions.", len(self._sessions))
+        yield _counter("pointsman_sessions_evicted", "Pins dropped because the table was full.", self._sessions.evicted)
+        yield _counter(
+            "pointsman_sessions_save_errors",
+            "Times that sessions' pins could not be written beside the state file; they are tried again.",
+            self._sessions.save_errors,
+        )
+
+    def _column(self, name: str) -> Series:
+        """A column of the load table, replica by replica. One that grows meanwhile is another array."""
+        for replica in by_id(self._replicas):
+            yield (replica.id,), {"value": int(getattr(self._load, name)[replica.slot])}
+
+    def _request_families(self) -> Iterator[Metric]:
+        served = list(self._requests.replicas.items())
+        yield from in_pieces(
+            CounterMetricFamily,
+            "pointsman_requests",
+            "Finished requests by the replica that served them.",
+            ("replica", "class"),
+            (((r, kind), {"value": count}) for r, s in served for kind, count in sorted(s.by_class.items())),
+        )
+        yield from in_pieces(
+            CounterMetricFamily,
+            "pointsman_redispatches",
+            "Requests a replica served after another refused them.",
+            ("replica",),
+            (((r,), {"value": s.redispatched}) for r, s in served),
+        )
+        for name, text, field in (
+            ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
+            (
+                "pointsman_first_token_seconds",
+                "Request to first token of streamed answers; needs the first-token filter.",
+                "first_token_s",
+            ),
+            ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
+        ):  # fmt: skip
+            yield from in_pieces(HistogramMetricFamily, name, text, ("replica",), _histograms(served, field))
+        yield _counter(
+            "pointsman_fail_open",
+            "Requests that HAProxy placed alone because the router did not answer the lookup in time.",
+            self._requests.fail_open,
+        )
+        undecided = CounterMetricFamily(
+            "pointsman_undecided",
+            "Requests to generation paths that ended before they were placed, by cause; client-timeout: the body did "
+            "not come in time.",
+            labels=("cause",),
+        )
+        for cause in UNDECIDED_CAUSES:
+            undecided.add_metric((cause,), self._requests.undecided[cause])
+        yield undecided
+        refused = CounterMetricFamily("pointsman_refused", "Requests HAProxy answered itself.", labels=("status",))
+        for status, count in sorted(self._requests.refused.items()):
+            refused.add_metric((str(status),), count)
+        yield refused
+        yield _counter("pointsman_ring_lines", "Lines received from HAProxy's ring.", self._requests.lines)
+        yield _counter(
+            "pointsman_ring_malformed_lines", "Lines that could not be read.", self._requests.malformed_lines
+        )
+        yield _gauge("pointsman_ring_connections", "Open ring connections.", self._requests.ring_connections)
+
+    def _edge_families(self) -> Iterator[Metric]:
+        yield _gauge("pointsman_haproxy_up", "1 while HAProxy's admin socket answers.", int(self._edge.haproxy_up))
+        yield _counter("pointsman_haproxy_restarts", "Restarts and reloads seen.", self._edge.restarts_seen)
+        yield _gauge(
+            "pointsman_haproxy_old_workers",
+            "HAProxy workers that a reload has replaced and that still finish streams.",
+            self._edge.old_workers,
+        )
+        yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
+        yield _gauge(
+            "pointsman_haproxy_body_window_bytes",
+            "Bytes at the start of a request body that HAProxy looks at; 0 where its configuration does not say.",
+            self._edge.body_window_bytes,
+        )
+        yield _gauge(
+            "pointsman_policy_body_window_bytes",
+            "Bytes at the start of a request body that the live policy goes by. Where HAProxy looks at fewer, prompts "
+            "that begin alike are not told apart.",
+            self._policy_window(),
+        )
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _histograms(served: list[tuple[str, ReplicaServed]], field: str) -> Series:
+    for replica, counted in served:
+        yield (replica,), as_buckets(getattr(counted, field))
+
+
+def as_buckets(histogram: Histogram) -> dict[str, Any]:
+    """A histogram as `HistogramMetricFamily.add_metric` takes it."""
+    return {"buckets": histogram.cumulative(), "sum_value": histogram.total}
+
+
+def build_registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    return registry

@@ -1,0 +1,128 @@
+"""What a router restarted on the same host takes over: kept on disk while it changes.
+
+`StateKeeper` owns the schedule. Changes close to each other are saved once, and written beside the event loop: a disk
+may take longer to sync than a lookup may take. A disk that does not take the state is tried again until it does. A
+state file that cannot be read is set aside, and the router starts without it: a router that serves and says that it is
+degraded is worth more than one that refuses to start over what engines will tell it again within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from pointsman.contract.backoff import Backoff
+from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.errors import LimitError, StateFileError
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.saved import SavedState, StateFile
+from pointsman.router.watch.readiness import Readiness
+
+SAVE_DELAY_S = 0.2
+"""Changes of the registry within this time are saved once."""
+
+MIN_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 10.0
+"""Between tries while the disk does not take the state."""
+
+LOADED = "state file"
+SAVED = "saving state"
+"""Parts that `/readyz` says are degraded."""
+
+log = structlog.get_logger(__name__)
+
+
+class StateKeeper:
+    """Registrations and the live policy, in a file."""
+
+    def __init__(
+        self, file: StateFile, *, replicas: ReplicaRegistry, policy: PolicyControl, readiness: Readiness
+    ) -> None:
+        self._file = file
+        self._replicas = replicas
+        self._policy = policy
+        self._readiness = readiness
+        self._changed = asyncio.Event()
+        self.save_errors = 0
+        """Writes that the disk did not take."""
+        self.set_aside = 0
+        """Files that could not be read."""
+
+    def load(self, now_s: float) -> None:
+        """Takes over what was saved; nothing where that cannot be read."""
+        try:
+            saved = self._file.load()
+        except StateFileError as error:
+            self._set_aside(error)
+            return
+        for replica in saved.replicas:
+            try:
+                self._replicas.restore(replica, now_s)
+            except LimitError as error:
+                log.error("saved replicas left out", error=str(error))
+                break
+        self._policy.restore(saved.policy, saved.configured_policy)
+        if saved.replicas:
+            log.info("state restored", replicas=len(saved.replicas), policy=self._policy.document["policy"])
+
+    def _set_aside(self, error: StateFileError) -> None:
+        self.set_aside += 1
+        try:
+            kept = f"it is kept as {self._file.set_aside()}"
+        except OSError as refused:
+            kept = f"it cannot be set aside: {refused.strerror}"
+        self._readiness.degraded(LOADED, f"started without what was saved; {kept}: {error}")
+        log.error("state file is unreadable, starting without it", error=str(error), kept=kept)
+
+    def changed(self) -> None:
+        """There is something to save."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Saves what changes until cancelled; nothing is being written any more then."""
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SAVE_DELAY_S)
+            self._changed.clear()
+            writing = asyncio.get_running_loop().run_in_executor(None, self._write, self._state())
+            try:
+                refused = await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await writing  # else it might overtake the last state, which is saved next
+                raise
+            self._take_result(refused)
+            if refused is None:
+                backoff.reset()
+            else:
+                self._changed.set()
+                await backoff.pause()
+
+    def save(self) -> None:
+        """Saves the state of the moment, at once."""
+        self._take_result(self._write(self._state()))
+
+    def _state(self) -> SavedState:
+        policy = self._policy
+        return SavedState(
+            replicas=self._replicas.saved(),
+            policy=policy.put_live,
+            configured_policy=policy.configured if policy.put_live is not None else None,
+        )
+
+    def _write(self, state: SavedState) -> OSError | None:
+        """Why the disk does not take it; None when it did. Runs beside the event loop."""
+        try:
+            self._file.save(state)
+        except OSError as error:
+            return error
+        return None
+
+    def _take_result(self, refused: OSError | None) -> None:
+        if refused is None:
+            self._readiness.restored(SAVED)
+            return
+        self.save_errors += 1
+        self._readiness.degraded(SAVED, f"not saved, tried again: {refused}")
+        log.error("state not saved", file=repr(self._file), error=str(refused))

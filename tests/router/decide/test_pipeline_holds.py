@@ -1,0 +1,302 @@
+"""The pipeline where requests wait: who is held, whose turn it is, and when the wait is over."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import pytest
+
+from pointsman.contract.registration import Registration
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
+from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
+from pointsman.policies.registry import build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.hold_queue import Held, HoldQueue, Outcome
+from pointsman.router.decide.pipeline import MAX_TURNS, Pipeline
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.kv.conversations import CONVERSATION_TTL_S
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics
+
+WAIT_S = 10.0
+TOKENS = 1000
+"""Of KV, and of its only replica: room for ten prompts of 100."""
+
+
+def admission(**given: object) -> dict[str, Any]:
+    return {"policy": "kv_cost", "admission": {"limit": 1.0, "wait_s": WAIT_S, "retry_after_s": 3, **given}}
+
+
+class Edge:
+    """A pipeline whose replicas have room for `TOKENS` tokens each."""
+
+    def __init__(self, *replicas: str, max_held: int = 100, **given: object) -> None:
+        self.load = LoadTable()
+        self.kv = KVState()
+        self.kv.on_prefilled = self.load.release_leg
+        self.metrics = DecisionMetrics()
+        self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
+        self.pipeline = Pipeline(
+            policy=build_policy(admission(**given)),
+            replicas=self.replicas,
+            load=self.load,
+            sessions=SessionTable(),
+            kv=self.kv,
+            metrics=self.metrics,
+            rng=random.Random(7),
+            holds=HoldQueue(max_held=max_held),
+        )
+        for replica in replicas or ("only",):
+            self.put(replica)
+
+    @property
+    def holds(self) -> HoldQueue:
+        return self.pipeline.holds
+
+    def _slot_added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
+
+    def put(self, replica: str, model: str = "", adapters: tuple[str, ...] = ()) -> None:
+        registration = Registration(url="http://127.0.0.1:8000", model=model, adapters=list(adapters))
+        slot = self.replicas.put(replica, registration, ("127.0.0.1", 8000), 0.0).slot
+        self.has_room(slot, TOKENS)
+
+    def has_room(self, slot: int, tokens: int) -> None:
+        self.kv.columns.set_capacity(slot, tokens)
+
+    def fill(self, model: str = "") -> None:
+        """A conversation takes all the KV there is."""
+        assert self.ask("full", TOKENS, session="full", model=model).first
+
+    def features(self, request: str, tokens: int, **given: object) -> RequestFeatures:
+        given.setdefault("session", f"session of {request}")
+        return RequestFeatures(request_id=request, body_bytes=4 * tokens, **given)  # type: ignore[arg-type]
+
+    def ask(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Decision:
+        """A lookup."""
+        return self.pipeline.decide(self.features(request, tokens, **given), now_s)
+
+    def hold(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Held | Decision:
+        """The lookup of a request that was told to wait."""
+        return self.pipeline.hold(self.features(request, tokens, **given), now_s)
+
+    def make_room(self) -> None:
+        """What `fill` began is over, and long ago."""
+        self.kv.ended("full", 0.0)
+        self.kv.conversations.expire(CONVERSATION_TTL_S + 1.0)
+
+    def step(self, now_s: float = 1.0) -> dict[str, Decision]:
+        """Who waits no longer, and what they are told."""
+        answers = {held.features.request_id: decision for held, decision in self.pipeline.step_held(now_s)}
+        self.holds.validate()
+        self.kv.validate()
+        return answers
+
+
+def test_without_room_a_request_should_wait() -> None:
+    """The answer says for how long; nothing is decided, so nothing is reserved, placed or counted."""
+    edge = Edge()
+    edge.fill()
+    waits = edge.ask("1")
+    assert waits == Decision(Reason.ADMISSION, status=429, retry_after_s=3, hold_ms=10_000)
+    assert len(edge.load) == 1
+    assert len(edge.holds) == 0
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 0
+
+
+def test_room_for_one_lets_one_go() -> None:
+    """Three wait, and there is room for one and a half: the first is placed, and then there is none for the second."""
+    edge = Edge()
+    edge.fill()
+    for request in ("1", "2", "3"):
+        assert isinstance(edge.hold(request), Held)
+    assert edge.step() == {}
+    edge.has_room(0, TOKENS + 150)
+    answers = edge.step()
+    assert {request: decision.first for request, decision in answers.items()} == {"1": "only"}
+    assert len(edge.holds) == 2
+    assert edge.holds.outcomes == {Outcome.ADMITTED: 1}
+
+
+def test_a_conversation_that_begins_does_not_overtake() -> None:
+    """There is room for it, and none for the one before it: it waits behind. One under way does not."""
+    edge = Edge()
+    assert edge.ask("0", 800, session="known").first
+    assert isinstance(edge.hold("large", 500), Held)
+    assert edge.ask("small", 100).hold_ms
+    assert isinstance(edge.hold("small", 100), Held)
+    assert edge.ask("next turn", 900, session="known").first == "only"
+    assert edge.step() == {}
+
+
+def test_the_queue_moves_on_behind_one_that_leaves() -> None:
+    """The place of a client that is gone is nobody's: who fits goes."""
+    edge = Edge()
+    assert edge.ask("0", 800, session="known").first
+    edge.hold("large", 500)
+    edge.hold("small", 100)
+    edge.holds.leave("large", 1.0, Outcome.GONE)
+    assert list(edge.step()) == ["small"]
+
+
+def test_the_first_in_the_queue_is_not_behind_itself() -> None:
+    """With room there is nothing to wait for, though somebody waits: the asking one."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1")
+    edge.make_room()
+    assert edge.step()["1"].first == "only"
+
+
+def test_room_that_came_between_the_two_questions_is_taken() -> None:
+    """Told to wait, and when it asks for its turn nobody else waits and there is room: it is placed at once."""
+    edge = Edge()
+    edge.fill()
+    assert edge.ask("1").hold_ms
+    edge.make_room()
+    decision = edge.hold("1")
+    assert isinstance(decision, Decision)
+    assert decision.first == "only"
+    assert not edge.holds.outcomes
+
+
+def test_a_wait_ends_with_a_refusal() -> None:
+    """429 and when to come back, counted under its reason; until then nothing is said."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1", now_s=5.0)
+    assert edge.step(5.0 + WAIT_S - 0.01) == {}
+    assert edge.step(5.0 + WAIT_S) == {"1": Decision(Reason.ADMISSION, status=429, retry_after_s=3)}
+    assert edge.holds.outcomes == {Outcome.TIMED_OUT: 1}
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 1
+
+
+def test_room_in_the_last_moment_is_still_taken() -> None:
+    """Whose wait is over is asked for once more before it is refused."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1")
+    edge.make_room()
+    assert edge.step(WAIT_S + 1.0)["1"].first == "only"
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    """Told so by the first lookup; counted as a refusal and as an overflow."""
+    edge = Edge(max_held=1)
+    edge.fill()
+    edge.hold("1")
+    assert edge.ask("2") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.hold("3") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.holds.outcomes == {Outcome.OVERFLOW: 2}
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 2
+    edge.make_room()
+    assert edge.step()["1"].first, "the one that waits is asked for all the same"
+
+
+def test_without_a_wait_there_is_no_queue() -> None:
+    """`wait_s` 0 refuses at once."""
+    edge = Edge(wait_s=0.0)
+    edge.fill()
+    assert edge.hold("1") == edge.ask("2") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert not edge.holds.outcomes
+
+
+def test_models_on_other_replicas_do_not_wait_for_each_other() -> None:
+    """The line of a full fleet holds nobody up who may go elsewhere."""
+    edge = Edge()
+    edge.put("q", "qwen")
+    edge.put("l", "llama")
+    edge.replicas.drain("only")
+    edge.fill("qwen")
+    assert isinstance(edge.hold("1", model="qwen"), Held)
+    assert edge.ask("2", model="llama").first == "l"
+    assert edge.ask("3", 950, model="llama").hold_ms
+    assert isinstance(edge.hold("3", 950, model="llama"), Held)
+    edge.has_room(edge.replicas.slot_of("l"), 2 * TOKENS)
+    assert list(edge.step()) == ["3"]
+
+
+def test_names_of_the_same_replicas_are_one_line() -> None:
+    """A model and its adapters share KV: whoever asks for an adapter is behind those who wait for the model."""
+    edge = Edge()
+    edge.put("q", "qwen", ("poet",))
+    edge.replicas.drain("only")
+    assert edge.ask("0", 800, model="qwen").first == "q"
+    assert isinstance(edge.hold("large", 500, model="qwen"), Held)
+    assert edge.ask("small", 100, model="poet").hold_ms
+    assert isinstance(edge.hold("small", 100, model="poet"), Held)
+    assert edge.step() == {}
+
+
+def test_another_policy_lets_all_go() -> None:
+    """So many a step, in their order, that lookups do not wait behind them."""
+    edge = Edge()
+    edge.fill()
+    requests = [str(number) for number in range(MAX_TURNS + 5)]
+    for request in requests:
+        assert isinstance(edge.hold(request), Held)
+    edge.pipeline.swap_policy(build_policy({"policy": "least_load"}))
+    assert list(edge.step()) == requests[:MAX_TURNS]
+    assert list(edge.step()) == requests[MAX_TURNS:]
+
+
+def test_replicas_that_leave_end_the_wait() -> None:
+    """There is nothing to wait for: the answer is that of any request for a model without replicas."""
+    edge = Edge()
+    edge.put("q", "qwen")
+    edge.fill("qwen")
+    edge.put("l", "llama")
+    edge.replicas.drain("only")
+    edge.hold("1", 1000, model="qwen")
+    edge.replicas.set_health("q", Health.DOWN)
+    assert edge.step()["1"] == Decision(Reason.NO_CANDIDATES, status=503, retry_after_s=1)
+    assert edge.holds.outcomes == {Outcome.REFUSED: 1}
+
+
+def test_a_request_without_an_id_is_not_held() -> None:
+    """Somebody asks by hand. One that waits already has its place, and gets no second."""
+    edge = Edge()
+    edge.fill()
+    refusal = Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.hold("") == refusal
+    assert isinstance(edge.hold("1"), Held)
+    assert edge.hold("1") == refusal
+    assert len(edge.holds) == 1
+
+
+def test_explain_says_who_would_be_held() -> None:
+    """For how long; also behind others, though there is room. Nobody joins by asking."""
+    edge = Edge()
+    assert edge.ask("0", 800, session="known").first
+    explained = edge.pipeline.explain(edge.features("explain", 500), 0.0)["decision"]
+    assert (explained.status, explained.hold_ms) == (429, 10_000)
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].first == "only"
+    edge.hold("large", 500)
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].hold_ms == 10_000
+    assert len(edge.holds) == 1
+
+
+class Closed(PlainPolicy[PolicyConfig]):
+    """From another package, and it knows nothing of waiting."""
+
+    name: ClassVar[str] = "closed"
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
+
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        return Refusal(Reason.CUSTOM, 429, 5)
+
+    def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
+        pytest.fail("a request that is refused is not ranked")
+
+
+def test_a_policy_that_knows_nothing_of_waiting_refuses() -> None:
+    """At once, as ever."""
+    edge = Edge()
+    edge.pipeline.swap_policy(Closed(PolicyConfig()))
+    assert edge.ask("1") == Decision(Reason.CUSTOM, status=429, retry_after_s=5)
+    assert edge.metrics.by_reason["closed", Reason.CUSTOM] == 1

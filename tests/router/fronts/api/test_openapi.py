@@ -1,0 +1,94 @@
+"""The description of the admin API and the API: what one says, the other does.
+
+schemathesis makes requests from the description, fitting and unfitting ones, and holds the answers to it. A longer run
+by hand: CASES=2000 .venv/bin/python -m pytest -m 'not vllm' tests/router/fronts/test_openapi.py
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from openapi_spec_validator import validate
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pointsman.router.app import Router
+from pointsman.router.fronts.api.openapi import describe_api
+from pointsman.router.settings import load_settings
+
+CASES = int(os.environ.get("CASES", "12"))
+"""Requests of each kind to each operation."""
+
+ANY_HEALTH = list(HealthCheck)
+
+HOST = {"host": "127.0.0.1"}
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance, not_a_server_error]
+FITTING, UNFITTING = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+OPERATIONS = sorted(
+    (path, method)
+    for path, item in describe_api("1")["paths"].items()
+    for method in item
+    if method != "parameters"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def router() -> Router:
+    """A router that listens nowhere: its app is called in this process."""
+    return Router(load_settings(environment={}, overrides={"admin": {"port": 0}}))
+
+
+@pytest.fixture(scope="module")
+def schema(router: Router) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", router.admin.app(), headers=HOST)
+
+
+@pytest.mark.parametrize("mode", [FITTING, UNFITTING], ids=["fitting", "unfitting"])
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_every_answer_is_documented(schema: Any, path: str, method: str, mode: GenerationMode) -> None:
+    """Status, media type and shape, whatever the request; never a 5xx, for no driver is known."""
+    operation = schema[path][method]
+    if mode is UNFITTING and not (operation.body or operation.path_parameters or operation.query):
+        return  # there is nothing to get wrong
+    requests = operation.as_strategy(generation_mode=mode, media_type="application/json" if operation.body else None)
+
+    @settings(max_examples=CASES, deadline=None, derandomize=True, database=None, suppress_health_check=ANY_HEALTH)
+    @given(requests)
+    def ask(case: Any) -> None:
+        answer = case.call(headers=HOST)
+        case.validate_response(answer, checks=CHECKS)
+
+    ask()
+
+
+def test_the_description_is_valid() -> None:
+    """OpenAPI 3.1."""
+    validate(msgspec.json.decode(msgspec.json.encode(describe_api("1"))))
+
+
+async def test_every_refusal_is_in_the_description(router: Router) -> None:
+    """What the checks before a handler answer is declared for each operation, and nothing else is needed to meet it."""
+    paths = describe_api("1")["paths"]
+    transport = httpx.ASGITransport(router.admin.app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for path, method in OPERATIONS:
+            url = path.format(id="a", name="a")
+            declared = {int(code) for code in paths[path][method]["responses"]}
+            for status, wrong in {
+                403: {"headers": {"host": "rebind.example"}},
+                415: {"headers": {"content-type": "text/plain"}, "content": b"{}"},
+                422: {"params": {"dryrun": "true"}},
+            }.items():
+                answer = await client.request(method, url, **wrong)
+                assert answer.status_code == status and status in declared, f"{method} {url}: {answer.text}"

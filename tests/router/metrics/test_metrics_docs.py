@@ -1,0 +1,36 @@
+"""docs/metrics.md says what the router exports."""
+
+from __future__ import annotations
+
+import json
+
+from reference_docs import COMMAND, DOCS, metrics_page
+from router_fixture import client_of, register, running_router
+
+from pointsman.contract.events import EngineEvents, EngineLoad
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    """A renamed metric, another label or another help text shows in the page."""
+    assert (DOCS / "metrics.md").read_text() == metrics_page(), f"write it again: {COMMAND}"
+
+
+async def test_every_exported_series_is_on_the_page() -> None:
+    """Families that appear only when something happened are there too, with the values their labels take."""
+    page = metrics_page()
+    async with running_router() as router, client_of(router) as admin:
+        await register(router, "r1")
+        router.kv.apply(0, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=9, load=EngineLoad()), 0.0)
+        ring = router.end_of_request
+        ring.apply(json.dumps({"ev": "end", "id": "1", "srv": "r1", "st": 200, "tr": 1, "ta": 2, "rc": "+1"}).encode())
+        ring.apply(json.dumps({"ev": "end", "id": "2", "srv": "<NOSRV>", "st": 503}).encode())
+        for policy in ("random", "no such policy"):
+            await admin.put("/v1/policy", json={"policy": policy})
+        text = (await admin.get("/metrics")).text
+    families = [line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert families
+    for family in families:
+        assert f"| `{family}` |" in page, family
+    for value in ("2xx", "up", "expired", "leaked", "applied", "refused"):
+        assert f'="{value}"' in text
+        assert f"`{value}`" in page
