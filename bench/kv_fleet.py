@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.contract.registration import Registration
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.core import Core
 from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
 
 CONVERSATIONS = 256
 OTHER_KEYS = 2_000
@@ -32,43 +27,31 @@ USAGE = 0.6
 
 @dataclass
 class KVFleet:
-    """The pipeline, its state, and the next turn of each conversation."""
+    """A core in that state, and the next turn of each conversation."""
 
-    pipeline: Pipeline
-    load: LoadTable
-    kv: KVState
+    core: Core
     turns: list[RequestFeatures]
     beginnings: list[RequestFeatures]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.core.pipeline
 
     def undo(self, asked: list[RequestFeatures], now_s: float) -> None:
         """Ends what decisions began, so that the next round meets the same load."""
         for features in asked:
-            self.load.release(features.request_id)
-            self.kv.ended(features.request_id, now_s)
-        self.kv.expire(now_s + 10.0)
+            self.core.load.release(features.request_id)
+            self.core.kv.ended(features.request_id, now_s)
+        self.core.kv.expire(now_s + 10.0)
 
 
 def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
     dice = random.Random(5)
-    load, kv = LoadTable(), KVState()
-
-    def added(slot: int) -> None:
-        load.add_slot(slot)
-        kv.add_slot(slot, registry.ids[slot])
-
-    registry = ReplicaRegistry(initial_health=Health.UP, on_added=added)
+    core = Core({"policy": policy}, rng=random.Random(1))
+    load, kv = core.load, core.kv
     for number in range(replicas):
         url = f"http://127.0.0.1:{1024 + number}"
-        registry.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
-    pipeline = Pipeline(
-        policy=build_policy({"policy": policy}),
-        replicas=registry,
-        load=load,
-        sessions=SessionTable(),
-        kv=kv,
-        metrics=DecisionMetrics(),
-        rng=random.Random(1),
-    )
+        core.replicas.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
     capacity = int(CONVERSATIONS * BOUNDARIES[keys - 1] / 4 / USAGE / replicas)
     head = [dice.getrandbits(64) for _ in range(keys // 8)]
     others = min(OTHER_KEYS, MAX_OTHER_KEYS // replicas)
@@ -78,14 +61,14 @@ def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
         for number in range(max(1, round(dice.gauss(MEAN_LOAD, 3)))):
             load.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
         kv.backlog.add(f"waits-{slot}", slot, dice.randrange(1, 400), 0.0, reports=True)
-    fleet = KVFleet(pipeline, load, kv, [], [])
+    fleet = KVFleet(core, [], [])
     for number in range(CONVERSATIONS):
         chain = (*head, *(dice.getrandbits(64) for _ in range(keys - len(head))))
         size = BOUNDARIES[keys - 3] + 100
         before = RequestFeatures(
             request_id=f"before-{number}", session=f"session-{number}", body_bytes=size, prefix_keys=chain[:-2]
         )
-        pipeline.decide(before, 0.0)
+        core.decide(before, 0.0)
         fleet.undo([before], 0.0)
         after = {"session": f"session-{number}", "body_bytes": BOUNDARIES[keys - 1] + 100, "prefix_keys": chain}
         fleet.turns.append(RequestFeatures(request_id=f"turn-{number}", **after))  # type: ignore[arg-type]

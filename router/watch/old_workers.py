@@ -27,7 +27,8 @@ from pointsman.haproxy.errors import HAProxyError, WorkerGone
 from pointsman.haproxy.runtime_api import MasterAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fronts.ring import EndOfRequest
+from pointsman.router.process.clock import Clock
+from pointsman.router.requests.end_of_request import EndOfRequest
 
 RING_CLOSES_S = 0.1
 """What a leaving worker had sent through its ring is applied by then, so that reading the ring anew repeats none."""
@@ -93,6 +94,7 @@ class OldWorkers:
         backend: str,
         end_of_request: EndOfRequest,
         load: LoadTable,
+        clock: Clock,
     ) -> None:
         """`connect` opens a connection to the current worker, raising HAProxyError when it cannot; `backend` has the
         replicas as its servers."""
@@ -101,6 +103,7 @@ class OldWorkers:
         self._backend = backend
         self._end_of_request = end_of_request
         self._load = load
+        self._clock = clock
         self._kept: dict[int, WorkerConnection] = {}
         """The current worker's connection, and those of workers replaced just now."""
         self._leaving: dict[int, _Leaving] = {}
@@ -172,7 +175,7 @@ class OldWorkers:
         try:
             await asyncio.sleep(RING_CLOSES_S)
             lines = UnseenLines(
-                self._end_of_request.apply,
+                lambda raw: self._end_of_request.apply(raw, self._clock()),
                 last_id=self._end_of_request.last_ids.get(pid),
                 reserved=self._load.__contains__,
             )

@@ -24,13 +24,11 @@ from pointsman.policies.errors import PolicyError
 from pointsman.policies.registry import describe as describe_policies
 from pointsman.policies.registry import installed_policies
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.decide.policy_control import PolicyControl, StaleVersionError
+from pointsman.router.core import Core
+from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
-from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.fleets import FleetTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Replica, ReplicaRegistry
+from pointsman.router.fleet.replicas import Replica
 from pointsman.router.fronts.api.bodies import decoded, flag, from_json, json_answer, read_body
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.guard import Guard, media_type_of
@@ -48,10 +46,7 @@ from pointsman.router.fronts.api.types import (
     ReplicaList,
     ReplicaView,
 )
-from pointsman.router.fronts.engine_messages import EngineFeed
-from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.exposition import render
-from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.version import product_version
 from pointsman.router.watch.endpoints import EndpointResolver
@@ -78,15 +73,8 @@ class AdminFront:
 
     def __init__(
         self,
+        core: Core,
         *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        kv: KVState,
-        feed: EngineFeed,
-        adapters: AdapterTable,
-        outliers: OutlierTable,
-        pipeline: Pipeline,
-        policy: PolicyControl,
         readiness: Readiness,
         metrics: CollectorRegistry,
         edges: EdgesFront,
@@ -96,14 +84,13 @@ class AdminFront:
         token: str,
         max_body_bytes: int,
     ) -> None:
-        self._replicas = replicas
-        self._load = load
-        self._kv = kv
-        self._feed = feed
-        self._adapters = adapters
-        self._outliers = outliers
-        self._pipeline = pipeline
-        self._policy = policy
+        self._core = core
+        self._replicas = core.replicas
+        self._load = core.load
+        self._adapters = core.adapters
+        self._outliers = core.outliers
+        self._pipeline = core.pipeline
+        self._policy = core.policy
         self._readiness = readiness
         self._metrics = metrics
         self._edges = edges
@@ -183,7 +170,7 @@ class AdminFront:
         media_type = media_type_of(request.headers) or JSON_TYPE
         decode = _EVENT_DECODERS.get(media_type, _EVENT_DECODERS[JSON_TYPE])
         events = decoded(await read_body(request, MAX_EVENTS_BYTES), decode, media_type)
-        answer = self._feed.take(replica.id, events)
+        answer = self._core.engine_events(replica.id, events, self._clock())
         if answer is None:  # It left while its body came in.
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
         return json_answer(answer)

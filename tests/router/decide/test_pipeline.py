@@ -13,15 +13,9 @@ from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.core import Core, CoreConfig
+from pointsman.router.fleet.replicas import Health
 from pointsman.router.outliers.answers import Verdict
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 
 
 class Edge:
@@ -34,38 +28,18 @@ class Edge:
         override_header: bool = False,
         silence_s: Mapping[str, float] | None = None,
     ) -> None:
-        self.load = LoadTable()
-        self.sessions = SessionTable()
-        self.kv = KVState()
-        self.kv.on_prefilled = self.load.release_leg
-        self.metrics = DecisionMetrics()
-        self.replicas = ReplicaRegistry(
-            initial_health=Health.UP, on_added=self._slot_added, on_removed=self._slot_removed
-        )
-        self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         document = {"policy": policy} if isinstance(policy, str) else policy
-        self.pipeline = Pipeline(
-            policy=build_policy(document),  # type: ignore[arg-type]
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
-            metrics=self.metrics,
-            rng=random.Random(7),
-            override_header=override_header,
-            outliers=self.outliers,
-            silence_s=silence_s or {},
-        )
+        config = CoreConfig(override_header=override_header, silence_s=silence_s or {})
+        self.core = Core(document, rng=random.Random(7), config=config)  # type: ignore[arg-type]
+        self.load = self.core.load
+        self.sessions = self.core.sessions
+        self.kv = self.core.kv
+        self.metrics = self.core.decision_metrics
+        self.replicas = self.core.replicas
+        self.outliers = self.core.outliers
+        self.pipeline = self.core.pipeline
         for number, replica in enumerate(replicas):
             self.put(replica, number)
-
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-
-    def _slot_removed(self, slot: int) -> None:
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
 
     def put(self, replica: str, number: int = 0, model: str = "", role: Role = Role.BOTH) -> None:
         registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model, role=role)

@@ -1,6 +1,7 @@
 """The log ring front: octet-counted JSON lines that end reservations."""
 
 import asyncio
+import random
 
 import msgspec
 import pytest
@@ -11,14 +12,10 @@ from hypothesis import strategies as st
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import RequestMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.core import Core
+from pointsman.router.decide.hold_queue import Outcome
+from pointsman.router.fronts.ring import MAX_LINE_BYTES, RingProtocol
+from pointsman.router.requests.end_of_request import MAX_WORKERS
 
 
 def line(**fields: object) -> bytes:
@@ -47,29 +44,15 @@ class Ring:
     """The front on its own state."""
 
     def __init__(self) -> None:
-        self.load = LoadTable()
-        self.load.add_slot(0)
-        self.kv = KVState()
-        self.kv.add_slot(0, "a")
-        self.metrics = RequestMetrics()
+        self.core = Core({"policy": "least_load"}, rng=random.Random(1))
+        self.load, self.kv, self.replicas = self.core.load, self.core.kv, self.core.replicas
+        self.outliers, self.holds = self.core.outliers, self.core.holds
+        self.metrics = self.core.request_metrics
+        self.events = self.core.end_of_request
         self.transport = FakeTransport()
-        self.holds = HoldQueue()
-        slots = {"a": 0, "b": 1, "c": 2}
-        replicas = ReplicaRegistry(initial_health=Health.UP)
         for port, name in ((1, "a"), (2, "b")):
-            replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
-        self.replicas = replicas
-        self.outliers = OutlierTable(OutlierConfig(), replicas)
-        self.events = EndOfRequest(
-            load=self.load,
-            kv=self.kv,
-            metrics=self.metrics,
-            clock=lambda: 0.0,
-            slot_of=lambda name: slots.get(name, -1),
-            outliers=self.outliers,
-            holds=self.holds,
-        )
-        self.protocol = RingProtocol(self.events, self.metrics)
+            self.replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
+        self.protocol = RingProtocol(self.events, self.metrics, lambda: 0.0)
         self.protocol.connection_made(self.transport)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -106,7 +106,6 @@ class World:
         self.load.add_slot(0)
         self.last_ids: dict[int, str] = {}
         self.lines: list[bytes] = []
-        self.apply: Callable[[bytes], None] = self.lines.append
         self.master = FakeMaster()
         self.connections: list[FakeConnection] = []
         self.current = 0
@@ -116,8 +115,12 @@ class World:
             backend="fleet",
             end_of_request=self,  # type: ignore[arg-type]
             load=self.load,
+            clock=lambda: 0.0,
         )
         self.start(1)
+
+    def apply(self, line: bytes, now_s: float) -> None:
+        self.lines.append(line)
 
     async def _connect(self) -> FakeConnection:
         self.connections.append(FakeConnection(self.current))
