@@ -40,15 +40,14 @@ class KVFleet:
     def undo(self, asked: list[RequestFeatures], now_s: float) -> None:
         """Ends what decisions began, so that the next round meets the same load."""
         for features in asked:
-            self.core.load.release(features.request_id)
-            self.core.kv.ended(features.request_id, now_s)
+            self.core.requests.end(features.request_id, now_s)
+        self.core.requests.expire(now_s + 10.0)
         self.core.kv.expire(now_s + 10.0)
 
 
 def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
     dice = random.Random(5)
     core = Core({"policy": policy}, rng=random.Random(1))
-    load, kv = core.load, core.kv
     for number in range(replicas):
         url = f"http://127.0.0.1:{1024 + number}"
         core.replicas.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
@@ -57,10 +56,11 @@ def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
     others = min(OTHER_KEYS, MAX_OTHER_KEYS // replicas)
     for slot in range(replicas):
         stored = head + [dice.getrandbits(64) for _ in range(others)]
-        kv.apply(slot, EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=capacity), 0.0)
+        events = EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=capacity)
+        core.engine_events(f"replica-{slot}", events, 0.0)
         for number in range(max(1, round(dice.gauss(MEAN_LOAD, 3)))):
-            load.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
-        kv.backlog.add(f"waits-{slot}", slot, dice.randrange(1, 400), 0.0, reports=True)
+            core.requests.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
+        core.kv.backlog.add(slot, dice.randrange(1, 400), 0.0, reports=True)
     fleet = KVFleet(core, [], [])
     for number in range(CONVERSATIONS):
         chain = (*head, *(dice.getrandbits(64) for _ in range(keys - len(head))))

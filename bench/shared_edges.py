@@ -68,9 +68,7 @@ def equip(made: Router) -> None:
         made.core.replicas.put(
             name, Registration(url=f"http://127.0.0.1:{number + 1}"), ("127.0.0.1", number + 1), now_s
         )
-        replica = made.core.replicas.get(name)
-        assert replica is not None
-        made.core.kv.apply(replica.slot, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=500_000), now_s)
+        made.core.engine_events(name, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=500_000), now_s)
 
 
 class Talkers:
@@ -111,14 +109,11 @@ class Talkers:
 
     def end(self, request_id: str, name: str, keys: tuple[int, ...]) -> None:
         made = self._router
-        made.core.load.release(request_id)
-        made.core.kv.ended(request_id, made.clock())
+        made.core.requests.end(request_id, made.clock())
         seq = self._seqs[name] = self._seqs.get(name, 0) + 1
-        replica = made.core.replicas.get(name)
-        assert replica is not None
         evicted = list(keys) if self._unique else []
         events = EngineEvents(epoch="e", seq=seq, stored=list(keys[-2:]), evicted=evicted)
-        made.core.kv.apply(replica.slot, events, made.clock())
+        made.core.engine_events(name, events, made.clock())
 
     async def run(self, rate: float, seconds: float) -> None:
         started_s, before = time.perf_counter(), self.count

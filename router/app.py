@@ -133,6 +133,7 @@ class Router:
             StateCollector(
                 replicas=core.replicas,
                 load=core.load,
+                in_flight=core.requests,
                 sessions=core.sessions,
                 decisions=core.decision_metrics,
                 requests=core.request_metrics,
@@ -209,6 +210,7 @@ class Router:
                     ),
                     replicas=self.core.replicas,
                     load=self.core.load,
+                    requests=self.core.requests,
                     health=self.core.edge_health,
                     readiness=self.readiness,
                     body_needs=self._body_needs,
@@ -256,7 +258,7 @@ class Router:
             master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
             backend=edge.backend,
             end_of_request=self.core.end_of_request,
-            load=self.core.load,
+            requests=self.core.requests,
             clock=self.clock,
         )
 

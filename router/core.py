@@ -1,8 +1,9 @@
 """The router without sockets: everything a router knows, wired once, behind plain synchronous methods.
 
-`Core` owns the registry of replicas, their load, KV, sessions, adapters, outliers and model cards, the pipeline that
-decides over them and the policy that is live. The service drives it with what sockets bring, the simulator and the
-tests with a virtual time: each method takes the time of its call, in seconds of one monotonic clock.
+`Core` owns the registry of replicas, their load, KV, sessions, adapters, outliers and model cards, the requests in
+flight, the pipeline that decides over them and the policy that is live. The service drives it with what sockets bring,
+the simulator and the tests with a virtual time: each method takes the time of its call, in seconds of one monotonic
+clock.
 
 What always holds: a replica's slot has its columns in every table from `put` to `remove`, and `on_slot_added` and
 `on_slot_removed` are called while it has them. Core awaits nothing, opens nothing, logs no request, and does not know
@@ -37,6 +38,7 @@ from pointsman.router.metrics.requests import DecisionMetrics, EdgeHealth, Reque
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import LimitSettings
 
 SWEEP_INTERVAL_S = 0.5
@@ -111,7 +113,7 @@ class Core:
         """Called with the slot of a replica that leaves, while every table still has it."""
         self.on_registry_changed: list[Callable[[], None]] = []
         self.on_policy_changed: list[Callable[[], None]] = []
-        self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
+        self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
         self.kv = KVState(
@@ -119,7 +121,14 @@ class Core:
             max_conversations=limits.max_conversations,
             conversation_ttl_s=limits.conversation_ttl_s,
         )
-        self.kv.on_prefilled = self.load.prefilled
+        self.holds = HoldQueue(max_held=config.max_held)
+        self.requests = RequestTable(
+            load=self.load,
+            kv=self.kv,
+            holds=self.holds,
+            ttl_s=limits.reservation_ttl_s,
+            max_requests=limits.max_reservations,
+        )
         self.replicas = ReplicaRegistry(
             initial_health=config.initial_health,
             max_replicas=limits.max_replicas,
@@ -133,10 +142,10 @@ class Core:
         self.decision_metrics = DecisionMetrics()
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
-        self.holds = HoldQueue(max_held=config.max_held)
         self.pipeline = Pipeline(
             policy=build_policy(policy, policies),
             replicas=self.replicas,
+            requests=self.requests,
             load=self.load,
             sessions=self.sessions,
             kv=self.kv,
@@ -159,10 +168,9 @@ class Core:
         )
         self.end_of_request = EndOfRequest(
             replicas=self.replicas,
-            load=self.load,
+            requests=self.requests,
             kv=self.kv,
             outliers=self.outliers,
-            holds=self.holds,
             metrics=self.request_metrics,
         )
         self.feed_port = 0
@@ -197,7 +205,8 @@ class Core:
         replica = self.replicas.get(replica_id)
         if replica is None:
             return None
-        resync = self.kv.apply(replica.slot, events, now_s)
+        resync = self.kv.apply(replica.slot, events, self.requests)
+        self.requests.report(replica.slot, events, now_s)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
             self.adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
@@ -218,7 +227,7 @@ class Core:
             self.replicas.extend_leases(now_s - self._swept_s)
         self._swept_s = now_s
         leases = self.replicas.expire_leases(now_s, keeps)
-        reservations = self.load.expire(now_s)
+        reservations = self.requests.expire(now_s)
         self.outliers.step(now_s)
         self.kv.expire(now_s)
         self.adapters.expire(now_s)
@@ -241,6 +250,7 @@ class Core:
         self.catalog.forget(self.replicas.ids[slot])
         for removed in self.on_slot_removed:
             removed(slot)
+        self.requests.clear_slot(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
         self.adapters.clear_slot(slot)
@@ -258,6 +268,7 @@ class Core:
         """Raises AssertionError when a table contradicts itself (tests call it after every step)."""
         self.replicas.validate()
         self.load.validate()
+        self.requests.validate()
         self.kv.validate()
         self.adapters.validate()
         self.outliers.validate()

@@ -84,7 +84,7 @@ class Edge:
     def decided_elsewhere(self, placed: Placed, now_s: float) -> None:
         """Another edge sent a request to a replica: its load, its keys and its conversation count here too."""
         features, slot = placed.features, placed.slot
-        self.load.reserve(features.request_id, slot, expected_tokens(features), now_s)
+        self.core.requests.reserve(features.request_id, slot, expected_tokens(features), now_s)
         if features.session and self._pins:
             self.core.sessions.pin(features.session, placed.replica, now_s)
         prompt = self.kv.read(features, now_s)
@@ -96,15 +96,14 @@ class Edge:
             in_flight=self.load.in_flight,
             in_flight_tokens=self.load.in_flight_tokens,
         )
-        self.kv.placed(features, prompt, slot, candidates, now_s, prefill=placed.prefill)
+        self.core.requests.place(features, prompt, slot, candidates, now_s, prefill=placed.prefill)
         if placed.prefill != NO_SLOT:
             uncached = max(1, prompt.tokens - prompt.resident.tokens(placed.prefill))
-            self.load.reserve_leg(features.request_id, placed.prefill, uncached, now_s)
+            self.core.requests.reserve_prefill(features.request_id, placed.prefill, uncached)
 
     def ended(self, request_id: str, now_s: float) -> None:
         """HAProxy's line, this edge's own or another's: a request is over."""
-        self.load.release(request_id)
-        self.kv.ended(request_id, now_s)
+        self.core.requests.end(request_id, now_s)
 
     def heard(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """A message of an engine."""

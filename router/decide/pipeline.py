@@ -38,6 +38,7 @@ from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.requests import DecisionMetrics
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.table import RequestTable
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
@@ -70,6 +71,7 @@ class Pipeline:
         *,
         policy: Policy,
         replicas: ReplicaRegistry,
+        requests: RequestTable,
         load: LoadTable,
         sessions: SessionTable,
         kv: KVState,
@@ -80,13 +82,14 @@ class Pipeline:
         override_header: bool = False,
         adapters: AdapterTable | None = None,
         pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
-        holds: HoldQueue | None = None,
+        holds: HoldQueue,
         context_tokens: Callable[[str], int] = lambda model: 0,
     ) -> None:
         """`context_tokens`: the longest context of a model's name, 0 where nobody knows it."""
         self._context_tokens = context_tokens
         self._active = _Active(policy)
         self._replicas = replicas
+        self._requests = requests
         self._load = load
         self._sessions = sessions
         self._kv = kv
@@ -100,7 +103,7 @@ class Pipeline:
         self._overrides: dict[str, _Active] = {}
         self._by_load = _Active(build_policy({"policy": "least_load"}))
         self._recall = ModelRecall(replicas, sessions, kv)
-        self.holds = HoldQueue() if holds is None else holds
+        self.holds = holds
 
     @property
     def policy(self) -> Policy:
@@ -169,10 +172,10 @@ class Pipeline:
             room = min(longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._load.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:
@@ -199,7 +202,7 @@ class Pipeline:
             pair = self._pair(members, best.slot, features, candidates, self._rng)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
-            self._kv.placed(features, prompt, best.slot, candidates, now_s, prefill=prefill)
+            self._requests.place(features, prompt, best.slot, candidates, now_s, prefill=prefill)
         once = self._outliers.budget.exhausted
         self._outliers.budget.refused += once
         silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
@@ -209,7 +212,7 @@ class Pipeline:
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
-            self._load.reserve_leg(features.request_id, pair.slot, tokens, now_s)
+            self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
         decision = self._paired(best.reason, first, second, pair, features.scope)
         if once or silence_ms:
             decision = msgspec.structs.replace(decision, once=once, silence_ms=silence_ms)

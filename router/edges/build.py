@@ -30,6 +30,7 @@ def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> M
         edge,
         replicas=core.replicas,
         load=core.load,
+        requests=core.requests,
         sessions=core.sessions,
         kv=core.kv,
         documents=documents,

@@ -60,6 +60,7 @@ from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation
 from pointsman.router.kv.state import KVState
+from pointsman.router.requests.table import RequestTable
 
 ASK_TIMEOUT_S = 10.0
 """A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
@@ -91,6 +92,7 @@ class Member:
         *,
         replicas: ReplicaRegistry,
         load: LoadTable,
+        requests: RequestTable,
         sessions: SessionTable,
         kv: KVState,
         documents: Mapping[str, SharedDocument] | None = None,
@@ -100,6 +102,7 @@ class Member:
         self._replicas = replicas
         self._sessions = sessions
         self._kv = kv
+        self._requests = requests
         self.documents = SharedDocuments(documents or {})
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
         self.registrations = SharedReplicas(replicas)
@@ -336,8 +339,10 @@ class Member:
             events = engine_events(engine)
             if snapshot:
                 kv.begin(replica.slot, events, engine.past)
-            elif not kv.relayed(replica.slot, events, now_s):
+                continue
+            if not kv.relayed(replica.slot, events):
                 complete = False
+            self._requests.report(replica.slot, events, now_s)
         for held in batch.held:
             slots = [replica.slot for replica in map(found.__getitem__, held.at) if replica is not None]
             slots = [slot for slot in slots if kv.takes(slot)]

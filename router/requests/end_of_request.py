@@ -11,8 +11,6 @@ import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Reason
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
-from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.requests import RequestMetrics
@@ -20,6 +18,7 @@ from pointsman.router.outliers.answers import Verdict, judge
 from pointsman.router.outliers.pace import Unit
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
+from pointsman.router.requests.table import RequestTable
 
 CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
 """What HAProxy logs, to the ring too, of a client that leaves while its request is held or before it is looked up; the
@@ -37,16 +36,14 @@ class EndOfRequest:
         self,
         *,
         replicas: ReplicaRegistry,
-        load: LoadTable,
+        requests: RequestTable,
         kv: KVState,
         outliers: OutlierTable,
-        holds: HoldQueue,
         metrics: RequestMetrics,
     ) -> None:
-        self._holds = holds
+        self._requests = requests
         self._slot_of = replicas.slot_of
         self._outliers = outliers
-        self._load = load
         self._kv = kv
         self._metrics = metrics
         self.last_ids: dict[int, str] = {}
@@ -62,14 +59,14 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
-            if self._holds.held:
-                self._holds.leave(line.id, now_s, Outcome.GONE)
-            self._load.release(line.id)
-            if line.ttft.isdecimal():
-                self._kv.first_token(line.id, now_s, float(line.ttft))
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
-            served_by = self._slot_of(line.srv) if redispatched else NO_SLOT
-            self._kv.ended(line.id, now_s, served_by=served_by, served=200 <= line.st < 300)
+            self._requests.end(
+                line.id,
+                now_s,
+                served_by=self._slot_of(line.srv) if redispatched else NO_SLOT,
+                served=200 <= line.st < 300,
+                took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
+            )
             self._count(line)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
@@ -77,7 +74,7 @@ class EndOfRequest:
             if not line.srv.startswith(NO_SERVER) and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
-            self._kv.first_token(line.id, now_s)
+            self._requests.first_token(line.id, now_s)
 
     def _prove(self, line: Line, now_s: float) -> None:
         """Hands on what the end of a request says about its replica, and about the one that had it before."""

@@ -203,10 +203,10 @@ class Scraper:
             kv.restarted(slot)
             self._adapters.clear_slot(slot)
         watched.started_s = reading.started_s
-        kv.told_load(slot, reading.load)
+        kv.set_scraped_load(slot, reading.load)
         if reading.capacity_tokens:
-            kv.sized(slot, reading.capacity_tokens)
-            kv.hit(slot, reading.cached_tokens)
+            kv.set_scraped_capacity(slot, reading.capacity_tokens)
+            kv.observe_scraped_hits(slot, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
             self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)

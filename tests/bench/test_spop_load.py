@@ -86,7 +86,7 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     """The router reads the line and forgets the request's reservation."""
     core = Core({"policy": "least_load"}, rng=random.Random(1))
     core.replicas.put("replica-1", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), 0.0)
-    core.load.reserve(request_id(5), 0, 100, 0.0)
+    core.requests.reserve(request_id(5), 0, 100, 0.0)
     metrics = core.request_metrics
     RingProtocol(core.end_of_request, metrics, lambda: 0.0).data_received(end_line(5, "replica-1"))
     assert (len(core.load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

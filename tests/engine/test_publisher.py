@@ -14,6 +14,7 @@ from router_fixture import register, running_router
 from pointsman.contract.events import EngineLoad, Finished, FirstToken
 from pointsman.engine.publisher import MAX_PENDING_KEYS, Publisher
 from pointsman.engine.transport import RouterTransport
+from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 
 
@@ -62,7 +63,7 @@ async def test_a_snapshot_first_then_what_changes() -> None:
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1, 2, 3)))
             assert router.core.kv.signals.capacity[0] == 5000
-            assert router.core.kv.load(0) == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            assert router.core.kv.feed(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
             publisher.keys([4], [1])
             await until(lambda: _true(holds(router, 4)))
             assert not holds(router, 1)
@@ -75,7 +76,7 @@ async def test_requests_are_told_by_their_ids() -> None:
     async with running_router(policy={"policy": "kv_cost"}) as router:
         await register(router, "a")
         for request in ("r1", "r2"):
-            router.core.kv.backlog.add(request, 0, 100, router.clock(), reports=True)
+            router.core.decide(RequestFeatures(request_id=request, body_bytes=400), router.clock())
         publisher = Engine().publisher(admin_of(router))
         async with publishing(publisher):
             publisher.first_token(FirstToken("r1", 100, 20, 5.0))

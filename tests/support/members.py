@@ -73,8 +73,7 @@ class SharingEdge:
         return self.core.decide(RequestFeatures(request_id=request_id, **features), now_s)
 
     def end(self, request_id: str, now_s: float = 0.0, *, served: bool = True) -> None:
-        self.load.release(request_id)
-        self.kv.ended(request_id, now_s, served=served)
+        self.core.requests.end(request_id, now_s, served=served)
 
     def tell(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
         """An engine's next message to this edge."""

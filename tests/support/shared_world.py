@@ -151,7 +151,7 @@ class World:
             assert len(edge.sharing._tasks) <= 3, "snapshots pile up"
             assert len(member.peers) <= MAX_PEERS, "more edges than the limit"
             assert len(edge.sharing._sizes) <= STREAM_ENTRIES, "more batches in the stream than the limit"
-            assert {request for request, _ in edge.load} <= edge.under_way, "reservations from nowhere"
+            assert edge.reserved() <= edge.under_way, "reservations from nowhere"
         except AssertionError as error:
             raise self.fail(f"{edge.name}: {error}") from error
 

@@ -109,6 +109,10 @@ class WorldEdge:
 
     # What it knows
 
+    def reserved(self) -> set[str]:
+        """Requests that count as in flight here."""
+        return {request.id for request in self.core.requests if self.core.requests.is_reserved(request.id)}
+
     def knows(self) -> dict[str, Any]:
         """All that is the same on all edges once quiet."""
         ids = self.replicas.ids
@@ -202,4 +206,4 @@ class Site:
     def look_at(self, edge: WorldEdge, replica: Replica) -> None:
         up = self._world.serves(replica.id, replica.port)
         edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN)
-        edge.load.observe(replica.slot, self.sessions[replica.id], self.clock())
+        edge.core.requests.observe(replica.slot, self.sessions[replica.id], self.clock())

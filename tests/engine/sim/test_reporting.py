@@ -48,12 +48,13 @@ class Client:
             headers={"content-type": "application/json", "x-request-id": request_id},
         )
         assert answer.status_code == 200, answer.text
-        self.router.core.load.release(request_id)
+        self.router.core.requests.end(request_id, self.router.clock())
         await until(lambda: self.is_told(request_id))
         return decision, answer.json()
 
     async def is_told(self, request_id: str) -> bool:
-        return request_id not in self.router.core.kv._placements
+        request = self.router.core.requests.get(request_id)
+        return request is None or request.placement is None
 
 
 async def test_conversations_get_what_was_predicted() -> None:

@@ -14,7 +14,7 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
 from pointsman.router.decide.features import BELIEVED_BYTES, MAX_BODY_BYTES, expected_tokens, extract
-from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
+from pointsman.router.fleet.load import MAX_REQUEST_TOKENS
 
 CONTEXT = 131_072
 CAPACITY = 500_000
@@ -60,10 +60,8 @@ class Edge:
 
     def over(self, request: str, status: int, now_s: float = 0.0) -> None:
         """HAProxy's line."""
-        self.load.release(request)
-        self.kv.ended(request, now_s, served=200 <= status < 300)
-        self.kv.validate()
-        self.load.validate()
+        self.core.requests.end(request, now_s, served=200 <= status < 300)
+        self.core.validate()
 
 
 @pytest.mark.parametrize(
@@ -167,16 +165,15 @@ def test_output_bounds_count_up_to_the_context() -> None:
 
 def test_a_reservation_that_fails_leaves_nothing() -> None:
     """A slot that does not exist is a programming error; the table is as it was. Tokens are bounded."""
-    load = LoadTable()
-    load.add_slot(0)
+    core = Edge(BY_TOKENS).core
     with pytest.raises(IndexError):
-        load.reserve("r", 10**6, 5, 0.0)
-    assert "r" not in load
-    load.reserve("r", 0, 10**30, 0.0)
-    assert load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
-    load.validate()
-    load.release("r")
-    load.validate()
+        core.requests.reserve("r", 10**6, 5, 0.0)
+    assert "r" not in core.requests
+    core.requests.reserve("r", 0, 10**30, 0.0)
+    assert core.load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
+    core.validate()
+    core.requests.end("r", 0.0)
+    core.validate()
 
 
 def test_a_long_prompt_counts_whole_from_its_first_token_on() -> None:

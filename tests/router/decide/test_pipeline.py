@@ -252,19 +252,19 @@ class TestPairs:
         assert (decision.first, decision.prefill, decision.pairing) == ("d", "p", Pairing.PAIRED)
         assert decision.prefill_address == "127.0.0.1:8001"
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 1)
-        edge.kv.first_token("r", 0.0)
+        edge.core.requests.first_token("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
-        edge.load.release("r")
+        edge.core.requests.end("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
-        edge.load.validate()
+        edge.core.validate()
 
     def test_the_end_ends_a_leg_whose_first_token_was_never_told(self) -> None:
         """A client that left, or a prefill replica that died."""
         edge = self.edge()
         edge.ask("r", body_bytes=self.LONG)
-        edge.load.release("r")
+        edge.core.requests.end("r", 0.0)
         assert len(edge.load) == 0
-        edge.load.validate()
+        edge.core.validate()
 
     def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
         """In front of others on the prefill replica alone, until it reports the leg's first token."""
@@ -273,15 +273,15 @@ class TestPairs:
         slots = [edge.replicas.get(name).slot for name in "dp"]  # type: ignore[union-attr]
         assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 10_000]
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r.prefill", 9000, 0, 200.0)])
-        edge.kv.apply(slots[1], told, 0.1)
+        edge.core.engine_events("p", told, 0.1)
         assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 0]
         assert edge.kv.times.observations == 1
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r", 9000, 0, 900.0)])
-        edge.kv.apply(slots[0], told, 0.2)
+        edge.core.engine_events("d", told, 0.2)
         assert edge.kv.times.observations == 1, "what the decode replica waited for is not its own prefill"
-        edge.kv.ended("r", 0.3)
-        edge.kv.expire(100.0)
-        edge.kv.validate()
+        edge.core.requests.end("r", 0.3)
+        edge.core.sweep(100.0)
+        edge.core.validate()
 
     def test_prefill_replicas_take_no_requests(self) -> None:
         """Not even when nothing else is there."""

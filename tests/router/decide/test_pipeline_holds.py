@@ -71,14 +71,14 @@ class Edge:
 
     def make_room(self) -> None:
         """What `fill` began is over, and long ago."""
-        self.kv.ended("full", 0.0)
+        self.core.requests.end("full", 0.0)
         self.kv.conversations.expire(CONVERSATION_TTL_S + 1.0)
 
     def step(self, now_s: float = 1.0) -> dict[str, Decision]:
         """Who waits no longer, and what they are told."""
         answers = {held.features.request_id: decision for held, decision in self.pipeline.step_held(now_s)}
         self.holds.validate()
-        self.kv.validate()
+        self.core.validate()
         return answers
 
 

@@ -49,8 +49,7 @@ def decide(router: Router, *sessions: str) -> list[str]:
     for session in sessions:
         features = RequestFeatures(request_id=f"q-{session}", session=session, body_bytes=4000, prefix_keys=(1, 2, 3))
         chosen.append(router.core.pipeline.decide(features, router.clock()).first)
-        router.core.load.release(features.request_id)
-        router.core.kv.ended(features.request_id, router.clock())
+        router.core.requests.end(features.request_id, router.clock())
     return chosen
 
 

@@ -55,11 +55,17 @@ class Ring:
         self.protocol = RingProtocol(self.events, self.metrics, lambda: 0.0)
         self.protocol.connection_made(self.transport)
 
+    def place(self, request: str, **features: object) -> None:
+        """A decision by KV sent a request to replica a."""
+        asked, requests = RequestFeatures(request_id=request, **features), self.core.requests  # type: ignore[arg-type]
+        requests.reserve(request, 0, 10, 0.0)
+        requests.place(asked, self.kv.read(asked, 0.0), 0, make_candidates(a=0), 0.0)
+
 
 def test_a_line_ends_its_reservation_and_is_counted() -> None:
     """In flight one before, none after; times and status go to the replica that served."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line()))
     assert len(ring.load) == 0
     served = ring.metrics.replicas["a"]
@@ -71,8 +77,8 @@ def test_a_line_ends_its_reservation_and_is_counted() -> None:
 def test_first_tokens_and_ends_release_the_prefill_backlog() -> None:
     """A `first` line does, and so does the end of a request that never had a first token."""
     ring = Ring()
-    ring.kv.backlog.add("r1", 0, 500, 0.0, reports=True)
-    ring.kv.backlog.add("r2", 0, 300, 0.0, reports=True)
+    ring.place("r1", body_bytes=2000)
+    ring.place("r2", body_bytes=1200)
     ring.protocol.data_received(framed(line(ev="first", id="r1")))
     assert ring.kv.signals.waiting[0] == 300
     ring.protocol.data_received(framed(line(id="r2")))
@@ -154,7 +160,7 @@ def test_only_what_haproxy_placed_alone_failed_open(
 def test_a_number_out_of_range_is_a_malformed_line(fields: dict[str, object]) -> None:
     """It changes nothing, and the connection goes on with the next line."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(**fields)))
     assert ring.metrics.malformed_lines == 1 and "r1" in ring.load and not ring.metrics.replicas
     ring.protocol.data_received(framed(line()))
@@ -174,7 +180,7 @@ def test_the_last_end_of_each_worker_is_remembered() -> None:
 def test_a_request_no_server_took_is_refused_not_served() -> None:
     """A 503 of HAProxy's own must not look like a replica's."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(srv="<NOSRV>", st=503, tr=-1)))
     ring.protocol.data_received(framed(line(srv="<lua.pm_no_model>", st=400, tr=0)))
     assert ring.metrics.refused == {503: 1, 400: 1} and not ring.metrics.replicas
@@ -184,7 +190,7 @@ def test_a_request_no_server_took_is_refused_not_served() -> None:
 def test_an_aborted_request_has_no_status_but_ends() -> None:
     """A client that left before the headers: status -1, still one line, still released."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(st=-1, tr=-1, ts="CH")))
     assert ring.metrics.replicas["a"].by_class == {"none": 1} and len(ring.load) == 0
 
@@ -214,12 +220,10 @@ def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
     """Its client left before its first answer began, or it was refused: no room is kept for what it would have said
     next, and it has no home."""
     ring = Ring()
-    features = RequestFeatures(request_id="r1", session="s", body_bytes=400)
-    candidates = make_candidates(a=0)
-    ring.kv.placed(features, ring.kv.read(features, 0.0), 0, candidates, 0.0)
+    ring.place("r1", session="s", body_bytes=400)
     assert ring.kv.conversations.live == 1
     ring.protocol.data_received(framed(line(id="r1", st=st, ts="CH")))
-    ring.kv.validate()
+    ring.core.validate()
     assert ring.kv.conversations.live == live
     assert (ring.kv.conversations.get("s") is not None) == live
     assert (ring.kv.signals.footprint[0] > 0) == live

@@ -59,7 +59,7 @@ def test_the_pace_follows_the_work() -> None:
     """With requests every `interval_s`, idle every `idle_interval_s`."""
     world = World("a", "b", interval_s=0.5, idle_interval_s=5.0)
     world.due(), world.due()
-    world.load.reserve("r1", 0, 10, world.now_s)
+    world.core.requests.reserve("r1", 0, 10, world.now_s)
     assert world.due(0.5) == [("a", METRICS)]
     assert world.due(0.5) == [("a", METRICS)]
     assert world.due(4.0) == [("a", METRICS), ("b", METRICS)]
@@ -69,7 +69,7 @@ def test_an_endpoint_that_does_not_tell_is_asked_seldom() -> None:
     """A server without metrics costs a look every `idle_interval_s`, busy or not."""
     world = World("a", interval_s=0.5, idle_interval_s=5.0)
     world.due()
-    world.load.reserve("r1", 0, 10, world.now_s)
+    world.core.requests.reserve("r1", 0, 10, world.now_s)
     assert world.due(failed=True) == [("a", METRICS)]
     assert world.due(1.0) == []
     assert world.due(4.0) == [("a", METRICS)]
@@ -78,7 +78,7 @@ def test_an_endpoint_that_does_not_tell_is_asked_seldom() -> None:
 def test_an_engine_that_tells_is_not_asked_for_its_load() -> None:
     """Its models are, at their own pace."""
     world = World("a", models_interval_s=30.0)
-    world.kv.apply(0, EngineEvents(epoch="e", seq=0, snapshot=True), world.now_s)
+    world.core.engine_events("a", EngineEvents(epoch="e", seq=0, snapshot=True), world.now_s)
     assert world.due() == [("a", MODELS)]
     assert world.due(29.0) == []
     assert world.due(1.0) == [("a", MODELS)]
@@ -186,7 +186,7 @@ async def test_what_an_endpoint_shows_reaches_the_tables() -> None:
         await join(router, stub)
         await until(lambda: router.core.load.outside[0] == 3)
         assert router.core.kv.signals.capacity[0] == 1600
-        assert router.core.kv.load(0).running == 3
+        assert router.core.kv.feed(0).load.running == 3
         assert router.core.replicas.get("a").names == {"tiny"}
         assert router.core.catalog.cards() == [{"id": "tiny", "max_model_len": 7, "owned_by": ""}]
         stub.pages.pop("/metrics")
