@@ -162,7 +162,7 @@ def test_a_number_out_of_range_is_a_malformed_line(fields: dict[str, object]) ->
     ring = Ring()
     ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(**fields)))
-    assert ring.metrics.malformed_lines == 1 and "r1" in ring.load and not ring.metrics.replicas
+    assert ring.metrics.malformed_lines == 1 and ring.core.requests.is_reserved("r1") and not ring.metrics.replicas
     ring.protocol.data_received(framed(line()))
     assert len(ring.load) == 0 and not ring.transport.closed
 
