@@ -20,6 +20,7 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import expected_tokens
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.hold_queue import Held
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import LoadTable
@@ -59,11 +60,13 @@ class Edge:
             self.registry.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
             self.kv.apply(replica.index, replica.snapshot(), 0.0)
         self.pipeline = Pipeline(
-            policy=build_policy(policy, known_policies()),
-            replicas=self.registry,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(policy, known_policies()),
+            FleetState(
+                replicas=self.registry,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+            ),
             metrics=DecisionMetrics(),
             rng=rng,
         )

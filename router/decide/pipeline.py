@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,19 +21,16 @@ import msgspec
 from pointsman.contract.registration import Role
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, Elsewhere, Slots
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
-from pointsman.policies.lib.pair import Pair, PairConfig, Pairing, best_elsewhere, choose_prefill
+from pointsman.policies.lib.pair import Pair, Pairing, best_elsewhere, choose_prefill
 from pointsman.policies.policy import Context, Needs, Policy
 from pointsman.policies.registry import build_policy, installed_policies
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.decide.features import BYTES_PER_TOKEN, MAX_PROMPT_TOKENS, expected_tokens
+from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.hold_queue import Held, HoldQueue, Outcome
 from pointsman.router.decide.model_recall import ModelRecall
-from pointsman.router.fleet.adapters import AdapterTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import ANY_MODEL, Membership, Replica, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fleet.replicas import ANY_MODEL, Membership, Replica
 from pointsman.router.kv.parts import Prompt
-from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.requests import DecisionMetrics
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
@@ -67,39 +63,36 @@ class Pipeline:
 
     def __init__(
         self,
-        *,
         policy: Policy,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        sessions: SessionTable,
-        kv: KVState,
+        fleet: FleetState,
+        *,
         metrics: DecisionMetrics,
         rng: random.Random,
-        outliers: OutlierTable | None = None,
-        silence_s: Mapping[str, float] = MappingProxyType({}),
-        override_header: bool = False,
-        adapters: AdapterTable | None = None,
-        pair: PairConfig = PairConfig(),  # noqa: B008 -- frozen
+        settings: DecisionSettings = DEFAULT_SETTINGS,
         holds: HoldQueue | None = None,
-        context_tokens: Callable[[str], int] = lambda model: 0,
     ) -> None:
-        """`context_tokens`: the longest context of a model's name, 0 where nobody knows it."""
-        self._context_tokens = context_tokens
+        """A pipeline over the state of one edge.
+
+        policy: the one that decides first; the pipeline closes it when another takes its place.
+        rng: the dice of all decisions.
+        holds: where requests wait for room; None makes an empty queue.
+        """
         self._active = _Active(policy)
-        self._replicas = replicas
-        self._load = load
-        self._sessions = sessions
-        self._kv = kv
+        self._replicas = fleet.replicas
+        self._load = fleet.load
+        self._sessions = fleet.sessions
+        self._kv = fleet.kv
+        self._adapters = fleet.adapters
+        self._outliers = fleet.outliers or OutlierTable(OutlierConfig(enabled=False), fleet.replicas)
+        self._context_tokens = fleet.context_tokens
         self._metrics = metrics
         self._rng = rng
-        self._outliers = outliers if outliers is not None else OutlierTable(OutlierConfig(enabled=False), replicas)
-        self._silence_ms = {model: round(1000 * seconds) for model, seconds in silence_s.items()}
-        self._override_header = override_header
-        self._adapters = adapters
-        self._pair_config = pair
+        self._pair_config = settings.pair
+        self._silence_ms = {model: round(1000 * seconds) for model, seconds in settings.silence_s.items()}
+        self._override_header = settings.override_header
         self._overrides: dict[str, _Active] = {}
         self._by_load = _Active(build_policy({"policy": "least_load"}))
-        self._recall = ModelRecall(replicas, sessions, kv)
+        self._recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
         self.holds = HoldQueue() if holds is None else holds
 
     @property

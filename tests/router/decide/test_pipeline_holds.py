@@ -13,6 +13,7 @@ from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.hold_queue import Held, HoldQueue, Outcome
 from pointsman.router.decide.pipeline import MAX_TURNS, Pipeline
 from pointsman.router.fleet.load import LoadTable
@@ -41,11 +42,13 @@ class Edge:
         self.metrics = DecisionMetrics()
         self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
         self.pipeline = Pipeline(
-            policy=build_policy(admission(**given)),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=SessionTable(),
-            kv=self.kv,
+            build_policy(admission(**given)),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=SessionTable(),
+                kv=self.kv,
+            ),
             metrics=self.metrics,
             rng=random.Random(7),
             holds=HoldQueue(max_held=max_held),
