@@ -28,6 +28,7 @@ from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
 from pointsman.router.decide.fleet_state import DecisionSettings, FleetState
+from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.build import build_sharing, introduce
@@ -349,7 +350,8 @@ class Router:
             self.feed.port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
-            holding = HoldFront(self.decider, forms)
+            turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
+            holding = HoldFront(self.decider, turns, forms, self.clock)
             lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
             near = self._bind_near(stack, "lookup", settings.lookup)
             await serve_http(stack, "lookup", near, lookup, self._give_up)

@@ -7,7 +7,7 @@ import pytest
 from candidates import make_candidates, make_context, make_features, names
 
 from pointsman.policies.builtin.kv_cost import FEW, KVCost
-from pointsman.policies.candidates import Candidates, Elsewhere
+from pointsman.policies.candidates import Candidates, RemotePrefill
 from pointsman.policies.decision import Reason
 from pointsman.policies.registry import build_policy
 
@@ -79,8 +79,8 @@ def test_an_overloaded_fleet_keeps_prefixes_rather_than_queues_short(others: int
     ids = ["holder", "free", *(f"busy{at}" for at in range(others))]
     kept = {"waiting": [30_000, 0, *[900_000] * others], "footprint": [150_000] * len(ids)}
 
-    def fleet(under_way: float) -> Candidates:
-        kv = {**kept, "under_way": under_way}
+    def fleet(active_usage: float) -> Candidates:
+        kv = {**kept, "active_usage": active_usage}
         return make_candidates(dict.fromkeys(ids, 0), prompt=9000, resident={"holder": 8000}, kv=kv)
 
     assert first(fleet(1.0))[0] == "free"
@@ -94,8 +94,8 @@ def test_what_the_moment_pays_weighs_the_same_in_overload() -> None:
     """Queue and interference stay; miss, evict and tie weigh nine times as much."""
     policy, kept = make_policy(), {"waiting": [500], "footprint": [150_000]}
     calm, over = (
-        policy.terms(make_features(), make_candidates(a=3, prompt=900, kv={**kept, "under_way": under_way}))
-        for under_way in (1.0, 1.5)
+        policy.terms(make_features(), make_candidates(a=3, prompt=900, kv={**kept, "active_usage": active_usage}))
+        for active_usage in (1.0, 1.5)
     )
     weighs = {term: float(over[term][0] / calm[term][0]) for term in calm}
     assert weighs == pytest.approx({"queue": 1.0, "miss": 9.0, "evict": 9.0, "interference": 1.0, "tie": 9.0})
@@ -159,14 +159,14 @@ def test_the_terms_add_up_to_the_score(replicas: int) -> None:
             home_tokens=int(dice.integers(0, 9000)),
             kv={
                 "footprint": dice.integers(0, 120_000, replicas),
-                "under_way": dice.uniform(0.0, 2.0),
+                "active_usage": dice.uniform(0.0, 2.0),
                 "waiting": dice.integers(0, 9000, replicas),
                 "per_token_ms": dice.uniform(0.01, 0.05, replicas),
             },
         )
         if dice.random() < 0.5:
             queue_ms, miss_ms = dice.uniform(0, 500, 2).tolist()
-            fleet.elsewhere = Elsewhere(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
+            fleet.remote_prefill = RemotePrefill(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
         policy = make_policy(evict_weight=0.7)
         ranked = policy.rank(make_features("s"), fleet, make_context(limit=replicas))
         total = sum(policy.terms(make_features("s"), fleet).values())
@@ -182,7 +182,7 @@ def test_decode_replicas_that_compute_nothing_are_told_apart_by_load(replicas: i
     holder = {"holder": 7, **others}
     fleet = make_candidates(holder, prompt=20_000, resident={"holder": 2000})
     assert first(fleet)[0] == "holder"
-    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    fleet.remote_prefill = RemotePrefill(99, 0.0, 430.0, 20_000, 1000, 3.0)
     assert first(fleet)[0] != "holder"
 
 
@@ -193,7 +193,7 @@ def test_room_in_the_kv_tells_decode_replicas_apart_too(replicas: int) -> None:
     fleet = make_candidates(
         dict.fromkeys(ids, 0), prompt=20_000, kv={"footprint": [99_000] * (replicas - 1) + [40_000]}
     )
-    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    fleet.remote_prefill = RemotePrefill(99, 0.0, 430.0, 20_000, 1000, 3.0)
     assert first(fleet)[0] == ids[-1]
 
 
@@ -203,7 +203,7 @@ def test_a_holder_is_weighed_against_the_best_pair(queue_ms: float, expected: st
     fleet = make_candidates(
         {"holder": 0, "free": 0}, prompt=8000, resident={"holder": 7500}, kv={"waiting": [15_000, 0]}
     )
-    fleet.elsewhere = Elsewhere(99, queue_ms, 90.0, 8000, 1000, 100.0)
+    fleet.remote_prefill = RemotePrefill(99, queue_ms, 90.0, 8000, 1000, 100.0)
     assert first(fleet)[0] == expected
 
 
