@@ -34,8 +34,9 @@ arithmetic.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, NamedTuple, cast
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -48,9 +49,6 @@ from pointsman.policies.request import RequestFeatures
 
 TERMS = ("queue", "miss", "evict", "interference", "tie")
 """The parts of the score by name, each with its weight: kappa in `miss`; h in `miss`, `evict` and `tie`."""
-
-TermWeights = tuple[float, float, float, float, float]
-"""The weight of each part of the score, in the order of TERMS."""
 
 FEW = 16
 """Candidates up to which one after the other is quicker than columns."""
@@ -148,7 +146,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         slots, home, limit = candidates.slots, candidates.home, context.limit
         best: list[tuple[float, int]]
         if len(slots) <= FEW:
-            costs = self._costs(candidates, self._weights(_signals(candidates)), context.rng.random)
+            costs = self._costs(candidates, context.rng.random)
             costs.sort()
             best = [(cost, slot) for cost, _, slot in costs[:limit]]
         else:
@@ -168,48 +166,47 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return ranked
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
-        # The score is linear in its weights, so a term is the score with the other weights at 0.
-        weights = self._weights(_signals(candidates))
-        columns = {}
-        for at, name in enumerate(TERMS):
-            alone = [weight if one == at else 0.0 for one, weight in enumerate(weights)]
-            costs = self._costs(candidates, cast(TermWeights, tuple(alone)), _no_dice)
-            columns[name] = np.array([cost for cost, _, _ in costs])
-        return columns
+        # The score is linear in the weights of its parts, so a part is the score with all other weights at 0.
+        return {
+            name: np.array([cost for cost, _, _ in self._costs(candidates, _no_dice, alone=name)]) for name in TERMS
+        }
 
-    def kappa(self, usage: float) -> float:
-        """Weight of a miss; `usage` is the share of the fleet's KV that live conversations keep."""
+    def pressure(self, kv: KVSignals) -> tuple[float, float]:
+        """kappa and h, from the share of the fleet's KV that live conversations and active ones keep."""
         config = self.config
-        return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
-
-    def harm(self, active_usage: float) -> float:
-        """h: weight of miss, evict and tie.
-
-        active_usage: share of the fleet's KV that conversations with an active request keep.
-        """
-        above = active_usage - self.config.overload_at
-        return 1.0 + self.config.overload * above if above > 0.0 else 1.0
-
-    def _weights(self, kv: KVSignals) -> TermWeights:
-        config, harm = self.config, self.harm(kv.active_usage)
-        return 1.0, harm * self.kappa(kv.usage), harm * config.evict_weight, config.interference, harm * config.tie_ms
+        kappa = config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, kv.usage / config.full_at)
+        above = kv.active_usage - config.overload_at
+        return kappa, 1.0 + config.overload * above if above > 0.0 else 1.0
 
     def _costs(
-        self, candidates: Candidates, weights: TermWeights, draw: Callable[[], float]
+        self, candidates: Candidates, draw: Callable[[], float], *, alone: str = ""
     ) -> list[tuple[float, float, int]]:
-        """Score, dice and slot of each candidate, in the order of `slots`."""
+        """Score, dice and slot of each candidate, in the order of `slots`.
+
+        alone: the one of TERMS to compute; empty for the whole score.
+        """
         config, kv = self.config, _signals(candidates)
-        queue_weight, miss_weight, evict_weight, interference, tie_ms = weights
-        tie_fill, overflow_at = tie_ms * config.tie_fill, config.overflow_at
+        kappa, harm = self.pressure(kv)
+        _, prefill_ms, base, per_token, per_square, recompute_ms, footprint, capacity, fill = kv.cells
+        queue_ms: Mapping[int, float] | memoryview[float] = prefill_ms
+        miss_weight, evict_weight, interference = harm * kappa, harm * config.evict_weight, config.interference
+        tie_ms, overflow_at = harm * config.tie_ms, config.overflow_at
+        if alone:
+            queue_ms = queue_ms if alone == "queue" else defaultdict(float)
+            miss_weight = miss_weight if alone == "miss" else 0.0
+            evict_weight = evict_weight if alone == "evict" else 0.0
+            interference = interference if alone == "interference" else 0.0
+            tie_ms = tie_ms if alone == "tie" else 0.0
+        tie_fill = tie_ms * config.tie_fill
         prompt, home, home_tokens = float(candidates.prompt_tokens), candidates.home, candidates.home_tokens
         held: dict[int, float] = {}
         for tokens, holders in candidates.resident.levels:
             for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
                 held[slot] = tokens
         requests_at, resident = candidates.in_flight.item, held.get
-        _, prefill_ms, base, per_token, per_square, recompute_ms, footprint, capacity, fill = kv.cells
-        remote = candidates.remote_prefill
-        paired = 0.0 if remote is None else queue_weight * remote.queue_ms + miss_weight * remote.miss_ms
+        paired, remote = 0.0, candidates.remote_prefill
+        if remote is not None:
+            paired = miss_weight * remote.miss_ms + (remote.queue_ms if alone in ("", "queue") else 0.0)
         costs = []
         for slot in candidates.slots.tolist():
             requests = requests_at(slot)
@@ -218,11 +215,10 @@ class KVCost(PlainPolicy[KVCostConfig]):
                 uncached = 1.0
             miss = base[slot] + uncached * (per_token[slot] + uncached * per_square[slot])
             if remote is not None and remote.worthwhile(uncached, prefill_ms[slot] + miss):
-                cost = paired + tie_ms * requests
+                cost = paired
             else:
-                cost = queue_weight * prefill_ms[slot] + (miss_weight + interference * requests) * miss
-                cost += tie_ms * requests
-            cost += tie_fill * fill[slot]
+                cost = queue_ms[slot] + (miss_weight + interference * requests) * miss
+            cost += tie_ms * requests + tie_fill * fill[slot]
             added = uncached
             if slot == home:
                 # Of what a conversation keeps at home only what is added is more.
@@ -249,7 +245,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         score += kv.per_token_ms
         score *= uncached
         score += kv.base_ms
-        kappa, harm = self.kappa(kv.usage), self.harm(kv.active_usage)
+        kappa, harm = self.pressure(kv)
         # What h does not weigh is divided by it, and all is multiplied in the end.
         weight = requests * (weigh.interference if harm == 1.0 else weigh.interference / harm)
         weight += kappa

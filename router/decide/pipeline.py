@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
@@ -110,12 +110,12 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
-        active = self._policy_for(features)
+        active = self._policy_for(features) if features.policy or not features.generates else self._active
         members = self._replicas.membership(features.model)
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
         else:
-            considered = self._consider(active, features, members, now_s, self._rng, its_turn=its_turn)
+            considered = self._consider(active, features, members, now_s, self._rng, RANKED, its_turn)
             decision, refusal = considered.decision, considered.refusal
             if decision.hold_ms:
                 return decision
@@ -123,7 +123,7 @@ class Pipeline:
                 self._apply(features, considered, now_s)
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
-        self._metrics.decided(active.name, decision.reason)
+        self._metrics.by_reason[active.name, decision.reason] += 1
         return decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
@@ -133,13 +133,13 @@ class Pipeline:
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
         twin, rng = ActivePolicy(copy.deepcopy(active.policy)), _copied(self._rng)
-        considered = self._consider(twin, features, members, now_s, rng, limit=len(members.slots))
+        considered = self._consider(twin, features, members, now_s, rng, len(members.slots), its_turn=False)
         return explain(features, considered, self._replicas, members)
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that the active policy would be given for a request; at least one replica is eligible."""
-        members, longest = self._replicas.membership(features.model), self._longest_prompt(features)
-        return self._gather(self._active, features, members, now_s, _copied(self._rng), longest)[0]
+        twin, members = ActivePolicy(copy.deepcopy(self._active.policy)), self._replicas.membership(features.model)
+        return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
     def count_refusal(self, features: RequestFeatures, refusal: Decision) -> None:
         """Counts a refusal that `decide` formed earlier, when its request is answered with it."""
@@ -157,16 +157,26 @@ class Pipeline:
         eligible: Membership,
         now_s: float,
         rng: random.Random,
-        *,
-        limit: int = RANKED,
-        its_turn: bool = False,
+        limit: int,
+        its_turn: bool,
     ) -> Considered:
-        """Gathers the candidates, asks the policy and forms the answer; at least one replica is eligible."""
+        """Gathers the candidates, asks the policy and forms the answer.
+
+        eligible: the replicas that may serve the request's model, at least one.
+        limit: how many places of the ranking are wanted.
+        """
         members = eligible
         if self._outliers.demoted:
             members = self._outliers.narrowed(members, features.session, rng)
-        longest = self._longest_prompt(features)
-        candidates, prompt = self._gather(active, features, members, now_s, rng, longest)
+        longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
+        candidates, prompt = self._gather(active, features, members, now_s), None
+        if active.by_kv:
+            prompt = self._kv.read(features, now_s, longest)
+            _show_prompt(candidates, prompt, self._kv.signals)
+            if members.prefills_of_all is not None:
+                candidates.remote_prefill = best_remote_prefill(
+                    self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
+                )
         context = Context(now_s, rng, limit)
         if self.holds.held and not its_turn:
             context.waiting = self.holds.has_waiting(self._replicas, eligible)
@@ -178,20 +188,11 @@ class Pipeline:
         pair = None
         if members.prefills is not None and features.generates:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
-        decision = self._placement(features, ranked, pair)
+        decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
 
-    def _gather(
-        self,
-        active: ActivePolicy,
-        features: RequestFeatures,
-        members: Membership,
-        now_s: float,
-        rng: random.Random,
-        longest: int,
-    ) -> tuple[Candidates, Prompt | None]:
-        """The members with exactly the signals that the policy declared, and the prompt where it needs one."""
-        adapter = self._adapter(features.model) if active.by_adapter else None
+    def _gather(self, active: ActivePolicy, features: RequestFeatures, members: Membership, now_s: float) -> Candidates:
+        """The members with the signals of load, session and adapter that the policy declared."""
         pin = NO_SLOT
         if features.session and active.pins:
             home = self._sessions.get(features.session, now_s, active.policy.pin_ttl_s)
@@ -199,39 +200,20 @@ class Pipeline:
                 replica = self._replicas.get(home)
                 # A pin to a replica that left is still a pin: the policy tells "moved" from "new" by it.
                 pin = replica.slot if replica is not None else GONE_SLOT
-        if not active.by_kv:
-            candidates = Candidates(
-                membership=members.token,
-                slots=members.slots,
-                ids=self._replicas.ids,
-                in_flight=self._load.in_flight,
-                in_flight_tokens=self._load.in_flight_tokens,
-                pin=pin,
-                # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
-                counted_in_flight=self._load.total_in_flight if len(members.slots) == len(self._replicas) else None,
-                adapter=adapter,
-            )
-            return candidates, None
-        prompt = self._kv.read(features, now_s, longest)
-        known = prompt.conversation
-        candidates = Candidates(
+        counted = None
+        # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
+        if not active.by_kv and len(members.slots) == len(self._replicas):
+            counted = self._load.total_in_flight
+        return Candidates(
             membership=members.token,
             slots=members.slots,
             ids=self._replicas.ids,
             in_flight=self._load.in_flight,
             in_flight_tokens=self._load.in_flight_tokens,
             pin=pin,
-            kv=self._kv.signals,
-            resident=prompt.resident,
-            prompt_tokens=prompt.tokens,
-            home=known.slot if known is not None else NO_SLOT,
-            home_tokens=known.counted_tokens if known is not None else 0,
-            adapter=adapter,
+            counted_in_flight=counted,
+            adapter=self._adapter(features.model) if active.by_adapter else None,
         )
-        prefills = members.prefills_of_all
-        if prefills is not None:
-            candidates.remote_prefill = best_remote_prefill(self._pair_config, candidates, prefills, prompt.tokens, rng)
-        return candidates, prompt
 
     def _pair(
         self,
@@ -252,9 +234,11 @@ class Pipeline:
         tokens = candidates.prompt_tokens or min(arrived_bytes // BYTES_PER_TOKEN, longest)
         return choose_prefill(self._pair_config, candidates, decode, prefills, tokens, rng)
 
-    def _placement(self, features: RequestFeatures, ranked: Sequence[Ranked], pair: Pair | None) -> Decision:
+    def _placement(
+        self, features: RequestFeatures, candidates: Candidates, ranked: Sequence[Ranked], pair: Pair | None
+    ) -> Decision:
         """The answer for a request that is placed."""
-        ids, best = self._replicas.ids, ranked[0]
+        ids, best = candidates.ids, ranked[0]
         first, second = ids[best.slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
         once = self._outliers.budget.exhausted
         silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
@@ -290,9 +274,6 @@ class Pipeline:
             return Decision(Reason.NO_CANDIDATES, status=503, retry_after_s=RETRY_AFTER_S)
         return Decision(Reason.NO_CANDIDATES)
 
-    def _longest_prompt(self, features: RequestFeatures) -> int:
-        return self._context_tokens(features.model) or MAX_PROMPT_TOKENS
-
     def _adapter(self, model: str) -> AdapterSignals | None:
         """Where the adapter of that name is loaded; None for a name of no adapter."""
         if self._adapters is None or model not in self._replicas.adapters():
@@ -321,10 +302,18 @@ class Pipeline:
         """Writes down that a request goes to the best of its ranking."""
         slot, pair, prompt = considered.ranked[0].slot, considered.pair, considered.prompt
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
-            self._reserve(features, slot, considered.longest, now_s)
+            room = min(considered.longest, self._kv.columns.room(slot))
+            tokens = expected_tokens(features, room)
+            if not features.missing_bytes:
+                self._load.reserve(features.request_id, slot, tokens, now_s)
+            else:
+                announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
+                self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+            if slot in self._outliers.probing:
+                self._outliers.probe(slot, features.request_id, now_s)
         if features.session:
             if considered.active.pins:
-                self._sessions.pin(features.session, self._replicas.ids[slot], now_s)
+                self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
         if considered.candidates.adapter is not None and self._adapters is not None:
@@ -340,17 +329,16 @@ class Pipeline:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
             self._load.reserve_leg(features.request_id, pair.slot, tokens, now_s)
 
-    def _reserve(self, features: RequestFeatures, slot: int, longest: int, now_s: float) -> None:
-        """Counts a request on its slot, up to what fits there, and as a probe where the replica is due for one."""
-        room = min(longest, self._kv.columns.room(slot))
-        tokens = expected_tokens(features, room)
-        if not features.missing_bytes:
-            self._load.reserve(features.request_id, slot, tokens, now_s)
-        else:
-            announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-            self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
-        if slot in self._outliers.probing:
-            self._outliers.probe(slot, features.request_id, now_s)
+
+def _show_prompt(candidates: Candidates, prompt: Prompt, signals: KVSignals) -> None:
+    """Adds what policies see of a prompt and of the fleet's KV."""
+    known = prompt.conversation
+    candidates.kv = signals
+    candidates.resident = prompt.resident
+    candidates.prompt_tokens = prompt.tokens
+    if known is not None:
+        candidates.home = known.slot
+        candidates.home_tokens = known.counted_tokens
 
 
 def _refused(refusal: Refusal, *, may_wait: bool) -> Decision:

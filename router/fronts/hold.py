@@ -18,7 +18,7 @@ from starlette.routing import Route
 from pointsman.policies.decision import Decision
 from pointsman.router.decide.hold import STEP_S, Held, HoldTurns, Outcome
 from pointsman.router.fronts.deciding import Decider
-from pointsman.router.fronts.lookup import FormReader, encode_answer
+from pointsman.router.fronts.lookup import FormReader, encode_lines
 from pointsman.router.process.clock import Clock
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
@@ -49,7 +49,7 @@ class HoldFront:
             return NOBODY_DECIDED
         asked = self._turns.ask(self._decider.features(form), self._clock())
         if isinstance(asked, Decision):
-            return PlainTextResponse(encode_answer(asked))
+            return PlainTextResponse(encode_lines(asked))
         answer = self._answers[asked] = asyncio.get_running_loop().create_future()
         self._start_timer()
         # All of the form is read: what comes next is the end of the connection.
@@ -61,7 +61,7 @@ class HoldFront:
             del self._answers[asked]
             self._turns.leave(asked, self._clock(), Outcome.GONE)
         decision = answer.result() if answer.done() else None
-        return NOBODY_DECIDED if decision is None else PlainTextResponse(encode_answer(decision))
+        return NOBODY_DECIDED if decision is None else PlainTextResponse(encode_lines(decision))
 
     def close(self) -> None:
         """The router stops: HAProxy chooses for all requests that wait, and for those that would."""

@@ -20,6 +20,15 @@ def make_policy(**config: object) -> KVCost:
     return policy
 
 
+def pressure(**shares: float) -> tuple[float, float]:
+    """kappa and h while the fleet's KV is used by these shares."""
+    kv = make_candidates(a=0).kv
+    assert kv is not None
+    for share, value in shares.items():
+        setattr(kv, share, value)
+    return make_policy().pressure(kv)
+
+
 def ranking(fleet: Candidates, **config: object) -> list[tuple[str, Reason]]:
     ranked = make_policy(**config).rank(make_features("s"), fleet, make_context(limit=len(fleet)))
     return list(zip(names(ranked, fleet), [place.reason for place in ranked], strict=True))
@@ -66,9 +75,9 @@ def test_a_miss_weighs_double_in_a_full_fleet() -> None:
     full = make_candidates(a=0, b=0, **asked, kv={**queue, "footprint": [80_000, 80_000]})
     assert first(idle)[0] == "b"
     assert first(full)[0] == "a"
-    assert make_policy().kappa(0.0) == 1.0
-    assert make_policy().kappa(0.35) == 1.5
-    assert make_policy().kappa(0.9) == 2.0
+    assert pressure(usage=0.0)[0] == 1.0
+    assert pressure(usage=0.35)[0] == 1.5
+    assert pressure(usage=0.9)[0] == 2.0
 
 
 @pytest.mark.parametrize("others", [0, FEW])
@@ -87,7 +96,7 @@ def test_an_overloaded_fleet_keeps_prefixes_rather_than_queues_short(others: int
     assert first(fleet(1.5))[0] == "holder"
     assert first(fleet(1.5), overload=0.0)[0] == "free"
     assert first(fleet(1.5), overload_at=1.5)[0] == "free"
-    assert (make_policy().harm(1.0), make_policy().harm(1.5)) == (1.0, 9.0)
+    assert (pressure(active_usage=1.0)[1], pressure(active_usage=1.5)[1]) == (1.0, 9.0)
 
 
 def test_what_the_moment_pays_weighs_the_same_in_overload() -> None:
@@ -142,8 +151,32 @@ def test_near_equals_go_by_what_they_keep() -> None:
     assert served == {0, 1, 2, 3}
 
 
+def documented_terms(policy: KVCost, fleet: Candidates, slot: int) -> dict[str, float]:
+    """The terms of one candidate, written as on the policy's page."""
+    config, kv = policy.config, fleet.kv
+    assert kv is not None
+    kappa, h = policy.pressure(kv)
+    requests, capacity, at_home = int(fleet.in_flight[slot]), kv.capacity[slot], slot == fleet.home
+    uncached = max(1.0, fleet.prompt_tokens - fleet.resident.tokens(slot))
+    queue, miss = float(kv.prefill_ms[slot]), kv.time_ms(slot, uncached)
+    interference = config.interference * miss * requests
+    remote = fleet.remote_prefill
+    if remote is not None and remote.worthwhile(uncached, queue + miss):
+        queue, miss, interference = remote.queue_ms, remote.miss_ms, 0.0
+    kept = kv.footprint[slot] + (max(0, fleet.prompt_tokens - fleet.home_tokens) if at_home else uncached)
+    evicted = min(uncached, max(0.0, kept - config.overflow_at * capacity))
+    others = kv.footprint[slot] - (fleet.home_tokens if at_home else 0)
+    return {
+        "queue": queue,
+        "miss": h * kappa * miss,
+        "evict": h * config.evict_weight * kv.recompute_ms_per_token[slot] * evicted,
+        "interference": interference,
+        "tie": h * config.tie_ms * (requests + config.tie_fill * others / capacity),
+    }
+
+
 @pytest.mark.parametrize("replicas", [1, 5, FEW, FEW + 1, 40])
-def test_the_terms_add_up_to_the_score(replicas: int) -> None:
+def test_score_and_terms_follow_the_documented_formula(replicas: int) -> None:
     """What explain shows is what decided: few candidates one by one, many as columns, by one formula."""
     dice = np.random.default_rng(replicas)
     for _ in range(30):
@@ -169,10 +202,12 @@ def test_the_terms_add_up_to_the_score(replicas: int) -> None:
             fleet.remote_prefill = RemotePrefill(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
         policy = make_policy(evict_weight=0.7)
         ranked = policy.rank(make_features("s"), fleet, make_context(limit=replicas))
-        total = sum(policy.terms(make_features("s"), fleet).values())
-        assert {place.slot: pytest.approx(place.score) for place in ranked} == dict(
-            zip(fleet.slots.tolist(), total.tolist(), strict=True)
-        )
+        terms = {name: column.tolist() for name, column in policy.terms(make_features("s"), fleet).items()}
+        for at, slot in enumerate(fleet.slots.tolist()):
+            expected = documented_terms(policy, fleet, slot)
+            assert {name: column[at] for name, column in terms.items()} == pytest.approx(expected)
+            [score] = [place.score for place in ranked if place.slot == slot]
+            assert score == pytest.approx(sum(expected.values()))
 
 
 @pytest.mark.parametrize("replicas", [2, FEW + 2])
