@@ -15,6 +15,7 @@ from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.contract.registration import Registration
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
@@ -61,11 +62,13 @@ def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
         url = f"http://127.0.0.1:{1024 + number}"
         registry.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
     pipeline = Pipeline(
-        policy=build_policy({"policy": policy}),
-        replicas=registry,
-        load=load,
-        sessions=SessionTable(),
-        kv=kv,
+        build_policy({"policy": policy}),
+        FleetState(
+            replicas=registry,
+            load=load,
+            sessions=SessionTable(),
+            kv=kv,
+        ),
         metrics=DecisionMetrics(),
         rng=random.Random(1),
     )

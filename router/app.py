@@ -27,6 +27,8 @@ from pointsman.haproxy.worker import WorkerConnection
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
+from pointsman.router.decide.fleet_state import DecisionSettings, FleetState
+from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.build import build_sharing, introduce
@@ -145,19 +147,21 @@ class Router:
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = Pipeline(
-            policy=build_policy(settings.policy),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(settings.policy),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                adapters=self.adapters,
+                outliers=self.outliers,
+                context_tokens=self.catalog.context_tokens,
+            ),
             metrics=self.decision_metrics,
             rng=random.Random(settings.seed),
-            outliers=self.outliers,
-            silence_s=settings.silence_s,
-            override_header=settings.override_header,
-            adapters=self.adapters,
-            pair=settings.pair,
-            context_tokens=self.catalog.context_tokens,
+            settings=DecisionSettings(
+                pair=settings.pair, silence_s=settings.silence_s, override_header=settings.override_header
+            ),
         )
         self.policy = PolicyControl(
             self.pipeline,
@@ -346,7 +350,8 @@ class Router:
             self.feed.port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
-            holding = HoldFront(self.decider, forms)
+            turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
+            holding = HoldFront(self.decider, turns, forms, self.clock)
             lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
             near = self._bind_near(stack, "lookup", settings.lookup)
             await serve_http(stack, "lookup", near, lookup, self._give_up)

@@ -20,7 +20,8 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import expected_tokens
-from pointsman.router.decide.hold_queue import Held
+from pointsman.router.decide.fleet_state import FleetState
+from pointsman.router.decide.hold import Held, HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
@@ -58,15 +59,19 @@ class Edge:
             registration = Registration(url=f"http://{replica.id}:8000", role=replica.role)
             self.registry.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
             self.kv.apply(replica.index, replica.snapshot(), 0.0)
+        metrics = DecisionMetrics()
         self.pipeline = Pipeline(
-            policy=build_policy(policy, known_policies()),
-            replicas=self.registry,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
-            metrics=DecisionMetrics(),
+            build_policy(policy, known_policies()),
+            FleetState(
+                replicas=self.registry,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+            ),
+            metrics=metrics,
             rng=rng,
         )
+        self._turns = HoldTurns(self.pipeline, self.registry, metrics)
         self._pins = self.pipeline.policy.pin_ttl_s > 0
         self._swept_s = 0.0
 
@@ -84,12 +89,12 @@ class Edge:
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
         """HAProxy holds a request, and asks for its turn."""
-        return self.pipeline.hold(features, now_s)
+        return self._turns.ask(features, now_s)
 
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
         """A look at those who wait."""
         self._sweep(now_s)
-        return self.pipeline.step_held(now_s)
+        return self._turns.step(now_s)
 
     @property
     def holds(self) -> bool:

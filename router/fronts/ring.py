@@ -16,7 +16,7 @@ import structlog
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Reason
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.decide.hold import HoldQueue, Outcome
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fronts.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.kv.state import KVState

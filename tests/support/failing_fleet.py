@@ -21,6 +21,7 @@ import msgspec
 from pointsman.contract.registration import Registration
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
@@ -97,15 +98,17 @@ class FailingFleet:
         self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._added, on_removed=self._removed)
         self.outliers = OutlierTable(config, self.replicas)
         self.pipeline = Pipeline(
-            policy=build_policy(document),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(document),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                adapters=self.adapters,
+                outliers=self.outliers,
+            ),
             metrics=DecisionMetrics(),
             rng=random.Random(3),
-            adapters=self.adapters,
-            outliers=self.outliers,
         )
         self.ends = EndOfRequest(
             load=self.load,

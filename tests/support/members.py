@@ -12,6 +12,7 @@ from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.edges.documents import SharedDocument
 from pointsman.router.edges.member import Member
@@ -61,11 +62,13 @@ class SharingEdge:
             on_changed=lambda: self.member and self.member.registry_changed(),
         )
         self.pipeline = Pipeline(
-            policy=build_policy(policy or {"policy": "kv_cost"}),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(policy or {"policy": "kv_cost"}),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+            ),
             metrics=DecisionMetrics(),
             rng=random.Random(f"{seed} {name}"),
         )

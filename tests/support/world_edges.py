@@ -19,6 +19,7 @@ from pointsman.policies.errors import PolicyError
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.documents import SharedDocument
@@ -72,14 +73,16 @@ class WorldEdge:
         self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         metrics = DecisionMetrics()
         self.pipeline = Pipeline(
-            policy=build_policy(policy),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(policy),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                outliers=self.outliers,
+            ),
             metrics=metrics,
             rng=rng,
-            outliers=self.outliers,
         )
         self.policy = PolicyControl(self.pipeline, metrics, policy, on_changed=self._policy_changed)
         self.end_of_request = EndOfRequest(

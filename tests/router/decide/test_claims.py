@@ -14,6 +14,7 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import BELIEVED_BYTES, MAX_BODY_BYTES, expected_tokens, extract
+from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
@@ -39,14 +40,16 @@ class Edge:
         self.kv.on_prefilled = self.load.prefilled
         self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
         self.pipeline = Pipeline(
-            policy=build_policy(document),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=SessionTable(),
-            kv=self.kv,
+            build_policy(document),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=SessionTable(),
+                kv=self.kv,
+                context_tokens=lambda model: CONTEXT,
+            ),
             metrics=DecisionMetrics(),
             rng=random.Random(7),
-            context_tokens=lambda model: CONTEXT,
         )
         self.seqs = Counter[str]()
         for number in range(4):

@@ -13,6 +13,7 @@ from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.decide.fleet_state import DecisionSettings, FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
@@ -45,16 +46,20 @@ class Edge:
         self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         document = {"policy": policy} if isinstance(policy, str) else policy
         self.pipeline = Pipeline(
-            policy=build_policy(document),  # type: ignore[arg-type]
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(document),  # type: ignore[arg-type]
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                outliers=self.outliers,
+            ),
             metrics=self.metrics,
             rng=random.Random(7),
-            override_header=override_header,
-            outliers=self.outliers,
-            silence_s=silence_s or {},
+            settings=DecisionSettings(
+                override_header=override_header,
+                silence_s=silence_s or {},
+            ),
         )
         for number, replica in enumerate(replicas):
             self.put(replica, number)

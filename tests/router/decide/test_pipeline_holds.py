@@ -13,8 +13,9 @@ from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import Held, HoldQueue, Outcome
-from pointsman.router.decide.pipeline import MAX_TURNS, Pipeline
+from pointsman.router.decide.fleet_state import FleetState
+from pointsman.router.decide.hold import MAX_TURNS, Held, HoldQueue, HoldTurns, Outcome
+from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
@@ -41,15 +42,18 @@ class Edge:
         self.metrics = DecisionMetrics()
         self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
         self.pipeline = Pipeline(
-            policy=build_policy(admission(**given)),
-            replicas=self.replicas,
-            load=self.load,
-            sessions=SessionTable(),
-            kv=self.kv,
+            build_policy(admission(**given)),
+            FleetState(
+                replicas=self.replicas,
+                load=self.load,
+                sessions=SessionTable(),
+                kv=self.kv,
+            ),
             metrics=self.metrics,
             rng=random.Random(7),
             holds=HoldQueue(max_held=max_held),
         )
+        self.turns = HoldTurns(self.pipeline, self.replicas, self.metrics)
         for replica in replicas or ("only",):
             self.put(replica)
 
@@ -83,7 +87,7 @@ class Edge:
 
     def hold(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Held | Decision:
         """The lookup of a request that was told to wait."""
-        return self.pipeline.hold(self.features(request, tokens, **given), now_s)
+        return self.turns.ask(self.features(request, tokens, **given), now_s)
 
     def make_room(self) -> None:
         """What `fill` began is over, and long ago."""
@@ -92,7 +96,7 @@ class Edge:
 
     def step(self, now_s: float = 1.0) -> dict[str, Decision]:
         """Who waits no longer, and what they are told."""
-        answers = {held.features.request_id: decision for held, decision in self.pipeline.step_held(now_s)}
+        answers = {held.features.request_id: decision for held, decision in self.turns.step(now_s)}
         self.holds.validate()
         self.kv.validate()
         return answers

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.decide.hold import HoldQueue, Outcome
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
 from pointsman.router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
