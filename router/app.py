@@ -476,7 +476,8 @@ class Router:
                 endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
                 self.replicas.put(static.id, registration, endpoint, self.clock())
             except (RegistrationError, ResolveError) as error:
-                raise SettingsError(f"replicas: {static.id}: {error}") from error
+                expected = f"a replica {static.id} that can be registered ({error})"
+                raise SettingsError("replicas", static.url, expected) from error
 
 
 def spare_the_collector() -> None:

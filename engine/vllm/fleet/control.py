@@ -89,7 +89,7 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise VllmConfigError(f"control_port: {port} at {host}: cannot listen: {error.strerror}") from error
+        raise VllmConfigError("control_port", port, f"a port that is free at {host}: {error.strerror}") from error
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     )
