@@ -90,7 +90,7 @@ def explain(
     parsed = _REFUSAL.match(str(refusal))
     assert parsed is not None
     key, value, kind = _find(parsed["path"] or "", values, into, at)
-    problem, expected = "", describe_type(kind)
+    problem, expected = "", describe_type(kind) if kind is not Any else parsed["message"]
     cause = refusal.__cause__
     if isinstance(cause, ConfigurationError):
         key, value, problem, expected = join(key, cause.key), cause.value, cause.problem, cause.expected
@@ -128,6 +128,7 @@ def _find(path: str, value: Any, kind: Any, key: str) -> tuple[str, Any, Any]:
         arguments = get_args(kind)
         if (index := step["index"]) is not None:
             key, value = f"{key}[{index}]", value[int(index)]
+            arguments = arguments or tuple(_fields(kind).values())  # of a struct that is written as a list
             several = len(arguments) > 1 and arguments[1] is not Ellipsis
             kind = arguments[int(index) if several else 0] if arguments else Any
         elif step["any"]:  # msgspec does not say which key of a mapping it is.

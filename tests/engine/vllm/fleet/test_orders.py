@@ -83,10 +83,10 @@ async def test_a_changed_pool_is_rolled_and_keeps_its_size() -> None:
         ("PUT", "/v1/pools/chatt", {"model": "m"}, 404, "there are: chat, code"),
         ("POST", "/v1/pools/chat/scale", {"replicas": 513}, 422, "expected 1 to 512"),
         ("POST", "/v1/pools/chat/scale", {"replica": 1}, 422, "replica"),
-        ("PUT", "/v1/pools/chat", {"model": ""}, 422, "pools.chat.model: ''"),
+        ("PUT", "/v1/pools/chat", {"model": ""}, 422, "pools.chat.model: got '', expected a folder"),
         ("PUT", "/v1/pools/chat", {"model": "m", "name": "x"}, 422, "a pool keeps its name"),
-        ("PUT", "/v1/pools/chat", {"model": "m", "sizee": 1}, 422, "pools.chat.sizee: no such key"),
-        ("PUT", "/v1/pools/chat", {"model": "/no/such"}, 422, "no folder"),
+        ("PUT", "/v1/pools/chat", {"model": "m", "sizee": 1}, 422, "pools.chat.sizee: unknown key"),
+        ("PUT", "/v1/pools/chat", {"model": "/no/such"}, 422, "a folder that exists"),
         ("PUT", "/v1/pools/chat", {"model": "huge"}, 409, "no room"),
         ("PUT", "/v1/pools/chat", [], 422, "object"),
     ],
@@ -96,7 +96,7 @@ async def test_an_order_that_cannot_be_is_refused(method: str, path: str, body: 
 
     def check(pool: PoolConfig) -> None:
         if pool.model == "/no/such":
-            raise VllmConfigError("no folder")
+            raise VllmConfigError("model", pool.model, "a folder that exists")
         if pool.model == "huge":
             raise ClusterError("no room")
 
