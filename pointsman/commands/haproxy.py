@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from pointsman.contract.config import decode
+from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.haproxy.config import FILE_NAMES, EdgeConfig, Server
 from pointsman.haproxy.descriptors import open_files_limit
 from pointsman.haproxy.errors import ConfigError
-from pointsman.haproxy.private_files import write_private
 from pointsman.haproxy.render import render
 from pointsman.router.errors import StateFileError
 from pointsman.router.fleet.saved import StateFile

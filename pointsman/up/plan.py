@@ -17,13 +17,13 @@ import msgspec
 import yaml
 
 from pointsman.contract.config import decode
+from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
 from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
-from pointsman.haproxy.private_files import write_private
 from pointsman.policies.registry import build_policy
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.settings import Listen, Settings, load_settings
