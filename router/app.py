@@ -34,6 +34,7 @@ from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
@@ -43,7 +44,11 @@ from pointsman.router.fronts.api.admin import AdminFront
 from pointsman.router.fronts.api.admin_token import AdminToken
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.guard import Guard
+from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
+from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.pools import PoolFront
+from pointsman.router.fronts.api.replicas import ReplicaFront, ReplicaViews
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.engine_messages import EngineFeed
 from pointsman.router.fronts.feed import FeedProtocol
@@ -234,30 +239,35 @@ class Router:
             pipeline=self.pipeline,
             clock=self.clock,
         )
-        self.admin = AdminFront(
+        edges = EdgesFront(
+            self.sharing,
             replicas=self.replicas,
-            load=self.load,
+            sessions=self.sessions,
             kv=self.kv,
-            feed=self.feed,
-            adapters=self.adapters,
-            outliers=self.outliers,
-            pipeline=self.pipeline,
             policy=self.policy,
-            readiness=self.readiness,
-            metrics=self.metrics,
-            edges=EdgesFront(
-                self.sharing,
-                replicas=self.replicas,
-                sessions=self.sessions,
-                kv=self.kv,
-                policy=self.policy,
-                clock=self.clock,
-            ),
-            endpoints=self.endpoints,
-            guard=guard,
             clock=self.clock,
-            token=settings.admin.token,
-            max_body_bytes=settings.admin.max_body_bytes,
+        )
+        max_body_bytes = settings.admin.max_body_bytes
+        self.admin = AdminFront(
+            guard,
+            ReplicaFront(
+                self.replicas,
+                ReplicaViews(self.load, self.adapters, self.outliers, self.clock),
+                self.feed,
+                self.endpoints,
+                clock=self.clock,
+                max_body_bytes=max_body_bytes,
+            ),
+            PoolFront(
+                FleetTable(),
+                endpoints=self.endpoints,
+                clock=self.clock,
+                token=settings.admin.token,
+                max_body_bytes=max_body_bytes,
+            ),
+            PolicyFront(self.pipeline, self.policy, edges, clock=self.clock, max_body_bytes=max_body_bytes),
+            edges,
+            HealthFront(self.readiness, self.metrics),
         )
         self.edge_sync: EdgeSync | None = None
         self._pin_keeper = build_pin_keeper(settings.state_file, self.sessions, clock=self.clock, wall=clock.wall)
@@ -481,7 +491,8 @@ class Router:
                 endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
                 self.replicas.put(static.id, registration, endpoint, self.clock())
             except (RegistrationError, ResolveError) as error:
-                raise SettingsError(f"replicas: {static.id}: {error}") from error
+                expected = f"a replica {static.id} that can be registered ({error})"
+                raise SettingsError("replicas", static.url, expected) from error
 
 
 def spare_the_collector() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pointsman.contract.http_api import json_answer
 from pointsman.policies.errors import PolicyError
 from pointsman.router.decide.policy_control import PolicyControl, StaleVersionError
 from pointsman.router.edges.digest import digests
@@ -15,7 +16,6 @@ from pointsman.router.edges.peers import Peer
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.fronts.api.bodies import json_answer
 from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
 from pointsman.router.kv.state import KVState
 from pointsman.router.process.clock import Clock
