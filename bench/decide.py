@@ -89,7 +89,7 @@ def make_candidates(replicas: int) -> Candidates:
             base_ms=np.full(replicas, 20.0),
             per_token_ms=np.full(replicas, 0.02),
             per_square_ms=np.zeros(replicas),
-            again_ms=np.full(replicas, 0.0224),
+            recompute_ms_per_token=np.full(replicas, 0.0224),
             footprint=(footprint := dice.integers(0, 300_000, replicas).astype(float)),
             capacity=np.full(replicas, 524_288.0),
             fill=footprint / 524_288,

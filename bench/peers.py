@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 
 from bench.cpu import ProcessTree
-from pointsman.haproxy.process import die_with_parent
+from pointsman.contract.child_process import die_with_parent
 from pointsman.up.ports import pick_ports
 
 VLLM_ROUTER_VERSION = "0.1.17"

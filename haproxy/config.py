@@ -116,10 +116,10 @@ class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: str = ""
 
     def __post_init__(self) -> None:
-        check_host("bind.host", self.host)
-        _check_range("bind.port", self.port, 1, 65535)
+        check_host("host", self.host)
+        _check_range("port", self.port, 1, 65535)
         if self.certificate:
-            _check_file("bind.certificate", self.certificate)
+            _check_file("certificate", self.certificate)
 
     @property
     def address(self) -> str:
@@ -136,17 +136,15 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where its health check goes; empty: `ServerOptions.health_path`."""
 
     def __post_init__(self) -> None:
-        _check_text(_NAME, "server.name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
+        _check_text(_NAME, "name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
         if self.health_path:
-            _check_text(_PATH, "server.health_path", self.health_path, "a path without spaces or quotes")
+            _check_text(_PATH, "health_path", self.health_path, "a path without spaces or quotes")
         try:
             ip_address(self.host)
         except ValueError:
             # management.txt, "add server": servers added at run time are never resolved.
-            raise ConfigError(
-                "server.host", self.host, "an IP address: HAProxy does not resolve server names"
-            ) from None
-        _check_range("server.port", self.port, 1, 65535)
+            raise ConfigError("host", self.host, "an IP address: HAProxy does not resolve server names") from None
+        _check_range("port", self.port, 1, 65535)
 
     @property
     def address(self) -> str:
@@ -175,7 +173,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __post_init__(self) -> None:
         for key in self.__struct_fields__:
-            _check_range(f"timeouts.{key}", getattr(self, key), 1, 86_400_000 if key.endswith("_ms") else 2_000_000)
+            _check_range(key, getattr(self, key), 1, 86_400_000 if key.endswith("_ms") else 2_000_000)
 
 
 class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -204,14 +202,14 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     after which a plain vLLM closes it (uvicorn's `timeout_keep_alive`)."""
 
     def __post_init__(self) -> None:
-        _check_text(_PATH, "server_options.health_path", self.health_path, "a path without spaces or quotes")
+        _check_text(_PATH, "health_path", self.health_path, "a path without spaces or quotes")
         for key in ("inter_ms", "fastinter_ms", "downinter_ms", "check_timeout_ms"):
-            _check_range(f"server_options.{key}", getattr(self, key), 10, 3_600_000)
+            _check_range(key, getattr(self, key), 10, 3_600_000)
         for key in ("fall", "rise"):
-            _check_range(f"server_options.{key}", getattr(self, key), 1, 100)
-        _check_range("server_options.checks_per_s_max", self.checks_per_s_max, 1, 1_000_000)
-        _check_range("server_options.maxconn", self.maxconn, 0, 1_000_000)
-        _check_range("server_options.idle_purge_s", self.idle_purge_s, 1, 60)
+            _check_range(key, getattr(self, key), 1, 100)
+        _check_range("checks_per_s_max", self.checks_per_s_max, 1, 1_000_000)
+        _check_range("maxconn", self.maxconn, 0, 1_000_000)
+        _check_range("idle_purge_s", self.idle_purge_s, 1, 60)
 
     def keywords(self, fleet: int = 1) -> str:
         """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`).

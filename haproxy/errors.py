@@ -12,19 +12,15 @@ HAProxyError
 
 from __future__ import annotations
 
+from pointsman.contract.errors import ConfigurationError
+
 
 class HAProxyError(Exception):
     """Root of everything raised by `haproxy/`."""
 
 
-class ConfigError(HAProxyError, ValueError):
-    """A configuration value that must not be used. Also a ValueError, so that msgspec adds the path while decoding."""
-
-    def __init__(self, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{key} = {value!r}: expected {expected}")
-        self.key = key
-        self.value = value
-        self.expected = expected
+class ConfigError(ConfigurationError, HAProxyError):
+    """A configuration value that must not be used."""
 
 
 class BinaryError(ConfigError):

@@ -12,21 +12,19 @@ It does not restart a crashed HAProxy: `wait` tells, its owner decides.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
+from pointsman.contract.child_process import ChildProcess
+from pointsman.contract.private_files import write_private
 from pointsman.haproxy.binary import Binary, find_binary
 from pointsman.haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
 from pointsman.haproxy.descriptors import open_files_limit
 from pointsman.haproxy.errors import ConfigError, HAProxyError, HAProxyUnavailable, ProcessError, ProtocolError
-from pointsman.haproxy.private_files import append_private, write_private
 from pointsman.haproxy.render import render
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 
@@ -41,24 +39,6 @@ RELOAD_S = 20.0
 TERM_S = 5.0
 """Between SIGTERM, which ends HAProxy at once, and SIGKILL."""
 POLL_S = 0.05
-LOG_TAIL_BYTES = 4096
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent(parent: int) -> Callable[[], None]:
-    """Runs in the child before exec: the kernel sends it SIGTERM when `parent` dies, however it dies.
-
-    Or when the thread that started it ends (prctl(2)), so that must be the one the event loop lives in.
-    """
-
-    def ask() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(0)
-
-    return ask
 
 
 class HAProxyProcess:
@@ -74,9 +54,8 @@ class HAProxyProcess:
     ) -> None:
         self._edge = edge
         self.run_dir = run_dir.absolute()
-        self.log_file = log_file or self.run_dir / LOG_NAME
+        self._process = ChildProcess(log_file or self.run_dir / LOG_NAME, whole_group=True)
         self._binary = binary
-        self._process: asyncio.subprocess.Process | None = None
         self._sockets: tuple[Path, Path] | None = None
         self._installed: EdgeConfig | None = None
         """What the files in place were rendered from; None until this process has put some there."""
@@ -87,9 +66,13 @@ class HAProxyProcess:
         return f"HAProxyProcess({str(self.run_dir)!r}, pid={self.pid})"
 
     @property
+    def log_file(self) -> Path:
+        return self._process.log_file
+
+    @property
     def pid(self) -> int | None:
         """Of the master process; None when none is running. It stays the same over reloads."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else None
+        return self._process.pid
 
     # --- up
 
@@ -117,16 +100,8 @@ class HAProxyProcess:
         admin, master = Path(edge.admin_socket), self._master_socket(edge)
         self._sockets = (admin, master)
         argv = (binary.path, "-W", "-S", f"{master},mode,600", "-f", str(self.run_dir / CONFIG_NAME))
-        with self._open_log() as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *argv,
-                cwd=self.run_dir,  # 3.0.0 loads the Lua file of all threads but the first from there
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C reaches our process alone, which stops things in order
-                preexec_fn=die_with_parent(os.getpid()),
-            )
+        # 3.0.0 loads the Lua file of all threads but the first from the working folder.
+        await self._process.spawn(argv, cwd=self.run_dir)
         try:
             await self._wait_ready(RuntimeAPI(edge.admin_socket), MasterAPI(str(master)))
         except BaseException:
@@ -135,7 +110,7 @@ class HAProxyProcess:
 
     async def wait(self) -> int:
         """Wait until HAProxy has ended; its exit code, negative for a signal. Sockets are removed."""
-        if self._process is None:
+        if self.pid is None and self._process.exit_code is None:
             raise ProcessError("HAProxy was not started")
         code = await self._process.wait()
         self._remove_sockets()
@@ -181,13 +156,6 @@ class HAProxyProcess:
         staging.rmdir()
         self._installed = edge
 
-    def _open_log(self) -> BinaryIO:
-        """The log file; nowhere when it cannot be opened, since HAProxy without a log is better than none."""
-        try:
-            return append_private(self.log_file)
-        except OSError:
-            return Path(os.devnull).open("ab")
-
     async def _check(self, binary: Binary, config: Path) -> None:
         checker = await asyncio.create_subprocess_exec(
             binary.path,
@@ -213,11 +181,10 @@ class HAProxyProcess:
 
     async def _wait_ready(self, admin: RuntimeAPI, master: MasterAPI) -> None:
         """Return once the worker answers, and the master too: signals that come before it does are lost on it."""
-        assert self._process is not None
         deadline_s = time.monotonic() + START_S
         while True:
-            if self._process.returncode is not None:
-                raise ProcessError(f"HAProxy ended with code {self._process.returncode}: {self._last_words()}")
+            if (code := self._process.exit_code) is not None:
+                raise ProcessError(f"HAProxy ended with code {code}: {self._last_words()}")
             try:
                 await admin.info()
                 await master.workers()
@@ -228,12 +195,7 @@ class HAProxyProcess:
             await asyncio.sleep(POLL_S)
 
     def _last_words(self) -> str:
-        try:
-            with self.log_file.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-                return log.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return "its log cannot be read"
+        return self._process.last_words() or "it said nothing"
 
     # --- down
 
@@ -243,15 +205,13 @@ class HAProxyProcess:
         Does nothing when HAProxy is not running.
         """
         if self.pid is not None:
-            assert self._process is not None
             self._process.send_signal(signal.SIGUSR1)
             await self._drain(time.monotonic() + drain_s)
         await self._end()
 
     def kill(self) -> None:
         """SIGKILL at once, workers included; nothing drains."""
-        if self.pid is not None:
-            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
         self._remove_sockets()
 
     async def _drain(self, deadline_s: float) -> None:
@@ -268,15 +228,7 @@ class HAProxyProcess:
             await asyncio.sleep(POLL_S)
 
     async def _end(self) -> None:
-        process = self._process
-        if process is not None and process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(TERM_S):
-                    await process.wait()
-            except TimeoutError:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        await self._process.stop(TERM_S)
         self._remove_sockets()
 
     def _remove_sockets(self) -> None:

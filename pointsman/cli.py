@@ -15,9 +15,9 @@ import msgspec
 import typer
 import yaml
 
+from pointsman.contract.errors import ConfigurationError
 from pointsman.documents import policy_document
 from pointsman.errors import EXIT_CONFIGURATION, StartError
-from pointsman.haproxy.errors import ConfigError
 from pointsman.router.errors import RouterError
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def one_sentence_on_error() -> Iterator[None]:
     """Turns configuration errors into a sentence on stderr and exit code 2."""
     try:
         yield
-    except (StartError, RouterError, ConfigError) as error:
+    except (StartError, ConfigurationError, RouterError) as error:
         refuse(str(error))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, overload
 
 import msgspec
 import numpy as np
@@ -47,7 +47,7 @@ class KVCells(NamedTuple):
     base_ms: memoryview[float]
     per_token_ms: memoryview[float]
     per_square_ms: memoryview[float]
-    again_ms: memoryview[float]
+    recompute_ms_per_token: memoryview[float]
     footprint: memoryview[float]
     capacity: memoryview[float]
     fill: memoryview[float]
@@ -57,8 +57,8 @@ class KVSignals:
     """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
 
     __slots__ = (
-        "again_ms", "base_ms", "capacity", "cells", "certainty", "fill", "footprint", "per_square_ms", "per_token_ms",
-        "prefill_ms", "under_way", "usage", "waiting",
+        "active_usage", "base_ms", "capacity", "cells", "certainty", "fill", "footprint", "per_square_ms",
+        "per_token_ms", "prefill_ms", "recompute_ms_per_token", "usage", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -69,48 +69,57 @@ class KVSignals:
         base_ms: FloatColumn,
         per_token_ms: FloatColumn,
         per_square_ms: FloatColumn,
-        again_ms: FloatColumn,
+        recompute_ms_per_token: FloatColumn,
         footprint: FloatColumn,
         capacity: FloatColumn,
         fill: FloatColumn,
         usage: float = 0.0,
-        under_way: float = 0.0,
+        active_usage: float = 0.0,
         certainty: float = 1.0,
     ) -> None:
         self.waiting = waiting
-        """Prefill backlog: uncached prompt tokens of requests without a first token."""
+        """Prefill backlog in tokens: uncached prompt tokens of requests that have no first token yet."""
         self.prefill_ms = prefill_ms
-        """T(waiting): how long that backlog takes."""
+        """T(waiting): how long the replica needs for its prefill backlog."""
         self.base_ms = base_ms
         self.per_token_ms = per_token_ms
         self.per_square_ms = per_square_ms
-        """Coefficients of `T(x) = base + per_token x + per_square x^2`, the time to prefill x > 0 tokens there."""
-        self.again_ms = again_ms
-        """What a token costs that is computed again with many others: T(8192) / 8192."""
+        """Coefficients of `T(x) = base + per_token x + per_square x^2`, the replica's time to prefill x > 0 tokens."""
+        self.recompute_ms_per_token = recompute_ms_per_token
+        """T(8192) / 8192: cost of one evicted token that a large prefill computes again."""
         self.footprint = footprint
-        """Tokens of KV that live conversations keep there, what they share counted once."""
+        """KV that live conversations keep on the replica, in tokens; a prefix they share counts once."""
         self.capacity = capacity
-        """Tokens of KV it has room for; inf where unknown."""
+        """KV that fits on the replica, in tokens; inf where it is unknown."""
         self.fill = fill
         """footprint / capacity."""
         self.usage = usage
-        """Share of the whole fleet's KV that live conversations keep, of replicas whose capacity is known."""
-        self.under_way = under_way
-        """The part of `usage` whose conversations have a request under way, if they are as long as the others."""
+        """Share of the fleet's KV that live conversations keep, over the replicas whose capacity is known."""
+        self.active_usage = active_usage
+        """Share of the fleet's KV that conversations with an active request keep, taken as equally long as others."""
         self.certainty = certainty
-        """Share of the footprint that is known to be asked for again. Less than 1 while too few conversations were
-        observed to tell whether silent ones go on: only those with a request under way count then."""
+        """Share of the footprint that is known to be asked for again, 0 to 1.
+
+        Below 1 while too few pauses were observed to tell whether silent conversations go on: only those with an active
+        request count then."""
         self.cells = KVCells(
             waiting=_cells(waiting),
             prefill_ms=_cells(prefill_ms),
             base_ms=_cells(base_ms),
             per_token_ms=_cells(per_token_ms),
             per_square_ms=_cells(per_square_ms),
-            again_ms=_cells(again_ms),
+            recompute_ms_per_token=_cells(recompute_ms_per_token),
             footprint=_cells(footprint),
             capacity=_cells(capacity),
             fill=_cells(fill),
         )
+
+    def time_ms(self, slot: int, tokens: float) -> float:
+        """T(tokens) of the replica in a slot; 0 for no tokens."""
+        if tokens <= 0:
+            return 0.0
+        cells = self.cells
+        return cells.base_ms[slot] + tokens * (cells.per_token_ms[slot] + tokens * cells.per_square_ms[slot])
 
 
 def _cells(column: FloatColumn) -> memoryview[float]:
@@ -191,24 +200,32 @@ class AdapterSignals(NamedTuple):
     """Adapters each could load without dropping one, by slot. Live: read, never write, never keep."""
 
 
-class Elsewhere(NamedTuple):
-    """The prefill replica that would compute this prompt for whichever decode replica is chosen, and when it would."""
+class RemotePrefill(NamedTuple):
+    """The best prefill replica for one prompt, whichever decode replica is chosen, with its predicted times."""
 
     slot: int
     queue_ms: float
-    """Its prefill backlog."""
+    """Time for the prefill replica's backlog."""
     miss_ms: float
-    """What it does not hold of the prompt, and handing the KV over."""
+    """Time for what the prefill replica does not hold of the prompt, and for handing the KV over."""
     uncached: int
-    """That in tokens."""
+    """Tokens of the prompt that the prefill replica has to compute."""
     min_uncached: int
-    """Tokens a decode replica must lack for it to be worth the while."""
+    """Tokens that a decode replica must lack before a remote prefill is worth its overhead."""
     patience: float
-    """How many times longer than on the decode replica it may take."""
+    """How many times longer than on the decode replica the remote prefill may take."""
 
-    def spares(self, uncached: float, local_ms: float) -> bool:
-        """Whether it takes the prompt over from a decode replica that lacks so much and would take so long."""
-        return uncached >= self.min_uncached and self.queue_ms + self.miss_ms <= self.patience * local_ms
+    @overload
+    def worthwhile(self, uncached: float, local_ms: float) -> bool: ...
+    @overload
+    def worthwhile(self, uncached: FloatColumn | float, local_ms: FloatColumn) -> NDArray[np.bool_]: ...
+    def worthwhile(self, uncached: FloatColumn | float, local_ms: FloatColumn | float) -> NDArray[np.bool_] | bool:
+        """Whether to prefill remotely for a decode replica, or for each of a column of them.
+
+        uncached: tokens of the prompt that the decode replica does not hold.
+        local_ms: time until the decode replica would have computed them, its own backlog included.
+        """
+        return (uncached >= self.min_uncached) & (self.queue_ms + self.miss_ms <= self.patience * local_ms)
 
 
 class Candidates(msgspec.Struct, kw_only=True, gc=False, eq=False):
@@ -242,8 +259,8 @@ class Candidates(msgspec.Struct, kw_only=True, gc=False, eq=False):
     """Slot that keeps the conversation's KV, in `slots` or not; NO_SLOT for one that begins."""
     home_tokens: int = 0
     """The conversation's share of `kv.footprint[home]`."""
-    elsewhere: Elsewhere | None = None
-    """Where all candidates are decode replicas that one prefill replica would compute this prompt for."""
+    remote_prefill: RemotePrefill | None = None
+    """The prefill replica that may compute the prompt; None unless all candidates are decode replicas."""
 
     @property
     def total_in_flight(self) -> int:

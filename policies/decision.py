@@ -76,25 +76,49 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     first: str = ""
     second: str = ""
     status: int = 0
-    """0 routes; 400, 404, 429 or 503 is answered by HAProxy itself."""
+    """HTTP status that HAProxy answers itself: 400, 404, 429 or 503; 0 routes the request."""
     retry_after_s: int = 0
     model: str = ""
-    """With 404: the name nobody serves."""
+    """With 404: the name that no replica serves."""
     prefill: str = ""
-    """Id of the replica that computes the prompt for `first`; empty: `first` does so itself."""
+    """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""
-    """Its host:port, which `first` is told."""
+    """host:port of `prefill`, which HAProxy names to `first`."""
     pairing: str = ""
     """Why there is a `prefill` or none (`pointsman.policies.lib.pair.Pairing`); empty where `first` is no decode
     replica."""
     scope: str = ""
-    """Of the request's prefix keys, for the replica."""
+    """Scope of the request's prefix keys, which HAProxy names to the replica."""
     once: bool = False
-    """True when the retry budget is used up, so that HAProxy must not send the request again."""
+    """True when the retry budget is used up: HAProxy must not send the request a second time."""
     silence_ms: int = 0
     """Longest silence of the replica, before its answer and within it; 0: as HAProxy's configuration says."""
     hold_ms: int = 0
-    """With 429: instead of being refused, the request may be held for so long until there is room."""
+    """With 429: how long HAProxy may hold the request until there is room, instead of refusing it."""
+
+    def variables(self) -> dict[str, str | int]:
+        """The answer as the variables that HAProxy's rules read; what is not set is absent."""
+        values: dict[str, str | int] = {"reason": self.reason}
+        if self.first:
+            values["first"] = self.first
+        if self.second:
+            values["second"] = self.second
+        if self.prefill_address:
+            values["prefill"] = self.prefill_address
+        if self.scope:
+            values["scope"] = self.scope
+        if self.status:
+            values["status"] = self.status
+            values["retry_after"] = self.retry_after_s
+        if self.hold_ms:
+            values["hold"] = self.hold_ms
+        if self.once:
+            values["once"] = 1
+        if self.silence_ms:
+            values["silence"] = self.silence_ms
+        if self.model:
+            values["model"] = self.model
+        return values
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -104,4 +128,4 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     status: int = 429
     retry_after_s: int = 1
     wait_s: float = 0.0
-    """How long the request may be held at the edge, where the policy is asked again and again; 0: refused at once."""
+    """Seconds that HAProxy may hold the request while the policy is asked again and again; 0: refused at once."""

@@ -7,29 +7,19 @@ PolicyError
 
 from __future__ import annotations
 
-import reprlib
+from typing import ClassVar
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 80
+from pointsman.contract.errors import ConfigurationError
 
 
 class PolicyError(Exception):
     """Base of the errors of this package."""
 
 
-class PolicyConfigError(PolicyError):
-    """A policy document that cannot be used.
+class PolicyConfigError(ConfigurationError, PolicyError):
+    """A policy document that cannot be used. `key` is the dotted path to the bad key: `fallback.virtual_nodes`."""
 
-    `path` is the dotted way to the bad key (`fallback.virtual_nodes`; empty for the document itself), `value` what
-    stands there (None where the key is missing), `expected` a phrase that completes "expected ...".
-    """
-
-    def __init__(self, path: str, value: object, expected: str, *, problem: str = "") -> None:
-        self.path = path
-        self.value = value
-        self.expected = expected
-        said = problem or f"got {_repr.repr(value)}"
-        super().__init__(f"{path or 'policy document'}: {said}, expected {expected}")
+    document: ClassVar[str] = "policy document"
 
 
 class PolicyPluginError(PolicyError):

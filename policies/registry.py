@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from pointsman.contract.config import decode, join
 from pointsman.policies.builtin.consistent_hash import ConsistentHash
 from pointsman.policies.builtin.kv_cost import KVCost
 from pointsman.policies.builtin.least_load import LeastLoad
@@ -28,7 +29,6 @@ from pointsman.policies.builtin.random_choice import RandomChoice
 from pointsman.policies.builtin.round_robin import RoundRobin
 from pointsman.policies.builtin.session_affinity import SessionAffinity
 from pointsman.policies.builtin.weighted import Weighted
-from pointsman.policies.decode import decode_config, join
 from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
 from pointsman.policies.policy import Policy, PolicyConfig
 
@@ -90,7 +90,7 @@ def _build(document: object, table: PolicyTable, *, path: str, depth: int) -> Po
     if not isinstance(name, str) or name not in table:
         raise PolicyConfigError(join(path, KEY_POLICY), name, names)
     construct: Callable[..., Policy] = table[name]
-    config = decode_config(table[name].Config, values, path)
+    config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=(KEY_POLICY,))
     if KEY_FALLBACK not in config.__struct_fields__:
         return construct(config)
     below = getattr(config, KEY_FALLBACK)

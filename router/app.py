@@ -27,15 +27,21 @@ from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
+from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
+from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.api.admin import AdminFront
 from pointsman.router.fronts.api.admin_token import AdminToken
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.guard import Guard
+from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
+from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.pools import PoolFront
+from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.feed import FeedProtocol
 from pointsman.router.fronts.hold import HoldFront
@@ -85,9 +91,9 @@ def core_config(settings: Settings) -> CoreConfig:
     return CoreConfig(
         limits=settings.limits,
         outliers=settings.outliers,
-        pair=settings.pair,
-        silence_s=settings.silence_s,
-        override_header=settings.override_header,
+        decisions=DecisionSettings(
+            pair=settings.pair, silence_s=settings.silence_s, override_header=settings.override_header
+        ),
         # Without HAProxy nobody checks health: a registered replica is taken at its word.
         initial_health=Health.STARTING if settings.edge.admin_socket else Health.UP,
         lists_follow=settings.scrape.enabled,
@@ -133,7 +139,6 @@ class Router:
             StateCollector(
                 replicas=core.replicas,
                 load=core.load,
-                in_flight=core.requests,
                 sessions=core.sessions,
                 decisions=core.decision_metrics,
                 requests=core.request_metrics,
@@ -149,16 +154,21 @@ class Router:
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
+        edges = EdgesFront(core, self.sharing, clock=self.clock)
+        max_body_bytes = settings.admin.max_body_bytes
         self.admin = AdminFront(
-            core,
-            readiness=self.readiness,
-            metrics=self.metrics,
-            edges=EdgesFront(core, self.sharing, clock=self.clock),
-            endpoints=self.endpoints,
-            guard=guard,
-            clock=self.clock,
-            token=settings.admin.token,
-            max_body_bytes=settings.admin.max_body_bytes,
+            guard,
+            ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=max_body_bytes),
+            PoolFront(
+                FleetTable(),
+                endpoints=self.endpoints,
+                clock=self.clock,
+                token=settings.admin.token,
+                max_body_bytes=max_body_bytes,
+            ),
+            PolicyFront(core, edges, clock=self.clock, max_body_bytes=max_body_bytes),
+            edges,
+            HealthFront(self.readiness, self.metrics),
         )
         self.edge_sync: EdgeSync | None = None
         self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
@@ -230,7 +240,7 @@ class Router:
             self.core.feed_port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
-            holding = HoldFront(self.decider, forms)
+            holding = HoldFront(self.decider, self.core.turns, forms, self.clock)
             lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.core.catalog).routes()).app()
             near = self._bind_near(stack, "lookup", settings.lookup)
             await serve_http(stack, "lookup", near, lookup, self._give_up)
@@ -349,7 +359,8 @@ class Router:
                 endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
                 self.core.replicas.put(static.id, registration, endpoint, self.clock())
             except (RegistrationError, ResolveError) as error:
-                raise SettingsError(f"replicas: {static.id}: {error}") from error
+                expected = f"a replica {static.id} that can be registered ({error})"
+                raise SettingsError("replicas", static.url, expected) from error
 
 
 def spare_the_collector() -> None:

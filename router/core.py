@@ -21,11 +21,11 @@ import msgspec
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
 from pointsman.policies.decision import Decision
-from pointsman.policies.lib.pair import PairConfig
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import PolicyTable, build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import MAX_HELD, Held, HoldQueue
+from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.hold import MAX_HELD, Held, HoldQueue, HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.fleet.adapters import AdapterTable
@@ -65,11 +65,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: LimitSettings = LimitSettings()
     outliers: OutlierConfig = OutlierConfig()
-    pair: PairConfig = PairConfig()
-    silence_s: Mapping[str, float] = {}
-    """By model, how long HAProxy lets a stream be silent."""
-    override_header: bool = False
-    """Whether a request may name the policy that decides it."""
+    decisions: DecisionSettings = DEFAULT_SETTINGS
     initial_health: Health = Health.UP
     """Of a replica nobody has checked yet."""
     lists_follow: bool = False
@@ -143,22 +139,23 @@ class Core:
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = Pipeline(
-            policy=build_policy(policy, policies),
-            replicas=self.replicas,
-            requests=self.requests,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
+            build_policy(policy, policies),
+            FleetState(
+                replicas=self.replicas,
+                requests=self.requests,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                adapters=self.adapters,
+                outliers=self.outliers,
+                context_tokens=self.catalog.context_tokens,
+            ),
             metrics=self.decision_metrics,
             rng=rng,
-            outliers=self.outliers,
-            silence_s=config.silence_s,
-            override_header=config.override_header,
-            adapters=self.adapters,
-            pair=config.pair,
+            settings=config.decisions,
             holds=self.holds,
-            context_tokens=self.catalog.context_tokens,
         )
+        self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = PolicyControl(
             self.pipeline,
             self.decision_metrics,
@@ -188,11 +185,11 @@ class Core:
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
         """A place in the queue for a request that was told to wait, or its decision."""
-        return self.pipeline.hold(features, now_s)
+        return self.turns.ask(features, now_s)
 
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
         """The held requests that wait no longer, with their decisions."""
-        return self.pipeline.step_held(now_s)
+        return self.turns.step(now_s)
 
     def apply_line(self, raw: bytes, now_s: float) -> None:
         """Applies one line of HAProxy's log ring: a first token, or the end of a request."""

@@ -15,13 +15,15 @@ escapes is a programming error.
 
 from __future__ import annotations
 
+from pointsman.contract.errors import ConfigurationError
+
 
 class RouterError(Exception):
     """Base of all errors the router raises on purpose."""
 
 
-class SettingsError(RouterError):
-    """A setting is wrong: names source, key, value and what was expected."""
+class SettingsError(ConfigurationError, RouterError):
+    """A setting that the router cannot start with."""
 
 
 class RegistrationError(RouterError):

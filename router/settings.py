@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pointsman.contract.config import decode, join, parse_value, read_mapping
 from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
 from pointsman.haproxy.config import BACKEND, ServerOptions
-from pointsman.policies.errors import PolicyError
+from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
 from pointsman.policies.registry import build_policy
 from pointsman.router.edges.url import check_url, without_password
 from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.process.documents import decode, parse_value, read_mapping
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -228,15 +228,16 @@ def load_settings(
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if path is not None:
-        _merge(tree, read_mapping(path, str(path)), sources, str(path))
+        _merge(tree, read_mapping(path, str(path), error=SettingsError), sources, str(path))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
             keys = name[len(ENV_PREFIX) :].lower().split("__")
             if keys[0] in Settings.__struct_fields__:
-                _merge(tree, _nest(keys, parse_value(value, name)), sources, f"environment variable {name}")
+                source = f"environment variable {name}"
+                _merge(tree, _nest(keys, parse_value(value, source, error=SettingsError)), sources, source)
     if overrides:
         _merge(tree, _without_none(overrides), sources, "command line")
-    settings = decode(tree, Settings, sources)
+    settings = decode(tree, Settings, source=sources, error=SettingsError, strict=False)
     _check(settings)
     return settings
 
@@ -245,25 +246,31 @@ def _check(settings: Settings) -> None:
     admin = settings.admin
     if not admin.listen.is_loopback and not admin.token:
         raise SettingsError(
-            f"admin.token: '' with admin.host {admin.host!r}: a bearer token is expected where that is not loopback"
+            "admin.token", admin.token, f"a bearer token where admin.host, {admin.host!r}, is not loopback"
         )
     for network in admin.engine_networks:
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
-            raise SettingsError(f"admin.engine_networks: {network!r}: {error}; 10.0.0.0/8 would do") from None
+            raise SettingsError("admin.engine_networks", network, f"networks such as 10.0.0.0/8: {error}") from None
     for host in admin.hosts:
         if not host or not set(host).isdisjoint("/ @"):
-            raise SettingsError(f"admin.hosts: {host!r}: a name or an address without port is expected")
+            raise SettingsError("admin.hosts", host, "a name or an address without port")
     if settings.shared.url:
         try:
             check_url(settings.shared.url)
         except ValueError as error:
-            raise SettingsError(f"shared.url: {without_password(settings.shared.url)!r}: {error}") from None
+            raise SettingsError(
+                "shared.url", without_password(settings.shared.url), f"the address of a store ({error})"
+            ) from None
     try:
         build_policy(settings.policy).close()
+    except PolicyConfigError as error:
+        raise SettingsError(
+            join("policy", error.key), error.value, error.expected, error.problem, error.source
+        ) from error
     except PolicyError as error:
-        raise SettingsError(f"policy: {error}") from error
+        raise SettingsError("policy", settings.policy, f"a policy that loads: {error}") from error
 
 
 def _merge(tree: dict[str, Any], more: Mapping[str, Any], sources: dict[str, str], source: str, at: str = "") -> None:

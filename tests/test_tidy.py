@@ -16,8 +16,8 @@ PACKAGES = ("contract", "policies", "haproxy", "router", "engine", "simulator", 
 
 MAY_IMPORT = {
     "contract": set(),
-    "policies": set(),
-    "haproxy": set(),
+    "policies": {"contract"},
+    "haproxy": {"contract"},
     "router": {"contract", "policies", "haproxy"},
     "engine": {"contract"},
     "simulator": {"contract", "policies", "router", "engine"},

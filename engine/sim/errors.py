@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import msgspec
 
+from pointsman.contract.errors import ConfigurationError
+
 
 class EngineSimError(Exception):
     """Base of everything the simulated engine raises on purpose."""
 
 
-class SimConfigError(EngineSimError, ValueError):
-    """A configuration that cannot work. A ValueError too, so that msgspec reports it like its own findings."""
-
-    def __init__(self, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{key}: {value!r}: expected {expected}")
-        self.key = key
+class SimConfigError(ConfigurationError, EngineSimError):
+    """A configuration of the simulated engine that cannot work."""
 
 
 class RequestError(EngineSimError):

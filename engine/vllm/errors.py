@@ -8,18 +8,20 @@ VllmError
     ClusterError         operational: Ray cannot be reached, or has no room for a replica
     ReplicaDiedError     operational: a replica that served stopped doing so; its keeper starts it again
 
-They cross process borders inside Ray's own exceptions, so each is made from one string.
+They cross process borders inside Ray's own exceptions, so each can be pickled.
 """
 
 from __future__ import annotations
+
+from pointsman.contract.errors import ConfigurationError
 
 
 class VllmError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class VllmConfigError(VllmError, ValueError):
-    """A setting is wrong: names key, value and what was expected."""
+class VllmConfigError(ConfigurationError, VllmError):
+    """A setting that the fleet cannot be started or changed with."""
 
 
 class UnknownPoolError(VllmError):

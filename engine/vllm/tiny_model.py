@@ -81,7 +81,7 @@ def make_tiny_model(out: Path, *, arch: str = "qwen3", weights: bool = True, see
     with vLLM).
     """
     if arch not in ARCHITECTURES:
-        raise VllmConfigError(f"arch: {arch!r} (expected one of {', '.join(ARCHITECTURES)})")
+        raise VllmConfigError("arch", arch, f"one of {', '.join(ARCHITECTURES)}")
     out.mkdir(parents=True, exist_ok=True)
     end_of_turn, padding = _write_tokenizer(out)
     config = _model_config(arch, end_of_turn, padding)

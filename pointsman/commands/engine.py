@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pointsman.contract.config import decode, parse_value
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
-from pointsman.router.process.documents import decode, parse_value
 from pointsman.router.process.logs import configure
 
 ADMIN_TOKEN_VARIABLE = "POINTSMAN_ADMIN__TOKEN"
+
+ENGINE_SETTINGS = "engine settings"
+"""What errors call the file, the assignments and the flags together."""
 
 T = TypeVar("T")
 
@@ -24,15 +27,15 @@ def read_settings(
     assignments: Sequence[str],
     flags: Mapping[str, Any],
 ) -> T:
-    """Settings decoded from `read_tree`. Raises StartError."""
+    """Settings decoded from `read_tree`. Raises ConfigurationError or StartError."""
     tree = read_tree(config=config, assignments=assignments, flags=flags)
-    return decode(tree, into, dict.fromkeys(tree, "engine settings"))
+    return decode(tree, into, source=ENGINE_SETTINGS, strict=False)
 
 
 def read_tree(*, config: Path | None, assignments: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from file, `KEY=VALUE` assignments and flags, later ones winning. Raises StartError.
+    """Settings from file, `KEY=VALUE` assignments and flags, later ones winning.
 
-    A flag that is None or empty was not given.
+    A flag that is None or empty was not given. Raises ConfigurationError or StartError.
     """
     tree: dict[str, Any] = {}
     if config is not None:
@@ -57,16 +60,12 @@ def run_sim(
 ) -> int:
     """One simulated replica until a signal."""
     from pointsman.engine.sim.config import SimConfig
-    from pointsman.engine.sim.errors import SimConfigError
     from pointsman.engine.sim.server import run
 
     flags = {"replica_id": id, "host": host, "port": port, "register": register, "admin_token": admin_token()}
     settings = read_settings(SimConfig, config=config, assignments=assignments, flags=flags)
     configure(component=settings.replica_id)
-    try:
-        run(settings)
-    except SimConfigError as error:  # the address, which only listening can tell
-        raise StartError(str(error)) from error
+    run(settings)
     return 0
 
 
@@ -75,7 +74,7 @@ def run_vllm(
 ) -> int:
     """A fleet of vLLM replicas until a signal. Raises StartError when the extra is missing or vLLM cannot start."""
     from pointsman.engine.vllm.errors import VllmError
-    from pointsman.engine.vllm.fleet.config import decode as decode_fleet
+    from pointsman.engine.vllm.fleet.config import decode_fleet
     from pointsman.engine.vllm.fleet.launch import run
 
     flags = {"replicas": replicas, "model": model, "admin": register, "admin_token": admin_token()}
@@ -84,7 +83,7 @@ def run_vllm(
         tree.setdefault("model", "tiny")
     configure(component="engine")
     try:
-        run(decode_fleet(tree))
+        run(decode_fleet(tree, source=ENGINE_SETTINGS))
     except VllmError as error:
         raise StartError(str(error)) from error
     return 0

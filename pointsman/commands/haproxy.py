@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
+from pointsman.contract.config import decode
+from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.haproxy.config import FILE_NAMES, EdgeConfig, Server
 from pointsman.haproxy.descriptors import open_files_limit
 from pointsman.haproxy.errors import ConfigError
-from pointsman.haproxy.private_files import write_private
 from pointsman.haproxy.render import render
 from pointsman.router.errors import StateFileError
 from pointsman.router.fleet.saved import StateFile
@@ -54,18 +55,13 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
     tree = dict(DEFAULTS)
     if config is not None:
         tree.update(read_mapping(config))
-    try:
-        edge = msgspec.convert(tree, EdgeConfig)
-        if state is not None:
-            try:
-                edge = msgspec.structs.replace(edge, servers=saved_servers(state))
-            except StateFileError as error:
-                print(f"pointsman: rendered without the replicas that were saved: {error}", file=sys.stderr)
-        rendered = render(edge, open_files_limit())
-    except ConfigError:
-        raise
-    except msgspec.ValidationError as error:
-        raise StartError(f"--config: {config or 'defaults'}: {error}") from None
+    edge = decode(tree, EdgeConfig, source=f"--config: {config}" if config else "", error=ConfigError)
+    if state is not None:
+        try:
+            edge = msgspec.structs.replace(edge, servers=saved_servers(state))
+        except StateFileError as error:
+            print(f"pointsman: rendered without the replicas that were saved: {error}", file=sys.stderr)
+    rendered = render(edge, open_files_limit())
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = []

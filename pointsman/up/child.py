@@ -1,9 +1,9 @@
 """One supervised process: started, watched, restarted when it dies, stopped in order.
 
-`Child` owns an operating-system process and its log file. It dies with its supervisor even if that is killed
-(PR_SET_PDEATHSIG), so no orphan is left. Restarts back off from `MIN_BACKOFF_S` to `MAX_BACKOFF_S`; a process that ran
-for `STEADY_S` starts over at the shortest. Nothing but `stop` ends the watch: a start that the system refuses (no
-descriptor, no memory, a full disk) is tried again like one that fails.
+`Child` watches a process of `pointsman.contract.child_process`, which dies with its supervisor. Restarts back off from
+`MIN_BACKOFF_S` to `MAX_BACKOFF_S`; a process that ran for `STEADY_S` starts over at the shortest. Nothing but `stop`
+ends the watch: a start that the system refuses (no descriptor, no memory, a full disk) is tried again like one that
+fails.
 
 Exit code 2 says that the configuration is wrong. Until `established`, that is final, and `refused` has what the process
 said. Later the process is started again like any other: it ran with this configuration before, and what it meets may
@@ -13,24 +13,20 @@ pass.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import structlog
 
 from pointsman.contract.backoff import Backoff
+from pointsman.contract.child_process import ChildProcess
 from pointsman.errors import EXIT_CONFIGURATION, StartError
-from pointsman.haproxy.private_files import append_private
-from pointsman.haproxy.process import die_with_parent
 from pointsman.up.terminal import as_people_read, how_it_ended
 
 MIN_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
 STEADY_S = 30.0
-LOG_TAIL_BYTES = 4096
 
 FOLLOW_S = 0.5
 """Between two looks at the log of a process whose lines are shown."""
@@ -77,12 +73,11 @@ class Child:
         self.restarts = 0
         self.established = False
         """It runs with its configuration: exit code 2 is a failure like others from here on."""
-        self._log_file = log_file
         self._environment = environment
         self._stop_s = stop_s
         self._say = say
         self._shown = shown
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = ChildProcess(log_file, say=lambda sentence: say(f"{name}: {sentence}"))
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
@@ -94,7 +89,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process and self._process.returncode is None else None
+        return self._process.pid
 
     async def start(self) -> None:
         """Starts it for the first time. Raises StartError when the system refuses to."""
@@ -110,30 +105,12 @@ class Child:
         self._tasks.append(asyncio.create_task(go_on(self.name, work, self._say), name=name))
 
     async def _spawn(self) -> None:
-        with self._open_log() as log_file:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-                env=self._environment,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone, which stops things in order
-                preexec_fn=die_with_parent(os.getpid()),
-            )
+        await self._process.spawn(self.argv, environment=self._environment)
         log.debug("started", child=self.name, pid=self._process.pid)
-
-    def _open_log(self) -> BinaryIO:
-        """The log file; nowhere when it cannot be opened, since a process without a log is better than none."""
-        try:
-            return append_private(self._log_file)
-        except OSError as error:
-            self._say(f"{self.name}: its log cannot be written: {error}")
-            return Path(os.devnull).open("ab")
 
     async def _keep_alive(self) -> None:
         backoff = self._backoff
         while True:
-            assert self._process is not None
             started_s = time.monotonic()
             code = await self._process.wait()
             if self._stopping:
@@ -166,7 +143,7 @@ class Child:
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
-                with self._log_file.open("rb") as log_file:
+                with self._process.log_file.open("rb") as log_file:
                     log_file.seek(at)
                     read = log_file.read(FOLLOW_BYTES)
             except OSError:
@@ -179,13 +156,7 @@ class Child:
 
     def last_words(self) -> str:
         """The end of its log; empty when there is none."""
-        try:
-            with self._log_file.open("rb") as log_file:
-                log_file.seek(0, os.SEEK_END)
-                log_file.seek(max(0, log_file.tell() - LOG_TAIL_BYTES))
-                return log_file.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return ""
+        return self._process.last_words()
 
     def last_line(self) -> str:
         """The last line of its log, as people read it."""
@@ -198,24 +169,14 @@ class Child:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        process = self._process
-        polite = True
-        if process is not None and process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(self._stop_s):
-                    await process.wait()
-            except TimeoutError:
-                polite = False
-                self._say(f"{self.name} did not stop within {self._stop_s:g} s, and is killed")
-                process.kill()
-                await process.wait()
+        left = await self._process.stop(self._stop_s)
+        if not left:
+            self._say(f"{self.name} did not stop within {self._stop_s:g} s, and was killed")
         if not self.refused.done():
             self.refused.cancel()
-        return polite
+        return left
 
     def kill(self) -> None:
         """SIGKILL at once, for a second Ctrl-C."""
         self._stopping = True
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+        self._process.kill()

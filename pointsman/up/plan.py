@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from pointsman.contract.config import decode
+from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
-from pointsman.engine.vllm.errors import VllmConfigError
-from pointsman.engine.vllm.fleet.config import decode as decode_fleet
+from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
-from pointsman.haproxy.private_files import write_private
 from pointsman.policies.registry import build_policy
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.settings import Listen, Settings, load_settings
@@ -189,7 +189,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             **({"policy": options.policy} if options.policy else {}),
         }
     )
-    edge = _edge_config(
+    edge = decode(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
             "threads": default_threads(os.cpu_count() or 1),
@@ -205,7 +205,10 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "master_socket": str(run_dir / "master.sock"),
             "policy_override": settings.override_header,
             "isolate_tenants": settings.isolate_tenants,
-        }
+        },
+        EdgeConfig,
+        source="haproxy section",
+        error=ConfigError,
     )
     made = EdgePlan(
         options=options,
@@ -237,10 +240,7 @@ def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
     tree = dict(engine)
     if "pools" not in tree:
         tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
-    try:
-        return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree).pools)
-    except VllmConfigError as error:
-        raise StartError(f"engine section: {error}") from error
+    return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree, source="engine section").pools)
 
 
 class _Near(NamedTuple):
@@ -315,10 +315,7 @@ def default_threads(cores: int) -> int:
 def _read(path: Path | None) -> UpFile:
     if path is None:
         return UpFile()
-    try:
-        return msgspec.convert(read_mapping(path), UpFile)
-    except msgspec.ValidationError as error:
-        raise StartError(f"--config: {path}: {error}; sections are router, haproxy, engine") from None
+    return decode(read_mapping(path), UpFile, source=f"--config: {path}")
 
 
 def _body_window(settings: Settings) -> dict[str, int]:
@@ -327,12 +324,3 @@ def _body_window(settings: Settings) -> dict[str, int]:
     needs = policy.needs
     policy.close()
     return {"body_window_bytes": body_window(needs)}
-
-
-def _edge_config(tree: dict[str, Any]) -> EdgeConfig:
-    try:
-        return msgspec.convert(tree, EdgeConfig)
-    except ConfigError:
-        raise
-    except msgspec.ValidationError as error:
-        raise StartError(f"haproxy section: {error}") from None

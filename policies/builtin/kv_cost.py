@@ -15,37 +15,40 @@ left, and T_w the replica's own prefill time:
 kappa is how much more a miss costs than its own time: the session pays it, and so does whoever queues behind. It goes
 from `kappa_idle` to `kappa_full` as the candidates' KV fills with live conversations.
 
-h is 1 until conversations with a request under way want more KV than there is (`overload_at`), and grows with what is
-too much. From there engines hold prompts back and queues stand: queue and interference are paid by the requests of the
-moment, the rest by all who come while they stand.
+h is 1 until conversations with an active request want more KV than there is (`overload_at`), and grows with the excess.
+From there engines hold prompts back and queues stand: active requests pay for queue and interference, and all requests
+that arrive while the queues stand pay for the rest.
 
 Where a prefill replica would compute the prompt for w (`pointsman.policies.lib.pair`), `queue` and `miss` are that
 replica's, with the transfer, and nothing interferes. Decode replicas are then told apart by their load and the room in
 their KV, and one that holds the prompt already is weighed against the best of the pairs.
 
 Affinity and its limit follow: the home of a conversation has miss near 0 and evicts nobody, so it is left exactly when
-its queue is longer than the best other's by what leaving costs. So does the spread of hot prefixes: the queues of those
-that hold one grow until a copy elsewhere is cheaper.
+its queue is longer than the best other's by what leaving costs. So does the spread of hot prefixes: the queues of the
+replicas that hold one grow until another copy is cheaper.
+
+The formula is written twice: for one candidate after the other (`_costs`), which is quicker for few of them, and over
+columns in place (`_scores`), which is quicker for many. Both write T(x) out, because a call takes longer than the
+arithmetic.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Meta
 
-from pointsman.policies.candidates import NO_SLOT, Candidates, Elsewhere, FloatColumn, KVSignals
+from pointsman.policies.candidates import NO_SLOT, Candidates, FloatColumn, KVSignals
 from pointsman.policies.decision import Ranked, Reason, Refusal
 from pointsman.policies.lib.load import least
 from pointsman.policies.policy import Context, Needs, PlainPolicy, PolicyConfig
 from pointsman.policies.request import RequestFeatures
 
 TERMS = ("queue", "miss", "evict", "interference", "tie")
-"""The score's parts by name; `miss` is weighted with kappa; `miss`, `evict` and `tie` with h."""
+"""The parts of the score by name, each with its weight: kappa in `miss`; h in `miss`, `evict` and `tie`."""
 
 FEW = 16
 """Candidates up to which one after the other is quicker than columns."""
@@ -123,7 +126,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
     def __init__(self, config: KVCostConfig) -> None:
         super().__init__(config)
         self.needs = Needs.SESSION | Needs.PREFIX | Needs.KV
-        self._weights = _Weights.of(config)
+        self._constants = _Constants.of(config)
 
     def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
         admission = self.config.admission
@@ -143,7 +146,9 @@ class KVCost(PlainPolicy[KVCostConfig]):
         slots, home, limit = candidates.slots, candidates.home, context.limit
         best: list[tuple[float, int]]
         if len(slots) <= FEW:
-            best = [(cost, slot) for cost, _, slot in self._costs(candidates, context.rng)[:limit]]
+            costs = self._costs(candidates, context.rng.random)
+            costs.sort()
+            best = [(cost, slot) for cost, _, slot in costs[:limit]]
         else:
             places = least(self._scores(candidates), min(limit, len(slots)), context.rng)
             best = [(cost, slots.item(at)) for at, cost in places]
@@ -161,56 +166,47 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return ranked
 
     def terms(self, features: RequestFeatures, candidates: Candidates) -> Mapping[str, FloatColumn]:
-        config, kv, slots = self.config, _signals(candidates), candidates.slots
-        harm = self.harm(kv.under_way)
-        prompt, requests = float(candidates.prompt_tokens), candidates.in_flight[slots]
-        uncached = np.maximum(1.0, prompt - candidates.resident.column(len(candidates.in_flight))[slots])
-        miss = kv.base_ms[slots] + uncached * (kv.per_token_ms[slots] + uncached * kv.per_square_ms[slots])
-        queue, interference = kv.prefill_ms[slots], config.interference * miss * requests
-        if (elsewhere := candidates.elsewhere) is not None:
-            spared = _spared(elsewhere, uncached, queue + miss)
-            queue = np.where(spared, elsewhere.queue_ms, queue)
-            miss = np.where(spared, elsewhere.miss_ms, miss)
-            interference = np.where(spared, 0.0, interference)
-        # Of what a conversation keeps at home only what is added is more.
-        added = np.where(slots == candidates.home, max(0.0, prompt - candidates.home_tokens), uncached)
-        over = np.maximum(0.0, kv.footprint[slots] + added - config.overflow_at * kv.capacity[slots])
-        own = np.where(slots == candidates.home, candidates.home_tokens / kv.capacity[slots], 0.0)
-        columns = (
-            queue,
-            harm * self.kappa(kv.usage) * miss,
-            harm * config.evict_weight * np.minimum(uncached, over) * kv.again_ms[slots],
-            interference,
-            harm * config.tie_ms * (requests + config.tie_fill * (kv.fill[slots] - own)),
-        )
-        return dict(zip(TERMS, columns, strict=True))
+        # The score is linear in the weights of its parts, so a part is the score with all other weights at 0.
+        return {
+            name: np.array([cost for cost, _, _ in self._costs(candidates, _no_dice, alone=name)]) for name in TERMS
+        }
 
-    def kappa(self, usage: float) -> float:
-        """Weight of a miss while live conversations keep `usage` of the fleet's KV."""
+    def pressure(self, kv: KVSignals) -> tuple[float, float]:
+        """kappa and h, from the share of the fleet's KV that live conversations and active ones keep."""
         config = self.config
-        return config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, usage / config.full_at)
+        kappa = config.kappa_idle + (config.kappa_full - config.kappa_idle) * min(1.0, kv.usage / config.full_at)
+        above = kv.active_usage - config.overload_at
+        return kappa, 1.0 + config.overload * above if above > 0.0 else 1.0
 
-    def harm(self, under_way: float) -> float:
-        """h: weight of miss, evict and tie while conversations under way want so much of the fleet's KV."""
-        above = under_way - self.config.overload_at
-        return 1.0 + self.config.overload * above if above > 0.0 else 1.0
+    def _costs(
+        self, candidates: Candidates, draw: Callable[[], float], *, alone: str = ""
+    ) -> list[tuple[float, float, int]]:
+        """Score, dice and slot of each candidate, in the order of `slots`.
 
-    def _costs(self, candidates: Candidates, rng: random.Random) -> list[tuple[float, float, int]]:
-        """Score, dice and slot of one candidate after the other, sorted: the quicker way where they are few."""
+        alone: the one of TERMS to compute; empty for the whole score.
+        """
         config, kv = self.config, _signals(candidates)
-        harm = self.harm(kv.under_way)
-        kappa, prompt = harm * self.kappa(kv.usage), float(candidates.prompt_tokens)
-        home, home_tokens = candidates.home, candidates.home_tokens
-        overflow_at, evict_weight, interference = config.overflow_at, harm * config.evict_weight, config.interference
-        tie_ms, tie_fill = harm * config.tie_ms, harm * config.tie_ms * config.tie_fill
+        kappa, harm = self.pressure(kv)
+        _, prefill_ms, base, per_token, per_square, recompute_ms, footprint, capacity, fill = kv.cells
+        queue_ms: Mapping[int, float] | memoryview[float] = prefill_ms
+        miss_weight, evict_weight, interference = harm * kappa, harm * config.evict_weight, config.interference
+        tie_ms, overflow_at = harm * config.tie_ms, config.overflow_at
+        if alone:
+            queue_ms = queue_ms if alone == "queue" else defaultdict(float)
+            miss_weight = miss_weight if alone == "miss" else 0.0
+            evict_weight = evict_weight if alone == "evict" else 0.0
+            interference = interference if alone == "interference" else 0.0
+            tie_ms = tie_ms if alone == "tie" else 0.0
+        tie_fill = tie_ms * config.tie_fill
+        prompt, home, home_tokens = float(candidates.prompt_tokens), candidates.home, candidates.home_tokens
         held: dict[int, float] = {}
         for tokens, holders in candidates.resident.levels:
             for slot in holders.tolist() if isinstance(holders, np.ndarray) else holders:
                 held[slot] = tokens
-        requests_at, resident, drawn = candidates.in_flight.item, held.get, rng.random
-        _, prefill_ms, base, per_token, per_square, again_ms, footprint, capacity, fill = kv.cells
-        elsewhere = candidates.elsewhere
-        paired = 0.0 if elsewhere is None else elsewhere.queue_ms + kappa * elsewhere.miss_ms
+        requests_at, resident = candidates.in_flight.item, held.get
+        paired, remote = 0.0, candidates.remote_prefill
+        if remote is not None:
+            paired = miss_weight * remote.miss_ms + (remote.queue_ms if alone in ("", "queue") else 0.0)
         costs = []
         for slot in candidates.slots.tolist():
             requests = requests_at(slot)
@@ -218,28 +214,28 @@ class KVCost(PlainPolicy[KVCostConfig]):
             if uncached < 1.0:
                 uncached = 1.0
             miss = base[slot] + uncached * (per_token[slot] + uncached * per_square[slot])
-            if elsewhere is not None and elsewhere.spares(uncached, prefill_ms[slot] + miss):
-                cost = paired + tie_ms * requests
+            if remote is not None and remote.worthwhile(uncached, prefill_ms[slot] + miss):
+                cost = paired
             else:
-                cost = prefill_ms[slot] + (kappa + interference * requests) * miss + tie_ms * requests
-            cost += tie_fill * fill[slot]
+                cost = queue_ms[slot] + (miss_weight + interference * requests) * miss
+            cost += tie_ms * requests + tie_fill * fill[slot]
             added = uncached
             if slot == home:
+                # Of what a conversation keeps at home only what is added is more.
                 added = max(0.0, prompt - home_tokens)
                 cost -= tie_fill * home_tokens / capacity[slot]
             over = footprint[slot] + added - overflow_at * capacity[slot]
             if over > 0.0:
-                cost += evict_weight * (over if over < uncached else uncached) * again_ms[slot]
-            costs.append((cost, drawn(), slot))
-        costs.sort()
+                cost += evict_weight * (over if over < uncached else uncached) * recompute_ms[slot]
+            costs.append((cost, draw(), slot))
         return costs
 
     def _scores(self, candidates: Candidates) -> FloatColumn:
-        """The same over columns; aligned with `slots`.
+        """Score of each candidate as a column, in the order of `slots`.
 
-        Whole tables, since gathering the candidates' rows of each would take as long as what is computed of the others.
+        Computed over whole tables, since gathering the candidates' rows would take as long as computing the others.
         """
-        kv, weigh = _signals(candidates), self._weights
+        kv, weigh = _signals(candidates), self._constants
         prompt, table = float(candidates.prompt_tokens), len(candidates.in_flight)
         requests = candidates.in_flight.astype(np.float64)
         uncached: FloatColumn | float = prompt
@@ -249,16 +245,16 @@ class KVCost(PlainPolicy[KVCostConfig]):
         score += kv.per_token_ms
         score *= uncached
         score += kv.base_ms
-        kappa, harm = self.kappa(kv.usage), self.harm(kv.under_way)
+        kappa, harm = self.pressure(kv)
         # What h does not weigh is divided by it, and all is multiplied in the end.
         weight = requests * (weigh.interference if harm == 1.0 else weigh.interference / harm)
         weight += kappa
-        elsewhere = candidates.elsewhere
-        spared = None if elsewhere is None else _spared(elsewhere, uncached, score + kv.prefill_ms)
+        remote = candidates.remote_prefill
+        paired = None if remote is None else remote.worthwhile(uncached, score + kv.prefill_ms)
         score *= weight
         score += kv.prefill_ms if harm == 1.0 else kv.prefill_ms / harm
-        if elsewhere is not None and spared is not None:
-            score[spared] = elsewhere.queue_ms / harm + kappa * elsewhere.miss_ms
+        if remote is not None and paired is not None:
+            score[paired] = remote.queue_ms / harm + kappa * remote.miss_ms
         requests *= weigh.tie_ms
         score += requests
         score += kv.fill * weigh.tie_fill
@@ -274,7 +270,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         if over.item(over.argmax()) > 0.0:
             np.minimum(over, uncached, over)
             np.maximum(over, weigh.nothing, over)
-            over *= kv.again_ms
+            over *= kv.recompute_ms_per_token
             over *= weigh.evict
             score += over
         if harm != 1.0:
@@ -286,8 +282,8 @@ class KVCost(PlainPolicy[KVCostConfig]):
         return gathered
 
 
-class _Weights(NamedTuple):
-    """Constants as arrays without dimensions: where they meet columns, a number is made one each time."""
+class _Constants(NamedTuple):
+    """Constants of the score as arrays without dimensions: numpy would convert a number each time it meets a column."""
 
     interference: FloatColumn
     tie_ms: FloatColumn
@@ -297,20 +293,21 @@ class _Weights(NamedTuple):
     nothing: FloatColumn
 
     @classmethod
-    def of(cls, config: KVCostConfig) -> _Weights:
-        weights = (
-            *(config.interference, config.tie_ms, config.tie_ms * config.tie_fill),
-            *(-config.overflow_at, config.evict_weight, 0.0),
+    def of(cls, config: KVCostConfig) -> _Constants:
+        return cls(
+            interference=np.array(config.interference),
+            tie_ms=np.array(config.tie_ms),
+            tie_fill=np.array(config.tie_ms * config.tie_fill),
+            overflow=np.array(-config.overflow_at),
+            evict=np.array(config.evict_weight),
+            nothing=np.array(0.0),
         )
-        return cls(*map(np.array, weights))
 
 
-def _spared(elsewhere: Elsewhere, uncached: FloatColumn | float, local_ms: FloatColumn) -> npt.NDArray[np.bool_]:
-    """`Elsewhere.spares` over columns."""
-    long_enough: npt.NDArray[np.bool_] = elsewhere.queue_ms + elsewhere.miss_ms <= elsewhere.patience * local_ms
-    return long_enough & (uncached >= elsewhere.min_uncached)
+def _no_dice() -> float:
+    return 0.0
 
 
 def _signals(candidates: Candidates) -> KVSignals:
-    assert candidates.kv is not None, "gathered for whoever needs KV"
+    assert candidates.kv is not None, "KV signals are gathered for policies that need KV"
     return candidates.kv

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from pointsman.contract.errors import ConfigurationError
 from pointsman.policies.candidates import NO_SLOT, Candidates, FloatColumn, KVSignals
 from pointsman.policies.decision import Ranked, Reason
 from pointsman.policies.lib.load import least
@@ -87,9 +88,9 @@ class WeightedConfig(PolicyConfig, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         unknown = sorted(self.weights.keys() - SCORERS.keys())
         if unknown:
-            raise ValueError(f"weights: {unknown[0]!r} is no scorer; one of {', '.join(SCORERS)} is expected")
+            raise ConfigurationError("weights", unknown[0], f"one of the scorers {', '.join(SCORERS)}")
         if not any(self.weights.values()):
-            raise ValueError("weights: one above 0 is expected")
+            raise ConfigurationError("weights", self.weights, "at least one above 0")
 
 
 class Weighted(PlainPolicy[WeightedConfig]):

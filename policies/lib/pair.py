@@ -1,18 +1,18 @@
-"""Whether another replica computes a prompt, and which: the half of a decision beside the replica that decodes.
+"""Whether a prefill replica computes a prompt, and which one: the second half of a decision for a decode replica.
 
-Which prefill replica is best does not depend on the decoding one, so `best_elsewhere` is found first. A policy that
-goes by KV weighs each decode replica with it (`Candidates.elsewhere`): the pair is chosen as one. For the others
-`choose_prefill` finds it after they chose by load.
+Which prefill replica is best does not depend on the decode replica, so `best_remote_prefill` is found first. A policy
+that goes by KV weighs each decode replica with it (`Candidates.remote_prefill`): the pair is chosen as one. For other
+policies `choose_prefill` finds it after they chose a decode replica by load.
 
-The decoding replica takes the prefill over when little of the prompt is left to compute there, and when every prefill
-replica would make the request wait for longer than that is worth. With KV signals, in milliseconds, for a
-prompt of L tokens of which m_w are resident on w (u_w = max(1, L - m_w)), d the decoding replica and p a prefill one:
+The decode replica computes the prompt itself when little of it is left to compute there, and when every prefill replica
+would take so long that the wait is not worth it. With KV signals, in milliseconds, for a prompt of L tokens of which
+m_w are resident on w (u_w = max(1, L - m_w)), d the decode replica and p a prefill replica:
 
     remote_p = T_p(A_p) + T_p(u_p) + handoff      A_w: prefill backlog, tokens; T_w: the replica's own prefill time
     local    = T_d(A_d) + T_d(u_d)
     paired with the p of least remote_p, while remote_p <= patience * local
 
-Without KV signals the fewest tokens of prompt under way choose, and nothing is ever too busy.
+Without KV signals the prefill replica with the fewest tokens in flight is chosen, and none is ever too busy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from pointsman.policies.candidates import NO_SLOT, Candidates, Elsewhere, KVSignals, Slots
+from pointsman.policies.candidates import NO_SLOT, Candidates, RemotePrefill, Slots
 from pointsman.policies.policy import PolicyConfig
 
 
@@ -50,39 +50,52 @@ class PairConfig(PolicyConfig, frozen=True, kw_only=True):
 
     min_uncached_tokens: Annotated[
         int,
-        Meta(ge=0, description="Tokens left to compute on the decode replica from which a prefill replica takes them."),
+        Meta(
+            ge=0,
+            description="Fewest tokens of a prompt, not yet in the decode replica's cache, that a prefill replica "
+            "computes for it. Shorter rests are computed by the decode replica.",
+        ),
     ] = 1024
     handoff_ms: Annotated[
-        float, Meta(ge=0.0, le=60_000.0, description="What the second leg and the transfer of KV cost a request.")
+        float,
+        Meta(
+            ge=0.0,
+            le=60_000.0,
+            description="Milliseconds that a prefill on another replica adds to a request: the prefill request itself "
+            "and the transfer of its KV.",
+        ),
     ] = 10.0
     patience: Annotated[
         float,
         Meta(
             gt=0.0,
             le=1000.0,
-            description="How many times longer than on the decode replica the prompt may take. Above 1, because what "
-            "is computed elsewhere does not hold up the decode replica's streams.",
+            description="How many times longer than on the decode replica a prompt may take on a prefill replica. "
+            "Above 1, because a remote prefill does not hold up the streams of the decode replica.",
         ),
     ] = 3.0
 
 
 class Pair(NamedTuple):
-    """The answer. `slot` and `uncached` (tokens it has to compute) mean something when paired."""
+    """The prefill replica for one decision, or why there is none."""
 
     pairing: Pairing
     slot: int = NO_SLOT
+    """Slot of the prefill replica; NO_SLOT unless paired."""
     uncached: int = 0
+    """Tokens that the prefill replica has to compute; 0 unless paired."""
 
 
 NO_PREFILL = Pair(Pairing.NO_PREFILL)
 
 
-def best_elsewhere(
+def best_remote_prefill(
     config: PairConfig, candidates: Candidates, prefills: Slots, prompt_tokens: int, rng: random.Random
-) -> Elsewhere | None:
-    """The slot of `prefills` that would compute the prompt soonest; None where there is none, or the prompt is short.
+) -> RemotePrefill | None:
+    """The replica of `prefills` that would compute a prompt soonest; equals by dice.
 
-    Without KV signals its milliseconds are 0: it is never too busy.
+    None where `prefills` is empty or the prompt is shorter than `min_uncached_tokens`. Without KV signals the predicted
+    times are 0: the replica is never too busy.
     """
     if not len(prefills) or prompt_tokens < config.min_uncached_tokens:
         return None
@@ -92,7 +105,7 @@ def best_elsewhere(
         if kv is None:
             cost = float(candidates.in_flight_tokens.item(slot))
         else:
-            cost = kv.prefill_ms.item(slot) + _prefill_ms(kv, slot, max(1, prompt_tokens - resident(slot)))
+            cost = kv.prefill_ms.item(slot) + kv.time_ms(slot, max(1, prompt_tokens - resident(slot)))
         drawn = (cost, candidates.in_flight.item(slot), rng.random(), slot)
         if best is None or drawn < best:
             best = drawn
@@ -101,8 +114,15 @@ def best_elsewhere(
     uncached = max(1, prompt_tokens - resident(slot))
     queue_ms = miss_ms = 0.0
     if kv is not None:
-        queue_ms, miss_ms = kv.prefill_ms.item(slot), _prefill_ms(kv, slot, uncached) + config.handoff_ms
-    return Elsewhere(slot, queue_ms, miss_ms, uncached, config.min_uncached_tokens, config.patience)
+        queue_ms, miss_ms = kv.prefill_ms.item(slot), kv.time_ms(slot, uncached) + config.handoff_ms
+    return RemotePrefill(
+        slot=slot,
+        queue_ms=queue_ms,
+        miss_ms=miss_ms,
+        uncached=uncached,
+        min_uncached=config.min_uncached_tokens,
+        patience=config.patience,
+    )
 
 
 def choose_prefill(
@@ -113,24 +133,22 @@ def choose_prefill(
     prompt_tokens: int,
     rng: random.Random,
 ) -> Pair:
-    """Pairs the slot `decode` with one of the slots `prefills` or with none; `candidates` has columns for both.
+    """Pairs a decode replica with a prefill replica, or with none.
 
-    `candidates.elsewhere`, where it is set, is the one that `decode` was chosen for.
+    candidates: columns that cover both; `remote_prefill`, where set, is what the decode replica was chosen for.
+    decode: slot of the decode replica.
+    prefills: slots of the eligible prefill replicas of its model.
     """
     if not len(prefills):
         return NO_PREFILL
-    elsewhere = candidates.elsewhere or best_elsewhere(config, candidates, prefills, prompt_tokens, rng)
-    if elsewhere is None:
+    remote = candidates.remote_prefill or best_remote_prefill(config, candidates, prefills, prompt_tokens, rng)
+    if remote is None:
         return Pair(Pairing.SHORT)
-    left = max(1, prompt_tokens - candidates.resident.tokens(decode))
-    if left < config.min_uncached_tokens:
+    uncached = max(1, prompt_tokens - candidates.resident.tokens(decode))
+    if uncached < config.min_uncached_tokens:
         return Pair(Pairing.RESIDENT)
     kv = candidates.kv
-    local_ms = 0.0 if kv is None else kv.prefill_ms.item(decode) + _prefill_ms(kv, decode, left)
-    if not elsewhere.spares(left, local_ms):
+    local_ms = 0.0 if kv is None else kv.prefill_ms.item(decode) + kv.time_ms(decode, uncached)
+    if not remote.worthwhile(uncached, local_ms):
         return Pair(Pairing.SLOWER)
-    return Pair(Pairing.PAIRED, elsewhere.slot, elsewhere.uncached)
-
-
-def _prefill_ms(kv: KVSignals, slot: int, tokens: int) -> float:
-    return float(kv.base_ms.item(slot) + tokens * (kv.per_token_ms.item(slot) + tokens * kv.per_square_ms.item(slot)))
+    return Pair(Pairing.PAIRED, remote.slot, remote.uncached)

@@ -26,15 +26,7 @@ log = structlog.get_logger(__name__)
 
 def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> Member:
     """A member that replicates a core's state under the name `edge`, connected to the core's hooks."""
-    member = Member(
-        edge,
-        replicas=core.replicas,
-        load=core.load,
-        requests=core.requests,
-        sessions=core.sessions,
-        kv=core.kv,
-        documents=documents,
-    )
+    member = Member(edge, core, documents)
     core.on_slot_added.append(member.slot_added)
     core.on_slot_removed.append(member.slot_removed)
     core.on_registry_changed.append(member.registry_changed)

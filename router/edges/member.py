@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
+from pointsman.router.core import Core
 from pointsman.router.edges.counters import Counters
 from pointsman.router.edges.documents import SharedDocument, SharedDocuments
 from pointsman.router.edges.loads import OwnLoads
@@ -55,12 +56,8 @@ from pointsman.router.edges.records import (
 )
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.snapshot import Snapshot, talk_of
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fleet.replicas import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation
-from pointsman.router.kv.state import KVState
-from pointsman.router.requests.table import RequestTable
 
 ASK_TIMEOUT_S = 10.0
 """A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
@@ -86,23 +83,14 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Member:
     """This edge's side of it."""
 
-    def __init__(
-        self,
-        edge: str,
-        *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        requests: RequestTable,
-        sessions: SessionTable,
-        kv: KVState,
-        documents: Mapping[str, SharedDocument] | None = None,
-    ) -> None:
+    def __init__(self, edge: str, core: Core, documents: Mapping[str, SharedDocument] | None = None) -> None:
         """`edge` names this life of the process; no other has it."""
         self.edge = edge
+        replicas, load, sessions, kv = core.replicas, core.load, core.sessions, core.kv
         self._replicas = replicas
         self._sessions = sessions
         self._kv = kv
-        self._requests = requests
+        self._requests = core.requests
         self.documents = SharedDocuments(documents or {})
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
         self.registrations = SharedReplicas(replicas)

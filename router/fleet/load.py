@@ -37,6 +37,10 @@ class LoadTable:
         self.total_in_flight = 0
         """Sum of `in_flight`."""
         self._held = 0
+        self.expired = 0
+        """Reservations ended by their age or by the limit."""
+        self.leaked = 0
+        """Reservations ended because HAProxy has no such session."""
 
     def _columns(self, size: int) -> None:
         self.in_flight: Column = np.zeros(size, dtype=np.int64)
@@ -125,6 +129,7 @@ class LoadTable:
     def dropped(self, slot: int, count: int) -> None:
         """So many of the reservations that `observe` missed on a slot were removed: they are missed no more."""
         self._surplus[slot] += count
+        self.leaked += count
 
     def observe_engine(self, slot: int, requests: int) -> None:
         """Compares with the requests (running and waiting) the slot's engine counts."""

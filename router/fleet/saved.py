@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Registration, ReplicaId, Role
-from pointsman.haproxy.private_files import write_private
 from pointsman.router.errors import StateFileError
 
 SCHEMA_VERSION = 1

@@ -1,9 +1,9 @@
 """`POST /hold`: HAProxy asks for a request that it holds, and is answered when it is that request's turn.
 
-Same form and same answer as a lookup, only later. Whoever waits costs a connection and nothing else: while there is
-somebody, the queue is looked at every `STEP_S`; a coarse clock, since room appears for many reasons (an end, a silence
-that lasted, a replica, another policy) and nobody minds to wait for some milliseconds who would wait for seconds. A
-connection that ends frees its place.
+Same form and same answer as a lookup, only later; whose turn it is, `router/decide/hold.py` says. A request that waits
+costs a connection and nothing else: while one waits, the queue is looked at every `STEP_S`. That clock is coarse, since
+room appears for many reasons (an end, an idle timeout, a replica, another policy), and a request that would wait for
+seconds can wait some milliseconds more. A connection that ends frees its place.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pointsman.policies.decision import Decision
-from pointsman.router.decide.hold_queue import STEP_S, Held, Outcome
+from pointsman.router.decide.hold import STEP_S, Held, HoldTurns, Outcome
 from pointsman.router.fronts.deciding import Decider
-from pointsman.router.fronts.lookup import FormReader, encode_answer
+from pointsman.router.fronts.lookup import FormReader, encode_lines
+from pointsman.router.process.clock import Clock
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
 """HAProxy fails open."""
@@ -27,13 +28,15 @@ log = structlog.get_logger(__name__)
 
 
 class HoldFront:
-    """One route over the queue, and the clock that looks at it."""
+    """One route over the turns of held requests, and the timer that steps them."""
 
-    def __init__(self, decider: Decider, forms: FormReader) -> None:
+    def __init__(self, decider: Decider, turns: HoldTurns, forms: FormReader, clock: Clock) -> None:
         self._decider = decider
+        self._turns = turns
         self._forms = forms
-        self._turns: dict[Held, asyncio.Future[Decision | None]] = {}
-        """What each of the held waits for; None: no opinion."""
+        self._clock = clock
+        self._answers: dict[Held, asyncio.Future[Decision | None]] = {}
+        """The answer that each held request waits for; None when HAProxy has to choose."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -44,45 +47,45 @@ class HoldFront:
         form = await self._forms.read(request)
         if self._closed:
             return NOBODY_DECIDED
-        asked = self._decider.hold(form)
+        asked = self._turns.ask(self._decider.features(form), self._clock())
         if isinstance(asked, Decision):
-            return PlainTextResponse(encode_answer(asked))
-        turn = self._turns[asked] = asyncio.get_running_loop().create_future()
-        self._look_again()
+            return PlainTextResponse(encode_lines(asked))
+        answer = self._answers[asked] = asyncio.get_running_loop().create_future()
+        self._start_timer()
         # All of the form is read: what comes next is the end of the connection.
         leaving = asyncio.ensure_future(request.receive())
         try:
-            await asyncio.wait((turn, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            del self._turns[asked]
-            self._decider.leave(asked, Outcome.GONE)
-        decision = turn.result() if turn.done() else None
-        return NOBODY_DECIDED if decision is None else PlainTextResponse(encode_answer(decision))
+            del self._answers[asked]
+            self._turns.leave(asked, self._clock(), Outcome.GONE)
+        decision = answer.result() if answer.done() else None
+        return NOBODY_DECIDED if decision is None else PlainTextResponse(encode_lines(decision))
 
     def close(self) -> None:
-        """The router stops: HAProxy chooses for all that wait, and for whoever would."""
+        """The router stops: HAProxy chooses for all requests that wait, and for those that would."""
         self._closed = True
         self._drop_all()
 
     def _drop_all(self) -> None:
-        for held, turn in self._turns.items():
-            if not turn.done():
-                self._decider.leave(held, Outcome.DROPPED)
-                turn.set_result(None)
+        for held, answer in self._answers.items():
+            if not answer.done():
+                self._turns.leave(held, self._clock(), Outcome.DROPPED)
+                answer.set_result(None)
 
-    def _look_again(self) -> None:
-        if self._timer is None and self._turns:
+    def _start_timer(self) -> None:
+        if self._timer is None and self._answers:
             self._timer = asyncio.get_running_loop().call_later(STEP_S, self._step)
 
     def _step(self) -> None:
         self._timer = None
         try:
-            for held, decision in self._decider.step_held():
-                turn = self._turns.get(held)
-                if turn is not None and not turn.done():
-                    turn.set_result(decision)
+            for held, decision in self._turns.step(self._clock()):
+                answer = self._answers.get(held)
+                if answer is not None and not answer.done():
+                    answer.set_result(decision)
         except Exception:
             log.exception("lookup of a held request failed, all are let go")
             self._drop_all()
-        self._look_again()
+        self._start_timer()

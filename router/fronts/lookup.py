@@ -82,7 +82,7 @@ class LookupFront:
         return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"]), *self._others])
 
     async def lookup(self, request: Request) -> Response:
-        return PlainTextResponse(encode_answer(self._decider.lookup(await self._forms.read(request))))
+        return PlainTextResponse(encode_lines(self._decider.lookup(await self._forms.read(request))))
 
 
 def decode_form(form: bytes) -> dict[str, object]:
@@ -109,26 +109,6 @@ def _size(value: object) -> int:
     raise FormError(f"size: a number of bytes up to {MAX_SIZE} is expected")
 
 
-def encode_answer(decision: Decision) -> str:
-    """Lines of the variables that are set."""
-    lines = [f"reason={decision.reason}"]
-    if decision.first:
-        lines.append(f"first={decision.first}")
-    if decision.second:
-        lines.append(f"second={decision.second}")
-    if decision.prefill_address:
-        lines.append(f"prefill={decision.prefill_address}")
-    if decision.scope:
-        lines.append(f"scope={decision.scope}")
-    if decision.status:
-        lines.append(f"status={decision.status}")
-        lines.append(f"retry_after={decision.retry_after_s}")
-    if decision.hold_ms:
-        lines.append(f"hold={decision.hold_ms}")
-    if decision.once:
-        lines.append("once=1")
-    if decision.silence_ms:
-        lines.append(f"silence={decision.silence_ms}")
-    if decision.model:
-        lines.append(f"model={decision.model}")
-    return "\n".join(lines) + "\n"
+def encode_lines(decision: Decision) -> str:
+    """A decision as lines of `name=value`, for the variables that are set."""
+    return "".join(f"{name}={value}\n" for name, value in decision.variables().items())

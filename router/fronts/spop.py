@@ -34,40 +34,9 @@ log = structlog.get_logger(__name__)
 
 
 @lru_cache(maxsize=MAX_CACHED_ANSWERS)
-def encode_answer(
-    reason: str,
-    first: str,
-    second: str,
-    status: int,
-    retry_after_s: int,
-    prefill: str = "",
-    model: str = "",
-    scope: str = "",
-    hold_ms: int = 0,
-    once: bool = False,
-    silence_ms: int = 0,
-) -> bytes:
-    """A decision as SPOE actions: the variables HAProxy's rules read. What is not set stays unset."""
-    values: dict[str, str | int] = {"reason": reason}
-    if first:
-        values["first"] = first
-    if second:
-        values["second"] = second
-    if prefill:
-        values["prefill"] = prefill
-    if scope:
-        values["scope"] = scope
-    if status:
-        values |= {"status": status, "retry_after": retry_after_s}
-    if hold_ms:
-        values["hold"] = hold_ms
-    if once:
-        values["once"] = 1
-    if silence_ms:
-        values["silence"] = silence_ms
-    if model:
-        values["model"] = model
-    return encode_set_vars(Scope.TXN, values)
+def encode_actions(decision: Decision) -> bytes:
+    """A decision as SPOE actions that set the variables HAProxy's rules read."""
+    return encode_set_vars(Scope.TXN, decision.variables())
 
 
 class SPOPProtocol(asyncio.Protocol):
@@ -105,20 +74,7 @@ class SPOPProtocol(asyncio.Protocol):
                     log.exception("lookup failed, connection closed")
                     spop.send_disconnect(Status.UNKNOWN, "internal error")
                     break
-                answer = encode_answer(
-                    decision.reason,
-                    decision.first,
-                    decision.second,
-                    decision.status,
-                    decision.retry_after_s,
-                    decision.prefill_address,
-                    decision.model,
-                    decision.scope,
-                    decision.hold_ms,
-                    decision.once,
-                    decision.silence_ms,
-                )
-                spop.send_ack(event.stream_id, event.frame_id, answer)
+                spop.send_ack(event.stream_id, event.frame_id, encode_actions(decision))
             elif type(event) is HelloReceived:
                 log.debug("SPOP connection open", engine=event.engine_id, max_frame_size=event.max_frame_size)
         self._flush()

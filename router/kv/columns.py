@@ -19,11 +19,11 @@ PRIOR_PER_TOKEN_MS = 0.02
 large GPU; what replicas report takes over within a few requests."""
 
 
-AGAIN_TOKENS = 8192.0
-"""How many tokens are computed together when evicted ones are computed again: one large step of an engine."""
+RECOMPUTE_TOKENS = 8192.0
+"""Tokens in one large prefill step of an engine; evicted tokens are taken to be computed again in such steps."""
 
 ENDLESS = 2**53
-"""Tokens: as far as a column of floats counts."""
+"""Tokens of a replica whose KV capacity is unknown: the largest whole number that a column of floats holds exactly."""
 
 
 class KVColumns:
@@ -44,7 +44,7 @@ class KVColumns:
             base_ms=column(PRIOR_BASE_MS),
             per_token_ms=column(PRIOR_PER_TOKEN_MS),
             per_square_ms=column(),
-            again_ms=column(PRIOR_BASE_MS / AGAIN_TOKENS + PRIOR_PER_TOKEN_MS),
+            recompute_ms_per_token=column(PRIOR_BASE_MS / RECOMPUTE_TOKENS + PRIOR_PER_TOKEN_MS),
             footprint=column(),
             capacity=column(math.inf),
             fill=column(),
@@ -54,7 +54,7 @@ class KVColumns:
         cells = signals.cells
         self._waiting, self._prefill_ms = cells.waiting, cells.prefill_ms
         self._base_ms, self._per_token_ms = cells.base_ms, cells.per_token_ms
-        self._per_square_ms, self._again_ms = cells.per_square_ms, cells.again_ms
+        self._per_square_ms, self._recompute_ms_per_token = cells.per_square_ms, cells.recompute_ms_per_token
         self._footprint, self._capacity, self._fill = cells.footprint, cells.capacity, cells.fill
 
     def __repr__(self) -> str:
@@ -91,14 +91,12 @@ class KVColumns:
         return int(capacity) if capacity < math.inf else ENDLESS
 
     def time_ms(self, slot: int, tokens: float) -> float:
-        """T(tokens) on a slot; 0 for none."""
-        if tokens <= 0:
-            return 0.0
-        return self._base_ms[slot] + (self._per_token_ms[slot] + self._per_square_ms[slot] * tokens) * tokens
+        """T(tokens) on a slot; 0 for no tokens."""
+        return self.signals.time_ms(slot, tokens)
 
     def add_waiting(self, slot: int, tokens: int) -> None:
         self._waiting[slot] = waiting = self._waiting[slot] + tokens
-        self._prefill_ms[slot] = self.time_ms(slot, waiting)
+        self._prefill_ms[slot] = self.signals.time_ms(slot, waiting)
 
     def add_waiting_elsewhere(self, slot: int, tokens: int) -> None:
         """Another edge has so many more tokens in front of a slot, or fewer."""
@@ -107,7 +105,7 @@ class KVColumns:
 
     def set_times(self, slot: int, base_ms: float, per_token_ms: float, per_square_ms: float) -> None:
         self._base_ms[slot], self._per_token_ms[slot], self._per_square_ms[slot] = base_ms, per_token_ms, per_square_ms
-        self._again_ms[slot] = self.time_ms(slot, AGAIN_TOKENS) / AGAIN_TOKENS
+        self._recompute_ms_per_token[slot] = self.time_ms(slot, RECOMPUTE_TOKENS) / RECOMPUTE_TOKENS
         self.add_waiting(slot, 0)
 
     def add_footprint(self, slot: int, tokens: int) -> None:

@@ -134,7 +134,7 @@ class KVState:
         )
         signals = self.columns.signals
         under_way = self.conversations.under_way_share
-        signals.under_way = signals.usage * under_way
+        signals.active_usage = signals.usage * under_way
         signals.certainty = 1.0 if self._is_silence_known else under_way
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
         tokens = min(tokens, limit)

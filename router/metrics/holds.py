@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.decide.hold import HoldQueue, Outcome
 
 
 class HoldCollector(Collector):

@@ -22,7 +22,6 @@ from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.metrics.exposition import Series, by_id, in_pieces
 from pointsman.router.metrics.histogram import Histogram
-from pointsman.router.requests.table import RequestTable
 
 LOOKUP_BOUNDS_S = (20e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 400e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
 """Around the budget of a decision (60 us) and up to HAProxy's `timeout processing` (50 ms)."""
@@ -118,7 +117,6 @@ class StateCollector(Collector):
         *,
         replicas: ReplicaRegistry,
         load: LoadTable,
-        in_flight: RequestTable,
         sessions: SessionTable,
         decisions: DecisionMetrics,
         requests: RequestMetrics,
@@ -128,7 +126,6 @@ class StateCollector(Collector):
     ) -> None:
         self._replicas = replicas
         self._load = load
-        self._in_flight = in_flight
         self._sessions = sessions
         self._decisions = decisions
         self._requests = requests
@@ -219,8 +216,8 @@ class StateCollector(Collector):
         ended = CounterMetricFamily(
             "pointsman_reservations_dropped", "Reservations ended without their end-of-request line.", labels=("cause",)
         )
-        ended.add_metric(("expired",), self._in_flight.expired)
-        ended.add_metric(("leaked",), self._in_flight.leaked)
+        ended.add_metric(("expired",), self._load.expired)
+        ended.add_metric(("leaked",), self._load.leaked)
         yield ended
         yield _gauge("pointsman_sessions", "Pinned sessions.", len(self._sessions))
         yield _counter("pointsman_sessions_evicted", "Pins dropped because the table was full.", self._sessions.evicted)

@@ -64,6 +64,8 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Time constant, in seconds, of the comparison of decoding speeds."""
     retry_share: Share = 0.2
     """Share of all requests that may be sent again to another replica; Envoy's and Finagle's default."""
+    retry_floor: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 10.0
+    """Requests within `window_s` that may be sent again whatever the traffic, so that a quiet edge retries too."""
 
     def length_s(self, level: int) -> float:
         """How long the `level`-th ejection in a row lasts, in seconds; the first is 1."""

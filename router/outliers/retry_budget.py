@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 
-FLOOR = 10.0
-"""Requests within the window that may be sent again whatever the traffic; Finagle's default is 10 a second."""
-
 
 class RetryBudget:
     """Counts what is sent again against all that is sent."""
 
-    def __init__(self, *, share: float = 0.2, window_s: float = 10.0) -> None:
-        """share: part of the requests that may be sent again, from 0 to 1; window_s: time constant of both counts."""
+    def __init__(self, *, share: float = 0.2, floor: float = 10.0, window_s: float = 10.0) -> None:
+        """An empty budget.
+
+        share: part of the requests that may be sent again, from 0 to 1.
+        floor: requests within the window that may be sent again whatever the traffic.
+        window_s: time constant of both counts, in seconds.
+        """
         self._share = share
+        self._floor = floor
         self._window_s = window_s
         self.requests = 0.0
         """Requests that ended, decaying; whoever counts one that was not sent again may add it here."""
@@ -49,4 +52,4 @@ class RetryBudget:
         self._judge()
 
     def _judge(self) -> None:
-        self.exhausted = self._retries > FLOOR + self._share * self.requests
+        self.exhausted = self._retries > self._floor + self._share * self.requests

@@ -76,7 +76,7 @@ class OutlierTable:
         self._slow: dict[int, float] = {}
         self._next_pace_s = -math.inf
         self.pace = Pace(window_s=config.slow_window_s)
-        self.budget = RetryBudget(share=config.retry_share, window_s=config.window_s)
+        self.budget = RetryBudget(share=config.retry_share, floor=config.retry_floor, window_s=config.window_s)
         self.demoted: dict[int, Demotion] = {}
         """Replicas that keep a part of their requests, by slot; empty while all is well."""
         self.probing: set[int] = set()

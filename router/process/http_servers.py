@@ -1,50 +1,21 @@
-"""uvicorn inside a process that owns its own signals, sockets and end."""
+"""HTTP servers of the router: on a socket bound before, until the router ends."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
+
+from pointsman.contract.http_server import HTTPServer
 
 CLOSE_S = 2
 """How long requests under way may take when the process ends."""
 
-TICK_S = 1.0
-"""Between two updates of the Date header, which counts seconds. uvicorn's own loop wakes ten times as often, to see
-whether it should exit."""
-
 log = structlog.get_logger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, as the process that owns several servers owns the signals; told to exit by
-    an event."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._leaving = asyncio.Event()
-
-    def leave(self) -> None:
-        """Stop serving."""
-        self.should_exit = True
-        self._leaving.set()
-
-    async def main_loop(self) -> None:
-        # Tick 0 is one at which the Date header is renewed.
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._leaving.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
 
 
 async def serve_http(
@@ -54,9 +25,7 @@ async def serve_http(
 
     `on_ended` is called when the server ends before that, which is logged. Raises what keeps it from starting.
     """
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CLOSE_S)
-    )
+    server = HTTPServer(app, close_s=CLOSE_S)
 
     async def stop() -> None:
         server.leave()

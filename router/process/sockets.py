@@ -12,6 +12,8 @@ from pointsman.router.settings import Listen
 
 BACKLOG = 1024
 
+_EXPECTED = "an address that this process can listen on"
+
 
 def bind_tcp(name: str, address: Listen) -> tuple[socket.socket, Listen]:
     """A listening socket and the address it got; `name` is the setting. Raises SettingsError."""
@@ -22,7 +24,7 @@ def bind_tcp(name: str, address: Listen) -> tuple[socket.socket, Listen]:
         sock.bind(sockaddr)
         sock.listen(BACKLOG)
     except OSError as error:
-        raise SettingsError(f"{name}: {address}: cannot listen: {error.strerror}") from error
+        raise SettingsError(name, str(address), _EXPECTED, f"cannot listen on {address}: {error.strerror}") from error
     sock.setblocking(False)
     return sock, Listen(address.host, sock.getsockname()[1])
 
@@ -37,7 +39,7 @@ def bind_unix(name: str, path: str) -> socket.socket:
     with ExitStack() as undo:
         try:
             if _is_taken(place):
-                raise SettingsError(f"{name}: {path}: cannot listen: another process does")
+                raise SettingsError(name, path, _EXPECTED, f"cannot listen on {path}: another process does")
             sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             fresh.unlink(missing_ok=True)
             sock.bind(str(fresh))
@@ -45,7 +47,8 @@ def bind_unix(name: str, path: str) -> socket.socket:
             sock.listen(BACKLOG)
             fresh.rename(place)
         except OSError as error:
-            raise SettingsError(f"{name}: {path}: cannot listen: {error.strerror or error}") from error
+            why = error.strerror or error
+            raise SettingsError(name, path, _EXPECTED, f"cannot listen on {path}: {why}") from error
         undo.pop_all()
     sock.setblocking(False)
     return sock

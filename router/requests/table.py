@@ -28,7 +28,7 @@ from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.decide.hold import HoldQueue, Outcome
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.prefill_backlog import WaitingPrompt
@@ -101,10 +101,6 @@ class RequestTable:
         """By id, in the order of `made_s`."""
         self._lingering: deque[tuple[float, Request]] = deque()
         """Requests that ended, and when."""
-        self.expired = 0
-        """Reservations ended by their age or by the limit."""
-        self.leaked = 0
-        """Reservations ended because HAProxy has no such session."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -340,7 +336,7 @@ class RequestTable:
         if self._requests.get(request.id) is not request:
             return
         del self._requests[request.id]
-        self.expired += self._release(request)
+        self._load.expired += self._release(request)
         self._give_up(request, now_s)
 
     def _give_up(self, request: Request, now_s: float) -> None:
@@ -370,7 +366,6 @@ class RequestTable:
             self._release(request)
             self._forget_if_empty(request)
         self._load.dropped(slot, len(found))
-        self.leaked += len(found)
 
     def clear_slot(self, slot: Slot) -> None:
         """The replica there left, or the slot is another's: nothing is reserved on it. What was predicted of requests
@@ -393,7 +388,7 @@ class RequestTable:
     def expire(self, now_s: float) -> int:
         """Ends requests older than their TTL, and forgets those that ended long enough ago; how many reservations of
         the former there were."""
-        lingering, requests, before = self._lingering, self._requests, self.expired
+        lingering, requests, before = self._lingering, self._requests, self._load.expired
         while lingering and lingering[0][0] <= now_s - LINGER_S:
             self._drop(lingering.popleft()[1], now_s)
         while requests:
@@ -401,7 +396,7 @@ class RequestTable:
             if oldest.made_s > now_s - self._ttl_s:
                 break
             self._drop(oldest, now_s)
-        return self.expired - before
+        return self._load.expired - before
 
     def validate(self) -> None:
         """Raises AssertionError when the table and the columns disagree (tests call it after every step)."""

@@ -19,7 +19,7 @@ from dockerfile import Dockerfile
 from haproxy_fixture import until
 from processes import stop
 
-from pointsman.engine.vllm.fleet.config import decode
+from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import FILE_NAMES
 from pointsman.up.ports import pick_ports
@@ -110,7 +110,7 @@ def test_the_replica_image_has_the_versions_that_are_tested() -> None:
 
 def test_the_replicas_configuration_decodes() -> None:
     """engine.yaml is one vLLM fleet, reachable from other containers."""
-    config = decode(load_yaml(CONTAINERS / "engine.yaml") | {"admin_token": "secret"})
+    config = decode_fleet(load_yaml(CONTAINERS / "engine.yaml") | {"admin_token": "secret"})
     (pool,) = config.pools
     assert (config.host, pool.device, config.admin) == ("node", "gpu", ("http://edge:8001",))
 

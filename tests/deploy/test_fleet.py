@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 from deploy_files import DEPLOY, load_yaml
 
-from pointsman.engine.vllm.fleet.config import Device, decode
+from pointsman.engine.vllm.fleet.config import Device, decode_fleet
 from pointsman.engine.vllm.fleet.spec import bundles_of, ranks_of
 
 
 def test_the_example_decodes_with_its_token() -> None:
     """Beyond loopback the driver demands one, which comes from the environment."""
-    fleet = decode(load_yaml(DEPLOY / "fleet" / "fleet.yaml") | {"admin_token": "secret"})
+    fleet = decode_fleet(load_yaml(DEPLOY / "fleet" / "fleet.yaml") | {"admin_token": "secret"})
     chat, code, moe = fleet.pools
     assert [len(bundles_of(pool, Device.GPU)) for pool in fleet.pools] == [1, 5, 1]
     assert [lora.name for lora in chat.loras] == ["chat-fr", "chat-de"]

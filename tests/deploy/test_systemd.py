@@ -23,7 +23,7 @@ from units import Unit
 from pointsman.commands.haproxy import DEFAULTS
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.server import SimServer
-from pointsman.engine.vllm.fleet.config import decode
+from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import EXIT_CONFIGURATION
 from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import EdgeConfig
@@ -199,7 +199,7 @@ def test_the_engines_example_fits_its_unit() -> None:
     values = accept([word.replace("%i", INSTANCE) for word in arguments])
     assert values["config"] == f"{CONFIGURATION}/engine/{INSTANCE}.yaml"
     assert values["set_"] == [f"name={INSTANCE}"]
-    config = decode(load_yaml(ETC / "engine" / f"{INSTANCE}.yaml") | {"name": INSTANCE})
+    config = decode_fleet(load_yaml(ETC / "engine" / f"{INSTANCE}.yaml") | {"name": INSTANCE})
     assert [pool.name for pool in config.pools] == [INSTANCE]
     assert config.admin == (f"http://{load_settings(ETC / 'router.yaml', environment={}).admin.listen}",)
     assert int(ENGINE["Service.TimeoutStopSec"].removesuffix("s")) > config.drain_s

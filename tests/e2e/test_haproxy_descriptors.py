@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, Received, running_edge
 
+from pointsman.contract import child_process
 from pointsman.haproxy import process
 
 pytestmark = pytest.mark.e2e
@@ -25,7 +26,7 @@ REQUESTS = 1200
 
 def limit_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """HAProxy starts as if by a shell with `ulimit -n 256`."""
-    before_exec = process.die_with_parent
+    before_exec = child_process.die_with_parent
 
     def limited(parent: int) -> Callable[[], None]:
         ask = before_exec(parent)
@@ -36,7 +37,7 @@ def limit_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return set_limit
 
-    monkeypatch.setattr(process, "die_with_parent", limited)
+    monkeypatch.setattr(child_process, "die_with_parent", limited)
     monkeypatch.setattr(process, "open_files_limit", lambda: OPEN_FILES)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from golden import HAPROXY, assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsman.contract.config import decode
 from pointsman.haproxy.config import Bind, EdgeConfig, Server, ServerOptions, Timeouts, server_ids
 from pointsman.haproxy.errors import ConfigError
 from pointsman.haproxy.render import render
@@ -176,25 +176,25 @@ def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], key: str) -> No
     with pytest.raises(ConfigError) as refused:
         make_edge(**changes)
     assert refused.value.key == key
-    assert str(refused.value).startswith(f"{key} = ")
+    assert str(refused.value).startswith(f"{key}: got ")
     assert "expected" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        pytest.param(lambda: Bind("", 80), "bind.host", id="empty host"),
-        pytest.param(lambda: Bind("a b", 80), "bind.host", id="blank in a host"),
-        pytest.param(lambda: Bind("1:2", 80), "bind.host", id="not an IPv6 address"),
-        pytest.param(lambda: Bind("*", 65536), "bind.port", id="port too high"),
-        pytest.param(lambda: Bind("*", 443, "site.pem"), "bind.certificate", id="relative certificate"),
-        pytest.param(lambda: Server("", "10.0.0.1", 80), "server.name", id="empty name"),
-        pytest.param(lambda: Server("r/1", "10.0.0.1", 80), "server.name", id="slash in a name"),
-        pytest.param(lambda: Server("r" * 65, "10.0.0.1", 80), "server.name", id="name too long"),
-        pytest.param(lambda: Server("r", "replica.local", 80), "server.host", id="a name where an address must be"),
-        pytest.param(lambda: ServerOptions(fall=0), "server_options.fall", id="never down"),
-        pytest.param(lambda: ServerOptions(health_path="health"), "server_options.health_path", id="relative path"),
-        pytest.param(lambda: Timeouts(processing_ms=0), "timeouts.processing_ms", id="no time to answer"),
+        pytest.param(lambda: Bind("", 80), "host", id="empty host"),
+        pytest.param(lambda: Bind("a b", 80), "host", id="blank in a host"),
+        pytest.param(lambda: Bind("1:2", 80), "host", id="not an IPv6 address"),
+        pytest.param(lambda: Bind("*", 65536), "port", id="port too high"),
+        pytest.param(lambda: Bind("*", 443, "site.pem"), "certificate", id="relative certificate"),
+        pytest.param(lambda: Server("", "10.0.0.1", 80), "name", id="empty name"),
+        pytest.param(lambda: Server("r/1", "10.0.0.1", 80), "name", id="slash in a name"),
+        pytest.param(lambda: Server("r" * 65, "10.0.0.1", 80), "name", id="name too long"),
+        pytest.param(lambda: Server("r", "replica.local", 80), "host", id="a name where an address must be"),
+        pytest.param(lambda: ServerOptions(fall=0), "fall", id="never down"),
+        pytest.param(lambda: ServerOptions(health_path="health"), "health_path", id="relative path"),
+        pytest.param(lambda: Timeouts(processing_ms=0), "processing_ms", id="no time to answer"),
     ],
 )
 def test_a_bad_part_is_refused_by_name(make: Any, key: str) -> None:
@@ -212,12 +212,12 @@ def test_decoding_names_the_place() -> None:
         "spop_address": "h:2",
         "admin_socket": "/a",
     }
-    assert msgspec.convert(document, EdgeConfig).binds[0].address == "*:80"
+    assert decode(document, EdgeConfig).binds[0].address == "*:80"
     document["binds"] = [{"host": "*", "port": 80}, {"host": "*", "port": 0}]
-    with pytest.raises(msgspec.ValidationError, match=r"bind.port = 0: expected .*\$.binds\[1\]"):
-        msgspec.convert(document, EdgeConfig)
-    with pytest.raises(msgspec.ValidationError, match="unknown field `bind`"):
-        msgspec.convert(document | {"binds": [], "bind": []}, EdgeConfig)
+    with pytest.raises(ConfigError, match=r"^binds\[1\]\.port: got 0, expected a whole number from 1"):
+        decode(document, EdgeConfig, error=ConfigError)
+    with pytest.raises(ConfigError, match=r"^bind: unknown key, expected one of the keys binds,"):
+        decode(document | {"binds": [], "bind": []}, EdgeConfig, error=ConfigError)
 
 
 nasty = st.text(alphabet=st.sampled_from("a/1.:_- \n\r\t\"'\\#{}%$[]()*|;,\x00é"), max_size=12)

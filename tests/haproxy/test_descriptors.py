@@ -41,7 +41,7 @@ def test_connections_are_limited_by_the_limit_of_open_files(open_files: int, ser
 
 def test_a_limit_that_leaves_no_room_for_clients_is_refused() -> None:
     """The sentence names the limit: an edge that takes its replicas out of service is worse than none."""
-    with pytest.raises(ConfigError, match=r"limit of open files = 80: expected one that leaves room"):
+    with pytest.raises(ConfigError, match=r"limit of open files: got 80, expected one that leaves room"):
         render(make_edge(), 80)
 
 

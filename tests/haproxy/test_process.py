@@ -16,7 +16,7 @@ from pointsman.haproxy.errors import ConfigError, HAProxyUnavailable, ProcessErr
 from pointsman.haproxy.process import FILE_NAMES, HAProxyProcess
 
 
-def make_process(folder: Path, script: str, **changes: object) -> HAProxyProcess:
+def make_process(folder: Path, script: str, *, log_file: Path | None = None, **changes: object) -> HAProxyProcess:
     """A process whose haproxy is a shell script; `$1` is -c for a check and -W for a start."""
     binary = folder / "haproxy"
     binary.write_text(f"#!/bin/sh\n{script}\n")
@@ -28,7 +28,7 @@ def make_process(folder: Path, script: str, **changes: object) -> HAProxyProcess
         "admin_socket": str(folder / "run" / "admin.sock"),
     }
     edge = EdgeConfig(**(values | changes))  # type: ignore[arg-type]
-    return HAProxyProcess(lambda: edge, folder / "run", binary=Binary(str(binary), "2.8.25"))
+    return HAProxyProcess(lambda: edge, folder / "run", log_file=log_file, binary=Binary(str(binary), "2.8.25"))
 
 
 async def test_haproxys_own_words_about_a_bad_configuration(tmp_path: Path) -> None:
@@ -147,9 +147,8 @@ async def test_files_that_are_refused_later_keep_no_haproxy_from_starting_again(
 
 async def test_a_log_that_cannot_be_opened_keeps_no_haproxy_from_starting(tmp_path: Path) -> None:
     """What it says is lost; that it serves matters more."""
-    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3')
-    process.log_file = tmp_path / "nowhere" / "haproxy.log"
-    with pytest.raises(ProcessError, match="ended with code 3: its log cannot be read"):
+    process = make_process(tmp_path, '[ "$1" = -c ] || exit 3', log_file=tmp_path / "nowhere" / "haproxy.log")
+    with pytest.raises(ProcessError, match="ended with code 3: it said nothing"):
         await process.start()
 
 

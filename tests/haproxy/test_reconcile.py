@@ -149,7 +149,7 @@ def test_an_id_in_use_is_stepped_over() -> None:
 @pytest.mark.parametrize("observed", [[], [make_observed()]], ids=["added", "moved"])
 def test_a_server_that_would_break_a_command_is_refused(observed: list[ObservedServer]) -> None:
     """Names and addresses come from registrations: they are checked before they become commands."""
-    with pytest.raises(ConfigError, match=r"server\.host"):
+    with pytest.raises(ConfigError, match="host"):
         planned([make_desired(host="10.0.0.1; shutdown sessions server fleet/r2")], observed)
 
 

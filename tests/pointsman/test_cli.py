@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pointsman.cli import app
+from pointsman.contract.errors import ConfigurationError
 from pointsman.documents import policy_document
-from pointsman.errors import StartError
 from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import FILE_NAMES
 
@@ -36,10 +36,10 @@ def test_a_policy_flag_may_be_a_file(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("policy: random\n")
     assert policy_document(str(path)) == {"policy": "random"}
-    with pytest.raises(StartError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
         policy_document(str(tmp_path / "none.yaml"))
     path.write_text("- random\n")
-    with pytest.raises(StartError, match="mapping"):
+    with pytest.raises(ConfigurationError, match="mapping"):
         policy_document(str(path))
 
 

@@ -90,7 +90,7 @@ def fleets(draw: st.DrawFn) -> Candidates:
         kv={
             "footprint": kept,
             "waiting": [draw(st.sampled_from([0, 0, 700, 9000])) for _ in ids],
-            "under_way": draw(st.sampled_from([0.0, 1.7])),
+            "active_usage": draw(st.sampled_from([0.0, 1.7])),
         },
     )
 

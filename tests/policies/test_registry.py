@@ -102,7 +102,7 @@ def test_refuses_and_says_where(document: dict[str, Any] | bytes, path: str, mes
     """What is not understood is refused, with the path of the bad key, its value and what was expected."""
     with pytest.raises(PolicyConfigError) as caught:
         build_policy(document)
-    assert caught.value.path == path
+    assert caught.value.key == path
     assert message in str(caught.value)
 
 

@@ -35,10 +35,10 @@ def make_kv(
     capacity: Sequence[float] | None = None,
     per_token_ms: Sequence[float] | None = None,
     base_ms: float = 20.0,
-    under_way: float = 0.0,
+    active_usage: float = 0.0,
 ) -> KVSignals:
     """Columns for these slots: nothing waits, nothing is kept, 100,000 tokens fit, T(x) = 20 ms + 0.02 ms x.
-    `under_way` is the share of the KV wanted by conversations with a request under way."""
+    `active_usage` is the share of the fleet's KV that conversations with an active request keep."""
     own = np.array(slots, dtype=np.intp)
 
     def column(values: Sequence[float] | None, default: float) -> np.ndarray:
@@ -55,12 +55,12 @@ def make_kv(
         base_ms=column(None, base_ms),
         per_token_ms=each,
         per_square_ms=column(None, 0.0),
-        again_ms=column(None, base_ms / 8192) + each,
+        recompute_ms_per_token=column(None, base_ms / 8192) + each,
         footprint=kept,
         capacity=room,
         fill=kept / room,
         usage=float(kept[own][known].sum() / room[own][known].sum()) if known.any() else 0.0,
-        under_way=under_way,
+        active_usage=active_usage,
     )
 
 

@@ -24,7 +24,7 @@ from pointsman.commands.haproxy import DEFAULTS
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
-from pointsman.router.decide.hold_queue import Outcome
+from pointsman.router.decide.hold import Outcome
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.fronts.api.guard import Check
 from pointsman.router.metrics.requests import REQUEST_CLASSES

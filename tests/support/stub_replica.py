@@ -34,10 +34,10 @@ def run_driver(settings: str) -> None:
     """A driver of stub replicas, with settings as JSON, in this process."""
     from pointsman.engine.vllm.errors import VllmError
     from pointsman.engine.vllm.fleet import actor, launch
-    from pointsman.engine.vllm.fleet.config import decode
+    from pointsman.engine.vllm.fleet.config import decode_fleet
 
     actor.VllmReplica = StubReplica
     try:
-        launch.run(decode(json.loads(settings)))
+        launch.run(decode_fleet(json.loads(settings)))
     except VllmError as error:
         sys.exit(f"error: {error}")

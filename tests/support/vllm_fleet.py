@@ -39,11 +39,11 @@ READY_S = 240
 
 _DRIVER = """
 import json, sys
-from pointsman.engine.vllm.fleet.config import decode
+from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.engine.vllm.errors import VllmError
 from pointsman.engine.vllm.fleet.launch import run
 try:
-    run(decode(json.loads(sys.argv[1])))
+    run(decode_fleet(json.loads(sys.argv[1])))
 except VllmError as error:
     sys.exit(f"error: {error}")
 """

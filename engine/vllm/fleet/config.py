@@ -10,10 +10,11 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from pointsman.contract.config import decode
 from pointsman.contract.pools import POOL_NAME_PATTERN, POOLS_MAX
 from pointsman.contract.registration import Role
 from pointsman.engine.vllm.errors import VllmConfigError
@@ -123,25 +124,25 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+            raise VllmConfigError("name", self.name, "1 to 52 of A-Z a-z 0-9 _ . : -")
         if not self.model:
-            raise VllmConfigError("model: '' (expected a folder or a hub name)")
+            raise VllmConfigError("model", self.model, "a folder or a hub name")
         for key in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
             if not 1 <= getattr(self, key) <= RANKS_MAX:
-                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected 1 to {RANKS_MAX})")
+                raise VllmConfigError(key, getattr(self, key), f"1 to {RANKS_MAX}")
         if not 1 <= self.replicas <= self.replicas_max:
-            raise VllmConfigError(f"replicas: {self.replicas} (expected 1 to {self.replicas_max})")
+            raise VllmConfigError("replicas", self.replicas, f"1 to {self.replicas_max}")
         if self.prefill_timeout_s <= 0:
-            raise VllmConfigError(f"prefill_timeout_s: {self.prefill_timeout_s} (expected more than 0)")
+            raise VllmConfigError("prefill_timeout_s", self.prefill_timeout_s, "more than 0")
         for key, value in {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, **self.resources}.items():
             if value < 0:
-                raise VllmConfigError(f"{key}: {value} (expected 0 or more)")
+                raise VllmConfigError(key, value, "0 or more")
         if len(self.loras) > LORAS_MAX:
-            raise VllmConfigError(f"loras: {len(self.loras)} adapters (expected {LORAS_MAX} at most)")
+            raise VllmConfigError("loras", self.loras, f"at most {LORAS_MAX}", f"got {len(self.loras)} adapters")
         for word in self.args:
             flag = word.split("=", 1)[0].replace("_", "-")
             if flag in _OWNED_ARGS:
-                raise VllmConfigError(f"args: {word!r} (expected no {flag}: it is set by {_OWNED_ARGS[flag]})")
+                raise VllmConfigError("args", word, f"no {flag}: it is set by {_OWNED_ARGS[flag]}")
 
     @property
     def replicas_max(self) -> int:
@@ -195,74 +196,55 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise VllmConfigError(f"name: {self.name!r} (expected 1 to 52 of A-Z a-z 0-9 _ . : -)")
+            raise VllmConfigError("name", self.name, "1 to 52 of A-Z a-z 0-9 _ . : -")
         if not 1 <= len(self.pools) <= POOLS_MAX:
-            raise VllmConfigError(f"pools: {len(self.pools)} of them (expected 1 to {POOLS_MAX})")
+            raise VllmConfigError("pools", self.pools, f"1 to {POOLS_MAX} pools", f"got {len(self.pools)} pools")
         names = [pool.name for pool in self.pools]
         for name in names:
             if names.count(name) > 1:
-                raise VllmConfigError(f"pools: {name!r} twice (expected a name for each)")
+                raise VllmConfigError("pools", name, "a name for each", f"got {name!r} twice")
         if self.drain_s < 0:
-            raise VllmConfigError(f"drain_s: {self.drain_s} (expected 0 or more)")
+            raise VllmConfigError("drain_s", self.drain_s, "0 or more")
         for key in ("ttl_s", "heartbeat_s", "start_timeout_s"):
             if getattr(self, key) <= 0:
-                raise VllmConfigError(f"{key}: {getattr(self, key)} (expected more than 0)")
+                raise VllmConfigError(key, getattr(self, key), "more than 0")
         if self.ttl_s <= self.heartbeat_s:
-            raise VllmConfigError(f"ttl_s: {self.ttl_s} (expected more than heartbeat_s, {self.heartbeat_s})")
+            raise VllmConfigError("ttl_s", self.ttl_s, f"more than heartbeat_s, {self.heartbeat_s}")
         for url in self.admin:
             if not url.startswith(("http://", "https://")):
-                raise VllmConfigError(f"admin: {url!r} (expected http://host:port)")
+                raise VllmConfigError("admin", url, "http://host:port")
         if not 0 <= self.control_port <= 65535:
-            raise VllmConfigError(f"control_port: {self.control_port} (expected 0 to 65535)")
+            raise VllmConfigError("control_port", self.control_port, "0 to 65535")
         if not self.admin_token and not _is_loopback(self.control_host):
-            raise VllmConfigError(
-                f"control_host: {self.control_host!r} (expected a loopback address, or an admin_token beside it)"
-            )
+            raise VllmConfigError("control_host", self.control_host, "a loopback address, or an admin_token beside it")
 
 
-T = TypeVar("T")
+_FLEET_KEYS = FleetConfig.__struct_fields__
+_KEYS_OF_POOLS = frozenset(PoolConfig.__struct_fields__) - frozenset(_FLEET_KEYS)
+_KEYS_OF_FLEETS = tuple(key for key in _FLEET_KEYS if key not in PoolConfig.__struct_fields__)
 
-_FLEET_KEYS = frozenset(FleetConfig.__struct_fields__)
-_POOL_KEYS = frozenset(PoolConfig.__struct_fields__)
 
-
-def decode(document: Mapping[str, Any]) -> FleetConfig:
-    """A configuration from plain values; raises VllmConfigError, also for an unknown key."""
+def decode_fleet(document: Mapping[str, Any], *, source: str = "") -> FleetConfig:
+    """The configuration of a fleet from plain values that come from `source`. Raises VllmConfigError."""
     tree = dict(document)
-    unknown = sorted(tree.keys() - _FLEET_KEYS - _POOL_KEYS)
-    if unknown:
-        raise VllmConfigError(
-            f"vllm.{unknown[0]}: no such key (expected one of {', '.join(sorted(_FLEET_KEYS | _POOL_KEYS))})"
-        )
-    if "pools" in tree:
-        stray = sorted(tree.keys() - _FLEET_KEYS)
-        if stray:
-            raise VllmConfigError(f"vllm.{stray[0]}: beside `pools` (expected inside one of them)")
-        written = tree.pop("pools")
-        if not isinstance(written, (list, tuple)) or not all(isinstance(pool, Mapping) for pool in written):
-            raise VllmConfigError("vllm.pools: a list of mappings is expected")
-        pools = tuple(decode_pool(pool, f"vllm.pools[{number}]") for number, pool in enumerate(written))
-    else:
+    if "pools" not in tree:
         alone = {key: tree.pop(key) for key in list(tree) if key not in _FLEET_KEYS}
-        pools = (decode_pool({"name": tree.get("name", DEFAULT_NAME), **alone}, "vllm"),)
-    return _convert({**tree, "pools": pools}, FleetConfig, "vllm")
+        pool = decode_pool(
+            {"name": tree.get("name", DEFAULT_NAME), **alone}, "vllm", source=source, known=_KEYS_OF_FLEETS
+        )
+        return decode({**tree, "pools": (pool,)}, FleetConfig, at="vllm", source=source, error=VllmConfigError)
+    for key in sorted(_KEYS_OF_POOLS & tree.keys()):
+        raise VllmConfigError(f"vllm.{key}", tree[key], "it inside one of the pools", "stands beside `pools`", source)
+    return decode(tree, FleetConfig, at="vllm", source=source, error=VllmConfigError)
 
 
-def decode_pool(document: Mapping[str, Any], where: str) -> PoolConfig:
-    """One pool from plain values; `where` stands before the key in what VllmConfigError says."""
-    unknown = sorted(document.keys() - _POOL_KEYS)
-    if unknown:
-        raise VllmConfigError(f"{where}.{unknown[0]}: no such key (expected one of {', '.join(sorted(_POOL_KEYS))})")
-    return _convert(dict(document), PoolConfig, where)
+def decode_pool(document: Mapping[str, Any], at: str, *, source: str = "", known: tuple[str, ...] = ()) -> PoolConfig:
+    """One pool from plain values. Raises VllmConfigError.
 
-
-def _convert(tree: dict[str, Any], into: type[T], where: str) -> T:
-    try:
-        return msgspec.convert(tree, into)
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, VllmConfigError):
-            raise VllmConfigError(f"{where}.{error.__cause__}") from None
-        raise VllmConfigError(f"{where}: {error}") from error
+    at: path of the pool in its document, which comes from `source`.
+    known: keys that may stand beside those of a pool.
+    """
+    return decode(dict(document), PoolConfig, at=at, source=source, error=VllmConfigError, known=known)
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,10 +11,8 @@ import contextlib
 import hmac
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,10 +20,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pointsman.contract.events import JSON_TYPE
+from pointsman.contract.http_api import (
+    answer_error,
+    bearer_token,
+    decode_body,
+    json_answer,
+    media_type_of,
+    read_body,
+    wrong_token,
+)
+from pointsman.contract.http_server import HTTPServer
 from pointsman.contract.pools import PoolStatus, ScaleOrder
 from pointsman.engine.vllm.errors import ClusterError, UnknownPoolError, VllmConfigError
 
 MAX_BODY_BYTES = 1024 * 1024
+
+T = TypeVar("T")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -54,29 +64,28 @@ class Control:
                 Route("/v1/pools/{name}", self._guarded(self.put_pool), methods=["PUT"]),
                 Route("/v1/pools/{name}/scale", self._guarded(self.scale_pool), methods=["POST"]),
             ],
-            exception_handlers={HTTPException: _answer_error},
+            exception_handlers={HTTPException: answer_error},
         )
 
     async def list_pools(self, request: Request) -> Response:
-        return _json({"pools": self._orders.statuses()})
+        return json_answer({"pools": self._orders.statuses()})
 
     async def scale_pool(self, request: Request) -> Response:
         order = await _decoded(request, ScaleOrder)
         with _refusals():
-            return _json(self._orders.scale(request.path_params["name"], order.replicas), 202)
+            return json_answer(self._orders.scale(request.path_params["name"], order.replicas), 202)
 
     async def put_pool(self, request: Request) -> Response:
         document = await _decoded(request, dict[str, Any])
         with _refusals():
-            return _json(self._orders.put(request.path_params["name"], document), 202)
+            return json_answer(self._orders.put(request.path_params["name"], document), 202)
 
     def _guarded(self, handler: Handler) -> Handler:
         async def check_then_handle(request: Request) -> Response:
             _refuse_pages(request)
-            if self._token:
-                scheme, _, given = request.headers.get("authorization", "").partition(" ")
-                if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token.encode()):
-                    raise HTTPException(401, "a valid bearer token is expected", {"www-authenticate": "Bearer"})
+            given = bearer_token(request.headers)
+            if self._token and not hmac.compare_digest(given.encode(), self._token.encode()):
+                raise wrong_token()
             return await handler(request)
 
         return check_then_handle
@@ -89,26 +98,16 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[str]:
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise VllmConfigError(f"control_port: {port} at {host}: cannot listen: {error.strerror}") from error
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-    )
+        raise VllmConfigError("control_port", port, f"a port that is free at {host}: {error.strerror}") from error
+    server = HTTPServer(app, close_s=1)
     with listening:
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             number = listening.getsockname()[1]
             yield f"http://[{host}]:{number}" if family == socket.AF_INET6 else f"http://{host}:{number}"
         finally:
-            server.should_exit = True
+            server.leave()
             await task
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: those are the driver's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
 
 
 @contextlib.contextmanager
@@ -131,32 +130,8 @@ def _refuse_pages(request: Request) -> None:
             raise HTTPException(403, f"{name}: web pages may not give orders")
 
 
-async def _decoded(request: Request, into: type[Any]) -> Any:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+async def _decoded(request: Request, into: type[T]) -> T:
+    media_type = media_type_of(request.headers)
     if media_type != JSON_TYPE:
         raise HTTPException(415, f"content-type: {media_type[:100]!r}: {JSON_TYPE} is expected")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"body: at most {MAX_BODY_BYTES} bytes are expected")
-    try:
-        return msgspec.json.decode(bytes(body) or b"{}", type=into)
-    except msgspec.ValidationError as error:
-        raise HTTPException(422, str(error)) from error
-    # Text that is not UTF-8 is Python's own ValueError.
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise HTTPException(400, f"body: not JSON: {error}") from error
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    shown = {"error": {"message": error.detail, "type": kind, "code": error.status_code}}
-    answer = _json(shown, error.status_code)
-    answer.headers.update(error.headers or {})
-    return answer
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    return decode_body(await read_body(request, MAX_BODY_BYTES), into)

@@ -60,7 +60,7 @@ def model_path(config: FleetConfig, pool: PoolConfig) -> str:
     if pool.model in _TINY:
         return str(tiny_model.cached_tiny_model(arch=_TINY[pool.model]))
     if not config.ray_address and pool.model.startswith(("/", "./", "../")) and not Path(pool.model).is_dir():
-        raise VllmConfigError(f"pool {pool.name}: model: {pool.model!r} (expected a folder that exists, or a hub name)")
+        raise VllmConfigError("model", pool.model, "a folder that exists, or a hub name", source=f"pool {pool.name}")
     return pool.model
 
 

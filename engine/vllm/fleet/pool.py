@@ -156,7 +156,7 @@ class Pool:
     def put(self, config: PoolConfig) -> None:
         """Wants another configuration of the same name; what differs is rolled. Raises VllmConfigError."""
         if config.name != self._config.name:
-            raise VllmConfigError(f"name: {config.name!r} (expected {self._config.name!r}: a pool keeps its name)")
+            raise VllmConfigError("name", config.name, f"{self._config.name!r}: a pool keeps its name")
         self._want(config)
 
     def stop(self) -> None:
@@ -321,5 +321,5 @@ class Pool:
 def _replaced(config: PoolConfig, *, replicas: int) -> PoolConfig:
     """The configuration with another size, which must be within its limits."""
     if not 1 <= replicas <= config.replicas_max:
-        raise VllmConfigError(f"replicas: {replicas} (expected 1 to {config.replicas_max})")
+        raise VllmConfigError("replicas", replicas, f"1 to {config.replicas_max}")
     return msgspec.structs.replace(config, replicas=replicas)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pointsman.contract.http_api import json_answer
 from pointsman.policies.errors import PolicyError
 from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.edges.digest import digests
 from pointsman.router.edges.peers import Peer
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fronts.api.bodies import json_answer
 from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
 from pointsman.router.process.clock import Clock
 

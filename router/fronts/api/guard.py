@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pointsman.contract.events import JSON_TYPE
+from pointsman.contract.http_api import bearer_token, media_type_of, wrong_token
 from pointsman.router.fronts.api.admin_token import AdminToken
 from pointsman.router.settings import Listen
 
@@ -84,13 +85,10 @@ class Guard:
     async def _check_token(self, request: Request) -> None:
         if not self._token.required:
             return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not given:
-            given = ""
         peer = request.client.host if request.client else ""
-        if not self._token.admits(given, peer):
+        if not self._token.admits(bearer_token(request.headers), peer):
             await self._token.slow_down()
-            raise HTTPException(401, "a valid bearer token is expected", {"www-authenticate": "Bearer"})
+            raise wrong_token()
 
     def _check_local(self, headers: Headers) -> None:
         if self._token.required:
@@ -157,11 +155,6 @@ def check_body_type(headers: Headers, accepted: tuple[str, ...]) -> None:
     media_type = media_type_of(headers)
     if media_type not in accepted:
         raise HTTPException(415, f"content-type: {_quoted(media_type)}: {' or '.join(accepted)} is expected")
-
-
-def media_type_of(headers: Headers) -> str:
-    """The media type of a body, lower case and without parameters; empty where it is not named."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _quoted(text: str) -> str:

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pointsman.contract.http_api import json_answer
 from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fronts.api.bodies import json_answer
 
 
 class ModelsFront:

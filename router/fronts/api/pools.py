@@ -7,21 +7,18 @@ own makes any number of routers agree, and one that starts again needs only the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import httpx
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
 from pointsman.contract.tls import tls_for
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError
 from pointsman.router.fleet.fleets import Fleet, FleetTable
-from pointsman.router.fronts.api.bodies import from_json, json_answer, read_body
-from pointsman.router.fronts.api.guard import Handler
 from pointsman.router.fronts.api.types import PoolList, PoolView
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.endpoints import EndpointResolver
@@ -50,22 +47,11 @@ class PoolFront:
         self._token = token
         self._max_body_bytes = max_body_bytes
 
-    def routes(self, guarded: Callable[[Handler], Handler]) -> list[Route]:
-        """The routes; `guarded` wraps each handler in the checks of the admin API."""
-        return [
-            Route("/v1/fleets/{name}", guarded(self.put_fleet), methods=["PUT"]),
-            Route("/v1/fleets/{name}", guarded(self.delete_fleet), methods=["DELETE"]),
-            Route("/v1/pools", guarded(self.list_pools)),
-            Route("/v1/pools/{name}", guarded(self.get_pool), methods=["GET"]),
-            Route("/v1/pools/{name}", guarded(self.order), methods=["PUT"]),
-            Route("/v1/pools/{name}/scale", guarded(self.scale), methods=["POST"]),
-        ]
-
     async def put_fleet(self, request: Request) -> Response:
         name = request.path_params["name"]
         if not _NAME.match(name):
-            raise HTTPException(422, f"name: {name!r}: {POOL_NAME_PATTERN} is expected")
-        lease = from_json(await read_body(request, MAX_LEASE_BYTES), FleetLease)
+            raise unfit("name", name, f"a string that matches {POOL_NAME_PATTERN}")
+        lease = decode_body(await read_body(request, MAX_LEASE_BYTES), FleetLease)
         try:
             # Orders go there with the admin token: it is checked as the address of a replica is.
             await self._endpoints.check_url(lease.control)
@@ -94,17 +80,17 @@ class PoolFront:
         fleet = self._owner(request)
         return json_answer(_view(fleet.name, fleet.pools[request.path_params["name"]]))
 
-    async def scale(self, request: Request) -> Response:
+    async def scale_pool(self, request: Request) -> Response:
         """The size a pool shall have; refused here when the pool cannot have it."""
         fleet = self._owner(request)
         body = await read_body(request, self._max_body_bytes)
-        order = from_json(body, ScaleOrder)
+        order = decode_body(body, ScaleOrder)
         limit = fleet.pools[request.path_params["name"]].replicas_max
         if order.replicas > limit:
-            raise HTTPException(422, f"replicas: {order.replicas} (expected 1 to {limit})")
+            raise unfit("replicas", order.replicas, f"1 to {limit}")
         return await self._pass_on(fleet, request, body)
 
-    async def order(self, request: Request) -> Response:
+    async def put_pool(self, request: Request) -> Response:
         """The configuration a pool shall have; only its driver can judge it."""
         return await self._pass_on(self._owner(request), request, await read_body(request, self._max_body_bytes))
 

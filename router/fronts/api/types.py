@@ -161,15 +161,3 @@ class Digests(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, Digest],
         msgspec.Meta(description="replicas, policy, sessions, conversations, and resident/ID for each replica."),
     ]
-
-
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    message: str
-    type: str
-    code: int
-
-
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Errors have the shape OpenAI's API and vLLM use."""
-
-    error: ErrorDetail

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
+from pointsman.contract.config import decode
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
 
@@ -38,10 +38,10 @@ def test_a_value_that_cannot_work_is_refused(key: str, value: Any) -> None:
 
 def test_decoding_reports_such_values_as_its_own_findings() -> None:
     """So that a file with a bad value and one with a bad type are reported alike."""
-    with pytest.raises(msgspec.ValidationError, match="timing"):
-        msgspec.convert({"timing": "slow"}, SimConfig)
-    with pytest.raises(msgspec.ValidationError, match="unknown field"):
-        msgspec.convert({"tempo": 5}, SimConfig)
+    with pytest.raises(SimConfigError, match=r"^timing: got 'slow', expected one of"):
+        decode({"timing": "slow"}, SimConfig, error=SimConfigError)
+    with pytest.raises(SimConfigError, match=r"^tempo: unknown key"):
+        decode({"tempo": 5}, SimConfig, error=SimConfigError)
 
 
 def test_the_context_length_fits_the_cache() -> None:

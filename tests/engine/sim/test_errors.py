@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pointsman.engine.sim.errors import RequestError, SimConfigError
+from pointsman.engine.sim.errors import RequestError
 
 
 def test_a_refusal_has_vllms_shape() -> None:
@@ -26,8 +26,3 @@ def test_anthropics_shape_has_no_param() -> None:
 def test_a_lone_surrogate_is_quoted_back_escaped() -> None:
     """UTF-8 has no way to say it."""
     assert "\\ud800" in json.loads(RequestError(400, "Bad Request", "\ud800").body())["error"]["message"]
-
-
-def test_a_configuration_error_names_key_value_and_expectation() -> None:
-    """All an operator needs."""
-    assert str(SimConfigError("port", 70_000, "0 to 65535")) == "port: 70000: expected 0 to 65535"

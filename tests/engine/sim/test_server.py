@@ -162,7 +162,7 @@ async def test_two_replicas_live_in_one_process() -> None:
 async def test_an_address_in_use_is_a_configuration_error() -> None:
     """The port is named."""
     async with replica() as server:
-        with pytest.raises(SimConfigError, match=f"port: {server.port}"):
+        with pytest.raises(SimConfigError, match=f"port: got {server.port}"):
             await SimServer(SimConfig(port=server.port)).start()
 
 

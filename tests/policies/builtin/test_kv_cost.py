@@ -7,7 +7,7 @@ import pytest
 from candidates import make_candidates, make_context, make_features, names
 
 from pointsman.policies.builtin.kv_cost import FEW, KVCost
-from pointsman.policies.candidates import Candidates, Elsewhere
+from pointsman.policies.candidates import Candidates, RemotePrefill
 from pointsman.policies.decision import Reason
 from pointsman.policies.registry import build_policy
 
@@ -18,6 +18,15 @@ def make_policy(**config: object) -> KVCost:
     policy = build_policy({"policy": "kv_cost", **config})
     assert isinstance(policy, KVCost)
     return policy
+
+
+def pressure(**shares: float) -> tuple[float, float]:
+    """kappa and h while the fleet's KV is used by these shares."""
+    kv = make_candidates(a=0).kv
+    assert kv is not None
+    for share, value in shares.items():
+        setattr(kv, share, value)
+    return make_policy().pressure(kv)
 
 
 def ranking(fleet: Candidates, **config: object) -> list[tuple[str, Reason]]:
@@ -66,9 +75,9 @@ def test_a_miss_weighs_double_in_a_full_fleet() -> None:
     full = make_candidates(a=0, b=0, **asked, kv={**queue, "footprint": [80_000, 80_000]})
     assert first(idle)[0] == "b"
     assert first(full)[0] == "a"
-    assert make_policy().kappa(0.0) == 1.0
-    assert make_policy().kappa(0.35) == 1.5
-    assert make_policy().kappa(0.9) == 2.0
+    assert pressure(usage=0.0)[0] == 1.0
+    assert pressure(usage=0.35)[0] == 1.5
+    assert pressure(usage=0.9)[0] == 2.0
 
 
 @pytest.mark.parametrize("others", [0, FEW])
@@ -79,23 +88,23 @@ def test_an_overloaded_fleet_keeps_prefixes_rather_than_queues_short(others: int
     ids = ["holder", "free", *(f"busy{at}" for at in range(others))]
     kept = {"waiting": [30_000, 0, *[900_000] * others], "footprint": [150_000] * len(ids)}
 
-    def fleet(under_way: float) -> Candidates:
-        kv = {**kept, "under_way": under_way}
+    def fleet(active_usage: float) -> Candidates:
+        kv = {**kept, "active_usage": active_usage}
         return make_candidates(dict.fromkeys(ids, 0), prompt=9000, resident={"holder": 8000}, kv=kv)
 
     assert first(fleet(1.0))[0] == "free"
     assert first(fleet(1.5))[0] == "holder"
     assert first(fleet(1.5), overload=0.0)[0] == "free"
     assert first(fleet(1.5), overload_at=1.5)[0] == "free"
-    assert (make_policy().harm(1.0), make_policy().harm(1.5)) == (1.0, 9.0)
+    assert (pressure(active_usage=1.0)[1], pressure(active_usage=1.5)[1]) == (1.0, 9.0)
 
 
 def test_what_the_moment_pays_weighs_the_same_in_overload() -> None:
     """Queue and interference stay; miss, evict and tie weigh nine times as much."""
     policy, kept = make_policy(), {"waiting": [500], "footprint": [150_000]}
     calm, over = (
-        policy.terms(make_features(), make_candidates(a=3, prompt=900, kv={**kept, "under_way": under_way}))
-        for under_way in (1.0, 1.5)
+        policy.terms(make_features(), make_candidates(a=3, prompt=900, kv={**kept, "active_usage": active_usage}))
+        for active_usage in (1.0, 1.5)
     )
     weighs = {term: float(over[term][0] / calm[term][0]) for term in calm}
     assert weighs == pytest.approx({"queue": 1.0, "miss": 9.0, "evict": 9.0, "interference": 1.0, "tie": 9.0})
@@ -142,8 +151,32 @@ def test_near_equals_go_by_what_they_keep() -> None:
     assert served == {0, 1, 2, 3}
 
 
+def documented_terms(policy: KVCost, fleet: Candidates, slot: int) -> dict[str, float]:
+    """The terms of one candidate, written as on the policy's page."""
+    config, kv = policy.config, fleet.kv
+    assert kv is not None
+    kappa, h = policy.pressure(kv)
+    requests, capacity, at_home = int(fleet.in_flight[slot]), kv.capacity[slot], slot == fleet.home
+    uncached = max(1.0, fleet.prompt_tokens - fleet.resident.tokens(slot))
+    queue, miss = float(kv.prefill_ms[slot]), kv.time_ms(slot, uncached)
+    interference = config.interference * miss * requests
+    remote = fleet.remote_prefill
+    if remote is not None and remote.worthwhile(uncached, queue + miss):
+        queue, miss, interference = remote.queue_ms, remote.miss_ms, 0.0
+    kept = kv.footprint[slot] + (max(0, fleet.prompt_tokens - fleet.home_tokens) if at_home else uncached)
+    evicted = min(uncached, max(0.0, kept - config.overflow_at * capacity))
+    others = kv.footprint[slot] - (fleet.home_tokens if at_home else 0)
+    return {
+        "queue": queue,
+        "miss": h * kappa * miss,
+        "evict": h * config.evict_weight * kv.recompute_ms_per_token[slot] * evicted,
+        "interference": interference,
+        "tie": h * config.tie_ms * (requests + config.tie_fill * others / capacity),
+    }
+
+
 @pytest.mark.parametrize("replicas", [1, 5, FEW, FEW + 1, 40])
-def test_the_terms_add_up_to_the_score(replicas: int) -> None:
+def test_score_and_terms_follow_the_documented_formula(replicas: int) -> None:
     """What explain shows is what decided: few candidates one by one, many as columns, by one formula."""
     dice = np.random.default_rng(replicas)
     for _ in range(30):
@@ -159,20 +192,22 @@ def test_the_terms_add_up_to_the_score(replicas: int) -> None:
             home_tokens=int(dice.integers(0, 9000)),
             kv={
                 "footprint": dice.integers(0, 120_000, replicas),
-                "under_way": dice.uniform(0.0, 2.0),
+                "active_usage": dice.uniform(0.0, 2.0),
                 "waiting": dice.integers(0, 9000, replicas),
                 "per_token_ms": dice.uniform(0.01, 0.05, replicas),
             },
         )
         if dice.random() < 0.5:
             queue_ms, miss_ms = dice.uniform(0, 500, 2).tolist()
-            fleet.elsewhere = Elsewhere(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
+            fleet.remote_prefill = RemotePrefill(0, queue_ms, miss_ms, 1, int(dice.integers(0, 9000)), 2.0)
         policy = make_policy(evict_weight=0.7)
         ranked = policy.rank(make_features("s"), fleet, make_context(limit=replicas))
-        total = sum(policy.terms(make_features("s"), fleet).values())
-        assert {place.slot: pytest.approx(place.score) for place in ranked} == dict(
-            zip(fleet.slots.tolist(), total.tolist(), strict=True)
-        )
+        terms = {name: column.tolist() for name, column in policy.terms(make_features("s"), fleet).items()}
+        for at, slot in enumerate(fleet.slots.tolist()):
+            expected = documented_terms(policy, fleet, slot)
+            assert {name: column[at] for name, column in terms.items()} == pytest.approx(expected)
+            [score] = [place.score for place in ranked if place.slot == slot]
+            assert score == pytest.approx(sum(expected.values()))
 
 
 @pytest.mark.parametrize("replicas", [2, FEW + 2])
@@ -182,7 +217,7 @@ def test_decode_replicas_that_compute_nothing_are_told_apart_by_load(replicas: i
     holder = {"holder": 7, **others}
     fleet = make_candidates(holder, prompt=20_000, resident={"holder": 2000})
     assert first(fleet)[0] == "holder"
-    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    fleet.remote_prefill = RemotePrefill(99, 0.0, 430.0, 20_000, 1000, 3.0)
     assert first(fleet)[0] != "holder"
 
 
@@ -193,7 +228,7 @@ def test_room_in_the_kv_tells_decode_replicas_apart_too(replicas: int) -> None:
     fleet = make_candidates(
         dict.fromkeys(ids, 0), prompt=20_000, kv={"footprint": [99_000] * (replicas - 1) + [40_000]}
     )
-    fleet.elsewhere = Elsewhere(99, 0.0, 430.0, 20_000, 1000, 3.0)
+    fleet.remote_prefill = RemotePrefill(99, 0.0, 430.0, 20_000, 1000, 3.0)
     assert first(fleet)[0] == ids[-1]
 
 
@@ -203,7 +238,7 @@ def test_a_holder_is_weighed_against_the_best_pair(queue_ms: float, expected: st
     fleet = make_candidates(
         {"holder": 0, "free": 0}, prompt=8000, resident={"holder": 7500}, kv={"waiting": [15_000, 0]}
     )
-    fleet.elsewhere = Elsewhere(99, queue_ms, 90.0, 8000, 1000, 100.0)
+    fleet.remote_prefill = RemotePrefill(99, queue_ms, 90.0, 8000, 1000, 100.0)
     assert first(fleet)[0] == expected
 
 

@@ -12,8 +12,8 @@ from candidates import make_candidates
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pointsman.contract.config import decode
 from pointsman.policies.candidates import Candidates
-from pointsman.policies.decode import decode_config
 from pointsman.policies.errors import PolicyConfigError
 from pointsman.policies.lib.pair import Pair, PairConfig, Pairing, choose_prefill
 
@@ -139,4 +139,4 @@ def test_whatever_is_known_one_answer_comes(
 def test_odd_configuration_is_refused(document: dict[str, Any]) -> None:
     """Decoded as strictly as a policy's."""
     with pytest.raises(PolicyConfigError):
-        decode_config(PairConfig, document)
+        decode(document, PairConfig, error=PolicyConfigError)

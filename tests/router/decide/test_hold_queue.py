@@ -6,7 +6,7 @@ import pytest
 
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold_queue import HoldQueue, Outcome
+from pointsman.router.decide.hold import HoldQueue, Outcome
 
 REFUSAL = Decision(Reason.ADMISSION, status=429, retry_after_s=2)
 

@@ -14,6 +14,7 @@ from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
+from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.outliers.answers import Verdict
 
@@ -29,8 +30,8 @@ class Edge:
         silence_s: Mapping[str, float] | None = None,
     ) -> None:
         document = {"policy": policy} if isinstance(policy, str) else policy
-        config = CoreConfig(override_header=override_header, silence_s=silence_s or {})
-        self.core = Core(document, rng=random.Random(7), config=config)  # type: ignore[arg-type]
+        decisions = DecisionSettings(override_header=override_header, silence_s=silence_s or {})
+        self.core = Core(document, rng=random.Random(7), config=CoreConfig(decisions=decisions))  # type: ignore[arg-type]
         self.load = self.core.load
         self.sessions = self.core.sessions
         self.kv = self.core.kv

@@ -14,8 +14,7 @@ from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core, CoreConfig
-from pointsman.router.decide.hold_queue import Held, HoldQueue, Outcome
-from pointsman.router.decide.pipeline import MAX_TURNS
+from pointsman.router.decide.hold import MAX_TURNS, Held, HoldQueue, Outcome
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S
 
@@ -67,7 +66,7 @@ class Edge:
 
     def hold(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Held | Decision:
         """The lookup of a request that was told to wait."""
-        return self.pipeline.hold(self.features(request, tokens, **given), now_s)
+        return self.core.hold(self.features(request, tokens, **given), now_s)
 
     def make_room(self) -> None:
         """What `fill` began is over, and long ago."""
@@ -76,7 +75,7 @@ class Edge:
 
     def step(self, now_s: float = 1.0) -> dict[str, Decision]:
         """Who waits no longer, and what they are told."""
-        answers = {held.features.request_id: decision for held, decision in self.pipeline.step_held(now_s)}
+        answers = {held.features.request_id: decision for held, decision in self.core.step_held(now_s)}
         self.holds.validate()
         self.core.validate()
         return answers

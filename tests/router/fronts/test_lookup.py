@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from router_fixture import client_of, register, running_router
 
 from pointsman.policies.decision import Decision, Reason
-from pointsman.router.fronts.lookup import MAX_FORM_BYTES, decode_form, encode_answer
+from pointsman.router.fronts.lookup import MAX_FORM_BYTES, decode_form, encode_lines
 
 
 async def test_the_answer_is_lines_of_what_is_set() -> None:
@@ -39,19 +39,19 @@ async def test_a_form_too_large_is_refused() -> None:
 def test_a_refusal_carries_status_and_delay() -> None:
     """HAProxy answers 429 with Retry-After from these."""
     refused = Decision(Reason.NO_CANDIDATES, status=429, retry_after_s=3)
-    assert encode_answer(refused) == "reason=no-candidates\nstatus=429\nretry_after=3\n"
+    assert encode_lines(refused) == "reason=no-candidates\nstatus=429\nretry_after=3\n"
 
 
 def test_a_request_to_be_held_carries_for_how_long() -> None:
     """Beside what refuses it, should nobody hold it."""
     waits = Decision(Reason.ADMISSION, status=429, retry_after_s=3, hold_ms=2500)
-    assert encode_answer(waits) == "reason=admission\nstatus=429\nretry_after=3\nhold=2500\n"
+    assert encode_lines(waits) == "reason=admission\nstatus=429\nretry_after=3\nhold=2500\n"
 
 
 def test_a_pair_carries_the_prefill_address() -> None:
     """What HAProxy hands to the decode replica; the replica's id is for people."""
     paired = Decision(Reason.LEAST_LOAD, "d", prefill="p", prefill_address="10.0.0.1:8000", pairing="paired")
-    assert encode_answer(paired) == "reason=least-load\nfirst=d\nprefill=10.0.0.1:8000\n"
+    assert encode_lines(paired) == "reason=least-load\nfirst=d\nprefill=10.0.0.1:8000\n"
 
 
 @given(st.binary(max_size=200))

@@ -13,7 +13,7 @@ from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
-from pointsman.router.decide.hold_queue import Outcome
+from pointsman.router.decide.hold import Outcome
 from pointsman.router.fronts.ring import MAX_LINE_BYTES, RingProtocol
 from pointsman.router.requests.end_of_request import MAX_WORKERS
 

@@ -225,13 +225,13 @@ def test_kv_under_way_is_that_of_conversations_with_a_request() -> None:
         fleet.tell(0, first=[FirstToken(request, 30_000, 0, 0.0)])
     fleet.ask("r3")
     signals = fleet.kv.signals
-    assert (signals.usage, signals.under_way) == (pytest.approx(0.2, abs=0.01), signals.usage)
+    assert (signals.usage, signals.active_usage) == (pytest.approx(0.2, abs=0.01), signals.usage)
     fleet.requests.end("r1", 1.0)
     fleet.ask("r3", now_s=1.0)
-    assert signals.under_way == pytest.approx(signals.usage / 2)
+    assert signals.active_usage == pytest.approx(signals.usage / 2)
     fleet.requests.end("r2", 1.0)
     fleet.ask("r3", now_s=1.0)
-    assert (signals.under_way, signals.usage) == (0.0, pytest.approx(0.2, abs=0.01))
+    assert (signals.active_usage, signals.usage) == (0.0, pytest.approx(0.2, abs=0.01))
 
 
 @pytest.mark.parametrize("by_haproxy", [False, True])

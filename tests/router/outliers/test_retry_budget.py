@@ -1,6 +1,6 @@
 """How many requests may be sent again."""
 
-from pointsman.router.outliers.retry_budget import FLOOR, RetryBudget
+from pointsman.router.outliers.retry_budget import RetryBudget
 
 
 def count(budget: RetryBudget, requests: int, retried: int) -> None:
@@ -10,8 +10,8 @@ def count(budget: RetryBudget, requests: int, retried: int) -> None:
 
 def test_a_fifth_of_the_requests_may_be_sent_again() -> None:
     """1,000 requests: 210 with the floor, and not one more."""
-    budget = RetryBudget(share=0.2)
-    count(budget, 1000, int(200 + FLOOR))
+    budget = RetryBudget(share=0.2, floor=10)
+    count(budget, 1000, 210)
     budget.step(0.0)
     assert not budget.exhausted
     budget.count(retried=True)

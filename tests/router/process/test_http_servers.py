@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from pointsman.router.process import http_servers
+from pointsman.contract import http_server
 from pointsman.router.process.http_servers import serve_http
 
 
@@ -35,7 +35,7 @@ async def hello(request: Request) -> PlainTextResponse:
 
 async def test_a_server_serves_until_its_stack_unwinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers once `serve_http` returns, and is told to stop, not found out at the next tick."""
-    monkeypatch.setattr(http_servers, "TICK_S", 3600.0)
+    monkeypatch.setattr(http_server, "TICK_S", 3600.0)
     sock = listening()
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     async with asyncio.timeout(10):
@@ -50,7 +50,7 @@ async def test_a_server_serves_until_its_stack_unwinds(monkeypatch: pytest.Monke
 
 async def test_the_date_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers carry the second at which they are given."""
-    monkeypatch.setattr(http_servers, "TICK_S", 0.01)
+    monkeypatch.setattr(http_server, "TICK_S", 0.01)
     sock = listening()
     async with AsyncExitStack() as stack:
         await serve_http(stack, "test", sock, Starlette(routes=[Route("/", hello)]), unexpected)

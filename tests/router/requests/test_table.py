@@ -15,7 +15,7 @@ from pointsman.contract.registration import Registration, leg_id
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core, CoreConfig
-from pointsman.router.decide.hold_queue import Outcome
+from pointsman.router.decide.hold import Outcome
 from pointsman.router.requests.table import LINGER_S, SETTLE_S, RequestTable
 from pointsman.router.settings import LimitSettings
 
@@ -101,7 +101,7 @@ def test_requests_expire_by_age(edge: Edge) -> None:
     edge.place("young", 0, now_s=50.0)
     assert edge.core.sweep(60.0).reservations == 1
     assert "young" in edge.requests and "old" not in edge.requests
-    assert edge.requests.expired == 1
+    assert edge.load.expired == 1
     known = edge.kv.conversations.get("s")
     assert known is None or not known.under_way
     edge.core.validate()
@@ -159,7 +159,7 @@ def test_leaked_reservations_go_when_haproxy_has_no_such_session(edge: Edge) -> 
     edge.requests.observe(0, 0, SETTLE_S + 1)
     edge.requests.observe(0, 0, SETTLE_S + 2)
     assert edge.in_flight[0] == 0
-    assert edge.requests.leaked == 2
+    assert edge.load.leaked == 2
     assert "a" not in edge.requests and "b" in edge.requests
     edge.core.validate()
 
@@ -184,7 +184,7 @@ def test_streams_of_an_old_haproxy_worker_are_not_taken_for_leaked(edge: Edge) -
     edge.load.regain_sight()
     for at_s in (13.0, 14.0):
         edge.requests.observe(0, 0, at_s)
-    assert edge.in_flight[0] == 0 and edge.requests.leaked == 1
+    assert edge.in_flight[0] == 0 and edge.load.leaked == 1
 
 
 def test_the_table_is_bounded() -> None:
@@ -196,7 +196,7 @@ def test_the_table_is_bounded() -> None:
             edge.requests.end(f"q{number}", 0.0)
         assert len(edge.requests) <= 10
         edge.core.validate()
-    assert "q29" not in edge.requests and edge.requests.expired > 0
+    assert "q29" not in edge.requests and edge.load.expired > 0
     assert sum(known.under_way for known in edge.kv.conversations) <= 10
 
 

@@ -117,6 +117,7 @@ async def test_of_a_prefill_replica_health_is_checked_and_nothing_else(world: Wo
     assert replica is not None and replica.state == "up"
     world.requests.reserve("r", world.replicas.slot_of("a"), 100, world.now_s)
     world.requests.reserve_prefill("r", replica.slot, 100)
+    world.haproxy.sessions = {"a": 1}
     for _ in range(20):
         await world.round()
     assert world.load.in_flight[replica.slot] == 1

@@ -13,7 +13,7 @@ from fake_lives import FakeCluster
 
 from pointsman.engine.vllm.errors import ClusterError, VllmConfigError
 from pointsman.engine.vllm.fleet import control
-from pointsman.engine.vllm.fleet.config import PoolConfig, decode
+from pointsman.engine.vllm.fleet.config import PoolConfig, decode_fleet
 from pointsman.engine.vllm.fleet.fleet import Fleet
 from pointsman.engine.vllm.fleet.spec import Place
 from pointsman.engine.vllm.replica.replica import Found
@@ -39,7 +39,7 @@ async def running(
     """A fleet of two pools on lives without Ray, a client of its API, and what it was told to remember."""
     cluster = FakeCluster()
     orders: list[dict[str, PoolConfig]] = []
-    fleet = Fleet(decode({"pools": POOLS}), cluster.bring, check=check, on_order=orders.append)
+    fleet = Fleet(decode_fleet({"pools": POOLS}), cluster.bring, check=check, on_order=orders.append)
     task = asyncio.create_task(fleet.run())
     await cluster.until(lambda: all(status.state == "ready" for status in fleet.statuses()))
     async with (
@@ -83,10 +83,10 @@ async def test_a_changed_pool_is_rolled_and_keeps_its_size() -> None:
         ("PUT", "/v1/pools/chatt", {"model": "m"}, 404, "there are: chat, code"),
         ("POST", "/v1/pools/chat/scale", {"replicas": 513}, 422, "expected 1 to 512"),
         ("POST", "/v1/pools/chat/scale", {"replica": 1}, 422, "replica"),
-        ("PUT", "/v1/pools/chat", {"model": ""}, 422, "pools.chat.model: ''"),
+        ("PUT", "/v1/pools/chat", {"model": ""}, 422, "pools.chat.model: got '', expected a folder"),
         ("PUT", "/v1/pools/chat", {"model": "m", "name": "x"}, 422, "a pool keeps its name"),
-        ("PUT", "/v1/pools/chat", {"model": "m", "sizee": 1}, 422, "pools.chat.sizee: no such key"),
-        ("PUT", "/v1/pools/chat", {"model": "/no/such"}, 422, "no folder"),
+        ("PUT", "/v1/pools/chat", {"model": "m", "sizee": 1}, 422, "pools.chat.sizee: unknown key"),
+        ("PUT", "/v1/pools/chat", {"model": "/no/such"}, 422, "a folder that exists"),
         ("PUT", "/v1/pools/chat", {"model": "huge"}, 409, "no room"),
         ("PUT", "/v1/pools/chat", [], 422, "object"),
     ],
@@ -96,7 +96,7 @@ async def test_an_order_that_cannot_be_is_refused(method: str, path: str, body: 
 
     def check(pool: PoolConfig) -> None:
         if pool.model == "/no/such":
-            raise VllmConfigError("no folder")
+            raise VllmConfigError("model", pool.model, "a folder that exists")
         if pool.model == "huge":
             raise ClusterError("no room")
 
@@ -131,7 +131,7 @@ async def test_what_is_not_whole_or_of_no_pool_is_ended(monkeypatch: pytest.Monk
     """A group with a rank missing, one that never began, one of a pool that is no more; the others are taken over."""
     monkeypatch.setattr("pointsman.engine.vllm.fleet.actor._placement_group", lambda name: None)
     cluster = FakeCluster()
-    config = decode({"pools": [{"name": "moe", "model": "a", "replicas": 4, "data_parallel_size": 2}]})
+    config = decode_fleet({"pools": [{"name": "moe", "model": "a", "replicas": 4, "data_parallel_size": 2}]})
     monkeypatch.setattr("pointsman.engine.vllm.fleet.fleet.revision_of", lambda fleet, pool: pool.model)
     fleet = Fleet(config, cluster.bring, adopting=True)
     whole = [found("moe", 1, rank=1), found("moe", 1, rank=0)]

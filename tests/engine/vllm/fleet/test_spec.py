@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from pointsman.engine.vllm.fleet import cpu
-from pointsman.engine.vllm.fleet.config import Device, FleetConfig, decode
+from pointsman.engine.vllm.fleet.config import Device, FleetConfig, decode_fleet
 from pointsman.engine.vllm.fleet.spec import bundles_of, group_argv, ranks_of, revision_of
 
 
 def fleet_of(**pool: Any) -> FleetConfig:
     """A fleet of one pool `p`."""
-    return decode({"pools": [{"name": "p", "model": "m", **pool}]})
+    return decode_fleet({"pools": [{"name": "p", "model": "m", **pool}]})
 
 
 def ranks(device: Device, model_path: str = "m", **pool: Any) -> tuple[Any, ...]:

@@ -17,13 +17,14 @@ from pointsman.contract.pools import FleetLease, PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.router.app import Router
 from pointsman.router.fronts.api.openapi import describe_api
+from pointsman.router.fronts.api.table import ENDPOINTS
 
 BODIES = 10_000
 SEED = 13
 
 OTHER_TYPES = ("text/plain", "application/msgpack", "", "application/x-www-form-urlencoded")
 
-ENDPOINTS: dict[tuple[str, str], tuple[str, Any]] = {
+TARGETS: dict[tuple[str, str], tuple[str, Any]] = {
     ("PUT", "/v1/replicas/b"): (
         "/v1/replicas/{id}",
         {"url": "http://127.0.0.1:9", "model": "m", "adapters": ["x"], "ttl_s": 9, "born_ms": 5, "health_path": "/h"},
@@ -138,7 +139,7 @@ def as_msgpack(raw: bytes) -> bytes:
 
 
 def documented() -> dict[tuple[str, str], set[int]]:
-    paths = describe_api("1")["paths"]
+    paths = describe_api(ENDPOINTS, "1")["paths"]
     return {
         (method.upper(), path): {int(code) for code in operation["responses"]}
         for path, item in paths.items()
@@ -175,7 +176,7 @@ async def test_ten_thousand_odd_bodies_are_refused_as_documented() -> None:
         transport = httpx.ASGITransport(router.admin.app(), raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await prepare(client)
-            targets = list(ENDPOINTS.items())
+            targets = list(TARGETS.items())
             for number in range(BODIES):
                 (method, path), (described, good) = targets[number % len(targets)]
                 body = odd_body(rng, good)

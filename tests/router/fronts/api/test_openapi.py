@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 
 from pointsman.router.app import Router
 from pointsman.router.fronts.api.openapi import describe_api
+from pointsman.router.fronts.api.table import ENDPOINTS
 from pointsman.router.settings import load_settings
 
 CASES = int(os.environ.get("CASES", "12"))
@@ -37,7 +38,7 @@ CHECKS = [status_code_conformance, content_type_conformance, response_schema_con
 FITTING, UNFITTING = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 OPERATIONS = sorted(
     (path, method)
-    for path, item in describe_api("1")["paths"].items()
+    for path, item in describe_api(ENDPOINTS, "1")["paths"].items()
     for method in item
     if method != "parameters"
 )  # fmt: skip
@@ -74,12 +75,12 @@ def test_every_answer_is_documented(schema: Any, path: str, method: str, mode: G
 
 def test_the_description_is_valid() -> None:
     """OpenAPI 3.1."""
-    validate(msgspec.json.decode(msgspec.json.encode(describe_api("1"))))
+    validate(msgspec.json.decode(msgspec.json.encode(describe_api(ENDPOINTS, "1"))))
 
 
 async def test_every_refusal_is_in_the_description(router: Router) -> None:
     """What the checks before a handler answer is declared for each operation, and nothing else is needed to meet it."""
-    paths = describe_api("1")["paths"]
+    paths = describe_api(ENDPOINTS, "1")["paths"]
     transport = httpx.ASGITransport(router.admin.app())
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         for path, method in OPERATIONS:

@@ -1,0 +1,51 @@
+"""What one decision weighed and what it would answer, before anything changes.
+
+`Pipeline` makes a `Considered` for each request it can place. `decide` applies it, `explain` renders it; both see the
+same, because one step makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.decision import Decision, Ranked, Refusal
+from pointsman.policies.lib.pair import Pair
+from pointsman.policies.policy import Context, Needs, Policy
+from pointsman.router.kv.parts import Prompt
+
+
+class ActivePolicy:
+    """A policy and its needs as plain booleans: `&` of two Flags takes as long as a short ranking."""
+
+    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.name = policy.name
+        self.pins = Needs.PIN in policy.needs
+        self.by_adapter = Needs.ADAPTER in policy.needs
+        self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
+
+
+class Considered(msgspec.Struct, gc=False):
+    """One request that at least one replica may serve, and the answer to it."""
+
+    active: ActivePolicy
+    """The policy that was asked."""
+    longest: int
+    """Tokens of the longest prompt that counts in full: the model's context, or the general limit."""
+    prompt: Prompt | None
+    """The prompt as the fleet's KV sees it; None for policies that do not look at prompts."""
+    candidates: Candidates
+    context: Context
+    decision: Decision
+    """The answer. With `hold_ms` the request should wait."""
+    refusal: Refusal | None
+    """The policy's refusal; None where the request is placed."""
+    ranked: Sequence[Ranked] = ()
+    """Best first; empty where the policy refused."""
+    pair: Pair | None = None
+    """Who computes the prompt; None where the best is no decode replica, or the policy refused."""

@@ -1,0 +1,79 @@
+"""Policies in the admin API: which there are, which one is live, and what it would decide."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
+from pointsman.policies.errors import PolicyError
+from pointsman.policies.registry import describe as describe_policies
+from pointsman.policies.registry import installed_policies
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.core import Core
+from pointsman.router.decide.policy_control import StaleVersionError
+from pointsman.router.fronts.api.edges import EdgesFront
+from pointsman.router.fronts.api.types import CandidateView, ExplainAnswer, ExplainRequest, PolicyList, PolicyView
+from pointsman.router.process.clock import Clock
+
+FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+"""Values of a query parameter that is a boolean."""
+
+
+class PolicyFront:
+    """Handlers of `/v1/policies`, `/v1/policy` and `/v1/explain`."""
+
+    def __init__(self, core: Core, edges: EdgesFront, *, clock: Clock, max_body_bytes: int) -> None:
+        self._pipeline = core.pipeline
+        self._policy = core.policy
+        self._edges = edges
+        self._clock = clock
+        self._max_body_bytes = max_body_bytes
+
+    async def list_policies(self, request: Request) -> Response:
+        described = [
+            PolicyView(name=name, summary=view["summary"], config=view["schema"])
+            for name, view in describe_policies().items()
+        ]
+        return json_answer(PolicyList(active=self._pipeline.policy.name, policies=described))
+
+    async def get_policy(self, request: Request) -> Response:
+        return json_answer(self._policy.document, headers={"etag": self._policy.etag})
+
+    async def put_policy(self, request: Request) -> Response:
+        body = await read_body(request, self._max_body_bytes)
+        dry_run = flag(request, "dry_run")
+        if_match = request.headers.get("if-match")
+        try:
+            if not dry_run:
+                await self._edges.claim_policy(body, if_match)
+            applied = self._policy.put(body, if_match=if_match, dry_run=dry_run)
+        except StaleVersionError as error:
+            raise HTTPException(412, str(error)) from error
+        except PolicyError as error:
+            raise HTTPException(422, str(error)) from error
+        if warnings := self._policy.warnings(applied):
+            applied = applied | {"warnings": warnings}
+        return json_answer(applied, headers={"etag": self._policy.etag})
+
+    async def explain(self, request: Request) -> Response:
+        asked = decode_body(await read_body(request, self._max_body_bytes), ExplainRequest)
+        if asked.policy and asked.policy not in installed_policies():
+            raise unfit("policy", asked.policy, f"one of {', '.join(sorted(installed_policies()))}")
+        features = RequestFeatures(request_id="explain", **msgspec.structs.asdict(asked))
+        answer = self._pipeline.explain(features, self._clock())
+        answer["candidates"] = [CandidateView(**row) for row in answer["candidates"]]
+        return json_answer(ExplainAnswer(**answer))
+
+
+def flag(request: Request, name: str) -> bool:
+    """A boolean query parameter, false where it is absent. Raises HTTPException (422) for any other value: what is
+    misspelt must not count as false."""
+    value = request.query_params.get(name)
+    if value is None:
+        return False
+    if value.lower() not in FLAGS:
+        raise unfit(name, value, f"one of {', '.join(FLAGS)}")
+    return FLAGS[value.lower()]

@@ -1,0 +1,185 @@
+"""The admin API as one table: its routes, the checks before its handlers and its description come from here.
+
+`/openapi.json` is not a row, since it shows the rows.
+"""
+
+from __future__ import annotations
+
+from pointsman.contract.bounds import MAX_COUNT
+from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, EventsAnswer
+from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
+from pointsman.router.fronts.api.edges import EdgesFront
+from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.pools import PoolFront
+from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.types import (
+    Digests,
+    EdgeList,
+    ExplainAnswer,
+    ExplainRequest,
+    PolicyList,
+    PoolList,
+    PoolView,
+    ReplicaList,
+    ReplicaView,
+)
+
+POLICY = "Policy"
+"""Name of the policy document among the described types."""
+
+POLICY_SCHEMA: Schema = {
+    "title": POLICY,
+    "type": "object",
+    "required": ["policy"],
+    "properties": {
+        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
+        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
+    },
+    "additionalProperties": True,
+}
+
+POOL_SCHEMA: Schema = {
+    "type": "object",
+    "description": "A pool as in the fleet's file, see docs/how-to-run-a-fleet.md.",
+}
+
+REPLICA_ID = Parameter(name="id", where="path", schema={"type": "string", "pattern": REPLICA_ID_PATTERN})
+POOL_NAME = Parameter(name="name", where="path", schema={"type": "string", "pattern": POOL_NAME_PATTERN})
+BORN_MS = Parameter(
+    name="born_ms",
+    where="query",
+    schema={"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
+    description="The replica itself asks, in the life that began then; a later one is left as it is (409).",
+)
+IF_MATCH = Parameter(
+    name="If-Match",
+    where="header",
+    schema={"type": "string"},
+    description="Change only if the live policy has this ETag.",
+)
+DRY_RUN = Parameter(
+    name="dry_run",
+    where="query",
+    schema={"type": "boolean"},
+    description="Validate and answer, change nothing.",
+)
+
+NO_REPLICA = {404: "No such replica."}
+SUPERSEDED = {409: "A later life of the replica is registered."}
+NO_POOL = {404: "No such pool; the message names those there are."}
+NO_DRIVER = {
+    409: "The driver cannot do it now.",
+    502: "The driver of the pool's fleet gave no answer that can be understood.",
+    503: "The driver of the pool's fleet cannot be reached.",
+}
+UNRESOLVED = {503: "The host name was not resolved in time."}
+NO_PATH = {404: "No such path: the name in it has a slash."}
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
+        answers={200: Answer("All replicas.", ReplicaList)},
+    ),
+    Endpoint(
+        "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+    ),
+    Endpoint(
+        "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
+        parameters=(REPLICA_ID,), body=Registration,
+        answers={200: Answer("Renewed or changed.", ReplicaView), 201: Answer("Registered.", ReplicaView)},
+        errors={
+            422: "The registration is wrong, or its address is not in `admin.engine_networks`.",
+            507: "The registry is full.",
+            **NO_PATH,
+            **SUPERSEDED,
+            **UNRESOLVED,
+        },
+    ),
+    Endpoint(
+        "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; its streams finish",
+        parameters=(REPLICA_ID, BORN_MS), answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Route nothing further to a replica",
+        parameters=(REPLICA_ID, BORN_MS), answers={200: Answer("The replica.", ReplicaView)},
+        errors={**NO_REPLICA, **SUPERSEDED},
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
+        "Tell what changed in an engine: prefix keys, first tokens, ends, load",
+        parameters=(REPLICA_ID,), body=EngineEvents, media_types=(JSON_TYPE, MSGPACK_TYPE),
+        answers={200: Answer("Taken; whether to send all of it again, and how often to tell.", EventsAnswer)},
+        errors={
+            **NO_REPLICA,
+            400: "The body is neither JSON nor msgpack, or not UTF-8.",
+            415: "The media type is neither JSON nor msgpack.",
+        },
+    ),
+    Endpoint(
+        "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools: take orders for them until the lease ends",
+        parameters=(POOL_NAME,), body=FleetLease,
+        answers={201: Answer("Known from here on."), 204: Answer("Renewed.")},
+        errors={409: "A pool belongs to another fleet.", 507: "There are too many fleets.", **NO_PATH, **UNRESOLVED},
+    ),
+    Endpoint(
+        "DELETE", "/v1/fleets/{name}", PoolFront.delete_fleet, "Give the pools up",
+        parameters=(POOL_NAME,), answers={204: Answer("Forgotten.")}, errors={404: "No such fleet."},
+    ),
+    Endpoint(
+        "GET", "/v1/pools", PoolFront.list_pools, "List pools",
+        answers={200: Answer("All pools.", PoolList)},
+    ),
+    Endpoint(
+        "GET", "/v1/pools/{name}", PoolFront.get_pool, "Get one pool",
+        parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView)}, errors=NO_POOL,
+    ),
+    Endpoint(
+        "PUT", "/v1/pools/{name}", PoolFront.put_pool, "Change a pool: its replicas are rolled one by one",
+        parameters=(POOL_NAME,), body=POOL_SCHEMA, answers={202: Answer("Understood; the pool as it is.", PoolView)},
+        errors={**NO_POOL, **NO_DRIVER},
+    ),
+    Endpoint(
+        "POST", "/v1/pools/{name}/scale", PoolFront.scale_pool, "Say how many replicas a pool shall have",
+        parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Understood; the pool as it is.", PoolView)},
+        errors={**NO_POOL, **NO_DRIVER},
+    ),
+    Endpoint(
+        "GET", "/v1/policies", PolicyFront.list_policies, "List the policies there are",
+        answers={200: Answer("Policies.", PolicyList)},
+    ),
+    Endpoint(
+        "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
+        answers={200: Answer("The document, with an ETag.", POLICY_SCHEMA)},
+    ),
+    Endpoint(
+        "PUT", "/v1/policy", PolicyFront.put_policy, "Put a policy live",
+        parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
+        answers={
+            200: Answer(
+                "The document as applied, with an ETag. `warnings`, where there are any, say what keeps the "
+                "policy from working as it should.", POLICY_SCHEMA
+            ),
+        },
+        errors={412: "If-Match names another version."},
+    ),
+    Endpoint(
+        "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges this one shares with",
+        answers={200: Answer("The edges.", EdgeList)},
+    ),
+    Endpoint(
+        "GET", "/v1/state/digests", EdgesFront.digests,
+        "Numbers that are equal on two edges exactly when they know the same",
+        answers={200: Answer("By kind of thing.", Digests)},
+    ),
+    Endpoint(
+        "POST", "/v1/explain", PolicyFront.explain, "Say what would be decided for a request, and why",
+        body=ExplainRequest, answers={200: Answer("Decision and candidates.", ExplainAnswer)},
+    ),
+    Endpoint("GET", "/metrics", HealthFront.metrics, public=True),
+    Endpoint("GET", "/livez", HealthFront.livez, public=True),
+    Endpoint("GET", "/readyz", HealthFront.readyz, public=True),
+)  # fmt: skip
