@@ -99,6 +99,9 @@ class Reply:
 class StreamReply(Reply):
     """An answer as server-sent events, one for each token while the client keeps up."""
 
+    _opening = b""
+    """What precedes the first word, until it is sent."""
+
     def add(self, choice: Choice) -> None:
         super().add(choice)
         if pieces := self.wire.pieces(choice.index):
@@ -123,11 +126,16 @@ class StreamReply(Reply):
             self._send(choice)
 
     def _open(self) -> None:
-        if opening := self.wire.opening(self.prompt_tokens):
-            self.exchange.write(opening)
+        self._opening = self.wire.opening(self.prompt_tokens)
+        if self._opening and not self.exchange.paused:
+            self.exchange.write(self._opening)
+            self._opening = b""
 
     def _send(self, choice: Choice) -> None:
         """Send what is computed and not sent; with the last token, why the choice ends."""
+        if self._opening:
+            self.exchange.write(self._opening)
+            self._opening = b""
         text = choice.answer.text(choice.sent, choice.computed)
         choice.sent = choice.computed
         if choice.computed < choice.tokens:

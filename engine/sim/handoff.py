@@ -8,14 +8,28 @@ go: that request stands for the transfer, and fails where it would.
 from __future__ import annotations
 
 import asyncio
+from array import array
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
 import msgspec
 
 from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
 from pointsman.contract.tls import tls_for
-from pointsman.engine.disaggregation import CONNECT_TIMEOUT_S, CONNECTORS, Leg, Outcome, Peer, Prefiller
+from pointsman.engine.disaggregation import (
+    CONNECT_TIMEOUT_S,
+    CONNECTORS,
+    PREFILL_HEADER,
+    Leg,
+    Outcome,
+    Peer,
+    Prefiller,
+    pack_prefix,
+    parse_peer,
+)
+from pointsman.engine.sim.bodies import Ask
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import RequestError
 from pointsman.engine.sim.http import Exchange
@@ -87,9 +101,30 @@ class Taker:
     def totals(self) -> Handoffs:
         return self._prefiller.totals()
 
-    def unsuitable(self) -> None:
-        """A paired request that cannot be handed over."""
-        self._prefiller.count(Outcome.UNSUITABLE)
+    def plan(
+        self, exchange: Exchange, ask: Ask, request_id: str, scope: int, salt: str
+    ) -> Coroutine[Any, Any, int] | None:
+        """The handoff of a request, where the router chose a prefill replica for it; None computes the prompt here.
+
+        The coroutine gives the tokens that need no computing here, see `take`. `scope` and `salt` are those of the
+        request's keys and blocks.
+        """
+        named = exchange.header(PREFILL_HEADER.encode())
+        if named is None:
+            return None
+        peer = parse_peer(named.decode("latin-1"))
+        if peer is None or len(ask.prompts) * ask.choices > 1:
+            self._prefiller.count(Outcome.UNSUITABLE)
+            return None
+        body = exchange.body
+        leg = Leg(
+            request_id=request_id,
+            model=ask.model or self._config.model,
+            prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
+            cache_salt=salt,
+            prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
+        )
+        return self.take(peer, leg)
 
     async def take(self, peer: Peer, leg: Leg) -> int:
         """Has the prompt computed and fetches its KV: tokens that need no computing here, 0 when any of it failed."""
