@@ -16,7 +16,8 @@ from types import TracebackType
 
 import uvloop
 
-from pointsman.engine.registration import Registration
+from pointsman.contract.registration import Registration
+from pointsman.engine.registration import Registrar
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.faults import FaultInjection
@@ -42,12 +43,12 @@ class SimServer:
         self.port = config.port
         loop = asyncio.get_running_loop()
         self._generation = Generation(config, self.model, loop)
-        self._routes = Routes(config, self._generation, self._offer)
+        self._routes = Routes(config, self._generation, self._set_adapters)
         self.service = Service(self._routes.handle, loop, CORS_HEADERS, config.keep_alive_s)
         if config.faults:
             self._routes.inject(FaultInjection(self.service, self._routes.handle, self._generation.suffer))
         self._reporter = self._generation.reporter
-        self._registration: Registration | None = None
+        self._registrar: Registrar | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
     @property
@@ -73,19 +74,22 @@ class SimServer:
         except OSError as error:
             raise SimConfigError("port", self.port, f"an address that can be bound: {error}") from error
         if self.config.register:
-            self._registration = Registration(
-                self.config.register,
-                self.config.admin_token,
-                self.config.replica_id,
-                self.url,
-                self.config.model,
-                heartbeat_s=self.config.heartbeat_s,
+            registration = Registration(
+                url=self.url,
+                model=self.config.model,
                 ttl_s=self.config.ttl_s,
                 role=self.config.role,
                 adapters=sorted(self._generation.adapters),
+            )
+            self._registrar = Registrar(
+                self.config.register,
+                self.config.admin_token,
+                self.config.replica_id,
+                registration,
+                heartbeat_s=self.config.heartbeat_s,
                 renewals=self._reporter.transports if self._reporter is not None else (),
             )
-            self._heartbeat = asyncio.create_task(self._registration.run())
+            self._heartbeat = asyncio.create_task(self._registrar.run())
             self._heartbeat.add_done_callback(_raise_failure)
         if self._reporter is not None:
             self._reporter.start().add_done_callback(_raise_failure)
@@ -96,8 +100,8 @@ class SimServer:
         Routers are asked for no more first, and what is on its way by then is served. The lease is renewed until the
         end, so that no router forgets a replica that is still busy.
         """
-        if self._registration is not None and self.config.drain_s:
-            await self._registration.drain()
+        if self._registrar is not None and self.config.drain_s:
+            await self._registrar.drain()
             await asyncio.sleep(DRAIN_SETTLE_S)
         self._routes.draining = True
         self.service.stop_listening()
@@ -108,13 +112,13 @@ class SimServer:
         except TimeoutError:
             return False
         finally:
-            await self._leave()
+            await self._withdraw()
         return True
 
     async def stop(self) -> None:
         """Close everything at once; running answers are cut."""
         self.service.stop_listening()
-        await self._leave()
+        await self._withdraw()
         self._generation.stop()
         await self._generation.close()
         await self.service.close(CLOSE_GRACE_S)
@@ -128,21 +132,21 @@ class SimServer:
     ) -> None:
         await self.stop()
 
-    async def _leave(self) -> None:
-        registration, self._registration = self._registration, None
+    async def _withdraw(self) -> None:
+        registrar, self._registrar = self._registrar, None
         reporter, self._reporter = self._reporter, None
         if reporter is not None:
             await reporter.stop()
-        if registration is None:
+        if registrar is None:
             return
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.wait({self._heartbeat})
-        await registration.leave()
+        await registrar.withdraw()
 
-    def _offer(self, adapters: Sequence[str]) -> None:
-        if self._registration is not None:
-            self._registration.offer(adapters)
+    def _set_adapters(self, adapters: Sequence[str]) -> None:
+        if self._registrar is not None:
+            self._registrar.set_adapters(adapters)
 
 
 def _raise_failure(task: asyncio.Task[None]) -> None:

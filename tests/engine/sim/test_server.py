@@ -8,10 +8,12 @@ import json
 import socket
 
 import httpx
+import msgspec
 import pytest
 from admin_stub import admin
 from sim_replica import chat_body, client_of, connection_to, post, read_chunks, read_head, read_response, replica
 
+from pointsman.contract.registration import Registration
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.server import SimServer
@@ -145,7 +147,7 @@ async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> Non
             assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200
         assert await draining is True
         assert [said[:2] for said in router.said] == [("PUT", "r1"), ("POST", "r1/drain"), ("DELETE", "r1")]
-        assert router.said[0][2] == {"url": server.url, "model": "sim", "ttl_s": 10.0}
+        assert msgspec.convert(router.said[0][2], Registration) == Registration(url=server.url, model="sim", ttl_s=10.0)
 
 
 async def test_two_replicas_live_in_one_process() -> None:
