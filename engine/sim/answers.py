@@ -51,11 +51,11 @@ class Reply:
         self.full_block_tokens = 0
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self.keeps_kv = False
-        """It answers a prefill leg."""
+        """It answers a prefill request."""
         self.first_s = 0.0
         """When its first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
-        """The prefill leg it waits for, if any."""
+        """The prefill request it waits for, if any."""
         self._on_finished = on_finished
         self._cached = -1
         self._unfinished = 0

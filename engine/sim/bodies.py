@@ -45,7 +45,7 @@ class Ask(msgspec.Struct, kw_only=True, gc=False):
     kv_transfer_params: Any = None
     """As another replica set them; None where they are absent."""
     keeps_kv: bool = False
-    """A prefill leg: the KV is kept for another replica."""
+    """A prefill request: the KV is kept for another replica."""
 
 
 class _Fields(msgspec.Struct, kw_only=True):

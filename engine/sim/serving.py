@@ -17,14 +17,14 @@ from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope, tenant_salt
-from pointsman.engine.disaggregation import LEG_HEADER, PARAMS, REFUSAL
+from pointsman.engine.disaggregation import PARAMS, PREFILL_KEYS_HEADER, REFUSAL
 from pointsman.engine.sim.answers import Choice, Reply, StreamReply
 from pointsman.engine.sim.bodies import Ask, read_request
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.driver import Driver
 from pointsman.engine.sim.errors import RequestError
 from pointsman.engine.sim.faults import Faults
-from pointsman.engine.sim.handoff import KeptKV, Taker
+from pointsman.engine.sim.handoff import HandoffClient, KeptKV
 from pointsman.engine.sim.http import Exchange
 from pointsman.engine.sim.metrics import Metrics
 from pointsman.engine.sim.model import EngineModel, SimRequest, Stats, StepResult
@@ -54,7 +54,7 @@ class Generation:
         self.kept = KeptKV(model, loop, config.kv_lease_s)
         self.port = config.port
         """Where others fetch what is kept."""
-        self._taker = Taker(config) if config.role is Role.DECODE else None
+        self._handoff_client = HandoffClient(config) if config.role is Role.DECODE else None
         self._faults = Faults()
         self.adapters = set(config.adapters)
         """LoRA adapters that are served."""
@@ -76,12 +76,12 @@ class Generation:
 
     def handoffs(self) -> Handoffs | None:
         """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
-        return None if self._taker is None else self._taker.totals()
+        return None if self._handoff_client is None else self._handoff_client.totals()
 
     async def close(self) -> None:
         """After `stop`: connections to other replicas end."""
-        if self._taker is not None:
-            await self._taker.close()
+        if self._handoff_client is not None:
+            await self._handoff_client.close()
 
     @property
     def in_flight(self) -> int:
@@ -119,11 +119,11 @@ class Generation:
         self._answer(exchange, APIS[exchange.path], ask)
 
     def _check_handoff(self, exchange: Exchange, ask: Ask) -> None:
-        """Note whether the request is a prefill leg. Raises RequestError for parameters that no replica set."""
+        """Note whether the request is a prefill request. Raises RequestError for parameters that no replica set."""
         role, params = self._config.role, ask.kv_transfer_params
         if role is Role.BOTH or params is None:
             return
-        if exchange.header(LEG_HEADER.encode()) is None:
+        if exchange.header(PREFILL_KEYS_HEADER.encode()) is None:
             raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
         ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
 
@@ -165,13 +165,14 @@ class Generation:
                 self._choices[request.request_id] = choice
                 requests.append(request)
         if self._reporter is not None:
-            prefix = (exchange.header(LEG_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
+            prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
             self._reporter.began(exchange.body, requests[0], scope, prefix)
         self._replies.add(reply)
         self._idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
         reply.begin()
-        handoff = None if self._taker is None else self._taker.plan(exchange, ask, reply.request_id, scope, salt)
+        client = self._handoff_client
+        handoff = None if client is None else client.plan(exchange, ask, request_id, scope, salt)
         if handoff is not None:
             reply.handoff = self._loop.create_task(self._submit_after(handoff, requests[0]))
         else:
@@ -231,7 +232,7 @@ class Generation:
                 self.metrics.finished[finished.reason] += 1
 
     def _keep(self, choice: Choice) -> None:
-        """The only token of a prefill leg is computed: its blocks stay, and the answer says where."""
+        """The only token of a prefill request is computed: its blocks stay, and the answer says where."""
         reply = choice.reply
         reply.wire.kv_transfer_params = self.kept.keep(
             choice.request_id, reply.first_prompt_tokens, self._config.host, self.port

@@ -64,7 +64,7 @@ class Wire(ABC):
         self.choices = choices
         self.include_usage = include_usage
         self.kv_transfer_params: dict[str, Any] | None = None
-        """Of a prefill leg's answer."""
+        """Of a prefill request's answer."""
         self.id_json = msgspec.json.encode(self.request_id)
         self.model_json = msgspec.json.encode(model)
 

@@ -23,7 +23,7 @@ from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
 from pointsman.contract.scope import request_scope, tenant_salt
 from pointsman.engine.attribution import Attribution, KeyDepths
-from pointsman.engine.disaggregation import LEG_HEADER, unpack_prefix
+from pointsman.engine.disaggregation import PREFILL_KEYS_HEADER, unpack_prefix
 from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import Transport
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
@@ -43,7 +43,7 @@ log = logging.getLogger("pointsman.vllm.reporting")
 REQUEST_ID = b"x-request-id"
 """The decision id, made by the edge."""
 
-LEG = LEG_HEADER.encode()
+PREFILL = PREFILL_KEYS_HEADER.encode()
 SCOPE = SCOPE_HEADER.encode()
 
 LINGER_S = 2.0
@@ -181,12 +181,12 @@ class Reporter:
                     request_id = value
                 elif name == SCOPE:
                     said = value
-                elif name == LEG:
+                elif name == PREFILL:
                     handed = value
             call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
             stream = call.keys = KeyStream()
             if handed:
-                # Of a prefill leg: its own body has tokens where the one that the router sees has text.
+                # Of a prefill request: its own body has tokens where the one that the router sees has text.
                 call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
                 feed: Callable[[bytes], None] = _pass_over
             else:
