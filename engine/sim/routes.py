@@ -120,7 +120,8 @@ class Routes:
         name, adapters = _adapter_name(exchange.body, "lora_name"), self._generation.adapters
         if name not in adapters:
             raise RequestError(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
-        self._generation.drop_adapter(name)
+        adapters.discard(name)
+        self._generation.model.adapters.drop(name)
         self._on_adapters(sorted(adapters))
         exchange.respond(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "text/plain")
 
@@ -150,7 +151,7 @@ class Routes:
             "in_flight": generation.in_flight,
             "hung": self._faults.hung,
             "finished_by_reason": generation.metrics.finished,
-            "engine": generation.stats(),
+            "engine": generation.model.stats(),
             "kv_kept": len(generation.kept),
             "kv_fetched": generation.kept.fetched,
             "handoffs": generation.handoffs(),

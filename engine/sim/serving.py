@@ -1,6 +1,6 @@
-"""Generation: from a request body to an answer under way, and from engine steps to the bytes of answers.
+"""Generation: from a request body to an active answer, and from engine steps to the bytes of answers.
 
-`Generation` owns the model, its driver and everything in flight. It is what vLLM's API server and engine are together.
+`Generation` owns the model, its driver and everything in flight: what vLLM's API server and engine are together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pointsman.engine.sim.faults import Faults
 from pointsman.engine.sim.handoff import HandoffClient, KeptKV
 from pointsman.engine.sim.http import Exchange
 from pointsman.engine.sim.metrics import Metrics
-from pointsman.engine.sim.model import EngineModel, SimRequest, Stats, StepResult
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 from pointsman.engine.sim.prompts import block_hashes, draw_answer
 from pointsman.engine.sim.reporting import Reporter
 from pointsman.engine.sim.wire import ChatWire, CompletionWire, Wire
@@ -59,7 +59,7 @@ class Generation:
         self.adapters = set(config.adapters)
         """LoRA adapters that are served."""
         self._config = config
-        self._model = model
+        self.model = model
         self._loop = loop
         self._reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
         self._driver = Driver(model, self._deliver, loop)
@@ -97,15 +97,6 @@ class Generation:
         self._faults = faults
         self._driver.slowness = faults.slowness
 
-    def stats(self) -> Stats:
-        """What the modelled engine counts."""
-        return self._model.stats()
-
-    def drop_adapter(self, name: str) -> None:
-        """Serve a LoRA adapter no longer."""
-        self.adapters.discard(name)
-        self._model.adapters.drop(name)
-
     def stop(self) -> None:
         """No more engine steps."""
         self._driver.stop()
@@ -113,19 +104,10 @@ class Generation:
     def serve(self, exchange: Exchange) -> None:
         """Answer a request to one of `APIS`. Raises RequestError, before anything was sent or queued."""
         ask = read_request(exchange.path, exchange.body, exchange.header(b"content-type") or b"")
-        self._check_handoff(exchange, ask)
+        _check_handoff(exchange, ask, self._config.role)
         _check_model(ask, {self._config.model, *self.adapters})
         _check_lengths(ask, self._config.context_tokens)
         self._answer(exchange, APIS[exchange.path], ask)
-
-    def _check_handoff(self, exchange: Exchange, ask: Ask) -> None:
-        """Note whether the request is a prefill request. Raises RequestError for parameters that no replica set."""
-        role, params = self._config.role, ask.kv_transfer_params
-        if role is Role.BOTH or params is None:
-            return
-        if exchange.header(PREFILL_KEYS_HEADER.encode()) is None:
-            raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
-        ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
 
     def _answer(self, exchange: Exchange, wire_class: type[Wire], ask: Ask) -> None:
         """Queue every sequence the request asks for and begin its reply."""
@@ -251,8 +233,8 @@ class Generation:
             reply.handoff.cancel()
         for choice in reply.choices:
             if self._choices.pop(choice.request_id, None) is not None:
-                self._model.abort(choice.request_id)
-                self._model.let_go(choice.request_id)
+                self.model.abort(choice.request_id)
+                self.model.let_go(choice.request_id)
                 self.metrics.finished["abort"] += 1
         if reply in self._replies:
             decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
@@ -268,6 +250,16 @@ class Generation:
         self._replies.discard(reply)
         if not self._replies:
             self._idle.set()
+
+
+def _check_handoff(exchange: Exchange, ask: Ask, role: Role) -> None:
+    """Note whether the request is a prefill request. Raises RequestError for parameters that no replica set."""
+    params = ask.kv_transfer_params
+    if role is Role.BOTH or params is None:
+        return
+    if exchange.header(PREFILL_KEYS_HEADER.encode()) is None:
+        raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
+    ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
 
 
 def _check_model(ask: Ask, served: set[str]) -> None:

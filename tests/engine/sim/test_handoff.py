@@ -145,19 +145,19 @@ async def test_a_prefill_replica_that_dies_between_the_legs_costs_time_alone() -
 
 async def test_kv_that_nobody_fetches_is_let_go() -> None:
     """After the lease; until then it is held, as with NIXL."""
-    async with two({"kv_lease_s": 0.05}) as fleet, client_of(fleet.prefill) as prefill:
-        prefill = {"prompt": [1] * 2000, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
-        answer = await prefill.post("/v1/completions", json=prefill, headers={"x-pointsman-leg": "-"})
+    async with two({"kv_lease_s": 0.05}) as fleet, client_of(fleet.prefill) as client:
+        body = {"prompt": [1] * 2000, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+        answer = await client.post("/v1/completions", json=body, headers={"x-pointsman-leg": "-"})
         params = answer.json()["kv_transfer_params"]
         assert params["do_remote_prefill"] and params["remote_num_tokens"] == 2000
         assert fleet.prefill.model.cache.held == 2000 // 16
         await fleet.until_idle()
         assert fleet.prefill.model.cache.held == 0
-        late = await prefill.post("/sim/kv", json={"request": params["remote_request_id"]})
+        late = await client.post("/sim/kv", json={"request": params["remote_request_id"]})
         assert late.status_code == 404
 
 
-async def test_a_client_that_leaves_ends_both_legs() -> None:
+async def test_a_client_that_leaves_ends_both_requests() -> None:
     """While the prefill runs; nothing stays behind on either replica."""
     async with two({"first_token_ms": 60_000}) as fleet:
         body = chat_body(PROMPT)
