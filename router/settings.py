@@ -220,7 +220,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     """Policy that the router starts with; `PUT /v1/policy` changes it at run time. See
-    [policies](policies/README.md)."""
+    [policies](policies.md)."""
     pair: PairConfig = PairConfig()
     """Conditions under which a prefill replica computes the prompt of a decode replica."""
     silence_s: dict[ModelName, Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]] = {}

@@ -67,7 +67,7 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     retry_share: Share = 0.2
     """Share of all requests that may be sent again to another replica; the default of Envoy and Finagle."""
     retry_floor: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 10.0
-    """Requests within `window_s` that may be sent again regardless of `retry_share`, so that a quiet edge retries too."""
+    """Requests within `window_s` that may be sent again regardless of `retry_share`; lets a quiet edge retry."""
 
     def length_s(self, level: int) -> float:
         """How long the `level`-th ejection in a row lasts, in seconds; the first is 1."""

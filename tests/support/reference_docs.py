@@ -189,7 +189,7 @@ SETTINGS = """\
 {generated}
 
 Each process has one YAML file. A process refuses to start with an unknown key or a wrong value, and names the key, the
-value and what is expected. Examples: `deploy/systemd/etc/`. The keys of policies are in [policies](policies/README.md).
+value and what is expected. Examples: `deploy/systemd/etc/`. The keys of policies are in [policies](policies.md).
 
 ## Router
 
