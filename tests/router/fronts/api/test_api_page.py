@@ -9,22 +9,15 @@ from urllib.parse import urlsplit
 
 from api_page import as_shown, ask, differs, running_example, shown
 
-from pointsman.router.fronts.api.openapi import describe_api
+from pointsman.router.fronts.api.table import ENDPOINTS
 
-OPERATIONS = {
-    (method.upper(), path)
-    for path, item in describe_api("1")["paths"].items()
-    for method in item
-    if method != "parameters"
-}
-UNDESCRIBED = {("GET", path) for path in ("/livez", "/readyz", "/metrics", "/openapi.json")}
-"""For monitoring, and the description itself."""
+OPERATIONS = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS} | {("GET", "/openapi.json")}
 
 
 def operation(method: str, url: str) -> tuple[str, str]:
-    """The operation a command calls, with its path as OpenAPI writes it."""
+    """The operation a command calls, with its path as the table has it."""
     asked = urlsplit(url).path
-    for known, path in OPERATIONS | UNDESCRIBED:
+    for known, path in OPERATIONS:
         if known == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), asked):
             return known, path
     raise AssertionError(f"{method} {asked}: no such operation")
@@ -32,7 +25,7 @@ def operation(method: str, url: str) -> tuple[str, str]:
 
 def test_every_operation_has_a_command() -> None:
     """An endpoint that is added without a line on the page is named here."""
-    assert {operation(one.curl.method, one.curl.url) for one in shown()} == OPERATIONS | UNDESCRIBED
+    assert {operation(one.curl.method, one.curl.url) for one in shown()} == OPERATIONS
 
 
 async def test_the_commands_answer_what_the_page_shows() -> None:
