@@ -38,7 +38,7 @@ class MissingExtraError(VllmError):
     def __str__(self) -> str:
         return (
             f"real vLLM replicas need the Python package {self.module!r}, which is not installed: "
-            "`pip install 'pointsman[engine]'` where there is a GPU, `make engine-cpu` where there is none"
+            "`pip install '.[engine]'` in the clone where there is a GPU, `make engine-cpu` where there is none"
         )
 
 
