@@ -53,8 +53,6 @@ class Reason(StrEnum):
     NO_MODEL = "no-model"
     """Refused: several models are served, and nothing tells which one the request wants: its body does not name it, or
     not in the part that can be looked at."""
-    DEADLINE = "deadline"
-    """The lookup waited longer than HAProxy would: answered without an opinion."""
     FAIL_OPEN = "fail-open"
     """Set by HAProxy alone: the router gave no answer in time."""
     CUSTOM = "custom"
