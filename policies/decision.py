@@ -63,8 +63,6 @@ class Reason(StrEnum):
     NO_MODEL = "no-model"
     """Refused: several models are served and the request names none. The `model` field is missing, or lies beyond the
     part of the body that HAProxy inspects."""
-    DEADLINE = "deadline"
-    """The lookup took longer than HAProxy waits, and was answered without a decision."""
     FAIL_OPEN = "fail-open"
     """HAProxy chose the replica because the router gave no answer in time."""
     CUSTOM = "custom"
