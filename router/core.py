@@ -82,7 +82,7 @@ class Swept:
     leases: list[str]
     """Replicas removed because their lease ended."""
     reservations: int
-    """Reservations whose request never ended, as far as this edge was told."""
+    """Reservations dropped because no end of their request arrived."""
 
 
 class Core:
@@ -184,7 +184,7 @@ class Core:
         return self.pipeline.decide(features, now_s)
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
-        """A place in the queue for a request that was told to wait, or its decision."""
+        """A place in the queue for a request that was answered with `hold_ms`, or its decision."""
         return self.turns.ask(features, now_s)
 
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
@@ -206,7 +206,7 @@ class Core:
         self.requests.report(replica.slot, events, now_s)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
-            self.adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
+            self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = self.replicas.renew(replica, events.born_ms, now_s)

@@ -71,8 +71,8 @@ class AdapterTable:
         """Where an adapter is, and where it could go."""
         return AdapterSignals(tuple(self._holders.get(name, ())), self.room)
 
-    def told(self, slot: int, names: Sequence[str], slots: int, now_s: float) -> None:
-        """The engine says what is loaded, all of it, and how many it holds (0: unsaid)."""
+    def set_loaded(self, slot: int, names: Sequence[str], slots: int, now_s: float) -> None:
+        """The engine reported all adapters it has loaded, and how many it can hold (0: not reported)."""
         own = self._loaded[slot]
         own.told, own.slots = True, slots or own.slots
         expected = {name: until_s for name, until_s in own.names.items() if now_s < until_s < math.inf}
@@ -85,8 +85,8 @@ class AdapterTable:
                 self._put(slot, name, until_s)
         self._changed(slot)
 
-    def seen(self, slot: int, names: Sequence[str], slots: int) -> None:
-        """Somebody saw adapters at work on an engine that does not tell, which holds so many (0: unsaid)."""
+    def observe_running(self, slot: int, names: Sequence[str], slots: int) -> None:
+        """An engine that reports nothing was seen to run adapters, and can hold so many (0: unknown)."""
         own = self._loaded[slot]
         own.slots = slots or own.slots
         for name in names:

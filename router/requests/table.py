@@ -188,7 +188,7 @@ class RequestTable:
         placement.ahead = kv.columns.waiting(slot)
         request.placement = placement
         if prefill == NO_SLOT:
-            # Nothing says that an announced prompt will come, so its silence is given no grace.
+            # An announced prompt may never arrive, so its first token is given no grace.
             waiting = placement.uncached if prompt.whole else min(placement.uncached, prompt.arrived)
             request.waiting = self._backlog.add(slot, waiting, now_s, reports=kv.reports(slot) and prompt.whole)
             return

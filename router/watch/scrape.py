@@ -208,7 +208,7 @@ class Scraper:
             kv.set_scraped_capacity(slot, reading.capacity_tokens)
             kv.observe_scraped_hits(slot, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
-            self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
+            self._adapters.observe_running(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)
 
     def _take_models(self, replica: Replica, found: ModelList) -> None:
