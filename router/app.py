@@ -59,17 +59,12 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
+from pointsman.router.metrics.families import build_registry
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
-from pointsman.router.metrics.requests import (
-    DecisionMetrics,
-    EdgeHealth,
-    RequestMetrics,
-    StateCollector,
-    build_registry,
-)
+from pointsman.router.metrics.requests import DecisionMetrics, EdgeHealth, RequestMetrics, StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.process import clock
