@@ -1,8 +1,8 @@
 """The command line: documents from flags, errors as sentences, what needs no running edge."""
 
 import subprocess
-from importlib.metadata import version
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
