@@ -18,7 +18,7 @@ REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything a simulated replica is told. Raises SimConfigError on a value that cannot work."""
+    """The settings of one simulated replica. Raises SimConfigError on a value that cannot work."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -33,7 +33,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_loras: int = 0
     """LoRA adapters one batch may hold; 0: none are served."""
     lora_load_ms: float = 100.0
-    """What loading an adapter takes, while everything else in the batch waits."""
+    """Time to load an adapter, while everything else in the batch waits."""
 
     kv_tokens: int = 524_288
     """KV capacity in tokens."""
@@ -57,20 +57,20 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Admin URLs of the routers to register with; empty: none."""
     admin_token: str = ""
     events: bool = True
-    """Tell the routers what is resident and what becomes of requests; off, it is a plain endpoint to them."""
+    """Publish resident keys and requests to the routers; when off, the replica is a plain endpoint to them."""
     heartbeat_s: float = 2.0
     ttl_s: float = 10.0
 
     role: Role = Role.BOTH
-    """`prefill` computes prompts for others, `decode` has prompts computed where the router says."""
+    """`prefill` computes prompts for decode replicas, `decode` has prompts computed where the router says."""
     prefill_timeout_s: float = 30.0
-    """A decode replica computes a prompt itself that was not computed elsewhere for so long."""
+    """How long a decode replica waits for a prefill replica before it computes a prompt itself."""
     handoff_ms: float = 2.0
-    """What fetching KV takes a decode replica, whatever its size."""
+    """Time to fetch KV from a prefill replica, whatever its size."""
     handoff_us_per_token: float = 2.5
-    """And for each token of it: 128 KiB a token at 50 GB/s."""
+    """Time to fetch the KV of one token: 128 KiB at 50 GB/s."""
     kv_lease_s: float = 30.0
-    """A prefill replica keeps KV that nobody fetches for so long, as NIXL does."""
+    """How long a prefill replica keeps KV that is not fetched, as NIXL does."""
 
     echo: bool = False
     """Answer /echo... with what was received."""
