@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,25 +171,9 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
     ops = ports.pick()
     run_dir = folder.path
-    spop, ring, near_lookup = _near_addresses(folder, document)
-    settings = load_settings(
-        overrides={
-            **document.router,
-            "spop": spop.listen,
-            "ring": ring.listen,
-            "lookup": near_lookup.listen,
-            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
-            "edge": {
-                **document.router.get("edge", {}),
-                "admin_socket": str(run_dir / "admin.sock"),
-                "master_socket": str(run_dir / "master.sock"),
-                "server_options": document.haproxy.get("server_options"),
-            },
-            "state_file": str(run_dir / "state.json"),
-            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
-            **({"policy": options.policy} if options.policy else {}),
-        }
-    )
+    near = _near_addresses(folder, document)
+    spop, ring, near_lookup = near
+    settings = _settings(options, folder, document, admin, near)
     edge = decode(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
@@ -225,6 +210,32 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     if document.engine:
         _write_yaml(run_dir / "engine.yaml", document.engine)
     return made
+
+
+def _settings(
+    options: UpOptions, folder: RunFolder, document: UpFile, admin: Listen, near: Sequence[_Near]
+) -> Settings:
+    """The router's settings: those of the file, with the addresses of this edge."""
+    spop, ring, near_lookup = near
+    run_dir = folder.path
+    return load_settings(
+        overrides={
+            **document.router,
+            "spop": spop.listen,
+            "ring": ring.listen,
+            "lookup": near_lookup.listen,
+            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
+            "edge": {
+                **document.router.get("edge", {}),
+                "admin_socket": str(run_dir / "admin.sock"),
+                "master_socket": str(run_dir / "master.sock"),
+                "server_options": document.haproxy.get("server_options"),
+            },
+            "state_file": str(run_dir / "state.json"),
+            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
+            **({"policy": options.policy} if options.policy else {}),
+        }
+    )
 
 
 def _write_yaml(path: Path, document: dict[str, Any]) -> None:
