@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from pointsman.contract.config import decode
+from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
@@ -151,19 +152,19 @@ COMMAND = (sys.executable, "-m", "pointsman")
 
 
 def _check_flags(options: UpOptions) -> None:
-    """Raises StartError for what can be seen without touching anything."""
+    """Raises ConfigurationError or StartError for what can be seen without touching anything."""
     if options.engine not in ENGINES:
-        raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
+        raise ConfigurationError("--engine", options.engine, f"one of {', '.join(ENGINES)}")
     if options.prefill and options.engine != "sim":
         raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
 
 
 def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
-    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
+    """Checks flags and file and lays the run folder out. Raises ConfigurationError or StartError."""
     document = _read(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
-        raise StartError(f"--lookup: {lookup!r}: one of {', '.join(LOOKUPS)} is expected")
+        raise ConfigurationError("--lookup", lookup, f"one of {', '.join(LOOKUPS)}")
     ports = folder.ports
     listen = ports.settle(parse_listen(options.listen, "--listen"), "--listen")
     admin = ports.settle(parse_listen(options.admin, "--admin"), "--admin")
