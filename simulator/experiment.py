@@ -45,7 +45,7 @@ class Pace(msgspec.Struct, frozen=True):
         if rate is not None:
             return trace.at_rate(rate, random.Random(f"{seed} starts"))
         if not trace.has_starts:
-            raise ExperimentError(f"{trace.name}: all sessions begin at once: set a load or a rate")
+            raise ExperimentError("", None, "a load or a rate", "all sessions begin at once", source=trace.name)
         return trace
 
 

@@ -77,7 +77,9 @@ class VirtualFleet:
         """Raises ExperimentError when a turn could never fit a replica, PolicyConfigError for a bad policy."""
         longest = max(turn.prompt_tokens + turn.output_tokens for session in trace.sessions for turn in session.turns)
         if longest > settings.kv_tokens - settings.kv_tokens % trace.block_size:
-            raise ExperimentError(f"kv_tokens: {settings.kv_tokens}: {trace.name} has a turn of {longest} tokens")
+            raise ExperimentError(
+                "kv_tokens", settings.kv_tokens, f"{longest} or more, the tokens of the longest turn of {trace.name}"
+            )
         self._trace = trace
         self._settings = settings
         self._rng = random.Random(f"{seed} fleet")

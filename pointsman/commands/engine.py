@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pointsman.contract.config import decode, parse_value
+from pointsman.contract.errors import ConfigurationError
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.router.process.logs import configure
@@ -43,7 +44,7 @@ def read_tree(*, config: Path | None, assignments: Sequence[str], flags: Mapping
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise StartError(f"--set: {assignment!r}: KEY=VALUE is expected")
+            raise ConfigurationError("--set", assignment, "KEY=VALUE")
         tree[key] = parse_value(value, f"--set {key}")
     tree.update({key: value for key, value in flags.items() if value not in (None, "", [])})
     return tree

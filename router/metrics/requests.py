@@ -134,7 +134,8 @@ class StateCollector(FamilyCollector):
     def collect(self) -> Iterator[Metric]:
         yield from self._decision_families()
         yield from self._replica_families()
-        yield from self._request_families()
+        yield from self._served_families()
+        yield from self._unserved_families()
         yield from self._edge_families()
 
     def _decision_families(self) -> Iterator[Metric]:
@@ -243,9 +244,8 @@ class StateCollector(FamilyCollector):
         for replica in by_id(self._replicas):
             yield replica.id, int(getattr(self._load, name)[replica.slot])
 
-    def _request_families(self) -> Iterator[Metric]:
-        requests = self._requests
-        served = list(requests.replicas.items())
+    def _served_families(self) -> Iterator[Metric]:
+        served = list(self._requests.replicas.items())
         yield from counter(
             "pointsman_requests",
             "Finished requests, by the replica that served them and class of the status.",
@@ -277,6 +277,10 @@ class StateCollector(FamilyCollector):
             ((replica, own.request_s) for replica, own in served),
             "replica",
         )
+
+    def _unserved_families(self) -> Iterator[Metric]:
+        """Requests that no replica served, and the ring that reports them all."""
+        requests = self._requests
         yield from counter(
             "pointsman_fail_open",
             "Requests that HAProxy placed alone because the router did not answer the lookup in time (fail open).",

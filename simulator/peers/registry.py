@@ -61,4 +61,4 @@ def policy_named(name: str) -> dict[str, Any]:
     if name in known_policies():
         return {"policy": name}
     names = sorted({*PEERS, *known_policies()})
-    raise ExperimentError(f"policies: {name!r}: one of {', '.join(names)} is expected")
+    raise ExperimentError("policies", name, f"one of {', '.join(names)}")
