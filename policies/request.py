@@ -1,4 +1,4 @@
-"""What one lookup says about its request: the values a policy may read of it."""
+"""Features of a request: the values that a policy may read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 
 class Naming(IntEnum):
-    """How the model of a request is known."""
+    """Source of a request's model name."""
 
     NAMED = 0
     """What `model` says is what the request wants; empty: none in particular."""
     ABSENT = 1
     """A body that was seen whole names none, on a path whose requests have one."""
     UNSEEN = 2
-    """It was not found in the part of the body that was seen."""
+    """The model was not found in the part of the body that HAProxy inspects."""
 
 
 class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What one lookup says about its request. Absent values are empty strings, zero or empty tuples."""
+    """Features of one request. Absent values are empty strings, zero or empty tuples."""
 
     request_id: str
     """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""

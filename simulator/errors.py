@@ -19,4 +19,4 @@ class TraceError(SimulationError):
 
 
 class ExperimentError(SimulationError):
-    """What was asked for cannot be simulated."""
+    """The requested experiment cannot be simulated."""

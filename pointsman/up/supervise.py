@@ -36,7 +36,7 @@ from pointsman.up.terminal import Terminal
 from pointsman.up.valkey import valkey_argv, valkey_url
 
 START_S = {"sim": 60.0, "vllm": 900.0}
-"""How long replicas may take before `up` gives up: loading weights is minutes."""
+"""Seconds that replicas have to become ready before `up` gives up; loading weights takes minutes."""
 
 ROUTER_START_S = 30.0
 

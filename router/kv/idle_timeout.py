@@ -1,4 +1,4 @@
-"""How long conversations pause, and how much silence says that one is over.
+"""Idle timeout of conversations, learned from the pauses of the fleet.
 
 `Silence` learns from both ends: pauses after which a conversation went on, and conversations that were silent for the
 whole of `ttl_s`. Of those that were silent for t seconds, R(t) went on and N never did; `patience_s` is the longest t
