@@ -175,7 +175,7 @@ class Residency:
         return column
 
     def rest(self, prompt: float, width: int) -> FloatColumn:
-        """What of `prompt` tokens is not resident, at least 1, by slot; the caller's to scribble on."""
+        """Return the uncached tokens of a prompt, at least 1, by slot, as an array that the caller may change."""
         column = np.empty(width)
         column.fill(prompt)
         for tokens, slots in self.levels:

@@ -11,7 +11,7 @@ class Naming(IntEnum):
     """Source of a request's model name."""
 
     NAMED = 0
-    """What `model` says is what the request wants; empty: none in particular."""
+    """The request wants `model`; empty: no particular one."""
     ABSENT = 1
     """A body that was seen whole names none, on a path whose requests have one."""
     UNSEEN = 2
@@ -34,12 +34,12 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     body_bytes: int = 0
     """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
     missing_bytes: int = 0
-    """Of these, announced only: they had not arrived when HAProxy asked, and nothing says that they will."""
+    """Bytes of the body that are only announced: they had not arrived at the lookup, and may never arrive."""
     max_tokens: int = 0
     """0 when not given or not looked for."""
     prefix_keys: tuple[int, ...] = ()
     """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit), scoped."""
     scope: str = ""
-    """Whose keys they are, for the replica to scope its own alike (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
+    """Scope of the prefix keys, for the replica to use the same (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
     policy: str = ""
     """Policy asked for by the override header; empty unless that header is enabled and present."""

@@ -125,7 +125,7 @@ class Membership:
     prefills: Mapping[int, Slots] | None = None
     """For each of them that is a decode replica, the eligible prefill replicas of its model. None without any."""
     prefills_of_all: Slots | None = None
-    """The same where all of `slots` are decode replicas of one model: whichever is chosen may be paired with these."""
+    """Prefill slots for all of `slots`, where these are decode replicas of one model."""
 
 
 class ReplicaRegistry:
