@@ -13,7 +13,7 @@ FLOOR_S = 1.0
 """Any prefill request may take so long: connections, tokenising and one step of a busy engine."""
 
 SPARE = 3.0
-"""How many times as long as expected a prefill request may take. Routers choose a pair while the handoff takes up to 3
+"""Multiple of its expected time that a prefill request may take. Routers choose a pair while the handoff takes up to 3
 times as long as computing the prompt on the decode replica (`pair.patience`)."""
 
 PRIOR_S_PER_TOKEN = 1e-4

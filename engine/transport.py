@@ -1,4 +1,4 @@
-"""How an engine's messages reach one listener: the seam between `Publisher` and what carries its messages.
+"""Transport of an engine's messages to one listener: the interface between `Publisher` and HTTP or feed.
 
 A transport sends one message at a time and returns the listener's answer. A transport keeps no messages: one that was
 not accepted is lost, and the publisher makes up for it with a snapshot. Where a transport sees that the listener hung

@@ -33,7 +33,7 @@ class PoolEnvironment:
     wait_routed: Callable[[Iterable[str]], Coroutine[Any, Any, None]]
     """Returns when routers send requests to these replicas, or after a time limit."""
     drain_s: float
-    """How long running requests may take to finish when a replica stops."""
+    """Seconds that running requests have to finish when a replica stops."""
     start_timeout_s: float
     """From the making of a replica to its first token."""
     say: Say
