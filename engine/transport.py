@@ -32,10 +32,10 @@ CONNECT_S = 1.0
 """For making a connection that stays open; meanwhile no message is sent."""
 
 AVOID_S = 60.0
-"""How long HTTP is used after a connection that stays open could not be made."""
+"""Seconds for which HTTP is used after a persistent connection failed."""
 
 RENEWED_FOR_S = 5.0
-"""How long a message counts as the replica's heartbeat; a publisher sends at least twice in that time."""
+"""Seconds for which a message counts as the replica's heartbeat; a publisher sends at least twice in that time."""
 
 NEVER = float("-inf")
 

@@ -120,6 +120,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_replicas: Annotated[int, msgspec.Meta(ge=1)] = 4096
     """Replicas that may be registered at once; one more is refused with 507."""
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    """Session pins in memory; beyond that the pin used longest ago is dropped."""
     max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
     """Requests in flight that are accounted for, with those that ended within the last 5 s; beyond that the oldest is
     dropped."""

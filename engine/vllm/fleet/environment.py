@@ -24,7 +24,7 @@ async def _none_registered(replicas: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEnvironment:
-    """How pools make replicas and reach routers."""
+    """Services that pools use to make replicas and to reach routers."""
 
     incarnation: Callable[[PoolConfig, int], Incarnation]
     """Makes one incarnation of a pool's replica, by its number; nothing happens before its `start`."""

@@ -39,7 +39,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     heartbeat_s: float
     drain_s: float
-    """How long running work may take to finish once the replica is orphaned."""
+    """Seconds that running requests have to finish once the replica is orphaned."""
     born_ms: int
     """When the driver made this incarnation, in milliseconds since 1970; no two under one id have the same."""
     pool: str = ""
