@@ -87,7 +87,7 @@ def explain(
     strict: bool = True,
     known: tuple[str, ...] = (),
 ) -> ConfigurationError:
-    """What msgspec refused when it decoded `values`, as an error of type `error`; arguments as those of `decode`."""
+    """Turn msgspec's refusal of `values` into an error of type `error`; arguments as those of `decode`."""
     parsed = _REFUSAL.match(str(refusal))
     assert parsed is not None
     key, value, kind = _find(parsed["path"] or "", values, into, at, strict)

@@ -51,17 +51,17 @@ TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
 
 EVENTS_INTERVAL_MS = 20
-"""How long engines gather what changes while the policy goes by it."""
+"""Batching interval of engines' messages while the live policy uses KV signals, in milliseconds."""
 
 IDLE_EVENTS_INTERVAL_MS = 1000
-"""The same while no policy reads it: often enough to be in sync when one does."""
+"""Batching interval of engines' messages while no policy uses KV signals: often enough to be in sync when one does."""
 
 MAX_EVENTS_PER_S = 1000
 """Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
 
 
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `Core` is built from, besides its policy and its dice."""
+    """Configuration of a `Core`, besides its policy and its random numbers."""
 
     limits: LimitSettings = LimitSettings()
     outliers: OutlierConfig = OutlierConfig()
@@ -77,7 +77,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep ended."""
+    """Result of one sweep: replicas and requests that ended."""
 
     leases: list[str]
     """Replicas removed because their lease ended."""

@@ -1,4 +1,4 @@
-"""What a router is started with: the only reader of configuration file and environment.
+"""Settings of a router: the only reader of configuration file and environment.
 
 Precedence, lowest first: defaults, the YAML file, environment variables, flags. An environment variable is the key's
 path in capitals behind `POINTSMAN_`, with two underscores between levels: `POINTSMAN_ADMIN__TOKEN`. Everything decodes

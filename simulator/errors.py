@@ -9,8 +9,6 @@ Anything else that escapes is a programming error.
 
 from __future__ import annotations
 
-from pointsman.contract.errors import ConfigurationError
-
 
 class SimulationError(Exception):
     """Base of all errors the simulator raises on purpose."""
@@ -20,5 +18,5 @@ class TraceError(SimulationError):
     """A trace cannot be understood."""
 
 
-class ExperimentError(ConfigurationError, SimulationError):
-    """An option of an experiment that cannot be simulated."""
+class ExperimentError(SimulationError):
+    """The requested experiment cannot be simulated."""

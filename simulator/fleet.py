@@ -44,7 +44,7 @@ MAX_REFUSALS = 600
 """A client that is told to come back later gives up after so many times."""
 
 NO_REPLICA_RETRY_S = 1.0
-"""What HAProxy's 503 makes a client wait when every replica is down."""
+"""Seconds that a client waits after HAProxy's 503 when every replica is down."""
 
 Action = Callable[[float], None]
 
@@ -169,7 +169,7 @@ class VirtualFleet:
         self._look_at_held(router, now_s)
 
     def _take(self, request: Request, decision: Decision, now_s: float) -> None:
-        """What HAProxy makes of an answer."""
+        """Outcome of an answer, as HAProxy sees it."""
         self._counts.reasons[str(decision.reason)] += 1
         if decision.status:
             self._refused(request, decision, now_s)

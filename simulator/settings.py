@@ -1,4 +1,4 @@
-"""What a simulated fleet consists of."""
+"""Settings of a simulated fleet."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """With any, the `replicas` only decode and these compute their prompts. They come behind: with 4 and 2, it is
     replicas 4 and 5 that prefill."""
     handoff_ms: float = 2.0
-    """What fetching a prompt's KV takes a decode replica, whatever its size."""
+    """Fixed part of the time to transfer a prompt's KV to a decode replica, in milliseconds."""
     handoff_us_per_token: float = 2.5
-    """And for each token of it: 128 KiB a token at 50 GB/s."""
+    """Time to transfer the KV of one token, in microseconds; the default is 128 KiB a token at 50 GB/s."""
     speeds: tuple[float, ...] = ()
     """Speed of each replica against the timing, repeated until all have one; empty for 1."""
     timing: str = "dense-h100"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from plain_words import complaint
 
 from pointsman.policies.registry import POLICIES
 
@@ -152,6 +153,25 @@ def test_each_module_has_a_docstring() -> None:
         if path.name == "__init__.py" and not path.read_text().strip():
             continue
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)}: no module docstring"
+
+
+PLAIN = (
+    *("contract", "policies", "haproxy", "engine", "simulator", "pointsman"),
+    *("router/decide", "router/fleet", "router/fronts", "router/metrics", "router/outliers", "router/process"),
+    *("router/requests", "router/watch"),
+)
+
+
+@pytest.mark.parametrize("package", PLAIN)
+def test_docstrings_name_their_subject(package: str) -> None:
+    """A docstring is read alone, in an editor's tooltip: its first word is no pronoun."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            body = getattr(node, "body", None)
+            for statement in body if isinstance(body, list) else ():
+                if isinstance(statement, ast.Expr) and isinstance(text := getattr(statement.value, "value", None), str):
+                    wrong = text.strip() and complaint(text.strip())
+                    assert not wrong, f"{path.relative_to(ROOT)}:{statement.lineno}: {wrong}"
 
 
 def test_no_file_became_the_architecture() -> None:

@@ -16,7 +16,7 @@ from pointsman.router.process.logs import configure
 ADMIN_TOKEN_VARIABLE = "POINTSMAN_ADMIN__TOKEN"
 
 ENGINE_SETTINGS = "engine settings"
-"""What errors call the file, the assignments and the flags together."""
+"""Name of the file, the assignments and the flags together in errors."""
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ TABLE_WIDTH = 120
 
 
 class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line said; times in milliseconds."""
+    """Options of the command line; times in milliseconds."""
 
     trace: Path | None = None
     workload: str | None = None

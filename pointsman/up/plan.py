@@ -1,4 +1,4 @@
-"""What `pointsman up` will start, decided before anything is: addresses, files, command lines.
+"""Plan of `pointsman up`, complete before anything starts: addresses, files, command lines.
 
 `plan_edges` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an
 edge.
@@ -76,7 +76,7 @@ class EdgePlan:
     settings: Settings
     edge: EdgeConfig
     replicas: int
-    """How many will register; of a data-parallel group, every rank."""
+    """Number of replicas that will register; every rank of a data-parallel group counts."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
     other_admin_urls: tuple[str, ...] = ()
     """Of the other edges that replicas register with."""
@@ -331,7 +331,7 @@ def _read(path: Path | None) -> UpFile:
 
 
 def _body_window(settings: Settings) -> dict[str, int]:
-    """How far HAProxy looks into bodies: as far as the configured policy goes by them."""
+    """Body window of HAProxy, in bytes: as much as the configured policy uses."""
     policy = build_policy(settings.policy)
     needs = policy.needs
     policy.close()

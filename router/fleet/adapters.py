@@ -17,7 +17,7 @@ from pointsman.policies.candidates import AdapterSignals, Column
 from pointsman.router.fleet.slots import INITIAL_SLOTS, grown
 
 EXPECTED_S = 10.0
-"""How long an adapter is expected on a replica that tells what it loads: loading takes a second or two at most."""
+"""Seconds for which an adapter is expected on a replica that reports its adapters; loading takes two at most."""
 
 UNKNOWN_SLOTS = 4
 """Adapters an engine is taken to hold that does not say how many."""
@@ -57,7 +57,7 @@ class AdapterTable:
         self._changed(slot)
 
     def clear_slot(self, slot: int) -> None:
-        """Its replica left, or its engine restarted: nothing is known of it."""
+        """Forget a slot's adapters, because the replica left or its engine restarted."""
         for name in list(self._loaded[slot].names):
             self._drop(slot, name)
         self._loaded[slot] = _Loaded()

@@ -1,4 +1,4 @@
-"""Who takes orders for which pool: leases of fleets' drivers, with what they last said of their pools.
+"""Leases of fleets' drivers, with the last status of their pools.
 
 Nothing of it is saved: a router that starts again has it back with the next heartbeat of each driver, which owns the
 pools. A pool belongs to the fleet that named it first, until that fleet leaves or its lease ends.

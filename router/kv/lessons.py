@@ -1,4 +1,4 @@
-"""What a first token teaches: how long a prompt was, how much of it was cached, how long its prefill took.
+"""Learning from first tokens: length of a prompt, cached part, and time of its prefill.
 
 `Lessons` compares what an engine or HAProxy reported of one request with what was predicted when it was placed, and
 writes the difference where predictions come from. It owns nothing and keeps nothing of its own.

@@ -33,7 +33,7 @@ MAX_GONE_REPLICAS = 1024
 
 
 class DecisionMetrics:
-    """What the pipeline and the lookup fronts count."""
+    """Counters of the pipeline and of the lookup fronts."""
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, Reason]] = Counter()
@@ -54,7 +54,7 @@ class DecisionMetrics:
 
 
 class ReplicaServed:
-    """What the log ring told about one replica's finished requests."""
+    """Counters of one replica's finished requests, from end-of-request lines."""
 
     __slots__ = ("by_class", "first_response_s", "first_token_s", "redispatched", "request_s")
 
@@ -71,7 +71,7 @@ UNDECIDED_CAUSES = ("client-left", "client-timeout", "other")
 
 
 class RequestMetrics:
-    """What the end-of-request lines say, whoever chose the replica."""
+    """Counters of end-of-request lines, for requests placed by the router and by HAProxy alone."""
 
     def __init__(self) -> None:
         self.replicas: dict[str, ReplicaServed] = {}
@@ -94,7 +94,7 @@ class RequestMetrics:
 
 
 class EdgeHealth:
-    """What the edge sync knows of HAProxy."""
+    """State of HAProxy, as the comparison with it found."""
 
     def __init__(self) -> None:
         self.haproxy_up = False
@@ -104,7 +104,7 @@ class EdgeHealth:
         self.sync_errors = 0
         self.last_error = ""
         self.body_window_bytes = 0
-        """How far HAProxy looks into bodies; 0 where it does not say so."""
+        """Body window of HAProxy, in bytes; 0 where the configuration does not state it."""
 
 
 class StateCollector(FamilyCollector):

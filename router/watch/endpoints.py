@@ -20,10 +20,10 @@ from urllib.parse import SplitResult, urlsplit
 from pointsman.router.errors import RegistrationError, ResolveError
 
 RESOLVE_S = 1.5
-"""What a name server may take; replicas wait 2 s for the answer to their registration."""
+"""Seconds that a name server may take; replicas wait 2 s for the answer to their registration."""
 
 START_RESOLVE_S = 30.0
-"""The same for replicas of the configuration, without whom the router would refuse to start."""
+"""Seconds that a name server may take for replicas of the configuration, without which the router does not start."""
 
 RESOLVE_THREADS = 4
 """Names resolved at once; each thread is made when it is needed."""

@@ -50,7 +50,7 @@ PEERS: dict[str, dict[str, Any]] = {
 
 
 def known_policies() -> PolicyTable:
-    """What a policy document may name in a simulation: everything installed, and the peers."""
+    """Policies that a document may name in a simulation: all installed ones, and the peers."""
     return {**installed_policies(), **PEER_POLICIES}
 
 
