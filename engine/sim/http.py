@@ -143,7 +143,7 @@ class Exchange:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which tells the active exchange what no ASGI message says, and can be reset."""
+    """A uvicorn connection that reports writability and loss to the active exchange, and can be reset."""
 
     def __init__(self, service: Service, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config, state, {}, service.loop)
@@ -221,7 +221,7 @@ class Service:
 
     @property
     def connections(self) -> list[Connection]:
-        """Those that are open."""
+        """Connections that are open."""
         return [connection for connection in self._state.connections if isinstance(connection, Connection)]
 
     async def listen(self, host: str, port: int) -> int:
