@@ -157,7 +157,7 @@ class Attribution:
     # The engine's events
 
     def stored(self, blocks: Sequence[Block], parent: Block | None, request_id: str = "") -> None:
-        """Note blocks that entered the cache, one below the other; `parent`: above the first, None where a prompt begins."""
+        """Note a chain of blocks that entered the cache below `parent`; None where a prompt begins."""
         depth = 0 if parent is None else self._depth.get(parent, -1)
         request = self._open.get(request_id)
         if request is not None and depth >= 0:
