@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import pytest
-from deploy_files import ROOT
+from pages import PAGES
 
 from pointsman.router.app import Router
 from pointsman.router.settings import load_settings
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADMIN_PORT = 8001
 
 
