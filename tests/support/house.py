@@ -9,8 +9,8 @@ The figures come from syntax trees and, for stories, from mypy's types; nothing 
 
 Rules. A *box* of `router/` is a file of the folder itself or a folder below it (of any depth). An *arrow* is an import
 between two boxes, anywhere in the file, types included. A *floor* is one more than the highest floor a box imports;
-boxes of one circle stand on one floor, and the arrows between them are counted as circular. Constructors count their
-arguments without `self`, fields of a dataclass as its arguments. A *story* starts at named entry functions; from each
+boxes of one circle stand on one floor, and the arrows between them are counted as circular. Constructors count the
+arguments of a written `__init__`, without `self`. A *story* starts at named entry functions; from each
 function, every function, method, property or class of ours that its body names is opened too, and so on. A method
 called through a base class opens the base alone; a call through a stored callback opens nothing; what only fails or
 only logs is followed like the rest. Of a class, the constructor is opened.
@@ -36,7 +36,9 @@ MAX_METHODS = 20
 MAX_FUNCTION_LINES = 60
 
 STORIES = {
-    "a lookup to its end": "router.fronts.spop:SPOPProtocol.data_received router.fronts.ring:RingProtocol.data_received",
+    "a lookup to its end": (
+        "router.fronts.spop:SPOPProtocol.data_received router.fronts.ring:RingProtocol.data_received"
+    ),
     "an engine's event": "router.fronts.feed:FeedProtocol.data_received",
     "a Redis batch": "router.edges.member:Member.hear",
 }
@@ -66,11 +68,11 @@ class Source:
 
 def sources(root: Path, *folders: str) -> list[Source]:
     """Every Python file below these folders, those behind links left out."""
-    found = []
+    found: list[Source] = []
     for folder in folders:
-        for path in sorted((root / folder).rglob("*.py")):
-            if path.resolve() == root.resolve() / path.relative_to(root):
-                found.append(Source(str(path.relative_to(root)), path.read_text()))
+        paths = sorted((root / folder).rglob("*.py"))
+        own = [path for path in paths if path.resolve() == root.resolve() / path.relative_to(root)]
+        found += [Source(str(path.relative_to(root)), path.read_text()) for path in own]
     return found
 
 

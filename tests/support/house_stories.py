@@ -11,20 +11,34 @@ from mypy.build import BuildSource, build
 from mypy.config_parser import parse_config_file
 from mypy.modulefinder import BuildSource as Wanted
 from mypy.options import Options
-from mypy.traverser import all_name_and_member_expressions
 from mypy.types import CallableType, Instance, Type, TypeType, UnionType, get_proper_type
 
 __all__ = ["Reader"]
 
 
-def _named(function: nodes.FuncDef, types: dict[nodes.Expression, Type]) -> Iterator[nodes.SymbolNode | None]:
+def _named(body: nodes.Node, types: dict[nodes.Expression, Type]) -> Iterator[nodes.SymbolNode | None]:
     """What a body refers to: functions and classes by name, members of typed values."""
-    for expression in all_name_and_member_expressions(function):
-        yield expression.node
-        if isinstance(expression, nodes.MemberExpr):
-            for info in _classes(types.get(expression.expr)):
-                found = info.get(expression.name)
+    for node in _within(body):
+        if isinstance(node, nodes.RefExpr):
+            yield node.node
+        if isinstance(node, nodes.MemberExpr):
+            for info in _classes(types.get(node.expr)):
+                found = info.get(node.name)
                 yield found.node if found is not None else None
+
+
+def _within(node: object) -> Iterator[nodes.Node]:
+    """The nodes of a tree. mypy's own visitors are compiled, and nothing interpreted may derive from them."""
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _within(item)
+    elif isinstance(node, nodes.Argument):
+        yield from _within(node.initializer)
+    elif isinstance(node, nodes.Statement | nodes.Expression | nodes.FuncItem):
+        yield node
+        for name in (*getattr(node, "__match_args__", ()), "rvalue"):  # which mypy calls `rvalues` there
+            if name not in ("node", "info", "type"):
+                yield from _within(getattr(node, name, None))
 
 
 def _classes(given: Type | None) -> Iterator[nodes.TypeInfo]:
@@ -81,12 +95,29 @@ class Reader:
             if module is None:
                 continue
             files.add(str((self._root / self._files[module].path).resolve().relative_to(self._root)))
-            for symbol in _named(function, self._types):
+            for symbol in [*_named(function, self._types), *self._stored(function)]:
                 for other in _functions(symbol):
                     if other not in seen:
                         seen.add(other)
                         todo.append(other)
         return files
+
+    def _stored(self, function: nodes.FuncDef) -> Iterator[nodes.SymbolNode | None]:
+        """What was assigned to the attributes that a method calls: `self._decide = decider.decide` in a constructor."""
+        if not function.info or function.name == "__init__":
+            return
+        called = {
+            node.callee.name
+            for node in _within(function)
+            if isinstance(node, nodes.CallExpr) and isinstance(node.callee, nodes.MemberExpr)
+        }
+        constructor = function.info.get_method("__init__")
+        for statement in _within(constructor):
+            if not isinstance(statement, nodes.AssignmentStmt):
+                continue
+            target = statement.lvalues[0]
+            if isinstance(target, nodes.MemberExpr) and target.name in called:
+                yield from _named(statement.rvalue, self._types)
 
     def _module_of(self, function: nodes.FuncDef) -> str | None:
         """The module of ours that a function is in; None for libraries."""
