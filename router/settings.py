@@ -111,8 +111,10 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     max_replicas: Annotated[int, msgspec.Meta(ge=1)] = 4096
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
-    max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
+    """Requests in flight, and those that ended within the last 5 s. When met, the oldest is forgotten."""
     reservation_ttl_s: Positive = 3600.0
+    """Seconds after which a request is taken to be over whose end HAProxy never reported."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     """Prefix keys in the index; a replica with 500,000 tokens of KV holds some 1,000."""
     max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000

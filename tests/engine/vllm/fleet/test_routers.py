@@ -50,11 +50,11 @@ async def test_a_replica_is_routed_to_when_every_router_that_answers_has_it_up()
     async with running_router() as router:
         routers = Routers("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
         await register(router, "a")
-        router.replicas.set_health("a", Health.DOWN)
+        router.core.replicas.set_health("a", Health.DOWN)
         waiting = asyncio.create_task(routers.routed(["a"]))
         await asyncio.sleep(0)
         assert not waiting.done()
-        router.replicas.set_health("a", Health.UP)
+        router.core.replicas.set_health("a", Health.UP)
         async with asyncio.timeout(5):
             await waiting
         await routers.leave()
@@ -75,5 +75,5 @@ async def test_the_dead_are_forgotten_at_once() -> None:
         routers = Routers("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
         await register(router, "a", "b")
         await routers.forget(["a", "nobody"])
-        assert [replica.id for replica in router.replicas] == ["b"]
+        assert [replica.id for replica in router.core.replicas] == ["b"]
         await routers.leave()
