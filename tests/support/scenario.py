@@ -50,7 +50,7 @@ from pointsman.contract.registration import Registration, Role, leg_id
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core
-from pointsman.router.decide.hold_queue import Held
+from pointsman.router.decide.hold import Held
 from pointsman.router.fleet.replicas import Health
 
 TOKENS = 1_000_000

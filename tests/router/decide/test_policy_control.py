@@ -90,7 +90,7 @@ def test_a_policy_that_needs_more_of_the_body_than_haproxy_shows_warns() -> None
     """Not where HAProxy does not say how far it looks."""
     core = make_core()
     assert core.policy.warnings({"policy": "kv_cost"}) == []
-    core.edge_health.body_window_bytes = 16
+    core.edge_health.body_window_bytes = 16_384
     (warning,) = core.policy.warnings({"policy": "kv_cost"})
-    assert "HAProxy looks at 16" in warning
+    assert "HAProxy looks at 16384" in warning
     assert core.policy.warnings({"policy": "least_load"}) == []
