@@ -18,6 +18,7 @@ Commands (options are `name=value`):
     up a [model=M] [role=prefill|decode] [kv=TOKENS] [adapters=x,y] [born=MS] [port=N]
     health a down              drain a            remove a
     restart a                  its engine starts over, with an empty cache
+    resized a kv=TOKENS        it has room for so many tokens
     stored a blocks=h1,h2      evicted a blocks=h2          loaded a adapters=x
     route r1 [session=S] [model=M] [blocks=h1,h2] [tokens=N]    answers with where it goes and why
     many 12 [as for route]     so many requests `many-1`, ...; answers with each replica's share
@@ -165,6 +166,9 @@ class Router:
     def do_evicted(self, name: str, *, blocks: str) -> None:
         self._tell(name, evicted=_keys(blocks))
 
+    def do_resized(self, name: str, *, kv: str) -> None:
+        self._tell(name, capacity_tokens=int(kv))
+
     def do_loaded(self, name: str, *, adapters: str = "", slots: str = "1") -> None:
         self._tell(name, adapters=adapters.split(",") if adapters else [], adapter_slots=int(slots))
 
@@ -214,7 +218,7 @@ class Router:
     def do_end(self, request: str, flag: str = "", *, on: str = "", status: str = "200", ts: str = "--") -> None:
         decision = self._decided[request]
         line = {
-            "ev": "end", "id": request, "srv": on or decision.first, "first": decision.first, "st": int(status),
+            "ev": "end", "id": request, "srv": on or decision.first or "<NOSRV>", "first": decision.first, "st": int(status),
             "reason": str(decision.reason), "ts": ts, "tr": 10 if ts == "--" else -1, "ta": 20, "routed": "1",
             "rc": "+1" if flag == "retried" else "0",
         }  # fmt: skip

@@ -59,25 +59,6 @@ class Fleet:
         return {self.replicas.ids[slot] for slot in self.replicas.membership("").slots}
 
 
-def test_five_failures_in_a_row_eject_a_replica() -> None:
-    """The fifth, not the fourth; it is `ejected` then and gets no requests."""
-    fleet = Fleet()
-    fleet.fail("r1", 4)
-    assert fleet.states["r1"] == "up"
-    fleet.fail("r1", 1)
-    assert fleet.states["r1"] == "ejected"
-    assert fleet.eligible == {"r2", "r3", "r4"}
-
-
-def test_a_good_answer_breaks_the_row() -> None:
-    """Four failures, a good answer, four failures: not five in a row, and too few answers for a share."""
-    fleet = Fleet(config=OutlierConfig(min_answers=100))
-    for _ in range(5):
-        fleet.fail("r1", 4)
-        fleet.end("r1", Verdict.GOOD)
-    assert fleet.states["r1"] == "up"
-
-
 def test_half_of_the_answers_failing_eject_a_replica() -> None:
     """One good, one bad: never two in a row, and still half of what it answers."""
     fleet = Fleet()
@@ -94,20 +75,6 @@ def test_a_few_failures_among_many_good_answers_eject_nobody() -> None:
         fleet.end("r1", Verdict.GOOD, times=9)
         fleet.end("r1", Verdict.ERROR)
     assert fleet.states["r1"] == "up"
-
-
-def test_one_request_probes_an_ejected_replica_and_a_good_answer_brings_it_back() -> None:
-    """Eligible for one decision; then for none until its answer is there."""
-    fleet = Fleet()
-    fleet.fail("r1")
-    fleet.wait(CONFIG.ejection_s)
-    assert "r1" in fleet.eligible
-    fleet.probe("r1", "probe")
-    assert "r1" not in fleet.eligible
-    assert fleet.states["r1"] == "ejected"
-    fleet.end("r1", Verdict.GOOD, request="probe")
-    assert fleet.states["r1"] == "up"
-    assert fleet.eligible == {"r1", "r2", "r3", "r4"}
 
 
 def test_each_failed_probe_doubles_the_ejection_up_to_its_limit() -> None:
