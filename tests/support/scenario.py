@@ -218,8 +218,9 @@ class Router:
     def do_end(self, request: str, flag: str = "", *, on: str = "", status: str = "200", ts: str = "--") -> None:
         decision = self._decided[request]
         line = {
-            "ev": "end", "id": request, "srv": on or decision.first or "<NOSRV>", "first": decision.first, "st": int(status),
-            "reason": str(decision.reason), "ts": ts, "tr": 10 if ts == "--" else -1, "ta": 20, "routed": "1",
+            "ev": "end", "id": request, "srv": on or decision.first or "<NOSRV>", "first": decision.first,
+            "st": int(status), "ts": ts, "tr": 10 if ts == "--" else -1, "ta": 20,
+            "reason": str(decision.reason), "routed": "1",
             "rc": "+1" if flag == "retried" else "0",
         }  # fmt: skip
         self.core.apply_line(json.dumps(line).encode(), self.now_s)
