@@ -5,6 +5,9 @@ bytes, 1, 32 and 256 at a time, each on its own connection. Reported: server-sen
 CPU time per event (user and system), the median over rounds. Sizes take turns, so that a slow spell of the machine
 falls on all.
 
+Requests: the same replica answers 2 KB chat completions of one token on 8 kept connections. Reported: its CPU time per
+request, the median over rounds.
+
 Fleet: 8 modelled engines (dense-h100, 524k tokens of KV each) play 400 agentic sessions of 20 turns, prompts of 25k
 tokens on average, in virtual time; sessions stay where the least loaded engine took their first turn. Reported:
 requests per second of wall time, and what they saw in virtual time.
@@ -29,11 +32,15 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
+from bench.http import AnswerReader, chat_body
 from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
 from pointsman.engine.sim.timeline import Timeline
 
 STREAMS = (1, 32, 256)
 EVENTS_A_ROUND = 100_000
+REQUESTS_A_ROUND = 2_000
+REQUEST_BYTES = 2_000
+CONNECTIONS = 8
 BLOCK_SIZE = 64
 ENGINES = 8
 
@@ -61,19 +68,7 @@ class Fleet:
 
 def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float, float]:
     """(events per second, CPU microseconds per event) of `streams` answers at once."""
-    tokens = EVENTS_A_ROUND // streams
-    body = json.dumps(
-        {
-            "messages": [{"role": "user", "content": "hello"}],
-            "stream": True,
-            "max_tokens": tokens,
-            "ignore_eos": True,
-        }
-    ).encode()
-    request = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: sim\r\nconnection: close\r\n"
-        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    request = _chat(chat_body(300, max_tokens=EVENTS_A_ROUND // streams, stream=True, ignore_eos=True), "close")
     selector = selectors.DefaultSelector()
     for _ in range(streams):
         client = socket.create_connection(("127.0.0.1", port))
@@ -102,8 +97,35 @@ def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float
     return received / wall_s, cpu_s / received * 1e6
 
 
-def measure_streams(rounds: int) -> list[Streaming]:
-    """Start a replica and ask it for streams."""
+def request_many(port: int, process: psutil.Process) -> float:
+    """CPU microseconds per request of one token, answered whole."""
+    request = _chat(chat_body(REQUEST_BYTES), "keep-alive")
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    reader = AnswerReader()
+    before = process.cpu_times()
+    for _ in range(REQUESTS_A_ROUND // CONNECTIONS):
+        for client in clients:
+            client.sendall(request)
+        for client in clients:
+            reader.reset()
+            while not reader.feed(client.recv(1 << 16)):
+                pass
+    after = process.cpu_times()
+    for client in clients:
+        client.close()
+    cpu_s = after.user + after.system - before.user - before.system
+    return cpu_s / (REQUESTS_A_ROUND // CONNECTIONS * CONNECTIONS) * 1e6
+
+
+def _chat(body: bytes, connection: str) -> bytes:
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: sim\r\nconnection: %b\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (connection.encode(), len(body), body)
+    )
+
+
+def measure_http(rounds: int) -> tuple[list[Streaming], float]:
+    """Start a replica and ask it for streams and for whole answers; the latter's CPU microseconds per request."""
     command = [sys.executable, "-m", "pointsman.engine.sim", "--timing", "fast"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
         try:
@@ -113,15 +135,18 @@ def measure_streams(rounds: int) -> list[Streaming]:
             process = psutil.Process(replica.pid)
             stream_once(port, process, 8)
             seen: dict[int, list[tuple[float, float]]] = {streams: [] for streams in STREAMS}
+            per_request: list[float] = []
             for _ in range(rounds):
+                per_request.append(request_many(port, process))
                 for streams in STREAMS:
                     seen[streams].append(stream_once(port, process, streams))
         finally:
             replica.terminate()
-    return [
+    streaming = [
         Streaming(streams, *(statistics.median(values) for values in zip(*results, strict=True)))
         for streams, results in seen.items()
     ]
+    return streaming, statistics.median(per_request)
 
 
 @dataclass
@@ -220,14 +245,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    streams, fleet = measure_streams(arguments.rounds), measure_fleet()
+    streams, cpu_us_per_request = measure_http(arguments.rounds)
+    fleet = measure_fleet()
     if arguments.json:
-        print(json.dumps({"streams": [asdict(s) for s in streams], "fleet": asdict(fleet)}, indent=1))
+        shown = {"streams": [asdict(s) for s in streams], "cpu_us_per_request": cpu_us_per_request}
+        print(json.dumps({**shown, "fleet": asdict(fleet)}, indent=1))
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {psutil.cpu_count()} cores\n")
     print("streams   events/s   CPU us/event")
     for row in streams:
         print(f"{row.streams:7} {row.events_per_s:10,.0f} {row.cpu_us_per_event:14.1f}")
+    print(f"\na request of one token: {cpu_us_per_request:.0f} us")
     print(
         f"\nfleet of {ENGINES}: {fleet.requests} requests in {fleet.wall_s:.1f} s ({fleet.requests_per_s:,.0f}/s); "
         f"first token mean {fleet.first_token_ms_mean:.0f} ms, p99 {fleet.first_token_ms_p99:.0f} ms, "

@@ -1,25 +1,20 @@
 """The least HTTP/1.1 a load generator needs: requests as prebuilt bytes, answers read and counted without I/O.
 
-`AnswerReader` takes the bytes of one connection and says when an answer is complete. It counts the body's bytes and,
-in chunked bodies, the server-sent events; it keeps no body. What HTTP/1.1 does not allow, and bytes behind an answer
-nobody asked for, raise `BadAnswerError`: a bench must not count what it did not understand.
+`AnswerReader` takes the bytes of one connection, which httptools parses, and says when an answer is complete. It counts
+the body's bytes and, in chunked bodies, the server-sent events; it keeps no body. What HTTP/1.1 does not allow, and
+bytes behind an answer, raise `BadAnswerError`: a bench must not count what it did not understand.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from enum import Enum, auto
+
+import httptools
 
 MAX_HEAD_BYTES = 65_536
-MAX_CHUNK_BYTES = 1 << 20
 EVENT_END = b"\n\n"
 """Ends a server-sent event (HTML Living Standard 9.2.6); vLLM and we write no other line ends."""
-
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
-_CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 
 
 class BadAnswerError(Exception):
@@ -66,122 +61,77 @@ def chat_body(size: int, *, topic: str = "", max_tokens: int = 1, stream: bool =
     return encoded(messages)
 
 
-class _State(Enum):
-    HEAD = auto()
-    LENGTH = auto()
-    CHUNKS = auto()
-    TRAILER = auto()
-
-
 class AnswerReader:
     """Reads one answer after another off a connection on which nothing is pipelined."""
 
-    __slots__ = ("_held", "_left", "_odd_newline", "_state", "body_bytes", "closes", "events", "head", "status")
+    __slots__ = ("_chunked", "_complete", "_head_bytes", "_headers", "_odd_newline", "_parser", "body_bytes", "events")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Ready for the next answer; what was counted is forgotten."""
-        self._state = _State.HEAD
-        self._held = b""
-        self._left = 0
-        self._odd_newline = False
-        self.status = 0
-        self.head = b""
-        """Status line and headers, once they are complete."""
+        """Get ready for the next answer; what was counted is forgotten."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._chunked = self._complete = self._odd_newline = False
         self.body_bytes = 0
         self.events = 0
         """Server-sent events that are complete; only chunked bodies are searched."""
-        self.closes = False
+
+    @property
+    def status(self) -> int:
+        """The status code, once the head is complete."""
+        return int(self._parser.get_status_code())
+
+    @property
+    def closes(self) -> bool:
         """Whether the peer will close the connection behind this answer."""
+        return self.header(b"connection").lower() == b"close"
 
     def header(self, name: bytes) -> bytes:
         """A header's value, `b""` when it is absent. `name` is in lower case."""
-        found = re.search(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n]*)", self.head, re.IGNORECASE)
-        return found[1] if found else b""
+        return self._headers.get(name, b"")
 
     def feed(self, data: bytes) -> bool:
         """Take what the socket gave; True when the answer is complete. Raises BadAnswerError."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
-        if self._state is _State.HEAD:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > MAX_HEAD_BYTES:
-                    raise BadAnswerError(f"a head of more than {MAX_HEAD_BYTES} bytes")
-                self._held = data
-                return False
-            self._begin(data[: end + 2])
-            data = data[end + 4 :]
-        if self._state is _State.LENGTH:
-            self.body_bytes += len(data)
-            self._left -= len(data)
-            if self._left < 0:
-                raise BadAnswerError(f"{-self._left} bytes behind the answer")
-            return self._left == 0
-        return self._feed_chunks(data)
-
-    def _begin(self, head: bytes) -> None:
-        if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
-            raise BadAnswerError(f"not a status line: {head[:40]!r}")
-        self.status = int(head[9:12])
-        self.head = head
-        self.closes = _CLOSES.search(head) is not None
-        if _CHUNKED.search(head):
-            self._state = _State.CHUNKS
-            return
-        length = _LENGTH.search(head)
-        if length is None:
-            raise BadAnswerError(f"an answer without a length: {head[:40]!r}")
-        self._left = int(length[1])
-        self._state = _State.LENGTH
-
-    def _feed_chunks(self, data: bytes) -> bool:
-        """Whole chunks are taken, the rest is held."""
-        at = 0
-        while True:
-            line_end = data.find(b"\r\n", at)
-            if line_end < 0:
-                break
-            if self._state is _State.TRAILER:
-                if line_end == at:
-                    if line_end + 2 != len(data):
-                        raise BadAnswerError(f"{len(data) - line_end - 2} bytes behind the answer")
-                    return True
-                at = line_end + 2
-                continue
-            size = self._chunk_size(data[at:line_end])
-            if not size:
-                self._state = _State.TRAILER
-                at = line_end + 2
-                continue
-            start = line_end + 2
-            end = start + size
-            if end + 2 > len(data):
-                break
-            if data[end : end + 2] != b"\r\n":
-                raise BadAnswerError("a chunk is longer than it says")
-            self._count(data[start:end])
-            at = end + 2
-        self._held = data[at:]
-        return False
-
-    @staticmethod
-    def _chunk_size(line: bytes) -> int:
+        if self._head_bytes >= 0:
+            self._head_bytes += len(data)
         try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            raise BadAnswerError(f"not a chunk size: {line[:40]!r}") from None
-        if not 0 <= size <= MAX_CHUNK_BYTES:
-            raise BadAnswerError(f"a chunk of {size} bytes; at most {MAX_CHUNK_BYTES} are expected")
-        return size
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            raise BadAnswerError(str(error.__context__)) from error
+        except httptools.HttpParserError as error:
+            raise BadAnswerError(f"{error}: {data[:40]!r}") from error
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise BadAnswerError(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        return self._complete
 
-    def _count(self, piece: bytes) -> None:
+    # Called by httptools
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise BadAnswerError("bytes behind the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        if self._parser.get_http_version() != "1.1":
+            raise BadAnswerError(f"HTTP/{self._parser.get_http_version()}")
+        self._chunked = self.header(b"transfer-encoding").lower() == b"chunked"
+        if not self._chunked and b"content-length" not in self._headers:
+            raise BadAnswerError("an answer without a length")
+
+    def on_body(self, piece: bytes) -> None:
         self.body_bytes += len(piece)
-        # An event's two newlines may lie in two chunks.
-        if self._odd_newline:
-            piece = b"\n" + piece
-        self.events += piece.count(EVENT_END)
-        self._odd_newline = (len(piece) - len(piece.rstrip(b"\n"))) % 2 == 1
+        if self._chunked:
+            # An event's two newlines may lie in two pieces.
+            if self._odd_newline:
+                piece = b"\n" + piece
+            self.events += piece.count(EVENT_END)
+            self._odd_newline = (len(piece) - len(piece.rstrip(b"\n"))) % 2 == 1
+
+    def on_message_complete(self) -> None:
+        self._complete = True

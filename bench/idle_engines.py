@@ -18,12 +18,14 @@ import uvloop
 
 from bench.stub import MODEL, Replica, StubProtocol
 from pointsman.contract.events import EngineLoad
-from pointsman.engine.publisher import Publisher
-from pointsman.engine.registration import Registration
+from pointsman.contract.registration import Registration
+from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
+from pointsman.engine.registration import Registrar
 from pointsman.engine.transport import RouterTransport
 
 CAPACITY_TOKENS = 524_288
 TOKEN_INTERVAL_S = 0.02
+TTL_S = 10.0
 STARTING_MAX = 16
 """Engines that start at once: a thousand in one process would wait for each other beyond their time limits."""
 
@@ -39,21 +41,20 @@ async def engine(number: int, admin_url: str, ready: asyncio.Semaphore, starting
     transport = RouterTransport(admin_url, "", name)
     publisher = Publisher(
         [transport],
-        epoch=uuid.uuid4().hex,
-        capacity_tokens=CAPACITY_TOKENS,
-        resident=list,
-        load=EngineLoad,
+        EngineFacts(epoch=uuid.uuid4().hex, capacity_tokens=CAPACITY_TOKENS),
+        EngineReadings(resident=list, load=EngineLoad),
     )
-    registration = Registration([admin_url], "", name, url, MODEL, renewals=[transport])
+    registration = Registration(url=url, model=MODEL, ttl_s=TTL_S)
+    registrar = Registrar([admin_url], "", name, registration, renewals=[transport])
 
     async def announce() -> None:
         async with asyncio.timeout(60):
-            await registration.wait_registered()
+            await registrar.wait_registered()
         starting.release()
         ready.release()
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(registration.run())
+        group.create_task(registrar.run())
         group.create_task(publisher.run())
         group.create_task(announce())
 

@@ -21,6 +21,11 @@ class Backoff:
         """It worked: the next pause is the first again."""
         self.next_s = self._first_s
 
-    async def pause(self) -> None:
+    def take(self) -> float:
+        """The pause to make now, in seconds; the next one is twice as long, up to the longest."""
         pause_s, self.next_s = self.next_s, min(2 * self.next_s, self._longest_s)
-        await asyncio.sleep(pause_s)
+        return pause_s
+
+    async def pause(self) -> None:
+        """Wait for the pause that comes next."""
+        await asyncio.sleep(self.take())

@@ -28,7 +28,7 @@ PoolName = Annotated[str, msgspec.Meta(pattern=POOL_NAME_PATTERN)]
 
 
 class PoolMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One replica of a pool, as its keeper sees it."""
+    """One replica of a pool, as its supervisor sees it."""
 
     id: ReplicaId
     state: Annotated[Word, msgspec.Meta(description="starting, ready, dead, draining or stopped")]

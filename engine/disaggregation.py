@@ -1,17 +1,17 @@
-"""The prefill leg: how a decode replica has another replica compute a prompt, and what it does when that fails.
+"""The prefill request: how a decode replica has another replica compute a prompt, and what it does when that fails.
 
-The router pairs two replicas and HAProxy tells the decode replica the other's address (`PREFILL_HEADER`). There the
-prompt is made tokens, once, as for any request. The tokens go to the prefill replica as a plain completion of one
-token; its answer says where the KV lies, and the decode replica fetches it from there while it decodes. So the leg is
-the same for every API, and of the client's own wishes (`n`, `min_tokens`, `logprobs`, streaming, tools) none can reach
-a request that is to end after one token.
+The router pairs two replicas and HAProxy gives the decode replica the other's address (`PREFILL_HEADER`). The decode
+replica tokenises the prompt, once, as for any request. The tokens go to the prefill replica as a plain completion of
+one token; the answer names where the KV lies, and the decode replica fetches it from there while it decodes. So the
+prefill request is the same for every API, and none of the client's own wishes (`n`, `min_tokens`, `logprobs`,
+streaming, tools) can reach a request that ends after one token.
 
     client -> HAProxy -> decode replica                              prefill replica
                          tokenise; POST /v1/completions  ---------->  prefill, keep the KV
                          decode with kv_transfer_params  <----------  kv_transfer_params
 
-Whatever goes wrong, the decode replica computes the prompt itself: the client waits longer and sees no error. Every
-outcome is counted. When the client leaves, closing the leg's connection ends it on the prefill replica too.
+Whatever fails, the decode replica computes the prompt itself: the client waits longer and sees no error. Every outcome
+is counted. When the client leaves, closing the connection of the prefill request ends it on the prefill replica too.
 
 `kv_transfer_params` name hosts to connect to and blocks to read, so they are taken from a prefill replica alone:
 `carries_transfer_params` finds them in what a client sent, whatever its spelling.
@@ -39,14 +39,14 @@ from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import MAX_KEYS
 from pointsman.contract.registration import leg_id
 from pointsman.contract.tls import tls_for
-from pointsman.engine.leg_times import LegTimes
+from pointsman.engine.prefill_patience import PrefillPatience
 
 log = logging.getLogger("pointsman.disaggregation")
 
 PREFILL_HEADER = "x-pointsman-prefill"
 """To the decode replica: host:port of the prefill replica. HAProxy sets it, and takes it from clients."""
 
-LEG_HEADER = "x-pointsman-leg"
+PREFILL_KEYS_HEADER = "x-pointsman-leg"
 """To the prefill replica: prefix keys of the prompt, as the router knows it. Marks a request that may carry
 `kv_transfer_params`; HAProxy takes it from clients."""
 
@@ -56,22 +56,22 @@ CONNECT_TIMEOUT_S = 0.5
 """Within one network a connection is made in a millisecond, or not at all."""
 
 TIMEOUT_S = 30.0
-"""The longest a leg may take, its time in the prefill replica's queue included. Most are given less (`LegTimes`)."""
+"""The longest a prefill request may take, its time in the prefill replica's queue included; see `PrefillPatience`."""
 
 KEEP_ALIVE_S = 4.0
 """Idle connections are closed before the 5 s after which a plain vLLM closes them: none is reused too late."""
 
 CONNECTIONS_MAX = 1024
-"""Legs at once; each waits for a whole prefill. When met, the next ones wait, within their time."""
+"""Prefill requests at once; each waits for a whole prefill. When met, the next ones wait, within their time."""
 
 COMPLETIONS = "/v1/completions"
 
-LEG_TOKENS = 1
+PREFILL_TOKENS = 1
 """A prefill ends with one token; the client's first token is the decode replica's own."""
 
 
-class Outcome(StrEnum):
-    """What became of a handoff; the fields of `Handoffs`."""
+class HandoffOutcome(StrEnum):
+    """How a handoff ended; the fields of `Handoffs`."""
 
     __hash__ = str.__hash__
 
@@ -140,11 +140,11 @@ REFUSAL = f"{PARAMS} is set by replicas for each other and is not accepted from 
 # What goes to the prefill replica
 
 
-class Leg(msgspec.Struct, frozen=True, kw_only=True):
+class PrefillRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt for a prefill replica."""
 
     request_id: str
-    """Of the client's request; the leg's own is `leg_id` of it."""
+    """Of the client's request; the prefill request's own is `leg_id` of it."""
     model: str
     """As the prefill replica serves it; an adapter's name where the request uses one."""
     prompt_token_ids: Sequence[int]
@@ -155,33 +155,37 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True):
     """See `pack_prefix`."""
 
 
-def leg_body(leg: Leg, params: Mapping[str, Any]) -> bytes:
+def prefill_body(prefill: PrefillRequest, params: Mapping[str, Any]) -> bytes:
     """The completion that makes a prefill replica compute a prompt and keep its KV."""
     body: dict[str, Any] = {
-        "model": leg.model,
-        "prompt": leg.prompt_token_ids,
-        "max_tokens": LEG_TOKENS,
+        "model": prefill.model,
+        "prompt": prefill.prompt_token_ids,
+        "max_tokens": PREFILL_TOKENS,
         "temperature": 0,
         "stream": False,
         PARAMS: params,
     }
-    if leg.cache_salt:
-        body["cache_salt"] = leg.cache_salt
+    if prefill.cache_salt:
+        body["cache_salt"] = prefill.cache_salt
     return msgspec.json.encode(body)
 
 
-def leg_headers(leg: Leg, request_id: str) -> dict[str, str]:
-    """Headers of a leg called `request_id`."""
-    headers = {"content-type": "application/json", "x-request-id": request_id, LEG_HEADER: leg.prefix or "-"}
-    if leg.authorization:
-        headers["authorization"] = leg.authorization
+def prefill_headers(prefill: PrefillRequest, request_id: str) -> dict[str, str]:
+    """Headers of a prefill request called `request_id`."""
+    headers = {
+        "content-type": "application/json",
+        "x-request-id": request_id,
+        PREFILL_KEYS_HEADER: prefill.prefix or "-",
+    }
+    if prefill.authorization:
+        headers["authorization"] = prefill.authorization
     return headers
 
 
 def pack_prefix(keys: Sequence[int], prompt_bytes: int) -> str:
     """Prefix keys of a body, and its bytes from the start of the chain on, as a header's value of at most 1.4 KB.
 
-    A leg has tokens where the client's body had text, so a prefill replica cannot make these keys itself.
+    A prefill request has tokens where the client's body had text, so a prefill replica cannot make these keys itself.
     """
     keys = keys[:MAX_KEYS]
     return base64.b64encode(struct.pack(f"<I{len(keys)}Q", min(prompt_bytes, 2**32 - 1), *keys)).decode()
@@ -204,7 +208,7 @@ def unpack_prefix(value: str) -> tuple[list[int], int]:
 
 
 class Binding(NamedTuple):
-    """Who hands over to whom."""
+    """The two replicas of one handoff."""
 
     request_id: str
     prefill: Peer
@@ -213,9 +217,9 @@ class Binding(NamedTuple):
 
 
 class Connector(Protocol):
-    """What a KV connector wants of the two legs. `CONNECTORS` has those that are known; others go into the same dict.
+    """What a KV connector needs in the prefill request and in decoding. `CONNECTORS` has those that are known.
 
-    The two flags are all that makes connectors differ for whoever runs the legs.
+    The two flags are all that makes connectors differ for `Prefiller`.
     """
 
     peer_binding: ClassVar[bool]
@@ -224,13 +228,13 @@ class Connector(Protocol):
     """Decoding begins together with the prefill, and waits for KV as it comes, instead of after it."""
 
     def request_id(self, binding: Binding) -> str:
-        """`x-request-id` of the leg."""
+        """`x-request-id` of the prefill request."""
 
     def prefill_params(self, binding: Binding) -> dict[str, Any]:
-        """`kv_transfer_params` of the leg."""
+        """`kv_transfer_params` of the prefill request."""
 
     def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
-        """`kv_transfer_params` to decode with. `answered` are those of the leg's answer; None when concurrent."""
+        """`kv_transfer_params` to decode with. `answered`: those of the prefill replica; None when concurrent."""
 
 
 class NixlConnector:
@@ -261,13 +265,13 @@ CONNECTORS: dict[str, Connector] = {"NixlConnector": NixlConnector()}
 """By vLLM's name."""
 
 
-# The legs of one decode replica
+# The prefill requests of one decode replica
 
 
-class LegError(Exception):
-    """A leg brought nothing; `outcome` says how it counts."""
+class PrefillError(Exception):
+    """A prefill request brought nothing; `outcome` says how it counts."""
 
-    def __init__(self, outcome: Outcome, detail: str) -> None:
+    def __init__(self, outcome: HandoffOutcome, detail: str) -> None:
         super().__init__(detail)
         self.outcome = outcome
 
@@ -280,16 +284,19 @@ _answer = msgspec.json.Decoder(_Answer)
 
 
 class Prefiller:
-    """Runs the prefill legs of one decode replica over kept-alive connections, and counts what became of them."""
+    """Runs the prefill requests of one decode replica over kept-alive connections, and counts what became of them."""
 
     def __init__(self, connector: Connector, *, timeout_s: float = TIMEOUT_S, own: Peer | None = None) -> None:
-        """`timeout_s`: the longest a leg may take, whatever its length. `own`: where this replica serves; wanted by
-        connectors with `peer_binding`."""
+        """Prepare without connecting.
+
+        `timeout_s`: the longest a prefill request may take, whatever its length.
+        `own`: where this replica serves; connectors with `peer_binding` need it.
+        """
         self._connector = connector
-        self._times = LegTimes(timeout_s)
+        self._patience = PrefillPatience(timeout_s)
         self._own = own
-        self._counts: Counter[Outcome] = Counter()
-        self._leg_s = 0.0
+        self._counts: Counter[HandoffOutcome] = Counter()
+        self._prefill_s = 0.0
         # Environment proxies are for the outside world, not for a replica next door.
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
@@ -302,78 +309,80 @@ class Prefiller:
             verify=tls_for(),
         )
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: HandoffOutcome) -> None:
         self._counts[outcome] += 1
 
     def totals(self) -> Handoffs:
         """Since the start."""
-        counts = {outcome.value: self._counts[outcome] for outcome in Outcome}
-        return Handoffs(**counts, leg_ms=round(self._leg_s * 1000))
+        counts = {outcome.value: self._counts[outcome] for outcome in HandoffOutcome}
+        return Handoffs(**counts, leg_ms=round(self._prefill_s * 1000))
 
     async def close(self) -> None:
-        """Closes connections; legs under way fail."""
+        """Close connections; prefill requests under way fail."""
         await self._client.aclose()
 
     @contextlib.asynccontextmanager
-    async def handoff(self, peer: Peer, leg: Leg) -> AsyncIterator[dict[str, Any] | None]:
-        """Runs the leg and gives the parameters to decode with; None: compute the prompt here.
+    async def handoff(self, peer: Peer, prefill: PrefillRequest) -> AsyncIterator[dict[str, Any] | None]:
+        """Run the prefill request and give the parameters to decode with; None: compute the prompt here.
 
-        A leg that goes on beside the decoding ends with the block; leaving the block early (the client left) cancels
-        whatever is under way.
+        A prefill request beside the decoding ends with the block; leaving the block early (the client left) cancels
+        it.
         """
-        binding = Binding(leg.request_id, peer, self._own)
+        binding = Binding(prefill.request_id, peer, self._own)
         if not self._connector.concurrent:
-            answered = await self._run(binding, leg)
+            answered = await self._run(binding, prefill)
             yield None if answered is None else self._connector.decode_params(binding, answered)
             return
-        beside = asyncio.create_task(self._run(binding, leg), name=f"prefill leg of {leg.request_id}")
+        beside = asyncio.create_task(self._run(binding, prefill), name=f"prefill request of {prefill.request_id}")
         try:
             yield self._connector.decode_params(binding, None)
         finally:
             beside.cancel()
             await asyncio.wait({beside})
 
-    async def _run(self, binding: Binding, leg: Leg) -> dict[str, Any] | None:
+    async def _run(self, binding: Binding, prefill: PrefillRequest) -> dict[str, Any] | None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
-            answered = await self._ask(binding, leg)
-        except LegError as error:
+            answered = await self._ask(binding, prefill)
+        except PrefillError as error:
             self.count(error.outcome)
-            log.warning("request %s: prefill at %s: %s; computed here", leg.request_id, binding.prefill, error)
+            log.warning("request %s: prefill at %s: %s; computed here", prefill.request_id, binding.prefill, error)
             return None
-        self.count(Outcome.OK)
+        self.count(HandoffOutcome.OK)
         took_s = loop.time() - began_s
-        self._times.answered(len(leg.prompt_token_ids), took_s)
-        self._leg_s += took_s
+        self._patience.answered(len(prefill.prompt_token_ids), took_s)
+        self._prefill_s += took_s
         return answered
 
-    async def _ask(self, binding: Binding, leg: Leg) -> dict[str, Any]:
-        """The leg's `kv_transfer_params`. Raises LegError."""
-        connector, tokens = self._connector, len(leg.prompt_token_ids)
-        clock, patience_s = asyncio.get_running_loop().time, self._times.patience_s(tokens)
+    async def _ask(self, binding: Binding, prefill: PrefillRequest) -> dict[str, Any]:
+        """The prefill request's `kv_transfer_params`. Raises PrefillError."""
+        connector, tokens = self._connector, len(prefill.prompt_token_ids)
+        clock, patience_s = asyncio.get_running_loop().time, self._patience.patience_s(tokens)
         began_s = clock()
         try:
             # httpx times each read; this bounds them together.
             async with asyncio.timeout(patience_s):
                 response = await self._client.post(
                     f"http://{binding.prefill}{COMPLETIONS}",
-                    content=leg_body(leg, connector.prefill_params(binding)),
-                    headers=leg_headers(leg, connector.request_id(binding)),
+                    content=prefill_body(prefill, connector.prefill_params(binding)),
+                    headers=prefill_headers(prefill, connector.request_id(binding)),
                 )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise LegError(Outcome.REFUSED, f"no connection ({type(error).__name__})") from error
+            raise PrefillError(HandoffOutcome.REFUSED, f"no connection ({type(error).__name__})") from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            self._times.given_up(tokens, began_s, clock())
-            raise LegError(Outcome.TIMEOUT, f"no answer within {patience_s:.3g} s") from error
+            self._patience.given_up(tokens, began_s, clock())
+            raise PrefillError(HandoffOutcome.TIMEOUT, f"no answer within {patience_s:.3g} s") from error
         except httpx.HTTPError as error:
-            raise LegError(Outcome.FAILED, f"connection lost ({type(error).__name__})") from error
+            raise PrefillError(HandoffOutcome.FAILED, f"connection lost ({type(error).__name__})") from error
         if response.status_code != 200:
-            raise LegError(Outcome.FAILED, f"answered {response.status_code}: {response.text[:200]}")
+            raise PrefillError(HandoffOutcome.FAILED, f"answered {response.status_code}: {response.text[:200]}")
         try:
             answered = _answer.decode(response.content).kv_transfer_params
         except msgspec.MsgspecError as error:
-            raise LegError(Outcome.FAILED, f"answered no completion: {error}") from error
+            raise PrefillError(HandoffOutcome.FAILED, f"answered no completion: {error}") from error
         if not answered and not connector.concurrent:
-            raise LegError(Outcome.FAILED, f"answered without {PARAMS}: it has no KV connector, or kept nothing")
+            raise PrefillError(
+                HandoffOutcome.FAILED, f"answered without {PARAMS}: it has no KV connector, or kept nothing"
+            )
         return answered or {}

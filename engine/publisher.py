@@ -1,10 +1,10 @@
-"""Tells routers what changes in an engine: prefix keys, first tokens, ends of requests, load.
+"""Publishes what changes in an engine: prefix keys, first tokens, ends of requests, load.
 
-`Publisher` gathers what it is told and sends it through every one of its transports (engine/transport.py), one for each
-listener, at most one message at a time, as often as that listener asks for (20 ms while a router's policy goes by it).
-Messages are numbered for each listener apart; the first one, and each one after something was lost on the way, is a
-snapshot of all that is resident. So a router that was away, restarted or overrun is right again with the next message,
-and nothing here grows while it is away: what waits is bounded, and beyond the bound the snapshot says it better.
+`Publisher` collects changes and sends them through each of its transports (engine/transport.py), one for each listener,
+at most one message at a time, as often as that listener asks for (20 ms while a router's policy reads the events).
+Messages are numbered for each listener apart; the first one, and each one after a lost one, is a snapshot of all that
+is resident. So a router that was away, restarted or overrun is right again with the next message. Nothing grows while a
+listener is away: what waits is bounded, and beyond the bound a snapshot replaces it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import msgspec
+
+from pointsman.contract.backoff import Backoff
 from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.engine.transport import Transport, TransportError
 
 log = logging.getLogger("pointsman.publisher")
 
 INTERVAL_S = 0.02
-"""How long changes are gathered until a listener has asked for something else."""
+"""How long changes are collected until a listener has asked for another interval."""
 
 HEARTBEAT_S = 2.5
 """Without changes a message goes out this often: it renews the replica's lease, by default of 10 s, and a router that
-came back empty learns what is resident, where the transport did not see it go."""
+came back empty learns what is resident, where the transport did not see the router go."""
 
+BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 1.0
 """Between tries to reach a listener that is away: about so long after it is back it knows what is resident."""
 
@@ -35,77 +40,115 @@ MAX_PENDING_REQUESTS = 16_384
 """First tokens, and ends, waiting for one listener. Beyond, the oldest go: reservations end without them too."""
 
 
-class Publisher:
-    """One engine's voice. Tell it through the three methods; run `run` as a task."""
+class EngineFacts(msgspec.Struct, kw_only=True):
+    """What every message says of one incarnation of an engine."""
 
-    def __init__(
-        self,
-        transports: Sequence[Transport],
-        *,
-        epoch: str,
-        capacity_tokens: int,
-        born_ms: int = 0,
-        resident: Callable[[], list[int]],
-        load: Callable[[], EngineLoad],
-        block_tokens: int = 0,
-        depths: Callable[[Sequence[int]], list[int]] = lambda keys: [],
-        handoffs: Callable[[], Handoffs | None] = lambda: None,
-        adapters: Callable[[], list[str] | None] = lambda: None,
-        adapter_slots: int = 0,
-    ) -> None:
-        """`epoch` names this life of the engine, which began `born_ms` after 1970 (0: unsaid), caches `block_tokens`
-        at a time (0: unsaid) and holds `adapter_slots` LoRA adapters. `resident`, `depths` (blocks in the prefixes of
-        keys), `load`, `handoffs` and `adapters` (those loaded) are asked when a message is made. Closes the transports
-        when it is closed."""
-        self._targets = [_Target(transport, self) for transport in transports]
-        self.epoch = epoch
-        self.born_ms = born_ms
-        self.capacity_tokens = capacity_tokens
-        self.block_tokens = block_tokens
-        self.resident = resident
-        self.depths = depths
-        self.load = load
-        self.handoffs = handoffs
-        self.adapters = adapters
-        self.adapter_slots = adapter_slots
+    epoch: str
+    """Names the incarnation."""
+    capacity_tokens: int
+    """KV the engine has room for."""
+    born_ms: int = 0
+    """When the incarnation started, in milliseconds since 1970; 0 is unknown."""
+    block_tokens: int = 0
+    """KV is cached in blocks of so many tokens; 0 is unknown."""
+    adapter_slots: int = 0
+    """LoRA adapters that one batch may hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineReadings:
+    """What is read from an engine whenever a message is made."""
+
+    resident: Callable[[], list[int]]
+    """All prefix keys that are resident."""
+    load: Callable[[], EngineLoad]
+    depths: Callable[[Sequence[int]], list[int]] = lambda keys: []
+    """Blocks in the prefixes that keys name; empty where that is unknown."""
+    handoffs: Callable[[], Handoffs | None] = lambda: None
+    """Totals of a decode replica; None for other roles."""
+    adapters: Callable[[], list[str] | None] = lambda: None
+    """LoRA adapters that are loaded; None where that is unknown."""
+
+
+class Publisher:
+    """Publishes one engine's events. Call the three methods; run `run` as a task; `close` closes the transports."""
+
+    def __init__(self, transports: Sequence[Transport], facts: EngineFacts, readings: EngineReadings) -> None:
+        self._listeners = [_Listener(transport, self) for transport in transports]
+        self.facts = facts
+        self.readings = readings
         self.changes = 1
-        """Of what is resident, in this life; the empty cache it began with is the first."""
+        """Changes of residency in this incarnation; the empty cache it began with is the first."""
 
     @property
     def snapshots(self) -> int:
         """Snapshots sent, to all listeners."""
-        return sum(target.snapshots for target in self._targets)
+        return sum(listener.snapshots for listener in self._listeners)
 
     def keys(self, stored: Sequence[int], evicted: Sequence[int]) -> None:
-        """Prefix keys became resident, and no longer are."""
+        """Publish prefix keys that became resident, and keys that no longer are."""
         if stored or evicted:
             self.changes += 1
-            for target in self._targets:
-                target.keys(stored, evicted)
+            for listener in self._listeners:
+                listener.keys(stored, evicted)
 
     def first_token(self, first: FirstToken) -> None:
-        for target in self._targets:
-            target.first.append(first)
-            target.wake()
+        """Publish that a request has its first token."""
+        for listener in self._listeners:
+            listener.first.append(first)
+            listener.wake()
 
     def finished(self, finished: Finished) -> None:
-        for target in self._targets:
-            target.finished.append(finished)
-            target.wake()
+        """Publish that a request ended."""
+        for listener in self._listeners:
+            listener.finished.append(finished)
+            listener.wake()
 
     async def run(self) -> None:
-        """Sends until cancelled."""
+        """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for target in self._targets:
-                group.create_task(target.run(), name=f"publish to {target.transport}")
+            for listener in self._listeners:
+                group.create_task(listener.run(), name=f"publish to {listener.transport}")
 
     async def close(self) -> None:
-        """After `run` was cancelled: last words, then silence."""
-        await asyncio.gather(*(target.send() for target in self._targets if target.changed))
-        await asyncio.gather(*(target.transport.close() for target in self._targets))
+        """Send what waits and close the transports; called after `run` was cancelled."""
+        await asyncio.gather(*(listener.send() for listener in self._listeners if listener.changed))
+        await asyncio.gather(*(listener.transport.close() for listener in self._listeners))
+
+    def message(
+        self,
+        seq: int,
+        since: int,
+        pending: dict[int, bool] | None,
+        first: list[FirstToken],
+        finished: list[Finished],
+    ) -> EngineEvents:
+        """The message with these changed keys (True: resident); a snapshot where `pending` is None."""
+        facts, readings = self.facts, self.readings
+        changed = pending or {}
+        stored = readings.resident() if pending is None else [key for key, is_in in changed.items() if is_in]
+        return EngineEvents(
+            epoch=facts.epoch,
+            born_ms=facts.born_ms,
+            seq=seq,
+            snapshot=pending is None,
+            since=since,
+            at=self.changes,
+            stored=stored,
+            tokens=[depth * facts.block_tokens for depth in readings.depths(stored)],
+            evicted=[key for key, is_in in changed.items() if not is_in],
+            first=first,
+            finished=finished,
+            load=readings.load(),
+            capacity_tokens=facts.capacity_tokens,
+            block_tokens=facts.block_tokens,
+            handoffs=readings.handoffs(),
+            adapters=readings.adapters(),
+            adapter_slots=facts.adapter_slots,
+        )
 
 
-class _Target:
+class _Listener:
     """What one listener does not know yet."""
 
     def __init__(self, transport: Transport, publisher: Publisher) -> None:
@@ -115,43 +158,45 @@ class _Target:
         self.first: list[FirstToken] = []
         self.finished: list[Finished] = []
         self._seq = 0
-        self._told = 0
-        """Changes it knows of."""
+        self._published = 0
+        """Changes that were sent to it."""
         self._snapshot = True
         self._interval_s = INTERVAL_S
         self._wanted = asyncio.Event()
-        self._said = ""
+        self._logged = ""
         self.snapshots = 0
-        transport.on_hang_up(self.begin_again)
+        transport.on_hang_up(self.resync)
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything to say."""
+        """Whether anything waits to be sent."""
         return bool(self._pending or self.first or self.finished)
 
     def wake(self) -> None:
+        """Send soon; drop the oldest requests beyond the limit."""
         for waiting in (self.first, self.finished):
             if len(waiting) > MAX_PENDING_REQUESTS:
                 del waiting[: len(waiting) // 2]
         self._wanted.set()
 
-    def begin_again(self) -> None:
-        """The listener may know nothing any more: it gets a snapshot at once, and as soon as it is back."""
-        self._snapshot = True
-        self._pending = {}
+    def resync(self) -> None:
+        """Send a snapshot at once, since the listener may have lost everything."""
+        self._need_snapshot()
         self._wanted.set()
 
     def keys(self, stored: Sequence[int], evicted: Sequence[int]) -> None:
+        """Collect changed keys, unless a snapshot comes next anyway."""
         if not self._snapshot:
             pending = self._pending
             pending.update(dict.fromkeys(stored, True))
             pending.update(dict.fromkeys(evicted, False))
             if len(pending) > MAX_PENDING_KEYS:
-                self.begin_again()
+                self._need_snapshot()
         self._wanted.set()
 
     async def run(self) -> None:
-        failures = 0
+        """Send until cancelled: when something changed, at the latest after a heartbeat."""
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._wanted.set()
         while True:
             try:
@@ -163,60 +208,45 @@ class _Target:
                 await asyncio.sleep(self._interval_s)
             self._wanted.clear()
             if await self.send():
-                failures = 0
+                backoff.reset()
                 if self._snapshot:
                     self._wanted.set()
             else:
-                await asyncio.sleep(min(BACKOFF_MAX_S, 0.05 * 2 ** min(failures, 10)))
-                failures += 1
+                await backoff.pause()
                 self._wanted.set()
 
     async def send(self) -> bool:
-        """Sends what waits; False when it was not taken, and then a snapshot is next."""
+        """Send what waits. False when it was not accepted: then a snapshot is next."""
         publisher = self._publisher
         first, self.first = self.first, []
         finished, self.finished = self.finished, []
         pending, self._pending = self._pending, {}
         snapshot, self._snapshot = self._snapshot, False
-        stored = publisher.resident() if snapshot else [key for key, is_in in pending.items() if is_in]
-        message = EngineEvents(
-            epoch=publisher.epoch,
-            born_ms=publisher.born_ms,
-            seq=self._seq,
-            snapshot=snapshot,
-            since=0 if snapshot else self._told,
-            at=publisher.changes,
-            stored=stored,
-            tokens=[depth * publisher.block_tokens for depth in publisher.depths(stored)],
-            evicted=[] if snapshot else [key for key, is_in in pending.items() if not is_in],
-            first=first,
-            finished=finished,
-            load=publisher.load(),
-            capacity_tokens=publisher.capacity_tokens,
-            block_tokens=publisher.block_tokens,
-            handoffs=publisher.handoffs(),
-            adapters=publisher.adapters(),
-            adapter_slots=publisher.adapter_slots,
-        )
+        since, changed = (0, None) if snapshot else (self._published, pending)
+        message = publisher.message(self._seq, since, changed, first, finished)
         self._seq += 1
-        self._told = publisher.changes
+        self._published = publisher.changes
         self.snapshots += snapshot
-        said, expected = "", False
         try:
             answer = await self.transport.send(message)
         except TransportError as error:
-            said, expected = str(error), error.expected
-        if said != self._said and not expected:
-            log.log(logging.WARNING if said else logging.INFO, "%s: %s", self.transport, said or "follows")
-        self._said = said
-        if said:
-            self._snapshot = True
-            self._pending = {}
+            self._log(str(error), error.expected)
+            self._need_snapshot()
             self.first = (first + self.first)[-MAX_PENDING_REQUESTS:]
             self.finished = (finished + self.finished)[-MAX_PENDING_REQUESTS:]
             return False
+        self._log("", False)
         self._interval_s = answer.interval_ms / 1000
         if answer.resync:
-            self._snapshot = True
-            self._pending = {}
+            self._need_snapshot()
         return True
+
+    def _need_snapshot(self) -> None:
+        self._snapshot = True
+        self._pending = {}
+
+    def _log(self, error: str, expected: bool) -> None:
+        """Log what changed: the first failure, and that the listener follows again."""
+        if error != self._logged and not expected:
+            log.log(logging.WARNING if error else logging.INFO, "%s: %s", self.transport, error or "follows")
+        self._logged = error

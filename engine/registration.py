@@ -1,15 +1,15 @@
-"""How a replica tells routers that it is there: PUT every heartbeat, DELETE on leaving.
+"""The registration of one replica with its routers: PUT every heartbeat, DELETE on withdrawing.
 
 A registration is a lease of `ttl_s`; each heartbeat renews it at every admin URL, independently, so that a router that
-is away or comes back empty does not disturb the others. While a router is away, tries are spaced by a backoff that ends
-at the heartbeat's own interval. What changes is logged, once; tries are not.
+is away or comes back empty does not disturb the others. While a router is away, the pauses between tries grow up to
+the heartbeat's own interval. Changes are logged, once; tries are not.
 
-Where the engine's reports reach a router over a connection that stays open, they renew the lease as well, at a fraction
+Where the engine's events reach a router over a connection that stays open, they renew the lease as well, at a fraction
 of the cost. The registration is then PUT every `CONFIRM_S` only, and at the next heartbeat when it has changed or the
-reports no longer renew the lease.
+events no longer renew the lease.
 
-A replica says when its life began, and a router that has a later life of it refuses the earlier one (409): it must not
-go on under an id that is another's, and whoever runs it is told by `superseded`.
+A registration carries the start time of the replica's incarnation. A router that has a later incarnation refuses the
+earlier one (409), which must stop serving under the id: `superseded` says so.
 
 Used by simulated replicas and by replicas that run vLLM.
 """
@@ -21,11 +21,14 @@ import logging
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
+import msgspec
 
-from pointsman.contract.registration import Role
+from pointsman.contract.backoff import Backoff
+from pointsman.contract.events import JSON_TYPE
+from pointsman.contract.registration import Registration
 from pointsman.contract.tls import tls_for
 from pointsman.engine.transport import RENEWED_FOR_S
 
@@ -36,9 +39,9 @@ TIMEOUT_S = 2.0
 BACKOFF_FIRST_S = 0.1
 
 CONFIRM_S = 30.0
-"""Between two PUTs while reports renew the lease: what somebody else changed of the registration is put right then."""
+"""Between two PUTs while events renew the lease: the PUT restores a registration that somebody else changed."""
 
-# How it stands with one router, besides the status of a refusal.
+# How the registration stands with one router, besides the status of a refusal.
 REGISTERED = 200
 AWAY = -1
 SUPERSEDED = 409
@@ -49,40 +52,30 @@ class Renewal(Protocol):
 
     @property
     def renews(self) -> bool:
-        """Whether it does at this moment, often enough for the lease."""
+        """Whether the lease is renewed so at this moment, often enough to last."""
 
 
-class Registration:
-    """One replica's registration with any number of routers. Run `run` as a task; cancel it, then `leave`."""
+class Registrar:
+    """Registers one replica with any number of routers. Run `run` as a task; cancel the task, then `withdraw`."""
 
     def __init__(
         self,
         admin_urls: Sequence[str],
         token: str,
         replica_id: str,
-        url: str,
-        model: str,
+        registration: Registration,
         *,
         heartbeat_s: float = 2.0,
-        ttl_s: float = 10.0,
-        pool: str = "",
-        role: Role = Role.BOTH,
-        adapters: Sequence[str] = (),
-        born_ms: int = 0,
         renewals: Sequence[Renewal] = (),
     ) -> None:
-        """`born_ms` is when this life of the replica began, since 1970; 0 where nobody tells lives apart. `renewals`
-        are in the order of `admin_urls`; without them every heartbeat is a PUT."""
+        """Prepare a registration that has a lease (`ttl_s`).
+
+        `token`: the admin APIs' bearer token; empty for none.
+        `renewals`: in the order of `admin_urls`; without them every heartbeat is a PUT.
+        """
         self._replica_id = replica_id
-        self._life = {"born_ms": str(born_ms)} if born_ms else {}
-        self._body: dict[str, Any] = {"url": url, "model": model, "ttl_s": ttl_s}
-        if pool:
-            self._body["pool"] = pool
-        if role is not Role.BOTH:
-            self._body["role"] = role.value
-        if born_ms:
-            self._body["born_ms"] = born_ms
-        self.offer(adapters)
+        self._registration = registration
+        self._incarnation = {"born_ms": str(registration.born_ms)} if registration.born_ms else {}
         self._heartbeat_s = heartbeat_s
         self._targets = [f"{admin.rstrip('/')}/v1/replicas/{replica_id}" for admin in admin_urls]
         # Environment proxies are for the outside world, not for a control plane next door.
@@ -92,15 +85,16 @@ class Registration:
             trust_env=False,
             verify=tls_for(*self._targets),
         )
-        # Long enough that a PUT follows in time when reports stop.
-        self._renewals = renewals if ttl_s > RENEWED_FOR_S + heartbeat_s else ()
+        # Long enough that a PUT follows in time when the events stop.
+        lasts = (registration.ttl_s or 0.0) > RENEWED_FOR_S + heartbeat_s
+        self._renewals = renewals if lasts else ()
         self._registered: set[str] = set()
         self._changed = asyncio.Event()
         self._superseded = False
 
     @property
     def superseded(self) -> bool:
-        """Whether a router said that it has a later life of this replica."""
+        """Whether a router has a later incarnation of this replica."""
         return self._superseded
 
     @property
@@ -112,75 +106,72 @@ class Registration:
         """Register and renew until cancelled."""
         async with asyncio.TaskGroup() as group:
             for target, renewal in zip_longest(self._targets, self._renewals):
-                group.create_task(self._keep(target, renewal), name=f"register {target}")
-
-    def offer(self, adapters: Sequence[str]) -> None:
-        """From the next heartbeat on: the LoRA adapters that are served too."""
-        if adapters:
-            self._body["adapters"] = list(adapters)
-        else:
-            self._body.pop("adapters", None)
-
-    async def wait_changed(self) -> None:
-        """Until a router accepts the replica, refuses it, is away, where that is news."""
-        self._changed.clear()
-        await self._changed.wait()
+                group.create_task(self._renew(target, renewal), name=f"register {target}")
 
     async def wait_registered(self) -> None:
-        """Until every router has accepted the replica. No limit of its own: wrap it in `asyncio.timeout`."""
+        """Wait until every router has accepted the replica. No limit of its own: wrap it in `asyncio.timeout`."""
         while len(self._registered) < len(self._targets):
-            await self.wait_changed()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def set_adapters(self, adapters: Sequence[str]) -> None:
+        """Name other LoRA adapters from the next heartbeat on."""
+        self._registration = msgspec.structs.replace(self._registration, adapters=list(adapters))
 
     async def drain(self) -> bool:
-        """Ask every router to send no more requests; the registration stays. Whether all of them heard."""
-        return all(await asyncio.gather(*(self._say("POST", target, "/drain") for target in self._targets)))
+        """Ask every router to send no more requests; the registration stays. Answers whether all of them accepted."""
+        return all(await asyncio.gather(*(self._call("POST", target, "/drain") for target in self._targets)))
 
-    async def leave(self) -> None:
-        """Withdraw everywhere and close. A router that is away forgets the replica when its lease ends."""
+    async def withdraw(self) -> None:
+        """Withdraw everywhere and close. A router that is away drops the replica when its lease ends."""
         self._registered.clear()
-        await asyncio.gather(*(self._say("DELETE", target) for target in self._targets))
+        await asyncio.gather(*(self._call("DELETE", target) for target in self._targets))
         await self._client.aclose()
 
-    async def _keep(self, target: str, renewal: Renewal | None) -> None:
-        """Heartbeats to one router, for ever."""
-        failures = 0
-        before = 0
-        sent, sent_s = self._body, 0.0
+    async def _renew(self, target: str, renewal: Renewal | None) -> None:
+        """Send heartbeats to one router without end."""
+        backoff = Backoff(BACKOFF_FIRST_S, self._heartbeat_s)
+        status = 0
+        sent, sent_s = self._registration, 0.0
         while True:
-            renewed = before == REGISTERED and renewal is not None and renewal.renews
-            if renewed and sent == self._body and time.monotonic() - sent_s < CONFIRM_S:
+            renewed = status == REGISTERED and renewal is not None and renewal.renews
+            if renewed and sent == self._registration and time.monotonic() - sent_s < CONFIRM_S:
                 await asyncio.sleep(self._heartbeat_s)
                 continue
-            sent, sent_s = dict(self._body), time.monotonic()
-            try:
-                response = await self._client.put(target, json=sent)
-                status, detail = response.status_code, response.text[:200]
-            except httpx.HTTPError as error:
-                status, detail = AWAY, type(error).__name__
-            if 200 <= status < 300:
+            sent, sent_s = self._registration, time.monotonic()
+            before, (status, detail) = status, await self._put(target, sent)
+            if status != before:
+                self._log(target, status, detail)
+            if status == REGISTERED:
                 self._registered.add(target)
-                delay_s = self._heartbeat_s
-                failures = 0
-                status = REGISTERED
+                self._changed.set()
+                backoff.reset()
+                await asyncio.sleep(self._heartbeat_s)
             else:
                 self._registered.discard(target)
                 self._superseded = self._superseded or status == SUPERSEDED
-                delay_s = min(self._heartbeat_s, BACKOFF_FIRST_S * 2 ** min(failures, 20))
-                failures += 1
-            if status != before:
-                before = status
-                self._changed.set()
-                if status == REGISTERED:
-                    log.info("replica %s: %s: registered", self._replica_id, target)
-                elif status == AWAY:
-                    log.warning("replica %s: %s: cannot be reached: %s", self._replica_id, target, detail)
-                else:
-                    log.warning("replica %s: %s: answered %d: %s", self._replica_id, target, status, detail)
-            await asyncio.sleep(delay_s)
+                await asyncio.sleep(min(self._heartbeat_s, backoff.take()))
 
-    async def _say(self, method: str, target: str, suffix: str = "") -> bool:
+    async def _put(self, target: str, registration: Registration) -> tuple[int, str]:
+        """The status of one PUT, and what a refusal or a failed connection says."""
+        body = msgspec.json.encode(registration)
         try:
-            response = await self._client.request(method, target + suffix, params=self._life)
+            response = await self._client.put(target, content=body, headers={"content-type": JSON_TYPE})
+        except httpx.HTTPError as error:
+            return AWAY, type(error).__name__
+        return (REGISTERED, "") if response.is_success else (response.status_code, response.text[:200])
+
+    def _log(self, target: str, status: int, detail: str) -> None:
+        if status == REGISTERED:
+            log.info("replica %s: %s: registered", self._replica_id, target)
+        elif status == AWAY:
+            log.warning("replica %s: %s: cannot be reached: %s", self._replica_id, target, detail)
+        else:
+            log.warning("replica %s: %s: answered %d: %s", self._replica_id, target, status, detail)
+
+    async def _call(self, method: str, target: str, suffix: str = "") -> bool:
+        try:
+            response = await self._client.request(method, target + suffix, params=self._incarnation)
         except httpx.HTTPError as error:
             log.warning("replica %s: %s %s: %s", self._replica_id, method, target + suffix, type(error).__name__)
             return False

@@ -112,8 +112,11 @@ class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: chain and key) TLS with `alpn h2,http/1.1`."""
 
     host: str
+    """IP address or host name to listen on; `*` for all addresses."""
     port: int
+    """TCP port to listen on."""
     certificate: str = ""
+    """PEM file with certificate chain and key, for TLS with HTTP/2 and HTTP/1.1. Empty: no TLS."""
 
     def __post_init__(self) -> None:
         check_host("host", self.host)
@@ -130,10 +133,13 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A replica as HAProxy sees it: its name is the replica id."""
 
     name: str
+    """Server name in HAProxy, which is the replica id."""
     host: str
+    """IP address of the replica; HAProxy does not resolve server names."""
     port: int
+    """TCP port of the replica."""
     health_path: str = ""
-    """Where its health check goes; empty: `ServerOptions.health_path`."""
+    """Path of the replica's health check. Empty: `server_options.health_path`."""
 
     def __post_init__(self) -> None:
         _check_text(_NAME, "name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
@@ -152,24 +158,30 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Each is the longest *silence* HAProxy accepts, never a limit on a whole stream."""
+    """HAProxy's timeouts. Timeouts of clients and replicas limit a *pause*, never the length of a stream."""
 
     connect_ms: int = 500
+    """Time limit for connecting to a replica, in milliseconds."""
     client_s: int = 3600
+    """Longest pause of a client that sends a request or reads an answer, in seconds."""
     server_s: int = 600
-    """Longest silence of a replica, in seconds: before the first byte of an answer, which a whole answer has at its
-    end, and between two tokens of a stream. As long as OpenAI's clients wait by default. The router's `silence_s` sets
-    it for single models."""
+    """Longest pause of a replica, in seconds: before the first byte of an answer (for answers that are not streamed,
+    the whole generation) and between two tokens. The default equals that of OpenAI's clients. The router's `silence_s`
+    sets other values for single models."""
     queue_s: int = 30
+    """Longest wait in HAProxy's queue of a replica that has `server_options.maxconn` requests, in seconds; then 503."""
     http_request_s: int = 10
-    """The whole request head must be in by then."""
+    """Time limit for a complete request head, in seconds."""
     http_keep_alive_s: int = 75
+    """Time, in seconds, for which an idle client connection stays open."""
     body_s: int = 10
-    """How long a routed request's body is waited for before it is judged by what is there."""
+    """Time limit for the part of a request body that the lookup needs, in seconds. After that the lookup uses the part
+    that arrived."""
     processing_ms: int = 50
-    """What one lookup may cost when the router hangs."""
+    """Time limit of one lookup, in milliseconds; a router that takes longer is skipped and HAProxy fails open."""
     router_check_ms: int = 250
-    """What a router may take to answer HAProxy's check; two lost in a row, and it is not asked until it answers one."""
+    """Time limit of one health check of the router, in milliseconds. After two failed checks HAProxy skips lookups
+    until a check passes."""
 
     def __post_init__(self) -> None:
         for key in self.__struct_fields__:
@@ -177,29 +189,33 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How every replica is watched and used; the same for servers in the file and for those added at run time."""
+    """Health checks and connections of every replica; the same for servers in the file and for those added at run
+    time."""
 
     health_path: str = "/health"
+    """Path of the health checks of replicas that name none of their own."""
     inter_ms: int = 500
-    """Between two health checks of a replica that is up."""
+    """Interval between two health checks of a replica that is up, in milliseconds."""
     fastinter_ms: int = 100
-    """Between two checks while its state is changing."""
+    """Interval between two health checks while the replica's state is changing, in milliseconds."""
     downinter_ms: int = 250
-    """Between two checks of a replica that is down: the longest it stays out after coming back."""
+    """Interval between two health checks of a replica that is down, in milliseconds: the longest delay until a
+    recovered replica is used."""
     checks_per_s_max: int = 1000
-    """Health checks in a second, of the whole fleet: where `inter_ms` and `downinter_ms` would come to more, the pauses
-    are longer, by so much that a fleet of the size at which a server is added keeps to this. A check costs HAProxy 0.05
-    to 0.1 ms, also of a server that is long dead."""
+    """Health checks per second over the whole fleet. In fleets where `inter_ms` and `downinter_ms` would exceed it,
+    intervals are longer in proportion, by the fleet's size when the server is added. A check costs HAProxy 0.05 to 0.1
+    ms, also when the server is dead."""
     check_timeout_ms: int = 2000
-    """A check is lost only after this: an engine that is busy must not count as dead."""
+    """Time limit of one health check, in milliseconds; generous, so that a busy engine does not count as dead."""
     fall: int = 2
-    """Lost checks in a row that take a replica out."""
+    """Failed health checks in a row that take a replica out."""
     rise: int = 1
+    """Passed health checks in a row that bring a replica back."""
     maxconn: int = 0
-    """Requests at once on one replica; more wait in HAProxy's queue. 0: no limit."""
+    """Concurrent requests on one replica; more wait in HAProxy's queue. 0: no limit."""
     idle_purge_s: int = 2
-    """Every so often half of the idle connections not needed lately are closed, so that none is kept as long as the 5 s
-    after which a plain vLLM closes it (uvicorn's `timeout_keep_alive`)."""
+    """Interval, in seconds, at which HAProxy closes half of its unused idle connections to a replica. Short enough that
+    no connection is kept for the 5 s after which vLLM closes it (uvicorn's `timeout_keep_alive`)."""
 
     def __post_init__(self) -> None:
         _check_text(_PATH, "health_path", self.health_path, "a path without spaces or quotes")
@@ -253,87 +269,98 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Everything that makes one edge's HAProxy."""
 
     binds: tuple[Bind, ...]
+    """Addresses that clients connect to. Plain addresses accept HTTP/1.1 and HTTP/2 with prior knowledge; with
+    `certificate`, TLS with `alpn h2,http/1.1`."""
     ring_address: str
-    """Where the router takes the log lines: host:port or `unix@PATH`."""
+    """Address of the router's `ring` listener, `HOST:PORT` or `unix@PATH`, to which HAProxy writes end-of-request
+    lines."""
     admin_socket: str
-    """Unix socket of the Runtime API, created with mode 0600."""
+    """Path of the Unix socket of HAProxy's Runtime API, created with mode 0600."""
     lookup: Lookup = "spoe"
+    """Transport of lookups: `spoe`, or `lua` over HTTP for sites without SPOE."""
     spop_address: str = ""
-    """The router's SPOP listener, host:port or `unix@PATH`; needed with `lookup` = "spoe"."""
+    """Address of the router's `spop` listener, `HOST:PORT` or `unix@PATH`; required with `lookup: spoe`."""
     lookup_address: str = ""
-    """The router's HTTP lookup listener, IP address and port or `unix@PATH`; needed with `lookup` = "lua", and for
-    holding requests (`admission.wait_s`) with either. Empty: requests that would be held are refused at once."""
+    """Address of the router's `lookup` listener, `IP:PORT` or `unix@PATH`; required with `lookup: lua`, and with either
+    transport for holding requests (`admission.wait_s`). Empty: requests that would be held are refused at once."""
     models_address: str = ""
-    """The same listener again, which also answers `GET /v1/models` for the whole fleet. Empty: a replica's own answer
-    reaches the client."""
+    """Address of the router's `lookup` listener, which answers `GET /v1/models` for the whole fleet. Empty: one
+    replica's own answer reaches the client."""
     master_socket: str = ""
-    """Unix socket of the master process (a command line argument of HAProxy, not part of the text)."""
+    """Path of the Unix socket of HAProxy's master process, given to HAProxy on its command line (`-S`)."""
     ops: Bind | None = None
-    """Where `/metrics` (Prometheus) and `/readyz` are served; keep it on loopback."""
+    """Address that serves HAProxy's own `/metrics` (Prometheus) and `/readyz`; keep it on loopback."""
     servers: tuple[Server, ...] = ()
-    """Replicas known when HAProxy starts, so that a restart has them from the first request on."""
+    """Replicas known when HAProxy starts, so that requests are served from the first one after a restart."""
     server_options: ServerOptions = ServerOptions()
+    """Health checks and connections of every replica; the same for servers in the file and for those added at run
+    time."""
     timeouts: Timeouts = Timeouts()
+    """HAProxy's timeouts. Timeouts of clients and replicas limit a *pause*, never the length of a stream."""
     session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
-    """The first of them that is present and not empty is the session key."""
+    """Request headers that may carry the session key, in order of precedence; the first one that is present and not
+    empty counts."""
     generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
-    """Exact paths whose POST requests make a model generate: the policy places them. Every other POST (embeddings,
-    scores, transcriptions, tokenize) goes to the least loaded replica of its `model` where several models are served;
-    with one model, and for every other method, replicas take turns."""
+    """Exact paths whose POST requests generate tokens; the policy places these. Every other POST (embeddings, scores,
+    transcriptions, tokenize) goes to the least loaded replica of its `model` where several models are served. With one
+    model, and for every other method, replicas take turns."""
     model_header: str = "x-model"
-    """Header in which a client may name the model. It counts where the body does not show it: where `model` stands
-    behind what can be looked at (`body_window_bytes`), or is missing. It reaches the replica. Empty: none."""
+    """Request header in which a client may name the model. The header counts where the body does not show `model`:
+    because the field is missing, or lies beyond `body_window_bytes`. The header is passed on to the replica. Empty:
+    none."""
     path_models: dict[str, str] = {}
-    """Exact path -> the only model that serves it, for POST requests in which neither the body nor the header shows it:
+    """Model by exact path, for POST requests in which neither the body nor the header names one:
     `{/v1/audio/transcriptions: whisper}`."""
     allowed_paths: tuple[str, ...] = ()
-    """What may pass at all: exact paths, or everything below one written as `/v1/*`; a path with `..` in it, however it
-    is written, is below none. Empty: everything passes."""
+    """Paths that clients may use: exact paths, or everything below a path written as `/v1/*`. A path with `..` in it,
+    however encoded, never matches. Empty: all paths."""
     api_keys_map: str = ""
-    """Map file, lines of `<sha256 of the key, hex, lower case> <tenant>`. Empty: no keys are asked for."""
+    """File with API keys, lines of `<sha256 of the key, hex, lower case> <tenant>`. Empty: no API key is required."""
     isolate_tenants: bool = False
-    """Whether the sessions and prompts of one tenant (API key) are of no use to another where HAProxy chooses alone: as
-    the router's `isolate_tenants` says."""
+    """Whether fail-open routing keeps the sessions and prompts of tenants (API keys) apart; must equal the router's
+    `isolate_tenants`."""
     expose_decision: Literal["auto", "always", "never"] = "auto"
-    """Whether answers carry `x-pointsman-replica` and `x-pointsman-reason`, from which a client learns how the fleet is
-    built and whether somebody asked the same before. auto: unless API keys are asked for."""
+    """Whether answers carry `x-pointsman-replica` and `x-pointsman-reason`. Both headers reveal the fleet's layout, and
+    whether the prompt was cached. `auto`: only while no API keys are required."""
     policy_override: bool = False
-    """Whether `x-pointsman-policy` may name the policy for one request."""
+    """Whether clients may send `x-pointsman-policy`; must equal the router's `override_header`."""
     first_token: bool = False
-    """Whether a Lua filter times the first token of streamed answers and reports it through the ring. A filter costs
-    about a quarter of what HAProxy costs otherwise, streamed or not."""
+    """Whether a Lua filter reports the time of the first token of streamed answers. The filter adds about a quarter to
+    HAProxy's CPU use."""
     body_needs: int = SEVERAL_MODELS
-    """What HAProxy sends of the body until the router says otherwise; a sum of 1: fields, 2: prefix keys, 4: fields,
-    but only where no header names the session, 8: the model of every POST."""
+    """Parts of the body that HAProxy sends with a lookup until the router sets them, as a sum of 1 (fields), 2 (prefix
+    keys), 4 (fields, only without a session header) and 8 (the model of every POST)."""
     body_window_bytes: int = PREFIX_WINDOW_BYTES
-    """How much of a body can be looked at, which is as far as prefix keys reach, and the largest body that can be sent
-    again (`replay`). Every buffer of the process gets this size plus 16 KiB; only what is used of it takes memory.
-    For policies that need no prefix keys `SMALL_WINDOW_BYTES`, 16384, will do. The table of keys ends at 320 KiB."""
+    """Bytes at the start of a body that HAProxy inspects. Prefix keys reach as far, and larger bodies cannot be sent
+    again (`replay`). Each buffer has this size plus 16 KiB; unused parts take no memory. 16384 suffices for policies
+    that use no prefix keys. The table of prefix keys ends at 320 KiB."""
     replay: bool | None = None
-    """Whether a request that a replica dropped without any answer goes to another one. HAProxy keeps a copy of a whole
-    buffer for every such request until its answer *ends*, which costs about 0.3 us and 1 KiB a request for each KiB of
-    buffer. None: with buffers up to `REPLAY_MAX_BUFFER_BYTES`. A refused connection is always tried elsewhere."""
+    """Whether a request that a replica dropped without an answer is sent to another one. HAProxy then keeps a copy of
+    the buffer until the answer *ends*, at about 0.3 us and 1 KiB per request for each KiB of buffer. None: yes for
+    buffers up to 128 KiB. A refused connection is always tried on another replica."""
     replay_memory_mb: int = 160
-    """MiB that the copies of `replay` may take together. A request that would be one too many (with buffers of 128 KiB:
-    beyond 1,280 requests under way) is kept no copy of, so it takes 12 KB instead of 140: should its replica drop it
-    without an answer, the client gets 502; a refused connection is still tried elsewhere."""
+    """Memory for the copies of `replay`, in MiB. Requests beyond it (with buffers of 128 KiB: beyond 1,280 in flight)
+    have no copy and take 12 KB instead of 140; one that its replica drops without an answer is answered 502."""
     max_body_bytes: int = MAX_BODY_BYTES
-    """A larger announced body is refused with 413; the default has room for a prompt of a million tokens and images.
-    Bodies without a length (chunked) are not counted: replicas limit those themselves. 0: no limit."""
+    """Largest announced body, in bytes; a larger one is refused with 413. The default has room for a prompt of a
+    million tokens with images. Chunked bodies announce no length and are limited by the replica. 0: no limit."""
     hash_balance_percent: int = 200
-    """When HAProxy chooses alone, a replica that has this share of the average load of those that serve the model is
-    passed over while another is below it."""
+    """Load of a replica, in percent of the mean of its model, above which fail-open routing passes over it while
+    another replica is below."""
     threads: int = 0
-    """0: one per core, HAProxy's own choice."""
+    """Threads of HAProxy. 0: one per core."""
     maxconn: int = 0
-    """Client connections at once; more wait in the kernel's queue. Each needs two file descriptors. 0: half of the
-    limit of open files where the file is rendered, less 32 and less two for each server (for up to 1,024 servers that
-    may be added at run time), and at most 50,000."""
+    """Concurrent client connections; more wait in the kernel's queue. Each takes two file descriptors. 0: half of the
+    open-files limit where the file is rendered, less 32 and less two for each server (up to 1,024 servers added at run
+    time), at most 50,000."""
     hard_stop_after_s: int = 14_400
-    """After a reload, streams still running in the old process are cut after this."""
+    """Time, in seconds, after a reload at which the streams still running in the old worker are cut."""
     user: str = ""
+    """Account that HAProxy changes to after binding its sockets. Empty: unchanged."""
     group: str = ""
+    """Group that HAProxy changes to after binding its sockets. Empty: unchanged."""
     chroot: str = ""
+    """Folder that HAProxy changes its root to. Empty: none."""
 
     def __post_init__(self) -> None:
         _require(len(self.binds) > 0, "binds", self.binds, "at least one address")

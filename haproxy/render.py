@@ -84,7 +84,7 @@ def _path_tests(allowed: tuple[str, ...]) -> list[str]:
 @cache
 def _templates() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("haproxy"),
+        loader=jinja2.PackageLoader("pointsman.haproxy"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -134,7 +134,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
     return Rendered(
         haproxy_cfg=environment.get_template("haproxy.cfg.j2").render(values),
         spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
-        lua=files("haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
+        lua=files("pointsman.haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
         health_map="".join(f"{server.name} {server.health_path}\n" for server in edge.servers if server.health_path),
         # Which server serves what is the router's to say, at run time.
         groups_map="",

@@ -235,10 +235,6 @@ class RuntimeAPI:
         """Version, pid and age of the process behind the socket."""
         return parse_info((await self.run(["show info"]))[0])
 
-    async def servers_state(self, backend: str) -> list[ServerState]:
-        """Every server of one backend, with address and state."""
-        return parse_servers_state((await self.run([f"show servers state {backend}"]))[0])
-
     async def stat(self, backend: str) -> list[ServerStat]:
         """Every server of one backend, with what it is serving."""
         return parse_stat((await self.run([f"show stat {backend} 4 -1"]))[0])

@@ -17,48 +17,56 @@ class Reason(StrEnum):
     __hash__ = str.__hash__
 
     ROUND_ROBIN = "round-robin"
+    """The replica is next in turn."""
     RANDOM = "random"
+    """The replica was drawn at random."""
     LEAST_LOAD = "least-load"
+    """The replica has the least load."""
     POWER_OF_TWO = "power-of-two"
+    """The replica has less load than the other of two drawn at random."""
     HASH = "hash"
+    """The replica owns the session's hash on the ring."""
     HASH_SPILL = "hash-spill"
-    """The ring's first choice was over its load bound; the next on the ring within it serves."""
+    """The owner of the session's hash is over its load bound; the replica is the next on the ring within the bound."""
     SESSION_PIN = "session-pin"
+    """The session is pinned to the replica."""
     SESSION_MOVED_OVERLOAD = "session-moved-overload"
+    """The replica that the session was pinned to is overloaded; the session moves to this one."""
     SESSION_MOVED_GONE = "session-moved-gone"
+    """The replica that the session was pinned to left, drains or is down; the session moves to this one."""
     PREFIX_MATCH = "prefix-match"
-    """It holds the longest part of the prompt among those that have room."""
+    """The replica has the longest part of the prompt cached among the replicas that have room."""
     KV_HOME = "kv-home"
-    """The conversation's home costs least."""
+    """The replica is the conversation's home and has the least cost."""
     KV_PREFIX = "kv-prefix"
-    """It holds a part of the prompt and costs least."""
+    """The replica has a part of the prompt cached and the least cost; the conversation has no home."""
     KV_COLD = "kv-cold"
-    """It holds nothing of the prompt and still costs least."""
+    """The replica has nothing of the prompt cached and still the least cost; the conversation has no home."""
     KV_MOVED = "kv-moved"
-    """The conversation's home costs more than this one."""
+    """The replica has the least cost; the conversation's home costs more."""
     LORA_LOADED = "lora-loaded"
-    """It has the adapter loaded, or is loading it."""
+    """The replica has the LoRA adapter loaded, or is loading it."""
     LORA_ROOM = "lora-room"
-    """It has to load the adapter, and drops none for it."""
+    """The replica has to load the LoRA adapter and has a free slot for it."""
     LORA_SWAP = "lora-swap"
-    """It has to drop an adapter for this one."""
+    """The replica has to load the LoRA adapter and drops another one for it."""
     WEIGHTED = "weighted"
+    """The replica has the best weighted sum of scores."""
     ADMISSION = "admission"
-    """Refused, at once or after its wait: the fleet's KV is full of live conversations, and this would be one more."""
+    """Refused, at once or after waiting: the fleet's KV is full of live conversations, and the request begins one
+    more."""
     NO_CANDIDATES = "no-candidates"
-    """No replica of that model is healthy and not draining. Refused where replicas of other models are; else HAProxy
-    chooses, and the replica's own answer stands."""
+    """No replica of the model is healthy and not draining. Refused where other models have eligible replicas; else
+    HAProxy chooses, and the replica's own answer reaches the client."""
     UNKNOWN_MODEL = "unknown-model"
-    """Refused: nobody serves a model or adapter of that name."""
+    """Refused: no replica serves a model or adapter of that name."""
     NO_MODEL = "no-model"
-    """Refused: several models are served, and nothing tells which one the request wants: its body does not name it, or
-    not in the part that can be looked at."""
-    DEADLINE = "deadline"
-    """The lookup waited longer than HAProxy would: answered without an opinion."""
+    """Refused: several models are served and the request names none. The `model` field is missing, or lies beyond the
+    part of the body that HAProxy inspects."""
     FAIL_OPEN = "fail-open"
-    """Set by HAProxy alone: the router gave no answer in time."""
+    """HAProxy chose the replica because the router gave no answer in time."""
     CUSTOM = "custom"
-    """For policies from outside this project, which cannot add a word; the policy's name beside it says the rest."""
+    """A policy from outside Pointsman chose the replica; the policy's name stands beside the reason."""
 
 
 class Ranked(msgspec.Struct, frozen=True, gc=False):
@@ -74,10 +82,13 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     reason: Reason
     first: str = ""
+    """Id of the best replica; empty when there is no decision."""
     second: str = ""
+    """Id of the replica to use when `first` is down or refuses the connection; empty when there is none."""
     status: int = 0
     """HTTP status that HAProxy answers itself: 400, 404, 429 or 503; 0 routes the request."""
     retry_after_s: int = 0
+    """Seconds for the header `Retry-After`, with `status`; 0: no header."""
     model: str = ""
     """With 404: the name that no replica serves."""
     prefill: str = ""
@@ -92,7 +103,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     once: bool = False
     """True when the retry budget is used up: HAProxy must not send the request a second time."""
     silence_ms: int = 0
-    """Longest silence of the replica, before its answer and within it; 0: as HAProxy's configuration says."""
+    """Idle timeout of the replica for this request, in milliseconds; 0: HAProxy's own `timeouts.server_s`."""
     hold_ms: int = 0
     """With 429: how long HAProxy may hold the request until there is room, instead of refusing it."""
 
@@ -122,7 +133,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """A policy's answer to a request that should not be served at this moment."""
+    """A policy's refusal of a request that should not be served at this moment."""
 
     reason: Reason
     status: int = 429

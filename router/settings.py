@@ -41,7 +41,9 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A TCP address to listen on; port 0 lets the system pick."""
 
     host: str = "127.0.0.1"
+    """IP address or host name to listen on."""
     port: Port = 0
+    """TCP port to listen on; 0 lets the system pick one."""
 
     @property
     def is_loopback(self) -> bool:
@@ -60,31 +62,34 @@ class NearListen(Listen, frozen=True, forbid_unknown_fields=True):
     """An address that HAProxy on the same host connects to: TCP, or a Unix socket, which costs both sides less."""
 
     path: str = ""
-    """File of a Unix socket, made with mode 0600; when set, host and port mean nothing."""
+    """Path of a Unix socket to listen on instead of TCP, created with mode 0600; `host` and `port` are then ignored."""
 
     def __str__(self) -> str:
         return f"unix@{self.path}" if self.path else super().__str__()
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The admin API, health and metrics."""
+    """The admin API, health checks and metrics."""
 
     host: str = "127.0.0.1"
+    """IP address or host name of the admin API; beyond loopback a `token` is required."""
     port: Port = 8001
+    """TCP port of the admin API; 0 lets the system pick one."""
     token: str = ""
-    """Bearer token of `/v1`, required unless the address is loopback. `/metrics`, `/livez`, `/readyz` never ask."""
+    """Bearer token that `/v1` requires; mandatory unless the address is loopback. `/metrics`, `/livez` and `/readyz`
+    never require it."""
     hosts: list[str] = []
-    """Names or addresses besides loopback that the `Host` header of a request may have where no token is set, such as
-    that of a reverse proxy on this machine. Without a token any other `Host` is refused with 403: it is that of a web
-    page which has its own name resolve to this machine."""
+    """Values of the `Host` header that are accepted besides loopback while no token is set, such as the name of a
+    reverse proxy on this machine. Any other `Host` is refused with 403, because a web page can make its own name
+    resolve to this machine."""
     engine_networks: list[str] = []
-    """Networks that replicas may be in, such as `10.0.0.0/8`; a replica or fleet elsewhere is refused with 422. Empty:
-    any, but for link-local addresses, where clouds serve their credentials (169.254.169.254)."""
+    """Networks that replicas may be in, such as `10.0.0.0/8`; a replica or fleet outside them is refused with 422.
+    Empty: every network, except link-local addresses, where clouds serve credentials (169.254.169.254)."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
-    """Longest body of a request; engines' messages and fleets' leases have limits of their own, 8 MiB."""
+    """Largest request body, in bytes. Engine event messages and fleet leases have a limit of their own, 8 MiB."""
     feed_port: Port = 0
-    """Where engines keep a connection open to tell of their KV, on the same host and with the same token. They learn it
-    here, and go on over HTTP where they cannot reach it; 0 lets the system pick."""
+    """TCP port where engines keep a connection open to report KV events, on the same host and with the same token.
+    Engines learn the port from the admin API and use HTTP where they cannot reach it. 0 lets the system pick one."""
 
     @property
     def listen(self) -> Listen:
@@ -92,100 +97,121 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The HAProxy this router steers."""
+    """The HAProxy that this router controls."""
 
     admin_socket: str = ""
-    """Path of HAProxy's admin socket. Empty: none is attached, and registered replicas count as healthy."""
+    """Path of HAProxy's admin socket. Empty: no HAProxy is attached, and every registered replica counts as healthy."""
     master_socket: str = ""
-    """Path of HAProxy's master socket, which leads to the workers that finish their streams after a reload. Empty: the
-    router learns nothing more of those streams, and their reservations stay until they expire."""
+    """Path of HAProxy's master socket, which leads to the old workers that finish their streams after a reload. Empty:
+    the end of those streams is never reported, and their reservations stay until `limits.reservation_ttl_s`."""
     backend: str = BACKEND
+    """Name of the HAProxy backend that contains the replicas."""
     server_options: ServerOptions = ServerOptions()
-    """How servers added at run time are checked; the same values HAProxy's configuration was rendered with."""
+    """Health-check and connection options of servers added at run time; must equal those in HAProxy's configuration
+    file."""
     interval_s: Positive = 0.5
-    """How often HAProxy's servers are compared with the registry; a change of the registry does not wait for it."""
+    """Interval between two comparisons of HAProxy's servers with the registry, in seconds. A change of the registry
+    triggers a comparison at once."""
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds of the router's memory."""
+    """Upper bounds of the router's memory."""
 
     max_replicas: Annotated[int, msgspec.Meta(ge=1)] = 4096
+    """Replicas that may be registered at once; one more is refused with 507."""
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    """Session pins in memory; beyond that the pin used longest ago is dropped."""
     max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
     """Requests in flight, and those that ended within the last 5 s. When met, the oldest is forgotten."""
     reservation_ttl_s: Positive = 3600.0
     """Seconds after which a request is taken to be over whose end HAProxy never reported."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
-    """Prefix keys in the index; a replica with 500,000 tokens of KV holds some 1,000."""
+    """Prefix keys in the index. A replica with 500,000 tokens of KV has about 1,000 keys."""
     max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000
-    """Live conversations whose KV is kept account of."""
+    """Conversations whose KV is accounted for; beyond that the one active longest ago is dropped."""
     conversation_ttl_s: Positive = 120.0
-    """A conversation silent for longer is over; how long its KV counts is learned, and never longer."""
+    """Idle time, in seconds, after which a conversation is over. The idle timeout that is learned from traffic never
+    exceeds this value."""
 
 
 class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What this edge shares with others: docs/how-to-share-state.md."""
+    """State that this edge shares with other edges; see [how to share state](how-to-share-state.md)."""
 
     url: str = ""
-    """Redis or Valkey: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, `unix://PATH`,
-    `redis+sentinel://[[USER]:PASSWORD@]HOST:PORT,.../MASTER`, `redis+cluster://`. Empty: this edge is alone."""
+    """Redis or Valkey server that edges share state through: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://`
+    with TLS, `unix://PATH`, `redis+sentinel://[[USER]:PASSWORD@]HOST:PORT,.../MASTER`, `redis+cluster://`. Empty: this
+    edge shares nothing."""
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
-    """Edges with the same name share; others in the same Redis do not meet them."""
+    """Name of the group of edges. Edges with the same name share state; groups with different names can use one Redis
+    server."""
     edge: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    """This edge's name for people; empty: its host and admin port."""
+    """Display name of this edge. Empty: its host name and admin port."""
     tls_ca: str = ""
-    """File with the certificates to trust; empty: the system's."""
+    """File with the CA certificates that the Redis connection trusts. Empty: the system's certificates."""
     flush_ms: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 5.0
-    """How long what happens is gathered before it is told."""
+    """Batching interval for updates sent to Redis, in milliseconds."""
     stream_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
-    """Of this edge's stream in Redis. An edge that was away for longer than it reaches back takes a snapshot."""
+    """Largest size of this edge's stream in Redis, in MiB. An edge that was disconnected for longer than the stream
+    reaches back loads a snapshot."""
 
 
 class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A plain endpoint that is always registered."""
+    """Plain endpoints that are always registered."""
 
     id: str
+    """Replica id, unique on this edge."""
     url: str
+    """Base URL of the endpoint, `http://HOST:PORT`."""
     model: str = ""
-    """Empty: its own `/v1/models` is asked."""
+    """Model name that the endpoint serves. Empty: the names in the endpoint's `/v1/models`."""
     adapters: list[ModelName] = []
-    """LoRA adapters it serves too, besides those its `/v1/models` names."""
+    """LoRA adapters that the endpoint serves in addition to those in its `/v1/models`."""
     health_path: Annotated[str, msgspec.Meta(pattern=HEALTH_PATH_PATTERN)] = ""
-    """Where HAProxy checks it; `/v1/models` does for most servers without `/health`. Empty: the edge's own path."""
+    """Path of HAProxy's health check; `/v1/models` works for most servers without `/health`. Empty:
+    `server_options.health_path`."""
     role: Role = Role.BOTH
-    """both, prefill or decode."""
+    """Role of the replica: `both`, `prefill` (computes prompts for others) or `decode` (may have its prompts
+    computed)."""
 
 
 class ScrapeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How endpoints that tell nothing of themselves are asked: load from `/metrics`, names from `/v1/models`."""
+    """Polling of endpoints that send no events: load from `/metrics`, model names from `/v1/models`."""
 
     enabled: bool = True
+    """Whether endpoints that send no events are polled."""
     interval_s: Positive = 0.5
-    """Between two looks at the load of an endpoint with work."""
+    """Interval between two reads of `/metrics` of an endpoint that has work, in seconds."""
     idle_interval_s: Positive = 5.0
-    """The same without work, and after a look that failed."""
+    """Interval between two reads of `/metrics` of an endpoint that is idle or failed to answer the last read, in
+    seconds."""
     models_interval_s: Positive = 30.0
-    """Between two looks at the models and adapters of any replica; one whose model nobody named is asked at once."""
+    """Interval between two reads of `/v1/models` of a replica, in seconds. A replica that was registered without a
+    model name is read at once."""
     timeout_s: Positive = 1.0
-    """For one look, from the connection to the end of the answer."""
+    """Time limit of one read, in seconds, from connecting to the end of the answer."""
     max_per_s: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 50
-    """Looks in a second, at all endpoints together; each takes the router 0.2 to 0.4 ms. Beyond, all wait their
-    turn."""
+    """Reads per second over all endpoints; each costs the router 0.2 to 0.4 ms of CPU. Reads beyond the limit are
+    delayed."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where and how the router logs: stderr, JSON unless it is a terminal."""
+    """Logging to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest severity that is logged."""
     format: Literal["auto", "json", "console"] = "auto"
+    """Log format: `json`, `console` (for people), or `auto`: `console` on a terminal, else `json`."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole tree."""
+    """The whole settings tree of a router."""
 
     spop: NearListen = NearListen(port=9101)
+    """Address where HAProxy's SPOE lookups arrive."""
     lookup: NearListen = NearListen(port=9102)
+    """Address where lookups over HTTP arrive: those of HAProxy's Lua mode, held requests, and `GET /v1/models`."""
     ring: NearListen = NearListen(port=9103)
+    """Address where HAProxy's end-of-request lines arrive."""
     admin: AdminSettings = AdminSettings()
     edge: EdgeSettings = EdgeSettings()
     limits: LimitSettings = LimitSettings()
@@ -193,26 +219,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     shared: SharedSettings = SharedSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
+    """Policy that the router starts with; `PUT /v1/policy` changes it at run time. See
+    [policies](policies.md)."""
     pair: PairConfig = PairConfig()
-    """When decode replicas leave prompts to prefill replicas."""
+    """Conditions under which a prefill replica computes the prompt of a decode replica."""
     silence_s: dict[ModelName, Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]] = {}
-    """Longest silence of a replica, in seconds, by the model that requests name: before the first byte of an answer and
-    between two tokens. A request whose replica is silent for longer ends, with 504 if its answer had not begun. Other
-    models have HAProxy's `timeouts.server_s`."""
+    """Idle timeout of replicas by model name, in seconds: the longest pause before the first byte of an answer and
+    between two tokens. A request whose replica pauses for longer ends, with 504 if its answer had not begun. Models
+    without an entry use HAProxy's `timeouts.server_s`."""
     outliers: OutlierConfig = OutlierConfig()
-    """When a replica gets fewer requests, or none, because of its answers."""
+    """Conditions under which a replica gets fewer requests, or none, because of its answers."""
     override_header: bool = False
-    """Whether `x-pointsman-policy: NAME` may choose another policy for one request."""
+    """Whether the request header `x-pointsman-policy: NAME` may select another policy for one request."""
     isolate_tenants: bool = False
-    """Whether the prefixes of one tenant (API key) are of no use to another: prefix keys and session ids are kept
-    apart, and replicas of ours salt their KV with the tenant, so that nobody learns from a fast answer what another
-    asked."""
+    """Whether each tenant (API key) has cached prefixes and sessions of its own. Prefix keys and session ids are kept
+    apart by tenant, and Pointsman's replicas salt their KV with the tenant, so that response times reveal nothing about
+    other tenants' prompts."""
     replicas: list[StaticReplica] = []
+    """Plain endpoints that are always registered."""
     state_file: str = ""
-    """Where registrations and the live policy are kept for a restart on this host, and beside it, in a file of the same
-    name with `.pins` after it, sessions' pins. Empty: nowhere."""
+    """File that keeps registrations and the live policy across restarts; session pins are kept in a second file with
+    the suffix `.pins`. Empty: nothing is kept."""
     seed: int | None = None
-    """Seed of the policies' dice; absent draws one from the system."""
+    """Seed of the policies' random numbers. None: drawn from the system."""
 
 
 def load_settings(

@@ -51,11 +51,11 @@ class Reply:
         self.full_block_tokens = 0
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self.keeps_kv = False
-        """It answers a prefill leg."""
+        """It answers a prefill request."""
         self.first_s = 0.0
         """When its first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
-        """The prefill leg it waits for, if any."""
+        """The prefill request it waits for, if any."""
         self._on_finished = on_finished
         self._cached = -1
         self._unfinished = 0
@@ -99,6 +99,9 @@ class Reply:
 class StreamReply(Reply):
     """An answer as server-sent events, one for each token while the client keeps up."""
 
+    _opening = b""
+    """What precedes the first word, until it is sent."""
+
     def add(self, choice: Choice) -> None:
         super().add(choice)
         if pieces := self.wire.pieces(choice.index):
@@ -123,11 +126,16 @@ class StreamReply(Reply):
             self._send(choice)
 
     def _open(self) -> None:
-        if opening := self.wire.opening(self.prompt_tokens):
-            self.exchange.write(opening)
+        self._opening = self.wire.opening(self.prompt_tokens)
+        if self._opening and not self.exchange.paused:
+            self.exchange.write(self._opening)
+            self._opening = b""
 
     def _send(self, choice: Choice) -> None:
         """Send what is computed and not sent; with the last token, why the choice ends."""
+        if self._opening:
+            self.exchange.write(self._opening)
+            self._opening = b""
         text = choice.answer.text(choice.sent, choice.computed)
         choice.sent = choice.computed
         if choice.computed < choice.tokens:

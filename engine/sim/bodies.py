@@ -1,16 +1,16 @@
-"""Request bodies of the four APIs, read the way vLLM 0.32 reads them: what it takes, what it refuses, in which words.
+"""Request bodies of the four APIs, as far as the simulated engine acts on them.
 
-`read_json` is FastAPI's parsing, `Fields` the part of pydantic's lax validation that these APIs meet, `chat`,
-`completion`, `response` and `message` the requests. Everything a client can send ends in an `Ask` or a `RequestError`.
+`read_request` decodes a body into the fields of its API and gives an `Ask`. What vLLM would refuse is a RequestError
+with vLLM's status; the words are msgspec's. Fields that change nothing here (sampling, penalties) are passed over.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from pointsman.engine.sim.errors import RequestError
 from pointsman.engine.sim.prompts import Prompt, chat_prompt, text_prompt, token_prompt
@@ -20,8 +20,12 @@ PROMPTS_MAX = 1024
 SEQUENCES_MAX = 16_384
 """Answers of one request, all prompts together (vLLM bounds `n` by this: VLLM_MAX_N_SEQUENCES)."""
 TOKEN_ID_MAX = 2**32 - 1
-INPUT_CHARS_MAX = 200
-"""How much of an offending value an error repeats."""
+COMPLETION_TOKENS = 16
+"""Limit of a completion that names none: OpenAI's default, and vLLM's."""
+
+Positive = Annotated[int, Meta(ge=1)]
+TokenIds = Annotated[list[Annotated[int, Meta(ge=0, le=TOKEN_ID_MAX)]], Meta(min_length=1)]
+Messages = list[dict[str, Any]]
 
 
 class Ask(msgspec.Struct, kw_only=True, gc=False):
@@ -38,271 +42,139 @@ class Ask(msgspec.Struct, kw_only=True, gc=False):
     stream: bool = False
     include_usage: bool = False
     cache_salt: str = ""
+    kv_transfer_params: Any = None
+    """As another replica set them; None where they are absent."""
     keeps_kv: bool = False
-    """A prefill leg: the KV is kept for another replica."""
+    """A prefill request: the KV is kept for another replica."""
 
 
-def read_json(body: bytes, content_type: bytes) -> dict[str, Any]:
-    """The body as an object.
+class _Fields(msgspec.Struct, kw_only=True):
+    """What all four APIs have."""
 
-    msgspec reads it; where it will not, the standard library has the last word, since FastAPI uses that: it takes NaN
-    and UTF-16, and its messages are part of vLLM's answers.
-    """
-    media_type = content_type.partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
-        raise _invalid("Unsupported Media Type: Only 'application/json' is allowed", None)
-    if not body:
-        raise _validation("missing", "", "Field required", None)
+    model: str | None = None
+    max_tokens: Positive | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    tools: Any = None
+    kv_transfer_params: Any = None
+
+    def ask(self, prompts: list[Prompt], max_tokens: int | None) -> Ask:
+        """The request for these prompts. Raises RequestError."""
+        min_tokens = self.min_tokens or 0
+        if max_tokens is not None and min_tokens > max_tokens:
+            raise _refused(f"min_tokens must be at most max_tokens={max_tokens}, got {min_tokens}", "min_tokens")
+        return Ask(
+            model=self.model or "",
+            prompts=prompts,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            ignore_eos=bool(self.ignore_eos),
+            stream=bool(self.stream),
+            kv_transfer_params=self.kv_transfer_params,
+        )
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _OpenAIFields(_Fields, kw_only=True):
+    """What chat and text completions have besides."""
+
+    n: Annotated[int, Meta(ge=1, le=SEQUENCES_MAX)] | None = None
+    stream_options: _StreamOptions | None = None
+    cache_salt: str | None = None
+
+    def ask(self, prompts: list[Prompt], max_tokens: int | None) -> Ask:
+        ask = super().ask(prompts, max_tokens)
+        ask.choices = self.n or 1
+        if ask.choices * len(prompts) > SEQUENCES_MAX:
+            raise _refused(f"n must be at most {SEQUENCES_MAX} over all prompts", "n")
+        if self.stream_options is not None:
+            if not ask.stream:
+                raise _refused("Stream options can only be defined when `stream=True`.", "stream_options")
+            ask.include_usage = bool(self.stream_options.include_usage)
+        ask.cache_salt = self.cache_salt or ""
+        return ask
+
+
+class _Chat(_OpenAIFields, kw_only=True):
+    messages: Messages
+    max_completion_tokens: Positive | None = None
+
+
+class _Completion(_OpenAIFields, kw_only=True):
+    prompt: str | list[Any]
+
+
+class _Response(_Fields, kw_only=True):
+    input: str | Messages
+    instructions: str | None = None
+    max_output_tokens: Positive | None = None
+
+
+class _Message(_Fields, kw_only=True):
+    messages: Messages
+    system: str | list[Any] | None = None
+
+
+def _read_chat(fields: _Chat) -> Ask:
+    return fields.ask([chat_prompt(fields.messages, fields.tools)], fields.max_completion_tokens or fields.max_tokens)
+
+
+def _read_completion(fields: _Completion) -> Ask:
+    return fields.ask(_prompts(fields.prompt), fields.max_tokens or COMPLETION_TOKENS)
+
+
+def _read_response(fields: _Response) -> Ask:
+    messages: Messages = [{"role": "system", "content": fields.instructions}] if fields.instructions else []
+    asked = fields.input
+    messages += [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    return fields.ask([chat_prompt(messages, fields.tools)], fields.max_output_tokens)
+
+
+def _read_message(fields: _Message) -> Ask:
+    if fields.model is None or fields.max_tokens is None:
+        raise _refused("model and max_tokens are required", "model" if fields.model is None else "max_tokens")
+    system: Messages = [{"role": "system", "content": fields.system}] if fields.system else []
+    return fields.ask([chat_prompt(system + fields.messages, fields.tools)], fields.max_tokens)
+
+
+_READERS: dict[str, tuple[msgspec.json.Decoder[Any], Callable[[Any], Ask]]] = {
+    "/v1/chat/completions": (msgspec.json.Decoder(_Chat), _read_chat),
+    "/v1/completions": (msgspec.json.Decoder(_Completion), _read_completion),
+    "/v1/responses": (msgspec.json.Decoder(_Response), _read_response),
+    "/v1/messages": (msgspec.json.Decoder(_Message), _read_message),
+}
+
+
+def read_request(path: str, body: bytes, content_type: bytes) -> Ask:
+    """The request to one of the four paths. Raises RequestError."""
+    if content_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise _refused("Unsupported Media Type: Only 'application/json' is allowed", None)
+    decoder, read = _READERS[path]
     try:
-        value: object = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        try:
-            value = json.loads(body)
-        except json.JSONDecodeError as error:
-            detail = {
-                "type": "json_invalid",
-                "loc": f"body.{error.pos}",
-                "msg": "JSON decode error",
-                "input": "<dict of 0 items>",
-                "ctx": {"error": error.msg},
-            }
-            raise _invalid(str(detail), f"body.{error.pos}") from None
-        except (RecursionError, ValueError):
-            raise RequestError(400, "Bad Request", "There was an error parsing the body") from None
-    if not isinstance(value, dict):
-        raise _validation("model_attributes_type", "", "Input should be a valid dictionary or object", value)
-    return value
+        return read(decoder.decode(body))
+    # RecursionError is nesting deeper than the interpreter goes; UnicodeDecodeError is text that is no UTF-8.
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise _refused(str(error), None) from None
 
 
-class Fields:
-    """Typed access to a request object."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-
-    def required(self, name: str) -> object:
-        """A value that must be there; null counts as there."""
-        if name not in self.values:
-            raise _validation("missing", name, "Field required", self.values)
-        value: object = self.values[name]
-        return value
-
-    def text(self, name: str) -> str | None:
-        """A string."""
-        value = self.values.get(name)
-        if value is None or isinstance(value, str):
-            return value
-        raise _validation("string_type", name, "Input should be a valid string", value)
-
-    def flag(self, name: str) -> bool:
-        """A boolean, or what pydantic takes for one."""
-        value = self.values.get(name)
-        if value is None or isinstance(value, bool):
-            return bool(value)
-        if isinstance(value, int | float) and value in (0, 1):
-            return bool(value)
-        if isinstance(value, str):
-            if value.lower() in ("true", "t", "yes", "y", "on", "1"):
-                return True
-            if value.lower() in ("false", "f", "no", "n", "off", "0"):
-                return False
-            raise _validation("bool_parsing", name, "Input should be a valid boolean, unable to interpret input", value)
-        raise _validation("bool_type", name, "Input should be a valid boolean", value)
-
-    def integer(self, name: str) -> int | None:
-        """An integer, or what pydantic takes for one."""
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if isinstance(value, int):
-            return int(value)
-        if isinstance(value, float):
-            if math.isfinite(value) and value == int(value):
-                return int(value)
-            raise _validation(
-                "int_from_float", name, "Input should be a valid integer, got a number with a fractional part", value
-            )
-        if isinstance(value, str):
-            try:
-                return int(value)
-            except ValueError:
-                raise _validation(
-                    "int_parsing", name, "Input should be a valid integer, unable to parse string as an integer", value
-                ) from None
-        raise _validation("int_type", name, "Input should be a valid integer", value)
-
-    def object(self, name: str) -> Fields:
-        """A nested object; empty when absent."""
-        value = self.values.get(name)
-        if value is None:
-            return Fields({})
-        if not isinstance(value, dict):
-            raise _validation("model_attributes_type", name, "Input should be a valid dictionary or object", value)
-        return Fields(value)
-
-    def messages(self, name: str) -> list[dict[str, Any]]:
-        """A list of chat messages."""
-        value = self.required(name)
-        if not isinstance(value, list):
-            raise _validation("list_type", name, "Input should be a valid list", value)
-        for index, message in enumerate(value):
-            if not isinstance(message, dict):
-                raise _validation("dict_type", f"{name}.{index}", "Input should be a valid dictionary", message)
-            content = message.get("content")
-            if content is not None and not isinstance(content, str | list):
-                raise _validation("string_type", f"{name}.{index}.content", "Input should be a valid string", content)
-        return value
-
-
-def chat(values: dict[str, Any]) -> Ask:
-    """`POST /v1/chat/completions`."""
-    fields = Fields(values)
-    messages = fields.messages("messages")
-    limit = fields.integer("max_completion_tokens")
-    if limit is None:
-        limit = fields.integer("max_tokens")
-    return _openai(fields, _ask(fields, [chat_prompt(messages, values.get("tools"))], limit))
-
-
-def completion(values: dict[str, Any]) -> Ask:
-    """`POST /v1/completions`: a text, a list of texts, token ids, or a list of lists of token ids."""
-    fields = Fields(values)
-    prompt = values.get("prompt")
-    if prompt is None or prompt == "":
-        raise _refused("Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt")
-    limit = fields.integer("max_tokens")
-    return _openai(fields, _ask(fields, _prompts(prompt), 16 if limit is None else limit))
-
-
-def response(values: dict[str, Any]) -> Ask:
-    """`POST /v1/responses`, with the input in the request (none is stored here)."""
-    fields = Fields(values)
-    asked = fields.required("input")
-    messages: list[dict[str, Any]] = []
-    if instructions := fields.text("instructions"):
-        messages.append({"role": "system", "content": instructions})
-    if isinstance(asked, str):
-        messages.append({"role": "user", "content": asked})
-    else:
-        messages += fields.messages("input")
-    limit = fields.integer("max_output_tokens")
-    return _ask(fields, [chat_prompt(messages, values.get("tools"))], limit)
-
-
-def message(values: dict[str, Any]) -> Ask:
-    """`POST /v1/messages`, Anthropic's API."""
-    fields = Fields(values)
-    messages = fields.messages("messages")
-    fields.required("model")
-    if fields.integer("max_tokens") is None:
-        raise _validation("missing", "max_tokens", "Field required", values)
-    system = values.get("system")
-    if system is not None and not isinstance(system, str | list):
-        raise _validation("string_type", "system", "Input should be a valid string", system)
-    if system:
-        messages = [{"role": "system", "content": system}, *messages]
-    return _ask(fields, [chat_prompt(messages, values.get("tools"))], fields.integer("max_tokens"))
-
-
-def _ask(fields: Fields, prompts: list[Prompt], max_tokens: int | None) -> Ask:
-    """The fields all four share."""
-    if max_tokens is not None and max_tokens < 1:
-        raise _refused(
-            f"max_tokens must be at least 1, got {max_tokens}. (parameter=max_tokens, value={max_tokens})", "max_tokens"
-        )
-    stop = fields.values.get("stop")
-    if stop is not None and not isinstance(stop, str | list):
-        raise _validation("string_type", "stop", "Input should be a valid string", stop)
-    min_tokens = fields.integer("min_tokens") or 0
-    if max_tokens is not None and min_tokens > max_tokens:
-        raise _refused(
-            f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}. "
-            f"(parameter=min_tokens, value={min_tokens})",
-            "min_tokens",
-        )
-    return Ask(
-        model=fields.text("model") or "",
-        prompts=prompts,
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        ignore_eos=fields.flag("ignore_eos"),
-        stream=fields.flag("stream"),
-    )
-
-
-def _openai(fields: Fields, ask: Ask) -> Ask:
-    """What the two completion APIs have besides."""
-    choices = fields.integer("n")
-    ask.choices = 1 if choices is None else choices
-    if ask.choices < 1:
-        raise _refused(f"n must be at least 1, got {choices}. (parameter=n, value={choices})", "n")
-    if ask.choices * len(ask.prompts) > SEQUENCES_MAX:
-        text = f"n must be at most {SEQUENCES_MAX}, got {choices}. To increase this limit, set the "
-        raise _refused(text + "VLLM_MAX_N_SEQUENCES environment variable.", None)
-    options = fields.object("stream_options")
-    if options.values and not ask.stream:
-        text = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
-        raise _refused(text, "stream_options")
-    ask.include_usage = options.flag("include_usage")
-    ask.cache_salt = fields.text("cache_salt") or ""
-    return ask
-
-
-def _prompts(prompt: object) -> list[Prompt]:
+def _prompts(prompt: str | list[Any]) -> list[Prompt]:
+    """A text, a list of texts, token ids, or a list of lists of token ids. Raises RequestError, MsgspecError."""
+    if not prompt:
+        raise _refused("prompt must be provided and non-empty", "prompt")
     if isinstance(prompt, str):
         return [text_prompt(prompt)]
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(item, str) for item in prompt):
-            return [text_prompt(item) for item in _bounded(prompt)]
-        if _are_ids(prompt):
-            return [token_prompt(prompt)]
-        if all(isinstance(item, list) and item and _are_ids(item) for item in prompt):
-            return [token_prompt(item) for item in _bounded(prompt)]
-    raise _validation("string_type", "prompt", "Input should be a valid string", prompt)
-
-
-def _are_ids(items: list[object]) -> bool:
-    if not all(type(item) is int for item in items):
-        return False
-    for item in items:
-        assert isinstance(item, int)
-        if item < 0:
-            raise _validation("greater_than_equal", "prompt", "Input should be greater than or equal to 0", item)
-        if item > TOKEN_ID_MAX:
-            raise _refused(f"Token id {item} is out of vocabulary", None)
-    return True
-
-
-def _bounded(prompts: list[Any]) -> list[Any]:
-    if len(prompts) > PROMPTS_MAX:
-        raise _refused(
-            f"prompt list length {len(prompts)} exceeds the maximum allowed count of {PROMPTS_MAX}. To increase this "
-            "limit, set the VLLM_MAX_COMPLETION_PROMPTS environment variable. (parameter=prompt)",
-            "prompt",
-        )
-    return prompts
+    if isinstance(prompt[0], int):
+        return [token_prompt(msgspec.convert(prompt, TokenIds))]
+    if len(prompt) > PROMPTS_MAX:
+        raise _refused(f"prompt list length {len(prompt)} exceeds the maximum of {PROMPTS_MAX}", "prompt")
+    if isinstance(prompt[0], str):
+        return [text_prompt(text) for text in msgspec.convert(prompt, list[str])]
+    return [token_prompt(ids) for ids in msgspec.convert(prompt, list[TokenIds])]
 
 
 def _refused(message: str, param: str | None) -> RequestError:
-    """vLLM's own checks (`VLLMValidationError`)."""
     return RequestError(400, "BadRequestError", message, param)
-
-
-def _validation(kind: str, name: str, message: str, value: object) -> RequestError:
-    """One pydantic error as `handlers/validation.py` words it."""
-    location = f"body.{name}" if name else "body"
-    return _invalid(str({"type": kind, "loc": location, "msg": message, "input": _summary(value)}), location)
-
-
-def _invalid(text: str, location: str | None) -> RequestError:
-    return RequestError(400, "Bad Request", f"1 validation error:\n  {text}", location)
-
-
-def _summary(value: object) -> str:
-    if isinstance(value, list | dict):
-        return f"<{type(value).__name__} of {len(value)} items>"
-    try:
-        text = str(value)
-    except ValueError:  # an integer of more digits than Python will print
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= INPUT_CHARS_MAX else text[:INPUT_CHARS_MAX] + "...[truncated]"

@@ -18,68 +18,81 @@ REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything a simulated replica is told. Raises SimConfigError on a value that cannot work."""
+    """Settings of one simulated replica. Raises SimConfigError for a value that cannot work."""
 
     host: str = "127.0.0.1"
+    """IP address to listen on."""
     port: int = 0
-    """0: the OS picks one; the ready line says which."""
+    """TCP port to listen on; 0 lets the system pick one, and the ready line names it."""
     url: str = ""
-    """How others reach this replica; empty: http://host:port."""
+    """Base URL under which routers and other replicas reach this one. Empty: `http://HOST:PORT`."""
     replica_id: str = "sim-0"
+    """Replica id, unique on the edge."""
     model: str = "sim"
-    """Served model name. Another one that is no adapter is answered with 404."""
+    """Served model name. A request for another name that is no adapter is answered 404."""
     adapters: tuple[str, ...] = ()
-    """LoRA adapters served beside the model; `/v1/load_lora_adapter` adds more."""
+    """LoRA adapters served in addition to the model; `/v1/load_lora_adapter` adds more."""
     max_loras: int = 0
-    """LoRA adapters one batch may hold; 0: none are served."""
+    """LoRA adapters that one batch may hold; 0: no adapters are served."""
     lora_load_ms: float = 100.0
-    """What loading an adapter takes, while everything else in the batch waits."""
+    """Time to load an adapter, in milliseconds, during which the batch stands still."""
 
     kv_tokens: int = 524_288
-    """KV capacity in tokens."""
+    """KV capacity, in tokens."""
     block_size: int = 16
-    """Tokens a KV block."""
+    """Tokens per KV block."""
     max_model_len: int = 131_072
-    """Context length: prompt and answer together, in tokens. Capped to `kv_tokens`."""
+    """Context length: prompt and answer together, in tokens. At most `kv_tokens`."""
     max_num_seqs: int = 256
+    """Most sequences in one batch, as vLLM's `--max-num-seqs`."""
     max_num_batched_tokens: int = 8_192
+    """Most tokens computed in one step, as vLLM's `--max-num-batched-tokens`."""
     timing: str = "dense-h100"
-    """Preset of step durations; see `pointsman.engine.sim.timing`."""
+    """Preset of step durations: `dense-h100` or `fast`."""
     token_interval_ms: float = 0.0
-    """Above 0: a fixed pace instead of the preset; every running sequence emits one token each interval."""
+    """Fixed interval between two tokens of every running sequence, in milliseconds, instead of the preset; 0: the
+    preset."""
     first_token_ms: float = 0.0
-    """A request enters the engine this much after it arrived: the time to first token of an idle, paced replica."""
+    """Delay, in milliseconds, before a request enters the engine: the time to first token of an idle replica with a
+    fixed interval."""
     mean_output_tokens: int = 128
-    """Mean of the answer length where the client neither cuts it short nor sets `ignore_eos`."""
+    """Mean length of answers that the client does not limit, in tokens."""
     seed: int = 0
+    """Seed of the answers' lengths and words."""
 
     register: tuple[str, ...] = ()
-    """Admin URLs of the routers to register with; empty: none."""
+    """Admin URLs of the routers to register with. Empty: none."""
     admin_token: str = ""
+    """Bearer token for the routers' admin API. Empty: none."""
     events: bool = True
-    """Tell the routers what is resident and what becomes of requests; off, it is a plain endpoint to them."""
+    """Whether the replica reports KV, first tokens and ends of requests to the routers. When off, routers treat it as a
+    plain endpoint."""
     heartbeat_s: float = 2.0
+    """Interval between two renewals of the registration, in seconds."""
     ttl_s: float = 10.0
+    """Lease of the registration, in seconds: without a renewal the router removes the replica."""
 
     role: Role = Role.BOTH
-    """`prefill` computes prompts for others, `decode` has prompts computed where the router says."""
+    """Role of the replica: `both`, `prefill` (computes prompts for others) or `decode` (has prompts computed where the
+    router says so)."""
     prefill_timeout_s: float = 30.0
-    """A decode replica computes a prompt itself that was not computed elsewhere for so long."""
+    """Time, in seconds, after which a decode replica computes a prompt itself that a prefill replica has not
+    finished."""
     handoff_ms: float = 2.0
-    """What fetching KV takes a decode replica, whatever its size."""
+    """Fixed part of the time to transfer KV to a decode replica, in milliseconds."""
     handoff_us_per_token: float = 2.5
-    """And for each token of it: 128 KiB a token at 50 GB/s."""
+    """Time to transfer the KV of one token, in microseconds; the default is 128 KiB a token at 50 GB/s."""
     kv_lease_s: float = 30.0
-    """A prefill replica keeps KV that nobody fetches for so long, as NIXL does."""
+    """Time, in seconds, for which a prefill replica keeps KV that no decode replica fetches, as NIXL does."""
 
     echo: bool = False
-    """Answer /echo... with what was received."""
+    """Whether `/echo...` answers with the request as it was received; for tests."""
     faults: bool = False
-    """Serve /sim/fault and /sim/stats."""
+    """Whether `/sim/fault` and `/sim/stats` are served; for tests."""
     drain_s: float = 30.0
-    """After the first SIGTERM or SIGINT, how long running streams may take to finish."""
+    """Time, in seconds, that running streams have to finish after the first SIGTERM or SIGINT."""
     keep_alive_s: float = 5.0
-    """Idle connections are closed after this long, as vLLM does (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
+    """Time, in seconds, after which an idle connection is closed, as vLLM's `VLLM_HTTP_TIMEOUT_KEEP_ALIVE`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

@@ -31,13 +31,9 @@ class RequestError(EngineSimError):
         self.kind = kind
         self.message = message
         self.param = param
-        self.anthropic = False
-        """Worded as `/v1/messages` words what its own handler refuses."""
 
     def body(self) -> bytes:
         """The JSON body, keys in vLLM's order."""
-        if self.anthropic:
-            return msgspec.json.encode({"type": "error", "error": {"type": self.kind, "message": self.message}})
         return msgspec.json.encode(
             {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
         )

@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
 from pointsman.engine.sim.errors import RequestError
+from pointsman.engine.sim.http import Exchange, Service
+
+HEALTH_PATHS = ("/health", "/ping")
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
-    """The switches. All off: a healthy replica."""
+    """The switches of `POST /sim/fault`. All off: a healthy replica."""
 
     health: bool = True
     """false: /health answers 503."""
@@ -45,3 +50,74 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             names = ", ".join(self.__struct_fields__)
             raise RequestError(400, "Bad Request", f"{error}; an object of {names} is expected") from None
+
+
+class FaultInjection:
+    """The faults of one replica: how the switches stand, and the requests that hang.
+
+    The replica asks `takes` and `hangs` before it answers. A request that hangs is handled again when the fault ends.
+    """
+
+    def __init__(
+        self, service: Service, handle: Callable[[Exchange], None], on_change: Callable[[Faults], None]
+    ) -> None:
+        """`handle` serves a request that hung; `on_change` receives the switches of the engine."""
+        self.switches = Faults()
+        self._service = service
+        self._handle = handle
+        self._on_change = on_change
+        self._hung: list[Exchange] = []
+        self._reopening: asyncio.Task[None] | None = None
+
+    @property
+    def hung(self) -> int:
+        """Requests that were read and not answered."""
+        return len(self._hung)
+
+    def hangs(self, exchange: Exchange) -> bool:
+        """Whether a health check is read and not answered: it is kept until the fault ends."""
+        if self.switches.health_hang:
+            self._hung.append(exchange)
+        return self.switches.health_hang
+
+    def takes(self, exchange: Exchange) -> bool:
+        """Whether a fault ended or holds this request to `/v1`. Raises RequestError for one that is to fail."""
+        switches = self.switches
+        if switches.reset_before_response > 0:
+            switches.reset_before_response -= 1
+            exchange.reset()
+        elif switches.hang:
+            self._hung.append(exchange)
+        elif switches.error_count > 0:
+            switches.error_count -= 1
+            raise RequestError(switches.error_status, "InternalServerError", "A fault that was asked for")
+        else:
+            return False
+        return True
+
+    def show(self, exchange: Exchange) -> None:
+        """Answer `GET /sim/fault`."""
+        exchange.respond(200, msgspec.json.encode(self.switches))
+
+    def change(self, exchange: Exchange) -> None:
+        """Answer `POST /sim/fault`. Raises RequestError."""
+        before, self.switches = self.switches, self.switches.updated(exchange.body)
+        self._on_change(self.switches)
+        if self.switches.refuse and not before.refuse:
+            # Before the answer: the connection that asked is busy, so it stays and can take it back.
+            self._service.stop_listening()
+            self._service.close_idle()
+        if before.refuse and not self.switches.refuse:
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen(exchange))
+        else:
+            self.show(exchange)
+        hung, self._hung = self._hung, []
+        for waiting in hung:
+            if self.switches.health_hang if waiting.path in HEALTH_PATHS else self.switches.hang:
+                self._hung.append(waiting)
+            elif not waiting.lost:
+                self._handle(waiting)
+
+    async def _reopen(self, exchange: Exchange) -> None:
+        await self._service.listen_again()
+        self.show(exchange)

@@ -1,21 +1,35 @@
 """Prefill and decode apart, simulated: KV that one replica keeps for another, and how the other fetches it.
 
-A prefill replica keeps the blocks of a leg until they are fetched, at most for a lease, as NIXL does. A decode replica
-runs the leg (engine/disaggregation.py), waits as long as the transfer would take, and asks the prefill replica to let
-go: that request stands for the transfer, and fails where it would.
+A prefill replica keeps the blocks of a prefill request until they are fetched, at most for a lease, as NIXL does. A
+decode replica sends the prefill request (engine/disaggregation.py), waits as long as the transfer would take, and asks
+the prefill replica to free the blocks: that call stands for the transfer, and fails where the transfer would.
 """
 
 from __future__ import annotations
 
 import asyncio
+from array import array
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
 import msgspec
 
 from pointsman.contract.events import Handoffs
+from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
 from pointsman.contract.tls import tls_for
-from pointsman.engine.disaggregation import CONNECT_TIMEOUT_S, CONNECTORS, Leg, Outcome, Peer, Prefiller
+from pointsman.engine.disaggregation import (
+    CONNECT_TIMEOUT_S,
+    CONNECTORS,
+    PREFILL_HEADER,
+    HandoffOutcome,
+    Peer,
+    Prefiller,
+    PrefillRequest,
+    pack_prefix,
+    parse_peer,
+)
+from pointsman.engine.sim.bodies import Ask
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import RequestError
 from pointsman.engine.sim.http import Exchange
@@ -29,7 +43,7 @@ class _Fetch(msgspec.Struct):
 
 
 class KeptKV:
-    """What a prefill replica keeps for others."""
+    """The KV that a prefill replica keeps for decode replicas."""
 
     def __init__(self, model: EngineModel, loop: asyncio.AbstractEventLoop, lease_s: float) -> None:
         self._model = model
@@ -43,7 +57,7 @@ class KeptKV:
         return len(self._tokens)
 
     def keep(self, sequence_id: str, tokens: int, host: str, port: int) -> dict[str, Any]:
-        """A leg is done and the model keeps its blocks: what to tell who will fetch them."""
+        """Keep the blocks of a prefill request that is done; the transfer parameters to answer with."""
         self._tokens[sequence_id] = tokens
         self._loop.call_later(self._lease_s, self._expire, sequence_id)
         return {
@@ -58,7 +72,7 @@ class KeptKV:
         }
 
     def serve(self, exchange: Exchange) -> None:
-        """`POST /sim/kv`: the KV of one leg, which is let go. Raises RequestError."""
+        """Answer `POST /sim/kv`: free the KV of one prefill request. Raises RequestError."""
         try:
             asked = msgspec.json.decode(exchange.body, type=_Fetch).request
         except msgspec.MsgspecError as error:
@@ -76,8 +90,8 @@ class KeptKV:
             self.expired += 1
 
 
-class Taker:
-    """A decode replica's way to KV that others computed."""
+class HandoffClient:
+    """The handoffs of one decode replica."""
 
     def __init__(self, config: SimConfig) -> None:
         self._config = config
@@ -87,13 +101,34 @@ class Taker:
     def totals(self) -> Handoffs:
         return self._prefiller.totals()
 
-    def unsuitable(self) -> None:
-        """A paired request that cannot be handed over."""
-        self._prefiller.count(Outcome.UNSUITABLE)
+    def plan(
+        self, exchange: Exchange, ask: Ask, request_id: str, scope: int, salt: str
+    ) -> Coroutine[Any, Any, int] | None:
+        """The handoff of a request, where the router chose a prefill replica for it; None computes the prompt here.
 
-    async def take(self, peer: Peer, leg: Leg) -> int:
-        """Has the prompt computed and fetches its KV: tokens that need no computing here, 0 when any of it failed."""
-        async with self._prefiller.handoff(peer, leg) as params:
+        The coroutine gives the tokens that need no computing here, see `take`. `scope` and `salt` are those of the
+        request's keys and blocks.
+        """
+        named = exchange.header(PREFILL_HEADER.encode())
+        if named is None:
+            return None
+        peer = parse_peer(named.decode("latin-1"))
+        if peer is None or len(ask.prompts) * ask.choices > 1:
+            self._prefiller.count(HandoffOutcome.UNSUITABLE)
+            return None
+        body = exchange.body
+        prefill = PrefillRequest(
+            request_id=request_id,
+            model=ask.model or self._config.model,
+            prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
+            cache_salt=salt,
+            prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
+        )
+        return self.take(peer, prefill)
+
+    async def take(self, peer: Peer, prefill: PrefillRequest) -> int:
+        """Have the prompt computed and fetch its KV; the tokens that need no computing here, 0 after any failure."""
+        async with self._prefiller.handoff(peer, prefill) as params:
             if params is None:
                 return 0
             tokens = int(params["remote_num_tokens"])
@@ -106,7 +141,7 @@ class Taker:
             except httpx.HTTPError:
                 answer = None
             if answer is None or answer.status_code != 200:
-                self._prefiller.count(Outcome.LOST)
+                self._prefiller.count(HandoffOutcome.LOST)
                 return 0
             return tokens
 

@@ -166,9 +166,6 @@ class EngineModel:
         """Requests in the engine, running and waiting."""
         return len(self._sequences)
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._sequences
-
     def add(self, request: SimRequest) -> None:
         """Queue a request.
 

@@ -1,4 +1,4 @@
-"""What a simulated replica tells routers: prefix keys from the bodies it serves, first tokens, ends, load.
+"""The reports of a simulated replica to routers: prefix keys from the bodies it serves, first tokens, ends, load.
 
 `Reporter` joins the model's events with the requests they belong to and hands them to a `Publisher`. The keys are those
 the router sees, made from the same bytes. Of a request with several prompts or choices the first prompt counts.
@@ -15,7 +15,7 @@ from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
 from pointsman.engine.attribution import Attribution, KeyDepths
 from pointsman.engine.disaggregation import unpack_prefix
-from pointsman.engine.publisher import Publisher
+from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.sim.blocks import Stored
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
@@ -35,34 +35,42 @@ class Reporter:
         self.transports = [RouterTransport(admin, config.admin_token, config.replica_id) for admin in config.register]
         self.publisher = Publisher(
             self.transports,
-            epoch=uuid.uuid4().hex,
-            born_ms=int(time.time() * 1000),
-            capacity_tokens=model.config.blocks * model.config.block_size,
-            block_tokens=self._block_size,
-            resident=self.attribution.resident,
-            depths=self.attribution.depths,
-            load=self._load,
-            handoffs=handoffs,
-            adapters=(lambda: model.adapters.loaded) if config.max_loras else lambda: None,
-            adapter_slots=config.max_loras,
+            EngineFacts(
+                epoch=uuid.uuid4().hex,
+                born_ms=int(time.time() * 1000),
+                capacity_tokens=model.config.blocks * model.config.block_size,
+                block_tokens=self._block_size,
+                adapter_slots=config.max_loras,
+            ),
+            EngineReadings(
+                resident=self.attribution.resident,
+                depths=self.attribution.depths,
+                load=self._load,
+                handoffs=handoffs,
+                adapters=(lambda: model.adapters.loaded) if config.max_loras else lambda: None,
+            ),
         )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begin to publish; the task ends only by `stop`."""
+        """Begin to publish; the task ends by `stop` alone."""
         self._task = asyncio.create_task(self.publisher.run(), name="publish")
         return self._task
 
     async def stop(self) -> None:
-        """Say what is left to say and close."""
+        """Publish what waits and close."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
         await self.publisher.close()
 
     def began(self, body: bytes, request: SimRequest, scope: int, handed: str = "") -> None:
-        """A request with this body was understood; `request` is its first sequence, `scope` that of its keys.
-        `handed`: the scoped keys that came with a prefill leg, whose own body is not the one the router sees."""
+        """Note a request whose body was read.
+
+        `request`: its first sequence.
+        `scope`: that of its keys.
+        `handed`: the scoped keys that came with a prefill request, whose own body is not the one the router sees.
+        """
         keys: Sequence[int]
         if handed:
             keys, prompt_bytes = unpack_prefix(handed)
@@ -71,20 +79,20 @@ class Reporter:
         if keys:
             depths = self._depths.blocks(keys, prompt_bytes, request.prompt_tokens, self._block_size)
             self.attribution.begin(request.request_id, keys, depths, request.block_hashes)
-            self._tell_keys()
+            self._publish_keys()
 
     def stepped(self, result: StepResult) -> None:
-        """The model took a step that is there to see."""
+        """Report a step of the model whose time is over."""
         attribution = self.attribution
         for event in result.events:
             if isinstance(event, Stored):
                 attribution.stored(event.hashes, event.parent)
             else:
                 attribution.removed(event.hashes)
-        self._tell_keys()
+        self._publish_keys()
 
     def first_token(self, request_id: str, prompt_tokens: int, cached_tokens: int, ttft_s: float) -> None:
-        """A request, by the id its client and router know it by, got its first token."""
+        """Report that a request, by the id its client and router use, has its first token."""
         self.publisher.first_token(FirstToken(request_id, prompt_tokens, cached_tokens, ttft_s * 1000))
 
     def ended(
@@ -94,7 +102,7 @@ class Reporter:
         self.attribution.finish(sequence_id)
         self.publisher.finished(Finished(request_id, prompt_tokens, completion_tokens, decode_ms))
 
-    def _tell_keys(self) -> None:
+    def _publish_keys(self) -> None:
         self.publisher.keys(*self.attribution.take())
 
     def _load(self) -> EngineLoad:

@@ -1,6 +1,6 @@
-"""Generation: from a request body to an answer under way, and from engine steps to the bytes of answers.
+"""Generation: from a request body to an active answer, and from engine steps to the bytes of answers.
 
-`Generation` owns the model, its driver and everything in flight. It is what vLLM's API server and engine are together.
+`Generation` owns the model, its driver and everything in flight: what vLLM's API server and engine are together.
 """
 
 from __future__ import annotations
@@ -8,33 +8,23 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from array import array
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
 
 from pointsman.contract.events import Handoffs
-from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
+from pointsman.contract.prefix_keys import SCOPE_HEADER
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope, tenant_salt
-from pointsman.engine.disaggregation import (
-    LEG_HEADER,
-    PARAMS,
-    PREFILL_HEADER,
-    REFUSAL,
-    Leg,
-    Peer,
-    pack_prefix,
-    parse_peer,
-)
+from pointsman.engine.disaggregation import PARAMS, PREFILL_KEYS_HEADER, REFUSAL
 from pointsman.engine.sim.answers import Choice, Reply, StreamReply
-from pointsman.engine.sim.bodies import Ask, chat, completion, message, read_json, response
+from pointsman.engine.sim.bodies import Ask, read_request
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.driver import Driver
 from pointsman.engine.sim.errors import RequestError
 from pointsman.engine.sim.faults import Faults
-from pointsman.engine.sim.handoff import KeptKV, Taker
+from pointsman.engine.sim.handoff import HandoffClient, KeptKV
 from pointsman.engine.sim.http import Exchange
 from pointsman.engine.sim.metrics import Metrics
 from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
@@ -43,11 +33,11 @@ from pointsman.engine.sim.reporting import Reporter
 from pointsman.engine.sim.wire import ChatWire, CompletionWire, Wire
 from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
-APIS: dict[str, tuple[Callable[[dict[str, Any]], Ask], type[Wire]]] = {
-    "/v1/chat/completions": (chat, ChatWire),
-    "/v1/completions": (completion, CompletionWire),
-    "/v1/responses": (response, ResponseWire),
-    "/v1/messages": (message, MessageWire),
+APIS: dict[str, type[Wire]] = {
+    "/v1/chat/completions": ChatWire,
+    "/v1/completions": CompletionWire,
+    "/v1/responses": ResponseWire,
+    "/v1/messages": MessageWire,
 }
 
 
@@ -64,12 +54,12 @@ class Generation:
         self.kept = KeptKV(model, loop, config.kv_lease_s)
         self.port = config.port
         """Where others fetch what is kept."""
-        self._taker = Taker(config) if config.role is Role.DECODE else None
+        self._handoff_client = HandoffClient(config) if config.role is Role.DECODE else None
         self._faults = Faults()
         self.adapters = set(config.adapters)
         """LoRA adapters that are served."""
         self._config = config
-        self._model = model
+        self.model = model
         self._loop = loop
         self._reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
         self._driver = Driver(model, self._deliver, loop)
@@ -86,12 +76,12 @@ class Generation:
 
     def handoffs(self) -> Handoffs | None:
         """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
-        return None if self._taker is None else self._taker.totals()
+        return None if self._handoff_client is None else self._handoff_client.totals()
 
     async def close(self) -> None:
         """After `stop`: connections to other replicas end."""
-        if self._taker is not None:
-            await self._taker.close()
+        if self._handoff_client is not None:
+            await self._handoff_client.close()
 
     @property
     def in_flight(self) -> int:
@@ -113,52 +103,11 @@ class Generation:
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request to one of `APIS`. Raises RequestError, before anything was sent or queued."""
-        path = exchange.path
-        reader, wire = APIS[path]
-        try:
-            ask = self._read(exchange, reader)
-        except RecursionError:
-            # Nested deeper than the interpreter goes; the standard library's parser ends the same way in vLLM.
-            raise RequestError(400, "Bad Request", "There was an error parsing the body") from None
-        try:
-            self._check(ask)
-        except RequestError as error:
-            error.anthropic = path == "/v1/messages"
-            raise
-        self._answer(exchange, wire, ask)
-
-    def _read(self, exchange: Exchange, reader: Callable[[dict[str, Any]], Ask]) -> Ask:
-        """What is asked. Raises RequestError."""
-        values = read_json(exchange.body, exchange.header(b"content-type") or b"")
-        ask = reader(values)
-        role = self._config.role
-        if role is not Role.BOTH and (params := values.get(PARAMS)) is not None:
-            if exchange.header(LEG_HEADER.encode()) is None:
-                raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
-            ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
-        return ask
-
-    def _check(self, ask: Ask) -> None:
-        """What vLLM refuses once it knows what is asked. Raises RequestError."""
-        served, limit = self._config.model, self._config.context_tokens
-        if ask.model and ask.model != served and ask.model not in self.adapters:
-            text = f"The model `{ask.model}` does not exist. Valid aliases: {served}."
-            raise RequestError(404, "NotFoundError", text, "model")
-        if ask.max_tokens is not None and ask.max_tokens > limit:
-            text = f"max_tokens={ask.max_tokens} cannot be greater than max_model_len={limit}. "
-            text += f"Please request fewer output tokens. (parameter=max_tokens, value={ask.max_tokens})"
-            raise RequestError(400, "BadRequestError", text, "max_tokens")
-        for prompt in ask.prompts:
-            if not prompt.tokens:
-                raise RequestError(400, "BadRequestError", "The decoder prompt cannot be empty")
-            if prompt.tokens > limit:
-                text = f"This model's maximum context length is {limit} tokens. However, your prompt contains "
-                text += f"{prompt.tokens} input tokens, which exceeds this limit even without any output tokens. "
-                text += f"Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt.tokens})"
-                raise RequestError(400, "BadRequestError", text, "input_tokens")
-            if prompt.tokens == limit:
-                text = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
-                raise RequestError(400, "BadRequestError", text, "max_tokens")
+        ask = read_request(exchange.path, exchange.body, exchange.header(b"content-type") or b"")
+        _check_handoff(exchange, ask, self._config.role)
+        _check_model(ask, {self._config.model, *self.adapters})
+        _check_lengths(ask, self._config.context_tokens)
+        self._answer(exchange, APIS[exchange.path], ask)
 
     def _answer(self, exchange: Exchange, wire_class: type[Wire], ask: Ask) -> None:
         """Queue every sequence the request asks for and begin its reply."""
@@ -198,15 +147,16 @@ class Generation:
                 self._choices[request.request_id] = choice
                 requests.append(request)
         if self._reporter is not None:
-            prefix = (exchange.header(LEG_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
+            prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
             self._reporter.began(exchange.body, requests[0], scope, prefix)
         self._replies.add(reply)
         self._idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
         reply.begin()
-        leg = self._leg(exchange, ask, reply, scope, salt)
-        if leg is not None:
-            reply.handoff = self._loop.create_task(self._hand_over(*leg, requests[0]))
+        client = self._handoff_client
+        handoff = None if client is None else client.plan(exchange, ask, request_id, scope, salt)
+        if handoff is not None:
+            reply.handoff = self._loop.create_task(self._submit_after(handoff, requests[0]))
         else:
             self._submit(requests)
 
@@ -220,30 +170,11 @@ class Generation:
             for request in requests:
                 self._driver.submit(request)
 
-    def _leg(self, exchange: Exchange, ask: Ask, reply: Reply, scope: int, salt: str) -> tuple[Peer, Leg] | None:
-        """The prefill leg of a request, where the router chose one."""
-        named = exchange.header(PREFILL_HEADER.encode())
-        if named is None or self._taker is None:
-            return None
-        peer = parse_peer(named.decode("latin-1"))
-        if peer is None or len(reply.choices) > 1:
-            self._taker.unsuitable()
-            return None
-        body = exchange.body
-        leg = Leg(
-            request_id=reply.request_id,
-            model=ask.model or self._config.model,
-            prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
-            cache_salt=salt,
-            prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
-        )
-        return peer, leg
-
-    async def _hand_over(self, peer: Peer, leg: Leg, request: SimRequest) -> None:
-        assert self._taker is not None
+    async def _submit_after(self, handoff: Coroutine[Any, Any, int], request: SimRequest) -> None:
+        """Queue a request once its prompt was computed on another replica, or not."""
         self.metrics.waiting_outside += 1
         try:
-            tokens = await self._taker.take(peer, leg)
+            tokens = await handoff
         finally:
             self.metrics.waiting_outside -= 1
         self._submit([msgspec.structs.replace(request, external_tokens=tokens)])
@@ -283,7 +214,7 @@ class Generation:
                 self.metrics.finished[finished.reason] += 1
 
     def _keep(self, choice: Choice) -> None:
-        """The only token of a prefill leg is computed: its blocks stay, and the answer says where."""
+        """The only token of a prefill request is computed: its blocks stay, and the answer says where."""
         reply = choice.reply
         reply.wire.kv_transfer_params = self.kept.keep(
             choice.request_id, reply.first_prompt_tokens, self._config.host, self.port
@@ -302,8 +233,8 @@ class Generation:
             reply.handoff.cancel()
         for choice in reply.choices:
             if self._choices.pop(choice.request_id, None) is not None:
-                self._model.abort(choice.request_id)
-                self._model.let_go(choice.request_id)
+                self.model.abort(choice.request_id)
+                self.model.let_go(choice.request_id)
                 self.metrics.finished["abort"] += 1
         if reply in self._replies:
             decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
@@ -319,3 +250,31 @@ class Generation:
         self._replies.discard(reply)
         if not self._replies:
             self._idle.set()
+
+
+def _check_handoff(exchange: Exchange, ask: Ask, role: Role) -> None:
+    """Note whether the request is a prefill request. Raises RequestError for parameters that no replica set."""
+    params = ask.kv_transfer_params
+    if role is Role.BOTH or params is None:
+        return
+    if exchange.header(PREFILL_KEYS_HEADER.encode()) is None:
+        raise RequestError(400, "BadRequestError", REFUSAL, PARAMS)
+    ask.keeps_kv = role is Role.PREFILL and isinstance(params, dict) and bool(params.get("do_remote_decode"))
+
+
+def _check_model(ask: Ask, served: set[str]) -> None:
+    """Raises RequestError for a model that is not served; none named is the replica's own."""
+    if ask.model and ask.model not in served:
+        raise RequestError(404, "NotFoundError", f"The model `{ask.model}` does not exist.", "model")
+
+
+def _check_lengths(ask: Ask, limit: int) -> None:
+    """Raises RequestError for what does not fit a context of `limit` tokens."""
+    if ask.max_tokens is not None and ask.max_tokens > limit:
+        text = f"max_tokens={ask.max_tokens} cannot be greater than max_model_len={limit}."
+        raise RequestError(400, "BadRequestError", text, "max_tokens")
+    for prompt in ask.prompts:
+        if not 0 < prompt.tokens < limit:
+            text = f"This model's maximum context length is {limit} tokens, one of them for the answer. "
+            text += f"However, your prompt contains {prompt.tokens} input tokens."
+            raise RequestError(400, "BadRequestError", text, "input_tokens")

@@ -15,7 +15,6 @@ import msgspec
 from pointsman.engine.sim.prompts import TOKEN_BYTES
 
 FINGERPRINT = "vllm-0.32.0-sim"
-LAST_CHUNK = b"0\r\n\r\n"
 _FINGERPRINT_TAIL = b',"system_fingerprint":"%b"}' % FINGERPRINT.encode()
 
 
@@ -65,7 +64,7 @@ class Wire(ABC):
         self.choices = choices
         self.include_usage = include_usage
         self.kv_transfer_params: dict[str, Any] | None = None
-        """Of a prefill leg's answer."""
+        """Of a prefill request's answer."""
         self.id_json = msgspec.json.encode(self.request_id)
         self.model_json = msgspec.json.encode(model)
 
@@ -89,7 +88,7 @@ class Wire(ABC):
 
     @abstractmethod
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        """What follows the last choice, the end of the chunked body included."""
+        """What follows the last choice."""
 
     @abstractmethod
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
@@ -165,13 +164,13 @@ class ChatWire(ObjectWire):
 
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
         if not self.include_usage:
-            return DONE + LAST_CHUNK
+            return DONE
         counts = (
             b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":'
             b'{"cached_tokens":%d,"created_cache_tokens":%d}}'
             % (usage.prompt, usage.prompt + usage.completion, usage.completion, usage.cached, usage.created)
         )
-        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE + LAST_CHUNK
+        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE
 
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
         choices = [
@@ -231,12 +230,12 @@ class CompletionWire(ObjectWire):
 
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
         if not self.include_usage:
-            return DONE + LAST_CHUNK
+            return DONE
         counts = (
             b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":'
             b'{"cached_tokens":%d}}' % (usage.prompt, usage.prompt + usage.completion, usage.completion, usage.cached)
         )
-        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE + LAST_CHUNK
+        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE
 
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
         choices = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.engine.sim.wire import LAST_CHUNK, Finished, Usage, Wire, event
+from pointsman.engine.sim.wire import Finished, Usage, Wire, event
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 _STATUS = {"stop": "completed", "length": "incomplete"}
@@ -44,7 +44,6 @@ class MessageWire(Wire):
             event(b'{"type":"content_block_stop","index":0}', b"content_block_stop")
             + event(stop, b"message_delta")
             + event(b'{"type":"message_stop"}', b"message_stop")
-            + LAST_CHUNK
         )
 
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
@@ -99,7 +98,6 @@ class ResponseWire(Wire):
             + self._event("response.content_part.done", **self._place(), part=_text_part(text))
             + self._event("response.output_item.done", item=item, output_index=0)
             + self._event(done, response=self._response(_STATUS[reason], [item], usage))
-            + LAST_CHUNK
         )
 
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
@@ -126,24 +124,15 @@ class ResponseWire(Wire):
     def _response(self, status: str, output: list[dict[str, object]], usage: Usage | None) -> dict[str, object]:
         return {
             "id": self.request_id,
-            "created_at": self.created,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "instructions": None,
-            "metadata": None,
-            "model": self.model,
             "object": "response",
+            "created_at": self.created,
+            "model": self.model,
+            "status": status,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": output,
             "parallel_tool_calls": True,
-            "temperature": 1.0,
             "tool_choice": "auto",
             "tools": [],
-            "top_p": 1.0,
-            "background": False,
-            "max_output_tokens": None,
-            "previous_response_id": None,
-            "service_tier": "auto",
-            "status": status,
-            "truncation": "disabled",
             "usage": None
             if usage is None
             else {
@@ -153,7 +142,6 @@ class ResponseWire(Wire):
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": usage.prompt + usage.completion,
             },
-            "user": None,
         }
 
 

@@ -4,9 +4,9 @@ VllmError
     VllmConfigError      configuration: a setting is wrong; names key, value and what was expected
     MissingExtraError    configuration: Ray or vLLM is not installed; says how to install it
     EngineStartError     configuration: vLLM refused to start; carries vLLM's own message
-    UnknownPoolError     configuration: an order names a pool the fleet has not; names those it has
+    UnknownPoolError     configuration: an order names a pool that the fleet does not have; names those it has
     ClusterError         operational: Ray cannot be reached, or has no room for a replica
-    ReplicaDiedError     operational: a replica that served stopped doing so; its keeper starts it again
+    ReplicaDiedError     operational: a replica that served stopped doing so; its supervisor starts it again
 
 They cross process borders inside Ray's own exceptions, so each can be pickled.
 """
@@ -38,7 +38,7 @@ class MissingExtraError(VllmError):
     def __str__(self) -> str:
         return (
             f"real vLLM replicas need the Python package {self.module!r}, which is not installed: "
-            "`pip install 'pointsman[engine]'` where there is a GPU, `make engine-cpu` where there is none"
+            "`pip install '.[engine]'` in the clone where there is a GPU, `make engine-cpu` where there is none"
         )
 
 

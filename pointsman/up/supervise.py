@@ -71,7 +71,7 @@ def require_vllm() -> None:
         if find_spec(module) is None:
             raise StartError(
                 f"--engine vllm needs the Python package {module!r}, which is not installed: "
-                "`pip install 'pointsman[engine]'` where there is a GPU, `make engine-cpu` where there is none"
+                "`pip install '.[engine]'` in the clone where there is a GPU, `make engine-cpu` where there is none"
             )
 
 

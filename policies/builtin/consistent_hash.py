@@ -31,7 +31,7 @@ class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
     """The ring and its bound."""
 
     virtual_nodes: Annotated[
-        int, Meta(ge=1, le=1000, description="Points of each replica on the ring. More spread keys more evenly.")
+        int, Meta(ge=1, le=1000, description="Points of each replica on the ring; more points spread keys more evenly.")
     ] = 100
     load_factor: (
         Annotated[
@@ -39,8 +39,8 @@ class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
             Meta(
                 ge=1.0,
                 le=1000.0,
-                description="Times the mean of requests in flight beyond which a replica's keys go to the next on the "
-                "ring; null for no bound. Default 1.25, with `compat: ray` null.",
+                description="Multiple of the mean of requests in flight beyond which a replica is full and its keys "
+                "go to the next on the ring; null: no bound. Default 1.25, with `compat: ray` null.",
             ),
         ]
         | UnsetType
@@ -51,12 +51,15 @@ class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="With fewer requests in flight a replica is not full, however idle others are.",
+            description="Requests in flight below which a replica is never full, however idle the others are.",
         ),
     ] = 1
     compat: Annotated[
         Literal["ray"] | None,
-        Meta(description="`ray` keeps every key where Ray Serve's ConsistentHashRouter has it: no bound by default."),
+        Meta(
+            description="Compatibility mode. `ray` maps every key to the replica that Ray Serve's "
+            "ConsistentHashRouter uses, without a load bound by default; null: none."
+        ),
     ] = None
     fallback: Annotated[PolicyDocument, Meta(description="Policy for requests without a session key.")] = msgspec.field(
         default_factory=lambda: {"policy": "least_load"}

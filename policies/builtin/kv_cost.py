@@ -59,51 +59,110 @@ class Admission(PolicyConfig, frozen=True, kw_only=True):
     evicts the next one's prefix."""
 
     limit: Annotated[
-        float, Meta(gt=0.0, le=10.0, description="Share of the candidates' KV in use by live conversations.")
+        float,
+        Meta(
+            gt=0.0,
+            le=10.0,
+            description="Share of the candidates' KV capacity that live conversations may use before new ones wait.",
+        ),
     ] = 0.9
     wait_s: Annotated[
-        float, Meta(ge=0.0, le=300.0, description="How long one waits for room before it is refused; 0: not at all.")
+        float,
+        Meta(
+            ge=0.0,
+            le=300.0,
+            description="Longest wait of a new conversation before the refusal, in seconds; 0: refused at once.",
+        ),
     ] = 0.0
-    retry_after_s: Annotated[int, Meta(ge=1, le=3600, description="What a refused client is told to wait.")] = 2
+    retry_after_s: Annotated[
+        int, Meta(ge=1, le=3600, description="Value of `Retry-After` in the refusal, in seconds.")
+    ] = 2
 
 
 class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
     """The constants of the score. They were fixed on traces of agents; the replicas' speed and size are measured."""
 
     kappa_idle: Annotated[
-        float, Meta(ge=0.0, le=100.0, description="Weight of a miss while no live conversation keeps any KV.")
+        float,
+        Meta(
+            ge=0.0, le=100.0, description="Weight of a cache miss while live conversations use none of the fleet's KV."
+        ),
     ] = 1.0
-    kappa_full: Annotated[float, Meta(ge=0.0, le=100.0, description="Weight of a miss once the KV is full.")] = 2.0
+    kappa_full: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=100.0,
+            description="Weight of a cache miss while live conversations use `full_at` of the fleet's KV or more.",
+        ),
+    ] = 2.0
     full_at: Annotated[
         float,
-        Meta(gt=0.0, le=10.0, description="Share of the candidates' KV in live use from which `kappa_full` counts."),
+        Meta(
+            gt=0.0,
+            le=10.0,
+            description="Share of the fleet's KV used by live conversations from which `kappa_full` applies.",
+        ),
     ] = 0.7
     overflow_at: Annotated[
-        float, Meta(ge=0.0, le=10.0, description="Share of a replica's KV from which a placement evicts live KV.")
+        float,
+        Meta(
+            ge=0.0,
+            le=10.0,
+            description="Share of a replica's KV capacity above which a placement is expected to evict KV of live "
+            "conversations.",
+        ),
     ] = 0.92
     evict_weight: Annotated[
-        float, Meta(ge=0.0, le=100.0, description="Weight of what the evicted must compute again.")
+        float,
+        Meta(
+            ge=0.0,
+            le=100.0,
+            description="Weight of the time that evicted conversations need to compute their KV again.",
+        ),
     ] = 1.0
     interference: Annotated[
-        float, Meta(ge=0.0, le=100.0, description="Share of a prefill by which each request in flight is held up.")
+        float,
+        Meta(
+            ge=0.0,
+            le=100.0,
+            description="Share of the prefill time by which each request in flight on the replica is delayed.",
+        ),
     ] = 0.1
     tie_ms: Annotated[
-        float, Meta(ge=0.0, le=1000.0, description="What each request in flight will cost the conversation, in ms.")
+        float,
+        Meta(
+            ge=0.0,
+            le=1000.0,
+            description="Cost of each request in flight for the conversation's later turns, in milliseconds.",
+        ),
     ] = 5.0
     tie_fill: Annotated[
-        float, Meta(ge=0.0, le=10_000.0, description="Requests that a KV full of live conversations counts as.")
+        float,
+        Meta(
+            ge=0.0,
+            le=10_000.0,
+            description="Tie-break weight of KV fill: requests in flight that a replica whose KV is full of live "
+            "conversations counts as.",
+        ),
     ] = 400.0
     overload_at: Annotated[
         float,
         Meta(
             gt=0.0,
             le=10.0,
-            description="Share of the KV wanted by conversations under way from which `overload` counts.",
+            description="KV wanted by conversations with a request in flight, as a share of capacity, from which "
+            "`overload` applies.",
         ),
     ] = 1.0
     overload: Annotated[
         float,
-        Meta(ge=0.0, le=100.0, description="How much more what comes later weighs when that share is greater by 1."),
+        Meta(
+            ge=0.0,
+            le=100.0,
+            description="Growth of the weight of misses, evictions and ties for each 1.0 by which that share exceeds "
+            "`overload_at`.",
+        ),
     ] = 16.0
     admission: Annotated[
         Admission | None,

@@ -22,13 +22,16 @@ class LoraAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
 
     load_factor: Annotated[
         float,
-        Meta(ge=1.0, le=1000.0, description="Times the mean of requests in flight beyond which a replica is full."),
+        Meta(
+            ge=1.0, le=1000.0, description="Multiple of the mean of requests in flight beyond which a replica is full."
+        ),
     ] = 1.25
     load_slack: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Requests in flight up to which a replica is never full.")
     ] = 8
     fallback: Annotated[
-        PolicyDocument, Meta(description="Policy for requests without an adapter, and for the order among equals.")
+        PolicyDocument,
+        Meta(description="Policy for requests without an adapter, and for the order among equal replicas."),
     ] = msgspec.field(default_factory=lambda: {"policy": "least_load"})
 
 

@@ -18,20 +18,25 @@ class PrefixAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
     """What counts as a match, and how loaded its holder may be."""
 
     min_tokens: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Resident tokens from which a prefix counts as a match.")
+        int,
+        Meta(ge=1, le=10_000_000, description="Cached tokens of the prompt from which a replica counts as a match."),
     ] = 256
     min_share: Annotated[
-        float, Meta(ge=0.0, le=1.0, description="Share of the prompt that must be resident to count as a match.")
+        float, Meta(ge=0.0, le=1.0, description="Share of the prompt that must be cached for a match.")
     ] = 0.1
     load_factor: Annotated[
         float,
-        Meta(ge=1.0, le=1000.0, description="Times the mean of requests in flight beyond which a holder is full."),
+        Meta(
+            ge=1.0,
+            le=1000.0,
+            description="Multiple of the mean of requests in flight beyond which a matching replica is full.",
+        ),
     ] = 1.5
     load_slack: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Requests in flight up to which a holder is never full.")
+        int, Meta(ge=0, le=1_000_000, description="Requests in flight up to which a matching replica is never full.")
     ] = 8
     fallback: Annotated[
-        PolicyDocument, Meta(description="Policy for prompts without a match, and for what is left to rank.")
+        PolicyDocument, Meta(description="Policy for prompts without a match, and for the replicas behind the matches.")
     ] = msgspec.field(default_factory=lambda: {"policy": "least_load"})
 
 

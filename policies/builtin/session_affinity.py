@@ -27,23 +27,32 @@ class SessionAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
     """
 
     ttl_s: Annotated[
-        float, Meta(gt=0.0, le=604800.0, description="Seconds after its last request that a session keeps its home.")
+        float,
+        Meta(
+            gt=0.0,
+            le=604800.0,
+            description="Seconds after its last request for which a session stays pinned to its replica (its home).",
+        ),
     ] = 3600.0
     overload_factor: Annotated[
         float,
-        Meta(ge=1.0, le=1000.0, description="Times the mean of requests in flight beyond which a home is overloaded."),
+        Meta(
+            ge=1.0,
+            le=1000.0,
+            description="Multiple of the mean of requests in flight beyond which a home is overloaded.",
+        ),
     ] = 2.0
     overload_slack: Annotated[
         int,
         Meta(
             ge=0,
             le=1_000_000,
-            description="Requests in flight up to which a home is never overloaded, however idle others are.",
+            description="Requests in flight up to which a home is never overloaded, however idle the others are.",
         ),
     ] = 32
     fallback: Annotated[
         PolicyDocument,
-        Meta(description="Policy for sessions without a home, sessions that move, requests without a key."),
+        Meta(description="Policy for sessions without a home, sessions that move, and requests without a session key."),
     ] = msgspec.field(default_factory=lambda: {"policy": "least_load"})
 
 

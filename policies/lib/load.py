@@ -15,7 +15,7 @@ LoadUnit = Literal["requests", "tokens"]
 
 By = Annotated[
     LoadUnit,
-    Meta(description="What load is counted in: `requests` in flight, or their estimated `tokens` (prompt and output)."),
+    Meta(description="Unit of load: `requests` in flight, or their estimated `tokens` (prompt and output)."),
 ]
 
 TAKEN = np.iinfo(np.int64).max

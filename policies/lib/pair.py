@@ -70,7 +70,7 @@ class PairConfig(PolicyConfig, frozen=True, kw_only=True):
         Meta(
             gt=0.0,
             le=1000.0,
-            description="How many times longer than on the decode replica a prompt may take on a prefill replica. "
+            description="Largest ratio of prefill time on the prefill replica to that on the decode replica. "
             "Above 1, because a remote prefill does not hold up the streams of the decode replica.",
         ),
     ] = 3.0

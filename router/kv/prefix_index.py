@@ -399,13 +399,6 @@ class PrefixIndex:
                 if alive:
                     yield key, list(map(int, self._slots(alive)))
 
-    def restore(self, snapshot: Iterable[tuple[int, Sequence[int]]]) -> None:
-        """Confirms all of a snapshot, for the slots that are known here."""
-        for key, slots in snapshot:
-            for slot in slots:
-                if slot in self._masks:
-                    self.stored(slot, key)
-
     def validate(self) -> None:
         """Raises AssertionError when the index contradicts itself (tests call it after every step)."""
         assert not self._recent.keys() & self._older.keys(), "a key is in both layers"

@@ -24,8 +24,8 @@ class AdminCollector(Collector):
         counts = self._guard.refused
         refused = CounterMetricFamily(
             "pointsman_admin_refused",
-            "Requests to the admin API, and engines' feeds, refused for who sent them: a wrong or missing token, a "
-            "Host header that is not this machine's, a web page of another origin.",
+            "Requests to the admin API and engine feeds refused by a check of the sender: token (wrong or missing), "
+            "host (a Host header of another machine), origin (a web page of another origin).",
             labels=("check",),
         )
         for check in Check:

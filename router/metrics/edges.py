@@ -24,38 +24,54 @@ class SharingCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         sharing = self._sharing
         member, metrics, counters = sharing.member, sharing.metrics, sharing.member.counters
-        up = GaugeMetricFamily("pointsman_shared_store_up", "1 while the store serves.")
+        up = GaugeMetricFamily("pointsman_shared_store_up", "1 while the shared store (Redis) answers.")
         up.add_metric((), int(sharing.cause is None))
         errors = CounterMetricFamily(
-            "pointsman_shared_store_errors", "Calls the store did not serve, by cause.", labels=("cause",)
+            "pointsman_shared_store_errors", "Failed calls of the shared store (Redis), by cause.", labels=("cause",)
         )
         for cause in Cause:
             errors.add_metric((cause,), metrics.errors[cause])
-        edges = GaugeMetricFamily("pointsman_shared_edges", "Other edges by state.", labels=("state",))
+        edges = GaugeMetricFamily(
+            "pointsman_shared_edges",
+            "Other edges, by state: in-step (all updates received), behind, silent (no heartbeat).",
+            labels=("state",),
+        )
         peers = list(member.peers)
         in_step = sum(peer.alive and peer.based for peer in peers)
         alive = sum(peer.alive for peer in peers)
         for state, count in (("in-step", in_step), ("behind", alive - in_step), ("silent", len(peers) - alive)):
             edges.add_metric((state,), count)
         appended = HistogramMetricFamily(
-            "pointsman_shared_append_seconds", "Time until a batch lay in the store.", labels=()
+            "pointsman_shared_append_seconds", "Time to append one batch of updates to the shared store.", labels=()
         )
         appended.add_metric((), buckets=metrics.append_s.cumulative(), sum_value=metrics.append_s.total)
         yield from (up, errors, edges, appended)
         for name, text, value in (
-            ("batches_sent", "Batches this edge told the others.", metrics.batches_sent),
-            ("batches_applied", "Batches of others that were applied.", counters.batches),
-            ("bytes_sent", "Of batches told.", metrics.bytes_sent),
-            ("bytes_read", "Of batches read.", metrics.bytes_read),
-            ("gaps", "Times batches of another edge were missed.", counters.gaps),
-            ("overruns", "Times more happened than is kept while the store is away.", counters.overruns),
-            ("malformed_batches", "Batches that could not be read.", counters.malformed),
-            ("refused_batches", "Batches of a later schema, passed over.", counters.refused),
-            ("refused_documents", "Documents put on another edge that this one cannot use.", member.documents.refused),
-            ("snapshots_asked", "Snapshots asked for.", counters.asked),
-            ("snapshots_served", "Snapshots made for others.", counters.served),
-            ("snapshots_taken", "Snapshots applied.", counters.taken),
-            ("edges_died", "Other edges that fell silent.", member.peers.died),
-            ("store_losses", "Times the store was found to have lost what it kept.", metrics.losses),
+            ("batches_sent", "Batches of updates that this edge published to other edges.", metrics.batches_sent),
+            ("batches_applied", "Batches of updates from other edges that were applied.", counters.batches),
+            ("bytes_sent", "Bytes of the batches that this edge published to other edges.", metrics.bytes_sent),
+            ("bytes_read", "Bytes of the batches read from other edges.", metrics.bytes_read),
+            ("gaps", "Gaps found in the numbered batches of other edges.", counters.gaps),
+            (
+                "overruns",
+                "Times that updates were dropped because the shared store was unreachable for too long.",
+                counters.overruns,
+            ),
+            ("malformed_batches", "Batches from other edges that could not be decoded.", counters.malformed),
+            (
+                "refused_batches",
+                "Batches from other edges skipped because of a later schema version.",
+                counters.refused,
+            ),
+            (
+                "refused_documents",
+                "Documents, such as a policy, published by another edge and refused by this one.",
+                member.documents.refused,
+            ),
+            ("snapshots_asked", "Snapshots that this edge requested from other edges.", counters.asked),
+            ("snapshots_served", "Snapshots that this edge wrote for other edges.", counters.served),
+            ("snapshots_taken", "Snapshots from other edges that this edge applied.", counters.taken),
+            ("edges_died", "Other edges whose heartbeat stopped.", member.peers.died),
+            ("store_losses", "Times that the shared store was found to have lost its data.", metrics.losses),
         ):
             yield CounterMetricFamily(f"pointsman_shared_{name}", text, value=value)

@@ -22,15 +22,15 @@ class HoldCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         holds = self._holds
-        yield GaugeMetricFamily("pointsman_held", "Requests held at the edge until there is room.", value=len(holds))
+        yield GaugeMetricFamily("pointsman_held", "Requests held at the edge that wait for free KV.", value=len(holds))
         outcomes = CounterMetricFamily(
             "pointsman_holds",
-            "Requests that were held, or would have been, by what became of them.",
+            "Requests that a policy wanted to hold at the edge, by outcome.",
             labels=("outcome",),
         )
         for outcome in Outcome:
             outcomes.add_metric((outcome,), holds.outcomes[outcome])
         yield outcomes
-        waited = HistogramMetricFamily("pointsman_hold_seconds", "How long requests were held.")
+        waited = HistogramMetricFamily("pointsman_hold_seconds", "Time that requests were held at the edge.")
         waited.add_metric((), buckets=holds.waited_s.cumulative(), sum_value=holds.waited_s.total)
         yield waited

@@ -34,24 +34,37 @@ class KVCollector(Collector):
         counters = self._kv.counters
         error = HistogramMetricFamily(
             "pointsman_cached_tokens_error",
-            "Predicted less actual cached tokens, without sign, over the prompt's tokens.",
+            "Absolute difference of predicted and actual cached tokens, divided by the prompt's tokens.",
             labels=(),
         )
         histogram = counters.prediction_error
         error.add_metric((), buckets=histogram.cumulative(), sum_value=histogram.total)
         yield error
         for name, text, value in (
-            ("prompt_tokens", "Prompt tokens of requests whose first token an engine told.", counters.prompt_tokens),
-            ("cached_tokens", "Of these, found in the prefix cache.", counters.actual_cached_tokens),
-            ("cached_tokens_predicted", "Of these, predicted to be found.", counters.predicted_cached_tokens),
+            (
+                "prompt_tokens",
+                "Prompt tokens of requests whose first token an engine reported.",
+                counters.prompt_tokens,
+            ),
+            (
+                "cached_tokens",
+                "Prompt tokens found in an engine's prefix cache, as engines reported with first tokens.",
+                counters.actual_cached_tokens,
+            ),
+            (
+                "cached_tokens_predicted",
+                "Prompt tokens predicted to be in the prefix cache, of requests whose first token an engine reported.",
+                counters.predicted_cached_tokens,
+            ),
             (
                 "cached_tokens_selected",
-                "At decisions: prompt tokens the chosen replica was predicted to hold.",
+                "Prompt tokens that chosen replicas were predicted to have cached, at the decision.",
                 counters.selected_cached_tokens,
             ),
             (
                 "cached_tokens_best",
-                "At decisions: the most any candidate was predicted to hold; less the selected, the regret.",
+                "Prompt tokens that the best candidate was predicted to have cached, at the decision; the excess over "
+                "pointsman_cached_tokens_selected_total is the cache given up for shorter queues.",
                 counters.best_cached_tokens,
             ),
         ):
@@ -61,34 +74,63 @@ class KVCollector(Collector):
         kv = self._kv
         index = kv.index
         for name, text, value in (
-            ("prefix_index_keys", "Prefix keys that some replica holds.", len(index)),
-            ("prefix_index_expected_keys", "Prefix keys that decisions expect to be held soon.", index.expected),
-            ("conversations", "Conversations whose KV counts.", kv.conversations.live),
-            ("conversations_known", "The same and the dormant ones.", len(kv.conversations)),
+            ("prefix_index_keys", "Prefix keys that at least one replica holds.", len(index)),
+            (
+                "prefix_index_expected_keys",
+                "Prefix keys expected on a replica because of a decision and not yet reported by the engine.",
+                index.expected,
+            ),
+            (
+                "conversations",
+                "Live conversations: those whose KV counts towards pointsman_kv_footprint_tokens.",
+                kv.conversations.live,
+            ),
+            (
+                "conversations_known",
+                "Conversations in memory, live and dormant ones.",
+                len(kv.conversations),
+            ),
             (
                 "conversation_patience_seconds",
-                "Silence after which the KV of a conversation no longer counts.",
+                "Idle timeout of conversations, learned from traffic: idle for longer, a conversation's KV counts no "
+                "more.",
                 kv.conversations.silence.patience_s,
             ),
-            ("kv_live_usage", "Share of the fleet's KV that live conversations keep.", kv.signals.usage),
+            ("kv_live_usage", "Share of the fleet's KV capacity used by live conversations.", kv.signals.usage),
         ):
             yield GaugeMetricFamily(f"pointsman_{name}", text, value=value)
         for name, text, value in (
-            ("prefix_index_evictions", "Keys dropped because the index was full.", index.evicted_by_limit),
-            ("prefix_expectations_expired", "Expected keys nobody stored in time.", index.expectations_expired),
+            ("prefix_index_evictions", "Prefix keys dropped because the index was full.", index.evicted_by_limit),
+            (
+                "prefix_expectations_expired",
+                "Expected prefix keys that no engine reported in time.",
+                index.expectations_expired,
+            ),
             ("conversations_evicted", "Conversations dropped because the table was full.", kv.conversations.evicted),
-            ("prefill_backlog_decayed", "Backlog ended without a first token.", kv.backlog.decayed),
-            ("prefill_observations", "First tokens that prefill times were learned from.", kv.times.observations),
+            (
+                "prefill_backlog_decayed",
+                "Requests removed from the prefill backlog without a reported first token, by age.",
+                kv.backlog.decayed,
+            ),
+            (
+                "prefill_observations",
+                "First tokens from which prefill times were learned.",
+                kv.times.observations,
+            ),
         ):
             yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
 
     def _feed_families(self) -> Iterator[Metric]:
         counters = self._kv.counters
         for name, text, value in (
-            ("engine_messages", "Messages of engines.", counters.messages),
-            ("engine_keys", "Prefix keys stored or evicted, as engines told.", counters.keys),
-            ("kv_resyncs", "Messages answered with the wish for a snapshot.", counters.resyncs),
-            ("engine_restarts", "Engines that came back with an empty cache.", counters.restarts),
+            ("engine_messages", "Event messages received from engines.", counters.messages),
+            ("engine_keys", "Prefix keys that engines reported as stored or evicted.", counters.keys),
+            ("kv_resyncs", "Event messages of engines answered with a request for a snapshot.", counters.resyncs),
+            (
+                "engine_restarts",
+                "Engine restarts observed; each restart empties the engine's prefix cache.",
+                counters.restarts,
+            ),
         ):
             yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
 
@@ -97,34 +139,43 @@ class KVCollector(Collector):
         gauges: tuple[tuple[str, str, Callable[[int], float | None]], ...] = (
             (
                 "prefill_backlog_tokens",
-                "Prompt tokens in front of a replica, until their first token.",
+                "Prompt tokens of requests on a replica that have no first token yet.",
                 lambda slot: float(signals.waiting[slot]),
             ),
             (
                 "kv_footprint_tokens",
-                "KV that live conversations keep.",
+                "Tokens of KV that live conversations use on a replica, shared prefixes counted once.",
                 lambda slot: float(signals.footprint[slot]),
             ),
             (
                 "kv_capacity_tokens",
-                "KV there is room for; absent while unknown.",
+                "KV capacity of a replica, in tokens; absent while unknown.",
                 lambda slot: float(signals.capacity[slot]) if signals.capacity[slot] < float("inf") else None,
             ),
             (
                 "prefill_8k_seconds",
-                "Learned time to prefill 8,192 tokens.",
+                "Time a replica takes to prefill 8,192 tokens, learned from first tokens.",
                 lambda slot: kv.columns.time_ms(slot, 8192) / 1000,
             ),
-            ("engine_running", "Requests in the engine's batch, as it told.", self._told("running")),
-            ("engine_waiting", "Requests before the batch, as it told.", self._told("waiting")),
-            ("engine_kv_usage", "Share of KV blocks in use, as it told.", self._told("kv_usage")),
+            ("engine_running", "Requests in the engine's batch, as the engine reported.", self._told("running")),
+            (
+                "engine_waiting",
+                "Requests in the engine's waiting queue, as the engine reported.",
+                self._told("waiting"),
+            ),
+            (
+                "engine_kv_usage",
+                "Share of the engine's KV blocks in use, as the engine reported.",
+                self._told("kv_usage"),
+            ),
         )
         for name, text, value in gauges:
             yield from in_pieces(GaugeMetricFamily, f"pointsman_{name}", text, ("replica",), self._series(value))
         yield from in_pieces(
             CounterMetricFamily,
             "pointsman_prefill_handoffs",
-            "What became of prompts that prefill replicas were to compute, as decode replicas told.",
+            "Prefill requests of decode replicas to prefill replicas, by prefill replica and outcome, as decode "
+            "replicas reported.",
             ("replica", "outcome"),
             (
                 ((replica.id, outcome), {"value": count})
@@ -135,7 +186,7 @@ class KVCollector(Collector):
         yield from in_pieces(
             CounterMetricFamily,
             "pointsman_prefill_leg_seconds",
-            "Time that prompts took on prefill replicas, of those that came to `ok`, as decode replicas told.",
+            "Total time of prefill requests with outcome ok, by prefill replica, as decode replicas reported.",
             ("replica",),
             (((replica.id,), {"value": told.leg_ms / 1000}) for replica, told in self._handoffs()),
         )

@@ -26,7 +26,7 @@ class OutlierCollector(Collector):
         outliers = self._outliers
         failures = CounterMetricFamily(
             "pointsman_replica_failures",
-            "Failed answers of each replica by cause: error, cut, dropped, unreachable, timeout, unanswered.",
+            "Failed answers by replica and cause: error, cut, dropped, unreachable, timeout, unanswered.",
             labels=("replica", "cause"),
         )
         for (replica_id, cause), count in sorted(outliers.failures.items()):
@@ -34,7 +34,7 @@ class OutlierCollector(Collector):
         yield failures
         ejections = CounterMetricFamily(
             "pointsman_ejections",
-            "Ejections of each replica by the cause of its failed answers, failed probes included.",
+            "Ejections by replica and cause of the failed answers, failed probes included.",
             labels=("replica", "cause"),
         )
         for (replica_id, cause), count in sorted(outliers.ejected.items()):
@@ -42,8 +42,8 @@ class OutlierCollector(Collector):
         yield ejections
         backpressure = CounterMetricFamily(
             "pointsman_replica_backpressure",
-            "Answers 429 and 503 of each replica, and requests that went to another replica because this one dropped, "
-            "refused or answered them with 503.",
+            "Answers 429 and 503 of a replica, and requests sent to another replica because this one dropped them, "
+            "refused them or answered 503.",
             labels=("replica",),
         )
         for replica_id, count in sorted(outliers.backpressure.items()):
@@ -51,12 +51,12 @@ class OutlierCollector(Collector):
         yield backpressure
         failing = GaugeMetricFamily(
             "pointsman_replica_failing",
-            "1 for each replica whose answers fail, whether it is ejected or too many others fail for that.",
+            "1 for a replica whose answers fail, ejected or not, by cause.",
             labels=("replica", "model", "cause"),
         )
         demoted = GaugeMetricFamily(
             "pointsman_replica_demoted_share",
-            "Share of its usual requests that a demoted replica keeps; absent for replicas that are well.",
+            "Share of the usual requests that a demoted replica keeps, by cause; absent for healthy replicas.",
             labels=("replica", "model", "cause"),
         )
         for replica in sorted(self._replicas, key=lambda r: r.id):
@@ -70,6 +70,6 @@ class OutlierCollector(Collector):
         yield demoted
         yield CounterMetricFamily(
             "pointsman_retries_forbidden",
-            "Decisions whose request may not be sent again because the retry budget was used up.",
+            "Routing decisions that forbade HAProxy to send the request again, because the retry budget was used up.",
             value=outliers.budget.refused,
         )

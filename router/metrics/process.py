@@ -28,7 +28,7 @@ class ProcessCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         errors = CounterMetricFamily(
             "pointsman_background_errors",
-            "Exceptions met by background tasks of the router; each is logged, and the task goes on.",
+            "Exceptions in background tasks of the router, by task; each is logged and the task continues.",
             labels=("task",),
         )
         for task, count in sorted(self._tasks.errors.items()):
@@ -36,7 +36,7 @@ class ProcessCollector(Collector):
         yield errors
         degraded = GaugeMetricFamily(
             "pointsman_degraded",
-            "1 while a part of the router is degraded but requests are served; /readyz says why.",
+            "1 while a part of the router is degraded and requests are served; `/readyz` has the cause.",
             labels=("part",),
         )
         keeper, impaired = self._keeper, set(self._readiness.degraded_parts())
@@ -46,7 +46,7 @@ class ProcessCollector(Collector):
         yield degraded
         yield CounterMetricFamily(
             "pointsman_state_save_errors",
-            "Writes of the state file that the disk did not take; they are tried again until it does.",
+            "Failed writes of the state file; each is retried.",
             value=keeper.save_errors if keeper is not None else 0,
         )
         yield CounterMetricFamily(

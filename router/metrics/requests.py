@@ -145,14 +145,15 @@ class StateCollector(Collector):
 
     def _decision_families(self) -> Iterator[Metric]:
         decided = CounterMetricFamily(
-            "pointsman_decisions", "Decisions by policy and reason.", labels=("policy", "reason")
+            "pointsman_decisions", "Routing decisions, by policy and reason.", labels=("policy", "reason")
         )
         for (policy, reason), count in sorted(self._decisions.by_reason.items()):
             decided.add_metric((policy, reason), count)
         yield decided
         paired = CounterMetricFamily(
             "pointsman_prefill_decisions",
-            "Decisions for decode replicas: the prompt is computed by a prefill replica (paired), or there and why.",
+            "Routing decisions for decode replicas, by pairing: `paired` where a prefill replica computes the prompt, "
+            "else why the decode replica computes it.",
             labels=("pairing",),
         )
         for pairing, count in sorted(self._decisions.pairings.items()):
@@ -161,31 +162,35 @@ class StateCollector(Collector):
         yield from in_pieces(
             HistogramMetricFamily,
             "pointsman_lookup_seconds",
-            "Time a lookup spends in the router.",
+            "Time a lookup spends in the router, from its bytes to its answer.",
             (),
             [((), as_buckets(self._decisions.lookup_s))],
         )
         yield _counter(
-            "pointsman_lookup_errors", "Lookups that met a programming error.", self._decisions.lookup_errors
+            "pointsman_lookup_errors",
+            "Lookups that failed with a programming error; HAProxy failed open for them.",
+            self._decisions.lookup_errors,
         )
         yield _counter(
             "pointsman_spop_protocol_errors",
-            "SPOP connections closed for broken frames.",
+            "SPOP connections closed because of malformed frames.",
             self._decisions.protocol_errors,
         )
-        yield _gauge("pointsman_spop_connections", "Open SPOP connections.", self._decisions.spop_connections)
-        active = GaugeMetricFamily("pointsman_policy_info", "1 for the policy that decides.", labels=("policy",))
+        yield _gauge(
+            "pointsman_spop_connections", "Open SPOP connections from HAProxy.", self._decisions.spop_connections
+        )
+        active = GaugeMetricFamily("pointsman_policy_info", "1 for the live policy.", labels=("policy",))
         active.add_metric((self._policy_name(),), 1)
         yield active
         yield _gauge(
             "pointsman_config_last_reload_successful",
-            "0 when the policy of the state file or of other edges was refused and another one decides; changes "
-            "refused to a caller of the admin API do not count.",
+            "1 unless the policy in the state file or published by another edge was refused and another policy is "
+            "live; refused calls of the admin API do not count.",
             self._decisions.policy_reload_ok,
         )
         reloads = CounterMetricFamily(
             "pointsman_policy_changes",
-            "Changes of the live policy, applied or refused, from anywhere.",
+            "Changes of the live policy, by result (applied, refused), from the admin API and from other edges.",
             labels=("result",),
         )
         for result, count in sorted(self._decisions.policy_reloads.items()):
@@ -196,34 +201,56 @@ class StateCollector(Collector):
         yield from in_pieces(
             GaugeMetricFamily,
             "pointsman_replica_state",
-            "1 for the state each replica is in.",
+            "1 for the state that a replica is in, by replica and state.",
             ("replica", "model", "state"),
             (((r.id, r.model, r.state), {"value": 1}) for r in by_id(self._replicas)),
         )
         for name, text, column in (
-            ("pointsman_in_flight", "Requests in flight.", "in_flight"),
-            ("pointsman_in_flight_tokens", "Estimated tokens of the requests in flight.", "in_flight_tokens"),
-            ("pointsman_in_flight_foreign", "Requests in flight that no decision placed.", "foreign"),
+            ("pointsman_in_flight", "Requests in flight on a replica, from this edge and others.", "in_flight"),
+            (
+                "pointsman_in_flight_tokens",
+                "Estimated tokens, prompt and output, of the requests in flight on a replica.",
+                "in_flight_tokens",
+            ),
+            (
+                "pointsman_in_flight_foreign",
+                "Requests in flight on a replica that HAProxy placed without a decision of the router.",
+                "foreign",
+            ),
         ):
             yield from in_pieces(GaugeMetricFamily, name, text, ("replica",), self._column(column))
         loads = [int(self._load.in_flight[r.slot]) for r in self._replicas if r.eligible and r.role is not Role.PREFILL]
         yield _gauge(
             "pointsman_imbalance",
-            "Most loaded eligible replica over the mean, in requests in flight; 1 is even, 0 without load.",
+            "Requests in flight on the most loaded eligible replica over the mean; 1 is even, 0 without load.",
             max(loads) * len(loads) / sum(loads) if sum(loads) else 0,
         )
-        yield _gauge("pointsman_reservations", "Reservations held.", len(self._load))
+        yield _gauge(
+            "pointsman_reservations",
+            "Open reservations: requests in flight that a decision of this router placed.",
+            len(self._load),
+        )
         ended = CounterMetricFamily(
-            "pointsman_reservations_dropped", "Reservations ended without their end-of-request line.", labels=("cause",)
+            "pointsman_reservations_dropped",
+            "Reservations dropped without an end-of-request line, by cause: expired (reservation_ttl_s), leaked "
+            "(HAProxy has no such session).",
+            labels=("cause",),
         )
         ended.add_metric(("expired",), self._load.expired)
         ended.add_metric(("leaked",), self._load.leaked)
         yield ended
-        yield _gauge("pointsman_sessions", "Pinned sessions.", len(self._sessions))
-        yield _counter("pointsman_sessions_evicted", "Pins dropped because the table was full.", self._sessions.evicted)
+        yield _gauge(
+            "pointsman_sessions",
+            "Session pins in memory; kept by policies that use sessions, and 0 under kv_cost, which keeps "
+            "conversations.",
+            len(self._sessions),
+        )
+        yield _counter(
+            "pointsman_sessions_evicted", "Session pins dropped because the table was full.", self._sessions.evicted
+        )
         yield _counter(
             "pointsman_sessions_save_errors",
-            "Times that sessions' pins could not be written beside the state file; they are tried again.",
+            "Failed writes of the session pins file; each is retried.",
             self._sessions.save_errors,
         )
 
@@ -237,69 +264,97 @@ class StateCollector(Collector):
         yield from in_pieces(
             CounterMetricFamily,
             "pointsman_requests",
-            "Finished requests by the replica that served them.",
+            "Finished requests, by the replica that served them and class of the status.",
             ("replica", "class"),
             (((r, kind), {"value": count}) for r, s in served for kind, count in sorted(s.by_class.items())),
         )
         yield from in_pieces(
             CounterMetricFamily,
             "pointsman_redispatches",
-            "Requests a replica served after another refused them.",
+            "Requests that a replica served after another replica refused or dropped them.",
             ("replica",),
             (((r,), {"value": s.redispatched}) for r, s in served),
         )
         for name, text, field in (
-            ("pointsman_first_response_seconds", "Request to response headers; not first token.", "first_response_s"),
+            (
+                "pointsman_first_response_seconds",
+                "Time from request to response headers, by replica; the first token may come later.",
+                "first_response_s",
+            ),
             (
                 "pointsman_first_token_seconds",
-                "Request to first token of streamed answers; needs the first-token filter.",
+                "Time from request to the first token of streamed answers, by replica; needs HAProxy's `first_token` "
+                "filter.",
                 "first_token_s",
             ),
-            ("pointsman_request_seconds", "Request to last response byte.", "request_s"),
-        ):  # fmt: skip
+            (
+                "pointsman_request_seconds",
+                "Time from request to the last byte of the response, by replica.",
+                "request_s",
+            ),
+        ):
             yield from in_pieces(HistogramMetricFamily, name, text, ("replica",), _histograms(served, field))
         yield _counter(
             "pointsman_fail_open",
-            "Requests that HAProxy placed alone because the router did not answer the lookup in time.",
+            "Requests that HAProxy placed alone because the router did not answer the lookup in time (fail open).",
             self._requests.fail_open,
         )
         undecided = CounterMetricFamily(
             "pointsman_undecided",
-            "Requests to generation paths that ended before they were placed, by cause; client-timeout: the body did "
-            "not come in time.",
+            "Requests to generation paths that ended before a decision, by cause: client-left, client-timeout (the "
+            "body did not arrive in time), other.",
             labels=("cause",),
         )
         for cause in UNDECIDED_CAUSES:
             undecided.add_metric((cause,), self._requests.undecided[cause])
         yield undecided
-        refused = CounterMetricFamily("pointsman_refused", "Requests HAProxy answered itself.", labels=("status",))
+        refused = CounterMetricFamily(
+            "pointsman_refused", "Requests that HAProxy answered itself, by status.", labels=("status",)
+        )
         for status, count in sorted(self._requests.refused.items()):
             refused.add_metric((str(status),), count)
         yield refused
-        yield _counter("pointsman_ring_lines", "Lines received from HAProxy's ring.", self._requests.lines)
         yield _counter(
-            "pointsman_ring_malformed_lines", "Lines that could not be read.", self._requests.malformed_lines
+            "pointsman_ring_lines", "End-of-request lines received from HAProxy's log ring.", self._requests.lines
         )
-        yield _gauge("pointsman_ring_connections", "Open ring connections.", self._requests.ring_connections)
+        yield _counter(
+            "pointsman_ring_malformed_lines",
+            "Lines from HAProxy's log ring that could not be decoded.",
+            self._requests.malformed_lines,
+        )
+        yield _gauge(
+            "pointsman_ring_connections", "Open connections of HAProxy's log rings.", self._requests.ring_connections
+        )
 
     def _edge_families(self) -> Iterator[Metric]:
-        yield _gauge("pointsman_haproxy_up", "1 while HAProxy's admin socket answers.", int(self._edge.haproxy_up))
-        yield _counter("pointsman_haproxy_restarts", "Restarts and reloads seen.", self._edge.restarts_seen)
+        yield _gauge(
+            "pointsman_haproxy_up", "1 while HAProxy's admin socket answers the router.", int(self._edge.haproxy_up)
+        )
+        yield _counter(
+            "pointsman_haproxy_restarts",
+            "Restarts and reloads of HAProxy that the router observed.",
+            self._edge.restarts_seen,
+        )
         yield _gauge(
             "pointsman_haproxy_old_workers",
-            "HAProxy workers that a reload has replaced and that still finish streams.",
+            "HAProxy workers that a reload has replaced and that still carry streams.",
             self._edge.old_workers,
         )
-        yield _counter("pointsman_edge_sync_errors", "Failed rounds of the edge sync.", self._edge.sync_errors)
+        yield _counter(
+            "pointsman_edge_sync_errors",
+            "Failed comparisons of HAProxy's servers with the registry.",
+            self._edge.sync_errors,
+        )
         yield _gauge(
             "pointsman_haproxy_body_window_bytes",
-            "Bytes at the start of a request body that HAProxy looks at; 0 where its configuration does not say.",
+            "Bytes at the start of a request body that HAProxy inspects; 0 where the configuration does not state "
+            "them.",
             self._edge.body_window_bytes,
         )
         yield _gauge(
             "pointsman_policy_body_window_bytes",
-            "Bytes at the start of a request body that the live policy goes by. Where HAProxy looks at fewer, prompts "
-            "that begin alike are not told apart.",
+            "Bytes at the start of a request body that the live policy uses. Where HAProxy inspects fewer bytes, "
+            "prompts that begin alike look equal to the policy.",
             self._policy_window(),
         )
 

@@ -28,7 +28,8 @@ class ScrapeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         looks = CounterMetricFamily(
             "pointsman_scrapes",
-            "Looks at endpoints, by what was asked (metrics, models) and result (ok, failed).",
+            "Reads of `/metrics` and `/v1/models` of endpoints, by what was read (metrics, models) and result (ok, "
+            "failed).",
             labels=("what", "result"),
         )
         for (what, result), count in sorted(self._scraper.results.items()):
@@ -37,7 +38,7 @@ class ScrapeCollector(Collector):
         yield from in_pieces(
             GaugeMetricFamily,
             "pointsman_in_flight_outside",
-            "Requests an endpoint counts that came past this edge.",
+            "Requests that an endpoint reports in its own metrics beyond those of this edge.",
             ("replica",),
             (((r.id,), {"value": int(self._load.outside[r.slot])}) for r in by_id(self._replicas)),
         )

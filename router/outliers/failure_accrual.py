@@ -33,39 +33,41 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """When a replica is ejected or demoted because of its answers, and how many requests may be sent again."""
 
     enabled: bool = True
-    """Whether answers count at all; without it health checks alone decide who is eligible."""
+    """Whether answers affect routing. When off, health checks alone decide which replicas are eligible."""
     consecutive_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
     """Failed answers in a row that eject a replica; Envoy's `consecutive_5xx`."""
     failure_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
-    """Share of failed answers that ejects a replica: far above what requests cause by themselves."""
+    """Share of failed answers within the window that ejects a replica. The default is far above the share that bad
+    requests cause by themselves."""
     min_answers: Annotated[int, Meta(ge=1, le=100_000)] = 10
-    """Answers within the window below which their share of failures proves nothing."""
+    """Fewest answers within the window for which `failure_share` is applied."""
     window_s: Seconds = 10.0
-    """Time constant, in seconds, with which answers stop to count for `failure_share` and `retry_share`."""
+    """Time constant, in seconds, of the averages behind `failure_share` and `retry_share`."""
     ejection_s: Seconds = 1.0
-    """Length of the first ejection, in seconds. Short, because a single request probes the replica at its end."""
+    """Length of the first ejection, in seconds. A short value is safe, because a single request probes the replica at
+    its end."""
     max_ejection_s: Seconds = 30.0
-    """Length, in seconds, up to which ejections double while probes fail."""
+    """Longest ejection, in seconds; each failed probe doubles the length up to this value."""
     max_share: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.5
-    """Largest share of a model's healthy replicas that may be ejected; when more of them fail, none is."""
+    """Largest share of a model's healthy replicas that may be ejected. When more of them fail, none is ejected."""
     unanswered_s: Seconds = 2.0
-    """A client that gives up after so many seconds without an answer counts as a failure of a replica that has answered
-    nobody since the request began."""
+    """Wait, in seconds, after which a client that gives up counts as a failure of its replica, provided that the
+    replica answered no other request in the meantime."""
     backpressure_s: Seconds = 1.0
-    """How long, in seconds, a replica that answered 429 or 503 keeps only `demoted_share` of its requests."""
+    """Time, in seconds, for which a replica that answered 429 or 503 keeps only `demoted_share` of its requests."""
     demoted_share: Annotated[float, Meta(ge=0.02, le=1.0)] = 0.1
-    """Share of its requests that a replica keeps after it answered 429 or 503, or while it fails and is not ejected.
-    At least 0.02: without any request nobody would see that the replica is well again."""
+    """Share of its usual requests that a replica keeps after it answered 429 or 503, or while it fails and is not
+    ejected. The minimum of 0.02 leaves enough requests to detect that the replica has recovered."""
     slow_ratio: Annotated[float, Meta(gt=1.0, le=1000.0)] = 4.0
-    """A replica that decodes, or prefills, so many times slower than the median of its model keeps 1 / ratio of its
-    requests. How fast replicas prefill is known where the policy goes by KV.
-    Batches of different size explain less: a full batch decodes two to three times slower than an empty one."""
+    """Ratio to the median of the model from which a replica counts as slow, in time per decoded token or in prefill
+    time; the replica then keeps 1 / ratio of its requests. Prefill times are compared under policies that use KV
+    signals. Batch size alone explains a ratio of two to three."""
     slow_window_s: Seconds = 30.0
     """Time constant, in seconds, of the comparison of decoding speeds."""
     retry_share: Share = 0.2
-    """Share of all requests that may be sent again to another replica; Envoy's and Finagle's default."""
+    """Share of all requests that may be sent again to another replica; the default of Envoy and Finagle."""
     retry_floor: Annotated[float, Meta(ge=0.0, le=100_000.0)] = 10.0
-    """Requests within `window_s` that may be sent again whatever the traffic, so that a quiet edge retries too."""
+    """Requests within `window_s` that may be sent again regardless of `retry_share`; lets a quiet edge retry."""
 
     def length_s(self, level: int) -> float:
         """How long the `level`-th ejection in a row lasts, in seconds; the first is 1."""

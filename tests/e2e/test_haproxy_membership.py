@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from haproxy_fixture import Edge, Received, StubReplica, running_edge, until
+from haproxy_fixture import Edge, Received, StubReplica, running_edge, servers_state, until
 
 from pointsman.haproxy.config import ServerOptions
 from pointsman.haproxy.errors import CommandRefused
@@ -78,13 +78,13 @@ async def test_added_and_configured_servers_have_the_same_id(tmp_path: Path) -> 
     """So that a session hashed by HAProxy alone keeps its replica over a restart of the edge."""
     async with running_edge(tmp_path, replicas=2) as edge:
         await edge.router.stop()
-        before = {server.name: server.id for server in await edge.api.servers_state("fleet")}
+        before = {server.name: server.id for server in await servers_state(edge.api)}
         sessions = [[("x-session-id", str(number))] for number in range(20)]
         homes = [(await edge.ask(headers=headers)).replica for headers in sessions]
         await until_observed(edge, {})
         wanted = desired(*edge.replicas.values())
         await until_observed(edge, wanted, r1="up", r2="up")
-        assert {server.name: server.id for server in await edge.api.servers_state("fleet")} == before
+        assert {server.name: server.id for server in await servers_state(edge.api)} == before
         assert [(await edge.ask(headers=headers)).replica for headers in sessions] == homes
 
 

@@ -1,4 +1,4 @@
-"""The prefill leg: what goes out, what comes back, and what happens when it does not."""
+"""The prefill request: what goes out, what comes back, and what happens when it does not."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import MAX_KEYS
 from pointsman.engine.disaggregation import (
     CONNECTORS,
-    LEG_HEADER,
     PARAMS,
+    PREFILL_KEYS_HEADER,
     Binding,
-    Leg,
-    Outcome,
+    HandoffOutcome,
     Peer,
     Prefiller,
+    PrefillRequest,
     carries_transfer_params,
-    leg_body,
-    leg_headers,
     pack_prefix,
     parse_peer,
+    prefill_body,
+    prefill_headers,
     unpack_prefix,
 )
 
 NIXL = CONNECTORS["NixlConnector"]
-LEG = Leg(request_id="r1", model="m", prompt_token_ids=[1, 2, 3])
+PREFILL = PrefillRequest(request_id="r1", model="m", prompt_token_ids=[1, 2, 3])
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -43,7 +43,7 @@ JSON = st.recursive(
 
 
 class TestPeers:
-    """Where a leg may go: literal addresses, since routers resolve and an engine should not."""
+    """Where a prefill request may go: literal addresses, since routers resolve and an engine should not."""
 
     @pytest.mark.parametrize("text", ["10.0.0.1:8000", "127.0.0.1:1", "[::1]:8000", "[fd00::7]:65535"])
     def test_an_address_is_read_and_written_alike(self, text: str) -> None:
@@ -120,10 +120,10 @@ class TestLegs:
     )
     def test_a_leg_is_a_completion_of_one_token(self, ids: list[int], model: str, salt: str) -> None:
         """The tokens as they are, and of the client's wishes only what changes the KV."""
-        leg = Leg(request_id="r1", model=model, prompt_token_ids=ids, cache_salt=salt)
+        prefill = PrefillRequest(request_id="r1", model=model, prompt_token_ids=ids, cache_salt=salt)
         binding = Binding("r1", Peer("10.0.0.1", 80), None)
         try:
-            body = msgspec.json.decode(leg_body(leg, NIXL.prefill_params(binding)))
+            body = msgspec.json.decode(prefill_body(prefill, NIXL.prefill_params(binding)))
         except UnicodeEncodeError:  # a lone surrogate, which no JSON body brings
             return
         assert body["prompt"] == ids
@@ -135,11 +135,11 @@ class TestLegs:
 
     def test_a_leg_is_marked_and_has_a_name_of_its_own(self) -> None:
         """The router knows it by `<request>.prefill`; the mark lets it carry transfer parameters."""
-        headers = leg_headers(LEG, NIXL.request_id(Binding("r1", Peer("h", 1), None)))
-        assert headers == {"content-type": "application/json", "x-request-id": "r1.prefill", LEG_HEADER: "-"}
-        keyed = msgspec.structs.replace(LEG, authorization="Bearer k", prefix="abc")
-        assert leg_headers(keyed, "x")["authorization"] == "Bearer k"
-        assert leg_headers(keyed, "x")[LEG_HEADER] == "abc"
+        headers = prefill_headers(PREFILL, NIXL.request_id(Binding("r1", Peer("h", 1), None)))
+        assert headers == {"content-type": "application/json", "x-request-id": "r1.prefill", PREFILL_KEYS_HEADER: "-"}
+        keyed = msgspec.structs.replace(PREFILL, authorization="Bearer k", prefix="abc")
+        assert prefill_headers(keyed, "x")["authorization"] == "Bearer k"
+        assert prefill_headers(keyed, "x")[PREFILL_KEYS_HEADER] == "abc"
 
     @given(st.lists(st.integers(0, 2**64 - 1), max_size=MAX_KEYS), st.integers(0, 2**32 - 1))
     def test_prefix_keys_survive_their_header(self, keys: list[int], prompt_bytes: int) -> None:
@@ -199,16 +199,16 @@ async def prefiller(**options: Any) -> AsyncIterator[Prefiller]:
 
 
 class TestHandoffs:
-    """One leg, whole or broken."""
+    """One prefill request, whole or broken."""
 
     async def test_the_answers_parameters_are_what_to_decode_with(self) -> None:
-        """And legs share a connection."""
-        async with prefill_replica(b'{"kv_transfer_params":{"remote_port":7}}') as (peer, _), prefiller() as legs:
+        """And prefill requests share a connection."""
+        async with prefill_replica(b'{"kv_transfer_params":{"remote_port":7}}') as (peer, _), prefiller() as prefills:
             for _ in range(2):
-                async with legs.handoff(peer, LEG) as params:
+                async with prefills.handoff(peer, PREFILL) as params:
                     assert params == {"remote_port": 7}
-            assert legs.totals().outcomes == Handoffs(ok=2).outcomes
-            assert legs.totals().leg_ms > 0
+            assert prefills.totals().outcomes == Handoffs(ok=2).outcomes
+            assert prefills.totals().leg_ms > 0
 
     @pytest.mark.parametrize(
         ("answer", "status"),
@@ -222,41 +222,41 @@ class TestHandoffs:
     )
     async def test_an_odd_answer_is_a_failure(self, answer: bytes, status: bytes) -> None:
         """Computed here, counted; a redirect is not followed."""
-        async with prefill_replica(answer, status) as (peer, _), prefiller() as legs:
-            async with legs.handoff(peer, LEG) as params:
+        async with prefill_replica(answer, status) as (peer, _), prefiller() as prefills:
+            async with prefills.handoff(peer, PREFILL) as params:
                 assert params is None
-            assert legs.totals().outcomes == Handoffs(failed=1).outcomes
+            assert prefills.totals().outcomes == Handoffs(failed=1).outcomes
 
     async def test_a_replica_that_is_gone_is_refused(self) -> None:
         """A closed port says so at once."""
         async with prefill_replica(None) as (peer, _):
             pass
-        async with prefiller() as legs:
-            async with legs.handoff(peer, LEG) as params:
+        async with prefiller() as prefills:
+            async with prefills.handoff(peer, PREFILL) as params:
                 assert params is None
-            assert legs.totals().outcomes == Handoffs(refused=1).outcomes
+            assert prefills.totals().outcomes == Handoffs(refused=1).outcomes
 
     async def test_a_replica_that_says_nothing_runs_out_of_time(self) -> None:
         """And its connection is closed, so that it stops."""
-        async with prefill_replica(None) as (peer, seen), prefiller(timeout_s=0.05) as legs:
-            async with legs.handoff(peer, LEG) as params:
+        async with prefill_replica(None) as (peer, seen), prefiller(timeout_s=0.05) as prefills:
+            async with prefills.handoff(peer, PREFILL) as params:
                 assert params is None
-            assert legs.totals().outcomes == Handoffs(timeout=1).outcomes
+            assert prefills.totals().outcomes == Handoffs(timeout=1).outcomes
             await seen.left.wait()
 
     async def test_a_hung_replica_costs_what_the_prompt_costs(self) -> None:
         """Three tokens are not waited for as long as the longest of prompts may take: an hour, here."""
-        async with prefill_replica(None) as (peer, _), prefiller(timeout_s=3600.0) as legs:
-            async with asyncio.timeout(60), legs.handoff(peer, LEG) as params:
+        async with prefill_replica(None) as (peer, _), prefiller(timeout_s=3600.0) as prefills:
+            async with asyncio.timeout(60), prefills.handoff(peer, PREFILL) as params:
                 assert params is None
-            assert legs.totals().outcomes == Handoffs(timeout=1).outcomes
+            assert prefills.totals().outcomes == Handoffs(timeout=1).outcomes
 
     async def test_a_client_that_leaves_ends_the_leg(self) -> None:
         """Cancelled here, hung up there; it is no failure of the prefill replica."""
-        async with prefill_replica(None) as (peer, seen), prefiller() as legs:
+        async with prefill_replica(None) as (peer, seen), prefiller() as prefills:
 
             async def serve() -> None:
-                async with legs.handoff(peer, LEG):
+                async with prefills.handoff(peer, PREFILL):
                     pass
 
             task = asyncio.create_task(serve())
@@ -265,11 +265,11 @@ class TestHandoffs:
             await asyncio.wait({task})
             assert task.cancelled()
             await seen.left.wait()
-            assert legs.totals().outcomes == Handoffs().outcomes
+            assert prefills.totals().outcomes == Handoffs().outcomes
 
 
 class Concurrent:
-    """A connector whose two legs run side by side and know each other."""
+    """A connector whose two prefill requests run side by side and know each other."""
 
     peer_binding: ClassVar[bool] = True
     concurrent: ClassVar[bool] = True
@@ -289,23 +289,23 @@ class TestOtherConnectors:
     """The two flags are honoured, whoever sets them."""
 
     async def test_decoding_begins_beside_the_prefill(self) -> None:
-        """The prefill replica has not answered, and never does; leaving the block ends its leg."""
+        """The prefill replica has not answered, and never does; leaving the block ends its prefill request."""
         own = Peer("10.0.0.9", 9)
-        async with prefill_replica(None) as (peer, seen), prefiller(connector=Concurrent(), own=own) as legs:
-            async with legs.handoff(peer, LEG) as params:
+        async with prefill_replica(None) as (peer, seen), prefiller(connector=Concurrent(), own=own) as prefills:
+            async with prefills.handoff(peer, PREFILL) as params:
                 assert params == {"comes_from": str(peer)}
                 await seen.asked.wait()
             await seen.left.wait()
 
     async def test_a_concurrent_leg_needs_no_parameters_in_its_answer(self) -> None:
         """It counts as done when it is answered."""
-        async with prefill_replica(b"{}") as (peer, _), prefiller(connector=Concurrent()) as legs:
-            async with legs.handoff(peer, LEG):
-                while not legs.totals().ok:
+        async with prefill_replica(b"{}") as (peer, _), prefiller(connector=Concurrent()) as prefills:
+            async with prefills.handoff(peer, PREFILL):
+                while not prefills.totals().ok:
                     await asyncio.sleep(0)
-            assert legs.totals().outcomes == Handoffs(ok=1).outcomes
+            assert prefills.totals().outcomes == Handoffs(ok=1).outcomes
 
 
 def test_every_outcome_is_reported() -> None:
     """Under its own name."""
-    assert {outcome.value for outcome in Outcome} == set(Handoffs().outcomes)
+    assert {outcome.value for outcome in HandoffOutcome} == set(Handoffs().outcomes)

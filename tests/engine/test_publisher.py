@@ -12,7 +12,7 @@ from edge import until
 from router_fixture import register, running_router
 
 from pointsman.contract.events import EngineLoad, Finished, FirstToken
-from pointsman.engine.publisher import MAX_PENDING_KEYS, Publisher
+from pointsman.engine.publisher import MAX_PENDING_KEYS, EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import RouterTransport
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
@@ -27,12 +27,12 @@ class Engine:
     def publisher(self, *admin_urls: str, epoch: str = "one") -> Publisher:
         return Publisher(
             [RouterTransport(url, "", "a") for url in admin_urls],
-            epoch=epoch,
-            capacity_tokens=5000,
-            block_tokens=16,
-            resident=lambda: list(self.resident),
-            depths=lambda keys: [10 * key for key in keys],
-            load=lambda: EngineLoad(running=2, waiting=1, kv_usage=0.5),
+            EngineFacts(epoch=epoch, capacity_tokens=5000, block_tokens=16),
+            EngineReadings(
+                resident=lambda: list(self.resident),
+                depths=lambda keys: [10 * key for key in keys],
+                load=lambda: EngineLoad(running=2, waiting=1, kv_usage=0.5),
+            ),
         )
 
 
@@ -112,7 +112,7 @@ async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.Mo
             await stack.enter_async_context(publishing(publisher))
             await until(lambda: _true(holds(router, 1, 2, 3)))
             publisher.keys([4], [])
-            await until(lambda: _true(publisher._targets[0].transport.fed))  # type: ignore[attr-defined]
+            await until(lambda: _true(publisher._listeners[0].transport.fed))  # type: ignore[attr-defined]
             port = router.addresses["admin"].port
         async with running_router(policy=policy, admin={"port": port}) as router:
             await register(router, "a")
@@ -141,7 +141,7 @@ async def test_it_waits_for_a_router_that_is_not_there_and_stays_small() -> None
         async with publishing(publisher):
             for number in range(3):
                 publisher.keys(range(number * MAX_PENDING_KEYS, (number + 1) * MAX_PENDING_KEYS), [])
-                assert all(len(target._pending) <= MAX_PENDING_KEYS for target in publisher._targets)
+                assert all(len(listener._pending) <= MAX_PENDING_KEYS for listener in publisher._listeners)
                 await asyncio.sleep(0)
             await register(router, "a")
             await until(lambda: _true(holds(router, 1, 2, 3)))
@@ -155,7 +155,7 @@ async def test_routers_say_how_often_they_want_to_be_told() -> None:
             publisher = Engine().publisher(admin_of(router))
             async with publishing(publisher):
                 await until(lambda r=router: _true(holds(r, 1)))  # type: ignore[misc]
-                await until(lambda p=publisher, i=interval_s: _true(p._targets[0]._interval_s == i))  # type: ignore[misc]
+                await until(lambda p=publisher, i=interval_s: _true(p._listeners[0]._interval_s == i))  # type: ignore[misc]
 
 
 JSON = {"content-type": "application/json"}

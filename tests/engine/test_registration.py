@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
+import msgspec
 import pytest
 from admin_stub import admin
 
-from pointsman.engine.registration import Registration
+from pointsman.contract.registration import Registration
+from pointsman.engine.registration import Registrar, Renewal
 from pointsman.engine.transport import RENEWED_FOR_S
 
 
 @asynccontextmanager
-async def registered(*urls: str, **settings: Any) -> AsyncIterator[Registration]:
-    """A registration that runs, and leaves at the end."""
-    settings = {"heartbeat_s": 0.02, **settings}
-    registration = Registration(urls, settings.pop("token", ""), "r1", "http://10.0.0.1:8000", "tiny", **settings)
-    running = asyncio.create_task(registration.run())
+async def registered(
+    *urls: str, token: str = "", ttl_s: float = 10.0, born_ms: int = 0, renewals: Sequence[Renewal] = ()
+) -> AsyncIterator[Registrar]:
+    """A registrar that runs, and withdraws at the end."""
+    registration = Registration(url="http://10.0.0.1:8000", model="tiny", ttl_s=ttl_s, born_ms=born_ms)
+    registrar = Registrar(urls, token, "r1", registration, heartbeat_s=0.02, renewals=renewals)
+    running = asyncio.create_task(registrar.run())
     try:
-        yield registration
+        yield registrar
     finally:
         running.cancel()
         await asyncio.wait({running})
-        await registration.leave()
+        await registrar.withdraw()
 
 
 def own_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -36,12 +39,14 @@ def own_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def test_a_replica_registers_and_renews() -> None:
     """The same PUT again and again: url, model, lease."""
-    async with admin() as router, registered(router.url + "/", ttl_s=7.0) as registration:
+    async with admin() as router, registered(router.url + "/", ttl_s=7.0) as registrar:
         await router.wait_said(3)
-        said = ("PUT", "r1", {"url": "http://10.0.0.1:8000", "model": "tiny", "ttl_s": 7.0}, "")
-        assert router.said[:3] == [said] * 3
-        await registration.wait_registered()
-        assert registration.registered == 1
+        assert router.said[:3] == router.said[:1] * 3
+        method, path, body, _ = router.said[0]
+        assert (method, path) == ("PUT", "r1")
+        assert msgspec.convert(body, Registration) == Registration(url="http://10.0.0.1:8000", model="tiny", ttl_s=7.0)
+        await registrar.wait_registered()
+        assert registrar.registered == 1
 
 
 async def test_leaving_withdraws() -> None:
@@ -57,14 +62,14 @@ async def test_an_earlier_life_is_told_that_it_is_superseded(caplog: pytest.LogC
     and what it says on leaving is no news."""
     caplog.set_level(logging.WARNING, logger="pointsman.registration")
     async with admin() as router:
-        async with registered(router.url, born_ms=5) as registration:
-            await registration.wait_registered()
+        async with registered(router.url, born_ms=5) as registrar:
+            await registrar.wait_registered()
             assert router.said[0][2]["born_ms"] == 5
-            assert not registration.superseded
+            assert not registrar.superseded
             router.status = 409
-            while not registration.superseded:
-                await registration.wait_changed()
-            assert await registration.drain()
+            while not registrar.superseded:
+                await asyncio.sleep(0)
+            assert await registrar.drain()
         assert [said[:2] for said in router.said[-2:]] == [("POST", "r1/drain?born_ms=5"), ("DELETE", "r1?born_ms=5")]
     assert len(own_lines(caplog)) == 1
 
@@ -79,9 +84,9 @@ async def test_the_token_goes_with_every_call() -> None:
 
 async def test_draining_is_asked_of_every_router() -> None:
     """POST .../drain at both; the registration goes on."""
-    async with admin() as one, admin() as two, registered(one.url, two.url) as registration:
-        await registration.wait_registered()
-        await registration.drain()
+    async with admin() as one, admin() as two, registered(one.url, two.url) as registrar:
+        await registrar.wait_registered()
+        await registrar.drain()
         for router in (one, two):
             assert ("POST", "r1/drain", None, "") in router.said
 
@@ -90,8 +95,8 @@ async def test_a_router_that_comes_back_is_told_again(caplog: pytest.LogCaptureF
     """Away for many tries: one line when it goes, one when it is back, none for the tries between."""
     caplog.set_level(logging.INFO, logger="pointsman.registration")
     async with admin() as router:
-        async with registered(router.url) as registration:
-            await registration.wait_registered()
+        async with registered(router.url) as registrar:
+            await registrar.wait_registered()
             await router.stop()
             # Something that hangs up takes the port, and counts.
             tries = asyncio.Semaphore(0)
@@ -103,11 +108,11 @@ async def test_a_router_that_comes_back_is_told_again(caplog: pytest.LogCaptureF
             other = await asyncio.start_server(hang_up, "127.0.0.1", router.port)
             for _ in range(4):
                 await tries.acquire()
-            assert registration.registered == 0
+            assert registrar.registered == 0
             other.close()
             await other.wait_closed()
             await router.start()
-            await registration.wait_registered()
+            await registrar.wait_registered()
         lines = [said.split(": ")[2] for said in own_lines(caplog)]
         assert lines == ["registered", "cannot be reached", "registered"]
 
@@ -116,9 +121,9 @@ async def test_a_router_that_is_away_does_not_disturb_the_other() -> None:
     """Nobody listens at one URL; the other has its heartbeats."""
     async with admin() as router, admin() as gone:
         await gone.stop()
-        async with registered(gone.url, router.url) as registration:
+        async with registered(gone.url, router.url) as registrar:
             await router.wait_said(3)
-            assert registration.registered == 1
+            assert registrar.registered == 1
         assert router.said[-1][0] == "DELETE"
         await gone.start()
 
@@ -127,9 +132,9 @@ async def test_a_refusal_is_logged_once_with_its_words(caplog: pytest.LogCapture
     """401 on every heartbeat is one warning."""
     async with admin() as router:
         router.status = 401
-        async with registered(router.url) as registration:
+        async with registered(router.url) as registrar:
             await router.wait_said(3)
-            assert registration.registered == 0
+            assert registrar.registered == 0
         warnings = [said for said in own_lines(caplog) if "answered 401" in said]
         assert len(warnings) == 1 and '"no"' in warnings[0]
 
@@ -152,12 +157,12 @@ class Reports:
 async def test_a_lease_that_reports_renew_needs_no_heartbeats() -> None:
     """One PUT registers. The next one comes when what is registered changes, or when reports stop."""
     reports = Reports()
-    async with admin() as router, registered(router.url, ttl_s=10.0, renewals=[reports]) as registration:
-        await registration.wait_registered()
+    async with admin() as router, registered(router.url, ttl_s=10.0, renewals=[reports]) as registrar:
+        await registrar.wait_registered()
         for _ in range(10):
             await asyncio.sleep(0.02)  # a heartbeat
         assert len(router.said) == 1
-        registration.offer(["adapter"])
+        registrar.set_adapters(["adapter"])
         await router.wait_said(2)
         assert router.said[1][2]["adapters"] == ["adapter"]
         reports.renews = False

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from body_fields import MAX_TOKENS_LIMIT, BodyFields, body_fields
+from body_model import body_model
 from golden import HAPROXY, assert_golden, body_of, load_cases, rewriting
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.contract.prefix_keys import prompt_start, salt_of
 from pointsman.policies.request import Naming
-from pointsman.router.decide.body_model import body_model
 
 GOLDEN = HAPROXY / "body_fields.json"
 

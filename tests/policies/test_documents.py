@@ -13,6 +13,7 @@ import pytest
 import yaml
 from candidates import make_candidates, make_context, make_features
 from pages import run_page
+from plain_words import complaint
 
 from pointsman.policies.policy import Policy
 from pointsman.policies.registry import KEY_FALLBACK, POLICIES, build_policy, describe
@@ -70,6 +71,15 @@ def test_config_table_is_the_configuration(name: str, page: str) -> None:
         meaning = value.get("description") or next(one["description"] for one in value["anyOf"] if "description" in one)
         expected.append([f"`{key}`", f"`{json.dumps(default)}`", meaning])
     assert table(page, "Config") == expected
+
+
+def test_every_key_has_a_meaning_that_stands_alone(name: str) -> None:
+    """The schemas of `GET /v1/policies` describe each key of each struct, nested ones too."""
+    schema = describe(POLICIES)[name]["schema"]
+    for definition in schema["$defs"].values():
+        for key, value in definition.get("properties", {}).items():
+            texts = [value.get("description", ""), *(one.get("description", "") for one in value.get("anyOf", ()))]
+            assert not (wrong := complaint(" ".join(texts).strip())), f"{name}.{key}: {wrong}"
 
 
 def reasons_given(policy: Policy) -> set[str]:

@@ -8,7 +8,7 @@ may be as long as the part that is searched and may have escapes, but what stand
 count. Never raises.
 
 This is the Python twin of the part "Fields" of haproxy/lua/pointsman.lua. The model has rules of its own
-(`pointsman.router.decide.body_model`). Leaf module.
+(`body_model.py`). Leaf module.
 """
 
 from __future__ import annotations

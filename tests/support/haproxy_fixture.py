@@ -21,7 +21,7 @@ from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import BACKEND, Bind, EdgeConfig, Server, Timeouts
 from pointsman.haproxy.process import HAProxyProcess
 from pointsman.haproxy.reconcile import DesiredServer, Reconciler, observe
-from pointsman.haproxy.runtime_api import RuntimeAPI
+from pointsman.haproxy.runtime_api import RuntimeAPI, ServerState, parse_servers_state
 from pointsman.haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
 from pointsman.router.requests.end_of_request import CLIENT_LEFT
 from pointsman.up.ports import pick_ports
@@ -338,7 +338,7 @@ class Edge:
         """Wait until HAProxy has found these replicas `up` or `down`."""
 
         async def reached() -> bool:
-            seen = observe(await self.api.servers_state(BACKEND), await self.api.stat(BACKEND))
+            seen = observe(await servers_state(self.api), await self.api.stat(BACKEND))
             return all(seen[name].health == health for name in names)
 
         await until(reached)
@@ -358,6 +358,11 @@ class Edge:
             return (await self.api.stat("pm-router"))[0].status.startswith(status)
 
         await until(reached)
+
+
+async def servers_state(api: RuntimeAPI) -> list[ServerState]:
+    """Every server of the backend, as HAProxy has it."""
+    return parse_servers_state((await api.run([f"show servers state {BACKEND}"]))[0])
 
 
 async def read_response(reader: asyncio.StreamReader) -> Response:

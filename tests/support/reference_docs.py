@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from enum import EnumMeta
@@ -21,6 +22,8 @@ import msgspec
 from msgspec import inspect as types
 
 from pointsman.commands.haproxy import DEFAULTS
+from pointsman.engine.sim.config import SimConfig
+from pointsman.engine.vllm.fleet.config import FleetConfig
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
@@ -50,7 +53,16 @@ def code(text: str) -> str:
 
 
 def attribute_docs(owner: type) -> dict[str, str]:
-    """The docstrings below the fields of a class, each on one line."""
+    """The docstrings below the fields of a class and of its own bases, each on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        if base.__module__.startswith("pointsman."):
+            docs |= own_attribute_docs(base)
+    return docs
+
+
+def own_attribute_docs(owner: type) -> dict[str, str]:
+    """The docstrings below the fields that a class itself declares."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
@@ -78,7 +90,8 @@ METRICS = """\
 
 ## Router
 
-`GET /metrics` of the admin address, without a token. A histogram has the series `_bucket`, `_sum` and `_count`.
+`GET /metrics` of the admin address serves these without a token. A histogram has the series `_bucket`, `_sum` and
+`_count`.
 
 {metrics}
 
@@ -91,19 +104,21 @@ request ids are never labels.
 
 ### Reasons
 
-The same word is the response header `x-pointsman-reason`.
+A reason says why a replica was chosen, or none. It is the label `reason`, the response header `x-pointsman-reason`, and
+the field `reason` of `POST /v1/explain`.
 
 {reasons}
 
 ## HAProxy
 
-`GET /metrics` of the `ops` address: HAProxy's own exporter. Clients come in through `proxy="edge"`, replicas are the
-servers of `proxy="fleet"`, the router is the server of `proxy="pm-router"`. HAProxy counts from zero after a reload.
+`GET /metrics` of the `ops` address is HAProxy's own exporter. The frontend of clients is `proxy="edge"`, replicas are
+the servers of `proxy="fleet"`, and the router is the server of `proxy="pm-router"`. HAProxy's counters restart at zero
+after a reload.
 
 ## Engines
 
-Each replica serves vLLM's metrics at its own address, never through the edge; simulated replicas serve a part of them
-under the same names. Prometheus scrapes replicas directly, with the id as label `replica`
+Each replica serves vLLM's metrics at its own address. Simulated replicas serve some of them under the same names.
+Prometheus scrapes replicas directly and sets the replica id as label `replica`
 (`deploy/prometheus/targets/replicas.yml`).
 """
 
@@ -119,7 +134,7 @@ def metrics_page() -> str:
 
 
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
-    router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # so that what is shared is measured
+    router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # with the metrics of sharing
     for family in sorted(router.metrics.collect(), key=lambda family: family.name):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         yield code(name), family.type, ", ".join(map(code, family._labelnames)), family.documentation
@@ -173,31 +188,65 @@ SETTINGS = """\
 
 {generated}
 
-Two files, one for each process of an edge. A wrong key or value is refused at start, with the key, the value and what
-is expected. Examples: `deploy/systemd/etc/`.
+Each process has one YAML file. A process refuses to start with an unknown key or a wrong value, and names the key, the
+value and what is expected. Examples: `deploy/systemd/etc/`. The keys of policies are in [policies](policies.md).
 
 ## Router
 
-`pointsman router --config router.yaml`; `--check-config` checks and exits, `--print-config` shows what is understood.
-Lowest first: defaults, the file, environment variables, flags. An environment variable is the key in capitals behind
-`POINTSMAN_`, with two underscores between levels: `POINTSMAN_ADMIN__TOKEN`.
+`pointsman router --config router.yaml` starts the router; `--check-config` checks the file and exits, `--print-config`
+shows the resulting settings and exits. Precedence, lowest first: defaults, the file, environment variables, flags. The
+environment variable of a key is `POINTSMAN_` and the key in capitals, with two underscores between levels:
+`POINTSMAN_ADMIN__TOKEN` is `admin.token`.
 
 {router}
 
 ## HAProxy
 
-`pointsman haproxy render --config haproxy.yaml --out FOLDER` writes haproxy.cfg and the files it refers to. What both
-files say must agree: the router's addresses, the admin socket, `server_options`, `isolate_tenants`, and
-`policy_override` with the router's `override_header`. `pointsman up` sees to that by itself; its `--config` takes both
-files as sections `router` and `haproxy`.
+`pointsman haproxy render --config haproxy.yaml --out FOLDER` writes haproxy.cfg and the files it refers to. Some values
+must agree with `router.yaml`: the router's addresses, the admin socket, `server_options`, `isolate_tenants`, and
+`policy_override` with the router's `override_header`. `pointsman up` keeps them equal by itself; the file of its
+`--config` has the sections `router`, `haproxy` and `engine`.
 
 {haproxy}
+
+## vLLM fleet
+
+`pointsman engine vllm --config fleet.yaml` keeps pools of vLLM replicas on a Ray cluster
+([how to run a fleet](how-to-run-a-fleet.md)). Example: `deploy/fleet/fleet.yaml`.
+
+{vllm}
+
+## Simulated replica
+
+`pointsman engine sim --config sim.yaml`, or `--set KEY=VALUE` for one key.
+
+{sim}
 """
 
 
 def settings_page() -> str:
     """docs/settings.md."""
-    return SETTINGS.format(generated=GENERATED, router=_sections(Settings, {}), haproxy=_sections(EdgeConfig, DEFAULTS))
+    return SETTINGS.format(
+        generated=GENERATED,
+        router=_sections(Settings, {}),
+        haproxy=_sections(EdgeConfig, DEFAULTS),
+        vllm=_sections(FleetConfig, {}),
+        sim=_sections(SimConfig, {}),
+    )
+
+
+def setting_meanings() -> Iterator[tuple[str, str]]:
+    """Key and meaning of every row of docs/settings.md."""
+    for line in settings_page().splitlines():
+        cells = re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |"))
+        if line.startswith("| `"):
+            yield cells[0], cells[-1]
+
+
+def metric_meanings() -> Iterator[tuple[str, str]]:
+    """Name and HELP of every metric, and every reason with its meaning."""
+    yield from ((name, text) for name, _, _, text in _metric_rows())
+    yield from _reason_rows()
 
 
 def _sections(owner: type, defaults: Mapping[str, Any]) -> str:
@@ -214,7 +263,9 @@ def _sections(owner: type, defaults: Mapping[str, Any]) -> str:
         prefix = f"{field.name}[]." if is_list else f"{field.name}."
         meaning = docs.get(field.name, class_doc(inner))
         sections += [f"### `{field.name}`", "\n".join(textwrap.wrap(meaning, WIDTH))]
-        if not isinstance(field.type, types.StructType):
+        if default is msgspec.NODEFAULT:
+            sections.append("Required.")
+        elif not isinstance(field.type, types.StructType):
             sections.append(f"Default: {_shown(default)}.")
         inner_defaults = default if isinstance(default, Mapping) else {}
         inner_docs = attribute_docs(inner)
@@ -271,9 +322,11 @@ def _struct(kind: types.Type) -> type | None:
 
 
 def _kind(kind: types.Type) -> str:
-    """What may be written for a value, in words."""
+    """The values a key takes, in words."""
     if isinstance(kind, types.LiteralType):
         return ", ".join(map(code, kind.values))
+    if isinstance(kind, types.StructType):
+        return f"mapping of {', '.join(code(one.name) for one in kind.fields)}"
     if isinstance(kind, types.EnumType):
         return ", ".join(code(one.value) for one in kind.cls)
     if isinstance(kind, types.UnionType):

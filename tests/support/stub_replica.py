@@ -6,7 +6,6 @@ import json
 import os
 import sys
 
-from pointsman.engine.registration import Registration
 from pointsman.engine.vllm.replica.replica import Started, VllmReplica
 
 
@@ -15,7 +14,7 @@ class StubReplica(VllmReplica):
 
     async def _start(self, more: tuple[str, ...]) -> Started:
         url = f"http://127.0.0.1:1/{os.getpid()}"
-        self._registration = Registration(self._spec.admin, "", self._spec.id, url, self._spec.model)
+        self._link.register(url)
         return Started(self._spec.id, url, (os.getpid(),), 0.0)
 
     async def drain(self, drain_s: float) -> int:
@@ -27,7 +26,7 @@ class StubReplica(VllmReplica):
         self._over.set()
 
     async def leave(self) -> None:
-        await self._deregister()
+        await self._link.withdraw()
 
 
 def run_driver(settings: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.contract.events import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
 from pointsman.contract.registration import Registration
-from pointsman.engine.publisher import Publisher
+from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import TransportError
 
 if TYPE_CHECKING:
@@ -109,11 +109,8 @@ class WorldEngine:
         if self.reports:
             self._publisher = Publisher(
                 self.ways,
-                epoch=self.epoch,
-                born_ms=self._born_ms,
-                capacity_tokens=self._capacity * TOKENS_PER_KEY,
-                resident=lambda: list(self.cache),
-                load=lambda: EngineLoad(running=self.running),
+                EngineFacts(epoch=self.epoch, born_ms=self._born_ms, capacity_tokens=self._capacity * TOKENS_PER_KEY),
+                EngineReadings(resident=lambda: list(self.cache), load=lambda: EngineLoad(running=self.running)),
             )
             self._publisher.changes = self._changes
             self._tasks.append(asyncio.create_task(self._publisher.run()))

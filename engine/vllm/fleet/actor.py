@@ -1,8 +1,8 @@
-"""One life of a replica as its keeper sees it: the actors of its ranks and what they reserve, from making to end.
+"""One incarnation of a replica, from start to end: the actors of its ranks and the resources they reserve.
 
-Mostly that is one actor. A data-parallel group is several, one a rank, each with its own server; the group is placed,
-started, drained and ended whole, and when one rank dies the others stop serving at once: their engines wait for it in
-the next collective operation. Ray's errors are turned into ours.
+Most incarnations have one actor. A data-parallel group has one for each rank, each with its own server; the group is
+placed, started, drained and ended whole, and when one rank dies the others stop serving at once: their engines wait for
+it in the next collective operation. Ray's errors are turned into this package's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pointsman.engine.vllm.fleet.spec import Bundle, Rank, group_argv
 from pointsman.engine.vllm.replica.replica import Found, Started, VllmReplica
 
 CALLS_MAX = 64
-"""Calls an actor takes at once; its keeper has two under way, the rest is for whoever reads signals."""
+"""Calls an actor takes at once; its supervisor has two under way, the others read signals."""
 
-BURY_S = 1.5
-"""How long the ranks that outlive another may take to leave the routers and close."""
+WITHDRAW_S = 1.5
+"""How long the ranks that outlive another may take to withdraw from the routers and close."""
 
 NAME_TRIES = 50
 NAME_PAUSE_S = 0.1
@@ -30,8 +30,8 @@ NAME_PAUSE_S = 0.1
 T = TypeVar("T")
 
 
-class Life(Protocol):
-    """One life of a replica. The calls raise ReplicaDiedError when a process is gone."""
+class Incarnation(Protocol):
+    """One incarnation of a replica. The calls raise ReplicaDiedError when a process is gone."""
 
     def start(self) -> Coroutine[Any, Any, tuple[Started, ...]]:
         """See `VllmReplica.start`; one answer a rank. Raises ClusterError when the cluster will not have it."""
@@ -45,15 +45,15 @@ class Life(Protocol):
     def end(self) -> Coroutine[Any, Any, None]:
         """See `VllmReplica.end`."""
 
-    def bury(self) -> Coroutine[Any, Any, None]:
-        """A rank is dead: take the others out of routing."""
+    def withdraw_survivors(self) -> Coroutine[Any, Any, None]:
+        """Take the ranks that outlive a dead one out of routing."""
 
     def kill(self) -> None:
         """End every process at once, whatever it does, and free what was reserved; harmless when all is gone."""
 
 
-MakeLife = Callable[[], Life]
-"""Makes one more life of a replica; nothing happens before its `start`."""
+MakeIncarnation = Callable[[], Incarnation]
+"""Makes one more incarnation of a replica; nothing happens before its `start`."""
 
 
 class RayActor:
@@ -106,8 +106,8 @@ class RayActor:
             raise ReplicaDiedError(f"{self.id}: its process died") from None
 
 
-class RayLife:
-    """One life on the connected Ray cluster. Made from ranks, or from actors that another driver left."""
+class RayIncarnation:
+    """One incarnation on the connected Ray cluster. Made from ranks, or from actors that another driver left."""
 
     def __init__(self, ranks: Sequence[Rank], placement: Placement, *, detached: bool) -> None:
         self._ranks = ranks
@@ -117,12 +117,12 @@ class RayLife:
         self._group: Any = None
 
     @classmethod
-    def of(cls, actors: Sequence[RayActor]) -> RayLife:
-        """A life that another driver began, by its actors in the order of their ranks."""
-        life = cls((), Placement.PACK, detached=True)
-        life._actors = list(actors)
-        life._group = _placement_group(_group_name(actors[0].id))
-        return life
+    def of(cls, actors: Sequence[RayActor]) -> RayIncarnation:
+        """An incarnation that another driver began, by its actors in the order of their ranks."""
+        incarnation = cls((), Placement.PACK, detached=True)
+        incarnation._actors = list(actors)
+        incarnation._group = _placement_group(_group_name(actors[0].id))
+        return incarnation
 
     async def start(self) -> tuple[Started, ...]:
         more: list[tuple[str, ...]] = [()] * len(self._actors or self._ranks)
@@ -151,10 +151,10 @@ class RayLife:
     async def end(self) -> None:
         await asyncio.gather(*(actor.end() for actor in self._actors))
 
-    async def bury(self) -> None:
+    async def withdraw_survivors(self) -> None:
         async def leave(actor: RayActor) -> None:
             with contextlib.suppress(ReplicaDiedError, TimeoutError):
-                async with asyncio.timeout(BURY_S):
+                async with asyncio.timeout(WITHDRAW_S):
                     await actor.leave()
 
         await asyncio.gather(*(leave(actor) for actor in self._actors))

@@ -81,46 +81,56 @@ class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One adapter, loaded when the replica starts."""
 
     name: str
-    """Clients ask for it as a model of this name."""
+    """Name that clients send as `model`."""
     path: str
     """Folder or hub name, as vLLM's `--lora-modules` takes it."""
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Equal replicas of one model. Raises VllmConfigError (a ValueError) when a value cannot be."""
+    """Equal replicas of one model. Raises VllmConfigError (a ValueError) for a value that cannot work."""
 
     name: str = DEFAULT_NAME
-    """Replica ids are `<name>-1`, `<name>-2`, ...; unique among the pools of one edge."""
+    """Name of the pool, unique among the pools of one edge. Replica ids are `<name>-1`, `<name>-2`, ..."""
     model: str
-    """Folder or hub name, as `vllm serve` takes it; `tiny` and `tiny-moe` are small seeded models made on the spot."""
+    """Folder or hub name, as `vllm serve` takes it. `tiny` and `tiny-moe` are small seeded models created on the
+    spot."""
     served_name: str = ""
-    """Name clients ask for; empty: the same as `model`."""
+    """Model name that clients send. Empty: the same as `model`."""
     role: Role = Role.BOTH
+    """Role of the replicas: `both`, `prefill` (compute prompts for others) or `decode` (may have their prompts
+    computed)."""
     prefill_timeout_s: float = 30.0
-    """A decode replica computes a prompt itself that a prefill replica has not computed for so long."""
+    """Time, in seconds, after which a decode replica computes a prompt itself that a prefill replica has not
+    finished."""
     replicas: int = 1
-    """How many; with data parallelism, how many groups."""
+    """Number of replicas; with data parallelism, number of groups."""
     args: tuple[str, ...] = ()
     """Further arguments of `vllm serve`, one word each."""
     env: dict[str, str] = {}
-    """Further environment of each replica."""
+    """Further environment variables of each replica."""
     device: Device = Device.AUTO
+    """Device that replicas compute on: `gpu`, `cpu`, or `auto`: GPU where the Ray cluster has one, else CPU."""
     num_cpus: float = 1.0
-    """Ray CPUs a replica reserves; with data parallelism, each rank."""
+    """Ray CPUs that a replica reserves; with data parallelism, each rank."""
     num_gpus: float = 1.0
-    """Ray GPUs a replica reserves where it runs on GPUs; with tensor or pipeline parallelism, each worker has one."""
+    """Ray GPUs that a replica reserves when it runs on GPUs; with tensor or pipeline parallelism each worker has
+    one."""
     resources: dict[str, float] = {}
-    """Ray's custom resources a replica reserves, such as `{"accelerator_type:H100": 0.001}`."""
+    """Ray custom resources that a replica reserves, such as `{"accelerator_type:H100": 0.001}`."""
     tensor_parallel_size: int = 1
+    """Tensor parallel size of one engine, as vLLM's `--tensor-parallel-size`."""
     pipeline_parallel_size: int = 1
-    """Beyond 1: as many Ray workers with a GPU each, in one placement group with the replica."""
+    """Pipeline parallel size of one engine. Engines of several workers get one placement group, with a GPU for each
+    worker."""
     placement: Placement = Placement.PACK
+    """Ray's strategy for placing the bundles of one replica or data-parallel group on nodes."""
     data_parallel_size: int = 1
-    """Beyond 1: a replica is a group of so many ranks, each with a server and signals of its own, that live and die
-    together."""
+    """Data parallel size. Above 1, a replica is a group of so many ranks, each with its own server and signals; the
+    group starts and ends as one."""
     loras: tuple[LoraAdapter, ...] = ()
+    """LoRA adapters that are loaded when a replica starts."""
     surge: bool = True
-    """A roll adds a replica before it takes one away. False where there is no room for one more: it takes one first."""
+    """Whether a roll adds a replica before it removes one. Set to false where there is no room for one more."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -168,31 +178,37 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pools that one driver keeps. Raises VllmConfigError (a ValueError) when a value cannot be."""
+    """Pools that one driver runs. Raises VllmConfigError (a ValueError) for a value that cannot work."""
 
     name: str = DEFAULT_NAME
-    """Under this name a driver finds the replicas another one left on the same Ray cluster."""
+    """Name of the fleet, under which a driver finds the replicas that an earlier driver left on the same Ray
+    cluster."""
     pools: tuple[PoolConfig, ...]
+    """Pools of equal replicas. A document without `pools` is one pool, whose keys stand next to the fleet's own."""
     host: str = "127.0.0.1"
-    """Address each replica listens on and registers; `node` is the address Ray knows its machine by."""
+    """Address that each replica listens on and registers; `node` stands for the address by which Ray knows the
+    machine."""
     control_host: str = "127.0.0.1"
-    """Address the driver takes orders on, from routers; beyond loopback it demands `admin_token`."""
+    """Address where the driver takes orders from routers; beyond loopback `admin_token` is required."""
     control_port: int = 0
-    """0: the operating system picks one."""
+    """TCP port where the driver takes orders from routers; 0 lets the system pick one."""
     admin: tuple[str, ...] = ()
-    """Admin addresses of the edges to register with, as `http://127.0.0.1:7071`. None: nothing registers."""
+    """Admin URLs of the edges to register with, such as `http://127.0.0.1:8001`. Empty: no registration."""
     admin_token: str = ""
+    """Bearer token for the admin API of the edges and for the driver's own port. Empty: none."""
     ttl_s: float = 10.0
-    """Lease of a registration; a replica that dies without leaving is forgotten after this."""
+    """Lease of a registration, in seconds: without a renewal the router removes the replica."""
     heartbeat_s: float = 2.0
+    """Interval between two renewals of a registration, in seconds."""
     ray_address: str = ""
-    """Ray cluster to join (`auto`, `host:port`, `ray://...`); empty starts one on this machine and ends it again."""
+    """Address of the Ray cluster to join (`auto`, `HOST:PORT`, `ray://...`). Empty: a cluster is started on this
+    machine and ended with the driver."""
     ray_dir: str = ""
-    """Where a cluster of our own keeps its files, logs of replicas among them; empty: a temporary folder."""
+    """Folder for the files of a cluster that the driver starts, replica logs included. Empty: a temporary folder."""
     drain_s: float = 30.0
-    """How long running requests may take to finish when a replica stops."""
+    """Time, in seconds, that running requests have to finish when a replica stops."""
     start_timeout_s: float = 900.0
-    """From creating a replica to its first token, model loading included."""
+    """Time limit, in seconds, from the creation of a replica to its first token, model loading included."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

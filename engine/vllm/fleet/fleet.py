@@ -1,4 +1,4 @@
-"""A fleet: its pools, brought up together; the orders it takes; what another driver left of it.
+"""A fleet: its pools, started together; the orders it takes; the replicas another driver left.
 
 `Fleet` owns the pools and is what the control API talks to. Where the Ray cluster is not its own, replicas outlive the
 driver: `adopt` takes over those that live, so a driver that starts again disturbs no request.
@@ -12,10 +12,11 @@ from typing import Any
 
 from pointsman.contract.pools import PoolStatus
 from pointsman.engine.vllm.errors import ClusterError, ReplicaDiedError, UnknownPoolError
-from pointsman.engine.vllm.fleet.actor import RayActor, RayLife
+from pointsman.engine.vllm.fleet.actor import RayActor, RayIncarnation
 from pointsman.engine.vllm.fleet.cluster import Say
 from pointsman.engine.vllm.fleet.config import FleetConfig, PoolConfig, decode_pool
-from pointsman.engine.vllm.fleet.pool import Bring, Pool
+from pointsman.engine.vllm.fleet.environment import PoolEnvironment
+from pointsman.engine.vllm.fleet.pool import Pool
 from pointsman.engine.vllm.fleet.spec import revision_of
 from pointsman.engine.vllm.replica.replica import Found
 
@@ -24,33 +25,34 @@ ANSWER_S = 10.0
 
 
 class Fleet:
-    """Owner of the pools. `run` returns once it was told to stop and all replicas are gone."""
+    """Owner of the pools. `run` returns once `stop` was called and all replicas are gone."""
 
     def __init__(
         self,
         config: FleetConfig,
-        bring: Bring,
+        environment: PoolEnvironment,
         *,
         wanted: dict[str, PoolConfig] | None = None,
         check: Callable[[PoolConfig], None] = lambda pool: None,
         on_order: Callable[[dict[str, PoolConfig]], None] = lambda wanted: None,
         adopting: bool = False,
     ) -> None:
-        """`check` raises VllmConfigError or ClusterError for a pool this cluster cannot have; `on_order` is told what
-        is wanted after each order. With `adopting`, a refusal of vLLM does not end the fleet: others may depend on it.
+        """`check` raises VllmConfigError or ClusterError for a pool this cluster cannot have; `on_order` receives
+        what is wanted after each order. With `adopting`, a refusal of vLLM does not end the fleet: others may depend on
+        it.
         """
         self._config = config
-        self._bring = bring
+        self._environment = environment
         self._check = check
         self._on_order = on_order
         wanted = wanted or {}
         self._pools = {
-            pool.name: Pool(wanted.get(pool.name, pool), bring, must_start=not adopting) for pool in config.pools
+            pool.name: Pool(wanted.get(pool.name, pool), environment, must_start=not adopting) for pool in config.pools
         }
         self._stopping = False
 
     async def run(self) -> None:
-        """Raises what vLLM refused, where nothing had served before."""
+        """Run the pools until they ended. Raises vLLM's refusal, where nothing had served before."""
         async with asyncio.TaskGroup() as running:
             for name, pool in self._pools.items():
                 running.create_task(pool.run(), name=f"pool {name}")
@@ -62,12 +64,12 @@ class Fleet:
             pool.stop()
 
     def leave_alone(self) -> None:
-        """When `run` is cancelled, the replicas go on without us."""
+        """Let the replicas go on without this driver when `run` is cancelled."""
         for pool in self._pools.values():
             pool.leave_alone()
 
     def adopt(self, found: Sequence[tuple[RayActor, Found]]) -> int:
-        """Take over what another driver left; how many replicas. What is of no pool, or not whole, ends."""
+        """Take over the replicas another driver left; answers how many. Those of no pool, or not whole, end."""
         replicas: dict[tuple[str, int], list[tuple[RayActor, Found]]] = {}
         for actor, how in found:
             replicas.setdefault((how.place.pool, how.place.number), []).append((actor, how))
@@ -77,12 +79,12 @@ class Fleet:
             pool = self._pools.get(name)
             revision = ranks[0][1].place.revision
             if pool is None or not self._is_whole(pool, ranks):
-                RayLife.of([actor for actor, _ in ranks]).kill()
-                self._bring.say(f"{name}-{number} ended: {'not whole' if pool else 'of no pool'}")
+                RayIncarnation.of([actor for actor, _ in ranks]).kill()
+                self._environment.say(f"{name}-{number} ended: {'not whole' if pool else 'of no pool'}")
                 continue
             stopping = any(how.stopping for _, how in ranks)
-            pool.adopt(number, revision, RayLife.of([actor for actor, _ in ranks]), stopping=stopping)
-            self._bring.say(f"{name}-{number} adopted")
+            pool.adopt(number, revision, RayIncarnation.of([actor for actor, _ in ranks]), stopping=stopping)
+            self._environment.say(f"{name}-{number} adopted")
             adopted += 1
         return adopted
 
@@ -99,14 +101,17 @@ class Fleet:
         return [pool.status() for pool in self._pools.values()]
 
     def scale(self, pool: str, replicas: int) -> PoolStatus:
-        """Raises UnknownPoolError, VllmConfigError beyond the pool's limits, ClusterError while the fleet stops."""
+        """Scale a pool.
+
+        Raises UnknownPoolError, VllmConfigError beyond the pool's limits, ClusterError while the fleet stops.
+        """
         known = self._known(pool)
         known.scale(replicas)
         self._ordered()
         return known.status()
 
     def put(self, pool: str, document: dict[str, Any]) -> PoolStatus:
-        """The configuration a pool shall have, as in the fleet's file; what is not said has its default, but the size.
+        """Give a pool another configuration, as in the fleet's file; keys left out have their defaults, but the size.
 
         Raises UnknownPoolError, VllmConfigError for a wrong document, ClusterError while the fleet stops or when the
         cluster has no room for one replica.

@@ -1,4 +1,4 @@
-"""The driver of a fleet: one process that keeps the pools from `run` to the end.
+"""The driver of a fleet: one process that runs the pools until they end.
 
 On a cluster of our own the replicas are this process's: however it ends, so do they. On a cluster that was there before
 they are detached: when the driver is killed, or told to leave by SIGUSR1, they go on, and a driver started again with
@@ -20,14 +20,14 @@ from pointsman.contract.pools import FleetLease
 from pointsman.engine.vllm import tiny_model
 from pointsman.engine.vllm.errors import VllmConfigError, VllmError
 from pointsman.engine.vllm.fleet import cluster, control
-from pointsman.engine.vllm.fleet.actor import RayLife
+from pointsman.engine.vllm.fleet.actor import RayIncarnation
+from pointsman.engine.vllm.fleet.admin_client import AdminClient
 from pointsman.engine.vllm.fleet.cluster import Say
 from pointsman.engine.vllm.fleet.config import NODE_ADDRESS, FleetConfig, PoolConfig
+from pointsman.engine.vllm.fleet.environment import PoolEnvironment
 from pointsman.engine.vllm.fleet.fleet import Fleet, find_replicas
-from pointsman.engine.vllm.fleet.ledger import Ledger
-from pointsman.engine.vllm.fleet.pool import Bring
-from pointsman.engine.vllm.fleet.routers import Routers
 from pointsman.engine.vllm.fleet.spec import ranks_of, revision_of
+from pointsman.engine.vllm.fleet.store import FleetStore
 
 _TINY = {tiny_model.TINY: "qwen3", tiny_model.TINY_MOE: "qwen3moe"}
 
@@ -64,35 +64,35 @@ def model_path(config: FleetConfig, pool: PoolConfig) -> str:
     return pool.model
 
 
-def _life(config: FleetConfig, detached: bool, pool: PoolConfig, number: int) -> RayLife:
+def _incarnation(config: FleetConfig, detached: bool, pool: PoolConfig, number: int) -> RayIncarnation:
     born_ms = time.time_ns() // 1_000_000
     ranks = ranks_of(config, pool, number, cluster.device_of(pool), model_path(config, pool), born_ms)
-    return RayLife(ranks, pool.placement, detached=detached)
+    return RayIncarnation(ranks, pool.placement, detached=detached)
 
 
 async def _run(config: FleetConfig, say: Say) -> None:
     detached = bool(config.ray_address)
-    routers = Routers(config.name, config.admin, config.admin_token, heartbeat_s=config.heartbeat_s)
-    bring = Bring(
-        life=partial(_life, config, detached),
+    admin = AdminClient(config.name, config.admin, config.admin_token, heartbeat_s=config.heartbeat_s)
+    environment = PoolEnvironment(
+        incarnation=partial(_incarnation, config, detached),
         revision=partial(revision_of, config),
-        routed=routers.routed,
+        wait_routed=admin.wait_routed,
         drain_s=config.drain_s,
         start_timeout_s=config.start_timeout_s,
         say=say,
-        on_change=routers.tell,
-        forget=routers.forget,
+        on_change=admin.renew_now,
+        deregister=admin.deregister,
     )
-    ledger = Ledger(config.name) if detached else None
-    if ledger is not None:
-        await ledger.take()
-    found = await find_replicas(config.name, say) if ledger is not None else []
+    store = FleetStore(config.name) if detached else None
+    if store is not None:
+        await store.claim()
+    found = await find_replicas(config.name, say) if store is not None else []
     fleet = Fleet(
         config,
-        bring,
-        wanted=ledger.wanted(config) if ledger is not None else None,
+        environment,
+        wanted=store.wanted(config) if store is not None else None,
         check=partial(_check, config),
-        on_order=partial(ledger.save, config) if ledger is not None else lambda wanted: None,
+        on_order=partial(store.save, config) if store is not None else lambda wanted: None,
         adopting=bool(found),
     )
     fleet.adopt(found)
@@ -104,7 +104,7 @@ async def _run(config: FleetConfig, say: Say) -> None:
         ) as url:
             say(f"control: {url}")
             lease = partial(_lease, config, fleet, url)
-            keeping = asyncio.create_task(routers.keep(lease), name="lease")
+            keeping = asyncio.create_task(admin.keep_lease(lease), name="lease")
             try:
                 await _until_over(fleet, leaving)
             finally:
@@ -112,11 +112,11 @@ async def _run(config: FleetConfig, say: Say) -> None:
                 await asyncio.wait({keeping})
     finally:
         if not leaving.is_set():
-            await routers.leave()
+            await admin.withdraw()
     if leaving.is_set():
         say("left: the replicas go on")
-    elif ledger is not None:
-        ledger.clear()
+    elif store is not None:
+        store.clear()
 
 
 async def _until_over(fleet: Fleet, leaving: asyncio.Event) -> None:

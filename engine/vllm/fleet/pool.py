@@ -1,56 +1,28 @@
 """A pool: as many replicas as are wanted, of the configuration that is wanted, one step after another.
 
-`next_steps` decides from what stands; `Pool` carries it out, looks again whenever something changed, and is the only
-one to make and stop keepers. A roll goes replica by replica: one of the wanted configuration is added and takes
-requests before one of another drains and ends, so the pool never has fewer that serve than before. When the first of
-them is refused by vLLM the roll ends there: what served before goes on and is wanted again.
+`next_steps` decides from the replicas that stand; `Pool` carries the steps out, decides again whenever something
+changed, and alone makes and stops supervisors. A roll goes replica by replica: one of the wanted configuration is added
+and takes requests before one of another drains and ends, so the pool never has fewer that serve than before. When vLLM
+refuses the first of them, the roll ends there: the replicas that served before go on, and their configuration is wanted
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from pointsman.contract.pools import PoolMember, PoolStatus
 from pointsman.engine.vllm.errors import VllmConfigError, VllmError
-from pointsman.engine.vllm.fleet.actor import Life
-from pointsman.engine.vllm.fleet.cluster import Say
+from pointsman.engine.vllm.fleet.actor import Incarnation
 from pointsman.engine.vllm.fleet.config import PoolConfig
-from pointsman.engine.vllm.fleet.keeper import Condition, Keeper, Proof
+from pointsman.engine.vllm.fleet.environment import PoolEnvironment
 from pointsman.engine.vllm.fleet.spec import replica_id
-
-
-class Bring:
-    """What a pool needs of the cluster and the routers; `fleet` gives the real ones, tests their own."""
-
-    def __init__(
-        self,
-        *,
-        life: Callable[[PoolConfig, int], Life],
-        revision: Callable[[PoolConfig], str],
-        routed: Callable[[Iterable[str]], Coroutine[Any, Any, None]],
-        drain_s: float,
-        start_timeout_s: float,
-        say: Say,
-        on_change: Callable[[], None] = lambda: None,
-        forget: Callable[[Iterable[str]], Coroutine[Any, Any, None]] | None = None,
-    ) -> None:
-        self.life = life
-        self.revision = revision
-        self.routed = routed
-        """Returns when routers send requests to these replicas, or will not be waited for any longer."""
-        self.drain_s = drain_s
-        self.start_timeout_s = start_timeout_s
-        self.say = say
-        self.on_change = on_change
-        """Told whenever a pool's status may differ."""
-        self.forget = forget
-        """Tells routers that these replicas are dead."""
+from pointsman.engine.vllm.fleet.supervisor import Condition, ConfigProven, ReplicaSupervisor
 
 
 @dataclass(slots=True)
@@ -59,17 +31,17 @@ class Member:
 
     number: int
     revision: str
-    keeper: Keeper
+    supervisor: ReplicaSupervisor
     task: asyncio.Task[None] = field(init=False)
     routed: bool = False
     leaving: bool = False
-    told: bool = False
-    """Its keeper knows that it leaves."""
+    stopped: bool = False
+    """Whether its supervisor was stopped."""
     routing: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
-        return self.keeper.condition is Condition.READY
+        return self.supervisor.condition is Condition.READY
 
     @property
     def serves(self) -> bool:
@@ -123,38 +95,38 @@ def _free_numbers(taken: set[int]) -> Iterator[int]:
 
 
 class Pool:
-    """Owner of a pool's replicas. `scale`, `put` and `stop` say what is wanted; `run` makes it so."""
+    """Owner of a pool's replicas. `scale`, `put` and `stop` set what is wanted; `run` makes it so."""
 
-    def __init__(self, config: PoolConfig, bring: Bring, *, must_start: bool = True) -> None:
+    def __init__(self, config: PoolConfig, environment: PoolEnvironment, *, must_start: bool = True) -> None:
         self._config = config
-        self._bring = bring
+        self._environment = environment
         self._must_start = must_start
         self._before: PoolConfig | None = None
         self._members: dict[int, Member] = {}
-        self._proofs: dict[str, Proof] = {}
+        self._proven_configs: dict[str, ConfigProven] = {}
         self._error = ""
         self._refused = ""
         """Revision that vLLM refused while nothing else could serve: not tried again."""
         self._stopping = False
         self._changed = asyncio.Event()
-        self._said = (-1, -1)
+        self._reported = (-1, -1)
 
     @property
     def config(self) -> PoolConfig:
         """What is wanted."""
         return self._config
 
-    def adopt(self, number: int, revision: str, life: Life, *, stopping: bool) -> None:
-        """Take over a replica that another driver left, of whatever configuration; one that drains goes on to."""
-        self._add(number, revision, self._config, first=life)
+    def adopt(self, number: int, revision: str, incarnation: Incarnation, *, stopping: bool) -> None:
+        """Take over a replica that another driver left, of whatever configuration; one that drains goes on draining."""
+        self._add(number, revision, self._config, first=incarnation)
         self._members[number].leaving = stopping
 
     def scale(self, replicas: int) -> None:
-        """Raises VllmConfigError beyond the pool's limits."""
+        """Want another number of replicas. Raises VllmConfigError beyond the pool's limits."""
         self._want(_replaced(self._config, replicas=replicas))
 
     def put(self, config: PoolConfig) -> None:
-        """Wants another configuration of the same name; what differs is rolled. Raises VllmConfigError."""
+        """Want another configuration of the same name; replicas that differ are rolled. Raises VllmConfigError."""
         if config.name != self._config.name:
             raise VllmConfigError("name", config.name, f"{self._config.name!r}: a pool keeps its name")
         self._want(config)
@@ -163,22 +135,22 @@ class Pool:
         """Drain and end every replica; asked again, end them at once."""
         self._stopping = True
         for member in self._members.values():
-            member.keeper.stop()
+            member.supervisor.stop()
         self._changed.set()
 
     def leave_alone(self) -> None:
-        """When `run` is cancelled, the replicas go on without us."""
+        """Let the replicas go on without this driver when `run` is cancelled."""
         for member in self._members.values():
-            member.keeper.leave_alone()
+            member.supervisor.leave_alone()
 
     async def run(self) -> None:
-        """Until stopped and empty. Raises what vLLM refused when the pool `must_start` and none of it ever served."""
+        """Run until stopped and empty. Raises vLLM's refusal when the pool `must_start` and none of it ever served."""
         try:
             while not (self._stopping and not self._members):
                 self._changed.clear()
-                self._look()
-                self._tell()
-                self._bring.on_change()
+                self._reconcile()
+                self._report_ready()
+                self._environment.on_change()
                 await self._changed.wait()
         finally:
             tasks = [task for m in self._members.values() for task in (m.task, m.routing) if task is not None]
@@ -196,15 +168,15 @@ class Pool:
             replicas_max=self._config.replicas_max,
             ready=self._ready,
             state=self._state(),
-            revision=self._bring.revision(self._config),
+            revision=self._environment.revision(self._config),
             error=self._error,
             members=[
                 PoolMember(
                     id=replica_id(self._config.name, member.number),
-                    state=str(member.keeper.condition),
+                    state=str(member.supervisor.condition),
                     revision=member.revision,
-                    deaths=member.keeper.deaths,
-                    urls=[rank.url for rank in member.keeper.started],
+                    deaths=member.supervisor.deaths,
+                    urls=[rank.url for rank in member.supervisor.started],
                 )
                 for _, member in sorted(self._members.items())
             ],
@@ -213,14 +185,14 @@ class Pool:
     # Steps
 
     def _want(self, config: PoolConfig) -> None:
-        if self._bring.revision(config) != self._bring.revision(self._config):
+        if self._environment.revision(config) != self._environment.revision(self._config):
             self._before = self._config
         self._config = config
         self._refused = self._error = ""
         self._changed.set()
 
-    def _look(self) -> None:
-        """One round: bury what ended, then take the next steps."""
+    def _reconcile(self) -> None:
+        """Remove the members that ended, then take the next steps."""
         for number, member in list(self._members.items()):
             if member.task.done():
                 del self._members[number]
@@ -233,7 +205,7 @@ class Pool:
             elif not member.ready and member.routing is not None:
                 member.routing.cancel()
                 member.routing, member.routed = None, False
-        revision = self._bring.revision(self._config)
+        revision = self._environment.revision(self._config)
         if self._stopping or self._refused == revision:
             return
         standing = [Standing(m.number, m.revision == revision, m.serves, m.leaving) for m in self._members.values()]
@@ -245,36 +217,33 @@ class Pool:
 
     def _retire(self, member: Member) -> None:
         member.leaving = True
-        if not member.told:
-            member.told = True
-            member.keeper.stop()
+        if not member.stopped:
+            member.stopped = True
+            member.supervisor.stop()
 
-    def _add(self, number: int, revision: str, config: PoolConfig, first: Life | None = None) -> None:
+    def _add(self, number: int, revision: str, config: PoolConfig, first: Incarnation | None = None) -> None:
         found = [first] if first is not None else []
 
-        def next_life() -> Life:
+        def next_incarnation() -> Incarnation:
             if found:
                 return found.pop()
-            member.revision = self._bring.revision(config)
-            return self._bring.life(config, number)
+            member.revision = self._environment.revision(config)
+            return self._environment.incarnation(config, number)
 
-        keeper = Keeper(
+        supervisor = ReplicaSupervisor(
             replica_id(config.name, number),
-            next_life,
-            self._proofs.setdefault(revision, Proof()),
-            self._bring.say,
+            next_incarnation,
+            self._proven_configs.setdefault(revision, ConfigProven()),
+            self._environment,
             on_change=self._changed.set,
-            forget=self._bring.forget,
-            drain_s=self._bring.drain_s,
-            start_timeout_s=self._bring.start_timeout_s,
         )
-        member = Member(number, revision, keeper)
+        member = Member(number, revision, supervisor)
         self._members[number] = member
-        member.task = asyncio.create_task(keeper.run(), name=replica_id(config.name, number))
+        member.task = asyncio.create_task(supervisor.run(), name=replica_id(config.name, number))
         member.task.add_done_callback(lambda task: self._changed.set())
 
     async def _await_routing(self, member: Member) -> None:
-        await self._bring.routed([rank.replica for rank in member.keeper.started])
+        await self._environment.wait_routed([rank.replica for rank in member.supervisor.started])
         member.routed = True
         self._changed.set()
 
@@ -282,25 +251,25 @@ class Pool:
         if not isinstance(error, VllmError):
             raise error
         self._error = str(error)
-        served = any(proof.served for proof in self._proofs.values())
+        served = any(proven.served for proven in self._proven_configs.values())
         if self._before is not None and served:
-            self._bring.say(f"pool {self._config.name}: roll given up: {error}")
+            self._environment.say(f"pool {self._config.name}: roll given up: {error}")
             self._config = _replaced(self._before, replicas=self._config.replicas)
             self._before = None
         elif self._must_start and not served:
             raise error
         else:
             self._refused = member.revision
-            self._bring.say(f"pool {self._config.name}: refused: {error}")
+            self._environment.say(f"pool {self._config.name}: refused: {error}")
 
-    # What is told
+    # What is reported
 
     @property
     def _ready(self) -> int:
         return sum(member.ready for member in self._members.values())
 
     def _state(self) -> str:
-        revision = self._bring.revision(self._config)
+        revision = self._environment.revision(self._config)
         if self._stopping:
             return "stopping"
         if self._refused:
@@ -311,11 +280,11 @@ class Pool:
             return "scaling"
         return "ready"
 
-    def _tell(self) -> None:
-        ready, wanted = told = (self._ready, self._config.replicas)
-        if told != self._said:
-            self._said = told
-            self._bring.say(f"pool {self._config.name}: {ready} of {wanted} ready")
+    def _report_ready(self) -> None:
+        ready, wanted = counts = (self._ready, self._config.replicas)
+        if counts != self._reported:
+            self._reported = counts
+            self._environment.say(f"pool {self._config.name}: {ready} of {wanted} ready")
 
 
 def _replaced(config: PoolConfig, *, replicas: int) -> PoolConfig:

@@ -41,7 +41,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float
     """What its work may take to finish when nobody keeps it any longer."""
     born_ms: int
-    """When the driver made this life of it, since 1970; no two under one id have the same."""
+    """When the driver made this incarnation of it, since 1970; no two under one id have the same."""
     pool: str = ""
     role: Role = Role.BOTH
     prefill_timeout_s: float = 30.0

@@ -1,8 +1,8 @@
-"""A vLLM replica's part in having prompts computed elsewhere, or computing them for others.
+"""The part of a vLLM replica in handoffs: having prompts computed by another replica, or computing them for others.
 
-`Handoff` meets a request twice. As bytes (`app`): what a client may not send is refused, and where HAProxy names a
-prefill replica that is noted. As tokens (`watch`): on a decode replica the prefill leg (engine/disaggregation.py) runs
-before the engine gets the prompt, with the transfer parameters the leg brought. A context variable ties the two.
+`Handoff` sees a request twice. As bytes (`app`): transfer parameters from clients are refused, and the prefill replica
+that HAProxy names is noted. As tokens (`watch`): on a decode replica the prefill request (engine/disaggregation.py)
+runs before the engine gets the prompt, with the transfer parameters of its answer. A context variable ties the two.
 
 One request hands one prompt over: its first. A request that computes several (a list of prompts, the turns of a tool
 loop) computes the others here, where their common head lies by then.
@@ -24,16 +24,16 @@ from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope
 from pointsman.engine.disaggregation import (
     CONNECTORS,
-    LEG_HEADER,
     PARAMS,
     PREFILL_HEADER,
+    PREFILL_KEYS_HEADER,
     REFUSAL,
     TIMEOUT_S,
     Connector,
-    Leg,
-    Outcome,
+    HandoffOutcome,
     Peer,
     Prefiller,
+    PrefillRequest,
     carries_transfer_params,
     pack_prefix,
     parse_peer,
@@ -49,11 +49,11 @@ BODY_BYTES_MAX = 256 * 2**20
 class _Call:
     """One HTTP request."""
 
-    __slots__ = ("authorization", "is_leg", "keys", "peer", "prompt_bytes", "request_id", "scope", "taken")
+    __slots__ = ("authorization", "is_prefill", "keys", "peer", "prompt_bytes", "request_id", "scope", "taken")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         found = dict(headers)
-        self.is_leg = LEG_HEADER.encode() in found
+        self.is_prefill = PREFILL_KEYS_HEADER.encode() in found
         self.request_id = found.get(b"x-request-id", b"").decode("latin-1")
         self.authorization = found.get(b"authorization", b"").decode("latin-1")
         named = found.get(PREFILL_HEADER.encode())
@@ -75,7 +75,7 @@ _call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)
 
 
 class Handoff:
-    """One replica's part. Wrap its app and its `generate`; `close` at its end."""
+    """The handoffs of one replica. Wrap its app and its `generate`; `close` at its end."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Handoff:
                 await _refuse(send, 413, f"a body has at most {BODY_BYTES_MAX} bytes", None)
                 return
             call = _Call(scope["headers"], body)
-            if not call.is_leg and carries_transfer_params(body):
+            if not call.is_prefill and carries_transfer_params(body):
                 await _refuse(send, 400, REFUSAL, PARAMS)
                 return
             _call.set(call)
@@ -131,14 +131,14 @@ class Handoff:
 
         def watched(prompt: Any, sampling_params: Any, request_id: str, **options: Any) -> AsyncIterator[Any]:
             call = _call.get()
-            if (sampling_params.extra_args or {}).get(PARAMS) is not None and (call is None or not call.is_leg):
+            if (sampling_params.extra_args or {}).get(PARAMS) is not None and (call is None or not call.is_prefill):
                 raise ValueError(REFUSAL)
             if self._prefiller is None or call is None or call.peer is None or call.taken:
                 return generate(prompt, sampling_params, request_id, **options)
             call.taken = True
-            leg = self._leg(call, prompt, sampling_params, options)
-            if leg is None:
-                self._prefiller.count(Outcome.UNSUITABLE)
+            prefill = self._prefill_request(call, prompt, sampling_params, options)
+            if prefill is None:
+                self._prefiller.count(HandoffOutcome.UNSUITABLE)
                 return generate(prompt, sampling_params, request_id, **options)
 
             def decode(params: dict[str, Any] | None) -> AsyncIterator[Any]:
@@ -148,11 +148,13 @@ class Handoff:
                     given.extra_args = {**(given.extra_args or {}), PARAMS: params}
                 return generate(prompt, given, request_id, **options)
 
-            return _handed_over(self._prefiller, call.peer, leg, decode)
+            return _handed_over(self._prefiller, call.peer, prefill, decode)
 
         return watched
 
-    def _leg(self, call: _Call, prompt: Any, sampling_params: Any, options: dict[str, Any]) -> Leg | None:
+    def _prefill_request(
+        self, call: _Call, prompt: Any, sampling_params: Any, options: dict[str, Any]
+    ) -> PrefillRequest | None:
         """None where the KV of this prompt cannot be handed over, or would be fetched more than once."""
         if not isinstance(prompt, dict) or prompt.get("type") != "token" or not prompt.get("prompt_token_ids"):
             return None  # images and embeddings, which a completion of tokens does not carry
@@ -161,7 +163,7 @@ class Handoff:
         adapter = options.get("lora_request")
         model, salt = self._model if adapter is None else adapter.lora_name, prompt.get("cache_salt") or ""
         scope, _ = request_scope(call.scope, model, salt)
-        return Leg(
+        return PrefillRequest(
             request_id=call.request_id,
             model=model,
             prompt_token_ids=prompt["prompt_token_ids"],
@@ -172,10 +174,13 @@ class Handoff:
 
 
 async def _handed_over(
-    prefiller: Prefiller, peer: Peer, leg: Leg, decode: Callable[[dict[str, Any] | None], AsyncIterator[Any]]
+    prefiller: Prefiller,
+    peer: Peer,
+    prefill: PrefillRequest,
+    decode: Callable[[dict[str, Any] | None], AsyncIterator[Any]],
 ) -> AsyncIterator[Any]:
     # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
-    async with prefiller.handoff(peer, leg) as params, aclosing(decode(params)) as outputs:  # type: ignore[type-var]
+    async with prefiller.handoff(peer, prefill) as params, aclosing(decode(params)) as outputs:  # type: ignore[type-var]
         async for output in outputs:
             yield output
 

@@ -1,11 +1,12 @@
 """One replica: a Ray actor that runs vLLM's engine and serves its OpenAI app over HTTP, straight to the client.
 
-Ray carries only the few calls below; no token passes through it. The life of a replica is one line:
-`start` (load, serve, first token, register), `wait` (until it stops or dies), `drain`, `end`. It watches its engine by
-itself: when that dies, the replica leaves the routers and stops listening, whether or not a driver is there to see.
-It also watches whether it is kept: without the raylet that started it no driver reaches it any more, and once a router
-has a later life of it its id is another's. Then it finishes what runs, within `drain_s`, and ends with its engine.
-The class is plain: `actor` makes it one with `ray.remote`, a test may use it as it is on any event loop.
+Ray carries only the few calls below; no token passes through it. A replica is driven by four of them in this order:
+`start` (load, serve, first token, register), `wait` (until the replica stops or dies), `drain`, `end`. The replica
+watches its engine by itself: when the engine dies, the replica withdraws from the routers and stops listening, whether
+or not a driver is there to see. The replica also watches whether it is orphaned: without the raylet that started it no
+driver reaches it any more, and once a router has a later incarnation, the id is that one's. An orphaned replica
+finishes what runs, within `drain_s`, and ends with its engine. The class is plain: `actor` makes it an actor with
+`ray.remote`, a test may use it as it is on any event loop.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ import httpx
 import msgspec
 import uvicorn
 
-from pointsman.contract.events import EngineLoad, Handoffs
+from pointsman.contract.events import Handoffs
 from pointsman.contract.registration import Role
-from pointsman.engine.registration import Registration
-from pointsman.engine.transport import RouterTransport
 from pointsman.engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
 from pointsman.engine.vllm.fleet import cluster
 from pointsman.engine.vllm.fleet.config import NODE_ADDRESS
@@ -35,7 +34,7 @@ from pointsman.engine.vllm.replica import failure, openai_server
 from pointsman.engine.vllm.replica.connector import open_side_channel
 from pointsman.engine.vllm.replica.gate import App, Gate
 from pointsman.engine.vllm.replica.handoff import Handoff
-from pointsman.engine.vllm.replica.reporting import Reporter
+from pointsman.engine.vllm.replica.router_link import RouterLink
 from pointsman.engine.vllm.replica.signals import EngineSignals, Signals
 
 log = logging.getLogger("pointsman.vllm.replica")
@@ -47,20 +46,20 @@ BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy."""
 
 ALIVE_CHECK_S = 0.1
-"""How often the engine is asked whether it lives, and the replica whether it is kept; the engine's death also shows at
-once to requests and health checks."""
+"""Between two checks that the engine lives and the replica is not orphaned; requests and health checks notice the death
+of an engine at once."""
 
-GOODBYE_S = 1.0
-"""Between the end of a replica that nobody keeps and that of its process: who waits for it hears why."""
+EXIT_DELAY_S = 1.0
+"""Between the end of an orphaned replica and that of its process: a call that waits is answered with the reason."""
 
 DRAIN_SETTLE_S = 0.5
-"""Between telling the routers and refusing work: what is on its way here by then is still served."""
+"""Between the drain at the routers and refusing work: what is on its way here by then is still served."""
 
-UNHEARD_SETTLE_S = 2.0
-"""The same when a router did not answer: HAProxy then learns of it from two failed health checks."""
+UNANSWERED_SETTLE_S = 2.0
+"""The same when a router did not answer: HAProxy then notices two failed health checks."""
 
-EX_UNKEPT = 1
-"""Exit status of a process that ended because nobody kept it."""
+EX_ORPHANED = 1
+"""Exit status of an orphaned replica's process."""
 
 _CLOSE_S = 1
 """How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
@@ -96,22 +95,19 @@ class VllmReplica:
         parent: Callable[[], int] = os.getppid,
         exit: Callable[[int], None] = os._exit,
     ) -> None:
-        """`parent` is the process that keeps this one, the node's raylet, while it lives; `exit` ends this one."""
+        """`parent` gives the id of this process's parent: the node's raylet while that lives. `exit` ends this one."""
         self._spec = spec
         self._place = place
         self._parent = parent
-        self._kept_by = parent()
+        self._parent_pid = parent()
         self._exit = exit
         self._signals = EngineSignals()
         self._starting: asyncio.Task[Started] | None = None
         self._stopping = False
         self._died = ""
         self._over = asyncio.Event()
-        self._registration: Registration | None = None
-        self._transports: list[RouterTransport] = []
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._link = RouterLink(spec)
         self._watch: asyncio.Task[None] | None = None
-        self._reporter: Reporter | None = None
         self._handoff: Handoff | None = None
 
     async def found(self) -> Found:
@@ -146,10 +142,10 @@ class VllmReplica:
         work is refused only when all that could be on its way has come.
         """
         self._stopping = True
-        if self._registration is not None and drain_s:
+        if self._link.registered and drain_s:
             self._gate.fail_checks()
-            heard = await self._registration.drain()
-            await asyncio.sleep(DRAIN_SETTLE_S if heard else UNHEARD_SETTLE_S)
+            accepted = await self._link.drain()
+            await asyncio.sleep(DRAIN_SETTLE_S if accepted else UNANSWERED_SETTLE_S)
         return await self._gate.drain(drain_s)
 
     async def end(self) -> None:
@@ -162,7 +158,7 @@ class VllmReplica:
     async def leave(self) -> None:
         """Leave the routers and stop listening: connections are refused, which HAProxy answers by going elsewhere."""
         self._http.should_exit = True
-        await self._deregister()
+        await self._link.withdraw()
         await self._serving
         if self._handoff is not None:
             await self._handoff.close()
@@ -187,46 +183,47 @@ class VllmReplica:
             raise
         except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
             raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        self._gate = Gate(self._reported(self._paired(self._server.app)), alive=lambda: self._server.alive)
+        app = self._link.report(self._server, self._paired(self._server.app), self._signals, self._handoffs)
+        self._gate = Gate(app, alive=lambda: self._server.alive)
         url = self._serve(self._gate)
         await self._first_token(url)
         self._gate.open()
-        self._register(url)
+        self._link.register(url)
         self._watch = asyncio.create_task(self._watch_engine())
         pids = (os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid))
         return Started(self._spec.id, url, pids, time.monotonic() - began_s)
 
     async def _watch_engine(self) -> None:
         done: set[asyncio.Task[None]] = set()
-        unkept = ""
-        while self._server.alive and not done and not unkept:
+        orphaned = ""
+        while self._server.alive and not done and not orphaned:
             done, _ = await asyncio.wait({self._serving}, timeout=ALIVE_CHECK_S)
-            unkept = self._unkept()
-        if unkept:
-            await self._give_way(unkept)
+            orphaned = self._orphaned()
+        if orphaned:
+            await self._end_orphaned(orphaned)
         elif not self._stopping:
             self._died = "the HTTP server died" if self._server.alive else "the engine died"
             self._over.set()
             await self.leave()
 
-    def _unkept(self) -> str:
-        """Why nobody keeps this replica any longer; empty while somebody does."""
-        if self._parent() != self._kept_by:
+    def _orphaned(self) -> str:
+        """Why no driver can reach this replica any longer; empty while one can."""
+        if self._parent() != self._parent_pid:
             return "the raylet that kept it died"
-        if self._registration is not None and self._registration.superseded:
-            return "a later life of it is registered"
+        if self._link.superseded:
+            return "a later incarnation of it is registered"
         return ""
 
-    async def _give_way(self, why: str) -> None:
-        """Nobody else ends this process: an engine left alone would hold its accelerator, and an id, for ever."""
+    async def _end_orphaned(self, why: str) -> None:
+        """End this process: an engine left alone would hold its accelerator without end."""
         log.warning("replica %s: %s: it ends, within %g s", self._spec.id, why, self._spec.drain_s)
         self._died = why
         left = await self.drain(self._spec.drain_s)
         if left:
             log.warning("replica %s: cut %d requests", self._spec.id, left)
         await self.end()
-        await asyncio.sleep(GOODBYE_S)
-        self._exit(EX_UNKEPT)
+        await asyncio.sleep(EXIT_DELAY_S)
+        self._exit(EX_ORPHANED)
 
     def _host(self) -> str:
         return cluster.node_address() if self._spec.host == NODE_ADDRESS else self._spec.host
@@ -266,36 +263,6 @@ class VllmReplica:
     def _handoffs(self) -> Handoffs | None:
         return None if self._handoff is None else self._handoff.totals()
 
-    def _reported(self, app: App) -> App:
-        """The app, and an engine whose routers are told what happens in it."""
-        spec = self._spec
-        if not spec.admin:
-            return app
-        self._transports = [RouterTransport(admin, spec.admin_token, spec.id) for admin in spec.admin]
-        self._reporter = Reporter(
-            self._transports,
-            model=spec.model,
-            load=self._load,
-            handoffs=self._handoffs,
-            adapters=self._adapters,
-            adapter_slots=self._signals.adapter_slots,
-        )
-        self._reporter.start(self._server.prefix_cache)
-        self._server.watch(self._reporter.watch)
-        return self._reporter.app(app)
-
-    def _adapters(self) -> list[str] | None:
-        return list(self._signals.adapters) if self._signals.adapter_slots else None
-
-    def _load(self) -> EngineLoad:
-        signals = self._signals
-        return EngineLoad(
-            running=signals.running,
-            waiting=signals.waiting,
-            queued_prefill_tokens=self._server.queued_tokens,
-            kv_usage=signals.kv_usage,
-        )
-
     async def _first_token(self, url: str) -> None:
         """Ask over HTTP for one token. An engine that loaded may still fail at its first step; this is that step."""
         headers = {"authorization": f"Bearer {self._server.api_keys[0]}"} if self._server.api_keys else {}
@@ -309,36 +276,6 @@ class VllmReplica:
             answer = asking.result()
         if answer.status_code != 200:
             raise EngineStartError(f"the first request failed with status {answer.status_code}: {answer.text[:500]}")
-
-    def _register(self, url: str) -> None:
-        if not self._spec.admin:
-            return
-        self._registration = Registration(
-            self._spec.admin,
-            self._spec.admin_token,
-            self._spec.id,
-            url,
-            self._spec.model,
-            ttl_s=self._spec.ttl_s,
-            heartbeat_s=self._spec.heartbeat_s,
-            pool=self._spec.pool,
-            role=self._spec.role,
-            adapters=self._spec.loras,
-            born_ms=self._spec.born_ms,
-            renewals=self._transports,
-        )
-        self._heartbeat = asyncio.create_task(self._registration.run())
-
-    async def _deregister(self) -> None:
-        registration, self._registration = self._registration, None
-        if registration is not None:
-            if self._heartbeat is not None:
-                self._heartbeat.cancel()
-                await asyncio.wait({self._heartbeat})
-            await registration.leave()
-        reporter, self._reporter = self._reporter, None
-        if reporter is not None:
-            await reporter.stop()
 
 
 def _family(host: str) -> socket.AddressFamily:

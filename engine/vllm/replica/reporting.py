@@ -1,4 +1,4 @@
-"""What a vLLM replica tells routers: prefix keys from the bodies it serves, first tokens, ends, load.
+"""The reports of a vLLM replica to routers: prefix keys from the bodies it serves, first tokens, ends, load.
 
 `Reporter` meets a request three times: as bytes on their way into vLLM's app (`app`: its decision id, and prefix keys
 made of the bytes as they pass, none of which is kept), as tokens on their way into the engine (`watch`), and in the
@@ -23,8 +23,8 @@ from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
 from pointsman.contract.scope import request_scope, tenant_salt
 from pointsman.engine.attribution import Attribution, KeyDepths
-from pointsman.engine.disaggregation import LEG_HEADER, unpack_prefix
-from pointsman.engine.publisher import Publisher
+from pointsman.engine.disaggregation import PREFILL_KEYS_HEADER, unpack_prefix
+from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import Transport
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.kv_events import (
@@ -43,7 +43,7 @@ log = logging.getLogger("pointsman.vllm.reporting")
 REQUEST_ID = b"x-request-id"
 """The decision id, made by the edge."""
 
-LEG = LEG_HEADER.encode()
+PREFILL = PREFILL_KEYS_HEADER.encode()
 SCOPE = SCOPE_HEADER.encode()
 
 LINGER_S = 2.0
@@ -61,8 +61,18 @@ class _Call:
     """One HTTP request."""
 
     __slots__ = (
-        "arrived_s", "completion_tokens", "decode_ms", "finished", "first_s", "keys", "prefix_tokens", "prompt_tokens",
-        "request_id", "scope", "tag", "told_first",
+        "arrived_s",
+        "completion_tokens",
+        "decode_ms",
+        "finished",
+        "first_s",
+        "keys",
+        "prefix_tokens",
+        "prompt_tokens",
+        "reported_first",
+        "request_id",
+        "scope",
+        "tag",
     )  # fmt: skip
 
     def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
@@ -77,7 +87,7 @@ class _Call:
         self.completion_tokens = 0
         self.prefix_tokens = -1
         """Tokens above the first block it computed; -1 until it computed one."""
-        self.told_first = False
+        self.reported_first = False
         self.first_s = 0.0
         """When its first token was there."""
         self.decode_ms = 0.0
@@ -123,20 +133,24 @@ class Reporter:
         self._last_tag = 0
 
     def start(self, cache: PrefixCache) -> None:
-        """The engine runs: follow its events and tell the routers."""
+        """Follow the events of the running engine and publish to the routers."""
         self._block_size = cache.block_size
         self._publisher = Publisher(
             self._transports,
-            epoch=uuid.uuid4().hex,
-            born_ms=int(time.time() * 1000),
-            capacity_tokens=cache.capacity_tokens,
-            block_tokens=cache.block_size,
-            resident=self.attribution.resident,
-            depths=self.attribution.depths,
-            load=self._load,
-            handoffs=self._handoffs,
-            adapters=self._adapters,
-            adapter_slots=self._adapter_slots,
+            EngineFacts(
+                epoch=uuid.uuid4().hex,
+                born_ms=int(time.time() * 1000),
+                capacity_tokens=cache.capacity_tokens,
+                block_tokens=cache.block_size,
+                adapter_slots=self._adapter_slots,
+            ),
+            EngineReadings(
+                resident=self.attribution.resident,
+                depths=self.attribution.depths,
+                load=self._load,
+                handoffs=self._handoffs,
+                adapters=self._adapters,
+            ),
         )
         self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
         for stream in self._streams:
@@ -144,7 +158,7 @@ class Reporter:
         self._publishing = asyncio.create_task(self._publisher.run(), name="publish")
 
     async def stop(self) -> None:
-        """Say what is left to say and close."""
+        """Publish what waits and close."""
         for stream in self._streams:
             stream.close()
         if self._publishing is not None and self._publisher is not None:
@@ -167,12 +181,12 @@ class Reporter:
                     request_id = value
                 elif name == SCOPE:
                     said = value
-                elif name == LEG:
+                elif name == PREFILL:
                     handed = value
             call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
             stream = call.keys = KeyStream()
             if handed:
-                # Of a prefill leg: its own body has tokens where the one that the router sees has text.
+                # Of a prefill request: its own body has tokens where the one that the router sees has text.
                 call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
                 feed: Callable[[bytes], None] = _pass_over
             else:
@@ -195,7 +209,7 @@ class Reporter:
     # A request, as tokens
 
     def watch(self, generate: Generate) -> Generate:
-        """`generate` of vLLM's `AsyncLLM`, told of."""
+        """vLLM's `generate` with its requests reported."""
 
         def watched(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             call = _call.get()
@@ -232,7 +246,7 @@ class Reporter:
             # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
             async with aclosing(outputs) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
-                    if not call.told_first:
+                    if not call.reported_first:
                         call.prompt_tokens = len(output.prompt_token_ids or ())
                         self._first_token(call, output.num_cached_tokens or 0)
                     tokens = len(output.outputs[0].token_ids) if output.outputs else 0
@@ -244,7 +258,7 @@ class Reporter:
             self._calls.pop(call.tag, None)
 
     def _first_token(self, call: _Call, cached_tokens: int) -> None:
-        call.told_first = True
+        call.reported_first = True
         call.first_s = time.monotonic()
         if call.request_id and self._publisher is not None:
             ttft_ms = (time.monotonic() - call.arrived_s) * 1000
@@ -276,7 +290,7 @@ class Reporter:
                     attribution.removed(event.block_hashes)
             else:
                 attribution.cleared()
-        self._tell_keys()
+        self._publish_keys()
 
     def _follows(self, event: BlockStored) -> bool:
         if event.medium not in (None, DEVICE) or event.kv_cache_spec_kind not in (None, *WHOLE_PREFIX):
@@ -285,7 +299,7 @@ class Reporter:
             self._group = event.group_idx
             self._block_size = event.block_size
             if self._publisher is not None:
-                self._publisher.block_tokens = event.block_size
+                self._publisher.facts.block_tokens = event.block_size
         return event.group_idx in (None, self._group)
 
     def _computed(self, call: _Call, event: BlockStored) -> None:
@@ -300,12 +314,12 @@ class Reporter:
             self._first_token(call, call.prefix_tokens)
 
     def _lost(self) -> None:
-        """Nobody knows what came and went: nothing counts as resident until it is stored again."""
+        """Count nothing as resident until it is stored again, since events are missing."""
         log.warning("KV events were lost: what this engine holds is learned anew")
         self.attribution.cleared()
-        self._tell_keys()
+        self._publish_keys()
 
-    def _tell_keys(self) -> None:
+    def _publish_keys(self) -> None:
         if self._publisher is not None:
             self._publisher.keys(*self.attribution.take())
 

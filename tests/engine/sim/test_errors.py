@@ -16,13 +16,6 @@ def test_a_refusal_has_vllms_shape() -> None:
     )
 
 
-def test_anthropics_shape_has_no_param() -> None:
-    """type error, and an error of type and message."""
-    error = RequestError(404, "NotFoundError", "gone", "model")
-    error.anthropic = True
-    assert json.loads(error.body()) == {"type": "error", "error": {"type": "NotFoundError", "message": "gone"}}
-
-
 def test_a_lone_surrogate_is_quoted_back_escaped() -> None:
     """UTF-8 has no way to say it."""
     assert "\\ud800" in json.loads(RequestError(400, "Bad Request", "\ud800").body())["error"]["message"]

@@ -92,8 +92,8 @@ async def test_a_stream_is_handed_over_as_well() -> None:
         assert fleet.handoffs().outcomes == Handoffs(ok=1).outcomes
 
 
-async def test_the_clients_wishes_do_not_reach_the_leg() -> None:
-    """`min_tokens` above the leg's one token, `logprobs`, a stop: the leg is a completion of its own."""
+async def test_the_clients_wishes_do_not_reach_the_prefill_request() -> None:
+    """`min_tokens` above its one token, `logprobs`, a stop: the prefill request is a completion of its own."""
     async with two() as fleet:
         body = chat_body(PROMPT, min_tokens=4, max_tokens=8, logprobs=True, top_logprobs=2, stop=["x"])
         answer = await fleet.client.post("/v1/chat/completions", json=body, headers=fleet.paired)
@@ -145,19 +145,19 @@ async def test_a_prefill_replica_that_dies_between_the_legs_costs_time_alone() -
 
 async def test_kv_that_nobody_fetches_is_let_go() -> None:
     """After the lease; until then it is held, as with NIXL."""
-    async with two({"kv_lease_s": 0.05}) as fleet, client_of(fleet.prefill) as prefill:
-        leg = {"prompt": [1] * 2000, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
-        answer = await prefill.post("/v1/completions", json=leg, headers={"x-pointsman-leg": "-"})
+    async with two({"kv_lease_s": 0.05}) as fleet, client_of(fleet.prefill) as client:
+        body = {"prompt": [1] * 2000, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+        answer = await client.post("/v1/completions", json=body, headers={"x-pointsman-leg": "-"})
         params = answer.json()["kv_transfer_params"]
         assert params["do_remote_prefill"] and params["remote_num_tokens"] == 2000
         assert fleet.prefill.model.cache.held == 2000 // 16
         await fleet.until_idle()
         assert fleet.prefill.model.cache.held == 0
-        late = await prefill.post("/sim/kv", json={"request": params["remote_request_id"]})
+        late = await client.post("/sim/kv", json={"request": params["remote_request_id"]})
         assert late.status_code == 404
 
 
-async def test_a_client_that_leaves_ends_both_legs() -> None:
+async def test_a_client_that_leaves_ends_both_requests() -> None:
     """While the prefill runs; nothing stays behind on either replica."""
     async with two({"first_token_ms": 60_000}) as fleet:
         body = chat_body(PROMPT)
@@ -203,7 +203,7 @@ async def test_a_replica_of_no_role_takes_no_notice() -> None:
 
 
 async def test_roles_and_outcomes_reach_the_router() -> None:
-    """Paired by a real router; both replicas tell it the prompt's own keys, and the leg ends what it reserved."""
+    """Paired by a real router; both replicas report the prompt's own keys, and the prefill request ends."""
     async with running_router(policy={"policy": "kv_cost"}, pair={"min_uncached_tokens": 500}) as router:
         settings = {"register": (f"http://{router.addresses['admin']}",)}
         async with two({**settings, "replica_id": "p"}, **settings, replica_id="d") as fleet:

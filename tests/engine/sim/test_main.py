@@ -104,4 +104,4 @@ async def test_a_bad_setting_is_one_sentence() -> None:
     )
     _, said = await replica.communicate()
     assert replica.returncode == 2
-    assert "timing: 'slow': expected one of" in " ".join(said.decode().replace("│", " ").split())
+    assert "timing: got 'slow', expected one of" in " ".join(said.decode().replace("│", " ").split())

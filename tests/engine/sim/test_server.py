@@ -8,14 +8,15 @@ import json
 import socket
 
 import httpx
+import msgspec
 import pytest
 from admin_stub import admin
 from sim_replica import chat_body, client_of, connection_to, post, read_chunks, read_head, read_response, replica
 
+from pointsman.contract.registration import Registration
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.server import SimServer
-from pointsman.engine.sim.wire import LAST_CHUNK
 
 
 async def until_busy(server: SimServer, connections: int) -> None:
@@ -68,7 +69,7 @@ async def test_load_counts_what_is_being_served() -> None:
 
 
 async def test_echo_says_what_arrived() -> None:
-    """Method, path and query undecoded, every header in order, length and digest of the body."""
+    """Method, path and query undecoded, every header in order and by lower-case name, length and digest of the body."""
     body = bytes(range(256)) * 100
     async with replica(echo=True, replica_id="r7") as server, connection_to(server) as (reader, writer):
         head = b"PATCH /echo/a%2Fb?x=%20&y HTTP/1.1\r\nHost: h\r\nX-Two: 1\r\nx-two: 2\r\nContent-Length: 25600\r\n\r\n"
@@ -78,7 +79,7 @@ async def test_echo_says_what_arrived() -> None:
             "method": "PATCH",
             "path": "/echo/a%2Fb",
             "query": "x=%20&y",
-            "headers": [["Host", "h"], ["X-Two", "1"], ["x-two", "2"], ["Content-Length", "25600"]],
+            "headers": [["host", "h"], ["x-two", "1"], ["x-two", "2"], ["content-length", "25600"]],
             "body_sha256": hashlib.sha256(body).hexdigest(),
             "body_bytes": 25_600,
             "replica": "r7",
@@ -113,12 +114,12 @@ async def test_a_drain_lets_answers_finish_and_takes_no_more() -> None:
 
 
 async def test_health_is_503_while_draining() -> None:
-    """For a checker whose connection is still open."""
+    """For a checker whose request had begun to come in."""
     async with replica() as server, connection_to(server) as (reader, writer):
-        writer.write(b"GET /health HTTP/1.1\r\nx: ")
+        writer.write(b"POST /ping HTTP/1.1\r\ncontent-length: 1\r\n\r\n")
         await until_busy(server, 1)
         assert await server.drain() is True
-        writer.write(b"\r\n\r\n")
+        writer.write(b"x")
         assert (await read_head(reader)).startswith(b"HTTP/1.1 503 ")
 
 
@@ -130,7 +131,7 @@ async def test_a_drain_has_an_end() -> None:
             await read_head(reader)
             assert await server.drain() is False
             await server.stop()
-            assert not (await reader.read()).endswith(LAST_CHUNK)
+            assert not (await reader.read()).endswith(b"0\r\n\r\n")
         assert server.in_flight == 0
         assert server.model.stats().kv_usage == 0.0
 
@@ -146,7 +147,7 @@ async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> Non
             assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200
         assert await draining is True
         assert [said[:2] for said in router.said] == [("PUT", "r1"), ("POST", "r1/drain"), ("DELETE", "r1")]
-        assert router.said[0][2] == {"url": server.url, "model": "sim", "ttl_s": 10.0}
+        assert msgspec.convert(router.said[0][2], Registration) == Registration(url=server.url, model="sim", ttl_s=10.0)
 
 
 async def test_two_replicas_live_in_one_process() -> None:

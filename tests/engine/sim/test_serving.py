@@ -168,62 +168,23 @@ async def test_an_answer_stops_by_itself_unless_told_not_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
+    ("path", "body", "status", "words"),
     [
-        pytest.param(
-            "/v1/chat/completions",
-            chat_body() | {"model": "nope"},
-            404,
-            "The model `nope` does not exist. Valid aliases: sim.",
-            id="another model",
-        ),
-        pytest.param(
-            "/v1/chat/completions",
-            chat_body("x" * 300),
-            400,
-            "This model's maximum context length is 64 tokens. However, your prompt contains 81 input tokens, which "
-            "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
-            "(parameter=input_tokens, value=81)",
-            id="a prompt over the context length",
-        ),
-        pytest.param(
-            "/v1/completions",
-            {"prompt": [1] * 64},
-            400,
-            "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
-            id="a prompt that leaves no room",
-        ),
-        pytest.param(
-            "/v1/completions",
-            {"prompt": [1], "max_tokens": 65},
-            400,
-            "max_tokens=65 cannot be greater than max_model_len=64. Please request fewer output tokens. "
-            "(parameter=max_tokens, value=65)",
-            id="more tokens than the context length",
-        ),
-        pytest.param(
-            "/v1/completions", {"prompt": [""]}, 400, "The decoder prompt cannot be empty", id="an empty prompt"
-        ),
+        pytest.param("/v1/chat/completions", chat_body() | {"model": "nope"}, 404, "`nope` does not", id="model"),
+        pytest.param("/v1/chat/completions", chat_body("x" * 300), 400, "contains 81 input tokens", id="prompt"),
+        pytest.param("/v1/completions", {"prompt": [1] * 64}, 400, "contains 64 input tokens", id="no room"),
+        pytest.param("/v1/completions", {"prompt": [1], "max_tokens": 65}, 400, "max_tokens=65 cannot", id="answer"),
+        pytest.param("/v1/completions", {"prompt": [""]}, 400, "contains 0 input tokens", id="an empty prompt"),
     ],
 )
 async def test_what_is_understood_may_still_be_refused(
-    path: str, body: dict[str, Any], status: int, message: str
+    path: str, body: dict[str, Any], status: int, words: str
 ) -> None:
-    """vLLM's status and words."""
+    """An unknown model, and what does not fit 64 tokens: vLLM's status, and what is wrong."""
     async with replica(max_model_len=64) as server, client_of(server) as client:
         answer = await client.post(path, json=body)
         assert answer.status_code == status
-        assert answer.json()["error"]["message"] == message
-
-
-async def test_anthropics_api_is_refused_in_its_own_shape() -> None:
-    """`type: error` round type and message."""
-    async with replica() as server, client_of(server) as client:
-        body = {"model": "nope", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
-        answer = await client.post("/v1/messages", json=body)
-        assert answer.status_code == 404
-        assert answer.json()["type"] == "error"
-        assert answer.json()["error"]["type"] == "NotFoundError"
+        assert words in answer.json()["error"]["message"]
 
 
 async def test_an_answer_is_cut_to_the_context_length() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pointsman.engine.sim.wire import DONE, LAST_CHUNK, ChatWire, CompletionWire, Finished, Usage, Wire
+from pointsman.engine.sim.wire import DONE, ChatWire, CompletionWire, Finished, Usage, Wire
 from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
 CREATED = 1795422184
@@ -26,7 +26,7 @@ def fingerprinted(recorded: bytes) -> bytes:
 
 
 def test_chat_chunks_are_vllms() -> None:
-    """Role, word, last word with its reason, usage, [DONE], the last chunk."""
+    """Role, word, last word with its reason, usage, [DONE]."""
     chat = wire(ChatWire)
     assert chat.opening(16) == (
         b'f5\r\ndata: {"id":"chatcmpl-rid1","object":"chat.completion.chunk","created":1795422184,"model":"tiny",'
@@ -48,7 +48,7 @@ def test_chat_chunks_are_vllms() -> None:
         b'"choices":[],"usage":{"prompt_tokens":16,"total_tokens":20,"completion_tokens":4,"prompt_tokens_details":'
         b'{"cached_tokens":0,"created_cache_tokens":0}},"system_fingerprint":"vllm-0.32.0-ca593bb0"}\n\n\r\n'
     )
-    assert chat.closing(USAGE, []) == usage + b"e\r\ndata: [DONE]\n\n\r\n" + b"0\r\n\r\n"
+    assert chat.closing(USAGE, []) == usage + b"e\r\ndata: [DONE]\n\n\r\n"
 
 
 def test_completion_chunks_are_vllms() -> None:
@@ -70,7 +70,7 @@ def test_completion_chunks_are_vllms() -> None:
         b'"usage":{"prompt_tokens":6,"total_tokens":9,"completion_tokens":3,"prompt_tokens_details":'
         b'{"cached_tokens":0}},"system_fingerprint":"vllm-0.32.0-ca593bb0"}\n\n\r\n'
     )
-    assert completion.closing(Usage(6, 3, 0, 0), []) == usage + DONE + LAST_CHUNK
+    assert completion.closing(Usage(6, 3, 0, 0), []) == usage + DONE
 
 
 def test_a_whole_chat_answer_is_vllms() -> None:
@@ -95,7 +95,7 @@ def test_without_usage_the_last_chunk_of_a_choice_has_the_fingerprint(kind: type
     """vLLM stamps the terminal chunk when no usage chunk follows."""
     answer = wire(kind, include_usage=False)
     assert answer.last(0, b"", "stop").endswith(b'],"system_fingerprint":"vllm-0.32.0-sim"}\n\n\r\n')
-    assert answer.closing(USAGE, []) == DONE + LAST_CHUNK
+    assert answer.closing(USAGE, []) == DONE
 
 
 @pytest.mark.parametrize("kind", [ChatWire, CompletionWire, MessageWire])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from reference_docs import COMMAND, DOCS, metrics_page
+from plain_words import complaint
+from reference_docs import COMMAND, DOCS, metric_meanings, metrics_page
 from router_fixture import client_of, register, running_router
 
 from pointsman.contract.events import EngineEvents, EngineLoad
@@ -35,3 +36,10 @@ async def test_every_exported_series_is_on_the_page() -> None:
     for value in ("2xx", "up", "expired", "leaked", "applied", "refused"):
         assert f'="{value}"' in text
         assert f"`{value}`" in page
+
+
+def test_every_help_and_reason_stands_alone() -> None:
+    """Prometheus shows a HELP text alone, and a client meets a reason alone."""
+    rows = list(metric_meanings())
+    assert len(rows) > 100
+    assert not [f"{name}: {wrong}" for name, meaning in rows if (wrong := complaint(meaning))]

@@ -31,7 +31,7 @@ WAIT_S = 120.0
 """For an answer, or for what is told of it: a moment on an idle machine."""
 
 GONE_S = 0.3
-"""A killed process is gone by then, and the leg that waits for it has not been given up."""
+"""A killed process is gone by then, and the prefill request that waits for it has not been given up."""
 
 PROMPT = "the quick brown fox jumps over the lazy dog and " * 40
 GREEDY: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 24, "ignore_eos": True}
@@ -164,9 +164,9 @@ def test_a_stream_is_handed_over_and_its_kv_known_on_both(two: Two) -> None:
     headers = {**two.paired(), "content-type": "application/json"}
     answer = httpx.post(two.decode + "/v1/chat/completions", content=content, headers=headers, timeout=WAIT_S)
     assert answer.text.rstrip().endswith("data: [DONE]")
-    leg = headers["x-request-id"] + ".prefill"
+    prefill = headers["x-request-id"] + ".prefill"
     two.wait_told("decode-1", lambda told: (told["handoffs"] or {}).get("ok") == len(APIS) + 1)
-    two.wait_told("prefill-1", lambda told: leg in [first["id"] for first in told["first"]])
+    two.wait_told("prefill-1", lambda told: prefill in [first["id"] for first in told["first"]])
     keys = set(scoped(prefix_keys(content), scope_of("tiny")))
     for replica in ("decode-1", "prefill-1"):
         two.wait_told(replica, lambda told: bool(keys & set(told["stored"])))
@@ -180,31 +180,31 @@ def test_transfer_parameters_of_a_client_are_refused(two: Two) -> None:
 
 
 def test_a_prefill_that_never_answers_ends_with_its_client(two: Two) -> None:
-    """The client gives up; the leg's connection is closed, and the decode replica has nothing left to do."""
+    """The client gives up; the prefill request's connection is closed, and the decode replica is idle."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         body = {**GREEDY, "prompt": "leave " + PROMPT}
         headers = two.paired(f"127.0.0.1:{silent.getsockname()[1]}") | {"content-type": "application/json"}
         silent.settimeout(WAIT_S)
         client = http.client.HTTPConnection(two.decode.removeprefix("http://"))
         client.request("POST", "/v1/completions", json.dumps(body), headers)
-        leg, _ = silent.accept()
+        prefill, _ = silent.accept()
         client.close()
-        with leg:
-            leg.settimeout(WAIT_S)
-            while leg.recv(65536):
+        with prefill:
+            prefill.settimeout(WAIT_S)
+            while prefill.recv(65536):
                 pass
     two.wait_told("decode-1", lambda told: headers["x-request-id"] in [ended["id"] for ended in told["finished"]])
 
 
 def test_a_prefill_replica_killed_between_the_legs_costs_the_client_nothing(two: Two) -> None:
-    """It answered its leg and died before its KV was fetched: 200, the answer as ever, counted as lost."""
+    """It answered its prefill request and died before its KV was fetched: 200, the answer as ever, counted as lost."""
     body = {**GREEDY, "prompt": "kill " + PROMPT}
     alone = httpx.post(f"{two.prefill}/v1/completions", json=body, timeout=WAIT_S).json()["choices"][0]["text"]
     server = listener_of(two.prefill)
     victims = [*server.children(recursive=True), server]
 
     class Between(BaseHTTPRequestHandler):
-        """Hands the leg on, and ends the prefill replica before it hands the answer back."""
+        """Hands the prefill request on, and ends the prefill replica before it hands the answer back."""
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["content-length"]))

@@ -200,8 +200,8 @@ def test_signals_tell_load_and_history(running: Running) -> None:
 async def test_a_fleet_may_join_a_cluster_and_leaves_it_running(running: Running) -> None:
     """One replica of another fleet on the same cluster serves, and takes nothing with it when it goes.
 
-    It goes in the middle of a start: its engine is killed, which its process notices, tells the router and its keeper,
-    and while the keeper starts it again the fleet is asked to stop.
+    It goes in the middle of a start: its engine is killed, which its process notices, tells the router and its
+    supervisor, and while that starts it again the fleet is asked to stop.
     """
     seen = len(running.calls.all())
     settings: dict[str, Any] = {"model": "tiny", "served_name": "joined", "name": "j", "admin": [running.admin]}

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_lives import FakeCluster
+from fake_incarnations import FakeCluster
 
 from pointsman.engine.vllm.errors import ClusterError, VllmConfigError
 from pointsman.engine.vllm.fleet import control
@@ -36,10 +36,10 @@ class FakeActor:
 async def running(
     token: str = "", check: Any = lambda pool: None
 ) -> AsyncIterator[tuple[Fleet, FakeCluster, httpx.AsyncClient, list[dict[str, PoolConfig]]]]:
-    """A fleet of two pools on lives without Ray, a client of its API, and what it was told to remember."""
+    """A fleet of two pools on incarnations without Ray, a client of its API, and what it was told to remember."""
     cluster = FakeCluster()
     orders: list[dict[str, PoolConfig]] = []
-    fleet = Fleet(decode_fleet({"pools": POOLS}), cluster.bring, check=check, on_order=orders.append)
+    fleet = Fleet(decode_fleet({"pools": POOLS}), cluster.environment, check=check, on_order=orders.append)
     task = asyncio.create_task(fleet.run())
     await cluster.until(lambda: all(status.state == "ready" for status in fleet.statuses()))
     async with (
@@ -72,7 +72,7 @@ async def test_a_changed_pool_is_rolled_and_keeps_its_size() -> None:
         answer = await client.put("/v1/pools/chat", json={"model": "c"})
         assert (answer.status_code, answer.json()["state"], answer.json()["replicas"]) == (202, "rolling", 2)
         await cluster.until(lambda: fleet.statuses()[0].state == "ready")
-        assert {life.split()[1] for life in cluster.running()} == {"b", "c"}
+        assert {incarnation.split()[1] for incarnation in cluster.running()} == {"b", "c"}
         assert orders[-1]["chat"] == PoolConfig(name="chat", model="c", replicas=2)
 
 
@@ -133,7 +133,7 @@ async def test_what_is_not_whole_or_of_no_pool_is_ended(monkeypatch: pytest.Monk
     cluster = FakeCluster()
     config = decode_fleet({"pools": [{"name": "moe", "model": "a", "replicas": 4, "data_parallel_size": 2}]})
     monkeypatch.setattr("pointsman.engine.vllm.fleet.fleet.revision_of", lambda fleet, pool: pool.model)
-    fleet = Fleet(config, cluster.bring, adopting=True)
+    fleet = Fleet(config, cluster.environment, adopting=True)
     whole = [found("moe", 1, rank=1), found("moe", 1, rank=0)]
     older = [found("moe", 4, revision="old")]
     lost = [

@@ -1,4 +1,4 @@
-"""A pool becomes what is wanted: steps decided from what stands, and carried out on lives without Ray."""
+"""A pool becomes what is wanted: steps decided from what stands, and carried out on incarnations without Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fake_lives import FakeCluster, FakeLife
+from fake_incarnations import FakeCluster, FakeIncarnation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +87,7 @@ def test_steps_end_where_they_should(wanted: int, drawn: list[tuple[bool, bool, 
 @asynccontextmanager
 async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Pool]:
     """A pool that runs while the context is open, ready."""
-    pool = Pool(PoolConfig(name="p", **{"model": "a", "replicas": 2, **settings}), cluster.bring)
+    pool = Pool(PoolConfig(name="p", **{"model": "a", "replicas": 2, **settings}), cluster.environment)
     task = asyncio.create_task(pool.run())
     try:
         await cluster.until(lambda: pool.status().state == "ready")
@@ -120,7 +120,7 @@ async def test_scaling_adds_and_drains() -> None:
         pool.scale(1)
         await cluster.until(lambda: pool.status().state == "ready")
         assert cluster.running() == ["p-1 a"]
-        assert all(life.drained for life in cluster.lives if life.killed)
+        assert all(incarnation.drained for incarnation in cluster.incarnations if incarnation.killed)
         with pytest.raises(VllmConfigError, match="replicas: got 513, expected 1 to 512"):
             pool.scale(513)
 
@@ -134,7 +134,7 @@ async def test_a_roll_replaces_one_by_one() -> None:
         assert pool.status().state == "rolling"
 
         def done() -> bool:
-            counts.add(sum(not life.killed and not life.drained for life in cluster.lives))
+            counts.add(sum(not incarnation.killed and not incarnation.drained for incarnation in cluster.incarnations))
             return pool.status().state == "ready"
 
         await cluster.until(done)
@@ -151,7 +151,7 @@ async def test_a_roll_waits_until_requests_come_to_the_added_one() -> None:
         await cluster.until(lambda: pool.status().ready == 3)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert not any(life.drained for life in cluster.lives)
+        assert not any(incarnation.drained for incarnation in cluster.incarnations)
         cluster.unrouted = set()
         await cluster.until(lambda: pool.status().state == "ready")
 
@@ -165,7 +165,7 @@ async def test_a_roll_that_is_refused_is_given_up() -> None:
         await cluster.until(lambda: pool.status().error != "")
         assert (pool.status().error, pool.config.model) == ("no such model", "a")
         assert cluster.running() == ["p-1 a", "p-2 a"]
-        assert not any(life.drained for life in cluster.lives)
+        assert not any(incarnation.drained for incarnation in cluster.incarnations)
 
 
 async def test_a_first_configuration_that_is_refused_ends_the_pool() -> None:
@@ -173,7 +173,7 @@ async def test_a_first_configuration_that_is_refused_ends_the_pool() -> None:
     cluster = FakeCluster()
     cluster.refuse["a"] = EngineStartError("no such model")
     with pytest.raises(EngineStartError):
-        await Pool(PoolConfig(name="p", model="a"), cluster.bring).run()
+        await Pool(PoolConfig(name="p", model="a"), cluster.environment).run()
     assert not cluster.running()
 
 
@@ -181,7 +181,7 @@ async def test_a_refused_pool_beside_others_waits_for_another_configuration() ->
     """Where it must not take the fleet down, it says so and stays."""
     cluster = FakeCluster()
     cluster.refuse["a"] = EngineStartError("no such model")
-    pool = Pool(PoolConfig(name="p", model="a"), cluster.bring, must_start=False)
+    pool = Pool(PoolConfig(name="p", model="a"), cluster.environment, must_start=False)
     task = asyncio.create_task(pool.run())
     await cluster.until(lambda: pool.status().state == "refused")
     pool.put(PoolConfig(name="p", model="b"))
@@ -193,8 +193,8 @@ async def test_a_refused_pool_beside_others_waits_for_another_configuration() ->
 async def test_an_adopted_replica_is_not_started_again() -> None:
     """Of the wanted configuration it stays; of another it is rolled; one that drains goes on to."""
     cluster = FakeCluster()
-    pool = Pool(PoolConfig(name="p", model="a", replicas=2), cluster.bring)
-    same, other, leaving = FakeLife("p-1"), FakeLife("p-2"), FakeLife("p-7")
+    pool = Pool(PoolConfig(name="p", model="a", replicas=2), cluster.environment)
+    same, other, leaving = FakeIncarnation("p-1"), FakeIncarnation("p-2"), FakeIncarnation("p-7")
     pool.adopt(1, "a", same, stopping=False)
     pool.adopt(2, "old", other, stopping=False)
     pool.adopt(7, "a", leaving, stopping=True)
@@ -210,24 +210,24 @@ async def test_an_adopted_replica_is_not_started_again() -> None:
 async def test_replicas_left_alone_live_on() -> None:
     """A driver that leaves kills and drains nobody."""
     cluster = FakeCluster()
-    pool = Pool(PoolConfig(name="p", model="a", replicas=2), cluster.bring)
+    pool = Pool(PoolConfig(name="p", model="a", replicas=2), cluster.environment)
     task = asyncio.create_task(pool.run())
     await cluster.until(lambda: pool.status().state == "ready")
     pool.leave_alone()
     task.cancel()
     await asyncio.wait({task})
     assert cluster.running() == ["p-1 a", "p-2 a"]
-    assert not any(life.drained for life in cluster.lives)
-    for life in cluster.lives:
-        life.kill()
+    assert not any(incarnation.drained for incarnation in cluster.incarnations)
+    for incarnation in cluster.incarnations:
+        incarnation.kill()
 
 
 async def test_a_death_is_buried_and_counted() -> None:
-    """Routers are told, what is left of the life leaves before it is ended; the next begins after a pause."""
+    """Routers are told, what is left of the incarnation leaves before it is ended; the next begins after a pause."""
     cluster = FakeCluster()
     async with running(cluster, replicas=1) as pool:
-        cluster.lives[0].die(ReplicaDiedError("p-1: the engine died"))
+        cluster.incarnations[0].die(ReplicaDiedError("p-1: the engine died"))
         await cluster.until(lambda: pool.status().members[0].deaths == 1)
-        assert cluster.lives[0].buried and cluster.lives[0].killed
+        assert cluster.incarnations[0].survivors_withdrawn and cluster.incarnations[0].killed
         assert pool.status().members[0].state == "dead"
-        assert cluster.forgotten == ["p-1"]
+        assert cluster.deregistered == ["p-1"]

@@ -138,7 +138,7 @@ async def test_a_leg_that_fails_leaves_the_engine_to_compute() -> None:
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
 async def test_transfer_parameters_of_a_client_never_reach_the_engine(role: Role) -> None:
-    """400 in vLLM's words; those of a leg pass, and null is nothing."""
+    """400 in vLLM's words; those of a prefill request pass, and null is nothing."""
     engine = Engine(role)
     async with serving(engine) as client:
         refused = await client.post("/v1/completions", json={"kv_transfer_params": {"do_remote_prefill": True}})
@@ -197,20 +197,20 @@ async def test_a_body_in_pieces_is_judged_whole_and_passed_on_in_pieces() -> Non
     ],
 )
 async def test_a_leg_brings_the_keys_the_router_knows_the_prompt_by(said: str, scope: int) -> None:
-    """Of the client's bytes, scoped: the leg's own body has tokens."""
+    """Of the client's bytes, scoped: the prefill request's own body has tokens."""
     engine = Engine(Role.DECODE)
     body = json.dumps({"messages": [{"role": "user", "content": "long " * 500}]}).encode()
     headers = {**({"x-pointsman-scope": said} if said else {}), "x-request-id": "r1"}
-    legs: list[bytes] = []
+    prefills: list[bytes] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        legs.append(await reader.readuntil(b"\r\n\r\n"))
+        prefills.append(await reader.readuntil(b"\r\n\r\n"))
         writer.close()
 
     async with await asyncio.start_server(take, "127.0.0.1", 0) as prefill, serving(engine) as client:
         port = prefill.sockets[0].getsockname()[1]
         await client.post("/v1/x", content=body, headers={**headers, "x-pointsman-prefill": f"127.0.0.1:{port}"})
-    (head,) = legs
+    (head,) = prefills
     (line,) = [line for line in head.decode().split("\r\n") if line.lower().startswith("x-pointsman-leg:")]
     keys, prompt_bytes = unpack_prefix(line.partition(":")[2].strip())
     assert keys == scoped(prefix_keys(body), scope) and len(keys) == 4

@@ -1,4 +1,4 @@
-"""A replica watches its engine and whether it is kept. The engine is played; sockets and routers' calls are real."""
+"""A replica watches its engine and whether it is orphaned. The engine is played, sockets are real."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pointsman.engine.vllm.errors import ReplicaDiedError
 from pointsman.engine.vllm.fleet.spec import Place, ReplicaSpec
 from pointsman.engine.vllm.replica import openai_server, replica
 from pointsman.engine.vllm.replica.kv_events import PrefixCache
-from pointsman.engine.vllm.replica.replica import EX_UNKEPT, Started, VllmReplica
+from pointsman.engine.vllm.replica.replica import EX_ORPHANED, Started, VllmReplica
 
 BORN_MS = 1_700_000_000_000
 ENDS_S = 20.0
@@ -98,7 +98,7 @@ async def kept(monkeypatch: pytest.MonkeyPatch, *admins: Admin) -> AsyncIterator
         return server
 
     monkeypatch.setattr(openai_server, "build", build)
-    monkeypatch.setattr(replica, "GOODBYE_S", 0.0)
+    monkeypatch.setattr(replica, "EXIT_DELAY_S", 0.0)
     made = Kept(server, *admins)
     async with asyncio.timeout(ENDS_S):
         await made.start()
@@ -115,7 +115,7 @@ async def died(made: Kept) -> str:
 
 
 async def test_a_superseded_replica_finishes_its_work_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router has a later life: checks fail, what runs is answered, then engine and process end by themselves."""
+    """A router has a later incarnation: checks fail, what runs is answered, then engine and process end."""
     async with admin() as router, kept(monkeypatch, router) as made:
         await router.wait_told("PUT", "r-1")
         made.server.answering.clear()
@@ -128,9 +128,9 @@ async def test_a_superseded_replica_finishes_its_work_and_ends(monkeypatch: pyte
         assert not made.server.shut
         made.server.answering.set()
         assert (await running).status_code == 200
-        assert await made.exited == EX_UNKEPT
+        assert await made.exited == EX_ORPHANED
         assert made.server.shut
-        assert await died(made) == "r-1: a later life of it is registered"
+        assert await died(made) == "r-1: a later incarnation of it is registered"
         assert ("DELETE", f"r-1?born_ms={BORN_MS}") in [said[:2] for said in router.said]
 
 
@@ -139,7 +139,7 @@ async def test_a_replica_without_its_raylet_leaves_and_ends(monkeypatch: pytest.
     async with admin() as router, kept(monkeypatch, router) as made:
         await router.wait_told("PUT", "r-1")
         made.parent = 1
-        assert await made.exited == EX_UNKEPT
+        assert await made.exited == EX_ORPHANED
         assert made.server.shut
         assert await died(made) == "r-1: the raylet that kept it died"
         said = [said[:2] for said in router.said]

@@ -1,4 +1,4 @@
-"""Lives of replicas without Ray or vLLM, for what keeps replicas."""
+"""Incarnations of replicas without Ray or vLLM, for supervisors and pools."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 from pointsman.engine.vllm.errors import VllmError
 from pointsman.engine.vllm.fleet.config import PoolConfig
-from pointsman.engine.vllm.fleet.pool import Bring
+from pointsman.engine.vllm.fleet.environment import PoolEnvironment
 from pointsman.engine.vllm.replica.replica import Started
 
 
-class FakeLife:
+class FakeIncarnation:
     """Serves as soon as it is let, until it is drained or `die` is called."""
 
     def __init__(self, id: str, *, refuse: VllmError | None = None) -> None:
@@ -21,7 +21,7 @@ class FakeLife:
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.may_start = asyncio.Event()
         self.may_start.set()
-        self.drained = self.buried = self.killed = False
+        self.drained = self.survivors_withdrawn = self.killed = False
 
     def die(self, error: VllmError) -> None:
         self._end.set_exception(error)
@@ -42,8 +42,8 @@ class FakeLife:
     async def end(self) -> None:
         pass
 
-    async def bury(self) -> None:
-        self.buried = True
+    async def withdraw_survivors(self) -> None:
+        self.survivors_withdrawn = True
 
     def kill(self) -> None:
         self.killed = True
@@ -52,32 +52,32 @@ class FakeLife:
 
 
 class FakeCluster:
-    """Where fake lives come from: `lives` in order of their making, `said` what the pools told."""
+    """Where fake incarnations come from: `incarnations` in order of their making, `said` what the pools told."""
 
-    def __init__(self, prepare: Callable[[FakeLife], None] = lambda life: None) -> None:
-        self.lives: list[FakeLife] = []
+    def __init__(self, prepare: Callable[[FakeIncarnation], None] = lambda incarnation: None) -> None:
+        self.incarnations: list[FakeIncarnation] = []
         self.said: list[str] = []
         self.refuse: dict[str, VllmError] = {}
         """What is refused, by model."""
         self.unrouted: set[str] = set()
-        self.forgotten: list[str] = []
+        self.deregistered: list[str] = []
         """Replicas routers were told the death of."""
         self._prepare = prepare
         self._event = asyncio.Event()
-        self.bring = Bring(
-            life=self._life,
+        self.environment = PoolEnvironment(
+            incarnation=self._incarnation,
             revision=lambda pool: pool.model,
-            routed=self._routed,
+            wait_routed=self._routed,
             drain_s=1.0,
             start_timeout_s=60.0,
             say=self.said.append,
             on_change=self._note,
-            forget=self._forget,
+            deregister=self._deregister,
         )
 
     def running(self) -> list[str]:
-        """Id and model of each life that is not over, by id."""
-        return sorted(f"{life.id} {life.config.model}" for life in self.lives if life.config and not life.killed)
+        """Id and model of each incarnation that is not over, by id."""
+        return sorted(f"{one.id} {one.config.model}" for one in self.incarnations if one.config and not one.killed)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Until something changed so that it holds."""
@@ -86,18 +86,18 @@ class FakeCluster:
                 self._event.clear()
                 await self._event.wait()
 
-    async def _forget(self, replicas: Iterable[str]) -> None:
-        self.forgotten += replicas
+    async def _deregister(self, replicas: Iterable[str]) -> None:
+        self.deregistered += replicas
 
     def _note(self) -> None:
         self._event.set()
 
-    def _life(self, config: PoolConfig, number: int) -> FakeLife:
-        life = FakeLife(f"{config.name}-{number}", refuse=self.refuse.get(config.model))
-        life.config = config
-        self._prepare(life)
-        self.lives.append(life)
-        return life
+    def _incarnation(self, config: PoolConfig, number: int) -> FakeIncarnation:
+        incarnation = FakeIncarnation(f"{config.name}-{number}", refuse=self.refuse.get(config.model))
+        incarnation.config = config
+        self._prepare(incarnation)
+        self.incarnations.append(incarnation)
+        return incarnation
 
     async def _routed(self, replicas: Iterable[str]) -> None:
         while self.unrouted & set(replicas):

@@ -1,7 +1,7 @@
-"""What a fleet's driver says to routers, and asks them: who takes orders for its pools, and whom they route to.
+"""The driver's client of the routers' admin API: the lease of its pools, dead replicas, and which replicas are up.
 
-The lease of the pools is renewed at every router independently, so one that is away or starts again disturbs none.
-Replicas register themselves; nothing here is on their way.
+The lease is renewed at every router independently, so one that is away or starts again disturbs no other. Replicas
+register themselves; no request of a client depends on this module.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import httpx
 import msgspec
@@ -29,46 +28,46 @@ ROUTED_S = 30.0
 ROUTED_POLL_S = 0.1
 
 
-class Routers:
-    """The routers of one fleet. `keep` runs as a task; `leave` withdraws and closes."""
+class AdminClient:
+    """The admin APIs of one fleet's routers. `keep_lease` runs as a task; `withdraw` ends the lease and closes."""
 
     def __init__(self, fleet: str, admin_urls: Sequence[str], token: str, *, heartbeat_s: float) -> None:
         self._admins = [url.rstrip("/") for url in admin_urls]
         self._path = f"/v1/fleets/{fleet}"
         self._fleet = fleet
         self._heartbeat_s = heartbeat_s
-        self._news = {admin: asyncio.Event() for admin in self._admins}
+        self._renewals = {admin: asyncio.Event() for admin in self._admins}
         authorization = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
             headers={"content-type": JSON_TYPE} | authorization, timeout=TIMEOUT_S, trust_env=False
         )
 
-    def tell(self) -> None:
+    def renew_now(self) -> None:
         """Renew the lease at once: something in it changed."""
-        for event in self._news.values():
+        for event in self._renewals.values():
             event.set()
 
-    async def keep(self, lease: Callable[[], FleetLease]) -> None:
-        """Renew until cancelled; `lease` is asked for its content each time."""
+    async def keep_lease(self, lease: Callable[[], FleetLease]) -> None:
+        """Renew the lease until cancelled; `lease` gives its content each time."""
         async with asyncio.TaskGroup() as group:
             for admin in self._admins:
                 group.create_task(self._keep(admin, lease))
 
-    async def leave(self) -> None:
-        """Give the pools up everywhere and close; a router that is away forgets them when the lease ends."""
+    async def withdraw(self) -> None:
+        """Give the pools up everywhere and close; a router that is away drops them when the lease ends."""
         await asyncio.gather(*(self._delete(admin + self._path) for admin in self._admins))
         await self._client.aclose()
 
-    async def forget(self, replicas: Iterable[str]) -> None:
-        """Tell every router that these replicas are dead: their own word, and a failed health check, come later."""
+    async def deregister(self, replicas: Iterable[str]) -> None:
+        """Remove dead replicas from every router, which a failed health check would do later."""
         await asyncio.gather(*(self._delete(f"{admin}/v1/replicas/{id}") for admin in self._admins for id in replicas))
 
-    async def routed(self, replicas: Iterable[str]) -> None:
-        """Until every router that answers has these replicas up, or `ROUTED_S` have passed."""
+    async def wait_routed(self, replicas: Iterable[str]) -> None:
+        """Wait until every router that answers has these replicas up, at most `ROUTED_S`."""
         wanted = list(replicas)
         try:
             async with asyncio.timeout(ROUTED_S):
-                await asyncio.gather(*(self._up(admin, replica) for admin in self._admins for replica in wanted))
+                await asyncio.gather(*(self._wait_up(admin, replica) for admin in self._admins for replica in wanted))
         except TimeoutError:
             log.warning("fleet %s: %s: not routed to after %g s", self._fleet, ", ".join(wanted), ROUTED_S)
 
@@ -76,7 +75,7 @@ class Routers:
         with contextlib.suppress(httpx.HTTPError):
             await self._client.delete(url)
 
-    async def _up(self, admin: str, replica: str) -> None:
+    async def _wait_up(self, admin: str, replica: str) -> None:
         while True:
             try:
                 answer = await self._client.get(f"{admin}/v1/replicas/{replica}")
@@ -87,20 +86,20 @@ class Routers:
             await asyncio.sleep(ROUTED_POLL_S)
 
     async def _keep(self, admin: str, lease: Callable[[], FleetLease]) -> None:
-        said: Any = None
+        logged: int | None = None
         while True:
-            self._news[admin].clear()
+            self._renewals[admin].clear()
             try:
                 answer = await self._client.put(admin + self._path, content=msgspec.json.encode(lease()))
                 status, detail = answer.status_code // 100, answer.text[:200]
             except httpx.HTTPError as error:
                 status, detail = 0, type(error).__name__
-            if status != said:
-                said = status
+            if status != logged:
+                logged = status
                 if status == 2:
                     log.info("fleet %s: %s takes its pools", self._fleet, admin)
                 else:
                     log.warning("fleet %s: %s: %s", self._fleet, admin, detail)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
-                    await self._news[admin].wait()
+                    await self._renewals[admin].wait()

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from body_model import MAX_STEPS, BodyModel, body_model
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pointsman.contract.prefix_keys import prompt_start
 from pointsman.policies.request import Naming
-from pointsman.router.decide.body_model import MAX_STEPS, BodyModel, body_model
 
 NAMED, ABSENT, UNSEEN = Naming.NAMED, Naming.ABSENT, Naming.UNSEEN
 

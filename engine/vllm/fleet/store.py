@@ -1,8 +1,8 @@
-"""What a fleet wants, where it outlives its driver: in the key-value store of Ray's control service (GCS).
+"""The wanted state of a fleet, where it outlives the driver: the key-value store of Ray's control service (GCS).
 
-Scales and changed configurations are orders of the moment; without this a driver that starts again would undo them. As
-with a router's policy, a configuration changed in the file wins over what was ordered. The same place tells who keeps
-the fleet, so that two drivers never do. Ray calls this store internal; its own libraries keep their state there.
+Without it a driver that starts again would undo scales and changed configurations. As with a router's policy, a
+configuration changed in the file wins over an order. The store also names the fleet's driver, so that there is never a
+second one. Ray calls this store internal; its own libraries keep their state there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 from pointsman.engine.vllm.errors import ClusterError
 from pointsman.engine.vllm.fleet.config import FleetConfig, PoolConfig
 
-TAKE_S = 10.0
+CLAIM_S = 10.0
 """How long a driver that was killed may count as alive: Ray notices when its connection closes."""
 
-_TAKE_POLL_S = 0.2
+_CLAIM_POLL_S = 0.2
 _NAMESPACE = b"pointsman"
 
 
@@ -29,27 +29,27 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     wanted: PoolConfig
 
 
-class Ledger:
-    """One fleet's entry."""
+class FleetStore:
+    """The entry of one fleet."""
 
     def __init__(self, fleet: str) -> None:
         self._pools = f"fleet:{fleet}:pools".encode()
         self._driver = f"fleet:{fleet}:driver".encode()
         self._fleet = fleet
 
-    async def take(self) -> None:
+    async def claim(self) -> None:
         """Become the fleet's driver. Raises ClusterError while another one is."""
         import ray
 
         own = ray.get_runtime_context().get_job_id().encode()
         other: bytes | None = None
-        for _ in range(int(TAKE_S / _TAKE_POLL_S)):
+        for _ in range(int(CLAIM_S / _CLAIM_POLL_S)):
             other = _get(self._driver)
             if other is None or other == own or not _is_alive(other.decode()):
                 _put(self._driver, own)
                 return
-            await asyncio.sleep(_TAKE_POLL_S)
-        raise ClusterError(f"fleet {self._fleet!r} is kept by another driver (Ray job {(other or b'').decode()})")
+            await asyncio.sleep(_CLAIM_POLL_S)
+        raise ClusterError(f"fleet {self._fleet!r} is run by another driver (Ray job {(other or b'').decode()})")
 
     def wanted(self, config: FleetConfig) -> dict[str, PoolConfig]:
         """By name, what is wanted of each configured pool: what was ordered, unless its configuration has changed."""
@@ -61,11 +61,12 @@ class Ledger:
         }
 
     def save(self, config: FleetConfig, wanted: dict[str, PoolConfig]) -> None:
+        """Store what is wanted, by name of the pool, beside how it is configured."""
         entries = {pool.name: Saved(configured=pool, wanted=wanted[pool.name]) for pool in config.pools}
         _put(self._pools, msgspec.json.encode(entries))
 
     def clear(self) -> None:
-        """The fleet ended: nothing of it is wanted, nobody keeps it."""
+        """Remove the entry: the fleet ended and has no driver."""
         from ray.experimental.internal_kv import _internal_kv_del
 
         for key in (self._pools, self._driver):

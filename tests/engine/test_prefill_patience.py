@@ -1,17 +1,17 @@
-"""How long a prefill leg is waited for: about what its prompt takes, and never for ever."""
+"""How long a prefill request is waited for: about what its prompt takes, and never for ever."""
 
 from __future__ import annotations
 
 import pytest
 
-from pointsman.engine.leg_times import FLOOR_S, MIN_TOKENS, PRIOR_S_PER_TOKEN, SPARE, LegTimes
+from pointsman.engine.prefill_patience import FLOOR_S, MIN_TOKENS, PRIOR_S_PER_TOKEN, SPARE, PrefillPatience
 
 MOST_S = 30.0
 
 
 def test_a_leg_is_waited_for_by_its_length() -> None:
     """20,000 tokens a second were seen: 8,000 take 0.4 s, so they are given three times that and a second."""
-    times = LegTimes(MOST_S)
+    times = PrefillPatience(MOST_S)
     assert times.patience_s(8_000) == pytest.approx(FLOOR_S + SPARE * 8_000 * PRIOR_S_PER_TOKEN)
     times.answered(10_000, 0.5)
     assert times.patience_s(8_000) == pytest.approx(1.0 + 3 * 0.4)
@@ -19,9 +19,9 @@ def test_a_leg_is_waited_for_by_its_length() -> None:
     assert times.patience_s(10**9) == MOST_S
 
 
-def test_slow_legs_are_given_more_in_the_end() -> None:
-    """A prefill replica a hundred times slower than expected is waited for after some legs that were given up."""
-    times = LegTimes(MOST_S)
+def test_slow_prefills_are_given_more_in_the_end() -> None:
+    """A prefill replica a hundred times slower than expected is waited for after some were given up."""
+    times = PrefillPatience(MOST_S)
     took_s, now_s, given_up = 8_000 * 1e-3, 0.0, 0
     while times.patience_s(8_000) < took_s:
         now_s += times.patience_s(8_000)
@@ -32,9 +32,9 @@ def test_slow_legs_are_given_more_in_the_end() -> None:
     assert times.patience_s(8_000) > took_s
 
 
-def test_legs_that_are_given_up_together_count_once() -> None:
+def test_prefills_that_are_given_up_together_count_once() -> None:
     """A hundred wait for one hung replica: the next request is not made to wait a hundred times as long."""
-    one, hundred = LegTimes(MOST_S), LegTimes(MOST_S)
+    one, hundred = PrefillPatience(MOST_S), PrefillPatience(MOST_S)
     for times in (one, hundred):
         times.answered(8_000, 0.4)
     one.given_up(8_000, 10.0, 12.0)
@@ -46,8 +46,8 @@ def test_legs_that_are_given_up_together_count_once() -> None:
 
 
 def test_a_replica_that_is_quick_again_is_given_less_again() -> None:
-    """Ten legs after a hang patience is what it was, within a third."""
-    times = LegTimes(MOST_S)
+    """Ten prefill requests after a hang patience is what it was, within a third."""
+    times = PrefillPatience(MOST_S)
     times.answered(8_000, 0.4)
     before = times.patience_s(8_000)
     for round_ in range(3):

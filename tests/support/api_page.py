@@ -1,0 +1,174 @@
+"""docs/admin-api.md as something to run: its commands, in order, against a router and a driver of a fleet.
+
+    PYTHONPATH=. .venv/bin/python tests/support/api_page.py
+
+writes the answers on the page again. The page shows those of a router at http://127.0.0.1:8001 that has two replicas,
+and of a driver at http://127.0.0.1:9000 that has one pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import uvicorn
+from curl_lines import Curl, parsed
+from router_fixture import client_of, register, running_router
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pointsman.contract.pools import PoolMember, PoolStatus
+from pointsman.contract.registration import Role
+
+PAGE = Path(__file__).parents[2] / "docs" / "admin-api.md"
+ADMIN = "http://127.0.0.1:8001"
+DRIVER = "http://127.0.0.1:9000"
+WIDTH = 116
+
+POOL = PoolStatus(
+    name="chat",
+    model="Qwen/Qwen3-8B",
+    role=Role.BOTH,
+    replicas=1,
+    replicas_max=512,
+    ready=1,
+    state="ready",
+    revision="5f1d",
+    members=[PoolMember(id="chat-1", state="ready", revision="5f1d", deaths=0, urls=["http://10.0.0.7:8000"])],
+)
+
+BLOCK = re.compile(r"^```console\n(.*?)^```", flags=re.M | re.S)
+
+VOLATILE = {"lease_left_s", "digest", "count", "terms", "score", "heard_s", "revision"}
+"""Keys whose values differ from run to run."""
+
+
+class Shown(NamedTuple):
+    """A command of the page, its text, what its answer is piped through, and the answer below it."""
+
+    curl: Curl
+    text: str
+    pipe: str
+    answer: str
+
+
+def shown() -> list[Shown]:
+    """The commands of the page's console blocks, in order."""
+    return [one for block in BLOCK.findall(PAGE.read_text()) for one in commands(block)]
+
+
+def commands(block: str) -> Iterator[Shown]:
+    """The commands of one block; a line that ends in a backslash goes on in the next."""
+    for part in re.split(r"^(?=\$ )", block, flags=re.M):
+        if match := re.match(r"((?:.*\\\n)*.*)\n?([\s\S]*)", part) if part.strip() else None:
+            text, answer = match.groups()
+            line = re.sub(r" \\\n\s*", " ", text)
+            yield Shown(parsed(PAGE, line), text, line.partition(" | ")[2], answer.strip("\n"))
+
+
+@asynccontextmanager
+async def running_example() -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """A client of the router's admin API, and the URL of the driver."""
+    async with (
+        running_router(scrape={"enabled": False}) as router,
+        client_of(router) as client,
+        running_driver() as driver,
+    ):
+        await register(router, "sim-1", "sim-2", model="sim")
+        yield client, driver
+
+
+@asynccontextmanager
+async def running_driver() -> AsyncIterator[str]:
+    """The control port of a fleet's driver, which answers every order with its pool."""
+
+    async def take(request: Request) -> Response:
+        return Response(msgspec.json.encode(POOL), 202, media_type="application/json")
+
+    app = Starlette(routes=[Route("/{path:path}", take, methods=["PUT", "POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
+
+
+async def ask(client: httpx.AsyncClient, driver: str, curl: Curl) -> httpx.Response:
+    """The answer to a command of the page."""
+    assert curl.url.startswith(ADMIN), curl.where
+    body = curl.body.replace(DRIVER, driver) if curl.body is not None else None
+    return await client.request(curl.method, curl.url.removeprefix(ADMIN), content=body, headers=curl.headers)
+
+
+def differs(expected: Any, actual: Any, at: str = "") -> str:
+    """Where an answer is not what the page shows; empty when it is. Numbers need the same kind, not the same value."""
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        if expected.keys() != actual.keys() and at.rpartition(".")[2] not in VOLATILE:
+            return f"{at}: keys {sorted(expected.keys() ^ actual.keys())}"
+        return next(filter(None, (differs(expected[k], actual[k], f"{at}.{k}") for k in expected if k in actual)), "")
+    if isinstance(expected, list) and isinstance(actual, list):
+        if len(expected) != len(actual):
+            return f"{at}: {len(expected)} items, not {len(actual)}"
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return next(filter(None, (differs(one, other, f"{at}[{n}]") for n, (one, other) in pairs)), "")
+    if at.rpartition(".")[2] in VOLATILE:
+        return ""
+    if isinstance(expected, int | float) and isinstance(actual, int | float) and not isinstance(expected, bool):
+        return ""
+    return "" if expected == actual else f"{at}: {expected!r}, not {actual!r}"
+
+
+def as_shown(command: Shown, answer: httpx.Response) -> str:
+    """An answer as the page shows it: through its pipe, JSON on short lines, a status line where there is no body."""
+    if command.pipe:
+        piped = subprocess.run(command.pipe, shell=True, input=answer.text, capture_output=True, text=True, timeout=10)
+        return piped.stdout.rstrip("\n")
+    if not answer.text:
+        return f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}"
+    is_json = answer.headers["content-type"].startswith("application/json")
+    return on_lines(json.loads(answer.text)) if is_json else answer.text.rstrip("\n")
+
+
+def on_lines(value: Any, indent: int = 0) -> str:
+    """JSON with as many items on a line as fit."""
+    flat = json.dumps(value)
+    if len(flat) + indent <= WIDTH or not isinstance(value, dict | list):
+        return flat
+    pad = " " * (indent + 2)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(pad + on_lines(one, indent + 2) for one in value) + "\n" + pad[2:] + "]"
+    lines: list[str] = []
+    for item in (f"{json.dumps(key)}: {on_lines(one, indent + 2)}" for key, one in value.items()):
+        if lines and "\n" not in lines[-1] + item and len(pad + lines[-1] + item) + 2 <= WIDTH:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    return "{\n" + ",\n".join(pad + line for line in lines) + "\n" + pad[2:] + "}"
+
+
+async def rewrite() -> None:
+    """Writes the page with the answers of this code."""
+    page = PAGE.read_text()
+    async with running_example() as (client, driver):
+        for block in BLOCK.findall(page):
+            parts = [f"{one.text}\n{as_shown(one, await ask(client, driver, one.curl))}\n" for one in commands(block)]
+            page = page.replace(block, "".join(parts), 1)
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    asyncio.run(rewrite())
