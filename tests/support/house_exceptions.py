@@ -46,6 +46,7 @@ PLAIN_DATA: tuple[str, ...] = (
 """Modules of values and errors alone: nothing in them can be wrong by itself."""
 
 TESTED_BY: dict[str, str] = {
+    "contract/http_server.py": "router/process/test_http_servers.py",
     "contract/private_files.py": "e2e/test_up.py",
     "engine/sim/answers.py": "engine/sim/test_serving.py",
     "engine/sim/routes.py": "engine/sim/test_server.py",
@@ -57,7 +58,7 @@ TESTED_BY: dict[str, str] = {
     "engine/vllm/fleet/launch.py": "engine/vllm/fleet/test_config.py",
     "engine/vllm/fleet/store.py": "engine/vllm/fleet/test_pool.py",
     "engine/vllm/replica/openai_server.py": "engine/vllm/replica/test_replica.py",
-    "engine/vllm/replica/router_link.py": "engine/vllm/replica/test_replica.py",
+    "engine/vllm/replica/router_link.py": "engine/vllm/replica/test_reporting.py",
     "haproxy/render.py": "haproxy/test_config.py",
     "pointsman/__main__.py": "pointsman/test_cli.py",
     "pointsman/commands/engine.py": "engine/sim/test_main.py",
@@ -122,7 +123,7 @@ LARGE_CLASSES: dict[str, str] = {
     "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
     "router/kv/state.py:KVState": "reads and writes seven tables as one",
     "router/outliers/table.py:OutlierTable": "rules of one table",
-    "router/requests/table.py:RequestTable": "one table and its writers",
+    "router/requests/table.py:RequestTable": "the one life of a request, from reservation to end",
     "simulator/fleet.py:VirtualFleet": "a fleet on a virtual clock",
 }
 """Classes of more than twenty methods."""
@@ -130,12 +131,12 @@ LARGE_CLASSES: dict[str, str] = {
 FUNCTIONS: dict[str, str] = {
     "haproxy/spop/frames.py:decode_messages": "hot: a call for each argument would cost a tenth of a lookup",
     "pointsman/cli.py:simulate": "flags, a line each",
-    "pointsman/up/plan.py:_plan": "one straight line of steps",
+    "pointsman/up/plan.py:_plan": "one file's sections, one after another",
     "router/app.py:Router.__init__": "wiring, a part a line",
     "router/app.py:Router.running": "opens, in the order of closing",
-    "router/core.py:Core.__init__": "one straight line of steps",
+    "router/core.py:Core.__init__": "wiring, a part a line",
     "router/fleet/replicas.py:ReplicaRegistry.put": "one straight line of steps",
     "router/kv/state.py:KVState.place": "one straight line of steps",
-    "router/metrics/requests.py:StateCollector._request_families": "one straight line of steps",
+    "router/metrics/requests.py:StateCollector._request_families": "families, one after another",
 }
 """Functions of more than sixty lines."""
