@@ -15,6 +15,8 @@ from house_exceptions import CONSTRUCTORS, FUNCTIONS, LARGE_CLASSES, PLAIN_DATA,
 
 from pointsman.policies.registry import POLICIES
 
+pytestmark = pytest.mark.xdist_group("tidy")  # it reads the tree once
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("contract", "policies", "haproxy", "router", "engine", "simulator", "pointsman", "bench")
 """Folders of the root; all but `bench` are importable as `pointsman.FOLDER`, through links in `pointsman/`."""
@@ -86,9 +88,14 @@ def read(*packages: str) -> list[house.Source]:
     return house.sources(ROOT, *packages)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
     """Absolute module names a file imports."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     nodes = ast.walk(tree)
     if top_level_only:
         nodes = (node for statement in tree.body if not is_type_checking(statement) for node in walk_outside(statement))

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager
 import httpx
 import pytest
 from edge import FAST, SHARING, RunningEdge, SharedEdges, read_stream, running_up, until
-from openai import AsyncOpenAI
 
 pytestmark = [pytest.mark.e2e, SHARING]
 
@@ -24,6 +23,8 @@ def four(shared: SharedEdges, policy: str = "kv_cost") -> AbstractAsyncContextMa
 
 async def test_an_openai_client_streams_through_the_edge(shared: SharedEdges) -> None:
     """Tokens arrive one by one; the response names replica, reason and request."""
+    from openai import AsyncOpenAI  # where it is used: a second of CPU in each worker
+
     async with four(shared) as edge:
         client = AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0)
         answer = await client.chat.completions.with_raw_response.create(
