@@ -67,7 +67,7 @@ class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class ConsistentHash(ComposedPolicy[ConsistentHashConfig]):
-    """The first open replica clockwise of the session key; the next distinct open one is second.
+    """Chooses the owner of the session's hash on a ring, or the next replica below the load bound.
 
     Full replicas come last, in ring order. When a replica leaves, only its keys move. Memory: `Rings`, a cache.
 

@@ -174,7 +174,7 @@ class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class KVCost(PlainPolicy[KVCostConfig]):
-    """Least predicted time to first token plus harm done to others; equals by dice.
+    """Chooses the least predicted time to the first token plus the harm to other requests; equal scores at random.
 
     Score: milliseconds.
     """

@@ -18,7 +18,7 @@ class LeastLoadConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class LeastLoad(PlainPolicy[LeastLoadConfig]):
-    """Least load first, equals by dice: taking the first of equals would send every quiet moment's work to one replica.
+    """Chooses the least load, equal replicas at random: the first of equals would get all work of a quiet fleet.
 
     Score: the load, in the configured unit.
     """

@@ -36,7 +36,7 @@ class LoraAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class LoraAffinity(ComposedPolicy[LoraAffinityConfig]):
-    """Replicas with the adapter loaded first, then those with room for it, each in the fallback's order.
+    """Chooses a replica with the adapter loaded, then one with room for it, each in the fallback's order.
 
     A replica is full when `in_flight > max(load_slack, load_factor * mean)`, and comes after all that are not: a busy
     adapter spreads. Requests without an adapter are the fallback's.

@@ -19,7 +19,7 @@ class PowerOfTwoConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class PowerOfTwo(PlainPolicy[PowerOfTwoConfig]):
-    """Two distinct draws, the less loaded first; equals stand as drawn. Further places are further draws.
+    """Chooses the less loaded of two replicas drawn at random; equals stay as drawn. Further places are further draws.
 
     Score: the place. A load would not do: a third draw may carry less than the first two.
     """

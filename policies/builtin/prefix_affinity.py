@@ -41,7 +41,7 @@ class PrefixAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class PrefixAffinity(ComposedPolicy[PrefixAffinityConfig]):
-    """The longest resident prefix among replicas that are not full, else the fallback's choice.
+    """Chooses the longest cached prefix among replicas that are not full, else as the fallback does.
 
     A match has at least `min_tokens` and `min_share` of the prompt; of equal matches the least loaded wins, then the
     dice. A replica is full when `in_flight > max(load_slack, load_factor * mean)`. Places behind the matches are the

@@ -16,7 +16,7 @@ class RandomChoiceConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class RandomChoice(PlainPolicy[RandomChoiceConfig]):
-    """Uniform draws without replacement. No memory, no signals: the baseline other policies are measured against."""
+    """Chooses any replica with equal probability, without state or signals: the baseline for comparisons."""
 
     name: ClassVar[str] = "random"
     Config: ClassVar[type[PolicyConfig]] = RandomChoiceConfig

@@ -18,7 +18,7 @@ class RoundRobinConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class RoundRobin(PlainPolicy[RoundRobinConfig]):
-    """The next slot after the last one used. A replica that leaves or joins moves nobody else's turn.
+    """Chooses the next slot after the last one used; replicas that join or leave do not change the order of others.
 
     Memory: the last slot used, per model. One turn for all models would be dragged about by the mix of requests: were
     the models of two halves of a fleet asked for alternately, each half would serve from its first replica only.

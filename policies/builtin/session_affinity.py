@@ -57,7 +57,7 @@ class SessionAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class SessionAffinity(ComposedPolicy[SessionAffinityConfig]):
-    """The session's home while it is a candidate and not overloaded, else the fallback's choice.
+    """Chooses the session's home while it is a candidate and not overloaded, else as the fallback does.
 
     A home is overloaded when `in_flight > max(overload_slack, overload_factor * mean)`, the mean taken over all
     candidates. Second is the least loaded of the others. An overloaded home is ranked last: it serves if no other can.

@@ -94,7 +94,7 @@ class WeightedConfig(PolicyConfig, frozen=True, kw_only=True):
 
 
 class Weighted(PlainPolicy[WeightedConfig]):
-    """The largest weighted sum of normalised scorers; equals by dice.
+    """Chooses the largest weighted sum of normalised scorers; equal scores at random.
 
     Score: 1 less the weighted mean, from 0 (best by every scorer) to 1.
     """
