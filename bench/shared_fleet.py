@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pointsman.contract.events import EngineEvents
+from pointsman.router.edges.build import join
 from pointsman.router.edges.member import Member
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.simulator.edge import Edge
@@ -60,7 +61,7 @@ class SharedFleet(RecordedFleet):
         for replica in self._replicas:
             if self._ear_of(replica) is not edge:
                 edge.kv.unheard(replica.index)
-        member = Member(f"e{number}", replicas=edge.registry, load=edge.load, sessions=edge.sessions, kv=edge.kv)
+        member = join(edge.core, f"e{number}", documents={})
         member.registry_changed()
         return member
 

@@ -86,7 +86,7 @@ async def newcomer(keys: int) -> dict[str, Any]:
         rng = random.Random(1)
         for slot in range(REPLICAS):
             for _ in range(keys // REPLICAS):
-                one.kv.index.stored(slot, rng.getrandbits(64))
+                one.core.kv.index.stored(slot, rng.getrandbits(64))
         # Older than what the stream reaches back to.
         assert one.sharing is not None
         one.sharing.member.seq += 1
@@ -108,7 +108,7 @@ async def newcomer(keys: int) -> dict[str, Any]:
             took_s = time.perf_counter() - started_s
             stop.set()
             await feeling
-            assert len(two.kv.index) == len(one.kv.index), (len(two.kv.index), len(one.kv.index))
+            assert len(two.core.kv.index) == len(one.core.kv.index), (len(two.core.kv.index), len(one.core.kv.index))
             used_mb = (await client.info("memory"))["used_memory_peak"] / 1e6
     return {"keys": keys, "seconds": took_s, "longest_pause_ms": 1000 * longest_s, "valkey_peak_mb": used_mb}
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
@@ -31,8 +31,6 @@ from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.fleet.replicas import ANY_MODEL, Membership
 from pointsman.router.kv.parts import Prompt
 from pointsman.router.metrics.requests import DecisionMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
@@ -52,21 +50,22 @@ class Pipeline:
         metrics: DecisionMetrics,
         rng: random.Random,
         settings: DecisionSettings = DEFAULT_SETTINGS,
-        holds: HoldQueue | None = None,
+        holds: HoldQueue,
     ) -> None:
         """A pipeline over the state of one edge.
 
         policy: the one that decides first; the pipeline closes it when another takes its place.
         rng: the dice of all decisions.
-        holds: where requests wait for room; None makes an empty queue.
+        holds: where requests wait for room.
         """
         self._active = ActivePolicy(policy)
         self._replicas = fleet.replicas
+        self._requests = fleet.requests
         self._load = fleet.load
         self._sessions = fleet.sessions
         self._kv = fleet.kv
         self._adapters = fleet.adapters
-        self._outliers = fleet.outliers or OutlierTable(OutlierConfig(enabled=False), fleet.replicas)
+        self._outliers = fleet.outliers
         self._context_tokens = fleet.context_tokens
         self._metrics = metrics
         self._rng = rng
@@ -76,7 +75,7 @@ class Pipeline:
         self._overrides: dict[str, ActivePolicy] = {}
         self._by_load = ActivePolicy(build_policy({"policy": "least_load"}))
         self._recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
-        self.holds = HoldQueue() if holds is None else holds
+        self.holds = holds
 
     @property
     def policy(self) -> Policy:
@@ -169,14 +168,12 @@ class Pipeline:
         if self._outliers.demoted:
             members = self._outliers.narrowed(members, features.session, rng)
         longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
-        candidates, prompt = self._gather(active, features, members, now_s), None
-        if active.by_kv:
-            prompt = self._kv.read(features, now_s, longest)
-            _show_prompt(candidates, prompt, self._kv.signals)
-            if members.prefills_of_all is not None:
-                candidates.remote_prefill = best_remote_prefill(
-                    self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
-                )
+        prompt = self._kv.read(features, now_s, longest) if active.by_kv else None
+        candidates = self._gather(active, features, members, prompt, now_s)
+        if prompt is not None and members.prefills_of_all is not None:
+            candidates.remote_prefill = best_remote_prefill(
+                self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
+            )
         context = Context(now_s, rng, limit)
         if self.holds.held and not its_turn:
             context.waiting = self.holds.has_waiting(self._replicas, eligible)
@@ -191,8 +188,10 @@ class Pipeline:
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
 
-    def _gather(self, active: ActivePolicy, features: RequestFeatures, members: Membership, now_s: float) -> Candidates:
-        """The members with the signals of load, session and adapter that the policy declared."""
+    def _gather(
+        self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
+    ) -> Candidates:
+        """The members with exactly the signals that the policy declared."""
         pin = NO_SLOT
         if features.session and active.pins:
             home = self._sessions.get(features.session, now_s, active.policy.pin_ttl_s)
@@ -200,20 +199,27 @@ class Pipeline:
                 replica = self._replicas.get(home)
                 # A pin to a replica that left is still a pin: the policy tells "moved" from "new" by it.
                 pin = replica.slot if replica is not None else GONE_SLOT
-        counted = None
-        # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
-        if not active.by_kv and len(members.slots) == len(self._replicas):
-            counted = self._load.total_in_flight
-        return Candidates(
+        candidates = Candidates(
             membership=members.token,
             slots=members.slots,
             ids=self._replicas.ids,
             in_flight=self._load.in_flight,
             in_flight_tokens=self._load.in_flight_tokens,
             pin=pin,
-            counted_in_flight=counted,
             adapter=self._adapter(features.model) if active.by_adapter else None,
         )
+        if prompt is not None:
+            candidates.kv = self._kv.signals
+            candidates.resident = prompt.resident
+            candidates.prompt_tokens = prompt.tokens
+            known = prompt.conversation
+            if known is not None:
+                candidates.home = known.slot
+                candidates.home_tokens = known.counted_tokens
+        elif len(members.slots) == len(self._replicas):
+            # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
+            candidates.counted_in_flight = self._load.total_in_flight
+        return candidates
 
     def _pair(
         self,
@@ -276,7 +282,7 @@ class Pipeline:
 
     def _adapter(self, model: str) -> AdapterSignals | None:
         """Where the adapter of that name is loaded; None for a name of no adapter."""
-        if self._adapters is None or model not in self._replicas.adapters():
+        if model not in self._replicas.adapters():
             return None
         return self._adapters.signals(model)
 
@@ -305,10 +311,10 @@ class Pipeline:
             room = min(considered.longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._load.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:
@@ -316,29 +322,18 @@ class Pipeline:
                 self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
-        if considered.candidates.adapter is not None and self._adapters is not None:
+        if considered.candidates.adapter is not None:
             self._adapters.placed(slot, features.model, now_s)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
-            self._kv.placed(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
+            self._requests.place(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
         self._outliers.budget.refused += considered.decision.once
         if pair is None:
             return
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
-            self._load.reserve_leg(features.request_id, pair.slot, tokens, now_s)
-
-
-def _show_prompt(candidates: Candidates, prompt: Prompt, signals: KVSignals) -> None:
-    """Adds what policies see of a prompt and of the fleet's KV."""
-    known = prompt.conversation
-    candidates.kv = signals
-    candidates.resident = prompt.resident
-    candidates.prompt_tokens = prompt.tokens
-    if known is not None:
-        candidates.home = known.slot
-        candidates.home_tokens = known.counted_tokens
+            self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
 
 
 def _refused(refusal: Refusal, *, may_wait: bool) -> Decision:

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
+from pointsman.router.core import Core
 from pointsman.router.edges.counters import Counters
 from pointsman.router.edges.documents import SharedDocument, SharedDocuments
 from pointsman.router.edges.loads import OwnLoads
@@ -55,11 +56,8 @@ from pointsman.router.edges.records import (
 )
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.snapshot import Snapshot, talk_of
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fleet.replicas import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation
-from pointsman.router.kv.state import KVState
 
 ASK_TIMEOUT_S = 10.0
 """A snapshot that was asked for and did not come: another edge is asked. One of a million keys takes a few seconds."""
@@ -85,21 +83,14 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Member:
     """This edge's side of it."""
 
-    def __init__(
-        self,
-        edge: str,
-        *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        sessions: SessionTable,
-        kv: KVState,
-        documents: Mapping[str, SharedDocument] | None = None,
-    ) -> None:
+    def __init__(self, edge: str, core: Core, documents: Mapping[str, SharedDocument] | None = None) -> None:
         """`edge` names this life of the process; no other has it."""
         self.edge = edge
+        replicas, load, sessions, kv = core.replicas, core.load, core.sessions, core.kv
         self._replicas = replicas
         self._sessions = sessions
         self._kv = kv
+        self._requests = core.requests
         self.documents = SharedDocuments(documents or {})
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
         self.registrations = SharedReplicas(replicas)
@@ -336,8 +327,10 @@ class Member:
             events = engine_events(engine)
             if snapshot:
                 kv.begin(replica.slot, events, engine.past)
-            elif not kv.relayed(replica.slot, events, now_s):
+                continue
+            if not kv.relayed(replica.slot, events):
                 complete = False
+            self._requests.report(replica.slot, events, now_s)
         for held in batch.held:
             slots = [replica.slot for replica in map(found.__getitem__, held.at) if replica is not None]
             slots = [slot for slot in slots if kv.takes(slot)]

@@ -151,7 +151,7 @@ class World:
             assert len(edge.sharing._tasks) <= 3, "snapshots pile up"
             assert len(member.peers) <= MAX_PEERS, "more edges than the limit"
             assert len(edge.sharing._sizes) <= STREAM_ENTRIES, "more batches in the stream than the limit"
-            assert {request for request, _ in edge.load} <= edge.under_way, "reservations from nowhere"
+            assert edge.reserved() <= edge.under_way, "reservations from nowhere"
         except AssertionError as error:
             raise self.fail(f"{edge.name}: {error}") from error
 
@@ -221,7 +221,7 @@ class World:
             self.faults["lost line"] += 1
             return
         line = {"ev": "end", "id": request_id, "srv": engine.id if engine else "<NOSRV>", "st": status, "ttft": ttft}
-        site.edge.end_of_request.apply(msgspec.json.encode(line))
+        site.edge.core.apply_line(msgspec.json.encode(line), site.edge.clock())
         site.edge.under_way.discard(request_id)
 
     def _client(self) -> None:

@@ -35,7 +35,7 @@ def _wrong(edge: WorldEdge, knows: dict[str, Any], sites: Sequence[Site], engine
     name, wrong = edge.name, []
     for kind in ("in flight", "tokens in flight", "waiting"):
         wrong += [f"{name}: {kind} on {replica}: {n}" for replica, n in knows[kind].items() if n]
-    wrong += [f"{name}: {request} is still reserved" for request, _ in edge.load]
+    wrong += [f"{name}: {request} is still reserved" for request in sorted(edge.reserved())]
     for engine in engines:
         if engine.leased and engine.alive and engine.id not in knows["replicas"]:
             wrong.append(f"{name}: {engine.id} lives and is not registered")

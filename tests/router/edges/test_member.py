@@ -341,12 +341,12 @@ def test_an_engine_that_turns_to_another_edge_is_followed_there() -> None:
     now_s = settle(store, (a, b), 0.0)
     b.register("r1", ttl_s=5.0, now_s=now_s)
     for edge in (a, b):
-        edge.tell("r1", snapshot=True, stored=[1, 2])
+        edge.tell("r1", snapshot=True, stored=[1, 2], now_s=now_s)
     now_s = settle(store, (a, b), now_s)
     agree(a, b)
     taken = b.member.counters.taken
     for key in range(3, 20):
-        a.tell("r1", stored=[key])
+        a.tell("r1", stored=[key], now_s=now_s)
         a.register("r1", ttl_s=5.0, now_s=now_s)
         b.replicas.expire_leases(now_s, b.member.keeps)
         now_s = settle(store, (a, b), now_s, rounds=1)
