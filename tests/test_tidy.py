@@ -12,6 +12,7 @@ from pathlib import Path
 import house
 import pytest
 from house_exceptions import CONSTRUCTORS, FUNCTIONS, LARGE_CLASSES, PLAIN_DATA, TESTED_BY, UPWARD
+from plain_words import complaint
 
 from pointsman.policies.registry import POLICIES
 
@@ -267,6 +268,25 @@ def test_no_binary_is_in_the_tree() -> None:
         path = ROOT / name
         if path.is_file() and not path.is_symlink():
             assert b"\0" not in path.read_bytes(), f"{name} is binary: make it where it is needed"
+
+
+PLAIN = (
+    *("contract", "policies", "haproxy", "engine", "simulator", "pointsman"),
+    *("router/decide", "router/fleet", "router/fronts", "router/metrics", "router/outliers", "router/process"),
+    *("router/requests", "router/watch"),
+)
+
+
+@pytest.mark.parametrize("package", PLAIN)
+def test_docstrings_name_their_subject(package: str) -> None:
+    """A docstring is read alone, in an editor's tooltip: its first word is no pronoun."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            body = getattr(node, "body", None)
+            for statement in body if isinstance(body, list) else ():
+                if isinstance(statement, ast.Expr) and isinstance(text := getattr(statement.value, "value", None), str):
+                    wrong = text.strip() and complaint(text.strip())
+                    assert not wrong, f"{path.relative_to(ROOT)}:{statement.lineno}: {wrong}"
 
 
 def test_no_file_became_the_architecture() -> None:

@@ -58,7 +58,7 @@ class SessionTable:
         return [(session, pin[0], pin[2], pin[1]) for session, pin in self._pins.items()]
 
     def export_copy(self) -> Iterator[tuple[str, str, int, float]]:
-        """The same of the pins there are now, made one by one, for a thread that takes its time."""
+        """Iterate over a copy of the pins, made one by one, for a thread that takes its time."""
         pins = self._pins.copy()
         return ((session, pin[0], pin[2], pin[1]) for session, pin in pins.items())
 
@@ -98,7 +98,7 @@ class SessionTable:
                     self.unsaved_overrun = True
 
     def told(self, session: str) -> tuple[str, int, float] | None:
-        """What to say of a session: replica id, moves, last seen; None when it is not pinned."""
+        """Return the pin of a session to publish: replica id, moves, last seen; None when it is not pinned."""
         pin = self._pins.get(session)
         return None if pin is None else (pin[0], pin[2], pin[1])
 

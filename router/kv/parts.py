@@ -68,11 +68,11 @@ class KVCounters:
     def __init__(self) -> None:
         self.messages = 0
         self.keys = 0
-        """Keys stored or evicted, as told."""
+        """Keys stored or evicted, as engines reported to this edge."""
         self.keys_elsewhere = 0
-        """The same, as other edges told."""
+        """Keys stored or evicted, as other edges relayed."""
         self.resyncs = 0
-        """Messages answered with the wish for a snapshot."""
+        """Messages answered with the request for a snapshot."""
         self.restarts = 0
         """Engines that came back under another epoch."""
         self.prediction_error = Histogram(ERROR_BOUNDS)
@@ -80,7 +80,7 @@ class KVCounters:
         self.predicted_cached_tokens = 0
         self.actual_cached_tokens = 0
         self.prompt_tokens = 0
-        """Of the requests whose first token engines told."""
+        """Prompt tokens of requests whose first token an engine reported."""
         self.best_cached_tokens = 0
         """At decisions: most that any candidate was predicted to hold, summed up."""
         self.selected_cached_tokens = 0

@@ -32,7 +32,7 @@ from pointsman.router.kv.token_ratio import TokenRatio
 EXPECTED_S = 30.0
 """How long keys are expected on a replica that reports what it stores."""
 
-EXPECTED_UNTOLD_S = 300.0
+EXPECTED_UNREPORTED_S = 300.0
 """The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
 
 
@@ -212,7 +212,7 @@ class KVState:
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """The slot will hold the prompt's keys from `start` on."""
         if not self._mirrors.enter(slot, keys, start, prompt):
-            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
         if self.outbox is not None and start < len(keys):
             self.outbox.expect(slot, keys[start:])
 
@@ -235,13 +235,13 @@ class KVState:
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self._feeds[slot]
-        # Late words of an earlier life do not end this one.
+        # A late message of an earlier incarnation does not end this one.
         if events.epoch in feed.past:
             in_step = False
         else:
             if feed.epoch and events.epoch != feed.epoch:
                 self.restarted(slot, events.born_ms)
-            # A mirror was a guess: from here on the engine tells.
+            # A mirror was a guess: from here on the engine reports.
             if events.snapshot and self._mirrors.drop(slot):
                 index.forget(slot)
             in_step = feed.hear(index, slot, events)
@@ -289,7 +289,7 @@ class KVState:
 
     def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
         """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
-        lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S)
+        lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S)
         self.index.expect(slot, keys, 0, now_s + lasts_s)
 
     def begin(self, slot: int, events: EngineEvents, past: Sequence[str]) -> None:
@@ -323,11 +323,14 @@ class KVState:
             feed.gave_up()
 
     def feed(self, slot: int) -> Feed:
-        """How far the engine there was followed; to be read only."""
+        """The position in the events of the engine on a slot, with what it last reported of itself; to be read only."""
         return self._feeds[slot]
 
     def restarted(self, slot: int, born_ms: int = 0) -> None:
-        """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
+        """The engine on a slot restarted: its cache is empty, and no prompt waits there. Its prefill times stay.
+
+        born_ms: when this incarnation started, in ms since 1970; 0 where that is unknown.
+        """
         self.counters.restarts += 1
         self._mirrors.restarted(slot)
         self.index.forget(slot)

@@ -66,7 +66,6 @@ TESTED_BY: dict[str, str] = {
     "pointsman/up/supervise.py": "e2e/test_up.py",
     "pointsman/up/valkey.py": "e2e/test_shared_state.py",
     "router/app.py": "router/fronts/test_spop.py",
-    "router/core.py": "scenarios/test_scenarios.py",
     "router/decide/explain.py": "router/decide/test_pipeline.py",
     "router/decide/fleet_state.py": "router/decide/test_pipeline.py",
     "router/edges/build.py": "router/edges/test_partition.py",
@@ -95,8 +94,6 @@ TESTED_BY: dict[str, str] = {
     "router/outliers/failure_accrual.py": "router/outliers/test_table.py",
     "router/process/logs.py": "router/process/test_background.py",
     "router/requests/end_line.py": "router/fronts/test_ring.py",
-    "router/requests/end_of_request.py": "router/fronts/test_ring.py",
-    "router/requests/outcomes.py": "router/requests/test_table.py",
     "router/watch/state_file.py": "router/fleet/test_saved.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",
@@ -128,12 +125,10 @@ LARGE_CLASSES: dict[str, str] = {
 FUNCTIONS: dict[str, str] = {
     "haproxy/spop/frames.py:decode_messages": "hot: a call for each argument would cost a tenth of a lookup",
     "pointsman/cli.py:simulate": "flags, a line each",
-    "pointsman/up/plan.py:_plan": "one file's sections, one after another",
     "router/app.py:Router.__init__": "wiring, a part a line",
     "router/app.py:Router.running": "opens, in the order of closing",
     "router/core.py:Core.__init__": "wiring, a part a line",
     "router/fleet/replicas.py:ReplicaRegistry.put": "one straight line of steps",
     "router/kv/state.py:KVState.place": "one straight line of steps",
-    "router/metrics/requests.py:StateCollector._request_families": "families, one after another",
 }
 """Functions of more than sixty lines."""
