@@ -48,8 +48,10 @@ test: install  ## the fast suite, under 5 minutes
 # Without PYTHONSAFEPATH the sources in this folder would come before what was compiled from them.
 test-compiled: compiled  ## what tests the request path, against the compiled one
 	PYTHONSAFEPATH=1 POINTSMAN_COMPILE=1 $(COMPILED)/bin/python -m pytest $(SPREAD) -o pythonpath=tests/support \
-	  -m 'not vllm and not soak and not sources' tests/test_package.py tests/policies tests/haproxy tests/router tests/sim \
-	  tests/simulator tests/e2e/test_edge.py tests/e2e/test_kv_routing.py tests/e2e/test_failover.py $(ARGS)
+	  -m 'not vllm and not soak and not sources' tests/test_package.py tests/contract tests/policies tests/haproxy/spop \
+	  $(addprefix tests/router/,decide edges fleet fronts kv outliers requests) tests/scenarios tests/sim \
+	  tests/simulator/test_edge.py tests/simulator/test_fleet.py tests/e2e/test_edge.py tests/e2e/test_kv_routing.py \
+	  tests/e2e/test_failover.py::test_in_flight_is_exactly_zero_after_requests_of_every_fate $(ARGS)
 
 e2e: install  ## only the tests that start the real HAProxy
 	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
