@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
@@ -44,13 +44,11 @@ LINGER_S = 5.0
 SETTLE_S = 2.0
 """A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
 
-Slot = int
-
 
 class PrefillRequest(msgspec.Struct, gc=False):
     """The part of a request that computes its prompt on another replica."""
 
-    slot: Slot = NO_SLOT
+    slot: int = NO_SLOT
     """Where it is reserved; NO_SLOT once the prompt is computed."""
     tokens: int = 0
     placement: Placement | None = None
@@ -63,7 +61,7 @@ class Request(msgspec.Struct, gc=False):
 
     id: str
     made_s: float
-    slot: Slot
+    slot: int
     """Where it is reserved; NO_SLOT once that is over."""
     tokens: int
     announced: int = 0
@@ -127,7 +125,7 @@ class RequestTable:
 
     # A decision
 
-    def reserve(self, request_id: str, slot: Slot, tokens: int, now_s: float, *, announced: int = 0) -> None:
+    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float, *, announced: int = 0) -> None:
         """Counts a request on a slot until its end. A repeated id (HAProxy asked twice) moves its reservation.
 
         announced: tokens it has beyond `tokens` if all of its body arrives; they count once its prompt is computed.
@@ -151,7 +149,7 @@ class RequestTable:
         again.placement, again.waiting, again.prefill = request.placement, request.waiting, request.prefill
         requests[request_id] = again
 
-    def reserve_prefill(self, request_id: str, slot: Slot, tokens: int) -> None:
+    def reserve_prefill(self, request_id: str, slot: int, tokens: int) -> None:
         """Counts the prefill request of a reserved request on a slot until its prompt is computed.
 
         HAProxy does not carry prefill requests, so `observe` is not for slots of prefill replicas.
@@ -168,11 +166,11 @@ class RequestTable:
         self,
         features: RequestFeatures,
         prompt: Prompt,
-        slot: Slot,
+        slot: int,
         candidates: Candidates,
         now_s: float,
         *,
-        prefill: Slot = NO_SLOT,
+        prefill: int = NO_SLOT,
     ) -> None:
         """A decision sent a prompt to a slot: its keys are expected there, its prefill is in front of others.
 
@@ -241,45 +239,31 @@ class RequestTable:
 
     # What engines report
 
-    def report(self, slot: Slot, events: EngineEvents, now_s: float) -> None:
+    def report(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """The engine on a slot reported first tokens and ends; requests of other edges are passed over."""
         for first in events.first:
-            self._report_first(slot, first, now_s)
+            part = self._reported(first.id, now_s)
+            if part is not None and part.placement is not None:
+                self._outcomes.first_token(part.placement, slot, first)
         for finished in events.finished:
-            self._report_finished(slot, finished, now_s)
+            part = self._reported(finished.id, -1.0)
+            if part is not None and part.placement is not None:
+                self._outcomes.finished(part.placement, slot, finished, now_s)
+                part.placement = None
 
-    def _report_first(self, slot: Slot, first: FirstToken, now_s: float) -> None:
-        request = self._requests.get(first.id)
+    def _reported(self, request_id: str, first_s: float) -> Request | PrefillRequest | None:
+        """The request or prefill request that an engine names, whose prompt was computed at `first_s`, or is not wanted
+        any more (negative); None for one that was not placed here."""
+        request = self._requests.get(request_id)
         if request is not None:
-            self._prompt_computed(request, now_s)
-            if request.placement is not None:
-                self._outcomes.first_token(request.placement, slot, first)
-            return
-        prefill = self._prefill(first.id)
-        if prefill is not None:
-            self._prefill_over(prefill)
-            if prefill.placement is not None:
-                self._outcomes.first_token(prefill.placement, slot, first)
-
-    def _report_finished(self, slot: Slot, finished: Finished, now_s: float) -> None:
-        request = self._requests.get(finished.id)
-        if request is not None:
-            self._prompt_computed(request)
-            placement, request.placement = request.placement, None
-            if placement is not None:
-                self._outcomes.finished(placement, slot, finished, now_s)
-            return
-        prefill = self._prefill(finished.id)
-        if prefill is not None:
-            self._prefill_over(prefill)
-            prefill.placement = None
-
-    def _prefill(self, prefill_id: str) -> PrefillRequest | None:
-        """The prefill request of that id; None where it is not of a request placed here."""
-        if not prefill_id.endswith(LEG_SUFFIX):
-            return None
-        request = self._requests.get(prefill_id.removesuffix(LEG_SUFFIX))
-        return None if request is None else request.prefill
+            self._prompt_computed(request, first_s)
+            return request
+        if request_id.endswith(LEG_SUFFIX):
+            request = self._requests.get(request_id.removesuffix(LEG_SUFFIX))
+            if request is not None and request.prefill is not None:
+                self._prefill_over(request.prefill)
+                return request.prefill
+        return None
 
     # Its end
 
@@ -288,7 +272,7 @@ class RequestTable:
         request_id: str,
         now_s: float,
         *,
-        served_by: Slot = NO_SLOT,
+        served_by: int = NO_SLOT,
         served: bool = True,
         took_ms: float = -1.0,
     ) -> None:
@@ -349,7 +333,7 @@ class RequestTable:
 
     # Without an end
 
-    def observe(self, slot: Slot, sessions: int, now_s: float) -> None:
+    def observe(self, slot: int, sessions: int, now_s: float) -> None:
         """Compares with the sessions (serving and queued) HAProxy counts on the slot's server: the oldest reservations
         that have none, twice in a row, are over."""
         missing = self._load.observe(slot, sessions, now_s)
@@ -367,7 +351,7 @@ class RequestTable:
             self._forget_if_empty(request)
         self._load.dropped(slot, len(found))
 
-    def clear_slot(self, slot: Slot) -> None:
+    def clear_slot(self, slot: int) -> None:
         """The replica there left, or the slot is another's: nothing is reserved on it. What was predicted of requests
         there stays until their end."""
         if not self._load.reserved[slot]:
