@@ -238,6 +238,7 @@ class Router:
             outliers=self.outliers,
             pipeline=self.pipeline,
             clock=self.clock,
+            sharing=self.sharing,
         )
         edges = EdgesFront(
             self.sharing,
@@ -284,12 +285,12 @@ class Router:
         self.kv.add_slot(slot, self.replicas.ids[slot])
         self.adapters.add_slot(slot)
         if self.sharing is not None:
-            self.sharing.member.slot_added(slot)
+            self.sharing.protocol.slot_added(slot)
 
     def _slot_removed(self, slot: int) -> None:
         self.catalog.forget(self.replicas.ids[slot])
         if self.sharing is not None:
-            self.sharing.member.slot_removed(slot)
+            self.sharing.protocol.slot_removed(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
         self.adapters.clear_slot(slot)
@@ -297,12 +298,12 @@ class Router:
 
     def _policy_changed(self) -> None:
         if self.sharing is not None:
-            self.sharing.member.document_changed()
+            self.sharing.protocol.document_changed()
         self._registry_changed()
 
     def _registry_changed(self) -> None:
         if self.sharing is not None:
-            self.sharing.member.registry_changed()
+            self.sharing.protocol.registry_changed()
         if self._keeper is not None:
             self._keeper.changed()
         self.scraper.wake()
@@ -444,7 +445,7 @@ class Router:
             await asyncio.sleep(SPOP_LEAVE_S)
 
     async def _sweep(self) -> None:
-        member = self.sharing.member if self.sharing is not None else None
+        protocol = self.sharing.protocol if self.sharing is not None else None
         before_s = self.clock()
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
@@ -453,11 +454,14 @@ class Router:
                 # Heartbeats that came meanwhile lie unread in their sockets.
                 self.replicas.extend_leases(now_s - before_s)
             before_s = now_s
-            ended = self.replicas.expire_leases(now_s, member.keeps) if member else self.replicas.expire_leases(now_s)
+            if protocol is None:
+                ended = self.replicas.expire_leases(now_s)
+            else:
+                ended = self.replicas.expire_leases(now_s, protocol.keeps)
             for replica in ended:
                 log.warning("lease ended, replica removed", replica=replica)
             if self.sharing is not None:
-                self.sharing.member.registrations.lease_ended(ended)
+                self.sharing.protocol.registrations.lease_ended(ended)
                 self.sharing.sweep(now_s)
             if expired := self.load.expire(now_s):
                 log.warning("reservations expired without an end-of-request line", count=expired)

@@ -13,7 +13,7 @@ import structlog
 from pointsman.policies.errors import PolicyError
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.documents import SharedDocument
-from pointsman.router.edges.member import Member
+from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.load import LoadTable
@@ -52,7 +52,7 @@ def build_sharing(
             log.error("the policy live on other edges is not usable here", error=str(error))
             raise ValueError(str(error)) from error
 
-    member = Member(
+    protocol = EdgeProtocol(
         f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         replicas=replicas,
         load=load,
@@ -61,9 +61,9 @@ def build_sharing(
         documents={"policy": SharedDocument(lambda: policy.put_live, take_policy)},
     )
     return Sharing(
-        member,
+        protocol,
         RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
-        info=EdgeInfo(edge=member.edge, name=settings.edge),
+        info=EdgeInfo(edge=protocol.edge, name=settings.edge, admin_url=settings.admin_url.rstrip("/")),
         readiness=readiness,
         clock=clock,
         flush_s=settings.flush_ms / 1000,
@@ -78,4 +78,6 @@ def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
     if host in ("0.0.0.0", "[::]"):
         host = here  # listening everywhere is no address to ask at
     url = f"http://{host}:{port}"
-    return msgspec.structs.replace(info, name=info.name or f"{here}:{port}", admin_url=url, since_s=now_s)
+    return msgspec.structs.replace(
+        info, name=info.name or f"{here}:{port}", admin_url=info.admin_url or url, since_s=now_s
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
 from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.edges.sharing import Sharing
+from pointsman.router.edges.url import is_loopback
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
@@ -32,13 +34,16 @@ class EngineFeed:
         outliers: OutlierTable,
         pipeline: Pipeline,
         clock: Clock,
+        sharing: Sharing | None = None,
     ) -> None:
+        """`sharing` knows the other edges; None on an edge that is alone."""
         self._replicas = replicas
         self._kv = kv
         self._adapters = adapters
         self._outliers = outliers
         self._pipeline = pipeline
         self._clock = clock
+        self._sharing = sharing
         self.port = 0
         """Where connections stay open; 0 until somebody listens."""
 
@@ -55,4 +60,10 @@ class EngineFeed:
         interval_ms = EVENTS_INTERVAL_MS if self._pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self._replicas) // MAX_EVENTS_PER_S)
         renewed = self._replicas.renew(replica, events.born_ms, now_s)
-        return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.port, renewed=renewed)
+        edge, edges = "", {}
+        if self._sharing is not None:
+            edge = self._sharing.info.edge
+            edges = self._sharing.other_edges(here=is_loopback(f"//{replica.address}"))
+        return EventsAnswer(
+            resync=resync, interval_ms=interval_ms, feed_port=self.port, renewed=renewed, edge=edge, edges=edges
+        )

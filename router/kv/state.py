@@ -16,13 +16,14 @@ from pointsman.contract.registration import leg_id
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import MAX_PROMPT_TOKENS
-from pointsman.router.edges.outbox import KVOutbox
 from pointsman.router.kv.columns import KVColumns
+from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
-from pointsman.router.kv.event_cursor import Feed
+from pointsman.router.kv.event_cursor import EventCursor
 from pointsman.router.kv.key_tokens import KeyTokens
 from pointsman.router.kv.lessons import Lessons
 from pointsman.router.kv.mirrors import Mirrors
+from pointsman.router.kv.outbox import KVOutbox
 from pointsman.router.kv.parts import KVCounters, Placement, Prompt, arrived_tokens, best_of, deepest_of
 from pointsman.router.kv.prefill_backlog import PrefillBacklog
 from pointsman.router.kv.prefill_times import PrefillTimes
@@ -64,7 +65,7 @@ class KVState:
         self._is_silence_known = False
         self.counters = KVCounters()
         self._lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, EventCursor] = {}
         self._lives = 0
         """Of all engines, that were seen to begin: replicas that came, and restarts."""
         self._began: dict[int, int] = {}
@@ -77,7 +78,7 @@ class KVState:
         """Prefill legs under way, by their ids."""
         self._ended: deque[tuple[float, str]] = deque()
         self.outbox: KVOutbox | None = None
-        """What to tell other edges; None where there are none."""
+        """What other edges are to learn with the next batch; None on an edge that is alone."""
 
     def __repr__(self) -> str:
         return f"KVState({self.index!r}, {self.conversations!r}, {len(self.backlog)} waiting)"
@@ -94,7 +95,7 @@ class KVState:
         self.columns.add_slot(slot)
         self.index.add_slot(slot)
         self.conversations.add_slot(slot, replica_id)
-        self._feeds[slot] = Feed()
+        self._feeds[slot] = EventCursor()
         self._life_began(slot)
 
     def clear_slot(self, slot: int) -> None:
@@ -103,7 +104,7 @@ class KVState:
             self.outbox.clear_slot(slot)
         self.backlog.clear_slot(slot)
         self.times.clear_slot(slot)
-        self.conversations.clear_slot(slot)
+        self._dropped(self.conversations.clear_slot(slot))
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
@@ -210,7 +211,7 @@ class KVState:
             in_flight=bool(request_id),
         )
         if self.outbox is not None and known is not None:
-            self.outbox.converse(known.name, was)
+            self.outbox.add_conversation(known, was)
         if not request_id:
             return
         self._make_room(request_id, now_s)
@@ -261,7 +262,7 @@ class KVState:
         if not self._mirrors.enter(slot, keys, start, prompt):
             self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
         if self.outbox is not None and start < len(keys):
-            self.outbox.expect(slot, keys[start:])
+            self.outbox.add_expected(slot, keys[start:])
 
     def _release(self, request_id: str, *, first_s: float | None = None) -> bool:
         """The prompt was computed at `first_s`, here or by its prefill leg, or is not wanted any more."""
@@ -317,16 +318,19 @@ class KVState:
         if known is None:
             return
         if self.conversations.answered(known, placement.turn, placement.claimed) and self.outbox is not None:
-            self.outbox.converse(known.name)
+            self.outbox.add_conversation(known)
 
     def _over(self, placement: Placement, now_s: float) -> None:
         """A request is no longer under way; said by whoever knows first."""
         known = placement.conversation
-        if placement.under_way and known is not None:
+        if placement.under_way and known is not None and known.slot != NO_SLOT:
             was = known.name
             self.conversations.ended(known, now_s, placement.turn, served=placement.answered)
             if self.outbox is not None:
-                self.outbox.converse(known.name, was if was != known.name else None)
+                if known.slot == NO_SLOT:
+                    self.outbox.add_dropped((was,))
+                else:
+                    self.outbox.add_conversation(known, was)
         placement.under_way = False
 
     def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
@@ -343,16 +347,14 @@ class KVState:
             # A mirror was a guess: from here on the engine tells.
             if events.snapshot and self._mirrors.drop(slot):
                 index.forget(slot)
-            in_step = feed.hear(index, slot, events)
+            in_step = feed.apply(index, slot, events)
         if in_step:
-            self._engine_lives(slot, events.born_ms)
+            self._dropped(self.conversations.engine_started(slot, events.born_ms))
             counters.keys += len(events.stored) + len(events.evicted)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
         else:
             counters.resyncs += 1
-        if self.outbox is not None:
-            self.outbox.relay(slot, events, in_step=in_step, own=self._placements)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.block_tokens:
@@ -364,73 +366,26 @@ class KVState:
         self._requests(slot, events, now_s)
         return not in_step
 
-    def relayed(self, slot: int, events: EngineEvents, now_s: float) -> bool:
-        """The same, told by another edge that the engine told; False when something of it is missing here."""
-        feed = self._feeds[slot]
-        complete = True
-        if not feed.is_late(events.epoch, events.born_ms):
-            if events.snapshot and feed.epoch and events.epoch != feed.epoch:
-                self.restarted(slot, events.born_ms)
-            complete = feed.hear_of(self.index, slot, events)
-            if complete:
-                self._engine_lives(slot, events.born_ms)
-            self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
-            if events.capacity_tokens:
-                self.columns.set_capacity(slot, events.capacity_tokens)
-            if events.load is not None:
-                feed.load = events.load
-        self._requests(slot, events, now_s)
-        return complete
-
     def _requests(self, slot: int, events: EngineEvents, now_s: float) -> None:
         for first in events.first:
             self._first(slot, first, now_s)
         for finished in events.finished:
             self._finished(slot, finished, now_s)
 
-    def unheard(self, slot: int) -> bool:
-        """The engine does not tell this edge any more; True if it did. What others say of it counts from here on."""
+    def stop_reports(self, slot: int) -> None:
+        """The engine's reports reach this edge no more, though the replica stays: its keys would only grow stale. From
+        here on it is an endpoint that reports nothing, until it sends a snapshot."""
         feed = self._feeds[slot]
-        heard, feed.in_step = feed.in_step, False
-        return heard and not feed.at
-
-    def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
-        """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
-        lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S)
-        self.index.expect(slot, keys, 0, now_s + lasts_s)
-
-    def begin(self, slot: int, events: EngineEvents, past: Sequence[str]) -> None:
-        """Another edge's snapshot says how far it knows an engine, and its lives before; its keys follow."""
-        feed = self._feeds[slot]
-        if not feed.lacks(events, past):
-            return
-        if feed.epoch and events.epoch != feed.epoch:
-            self.restarted(slot, events.born_ms)
-        elif feed.epoch:
+        if feed.epoch:
             self.index.forget(slot)
-        feed.begin(events, past)
-        self._engine_lives(slot, events.born_ms)
-        if events.capacity_tokens:
-            self.columns.set_capacity(slot, events.capacity_tokens)
-        if events.load is not None:
-            feed.load = events.load
+            feed.lost()
 
-    def takes(self, slot: int) -> bool:
-        """Whether the keys of another edge's snapshot are news of the engine there."""
-        return self._feeds[slot].taking
+    def expect(self, slot: int, keys: Sequence[int], now_s: float) -> None:
+        """Another edge sent a prompt with these prefix keys to a slot: it will hold them soon."""
+        self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
 
-    def took(self) -> None:
-        """The whole snapshot was taken."""
-        for feed in self._feeds.values():
-            feed.took()
-
-    def gave_up(self) -> None:
-        """The rest of a snapshot will not come."""
-        for feed in self._feeds.values():
-            feed.gave_up()
-
-    def feed(self, slot: int) -> Feed:
-        """How far the engine there was followed; to be read only."""
+    def cursor(self, slot: int) -> EventCursor:
+        """How far the engine there is followed; for reading only."""
         return self._feeds[slot]
 
     def restarted(self, slot: int, born_ms: int = 0) -> None:
@@ -438,19 +393,18 @@ class KVState:
         self.counters.restarts += 1
         self._mirrors.restarted(slot)
         self.index.forget(slot)
-        self._engine_lives(slot, born_ms, restarted=True)
+        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=True))
         self.backlog.clear_slot(slot)
         self._feeds[slot].restarted()
         self._life_began(slot)
 
+    def _dropped(self, names: list[Name]) -> None:
+        if self.outbox is not None and names:
+            self.outbox.add_dropped(names)
+
     def _life_began(self, slot: int) -> None:
         self._lives += 1
         self._began[slot] = self._lives
-
-    def _engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
-        for name in self.conversations.engine_lives(slot, born_ms, restarted=restarted):
-            if self.outbox is not None:
-                self.outbox.converse(name)
 
     def _first(self, slot: int, first: FirstToken, now_s: float) -> None:
         self._release(first.id, first_s=now_s)
@@ -462,10 +416,10 @@ class KVState:
             return
         self._lessons.first_token(placement, first)
         known = placement.conversation
-        if known is not None:
+        if known is not None and known.slot != NO_SLOT:
             self.conversations.told(known, slot, placement.prompt_bytes, first.prompt_tokens, 0)
             if self.outbox is not None:
-                self.outbox.converse(known.name)
+                self.outbox.add_conversation(known)
 
     def _finished(self, slot: int, finished: Finished, now_s: float) -> None:
         self._release(finished.id)
@@ -478,10 +432,10 @@ class KVState:
         if placement.slot == slot:
             # What it did not store by now it never will, or it is gone again.
             self.index.unexpect(slot, placement.keys[placement.at + 1 :])
-            if known is not None and prompt_tokens:
+            if known is not None and known.slot != NO_SLOT and prompt_tokens:
                 self.conversations.told(known, slot, placement.prompt_bytes, prompt_tokens, finished.completion_tokens)
                 if self.outbox is not None:
-                    self.outbox.converse(known.name)
+                    self.outbox.add_conversation(known)
         self._over(placement, now_s)
 
     def expire(self, now_s: float) -> None:

@@ -23,7 +23,7 @@ from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.edges.documents import SharedDocument
-from pointsman.router.edges.member import Member
+from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.load import LoadTable
@@ -68,7 +68,7 @@ class WorldEdge:
         self.load = LoadTable()
         self.sessions = SessionTable()
         self.kv = KVState()
-        self._member: Member | None = None
+        self._protocol: EdgeProtocol | None = None
         self.replicas = ReplicaRegistry(on_added=self._added, on_removed=self._removed, on_changed=self._changed)
         self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         metrics = DecisionMetrics()
@@ -93,7 +93,7 @@ class WorldEdge:
             metrics=RequestMetrics(),
             clock=clock,
         )
-        self.member = self._member = Member(
+        self.protocol = self._protocol = EdgeProtocol(
             name,
             replicas=self.replicas,
             load=self.load,
@@ -106,14 +106,13 @@ class WorldEdge:
         self.client = StoreClient(store)
         self.readiness = Readiness()
         self.sharing = Sharing(
-            self.member,
+            self.protocol,
             self.client,
             info=EdgeInfo(edge=name),
             readiness=self.readiness,
             clock=clock,
             flush_s=FLUSH_S,
             stream_bytes=stream_bytes,
-            parts_at_once=1,
         )
 
     def __repr__(self) -> str:
@@ -124,22 +123,22 @@ class WorldEdge:
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)
         self.kv.add_slot(slot, self.replicas.ids[slot])
-        if self._member is not None:
-            self._member.slot_added(slot)
+        if self._protocol is not None:
+            self._protocol.slot_added(slot)
 
     def _removed(self, slot: int) -> None:
-        if self._member is not None:
-            self._member.slot_removed(slot)
+        if self._protocol is not None:
+            self._protocol.slot_removed(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
 
     def _changed(self) -> None:
-        if self._member is not None:
-            self._member.registry_changed()
+        if self._protocol is not None:
+            self._protocol.registry_changed()
 
     def _policy_changed(self) -> None:
-        if self._member is not None:
-            self._member.document_changed()
+        if self._protocol is not None:
+            self._protocol.document_changed()
 
     def _take_policy(self, document: dict[str, Any]) -> None:
         try:
@@ -151,7 +150,7 @@ class WorldEdge:
         now_s = self.clock()
         if now_s - before_s > STALL_S:
             self.replicas.extend_leases(now_s - before_s)
-        self.member.registrations.lease_ended(self.replicas.expire_leases(now_s, self.member.keeps))
+        self.protocol.registrations.lease_ended(self.replicas.expire_leases(now_s, self.protocol.keeps))
         self.sharing.sweep(now_s)
         self.load.expire(now_s)
         self.kv.expire(now_s)
@@ -176,31 +175,16 @@ class WorldEdge:
 
     # What it knows
 
-    def knows(self) -> dict[str, Any]:
-        """All that is the same on all edges once quiet."""
-        ids = self.replicas.ids
-        by_key = dict(self.kv.index.snapshot())
-        resident: dict[str, list[int]] = {replica.id: [] for replica in self.replicas}
-        for key, slots in by_key.items():
-            for slot in slots:
-                resident[ids[slot]].append(key)
-        return {
-            "replicas": {saved.id: saved for saved in self.replicas.saved()},
-            "policy": dict(self.pipeline.policy.describe()),
-            "in flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
-            "tokens in flight": {r.id: int(self.load.in_flight_tokens[r.slot]) for r in self.replicas},
-            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
-            "capacity": {r.id: float(self.kv.signals.capacity[r.slot]) for r in self.replicas},
-            "sessions": {session: replica for session, replica, _ in self.sessions},
-            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
-            "resident": {replica: sorted(keys) for replica, keys in resident.items()},
-        }
+    def resident(self, replica_id: str) -> list[int]:
+        """Confirmed prefix keys of a replica."""
+        slot = self.replicas.slot_of(replica_id)
+        return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
 
     def validate(self) -> None:
         self.replicas.validate()
         self.load.validate()
         self.kv.validate()
-        self.member.validate()
+        self.protocol.validate()
 
 
 class Site:

@@ -1,5 +1,5 @@
-"""Edges that share what they know, without clocks, tasks or sockets: real state and pipeline around a `Member`, and a
-store in memory that a test moves batches through when it likes."""
+"""Edges that share state, without clocks, tasks or sockets: real tables and pipeline around an `EdgeProtocol`, and a
+store in memory through which a test moves batches when it likes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.fleet_state import FleetState
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.edges.documents import SharedDocument
-from pointsman.router.edges.member import Member
+from pointsman.router.edges.peers import HEARTBEAT_S
+from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
+from pointsman.router.edges.rounds import ROUND_S
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
@@ -25,12 +27,10 @@ from pointsman.router.metrics.requests import DecisionMetrics
 
 
 class StreamStore:
-    """Streams by edge and snapshots by id, complete and at once."""
+    """Streams by edge, complete and at once."""
 
     def __init__(self) -> None:
         self.streams: dict[str, dict[int, bytes]] = {}
-        self.snapshots: dict[str, list[bytes]] = {}
-        self.trimmed: dict[str, int] = {}
 
     def append(self, edge: str, seq: int, payload: bytes) -> None:
         self.streams.setdefault(edge, {})[seq] = payload
@@ -43,23 +43,22 @@ class StreamStore:
 
     def empty(self) -> None:
         self.streams.clear()
-        self.snapshots.clear()
 
 
 class SharingEdge:
-    """One edge: the router's own state, pipeline and member."""
+    """One edge: the router's own tables, pipeline and protocol."""
 
     def __init__(self, name: str, policy: dict[str, Any] | None = None, *, seed: int = 1) -> None:
         self.name = name
         self.load = LoadTable()
         self.sessions = SessionTable()
         self.kv = KVState()
-        self.member: Member | None = None
+        self.protocol: EdgeProtocol | None = None
         self.replicas = ReplicaRegistry(
             initial_health=Health.UP,
             on_added=self._added,
             on_removed=self._removed,
-            on_changed=lambda: self.member and self.member.registry_changed(),
+            on_changed=lambda: self.protocol and self.protocol.registry_changed(),
         )
         self.pipeline = Pipeline(
             build_policy(policy or {"policy": "kv_cost"}),
@@ -73,7 +72,7 @@ class SharingEdge:
             rng=random.Random(f"{seed} {name}"),
         )
         self.document: dict[str, Any] | None = None
-        self.member = Member(
+        self.protocol = EdgeProtocol(
             name, replicas=self.replicas, load=self.load, sessions=self.sessions, kv=self.kv,
             documents={"policy": SharedDocument(lambda: self.document, self._write)},
         )  # fmt: skip
@@ -86,17 +85,17 @@ class SharingEdge:
 
     def put_document(self, body: dict[str, Any]) -> None:
         self.document = body
-        self.member.document_changed()
+        self.protocol.document_changed()
 
     def _added(self, slot: int) -> None:
         self.load.add_slot(slot)
         self.kv.add_slot(slot, self.replicas.ids[slot])
-        if self.member is not None:
-            self.member.slot_added(slot)
+        if self.protocol is not None:
+            self.protocol.slot_added(slot)
 
     def _removed(self, slot: int) -> None:
-        if self.member is not None:
-            self.member.slot_removed(slot)
+        if self.protocol is not None:
+            self.protocol.slot_removed(slot)
         self.load.clear_slot(slot)
         self.kv.clear_slot(slot)
 
@@ -113,7 +112,7 @@ class SharingEdge:
         self.load.release(request_id)
         self.kv.ended(request_id, now_s, served=served)
 
-    def tell(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
+    def report(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
         """An engine's next message to this edge."""
         seq = self.engine_seqs[replica_id] = self.engine_seqs.get(replica_id, 0) + 1
         slot = self.replicas.get(replica_id).slot
@@ -121,35 +120,21 @@ class SharingEdge:
 
     # Moving bytes
 
-    def say(self, store: StreamStore, now_s: float) -> None:
-        outgoing = self.member.next_batch(now_s)
+    def publish(self, store: StreamStore, now_s: float) -> None:
+        outgoing = self.protocol.next_batch(now_s)
         if outgoing is not None:
             store.append(self.name, outgoing.seq, outgoing.payload)
 
     def follow(self, store: StreamStore, now_s: float) -> None:
-        self.member.roster(store.roster(), now_s)
-        for edge, position in self.member.following().items():
-            entries = store.after(edge, position or 0)
-            if position is None:
-                entries = entries[-1:]
-            for seq, payload in entries:
-                self.member.hear(edge, seq, payload, now_s)
-
-    def exchange_snapshots(self, store: StreamStore, now_s: float) -> None:
-        wanted = self.member.snapshot_wanted(now_s)
-        if wanted is not None:
-            store.snapshots[wanted.id] = list(wanted.chunks())
-            self.member.announce(wanted, len(store.snapshots[wanted.id]))
-        offer = self.member.offer()
-        if offer is not None and offer.id in store.snapshots:
-            for chunk in store.snapshots[offer.id]:
-                assert self.member.take(chunk, now_s)
-            self.member.took(offer)
+        self.protocol.meet(store.roster(), now_s)
+        for edge, position in self.protocol.following().items():
+            for seq, payload in store.after(edge, position):
+                self.protocol.receive(edge, seq, payload, now_s)
 
     # What it knows
 
     def knows(self) -> dict[str, Any]:
-        """All that should be the same on edges once quiet."""
+        """State that is the same on all edges once nothing changes."""
         ids = self.replicas.ids
         return {
             "replicas": sorted((r.id, r.url, r.draining) for r in self.replicas),
@@ -166,21 +151,25 @@ class SharingEdge:
         self.replicas.validate()
         self.load.validate()
         self.kv.validate()
-        self.member.validate()
+        self.protocol.validate()
 
 
 def settle(
     store: StreamStore, edges: Iterable[SharingEdge], now_s: float, rounds: int = 6, step_s: float = 0.6
 ) -> float:
-    """Everybody says and follows until nothing is left to say; the time it is then."""
+    """Every edge publishes and follows, so often; the time it is then."""
     edges = list(edges)
     for _ in range(rounds):
         now_s += step_s
         for edge in edges:
-            edge.say(store, now_s)
+            edge.publish(store, now_s)
         for edge in edges:
             edge.follow(store, now_s)
-            edge.member.sweep(now_s)
-            edge.exchange_snapshots(store, now_s)
+            edge.protocol.sweep(now_s)
             edge.validate()
     return now_s
+
+
+def repeat(store: StreamStore, edges: Iterable[SharingEdge], now_s: float) -> float:
+    """The same for two rounds of all states: by then whatever was lost is made up for."""
+    return settle(store, edges, now_s, rounds=int(2 * ROUND_S / HEARTBEAT_S) + 2, step_s=HEARTBEAT_S)
