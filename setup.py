@@ -43,6 +43,9 @@ COMPILED = [
     "pointsman/router/kv/token_ratio.py",
     # ... and the end of its request.
     "pointsman/router/fronts/ring.py",
+    "pointsman/router/requests/end_of_request.py",
+    "pointsman/router/requests/outcomes.py",
+    "pointsman/router/requests/table.py",
     "pointsman/router/metrics/histogram.py",
 ]
 """Not among them: modules of plain data, whose structs are compiled code already, and what policies from outside derive

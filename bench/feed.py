@@ -79,7 +79,7 @@ async def listen(way: str, messages: int) -> tuple[float, float]:
     picked = {name: {"port": 0} for name in ("spop", "ring", "lookup", "admin")}
     settings = load_settings(environment={}, overrides={**picked, "policy": {"policy": "kv_cost"}})
     async with Router(settings).running() as router:
-        router.replicas.put("bench", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), router.clock())
+        router.core.replicas.put("bench", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), router.clock())
         url = f"http://{router.addresses['admin']}"
         started_s = time.process_time()
         engine = await asyncio.create_subprocess_exec(

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.contract.registration import Registration
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.fleet_state import FleetState
+from pointsman.router.core import Core
 from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
 
 CONVERSATIONS = 256
 OTHER_KEYS = 2_000
@@ -33,62 +27,48 @@ USAGE = 0.6
 
 @dataclass
 class KVFleet:
-    """The pipeline, its state, and the next turn of each conversation."""
+    """A core in that state, and the next turn of each conversation."""
 
-    pipeline: Pipeline
-    load: LoadTable
-    kv: KVState
+    core: Core
     turns: list[RequestFeatures]
     beginnings: list[RequestFeatures]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.core.pipeline
 
     def undo(self, asked: list[RequestFeatures], now_s: float) -> None:
         """Ends what decisions began, so that the next round meets the same load."""
         for features in asked:
-            self.load.release(features.request_id)
-            self.kv.ended(features.request_id, now_s)
-        self.kv.expire(now_s + 10.0)
+            self.core.requests.end(features.request_id, now_s)
+        self.core.requests.expire(now_s + 10.0)
+        self.core.kv.expire(now_s + 10.0)
 
 
 def make_fleet(replicas: int, keys: int, policy: str = "kv_cost") -> KVFleet:
     dice = random.Random(5)
-    load, kv = LoadTable(), KVState()
-
-    def added(slot: int) -> None:
-        load.add_slot(slot)
-        kv.add_slot(slot, registry.ids[slot])
-
-    registry = ReplicaRegistry(initial_health=Health.UP, on_added=added)
+    core = Core({"policy": policy}, rng=random.Random(1))
     for number in range(replicas):
         url = f"http://127.0.0.1:{1024 + number}"
-        registry.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
-    pipeline = Pipeline(
-        build_policy({"policy": policy}),
-        FleetState(
-            replicas=registry,
-            load=load,
-            sessions=SessionTable(),
-            kv=kv,
-        ),
-        metrics=DecisionMetrics(),
-        rng=random.Random(1),
-    )
+        core.replicas.put(f"replica-{number}", Registration(url=url), ("127.0.0.1", 1024 + number), 0.0)
     capacity = int(CONVERSATIONS * BOUNDARIES[keys - 1] / 4 / USAGE / replicas)
     head = [dice.getrandbits(64) for _ in range(keys // 8)]
     others = min(OTHER_KEYS, MAX_OTHER_KEYS // replicas)
     for slot in range(replicas):
         stored = head + [dice.getrandbits(64) for _ in range(others)]
-        kv.apply(slot, EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=capacity), 0.0)
+        events = EngineEvents(epoch="1", seq=0, snapshot=True, stored=stored, capacity_tokens=capacity)
+        core.engine_events(f"replica-{slot}", events, 0.0)
         for number in range(max(1, round(dice.gauss(MEAN_LOAD, 3)))):
-            load.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
-        kv.backlog.add(f"waits-{slot}", slot, dice.randrange(1, 400), 0.0, reports=True)
-    fleet = KVFleet(pipeline, load, kv, [], [])
+            core.requests.reserve(f"busy-{slot}-{number}", slot, 2_000, 0.0)
+        core.kv.backlog.add(slot, dice.randrange(1, 400), 0.0, reports=True)
+    fleet = KVFleet(core, [], [])
     for number in range(CONVERSATIONS):
         chain = (*head, *(dice.getrandbits(64) for _ in range(keys - len(head))))
         size = BOUNDARIES[keys - 3] + 100
         before = RequestFeatures(
             request_id=f"before-{number}", session=f"session-{number}", body_bytes=size, prefix_keys=chain[:-2]
         )
-        pipeline.decide(before, 0.0)
+        core.decide(before, 0.0)
         fleet.undo([before], 0.0)
         after = {"session": f"session-{number}", "body_bytes": BOUNDARIES[keys - 1] + 100, "prefix_keys": chain}
         fleet.turns.append(RequestFeatures(request_id=f"turn-{number}", **after))  # type: ignore[arg-type]

@@ -65,10 +65,10 @@ def equip(made: Router) -> None:
     """Replicas that tell this router what they hold."""
     for number in range(REPLICAS):
         name, now_s = f"r{number}", made.clock()
-        made.replicas.put(name, Registration(url=f"http://127.0.0.1:{number + 1}"), ("127.0.0.1", number + 1), now_s)
-        replica = made.replicas.get(name)
-        assert replica is not None
-        made.kv.apply(replica.slot, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=500_000), now_s)
+        made.core.replicas.put(
+            name, Registration(url=f"http://127.0.0.1:{number + 1}"), ("127.0.0.1", number + 1), now_s
+        )
+        made.core.engine_events(name, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=500_000), now_s)
 
 
 class Talkers:
@@ -101,7 +101,7 @@ class Talkers:
             prefix_keys=tuple(chain), max_tokens=64,
         )  # fmt: skip
         started_s = time.perf_counter()
-        decision = made.pipeline.decide(features, made.clock())
+        decision = made.core.pipeline.decide(features, made.clock())
         self.decide_s.append(time.perf_counter() - started_s)
         self._open.append((features.request_id, decision.first, features.prefix_keys))
         if len(self._open) > self._flight:
@@ -109,14 +109,11 @@ class Talkers:
 
     def end(self, request_id: str, name: str, keys: tuple[int, ...]) -> None:
         made = self._router
-        made.load.release(request_id)
-        made.kv.ended(request_id, made.clock())
+        made.core.requests.end(request_id, made.clock())
         seq = self._seqs[name] = self._seqs.get(name, 0) + 1
-        replica = made.replicas.get(name)
-        assert replica is not None
         evicted = list(keys) if self._unique else []
         events = EngineEvents(epoch="e", seq=seq, stored=list(keys[-2:]), evicted=evicted)
-        made.kv.apply(replica.slot, events, made.clock())
+        made.core.engine_events(name, events, made.clock())
 
     async def run(self, rate: float, seconds: float) -> None:
         started_s, before = time.perf_counter(), self.count

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from pointsman.router.edges.build import join
 from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.simulator.edge import Edge
@@ -55,9 +56,7 @@ class SharedFleet(RecordedFleet):
         self._at(0.0, self._tick)
 
     def _join(self, number: int, edge: Edge) -> EdgeProtocol:
-        protocol = EdgeProtocol(
-            f"e{number}", replicas=edge.registry, load=edge.load, sessions=edge.sessions, kv=edge.kv
-        )
+        protocol = join(edge.core, f"e{number}", documents={})
         protocol.registry_changed()
         return protocol
 

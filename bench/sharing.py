@@ -84,8 +84,8 @@ async def newcomer(states: int) -> dict[str, Any]:
         equip(one)
         for number in range(states // 2):
             name, slot, now_s = f"s{number}", number % REPLICAS, one.clock()
-            one.sessions.pin(name, f"r{slot}", now_s)
-            one.kv.conversations.place(
+            one.core.sessions.pin(name, f"r{slot}", now_s)
+            one.core.kv.conversations.place(
                 None, name, slot, (), tokens=4000, resident=0, prompt_bytes=16_000, now_s=now_s, in_flight=False
             )
         longest_s = 0.0
@@ -106,7 +106,7 @@ async def newcomer(states: int) -> dict[str, Any]:
             took_s = time.perf_counter() - started_s
             stop.set()
             await feeling
-            assert len(two.sessions) == len(one.sessions), (len(two.sessions), len(one.sessions))
+            assert len(two.core.sessions) == len(one.core.sessions), (len(two.core.sessions), len(one.core.sessions))
             used_mb = (await client.info("memory"))["used_memory_peak"] / 1e6
     return {"states": states, "seconds": took_s, "longest_pause_ms": 1000 * longest_s, "valkey_peak_mb": used_mb}
 

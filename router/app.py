@@ -1,7 +1,8 @@
-"""Wires one router: builds every part from settings, connects them, closes them in reverse.
+"""One router process: sockets, tasks and signals around a `Core`.
 
-There is no module-level state: two apps in one process do not meet. Constructing a `Router` opens nothing;
-`Router.running` opens the sockets and closes them in reverse; `run` is a whole process.
+What a router knows and decides is in `pointsman.router.core`; here its fronts listen and its loops run. There is no
+module-level state: two apps in one process do not meet. Constructing a `Router` opens nothing; `Router.running` opens
+the sockets and closes them in reverse; `run` is a whole process.
 """
 
 from __future__ import annotations
@@ -24,22 +25,14 @@ from pointsman.contract.registration import Registration
 from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
-from pointsman.policies.policy import Needs
-from pointsman.policies.registry import build_policy
+from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
-from pointsman.router.decide.fleet_state import DecisionSettings, FleetState
-from pointsman.router.decide.hold import HoldTurns
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
-from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.fleets import FleetTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.replicas import Health
 from pointsman.router.fleet.saved import StateFile
-from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.fronts.api.admin import AdminFront
 from pointsman.router.fronts.api.admin_token import AdminToken
 from pointsman.router.fronts.api.edges import EdgesFront
@@ -48,15 +41,13 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
-from pointsman.router.fronts.api.replicas import ReplicaFront, ReplicaViews
+from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.deciding import Decider
-from pointsman.router.fronts.engine_messages import EngineFeed
 from pointsman.router.fronts.feed import FeedProtocol
 from pointsman.router.fronts.hold import HoldFront
 from pointsman.router.fronts.lookup import FormReader, LookupFront
-from pointsman.router.fronts.ring import EndOfRequest, RingProtocol
+from pointsman.router.fronts.ring import RingProtocol
 from pointsman.router.fronts.spop import SPOPProtocol
-from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.holds import HoldCollector
@@ -64,14 +55,10 @@ from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import (
-    DecisionMetrics,
-    EdgeHealth,
-    RequestMetrics,
     StateCollector,
     build_registry,
 )
 from pointsman.router.metrics.scrape import ScrapeCollector
-from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.http_servers import serve_http
@@ -84,15 +71,6 @@ from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.readiness import Readiness
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
-
-SWEEP_INTERVAL_S = 0.5
-"""How late a lease, a reservation or a pin may end."""
-
-STALL_S = 2.0
-"""This process did not run for so long: it was stopped, or its machine was."""
-
-TIDY_KEYS = 4096
-"""Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -108,86 +86,40 @@ servers for so long, and chooses among them alone."""
 log = structlog.get_logger(__name__)
 
 
+def core_config(settings: Settings) -> CoreConfig:
+    """What settings say of the router's core."""
+    return CoreConfig(
+        limits=settings.limits,
+        outliers=settings.outliers,
+        decisions=DecisionSettings(
+            pair=settings.pair, silence_s=settings.silence_s, override_header=settings.override_header
+        ),
+        # Without HAProxy nobody checks health: a registered replica is taken at its word.
+        initial_health=Health.STARTING if settings.edge.admin_socket else Health.UP,
+        lists_follow=settings.scrape.enabled,
+        created=int(clock.wall()),
+    )
+
+
 class Router:
     """All parts of one router."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limits = settings.limits
         attached = bool(settings.edge.admin_socket)
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if attached else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
-        self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s, max_reservations=limits.max_reservations)
-        self.adapters = AdapterTable()
-        self.sessions = SessionTable(max_sessions=limits.max_sessions)
-        self.kv = KVState(
-            max_keys=limits.max_prefix_keys,
-            max_conversations=limits.max_conversations,
-            conversation_ttl_s=limits.conversation_ttl_s,
-        )
-        self.kv.on_prefilled = self.load.prefilled
-        self.replicas = ReplicaRegistry(
-            # Without HAProxy nobody checks health: a registered replica is taken at its word.
-            initial_health=Health.STARTING if attached else Health.UP,
-            max_replicas=limits.max_replicas,
-            lists_follow=settings.scrape.enabled,
-            on_added=self._slot_added,
-            on_removed=self._slot_removed,
-            on_changed=self._registry_changed,
-        )
-        self.outliers = OutlierTable(settings.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
-        self.readiness.watch("replicas", self.replicas.why_none_serves)
-        self.catalog = ModelCatalog(self.replicas, created=int(clock.wall()))
-        self.scraper = Scraper(
-            replicas=self.replicas,
-            load=self.load,
-            kv=self.kv,
-            adapters=self.adapters,
-            catalog=self.catalog,
-            settings=settings.scrape,
-            clock=self.clock,
-        )
-        self.decision_metrics = DecisionMetrics()
-        self.request_metrics = RequestMetrics()
-        self.edge_health = EdgeHealth()
-        self.pipeline = Pipeline(
-            build_policy(settings.policy),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-                adapters=self.adapters,
-                outliers=self.outliers,
-                context_tokens=self.catalog.context_tokens,
-            ),
-            metrics=self.decision_metrics,
-            rng=random.Random(settings.seed),
-            settings=DecisionSettings(
-                pair=settings.pair, silence_s=settings.silence_s, override_header=settings.override_header
-            ),
-        )
-        self.policy = PolicyControl(
-            self.pipeline,
-            self.decision_metrics,
-            settings.policy,
-            on_changed=self._policy_changed,
-            window_bytes=lambda: self.edge_health.body_window_bytes,
-        )
-        self.sharing = build_sharing(
-            settings.shared,
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
-            policy=self.policy,
-            readiness=self.readiness,
-            clock=self.clock,
-        )
+        self.core = Core(settings.policy, rng=random.Random(settings.seed), config=core_config(settings))
+        core = self.core
+        self.readiness.watch("replicas", core.replicas.why_none_serves)
+        self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
+        self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
+        core.on_registry_changed.append(self._changed)
+        core.on_policy_changed.append(self._changed)
         self.decider = Decider(
-            self.pipeline,
-            self.decision_metrics,
+            core.pipeline,
+            core.decision_metrics,
             clock=self.clock,
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
@@ -196,69 +128,37 @@ class Router:
         if settings.state_file:
             self._keeper = StateKeeper(
                 StateFile(Path(settings.state_file)),
-                replicas=self.replicas,
-                policy=self.policy,
+                replicas=core.replicas,
+                policy=core.policy,
                 readiness=self.readiness,
             )
-        self.end_of_request = EndOfRequest(
-            load=self.load,
-            kv=self.kv,
-            metrics=self.request_metrics,
-            clock=self.clock,
-            slot_of=self.replicas.slot_of,
-            outliers=self.outliers,
-            holds=self.pipeline.holds,
-        )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.admin_token = AdminToken(settings.admin.token)
         guard = Guard(self.admin_token, hosts=settings.admin.hosts)
         self.metrics = build_registry(
             StateCollector(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                decisions=self.decision_metrics,
-                requests=self.request_metrics,
-                edge=self.edge_health,
-                policy_name=lambda: self.pipeline.policy.name,
-                policy_window=lambda: body_window(self.pipeline.policy.needs),
+                replicas=core.replicas,
+                load=core.load,
+                sessions=core.sessions,
+                decisions=core.decision_metrics,
+                requests=core.request_metrics,
+                edge=core.edge_health,
+                policy_name=lambda: core.pipeline.policy.name,
+                policy_window=lambda: body_window(core.pipeline.policy.needs),
             ),
-            KVCollector(self.kv, self.replicas),
-            HoldCollector(self.pipeline.holds),
-            OutlierCollector(self.outliers, self.replicas),
-            ScrapeCollector(self.scraper, self.load, self.replicas),
+            KVCollector(core.kv, core.replicas),
+            HoldCollector(core.holds),
+            OutlierCollector(core.outliers, core.replicas),
+            ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(guard),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
-        self.feed = EngineFeed(
-            replicas=self.replicas,
-            kv=self.kv,
-            adapters=self.adapters,
-            outliers=self.outliers,
-            pipeline=self.pipeline,
-            clock=self.clock,
-            sharing=self.sharing,
-        )
-        edges = EdgesFront(
-            self.sharing,
-            replicas=self.replicas,
-            sessions=self.sessions,
-            kv=self.kv,
-            policy=self.policy,
-            clock=self.clock,
-        )
+        edges = EdgesFront(core, self.sharing, clock=self.clock)
         max_body_bytes = settings.admin.max_body_bytes
         self.admin = AdminFront(
             guard,
-            ReplicaFront(
-                self.replicas,
-                ReplicaViews(self.load, self.adapters, self.outliers, self.clock),
-                self.feed,
-                self.endpoints,
-                clock=self.clock,
-                max_body_bytes=max_body_bytes,
-            ),
+            ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=max_body_bytes),
             PoolFront(
                 FleetTable(),
                 endpoints=self.endpoints,
@@ -266,12 +166,12 @@ class Router:
                 token=settings.admin.token,
                 max_body_bytes=max_body_bytes,
             ),
-            PolicyFront(self.pipeline, self.policy, edges, clock=self.clock, max_body_bytes=max_body_bytes),
+            PolicyFront(core, edges, clock=self.clock, max_body_bytes=max_body_bytes),
             edges,
             HealthFront(self.readiness, self.metrics),
         )
         self.edge_sync: EdgeSync | None = None
-        self._pin_keeper = build_pin_keeper(settings.state_file, self.sessions, clock=self.clock, wall=clock.wall)
+        self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.stop = asyncio.Event()
@@ -280,30 +180,8 @@ class Router:
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
 
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-        self.adapters.add_slot(slot)
-        if self.sharing is not None:
-            self.sharing.protocol.slot_added(slot)
-
-    def _slot_removed(self, slot: int) -> None:
-        self.catalog.forget(self.replicas.ids[slot])
-        if self.sharing is not None:
-            self.sharing.protocol.slot_removed(slot)
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
-        self.adapters.clear_slot(slot)
-        self.outliers.remove(slot, self.replicas.ids[slot])
-
-    def _policy_changed(self) -> None:
-        if self.sharing is not None:
-            self.sharing.protocol.document_changed()
-        self._registry_changed()
-
-    def _registry_changed(self) -> None:
-        if self.sharing is not None:
-            self.sharing.protocol.registry_changed()
+    def _changed(self) -> None:
+        """The registry or the policy changed: saved, asked for and applied soon."""
         if self._keeper is not None:
             self._keeper.changed()
         self.scraper.wake()
@@ -311,7 +189,7 @@ class Router:
             self.edge_sync.wake()
 
     def _body_needs(self) -> BodyNeeds:
-        return body_needs(self.pipeline.policy.needs, len(self.replicas.names()))
+        return body_needs(self.core.pipeline.policy.needs, len(self.core.replicas.names()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
@@ -340,9 +218,10 @@ class Router:
                     Reconciler(
                         RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
                     ),
-                    replicas=self.replicas,
-                    load=self.load,
-                    health=self.edge_health,
+                    replicas=self.core.replicas,
+                    load=self.core.load,
+                    requests=self.core.requests,
+                    health=self.core.edge_health,
                     readiness=self.readiness,
                     body_needs=self._body_needs,
                     clock=self.clock,
@@ -358,12 +237,11 @@ class Router:
             stack.push_async_callback(self._leave_spop)
             feed = NearListen(settings.admin.host, settings.admin.feed_port)
             await self._listen(stack, loop, "feed", feed, self._feed_protocol)
-            self.feed.port = self.addresses["feed"].port
+            self.core.feed_port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
-            turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
-            holding = HoldFront(self.decider, turns, forms, self.clock)
-            lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.catalog).routes()).app()
+            holding = HoldFront(self.decider, self.core.turns, forms, self.clock)
+            lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.core.catalog).routes()).app()
             near = self._bind_near(stack, "lookup", settings.lookup)
             await serve_http(stack, "lookup", near, lookup, self._give_up)
             stack.callback(holding.close)
@@ -375,8 +253,8 @@ class Router:
                 self.tasks.start(stack, "sharing", self.sharing.run)
             log.info(
                 "router serving",
-                policy=self.pipeline.policy.name,
-                replicas=len(self.replicas),
+                policy=self.core.pipeline.policy.name,
+                replicas=len(self.core.replicas),
                 **{name: str(address) for name, address in self.addresses.items()},
             )
             yield self
@@ -389,22 +267,23 @@ class Router:
             connect=lambda: WorkerConnection.open(edge.admin_socket),
             master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
             backend=edge.backend,
-            end_of_request=self.end_of_request,
-            load=self.load,
+            end_of_request=self.core.end_of_request,
+            requests=self.core.requests,
+            clock=self.clock,
         )
 
     def _ring_protocol(self) -> RingProtocol:
-        return RingProtocol(self.end_of_request, self.request_metrics)
+        return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.feed, self._feeds, self.admin_token)
+        return FeedProtocol(self.core, self._feeds, self.admin_token, self.clock)
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
             connection.close()
 
     def _spop_protocol(self) -> SPOPProtocol:
-        return SPOPProtocol(self.decider, self.decision_metrics, self._spop_connections)
+        return SPOPProtocol(self.decider, self.core.decision_metrics, self._spop_connections)
 
     async def _listen(
         self,
@@ -446,41 +325,26 @@ class Router:
 
     async def _sweep(self) -> None:
         protocol = self.sharing.protocol if self.sharing is not None else None
-        before_s = self.clock()
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
             now_s = self.clock()
-            if now_s - before_s > STALL_S:
-                # Heartbeats that came meanwhile lie unread in their sockets.
-                self.replicas.extend_leases(now_s - before_s)
-            before_s = now_s
-            if protocol is None:
-                ended = self.replicas.expire_leases(now_s)
-            else:
-                ended = self.replicas.expire_leases(now_s, protocol.keeps)
-            for replica in ended:
+            swept = self.core.sweep(now_s) if protocol is None else self.core.sweep(now_s, protocol.keeps)
+            for replica in swept.leases:
                 log.warning("lease ended, replica removed", replica=replica)
+            if swept.reservations:
+                log.warning("reservations expired without an end-of-request line", count=swept.reservations)
             if self.sharing is not None:
-                self.sharing.protocol.registrations.lease_ended(ended)
+                self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
-            if expired := self.load.expire(now_s):
-                log.warning("reservations expired without an end-of-request line", count=expired)
-            self.outliers.step(now_s)
-            self.kv.expire(now_s)
-            self.adapters.expire(now_s)
-            self.kv.index.tidy(TIDY_KEYS)
-            policy = self.pipeline.policy
-            # A policy without pins leaves the table as it is: the one before it may come back.
-            self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     def _forget_unlisted(self) -> None:
         """Removes restored replicas that `admin.engine_networks`, changed since they were saved, leaves out."""
-        for replica in list(self.replicas):
+        for replica in list(self.core.replicas):
             try:
                 self.endpoints.check(ip_address(replica.host))
             except RegistrationError as error:
                 log.warning("saved replica not restored", replica=replica.id, error=str(error))
-                self.replicas.remove(replica.id)
+                self.core.replicas.remove(replica.id)
 
     async def _register_static(self) -> None:
         for static in self.settings.replicas:
@@ -493,7 +357,7 @@ class Router:
             )
             try:
                 endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
-                self.replicas.put(static.id, registration, endpoint, self.clock())
+                self.core.replicas.put(static.id, registration, endpoint, self.clock())
             except (RegistrationError, ResolveError) as error:
                 expected = f"a replica {static.id} that can be registered ({error})"
                 raise SettingsError("replicas", static.url, expected) from error

@@ -121,8 +121,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Replicas that may be registered at once; one more is refused with 507."""
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     """Session pins in memory; beyond that the pin used longest ago is dropped."""
-    max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
-    """Requests in flight that are accounted for; beyond that the oldest reservation is dropped."""
+    max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
+    """Requests in flight, and those that ended within the last 5 s; beyond that the oldest is forgotten."""
     reservation_ttl_s: Positive = 3600.0
     """Age, in seconds, at which a reservation is dropped although no end-of-request line arrived."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000

@@ -1,8 +1,7 @@
-"""One router in virtual time: the real pipeline over the real state, told of the world by the fleet.
+"""One router in virtual time: the service's own `Core`, told of the world by the fleet.
 
-`Edge` is to the simulator what `router/app.py` is to the service: it wires a `Pipeline` and feeds its state with what
-HAProxy, engines and other edges would tell. All edges register the replicas in one order, so a slot is the same replica
-everywhere.
+`Edge` is to the simulator what `router/app.py` is to the service: it feeds a `Core` with what HAProxy, engines and
+other edges would tell. All edges register the replicas in one order, so a slot is the same replica everywhere.
 """
 
 from __future__ import annotations
@@ -17,22 +16,17 @@ from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.decision import Decision
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.features import expected_tokens
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.hold import Held, HoldTurns
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.decide.hold import Held
+from pointsman.router.fleet.replicas import Health
+from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.simulator.peers.registry import known_policies
 from pointsman.simulator.replica import VirtualReplica
 
-SWEEP_S = 0.5
-"""How often what is overdue ends, as in the service."""
+CONFIG = CoreConfig(outliers=OutlierConfig(enabled=False))
+"""Virtual replicas answer or are away: there is nothing for outlier detection to see."""
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
@@ -46,100 +40,80 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Edge:
-    """A pipeline, its state, and what it is told."""
+    """A core, and what it is told."""
 
     def __init__(self, policy: dict[str, Any], replicas: Sequence[VirtualReplica], *, rng: random.Random) -> None:
         """Raises PolicyConfigError."""
-        self.load = LoadTable()
-        self.sessions = SessionTable()
-        self.kv = KVState()
-        self.kv.on_prefilled = self.load.release_leg
-        self.registry = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
+        self.core = Core(policy, rng=rng, config=CONFIG, policies=known_policies())
+        self.load = self.core.load
+        self.kv = self.core.kv
         for replica in replicas:
             registration = Registration(url=f"http://{replica.id}:8000", role=replica.role)
-            self.registry.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
-            self.kv.apply(replica.index, replica.snapshot(), 0.0)
-        metrics = DecisionMetrics()
-        self.pipeline = Pipeline(
-            build_policy(policy, known_policies()),
-            FleetState(
-                replicas=self.registry,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-            ),
-            metrics=metrics,
-            rng=rng,
-        )
-        self._turns = HoldTurns(self.pipeline, self.registry, metrics)
-        self._pins = self.pipeline.policy.pin_ttl_s > 0
+            self.core.replicas.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
+            self.heard(replica.index, replica.snapshot(), 0.0)
+        self._pins = self.core.pipeline.policy.pin_ttl_s > 0
         self._swept_s = 0.0
 
     def __repr__(self) -> str:
-        return f"Edge({self.pipeline.policy!r}, {self.load!r})"
-
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.registry.ids[slot])
+        return f"Edge({self.core!r})"
 
     def decide(self, features: RequestFeatures, now_s: float) -> Decision:
         """One lookup."""
         self._sweep(now_s)
-        return self.pipeline.decide(features, now_s)
+        return self.core.decide(features, now_s)
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
         """HAProxy holds a request, and asks for its turn."""
-        return self._turns.ask(features, now_s)
+        return self.core.hold(features, now_s)
 
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
         """A look at those who wait."""
         self._sweep(now_s)
-        return self._turns.step(now_s)
+        return self.core.step_held(now_s)
 
     @property
     def holds(self) -> bool:
         """Whether anybody waits."""
-        return bool(self.pipeline.holds)
+        return bool(self.core.holds)
 
     def _sweep(self, now_s: float) -> None:
-        if now_s - self._swept_s >= SWEEP_S:
+        if now_s - self._swept_s >= SWEEP_INTERVAL_S:
             self._swept_s = now_s
-            self.kv.expire(now_s)
+            self.core.sweep(now_s)
 
     def decided_elsewhere(self, placed: Placed, now_s: float) -> None:
         """Another edge sent a request to a replica: its load, its keys and its conversation count here too."""
         features, slot = placed.features, placed.slot
-        self.load.reserve(features.request_id, slot, expected_tokens(features), now_s)
+        self.core.requests.reserve(features.request_id, slot, expected_tokens(features), now_s)
         if features.session and self._pins:
-            self.sessions.pin(features.session, placed.replica, now_s)
+            self.core.sessions.pin(features.session, placed.replica, now_s)
         prompt = self.kv.read(features, now_s)
-        members = self.registry.membership(features.model)
+        members = self.core.replicas.membership(features.model)
         candidates = Candidates(
             membership=members.token,
             slots=members.slots,
-            ids=self.registry.ids,
+            ids=self.core.replicas.ids,
             in_flight=self.load.in_flight,
             in_flight_tokens=self.load.in_flight_tokens,
         )
-        self.kv.placed(features, prompt, slot, candidates, now_s, prefill=placed.prefill)
+        self.core.requests.place(features, prompt, slot, candidates, now_s, prefill=placed.prefill)
         if placed.prefill != NO_SLOT:
             uncached = max(1, prompt.tokens - prompt.resident.tokens(placed.prefill))
-            self.load.reserve_leg(features.request_id, placed.prefill, uncached, now_s)
+            self.core.requests.reserve_prefill(features.request_id, placed.prefill, uncached)
 
     def ended(self, request_id: str, now_s: float) -> None:
         """HAProxy's line, this edge's own or another's: a request is over."""
-        self.load.release(request_id)
-        self.kv.ended(request_id, now_s)
+        self.core.requests.end(request_id, now_s)
 
     def heard(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """A message of an engine."""
-        wants_snapshot = self.kv.apply(slot, events, now_s)
-        assert not wants_snapshot, "messages come in order and none is lost"
+        answer = self.core.engine_events(self.core.replicas.ids[slot], events, now_s)
+        assert answer is not None and not answer.resync, "messages come in order and none is lost"
 
     def down(self, replica: str) -> None:
         """HAProxy's check failed."""
-        self.registry.set_health(replica, Health.DOWN)
+        self.core.replicas.set_health(replica, Health.DOWN)
 
     def back(self, replica: str) -> None:
         """HAProxy's check passed."""
-        self.registry.set_health(replica, Health.UP)
+        self.core.replicas.set_health(replica, Health.UP)

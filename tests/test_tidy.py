@@ -36,6 +36,8 @@ ASYNC_FREE = (
     "router/fleet",
     "router/kv",
     "router/outliers",
+    "router/requests",
+    "router/core.py",
     "engine/sim/model.py",
 )
 """Await at the edge, decide in the middle."""

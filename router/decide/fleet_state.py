@@ -1,6 +1,6 @@
 """What a decision reads and changes, and the settings it goes by, as one value each.
 
-Whoever wires a router makes both once and hands them to `Pipeline`. They own nothing: each part has its own module.
+`Core` makes both once and hands them to `Pipeline`. They own nothing: each part has its own module.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.table import OutlierTable
-
-
-def _unknown_context(model: str) -> int:
-    return 0
+from pointsman.router.requests.table import RequestTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +23,16 @@ class FleetState:
     """The state of one edge that decisions read and change."""
 
     replicas: ReplicaRegistry
+    requests: RequestTable
+    """Where requests are reserved and placed."""
     load: LoadTable
     sessions: SessionTable
     kv: KVState
-    adapters: AdapterTable | None = None
-    """Where LoRA adapters are loaded; None where nothing records it."""
-    outliers: OutlierTable | None = None
-    """Which replicas get fewer requests or none; None where no answers are judged."""
-    context_tokens: Callable[[str], int] = _unknown_context
+    adapters: AdapterTable
+    """Where LoRA adapters are loaded."""
+    outliers: OutlierTable
+    """Which replicas get fewer requests or none."""
+    context_tokens: Callable[[str], int]
     """The longest context of a model by its name, in tokens; 0 where it is unknown."""
 
 

@@ -31,8 +31,6 @@ from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.fleet.replicas import ANY_MODEL, Membership
 from pointsman.router.kv.parts import Prompt
 from pointsman.router.metrics.requests import DecisionMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
@@ -52,21 +50,22 @@ class Pipeline:
         metrics: DecisionMetrics,
         rng: random.Random,
         settings: DecisionSettings = DEFAULT_SETTINGS,
-        holds: HoldQueue | None = None,
+        holds: HoldQueue,
     ) -> None:
         """A pipeline over the state of one edge.
 
         policy: the one that decides first; the pipeline closes it when another takes its place.
         rng: the dice of all decisions.
-        holds: where requests wait for room; None makes an empty queue.
+        holds: where requests wait for room.
         """
         self._active = ActivePolicy(policy)
         self._replicas = fleet.replicas
+        self._requests = fleet.requests
         self._load = fleet.load
         self._sessions = fleet.sessions
         self._kv = fleet.kv
         self._adapters = fleet.adapters
-        self._outliers = fleet.outliers or OutlierTable(OutlierConfig(enabled=False), fleet.replicas)
+        self._outliers = fleet.outliers
         self._context_tokens = fleet.context_tokens
         self._metrics = metrics
         self._rng = rng
@@ -76,7 +75,7 @@ class Pipeline:
         self._overrides: dict[str, ActivePolicy] = {}
         self._by_load = ActivePolicy(build_policy({"policy": "least_load"}))
         self._recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
-        self.holds = HoldQueue() if holds is None else holds
+        self.holds = holds
 
     @property
     def policy(self) -> Policy:
@@ -276,7 +275,7 @@ class Pipeline:
 
     def _adapter(self, model: str) -> AdapterSignals | None:
         """Where the adapter of that name is loaded; None for a name of no adapter."""
-        if self._adapters is None or model not in self._replicas.adapters():
+        if model not in self._replicas.adapters():
             return None
         return self._adapters.signals(model)
 
@@ -305,10 +304,10 @@ class Pipeline:
             room = min(considered.longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._load.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._load.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:
@@ -316,18 +315,18 @@ class Pipeline:
                 self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
-        if considered.candidates.adapter is not None and self._adapters is not None:
+        if considered.candidates.adapter is not None:
             self._adapters.placed(slot, features.model, now_s)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
-            self._kv.placed(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
+            self._requests.place(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
         self._outliers.budget.refused += considered.decision.once
         if pair is None:
             return
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
-            self._load.reserve_leg(features.request_id, pair.slot, tokens, now_s)
+            self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
 
 
 def _show_prompt(candidates: Candidates, prompt: Prompt, signals: KVSignals) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
 from pointsman.policies.errors import PolicyError
-from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.core import Core
 from pointsman.router.edges.documents import SharedDocument
 from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
 from pointsman.router.process.clock import Clock
 from pointsman.router.settings import SharedSettings
 from pointsman.router.watch.readiness import Readiness
@@ -27,17 +24,17 @@ from pointsman.router.watch.readiness import Readiness
 log = structlog.get_logger(__name__)
 
 
-def build_sharing(
-    settings: SharedSettings,
-    *,
-    replicas: ReplicaRegistry,
-    load: LoadTable,
-    sessions: SessionTable,
-    kv: KVState,
-    policy: PolicyControl,
-    readiness: Readiness,
-    clock: Clock,
-) -> Sharing | None:
+def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> EdgeProtocol:
+    """The protocol that shares a core's state under the id `edge`, connected to the core's hooks."""
+    protocol = EdgeProtocol(edge, core, documents)
+    core.on_slot_added.append(protocol.slot_added)
+    core.on_slot_removed.append(protocol.slot_removed)
+    core.on_registry_changed.append(protocol.registry_changed)
+    core.on_policy_changed.append(protocol.document_changed)
+    return protocol
+
+
+def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness, clock: Clock) -> Sharing | None:
     """None for an edge that is alone. Opens nothing."""
     if not settings.url:
         return None
@@ -47,20 +44,17 @@ def build_sharing(
     def take_policy(document: dict[str, Any]) -> None:
         """Another edge put a policy live. Raises ValueError when this one cannot use it."""
         try:
-            policy.put(document, asked=False)
+            core.policy.put(document, asked=False)
         except PolicyError as error:
             log.error("the policy live on other edges is not usable here", error=str(error))
             raise ValueError(str(error)) from error
 
-    protocol = EdgeProtocol(
+    protocol = join(
+        core,
         f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        replicas=replicas,
-        load=load,
-        sessions=sessions,
-        kv=kv,
-        documents={"policy": SharedDocument(lambda: policy.put_live, take_policy)},
+        documents={"policy": SharedDocument(lambda: core.policy.put_live, take_policy)},
     )
-    return Sharing(
+    sharing = Sharing(
         protocol,
         RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
         info=EdgeInfo(edge=protocol.edge, name=settings.edge, admin_url=settings.admin_url.rstrip("/")),
@@ -69,6 +63,8 @@ def build_sharing(
         flush_s=settings.flush_ms / 1000,
         stream_bytes=settings.stream_mb * 1024 * 1024,
     )
+    core.edge, core.other_edges = protocol.edge, sharing.other_edges
+    return sharing
 
 
 def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:

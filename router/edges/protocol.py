@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
+from pointsman.router.core import Core
 from pointsman.router.edges.documents import SharedDocument, SharedDocuments
 from pointsman.router.edges.loads import OwnLoads
 from pointsman.router.edges.peers import HEARTBEAT_S, Peer, Peers
@@ -47,12 +48,9 @@ from pointsman.router.edges.records import (
 )
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.rounds import NOTHING, Rounds
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fleet.replicas import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
-from pointsman.router.kv.state import KVState
 
 
 class Counters:
@@ -82,17 +80,9 @@ class Outgoing(msgspec.Struct, frozen=True):
 class EdgeProtocol:
     """One edge's side of the protocol."""
 
-    def __init__(
-        self,
-        edge: str,
-        *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        sessions: SessionTable,
-        kv: KVState,
-        documents: Mapping[str, SharedDocument] | None = None,
-    ) -> None:
-        """`edge` is the id of this edge, another one after each start of the process."""
+    def __init__(self, edge: str, core: Core, documents: Mapping[str, SharedDocument] | None = None) -> None:
+        """`edge` is the id of this edge, another one after each start of the process; `core` has the shared state."""
+        replicas, load, sessions, kv = core.replicas, core.load, core.sessions, core.kv
         self.edge = edge
         self._replicas = replicas
         self._sessions = sessions

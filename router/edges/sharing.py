@@ -137,11 +137,12 @@ class Sharing:
             self._spawn(self._forget(forgotten))
         self._report()
 
-    def other_edges(self, *, here: bool) -> dict[str, str]:
-        """Admin URLs by id of the other edges that are alive, for an engine that is to report to each of them.
+    def other_edges(self, address: str) -> dict[str, str]:
+        """Admin URLs, by id, of the other edges that are alive: an engine at `address` is to report to each of them.
 
-        `here`: the engine is on this host, so that loopback addresses lead it to the edge that gave them.
+        Loopback URLs are left out, unless the engine is on this host and they lead it to the edge that gave them.
         """
+        here = is_loopback(f"//{address}")
         infos = [peer.info for peer in self.protocol.peers.alive][:MAX_EDGES]
         return {
             info.edge: info.admin_url for info in infos if info.admin_url and (here or not is_loopback(info.admin_url))

@@ -1,66 +1,44 @@
-"""How much work is in flight on each replica.
+"""How much work is in flight on each replica, as columns by slot.
 
-`LoadTable` owns one column per signal, indexed by slot. A decision *reserves*; the end-of-request line from HAProxy
-*releases* by request id, so a count is exact the millisecond a request ends. What other edges have in flight is added
-as they tell it (`add_elsewhere`). Two things keep our own count honest when lines are lost or when work arrives that no
-decision of ours placed:
+`LoadTable` owns one column per signal. `pointsman.router.requests.table` adds what a decision reserves and removes it
+when the request ends, so a count is exact the millisecond HAProxy's line arrives. What other edges have in flight is
+added as they publish it (`add_elsewhere`). Two comparisons keep our own count honest when lines are lost or when work
+arrives that no decision of ours placed:
 
 - `observe` compares with HAProxy's own sessions per server. What HAProxy has beyond our reservations, twice in a row,
-  is *foreign* work (balanced requests, requests that failed open) and counts as load. What we hold
-  beyond HAProxy's sessions, twice in a row, is leaked: the oldest settled reservations go.
+  is *foreign* work (balanced requests, requests that failed open) and counts as load. What we hold beyond HAProxy's
+  sessions, twice in a row, is leaked, and reported to the caller.
 - `observe_engine` compares with the requests an engine counts, where somebody looks at it. What it has beyond all
   of these, twice in a row, is *outside* work (clients that reach it past every edge) and counts as load.
-- a reservation older than `reservation_ttl_s` goes in any case.
 
-Twice in a row, because a poll and a stream of events are never of the same instant.
+Twice in a row, because a poll and a stream of events are never of the same instant. The table knows no request by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import msgspec
 import numpy as np
 
-from pointsman.contract.registration import leg_id
 from pointsman.policies.candidates import Column
 from pointsman.router.fleet.slots import INITIAL_SLOTS, grown
 
-MAX_RESERVATIONS = 1_000_000
-"""About 250 MB of bookkeeping; beyond any number of streams one HAProxy holds open. When met, the oldest goes."""
-
 MAX_REQUEST_TOKENS = 2**24
 """Tokens one request counts as at most, beyond any context there is. A million reservations of that are 2^44, and other
-edges tell of at most 2^53 tokens each, so a column of 64 bits does not wrap."""
-
-SETTLE_S = 2.0
-"""A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
-
-
-class Reservation(msgspec.Struct, gc=False):
-    """Work one decision put on a replica."""
-
-    slot: int
-    tokens: int
-    made_s: float
+edges publish at most 2^53 tokens each, so a column of 64 bits does not wrap."""
 
 
 class LoadTable:
     """Requests and tokens in flight per slot."""
 
-    def __init__(self, *, reservation_ttl_s: float = 3600.0, max_reservations: int = MAX_RESERVATIONS) -> None:
+    def __init__(self, *, reservation_ttl_s: float = 3600.0) -> None:
+        """reservation_ttl_s: seconds after which a reservation has ended in any case."""
         self._ttl_s = reservation_ttl_s
-        self._max = max_reservations
-        self._reservations: dict[str, Reservation] = {}
-        self._legs: set[str] = set()
-        self._announced: dict[str, int] = {}
-        """By request, tokens of its prompt that were announced and count once it is computed."""
         self._columns(INITIAL_SLOTS)
         self._blind_until_s = 0.0
         self.total_in_flight = 0
         """Sum of `in_flight`."""
+        self._held = 0
         self.expired = 0
-        """Reservations ended by their TTL or by the limit."""
+        """Reservations ended by their age or by the limit."""
         self.leaked = 0
         """Reservations ended because HAProxy has no such session."""
 
@@ -84,13 +62,8 @@ class LoadTable:
         )  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self._reservations)
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._reservations
-
-    def __iter__(self) -> Iterator[tuple[str, Reservation]]:
-        return iter(self._reservations.items())
+        """Reservations held."""
+        return self._held
 
     def __repr__(self) -> str:
         busy = np.flatnonzero(self.in_flight)
@@ -107,78 +80,30 @@ class LoadTable:
 
     def clear_slot(self, slot: int) -> None:
         """Drops all that is known of a slot: its replica left, or another takes the number."""
-        if slot < len(self.reserved) and self.reserved[slot]:
-            for request_id in [rid for rid, r in self._reservations.items() if r.slot == slot]:
-                self.release(request_id)
         self.total_in_flight -= int(self.in_flight[slot])
+        self._held -= int(self.reserved[slot])
         for column in self._all:
             column[slot] = 0
 
-    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float, *, announced: int = 0) -> None:
-        """Counts one request on a slot until `release`. A repeated id (HAProxy asked twice) moves its reservation.
-
-        `announced`: tokens it has beyond `tokens` if all of its body arrives; they count from `prefilled` on.
-        """
-        reservations = self._reservations
-        if tokens > MAX_REQUEST_TOKENS:
-            tokens = MAX_REQUEST_TOKENS
-        if request_id in reservations:
-            self.release(request_id)
-        elif len(reservations) >= self._max:
-            self.release(next(iter(reservations)))
-            self.expired += 1
-        # What may fail comes first: a slot or a number that does not fit leaves nothing behind.
+    def add(self, slot: int, tokens: int) -> None:
+        """One more request is reserved on a slot. For a slot there is not: raises IndexError, and nothing changes."""
         self.in_flight_tokens[slot] += tokens
         self.reserved[slot] += 1
         self.in_flight[slot] += 1
         self.total_in_flight += 1
-        reservations[request_id] = Reservation(slot, tokens, now_s)
-        if announced > 0:
-            self._announced[request_id] = min(announced, MAX_REQUEST_TOKENS - tokens)
+        self._held += 1
 
-    def prefilled(self, request_id: str) -> None:
-        """The prompt of a request is computed: its prefill leg is over, and its body had arrived."""
-        if self._legs:
-            self.release_leg(request_id)
-        if self._announced:
-            more = self._announced.pop(request_id, 0)
-            if more:
-                reservation = self._reservations[request_id]
-                reservation.tokens += more
-                self.in_flight_tokens[reservation.slot] += more
+    def add_tokens(self, slot: int, tokens: int) -> None:
+        """A request reserved on a slot has so many more tokens."""
+        self.in_flight_tokens[slot] += tokens
 
-    def reserve_leg(self, request_id: str, slot: int, tokens: int, now_s: float) -> None:
-        """Counts the prefill leg of a request on a slot until `release_leg`, or until the request itself is released.
-
-        HAProxy does not carry legs, so `observe` is not for slots of prefill replicas.
-        """
-        leg = leg_id(request_id)
-        self._legs.add(leg)
-        self.reserve(leg, slot, tokens, now_s)
-
-    def release_leg(self, request_id: str) -> None:
-        """The prompt is computed: its prefill leg, by its own id or the request's, is over. Nothing without one."""
-        if self._legs:
-            leg = leg_id(request_id)
-            if leg in self._legs:
-                self.release(leg)
-
-    def release(self, request_id: str) -> int | None:
-        """Ends a reservation; its slot, or None when there is none (not ours, or released before)."""
-        if self._legs:
-            self._legs.discard(request_id)
-            self.release_leg(request_id)
-        if self._announced:
-            self._announced.pop(request_id, None)
-        reservation = self._reservations.pop(request_id, None)
-        if reservation is None:
-            return None
-        slot = reservation.slot
+    def remove(self, slot: int, tokens: int) -> None:
+        """A reservation of so many tokens on a slot is over."""
         self.reserved[slot] -= 1
         self.in_flight[slot] -= 1
         self.total_in_flight -= 1
-        self.in_flight_tokens[slot] -= reservation.tokens
-        return slot
+        self._held -= 1
+        self.in_flight_tokens[slot] -= tokens
 
     def add_elsewhere(self, slot: int, requests: int, tokens: int) -> None:
         """Another edge has so many more requests in flight on a slot, or fewer."""
@@ -188,19 +113,23 @@ class LoadTable:
         self.total_in_flight += requests
         self.in_flight_tokens[slot] += tokens
 
-    def observe(self, slot: int, sessions: int, now_s: float) -> None:
-        """Compares with the sessions (serving and queued) HAProxy counts on the slot's server."""
+    def observe(self, slot: int, sessions: int, now_s: float) -> int:
+        """Compares with the sessions (serving and queued) HAProxy counts on the slot's server; how many reservations
+        have none, twice in a row. None are missed while streams may run where HAProxy's count does not see them."""
         surplus = sessions - int(self.reserved[slot])
         before = int(self._surplus[slot])
         foreign = max(0, min(surplus, before))
-        leaked = max(0, min(-surplus, -before))
-        if leaked and now_s >= self._blind_until_s:
-            surplus += self._drop_leaked(slot, leaked, now_s)
         more = foreign - int(self.foreign[slot])
         self.in_flight[slot] += more
         self.total_in_flight += more
         self.foreign[slot] = foreign
         self._surplus[slot] = surplus
+        return max(0, min(-surplus, -before)) if now_s >= self._blind_until_s else 0
+
+    def dropped(self, slot: int, count: int) -> None:
+        """So many of the reservations that `observe` missed on a slot were removed: they are missed no more."""
+        self._surplus[slot] += count
+        self.leaked += count
 
     def observe_engine(self, slot: int, requests: int) -> None:
         """Compares with the requests (running and waiting) the slot's engine counts."""
@@ -211,19 +140,6 @@ class LoadTable:
         self.total_in_flight += outside - before
         self.outside[slot] = outside
         self._excess[slot] = excess
-
-    def _drop_leaked(self, slot: int, count: int, now_s: float) -> int:
-        settled = now_s - SETTLE_S
-        found: list[str] = []
-        for request_id, reservation in self._reservations.items():  # oldest first
-            if len(found) == count or reservation.made_s > settled:
-                break
-            if reservation.slot == slot:
-                found.append(request_id)
-        for request_id in found:
-            self.release(request_id)
-        self.leaked += len(found)
-        return len(found)
 
     def lose_sight(self, now_s: float) -> None:
         """Takes nothing for leaked from now on, because streams may run in old workers of HAProxy whose sessions are
@@ -241,33 +157,11 @@ class LoadTable:
         """Whether streams may run where `observe` cannot see them."""
         return self._blind_until_s > 0.0
 
-    def expire(self, now_s: float) -> int:
-        """Ends reservations older than their TTL; how many."""
-        oldest_s = now_s - self._ttl_s
-        count = 0
-        while self._reservations:
-            request_id, reservation = next(iter(self._reservations.items()))
-            if reservation.made_s > oldest_s:
-                break
-            self.release(request_id)
-            count += 1
-        self.expired += count
-        return count
-
     def validate(self) -> None:
-        """Raises AssertionError when columns and reservations disagree (tests call it after every step)."""
-        reserved = np.zeros_like(self.reserved)
-        tokens = np.zeros_like(self.in_flight_tokens)
-        for reservation in self._reservations.values():
-            reserved[reservation.slot] += 1
-            tokens[reservation.slot] += reservation.tokens
-        assert (reserved == self.reserved).all(), "reserved column is not the sum of reservations"
-        assert (tokens + self.elsewhere_tokens == self.in_flight_tokens).all(), "tokens are not those of reservations"
+        """Raises AssertionError when columns disagree (tests call it after every step)."""
         parts = self.reserved + self.foreign + self.elsewhere + self.outside
         assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign, elsewhere and outside"
         assert self.in_flight.sum() == self.total_in_flight, "the total is not the sum of in-flight"
-        assert (self.foreign >= 0).all(), "foreign work is negative"
-        assert self._announced.keys() <= self._reservations.keys(), "an announced prompt without its reservation"
-        assert self._legs <= self._reservations.keys(), "a leg without its reservation"
-        assert (self.elsewhere >= 0).all(), "work elsewhere is negative"
-        assert (self.outside >= 0).all(), "outside work is negative"
+        assert self.reserved.sum() == self._held, "the total is not the sum of reserved"
+        for name in ("reserved", "foreign", "elsewhere", "outside"):
+            assert (getattr(self, name) >= 0).all(), f"{name} is negative"

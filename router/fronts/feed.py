@@ -16,8 +16,9 @@ import structlog
 
 from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
+from pointsman.router.core import Core
 from pointsman.router.fronts.api.admin_token import DELAY_S, AdminToken
-from pointsman.router.fronts.engine_messages import EngineFeed
+from pointsman.router.process.clock import Clock
 
 MAX_FEEDS = 8192
 """Connections at once: two for each of the replicas a router may have. Beyond, engines stay with HTTP."""
@@ -50,8 +51,9 @@ class WrongTokenError(FeedError):
 class FeedProtocol(asyncio.Protocol):
     """One engine's connection."""
 
-    def __init__(self, feed: EngineFeed, connections: set[FeedProtocol], token: AdminToken) -> None:
-        self._feed = feed
+    def __init__(self, core: Core, connections: set[FeedProtocol], token: AdminToken, clock: Clock) -> None:
+        self._core = core
+        self._clock = clock
         self._token = token
         self._connections = connections
         self._transport: asyncio.Transport | None = None
@@ -134,7 +136,7 @@ class FeedProtocol(asyncio.Protocol):
         # Text that is not UTF-8 is Python's own ValueError.
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise FeedError(400, f"frame: not msgpack: {error}") from error
-        answer = self._feed.take(self._replica, events)
+        answer = self._core.engine_events(self._replica, events, self._clock())
         if answer is None:
             self._reply(FeedReply(status=404, error=f"replica {self._replica!r} is not registered"))
         else:

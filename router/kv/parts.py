@@ -35,19 +35,18 @@ class Prompt(msgspec.Struct, gc=False):
 
 
 class Placement(msgspec.Struct, gc=False):
-    """What a decision predicted, until the engine says how it was."""
+    """What a decision predicted of a prompt, until the engine reports how it was."""
 
     slot: int
     model: str
     prompt_bytes: int
     cached: int
     uncached: int
-    ahead: float
-    """Tokens in front of it when it was placed."""
-    made_s: float
     conversation: Conversation | None
+    ahead: float = 0.0
+    """Tokens in front of it when it was placed."""
     paired: bool = False
-    """Another replica prefills: what this one says of its first token tells nothing of its own prefill."""
+    """Another replica prefills: what this one reports of its first token teaches nothing of its own prefill."""
     keys: Sequence[int] = ()
     at: int = -1
     """Number of the deepest key that was resident, or expected to be; -1 for none."""
@@ -55,11 +54,12 @@ class Placement(msgspec.Struct, gc=False):
     """Of its conversation."""
     claimed: int = 0
     """Tokens of a prompt that was only announced, which count once it is answered; 0 for one that was whole."""
-    under_way: bool = True
+    active: bool = True
+    """Neither HAProxy nor an engine reported its end."""
     answered: bool = False
     """An answer with a status of 2xx began."""
-    lives: int = 0
-    """Of all engines, that were seen to begin before it."""
+    starts_seen: int = 0
+    """How many starts of engines this edge had seen when it was placed."""
 
 
 class KVCounters:

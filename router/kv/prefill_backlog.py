@@ -1,8 +1,9 @@
 """Prompt tokens each replica still has to compute before its requests have their first token.
 
-`PrefillBacklog` owns one entry a request, from its decision until its first token is known: an event of the engine, a
-line of HAProxy's, or its end. Where none comes, the entry ends when the replica should have been done by its own
-prefill times (`T(x)`, one prompt after the other).
+`PrefillBacklog` owns one entry a prompt, from the decision on its request until its first token is known: an event of
+the engine, a line of HAProxy's, or its end. Where none comes, the entry ends when the replica should have been done by
+its own prefill times (`T(x)`, one prompt after the other). Who adds an entry keeps it and releases it: which request it
+is of, is not known here.
 
 Replicas that report first tokens have a grace, and as much more as the last one they told was late: an engine whose KV
 is full lets prompts wait for several times what they take to compute, and a queue that was forgotten there would draw
@@ -18,14 +19,11 @@ import msgspec
 
 from pointsman.router.kv.columns import KVColumns
 
-MAX_ENTRIES = 262_144
-"""Requests without a first token. When met, the one due first goes."""
-
 GRACE_S = 5.0
 """How much later than expected the first token of a replica that reports may be before its silence counts."""
 
 
-class _Entry(msgspec.Struct, gc=False):
+class WaitingPrompt(msgspec.Struct, gc=False):
     """One prompt in front of a replica."""
 
     slot: int
@@ -33,19 +31,22 @@ class _Entry(msgspec.Struct, gc=False):
     done_s: float
     """When it should be computed, by the prefill times alone."""
     patience_s: float
-    """What its silence is given beyond that and the replica's lateness; negative where no first token is told."""
+    """What its silence is given beyond that and the replica's lateness; negative where no first token is reported."""
     due_s: float
     """When to look whether it is overdue."""
+    open: bool = True
+    """It waits."""
 
 
 class PrefillBacklog:
     """Uncached prompt tokens in front of each replica."""
 
-    def __init__(self, columns: KVColumns, *, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(self, columns: KVColumns) -> None:
         self._columns = columns
-        self._max = max_entries
-        self._entries: dict[str, _Entry] = {}
-        self._due: list[tuple[float, str]] = []
+        self._due: list[tuple[float, int, WaitingPrompt]] = []
+        """Heap by `due_s` and order of arrival, with entries that were released since."""
+        self._arrivals = 0
+        self._open = 0
         self._busy_until_s: dict[int, float] = {}
         self._late_s: dict[int, float] = {}
         """By slot, how much later than `done_s` the last first token came."""
@@ -53,15 +54,13 @@ class PrefillBacklog:
         """Entries ended because their first token was never reported."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._open
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._entries
+    def __repr__(self) -> str:
+        return f"PrefillBacklog({len(self)} waiting)"
 
-    def add(self, request_id: str, slot: int, tokens: int, now_s: float, *, reports: bool) -> None:
-        """A decision put `tokens` uncached tokens on a slot; `reports`: its first token will be told."""
-        if request_id in self._entries:
-            self.release(request_id)
+    def add(self, slot: int, tokens: int, now_s: float, *, reports: bool) -> WaitingPrompt:
+        """A decision put `tokens` uncached tokens on a slot; `reports`: its first token will be reported."""
         start_s = max(now_s, self._busy_until_s.get(slot, 0.0))
         due_s = done_s = start_s + self._columns.time_ms(slot, tokens) / 1000
         self._busy_until_s[slot] = done_s
@@ -69,52 +68,49 @@ class PrefillBacklog:
         if reports:
             patience_s = GRACE_S + (done_s - now_s)
             due_s += patience_s
-        self._entries[request_id] = _Entry(slot, tokens, done_s, patience_s, due_s)
-        heapq.heappush(self._due, (due_s, request_id))
+        entry = WaitingPrompt(slot, tokens, done_s, patience_s, due_s)
+        self._arrivals += 1
+        heapq.heappush(self._due, (due_s, self._arrivals, entry))
+        self._open += 1
         self._columns.add_waiting(slot, tokens)
-        while len(self._entries) > self._max:
-            self._end_first_due()
+        return entry
 
-    def release(self, request_id: str, *, first_s: float | None = None) -> bool:
-        """The request had its first token at `first_s`, or ended without one; False when it had no entry."""
-        entry = self._entries.pop(request_id, None)
-        if entry is None:
+    def release(self, entry: WaitingPrompt, *, first_s: float = -1.0) -> bool:
+        """A prompt's request had its first token at `first_s`, or ended without one (negative); False when it waited no
+        longer."""
+        if not entry.open:
             return False
+        entry.open = False
+        self._open -= 1
         slot = entry.slot
         self._columns.add_waiting(slot, -entry.tokens)
-        if first_s is not None:
+        if first_s >= 0:
             self._late_s[slot] = max(0.0, first_s - entry.done_s)
         if not self._columns.waiting(slot):
             self._busy_until_s.pop(slot, None)
-        if len(self._due) > 64 + 2 * len(self._entries):
-            self._due = [(entry.due_s, request) for request, entry in self._entries.items()]
+        if len(self._due) > 64 + 2 * self._open:
+            self._due = [due for due in self._due if due[2].open]
             heapq.heapify(self._due)
         return True
 
     def expire(self, now_s: float) -> None:
         """Ends the entries that are overdue. O(1) when none is."""
         while self._due and self._due[0][0] <= now_s:
-            due_s, request_id = self._due[0]
-            entry = self._entries.get(request_id)
-            if entry is not None and entry.due_s == due_s and entry.patience_s >= 0:
+            _, arrival, entry = self._due[0]
+            if entry.open and entry.patience_s >= 0:
                 due_s = entry.done_s + entry.patience_s + self._late_s.get(entry.slot, 0.0)
                 if due_s > now_s:
                     entry.due_s = due_s
-                    heapq.heapreplace(self._due, (due_s, request_id))
+                    heapq.heapreplace(self._due, (due_s, arrival, entry))
                     continue
-            self._end_first_due()
-
-    def _end_first_due(self) -> None:
-        due_s, request_id = heapq.heappop(self._due)
-        entry = self._entries.get(request_id)
-        if entry is not None and entry.due_s == due_s:
-            self.release(request_id)
-            self.decayed += 1
+            heapq.heappop(self._due)
+            if self.release(entry):
+                self.decayed += 1
 
     def clear_slot(self, slot: int) -> None:
         """Its replica left or restarted."""
-        for request_id in [request for request, entry in self._entries.items() if entry.slot == slot]:
-            self.release(request_id)
+        for entry in [entry for _, _, entry in self._due if entry.slot == slot]:
+            self.release(entry)
         self._busy_until_s.pop(slot, None)
         self._late_s.pop(slot, None)
 
@@ -122,6 +118,8 @@ class PrefillBacklog:
         """Raises AssertionError when entries and column disagree."""
         waiting = self._columns.signals.waiting - self._columns.waiting_elsewhere
         own = [0] * len(waiting)
-        for entry in self._entries.values():
+        entries = [entry for _, _, entry in self._due if entry.open]
+        for entry in entries:
             own[entry.slot] += entry.tokens
         assert waiting.tolist() == own, f"the column says {waiting.tolist()}, the entries {own}"
+        assert len(entries) == self._open, "an open entry that will never be due"

@@ -1,23 +1,22 @@
 """All that is known of the fleet's KV, behind one door: what a decision reads of it, and what changes it.
 
 `KVState` owns the owners: prefix index, prefill backlog, prefill times, conversations, token ratio, and the engines'
-feeds. The pipeline reads a `Prompt` and says where it was placed; engines tell through `apply`; HAProxy's lines end
-what no engine told of. Plain and synchronous, without clock or sockets: a simulator drives it as the router does.
+feeds. A decision reads a `Prompt` and gets a `Placement` for it; engines report keys through `apply`. What became of a
+placed request is for `pointsman.router.requests` to write. Plain and synchronous, without clock or sockets: a simulator
+drives it as the router does.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.events import EngineEvents, EngineLoad
 from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
-from pointsman.contract.registration import leg_id
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import MAX_PROMPT_TOKENS
 from pointsman.router.kv.columns import KVColumns
-from pointsman.router.kv.conversation import Name
+from pointsman.router.kv.conversation import Conversation, Name
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from pointsman.router.kv.event_cursor import EventCursor
 from pointsman.router.kv.key_tokens import KeyTokens
@@ -36,13 +35,6 @@ EXPECTED_S = 30.0
 
 EXPECTED_UNTOLD_S = 300.0
 """The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
-
-MAX_PLACEMENTS = 262_144
-"""Requests and prefill legs that engines may still speak of, under way or ended. When met, the oldest goes."""
-
-PLACEMENT_TTL_S = 3600.0
-LINGER_S = 5.0
-"""HAProxy's line may overtake the engine's message; a request that ended is remembered for so long."""
 
 
 class KVState:
@@ -64,19 +56,13 @@ class KVState:
         self.key_tokens = KeyTokens()
         self._is_silence_known = False
         self.counters = KVCounters()
-        self._lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
+        self.lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
         self._feeds: dict[int, EventCursor] = {}
-        self._lives = 0
-        """Of all engines, that were seen to begin: replicas that came, and restarts."""
-        self._began: dict[int, int] = {}
-        """By slot, which of them its engine's life is."""
+        self._starts = 0
+        """Starts of engines that were seen: replicas that came, and restarts."""
+        self._started: dict[int, int] = {}
+        """By slot, which of them is its engine's."""
         self._mirrors = Mirrors(self.index)
-        self._placements: dict[str, Placement] = {}
-        self.on_prefilled: Callable[[str], None] = lambda request_id: None
-        """Called with the id of a request, or of a prefill leg, whose prompt is computed or not wanted any more."""
-        self._legs: set[str] = set()
-        """Prefill legs under way, by their ids."""
-        self._ended: deque[tuple[float, str]] = deque()
         self.outbox: KVOutbox | None = None
         """What other edges are to learn with the next batch; None on an edge that is alone."""
 
@@ -96,7 +82,7 @@ class KVState:
         self.index.add_slot(slot)
         self.conversations.add_slot(slot, replica_id)
         self._feeds[slot] = EventCursor()
-        self._life_began(slot)
+        self._count_start(slot)
 
     def clear_slot(self, slot: int) -> None:
         """Its replica left."""
@@ -108,34 +94,25 @@ class KVState:
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
-        del self._feeds[slot], self._began[slot]
+        del self._feeds[slot], self._started[slot]
 
-    def sized(self, slot: int, capacity_tokens: int) -> None:
-        """An endpoint there, which tells nothing itself, has room for so many tokens of KV, more than 0: whoever read
-        its cache configuration says so. May be called again."""
-        self.columns.set_capacity(slot, capacity_tokens)
+    def set_scraped_capacity(self, slot: int, tokens: int) -> None:
+        """An endpoint's cache configuration, as scraped, has room for so many tokens of KV, more than 0."""
+        self.columns.set_capacity(slot, tokens)
         if self.reports(slot):
             return
-        self._mirrors.sized(slot, capacity_tokens)
+        self._mirrors.sized(slot, tokens)
 
-    def hit(self, slot: int, total_tokens: int) -> None:
-        """An endpoint there, which tells nothing itself, found so many tokens cached in its life."""
+    def observe_scraped_hits(self, slot: int, total_tokens: int) -> None:
+        """An endpoint's metrics, as scraped, count so many prompt tokens found cached since it started."""
         self._mirrors.hit(slot, total_tokens)
 
-    def load(self, slot: int) -> EngineLoad | None:
-        """What the engine last said of its load."""
-        return self._feeds[slot].load
-
-    def handoffs(self, slot: int) -> Handoffs | None:
-        """What the decode replica there last said of its prompts computed elsewhere."""
-        return self._feeds[slot].handoffs
-
-    def told_load(self, slot: int, load: EngineLoad) -> None:
-        """Somebody looked at the engine on a slot, which tells nothing itself."""
+    def set_scraped_load(self, slot: int, load: EngineLoad) -> None:
+        """An endpoint's load, as scraped."""
         self._feeds[slot].load = load
 
     def reports(self, slot: int) -> bool:
-        """Whether an engine there tells what it stores."""
+        """Whether the engine on a slot reports what it stores."""
         return bool(self._feeds[slot].epoch)
 
     # A decision
@@ -165,7 +142,7 @@ class KVState:
         arrived = arrived_tokens(features, known, tokens, per_byte) if features.missing_bytes else tokens
         return Prompt(tokens, levels, resident, known, arrived)
 
-    def placed(
+    def place(
         self,
         features: RequestFeatures,
         prompt: Prompt,
@@ -174,28 +151,28 @@ class KVState:
         now_s: float,
         *,
         prefill: int = NO_SLOT,
-    ) -> None:
-        """A decision sent the prompt to a slot: its keys are expected there, its prefill is in front of others.
+    ) -> Placement:
+        """Expects a prompt's keys on the slot a decision sent it to, and its KV in its conversation's footprint.
 
-        With `prefill`, a slot too, the keys are expected on both, and the prefill is in front of the others there.
+        prefill: the slot where the prompt is computed, when that is another; keys are expected on both then.
         """
-        feed, counters = self._feeds[slot], self.counters
-        cached = feed.whole_blocks(prompt.resident.tokens(slot))
+        counters = self.counters
+        cached = self._feeds[slot].whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
         counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
         whole = prompt.whole
         # A sequence that does not fit the replica's KV is refused by its engine.
         tokens = min(prompt.tokens, self.columns.room(slot))
-        uncached = max(1, tokens - cached)
         keys = features.prefix_keys[:MAX_KEYS]
         at = deepest_of(prompt, slot)
         if keys:
             self._expect(slot, keys, at + 1, prompt, now_s)
             if prefill != NO_SLOT:
                 self._expect(prefill, keys, deepest_of(prompt, prefill) + 1, prompt, now_s)
-        request_id = features.request_id
         known = prompt.conversation
-        was = known.name if known is not None else None
+        if known is not None and known.slot == NO_SLOT:
+            known = None  # given up since the prompt was read
+        before = known.name if known is not None else None
         resident = min(cached, tokens)
         # Room is saved for what arrived, not for what was announced.
         counted = tokens if whole else known.tokens if known is not None and known.slot == slot else resident
@@ -208,54 +185,30 @@ class KVState:
             resident=resident,
             prompt_bytes=features.body_bytes,
             now_s=now_s,
-            in_flight=bool(request_id),
+            in_flight=bool(features.request_id),
         )
-        if self.outbox is not None and known is not None:
-            self.outbox.add_conversation(known, was)
-        if not request_id:
-            return
-        self._make_room(request_id, now_s)
-        self._placements[request_id] = Placement(
+        if known is not None:
+            self.publish_conversation(known, before)
+        return Placement(
             slot,
             features.model,
             features.body_bytes,
             cached,
-            uncached,
-            self.columns.waiting(slot),
-            now_s,
+            max(1, tokens - cached),
             known,
-            prefill != NO_SLOT,
-            keys,
-            at,
-            0 if known is None else known.stands,
-            0 if whole else tokens,
-            lives=self._lives,
+            paired=prefill != NO_SLOT,
+            keys=keys,
+            at=at,
+            turn=0 if known is None else known.stands,
+            claimed=0 if whole else tokens,
+            starts_seen=self._starts,
         )
-        if prefill == NO_SLOT:
-            # Nothing says that an announced prompt will come, so its silence is given no grace.
-            waiting = uncached if whole else min(uncached, prompt.arrived)
-            self.backlog.add(request_id, slot, waiting, now_s, reports=bool(feed.epoch) and whole)
-        else:
-            self._leg_placed(features, prompt, prefill, now_s)
 
-    def _leg_placed(self, features: RequestFeatures, prompt: Prompt, slot: int, now_s: float) -> None:
-        leg, cached = leg_id(features.request_id), prompt.resident.tokens(slot)
+    def place_prefill(self, features: RequestFeatures, prompt: Prompt, slot: int) -> Placement:
+        """What is predicted of the prefill request of a prompt on a slot; `place` expects its keys there."""
+        cached, ahead = prompt.resident.tokens(slot), self.columns.waiting(slot)
         uncached = max(1, min(prompt.tokens, self.columns.room(slot)) - cached)
-        ahead = self.columns.waiting(slot)
-        self._make_room(leg, now_s)
-        self._placements[leg] = Placement(
-            slot, features.model, features.body_bytes, cached, uncached, ahead, now_s, None
-        )
-        self._legs.add(leg)
-        waiting = uncached if prompt.whole else min(uncached, prompt.arrived)
-        self.backlog.add(leg, slot, waiting, now_s, reports=self.reports(slot) and prompt.whole)
-
-    def _make_room(self, request_id: str, now_s: float) -> None:
-        placements = self._placements
-        if request_id in placements:
-            self._forget(request_id, now_s)
-        elif len(placements) >= MAX_PLACEMENTS:
-            self._forget(next(iter(placements)), now_s)
+        return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead)
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """The slot will hold the prompt's keys from `start` on."""
@@ -264,77 +217,19 @@ class KVState:
         if self.outbox is not None and start < len(keys):
             self.outbox.add_expected(slot, keys[start:])
 
-    def _release(self, request_id: str, *, first_s: float | None = None) -> bool:
-        """The prompt was computed at `first_s`, here or by its prefill leg, or is not wanted any more."""
-        self.on_prefilled(request_id)
-        if self._legs:
-            leg = leg_id(request_id)
-            if leg in self._legs:
-                self._legs.discard(leg)
-                self.backlog.release(leg)
-        return self.backlog.release(request_id, first_s=first_s)
+    def unexpect(self, placement: Placement) -> None:
+        """Keys of a placement that its replica did not report by now are not expected there any more."""
+        if placement.slot in self._feeds:  # the replica may have left meanwhile
+            self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
 
-    # What came of it
+    def has_restarted(self, slot: int, starts_seen: int) -> bool:
+        """Whether the engine on a slot started after this edge had seen so many starts."""
+        return self._started[slot] > starts_seen
 
-    def first_token(self, request_id: str, now_s: float, took_ms: float = 0.0) -> None:
-        """HAProxy saw the first token: just now, or `took_ms` after the request where it was timed."""
-        placement = self._placements.get(request_id)
-        first_s = now_s
-        if placement is not None:
-            self._answered(placement)
-            if took_ms > 0:
-                first_s = min(now_s, placement.made_s + took_ms / 1000)
-        if self._release(request_id, first_s=first_s) and took_ms > 0 and placement is not None:
-            self._lessons.prefill_time(placement, took_ms)
+    # What engines report
 
-    def ended(self, request_id: str, now_s: float, *, served_by: int = NO_SLOT, served: bool = True) -> None:
-        """HAProxy saw the end of a request; `served_by`: the slot it really went to, where that is known. Not `served`:
-        no answer with a status of 2xx began."""
-        self._release(request_id)
-        placement = self._placements.get(request_id)
-        if placement is not None:
-            if served:
-                self._answered(placement)
-                if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
-                    # Of the life before, which may have answered, nothing is kept.
-                    lost = self._began[served_by] > placement.lives
-                    self.conversations.served_by(placement.conversation, placement.turn, served_by, lost=lost)
-            elif placement.slot in self._feeds:  # its replica may have left meanwhile
-                # What nobody computed is nowhere resident, unless a replica says so.
-                self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
-            self._over(placement, now_s)
-            self._ended.append((now_s, request_id))
-            if placement.paired:
-                self._ended.append((now_s, leg_id(request_id)))
-            while len(self._ended) > MAX_PLACEMENTS:
-                self._forget(self._ended.popleft()[1], now_s)
-
-    def _answered(self, placement: Placement) -> None:
-        """An answer began: what the request brought stays."""
-        if placement.answered:
-            return
-        placement.answered = True
-        known = placement.conversation
-        if known is None:
-            return
-        if self.conversations.answered(known, placement.turn, placement.claimed) and self.outbox is not None:
-            self.outbox.add_conversation(known)
-
-    def _over(self, placement: Placement, now_s: float) -> None:
-        """A request is no longer under way; said by whoever knows first."""
-        known = placement.conversation
-        if placement.under_way and known is not None and known.slot != NO_SLOT:
-            was = known.name
-            self.conversations.ended(known, now_s, placement.turn, served=placement.answered)
-            if self.outbox is not None:
-                if known.slot == NO_SLOT:
-                    self.outbox.add_dropped((was,))
-                else:
-                    self.outbox.add_conversation(known, was)
-        placement.under_way = False
-
-    def apply(self, slot: int, events: EngineEvents, now_s: float) -> bool:
-        """Takes a message of the engine on a slot; True when it must send a snapshot."""
+    def apply(self, slot: int, events: EngineEvents) -> bool:
+        """Applies what the engine on a slot reports of its keys and its load; True when it must send a snapshot."""
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self._feeds[slot]
@@ -349,7 +244,7 @@ class KVState:
                 index.forget(slot)
             in_step = feed.apply(index, slot, events)
         if in_step:
-            self._dropped(self.conversations.engine_started(slot, events.born_ms))
+            self._set_incarnation(slot, events.born_ms)
             counters.keys += len(events.stored) + len(events.evicted)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
@@ -363,14 +258,7 @@ class KVState:
             feed.load = events.load
         if events.handoffs is not None:
             feed.handoffs = events.handoffs
-        self._requests(slot, events, now_s)
         return not in_step
-
-    def _requests(self, slot: int, events: EngineEvents, now_s: float) -> None:
-        for first in events.first:
-            self._first(slot, first, now_s)
-        for finished in events.finished:
-            self._finished(slot, finished, now_s)
 
     def stop_reports(self, slot: int) -> None:
         """The engine's reports reach this edge no more, though the replica stays: its keys would only grow stale. From
@@ -384,6 +272,15 @@ class KVState:
         """Another edge sent a prompt with these prefix keys to a slot: it will hold them soon."""
         self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
 
+    def publish_conversation(self, known: Conversation, before: Name | None) -> None:
+        """Has a changed conversation published to the other edges, or that it was dropped; `before` is its name before
+        the change, None for one that began."""
+        if self.outbox is not None:
+            if known.slot != NO_SLOT:
+                self.outbox.add_conversation(known, before)
+            elif before is not None:
+                self.outbox.add_dropped((before,))
+
     def cursor(self, slot: int) -> EventCursor:
         """How far the engine there is followed; for reading only."""
         return self._feeds[slot]
@@ -393,50 +290,21 @@ class KVState:
         self.counters.restarts += 1
         self._mirrors.restarted(slot)
         self.index.forget(slot)
-        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=True))
+        self._set_incarnation(slot, born_ms, restarted=True)
         self.backlog.clear_slot(slot)
         self._feeds[slot].restarted()
-        self._life_began(slot)
+        self._count_start(slot)
+
+    def _count_start(self, slot: int) -> None:
+        self._starts += 1
+        self._started[slot] = self._starts
+
+    def _set_incarnation(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
+        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=restarted))
 
     def _dropped(self, names: list[Name]) -> None:
         if self.outbox is not None and names:
             self.outbox.add_dropped(names)
-
-    def _life_began(self, slot: int) -> None:
-        self._lives += 1
-        self._began[slot] = self._lives
-
-    def _first(self, slot: int, first: FirstToken, now_s: float) -> None:
-        self._release(first.id, first_s=now_s)
-        placement = self._placements.get(first.id)
-        if placement is None or placement.slot != slot:
-            return
-        self._answered(placement)
-        if not first.prompt_tokens:
-            return
-        self._lessons.first_token(placement, first)
-        known = placement.conversation
-        if known is not None and known.slot != NO_SLOT:
-            self.conversations.told(known, slot, placement.prompt_bytes, first.prompt_tokens, 0)
-            if self.outbox is not None:
-                self.outbox.add_conversation(known)
-
-    def _finished(self, slot: int, finished: Finished, now_s: float) -> None:
-        self._release(finished.id)
-        placement = self._placements.pop(finished.id, None)
-        if placement is None:
-            return
-        known, prompt_tokens = placement.conversation, finished.prompt_tokens
-        if finished.completion_tokens:
-            self._answered(placement)
-        if placement.slot == slot:
-            # What it did not store by now it never will, or it is gone again.
-            self.index.unexpect(slot, placement.keys[placement.at + 1 :])
-            if known is not None and known.slot != NO_SLOT and prompt_tokens:
-                self.conversations.told(known, slot, placement.prompt_bytes, prompt_tokens, finished.completion_tokens)
-                if self.outbox is not None:
-                    self.outbox.add_conversation(known)
-        self._over(placement, now_s)
 
     def expire(self, now_s: float) -> None:
         """Ends what is overdue; called a few times a second."""
@@ -444,21 +312,6 @@ class KVState:
         self.index.expire(now_s)
         self.conversations.expire(now_s)
         self._is_silence_known = self.conversations.silence.is_known
-        ended = self._ended
-        while ended and ended[0][0] <= now_s - LINGER_S:
-            self._forget(ended.popleft()[1], now_s)
-        placements = self._placements
-        while placements:
-            request_id, oldest = next(iter(placements.items()))
-            if oldest.made_s > now_s - PLACEMENT_TTL_S:
-                break
-            self._forget(request_id, now_s)
-
-    def _forget(self, request_id: str, now_s: float) -> None:
-        placement = self._placements.pop(request_id, None)
-        if placement is not None:
-            self._over(placement, now_s)
-        self._release(request_id)
 
     def validate(self) -> None:
         """Raises AssertionError when an owner contradicts itself (tests call it after every step)."""

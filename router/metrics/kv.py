@@ -202,13 +202,13 @@ class KVCollector(Collector):
         """What the engine on a slot reports of its load; None before it does."""
 
         def of(slot: int) -> float | None:
-            load = self._kv.load(slot)
+            load = self._kv.cursor(slot).load
             return None if load is None else getattr(load, field)
 
         return of
 
     def _handoffs(self) -> Iterator[tuple[Replica, Handoffs]]:
         for replica in by_id(self._replicas):
-            told = self._kv.handoffs(replica.slot)
+            told = self._kv.cursor(replica.slot).handoffs
             if told is not None:
                 yield replica, told

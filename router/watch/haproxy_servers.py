@@ -23,6 +23,7 @@ from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
 from pointsman.router.metrics.requests import EdgeHealth
 from pointsman.router.process.clock import Clock
+from pointsman.router.requests.table import RequestTable
 from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.readiness import Readiness
 
@@ -75,6 +76,7 @@ class EdgeSync:
         *,
         replicas: ReplicaRegistry,
         load: LoadTable,
+        requests: RequestTable,
         health: EdgeHealth,
         readiness: Readiness,
         body_needs: Callable[[], BodyNeeds],
@@ -92,6 +94,7 @@ class EdgeSync:
         self._old_workers = old_workers
         self._replicas = replicas
         self._load = load
+        self._requests = requests
         self._health = health
         self._readiness = readiness
         self._body_needs = body_needs
@@ -188,7 +191,7 @@ class EdgeSync:
         if self._replicas.set_health(server.name, _HEALTH[server.health]):
             log.info("replica health", replica=server.name, health=server.health, url=replica.url)
         if replica.role is not Role.PREFILL:  # decode replicas send it its work, past HAProxy
-            self._load.observe(replica.slot, server.sessions + server.queued + elsewhere, now_s)
+            self._requests.observe(replica.slot, server.sessions + server.queued + elsewhere, now_s)
 
     def _failed(self, error: HAProxyError) -> None:
         self._health.sync_errors += 1

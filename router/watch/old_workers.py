@@ -26,8 +26,9 @@ from pointsman.haproxy.config import RING
 from pointsman.haproxy.errors import HAProxyError, WorkerGone
 from pointsman.haproxy.runtime_api import MasterAPI
 from pointsman.haproxy.worker import WorkerConnection
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fronts.ring import EndOfRequest
+from pointsman.router.process.clock import Clock
+from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.table import RequestTable
 
 RING_CLOSES_S = 0.1
 """What a leaving worker had sent through its ring is applied by then, so that reading the ring anew repeats none."""
@@ -92,7 +93,8 @@ class OldWorkers:
         master: MasterAPI,
         backend: str,
         end_of_request: EndOfRequest,
-        load: LoadTable,
+        requests: RequestTable,
+        clock: Clock,
     ) -> None:
         """`connect` opens a connection to the current worker, raising HAProxyError when it cannot; `backend` has the
         replicas as its servers."""
@@ -100,7 +102,8 @@ class OldWorkers:
         self._master = master
         self._backend = backend
         self._end_of_request = end_of_request
-        self._load = load
+        self._requests = requests
+        self._clock = clock
         self._kept: dict[int, WorkerConnection] = {}
         """The current worker's connection, and those of workers replaced just now."""
         self._leaving: dict[int, _Leaving] = {}
@@ -172,9 +175,9 @@ class OldWorkers:
         try:
             await asyncio.sleep(RING_CLOSES_S)
             lines = UnseenLines(
-                self._end_of_request.apply,
+                lambda raw: self._end_of_request.apply(raw, self._clock()),
                 last_id=self._end_of_request.last_ids.get(pid),
-                reserved=self._load.__contains__,
+                reserved=self._requests.is_reserved,
             )
             async for batch in connection.ring(RING):
                 lines.feed(batch)

@@ -18,12 +18,9 @@ from http import HTTPStatus
 
 import structlog
 
+from pointsman.router.core import Core
 from pointsman.router.errors import ScrapeError
-from pointsman.router.fleet.adapters import AdapterTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry, ServedNames
-from pointsman.router.kv.state import KVState
+from pointsman.router.fleet.replicas import Health, Replica, ServedNames
 from pointsman.router.process.clock import Clock
 from pointsman.router.settings import ScrapeSettings
 from pointsman.router.watch.engine_metrics import EngineReading, read_metrics
@@ -68,20 +65,16 @@ class Scraper:
 
     def __init__(
         self,
+        core: Core,
         *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        kv: KVState,
-        adapters: AdapterTable,
-        catalog: ModelCatalog,
         settings: ScrapeSettings,
         clock: Clock,
     ) -> None:
-        self._replicas = replicas
-        self._load = load
-        self._kv = kv
-        self._adapters = adapters
-        self._catalog = catalog
+        self._replicas = core.replicas
+        self._load = core.load
+        self._kv = core.kv
+        self._adapters = core.adapters
+        self._catalog = core.catalog
         self._settings = settings
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
@@ -210,10 +203,10 @@ class Scraper:
             kv.restarted(slot)
             self._adapters.clear_slot(slot)
         watched.started_s = reading.started_s
-        kv.told_load(slot, reading.load)
+        kv.set_scraped_load(slot, reading.load)
         if reading.capacity_tokens:
-            kv.sized(slot, reading.capacity_tokens)
-            kv.hit(slot, reading.cached_tokens)
+            kv.set_scraped_capacity(slot, reading.capacity_tokens)
+            kv.observe_scraped_hits(slot, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
             self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)

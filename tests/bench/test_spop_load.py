@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from bench.pace import LoadError
 from bench.spop_load import digest, end_line, hello, notify, prefix_keys, read_acks, request_id
+from pointsman.contract.registration import Registration
 from pointsman.haproxy.spop import HelloReceived, Notify, Scope, SPOPConnection, encode_set_vars
+from pointsman.router.core import Core
 from pointsman.router.decide.features import extract
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.fronts.ring import EndOfRequest, RingProtocol
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import RequestMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.fronts.ring import RingProtocol
 
 ANSWER = encode_set_vars(Scope.TXN, {"first": "replica-1", "reason": "hash"})
 
@@ -86,16 +84,9 @@ def test_another_frame_ends_the_bench() -> None:
 
 def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     """The router reads the line and forgets the request's reservation."""
-    load, metrics = LoadTable(), RequestMetrics()
-    load.add_slot(0)
-    load.reserve(request_id(5), 0, 100, 0.0)
-    end = EndOfRequest(
-        load=load,
-        kv=KVState(),
-        metrics=metrics,
-        clock=lambda: 0.0,
-        slot_of=lambda replica: 0,
-        outliers=OutlierTable(OutlierConfig(), ReplicaRegistry()),
-    )
-    RingProtocol(end, metrics).data_received(end_line(5, "replica-1"))
-    assert (len(load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)
+    core = Core({"policy": "least_load"}, rng=random.Random(1))
+    core.replicas.put("replica-1", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), 0.0)
+    core.requests.reserve(request_id(5), 0, 100, 0.0)
+    metrics = core.request_metrics
+    RingProtocol(core.end_of_request, metrics, lambda: 0.0).data_received(end_line(5, "replica-1"))
+    assert (len(core.load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

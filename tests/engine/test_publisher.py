@@ -14,6 +14,7 @@ from router_fixture import register, running_router
 from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
 from pointsman.engine.publisher import MAX_PENDING_KEYS, EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import RouterTransport
+from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 
 
@@ -51,7 +52,7 @@ def admin_of(router: Router) -> str:
 
 
 def holds(router: Router, *keys: int) -> bool:
-    return all(router.kv.index.holds(0, key) for key in keys)
+    return all(router.core.kv.index.holds(0, key) for key in keys)
 
 
 async def test_a_snapshot_first_then_what_changes() -> None:
@@ -61,13 +62,13 @@ async def test_a_snapshot_first_then_what_changes() -> None:
         publisher = Engine().publisher(admin_of(router))
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1, 2, 3)))
-            assert router.kv.signals.capacity[0] == 5000
-            assert router.kv.load(0) == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            assert router.core.kv.signals.capacity[0] == 5000
+            assert router.core.kv.feed(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
             publisher.keys([4], [1])
             await until(lambda: _true(holds(router, 4)))
             assert not holds(router, 1)
             assert publisher.snapshots == 1
-            assert router.kv.counters.resyncs == 0
+            assert router.core.kv.counters.resyncs == 0
 
 
 async def test_requests_are_told_by_their_ids() -> None:
@@ -75,13 +76,13 @@ async def test_requests_are_told_by_their_ids() -> None:
     async with running_router(policy={"policy": "kv_cost"}) as router:
         await register(router, "a")
         for request in ("r1", "r2"):
-            router.kv.backlog.add(request, 0, 100, router.clock(), reports=True)
+            router.core.decide(RequestFeatures(request_id=request, body_bytes=400), router.clock())
         publisher = Engine().publisher(admin_of(router))
         async with publishing(publisher):
             publisher.first_token(FirstToken("r1", 100, 20, 5.0))
-            await until(lambda: _true(router.kv.signals.waiting[0] == 100))
+            await until(lambda: _true(router.core.kv.signals.waiting[0] == 100))
             publisher.finished(Finished("r2"))
-            await until(lambda: _true(router.kv.signals.waiting[0] == 0))
+            await until(lambda: _true(router.core.kv.signals.waiting[0] == 0))
 
 
 async def test_a_router_that_lost_a_message_is_put_right() -> None:
@@ -92,12 +93,12 @@ async def test_a_router_that_lost_a_message_is_put_right() -> None:
         publisher = engine.publisher(admin_of(router))
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1)))
-            router.kv._feeds[0].at -= 1
+            router.core.kv._feeds[0].at -= 1
             engine.resident = [7]
             publisher.keys([7], [1, 2, 3])
             await until(lambda: _true(holds(router, 7)))
             assert not holds(router, 1)
-            assert (publisher.snapshots, router.kv.counters.resyncs) == (2, 1)
+            assert (publisher.snapshots, router.core.kv.counters.resyncs) == (2, 1)
 
 
 async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.Mo
         async with running_router(policy=policy, admin={"port": port}) as router:
             await register(router, "a")
             await until(lambda: _true(holds(router, 1, 2, 3)))
-            assert router.kv.counters.resyncs == 0
+            assert router.core.kv.counters.resyncs == 0
 
 
 async def test_another_life_of_the_engine_is_another_epoch() -> None:
@@ -128,7 +129,7 @@ async def test_another_life_of_the_engine_is_another_epoch() -> None:
             await until(lambda: _true(holds(router, 1, 2, 3)))
         engine.resident = []
         async with publishing(engine.publisher(admin_of(router), epoch="two")):
-            await until(lambda: _true(router.kv.counters.restarts == 1))
+            await until(lambda: _true(router.core.kv.counters.restarts == 1))
             assert not any(holds(router, key) for key in (1, 2, 3))
 
 
@@ -166,7 +167,7 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
         await register(router, *(f"r{number}" for number in range(50)))
         async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
             answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
-            expected = {"resync": False, "interval_ms": 50, "feed_port": router.feed.port, "renewed": False}
+            expected = {"resync": False, "interval_ms": 50, "feed_port": router.core.feed_port, "renewed": False}
             assert answer.json() == expected | {"edge": "", "edges": {}}
 
 
@@ -188,7 +189,7 @@ async def test_messages_are_checked(headers: dict[str, str], body: bytes, status
         await register(router, "a")
         answer = await client.post("/v1/replicas/a/events", content=body, headers=headers)
         assert answer.status_code == status, answer.text
-        assert router.kv.counters.messages == (status == 200)
+        assert router.core.kv.counters.messages == (status == 200)
         assert (await client.post("/v1/replicas/nobody/events", json={})).status_code == 404
 
 

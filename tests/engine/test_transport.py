@@ -23,7 +23,7 @@ def events(seq: int, **given: object) -> EngineEvents:
 def lease(router: Router, born_ms: int = 0) -> None:
     """Registers replica a for ten seconds."""
     registration = Registration(url="http://127.0.0.1:1", model="m", ttl_s=10.0, born_ms=born_ms)
-    router.replicas.put("a", registration, ("127.0.0.1", 1), router.clock())
+    router.core.replicas.put("a", registration, ("127.0.0.1", 1), router.clock())
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def test_the_first_message_goes_over_http_and_the_others_do_not() -> None:
             assert not answer.resync
             assert way.fed == (seq > 0)
         assert len(router._feeds) == 1
-        assert all(router.kv.index.holds(0, key) for key in range(4))
+        assert all(router.core.kv.index.holds(0, key) for key in range(4))
 
 
 async def test_the_token_goes_along() -> None:
@@ -52,7 +52,7 @@ async def test_the_token_goes_along() -> None:
     async with running_router(admin={"port": 0, "token": "secret"}) as router, way_to(router, token="wrong") as way:
         with pytest.raises(TransportError, match="401"):
             await way.send(events(0, snapshot=True))
-        way._port = router.feed.port
+        way._port = router.core.feed_port
         with pytest.raises(TransportError, match="401"):
             await way.send(events(0, snapshot=True))
         assert not way.fed
@@ -78,7 +78,7 @@ async def test_a_port_that_cannot_be_reached_is_left_alone() -> None:
     async with running_router() as router, way_to(router) as way:
         await register(router, "a")
         # Nobody listens there: as behind a firewall that lets the admin port through alone.
-        router.feed.port = 1
+        router.core.feed_port = 1
         for seq in range(3):
             await way.send(events(seq, snapshot=not seq))
             assert not way.fed
@@ -91,7 +91,7 @@ async def test_a_replica_that_is_gone_keeps_its_connection() -> None:
         await register(router, "a")
         await way.send(events(0, snapshot=True))
         await way.send(events(1))
-        router.replicas.remove("a")
+        router.core.replicas.remove("a")
         with pytest.raises(TransportError) as raised:
             await way.send(events(2))
         assert raised.value.expected
@@ -139,7 +139,7 @@ async def test_messages_over_the_open_connection_renew_the_lease() -> None:
         assert not way.renews
         await way.send(events(1))
         assert way.renews
-        router.replicas.remove("a")
+        router.core.replicas.remove("a")
         with pytest.raises(TransportError, match="404"):
             await way.send(events(2))
         assert not way.renews

@@ -182,8 +182,8 @@ def test_a_held_request_waits_as_long_as_it_must() -> None:
     fleet = run(two_conversations(), document, replicas=1, kv_tokens=2_000)
     assert (summary(fleet).held, summary(fleet).refused, summary(fleet).requests) == (1, 0, 2)
     (edge,) = fleet.edges
-    assert edge.pipeline.holds.outcomes == {Outcome.ADMITTED: 1}
-    waited_s = edge.pipeline.holds.waited_s.total
+    assert edge.core.holds.outcomes == {Outcome.ADMITTED: 1}
+    waited_s = edge.core.holds.waited_s.total
     assert waited_s > 1.0
     assert fleet.served[1].ttft_s == pytest.approx(waited_s + PREFILL_1000_MS / 1000)
     assert summary(fleet).reasons == {"kv-cold": 2}, "a wait is no decision"

@@ -98,7 +98,7 @@ async def _of_router() -> Metrics:
         await register(router, "d1", model="m", role="decode")
         told = {"epoch": "e", "seq": 0, "snapshot": True, "handoffs": {"ok": 1, "leg_ms": 20}}
         assert (await admin.post("/v1/replicas/d1/events", json=told)).is_success
-        assert router.pipeline.decide(RequestFeatures(request_id="", model="m"), 0.0).pairing
+        assert router.core.pipeline.decide(RequestFeatures(request_id="", model="m"), 0.0).pairing
         answer = await admin.put("/v1/policy", json={"policy": "random"})
         assert answer.status_code == 200, answer.text
         return series((await admin.get("/metrics")).text)
@@ -119,9 +119,8 @@ async def _end_requests(router: Router) -> None:
         {"ev": "end", "id": "2", "srv": "r2", "reason": "fail-open", "st": 200, "tr": 1, "ta": 2, "routed": "1"},
         {"ev": "end", "id": "3", "srv": "<NOSRV>", "st": 503},
     )
-    ring = router.end_of_request
     for line in lines:
-        ring.apply(json.dumps(line).encode())
+        router.core.apply_line(json.dumps(line).encode(), router.clock())
 
 
 async def _of_haproxy(folder: Path) -> Metrics:

@@ -19,23 +19,12 @@ from typing import Any
 import msgspec
 
 from pointsman.contract.registration import Registration
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.adapters import AdapterTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.fronts.ring import EndOfRequest
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics, RequestMetrics
+from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 
 ANSWER_S = 0.4
 PATIENCE_S = 4.0
-STEP_S = 0.5
 
 
 class Mode(StrEnum):
@@ -92,32 +81,9 @@ class FailingFleet:
     ) -> None:
         self.now_s = 1000.0
         self.modes: dict[str, Mode] = {}
-        self.load, self.kv, self.sessions = LoadTable(), KVState(), SessionTable()
-        self.adapters = AdapterTable()
-        self.kv.on_prefilled = self.load.release_leg
-        self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._added, on_removed=self._removed)
-        self.outliers = OutlierTable(config, self.replicas)
-        self.pipeline = Pipeline(
-            build_policy(document),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-                adapters=self.adapters,
-                outliers=self.outliers,
-            ),
-            metrics=DecisionMetrics(),
-            rng=random.Random(3),
-        )
-        self.ends = EndOfRequest(
-            load=self.load,
-            kv=self.kv,
-            metrics=RequestMetrics(),
-            clock=lambda: self.now_s,
-            slot_of=self.replicas.slot_of,
-            outliers=self.outliers,
-        )
+        self.core = Core(document, rng=random.Random(3), config=CoreConfig(outliers=config))
+        self.load, self.kv, self.sessions = self.core.load, self.core.kv, self.core.sessions
+        self.replicas, self.outliers, self.pipeline = self.core.replicas, self.core.outliers, self.core.pipeline
         for number in range(1, replicas + 1):
             self.put(f"r{number}")
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -130,17 +96,6 @@ class FailingFleet:
         registration = Registration(url=f"http://127.0.0.1:{port}", born_ms=born_ms)
         self.replicas.put(name, registration, ("127.0.0.1", port), self.now_s)
         self.modes.setdefault(name, Mode.WELL)
-
-    def _added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-        self.adapters.add_slot(slot)
-
-    def _removed(self, slot: int) -> None:
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
-        self.adapters.clear_slot(slot)
-        self.outliers.remove(slot, self.replicas.ids[slot])
 
     # Virtual time
 
@@ -157,9 +112,8 @@ class FailingFleet:
         self.now_s = end_s
 
     def _step(self) -> None:
-        self.outliers.step(self.now_s)
-        self.kv.expire(self.now_s)
-        self.at(self.now_s + STEP_S, self._step)
+        self.core.sweep(self.now_s)
+        self.at(self.now_s + SWEEP_INTERVAL_S, self._step)
 
     # Clients
 
@@ -203,7 +157,7 @@ class FailingFleet:
         def end() -> None:
             said = {"ev": "end", "id": request_id, "srv": server, "first": decision.first, "rc": retries, "routed": "1"}
             said |= {"reason": str(decision.reason), "ta": round(1000 * (self.now_s - began_s)), **fields}
-            self.ends.apply(msgspec.json.encode(said))
+            self.core.apply_line(msgspec.json.encode(said), self.now_s)
             if mode is Mode.WELL:
                 seen.served[server] += 1
             else:

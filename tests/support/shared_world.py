@@ -143,7 +143,7 @@ class World:
             assert len(edge.protocol._changed_documents) <= 1, "more documents wait than there are"
             assert len(edge.sharing._tasks) <= 3, "calls to the store pile up"
             assert len(edge.sharing._sizes) <= STREAM_ENTRIES, "more batches in the stream than the limit"
-            assert {request for request, _ in edge.load} <= edge.under_way, "reservations from nowhere"
+            assert edge.reserved() <= edge.under_way, "reservations from nowhere"
         except AssertionError as error:
             raise self.fail(f"{edge.name}: {error}") from error
 
@@ -204,7 +204,7 @@ class World:
             self.faults["lost line"] += 1
             return
         line = {"ev": "end", "id": request_id, "srv": engine.id if engine else "<NOSRV>", "st": status, "ttft": ttft}
-        site.edge.end_of_request.apply(msgspec.json.encode(line))
+        site.edge.core.apply_line(msgspec.json.encode(line), site.edge.clock())
         site.edge.under_way.discard(request_id)
 
     def _client(self) -> None:

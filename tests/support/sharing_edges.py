@@ -10,20 +10,13 @@ from typing import Any
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.core import Core
+from pointsman.router.edges.build import join
 from pointsman.router.edges.documents import SharedDocument
 from pointsman.router.edges.peers import HEARTBEAT_S
-from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.rounds import ROUND_S
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
 
 
 class StreamStore:
@@ -50,32 +43,14 @@ class SharingEdge:
 
     def __init__(self, name: str, policy: dict[str, Any] | None = None, *, seed: int = 1) -> None:
         self.name = name
-        self.load = LoadTable()
-        self.sessions = SessionTable()
-        self.kv = KVState()
-        self.protocol: EdgeProtocol | None = None
-        self.replicas = ReplicaRegistry(
-            initial_health=Health.UP,
-            on_added=self._added,
-            on_removed=self._removed,
-            on_changed=lambda: self.protocol and self.protocol.registry_changed(),
-        )
-        self.pipeline = Pipeline(
-            build_policy(policy or {"policy": "kv_cost"}),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-            ),
-            metrics=DecisionMetrics(),
-            rng=random.Random(f"{seed} {name}"),
-        )
+        self.core = Core(policy or {"policy": "kv_cost"}, rng=random.Random(f"{seed} {name}"))
+        self.load = self.core.load
+        self.sessions = self.core.sessions
+        self.kv = self.core.kv
+        self.replicas = self.core.replicas
+        self.pipeline = self.core.pipeline
         self.document: dict[str, Any] | None = None
-        self.protocol = EdgeProtocol(
-            name, replicas=self.replicas, load=self.load, sessions=self.sessions, kv=self.kv,
-            documents={"policy": SharedDocument(lambda: self.document, self._write)},
-        )  # fmt: skip
+        self.protocol = join(self.core, name, documents={"policy": SharedDocument(lambda: self.document, self._write)})
         self.engine_seqs: dict[str, int] = {}
 
     def _write(self, body: dict[str, Any]) -> None:
@@ -87,18 +62,6 @@ class SharingEdge:
         self.document = body
         self.protocol.document_changed()
 
-    def _added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-        if self.protocol is not None:
-            self.protocol.slot_added(slot)
-
-    def _removed(self, slot: int) -> None:
-        if self.protocol is not None:
-            self.protocol.slot_removed(slot)
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
-
     # What happens at it
 
     def register(self, *ids: str, now_s: float = 0.0, ttl_s: float | None = None, url: str = "http://h:1") -> None:
@@ -106,17 +69,15 @@ class SharingEdge:
             self.replicas.put(replica_id, Registration(url=url, ttl_s=ttl_s), ("127.0.0.1", 1), now_s)
 
     def ask(self, request_id: str, now_s: float = 0.0, **features: Any) -> Decision:
-        return self.pipeline.decide(RequestFeatures(request_id=request_id, **features), now_s)
+        return self.core.decide(RequestFeatures(request_id=request_id, **features), now_s)
 
     def end(self, request_id: str, now_s: float = 0.0, *, served: bool = True) -> None:
-        self.load.release(request_id)
-        self.kv.ended(request_id, now_s, served=served)
+        self.core.requests.end(request_id, now_s, served=served)
 
     def report(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
         """An engine's next message to this edge."""
         seq = self.engine_seqs[replica_id] = self.engine_seqs.get(replica_id, 0) + 1
-        slot = self.replicas.get(replica_id).slot
-        return self.kv.apply(slot, EngineEvents(epoch=epoch, seq=seq, **events), now_s)
+        return self.core.engine_events(replica_id, EngineEvents(epoch=epoch, seq=seq, **events), now_s).resync
 
     # Moving bytes
 
@@ -148,9 +109,7 @@ class SharingEdge:
         }
 
     def validate(self) -> None:
-        self.replicas.validate()
-        self.load.validate()
-        self.kv.validate()
+        self.core.validate()
         self.protocol.validate()
 
 

@@ -53,7 +53,7 @@ def _work(edge: WorldEdge) -> Iterator[str]:
         for replica in edge.replicas:
             if column[replica.slot]:
                 yield f"{edge.name}: {kind} on {replica.id}: {column[replica.slot]}"
-    for request, _ in edge.load:
+    for request in sorted(edge.reserved()):
         yield f"{edge.name}: {request} is still reserved"
 
 

@@ -1,7 +1,6 @@
 """Edges of a simulated world: at each site an HAProxy that goes on, and before it one router's life after the other.
 
-`WorldEdge` is wired as `pointsman.router.app.Router` is, of the real parts, without its sockets. `Site` is what
-outlives it.
+`WorldEdge` is the service's own `Core` with its part in sharing, without the sockets. `Site` is what outlives it.
 """
 
 from __future__ import annotations
@@ -16,33 +15,20 @@ from faulty_store import FaultyStore, StoreClient
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.errors import PolicyError
-from pointsman.policies.policy import Needs
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
+from pointsman.router.edges.build import join
 from pointsman.router.edges.documents import SharedDocument
-from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.replicas import Health, Replica
 from pointsman.router.fleet.saved import SavedReplica
-from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
-from pointsman.router.fronts.ring import EndOfRequest
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics, RequestMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.watch.readiness import Readiness
 
 if TYPE_CHECKING:
     from world_engines import WorldEngine
 
 FLUSH_S = 0.05
-SWEEP_S = 0.5
-STALL_S = 2.0
 LOOK_S = 0.5
 """HAProxy's checks and the router's look at its sessions."""
 
@@ -65,40 +51,16 @@ class WorldEdge:
         self.clock = clock
         self.under_way: set[str] = set()
         """Requests that came here and of whose end this edge was not told: of no others may anything be reserved."""
-        self.load = LoadTable()
-        self.sessions = SessionTable()
-        self.kv = KVState()
-        self._protocol: EdgeProtocol | None = None
-        self.replicas = ReplicaRegistry(on_added=self._added, on_removed=self._removed, on_changed=self._changed)
-        self.outliers = OutlierTable(OutlierConfig(), self.replicas)
-        metrics = DecisionMetrics()
-        self.pipeline = Pipeline(
-            build_policy(policy),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-                outliers=self.outliers,
-            ),
-            metrics=metrics,
-            rng=rng,
-        )
-        self.policy = PolicyControl(self.pipeline, metrics, policy, on_changed=self._policy_changed)
-        self.end_of_request = EndOfRequest(
-            load=self.load,
-            kv=self.kv,
-            slot_of=self.replicas.slot_of,
-            outliers=self.outliers,
-            metrics=RequestMetrics(),
-            clock=clock,
-        )
-        self.protocol = self._protocol = EdgeProtocol(
+        self.core = Core(policy, rng=rng, config=CoreConfig(initial_health=Health.STARTING))
+        self.load = self.core.load
+        self.sessions = self.core.sessions
+        self.kv = self.core.kv
+        self.replicas = self.core.replicas
+        self.pipeline = self.core.pipeline
+        self.policy = self.core.policy
+        self.protocol = join(
+            self.core,
             name,
-            replicas=self.replicas,
-            load=self.load,
-            sessions=self.sessions,
-            kv=self.kv,
             documents={"policy": SharedDocument(lambda: self.policy.put_live, self._take_policy)},
         )
         assert self.kv.outbox is not None
@@ -118,45 +80,16 @@ class WorldEdge:
     def __repr__(self) -> str:
         return f"WorldEdge({self.name})"
 
-    # Wiring, as in pointsman.router.app
-
-    def _added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-        if self._protocol is not None:
-            self._protocol.slot_added(slot)
-
-    def _removed(self, slot: int) -> None:
-        if self._protocol is not None:
-            self._protocol.slot_removed(slot)
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
-
-    def _changed(self) -> None:
-        if self._protocol is not None:
-            self._protocol.registry_changed()
-
-    def _policy_changed(self) -> None:
-        if self._protocol is not None:
-            self._protocol.document_changed()
-
     def _take_policy(self, document: dict[str, Any]) -> None:
         try:
             self.policy.put(document)
         except PolicyError as error:
             raise ValueError(str(error)) from error
 
-    def sweep(self, before_s: float) -> None:
+    def sweep(self) -> None:
         now_s = self.clock()
-        if now_s - before_s > STALL_S:
-            self.replicas.extend_leases(now_s - before_s)
-        self.protocol.registrations.lease_ended(self.replicas.expire_leases(now_s, self.protocol.keeps))
+        self.protocol.registrations.lease_ended(self.core.sweep(now_s, self.protocol.keeps).leases)
         self.sharing.sweep(now_s)
-        self.load.expire(now_s)
-        self.kv.expire(now_s)
-        self.kv.index.tidy(8192)
-        policy = self.pipeline.policy
-        self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
 
     # Fronts
 
@@ -171,9 +104,13 @@ class WorldEdge:
         return True
 
     def decide(self, features: RequestFeatures) -> Decision:
-        return self.pipeline.decide(features, self.clock())
+        return self.core.decide(features, self.clock())
 
     # What it knows
+
+    def reserved(self) -> set[str]:
+        """Requests that count as in flight here."""
+        return {request.id for request in self.core.requests if self.core.requests.is_reserved(request.id)}
 
     def resident(self, replica_id: str) -> list[int]:
         """Confirmed prefix keys of a replica."""
@@ -181,9 +118,7 @@ class WorldEdge:
         return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
 
     def validate(self) -> None:
-        self.replicas.validate()
-        self.load.validate()
-        self.kv.validate()
+        self.core.validate()
         self.protocol.validate()
 
 
@@ -239,13 +174,11 @@ class Site:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sweep(self, edge: WorldEdge) -> None:
-        before_s = self.clock()
         while True:
-            await asyncio.sleep(SWEEP_S)
             if not self.stalled:
-                edge.sweep(before_s)
-                before_s = self.clock()
+                edge.sweep()
                 self._world.check(edge)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def _look(self, edge: WorldEdge) -> None:
         while True:
@@ -257,4 +190,4 @@ class Site:
     def look_at(self, edge: WorldEdge, replica: Replica) -> None:
         up = self._world.serves(replica.id, replica.port)
         edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN)
-        edge.load.observe(replica.slot, self.sessions[replica.id], self.clock())
+        edge.core.requests.observe(replica.slot, self.sessions[replica.id], self.clock())

@@ -43,14 +43,12 @@ class Way:
         edge = self._site.edge
         if edge is None or self._site.stalled or (self.loss and self._rng.random() < self.loss):
             raise TransportError("away", expected=True)
-        replica = edge.replicas.get(self._engine.id)
-        if replica is None:
+        answer = edge.core.engine_events(self._engine.id, message, edge.clock())
+        if answer is None:
             raise TransportError("not registered", expected=True)
-        resync = edge.kv.apply(replica.slot, message, edge.clock())
-        edge.replicas.renew(replica, message.born_ms, edge.clock())
         if self.loss and self._rng.random() < self.loss:
             raise TransportError("no answer", expected=True)
-        return EventsAnswer(resync=resync, interval_ms=INTERVAL_MS)
+        return EventsAnswer(resync=answer.resync, interval_ms=INTERVAL_MS)
 
     def on_hang_up(self, call: Callable[[], None]) -> None:
         """An edge that dies is not seen to: the engine's heartbeat finds the next one."""

@@ -10,14 +10,12 @@ from starlette.responses import Response
 
 from pointsman.contract.http_api import json_answer
 from pointsman.policies.errors import PolicyError
-from pointsman.router.decide.policy_control import PolicyControl, StaleVersionError
+from pointsman.router.core import Core
+from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.edges.digest import digests
 from pointsman.router.edges.peers import Peer
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
-from pointsman.router.kv.state import KVState
 from pointsman.router.process.clock import Clock
 
 
@@ -26,19 +24,17 @@ class EdgesFront:
 
     def __init__(
         self,
+        core: Core,
         sharing: Sharing | None,
         *,
-        replicas: ReplicaRegistry,
-        sessions: SessionTable,
-        kv: KVState,
-        policy: PolicyControl,
         clock: Clock,
     ) -> None:
+        """`sharing`: None for an edge that is alone."""
         self._sharing = sharing
-        self._replicas = replicas
-        self._sessions = sessions
-        self._kv = kv
-        self._policy = policy
+        self._replicas = core.replicas
+        self._sessions = core.sessions
+        self._kv = core.kv
+        self._policy = core.policy
         self._clock = clock
 
     async def list_edges(self, request: Request) -> Response:

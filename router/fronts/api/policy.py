@@ -12,8 +12,8 @@ from pointsman.policies.errors import PolicyError
 from pointsman.policies.registry import describe as describe_policies
 from pointsman.policies.registry import installed_policies
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.decide.policy_control import PolicyControl, StaleVersionError
+from pointsman.router.core import Core
+from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.types import CandidateView, ExplainAnswer, ExplainRequest, PolicyList, PolicyView
 from pointsman.router.process.clock import Clock
@@ -25,11 +25,9 @@ FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no":
 class PolicyFront:
     """Handlers of `/v1/policies`, `/v1/policy` and `/v1/explain`."""
 
-    def __init__(
-        self, pipeline: Pipeline, policy: PolicyControl, edges: EdgesFront, *, clock: Clock, max_body_bytes: int
-    ) -> None:
-        self._pipeline = pipeline
-        self._policy = policy
+    def __init__(self, core: Core, edges: EdgesFront, *, clock: Clock, max_body_bytes: int) -> None:
+        self._pipeline = core.pipeline
+        self._policy = core.policy
         self._edges = edges
         self._clock = clock
         self._max_body_bytes = max_body_bytes

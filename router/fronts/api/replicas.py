@@ -11,14 +11,11 @@ from starlette.responses import Response
 from pointsman.contract.events import JSON_TYPE, MAX_EVENTS_BYTES, MSGPACK_TYPE, EngineEvents
 from pointsman.contract.http_api import decode_body, json_answer, media_type_of, read_body, unfit
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
+from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
-from pointsman.router.fleet.adapters import AdapterTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Replica, ReplicaRegistry
+from pointsman.router.fleet.replicas import Replica
 from pointsman.router.fronts.api.outliers import view_outlier
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
-from pointsman.router.fronts.engine_messages import EngineFeed
-from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.endpoints import EndpointResolver
 
@@ -31,10 +28,10 @@ _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
 class ReplicaViews:
     """Replicas as the API shows them, from the tables that know of them."""
 
-    def __init__(self, load: LoadTable, adapters: AdapterTable, outliers: OutlierTable, clock: Clock) -> None:
-        self._load = load
-        self._adapters = adapters
-        self._outliers = outliers
+    def __init__(self, core: Core, clock: Clock) -> None:
+        self._load = core.load
+        self._adapters = core.adapters
+        self._outliers = core.outliers
         self._clock = clock
 
     def view(self, replica: Replica) -> ReplicaView:
@@ -64,17 +61,15 @@ class ReplicaFront:
 
     def __init__(
         self,
-        replicas: ReplicaRegistry,
-        views: ReplicaViews,
-        feed: EngineFeed,
+        core: Core,
         endpoints: EndpointResolver,
         *,
         clock: Clock,
         max_body_bytes: int,
     ) -> None:
-        self._replicas = replicas
-        self._views = views
-        self._feed = feed
+        self._core = core
+        self._replicas = core.replicas
+        self._views = ReplicaViews(core, clock)
         self._endpoints = endpoints
         self._clock = clock
         self._max_body_bytes = max_body_bytes
@@ -121,7 +116,7 @@ class ReplicaFront:
         # Only an empty body may be of another type, or of none.
         media_type = MSGPACK_TYPE if media_type_of(request.headers) == MSGPACK_TYPE else JSON_TYPE
         events = decode_body(body, EngineEvents, media_type)
-        answer = self._feed.take(replica.id, events)
+        answer = self._core.engine_events(replica.id, events, self._clock())
         if answer is None:  # It left while its body came in.
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
         return json_answer(answer)

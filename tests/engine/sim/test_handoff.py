@@ -207,30 +207,34 @@ async def test_roles_and_outcomes_reach_the_router() -> None:
     async with running_router(policy={"policy": "kv_cost"}, pair={"min_uncached_tokens": 500}) as router:
         settings = {"register": (f"http://{router.addresses['admin']}",)}
         async with two({**settings, "replica_id": "p"}, **settings, replica_id="d") as fleet:
-            await until(lambda: len(router.replicas) == 2 and all(router.kv.reports(r.slot) for r in router.replicas))
+            await until(
+                lambda: (
+                    len(router.core.replicas) == 2 and all(router.core.kv.reports(r.slot) for r in router.core.replicas)
+                )
+            )
             content = msgspec.json.encode(chat_body(PROMPT, max_tokens=2))
             keys = tuple(scoped(prefix_keys(content), scope_of("sim")))
             asked = RequestFeatures(request_id="r1", body_bytes=len(content), prefix_keys=keys)
-            decision = router.pipeline.decide(asked, router.clock())
+            decision = router.core.pipeline.decide(asked, router.clock())
             assert (decision.first, decision.prefill) == ("d", "p")
             assert decision.prefill_address == f"127.0.0.1:{fleet.prefill.port}"
             headers = {"content-type": "application/json", "x-request-id": "r1"}
             headers["x-pointsman-prefill"] = decision.prefill_address
             answer = await fleet.client.post("/v1/chat/completions", content=content, headers=headers)
             assert answer.status_code == 200
-            slots = {replica.id: replica.slot for replica in router.replicas}
+            slots = {replica.id: replica.slot for replica in router.core.replicas}
 
             def told() -> dict[str, int]:
-                return (router.kv.handoffs(slots["d"]) or Handoffs()).outcomes
+                return (router.core.kv.feed(slots["d"]).handoffs or Handoffs()).outcomes
 
             await until(lambda: told() == Handoffs(ok=1).outcomes)
-            await until(lambda: router.load.in_flight[slots["p"]] == 0)
-            assert router.load.in_flight[slots["d"]] == 1, "until HAProxy's end-of-request line"
-            await until(lambda: router.kv.index.expected == 0)
-            ((_, holders),) = router.kv.index.match(keys)
+            await until(lambda: router.core.load.in_flight[slots["p"]] == 0)
+            assert router.core.load.in_flight[slots["d"]] == 1, "until HAProxy's end-of-request line"
+            await until(lambda: router.core.kv.index.expected == 0)
+            ((_, holders),) = router.core.kv.index.match(keys)
             assert sorted(holders) == sorted(slots.values())
             again = msgspec.structs.replace(asked, request_id="r2")
-            assert router.pipeline.decide(again, router.clock()).pairing == "resident"
+            assert router.core.pipeline.decide(again, router.clock()).pairing == "resident"
 
 
 def test_tokens_from_elsewhere_are_not_computed() -> None:

@@ -41,19 +41,20 @@ class Client:
         features = RequestFeatures(
             request_id=request_id, model="sim", session=session, body_bytes=len(body), prefix_keys=keys_of(body)
         )
-        decision = self.router.pipeline.decide(features, self.router.clock())
+        decision = self.router.core.pipeline.decide(features, self.router.clock())
         answer = await self.http.post(
             f"{self.urls[decision.first]}/v1/chat/completions",
             content=body,
             headers={"content-type": "application/json", "x-request-id": request_id},
         )
         assert answer.status_code == 200, answer.text
-        self.router.load.release(request_id)
+        self.router.core.requests.end(request_id, self.router.clock())
         await until(lambda: self.is_told(request_id))
         return decision, answer.json()
 
     async def is_told(self, request_id: str) -> bool:
-        return request_id not in self.router.kv._placements
+        request = self.router.core.requests.get(request_id)
+        return request is None or request.placement is None
 
 
 async def test_conversations_get_what_was_predicted() -> None:
@@ -69,11 +70,14 @@ async def test_conversations_get_what_was_predicted() -> None:
                 messages = [{"role": "system", "content": SYSTEM}]
                 for turn in range(5):
                     messages.append({"role": "user", "content": f"{session} asks {turn}: " + "why " * 300})
-                    before = router.kv.counters.actual_cached_tokens, router.kv.counters.predicted_cached_tokens
+                    before = (
+                        router.core.kv.counters.actual_cached_tokens,
+                        router.core.kv.counters.predicted_cached_tokens,
+                    )
                     decision, answer = await client.chat(messages, session)
                     usage = answer["usage"]
-                    actual = router.kv.counters.actual_cached_tokens - before[0]
-                    predicted = router.kv.counters.predicted_cached_tokens - before[1]
+                    actual = router.core.kv.counters.actual_cached_tokens - before[0]
+                    predicted = router.core.kv.counters.predicted_cached_tokens - before[1]
                     assert actual == usage["prompt_tokens_details"]["cached_tokens"]
                     if turn:
                         assert decision.reason == "kv-home"
@@ -81,11 +85,11 @@ async def test_conversations_get_what_was_predicted() -> None:
                     homes.setdefault(session, set()).add(decision.first)
                     messages.append(answer["choices"][0]["message"])
             assert all(len(home) == 1 for home in homes.values())
-            assert router.kv.signals.footprint.sum() > 0
-            assert router.kv.signals.waiting.sum() == 0
-            assert router.kv.times.observations > 0
-            assert 3.5 < router.kv.ratio.bytes_per_token("sim") < 4.8
-            router.kv.validate()
+            assert router.core.kv.signals.footprint.sum() > 0
+            assert router.core.kv.signals.waiting.sum() == 0
+            assert router.core.kv.times.observations > 0
+            assert 3.5 < router.core.kv.ratio.bytes_per_token("sim") < 4.8
+            router.core.kv.validate()
             await client.http.aclose()
 
 
@@ -98,12 +102,12 @@ async def test_a_restarted_replica_is_forgotten_and_learned_again() -> None:
         for _ in range(2):
             async with replica(**options) as server:
                 await until(lambda: _all_report(router))
-                assert router.kv.index.match(keys) == []
+                assert router.core.kv.index.match(keys) == []
                 client = Client(router, {"a": server.url})
                 await client.chat([{"role": "user", "content": SYSTEM}])
-                await until(lambda: _true(bool(router.kv.index.match(keys))))
+                await until(lambda: _true(bool(router.core.kv.index.match(keys))))
                 await client.http.aclose()
-            assert router.kv.index.match(keys) == []
+            assert router.core.kv.index.match(keys) == []
 
 
 async def test_a_replica_may_keep_silent() -> None:
@@ -111,15 +115,15 @@ async def test_a_replica_may_keep_silent() -> None:
     async with running_router(policy={"policy": "kv_cost"}) as router:
         options = {"register": (f"http://{router.addresses['admin']}",), "replica_id": "a", "events": False}
         async with replica(**options) as server:
-            await until(lambda: _true(len(router.replicas) == 1))
-            decision = router.pipeline.decide(RequestFeatures(request_id="r"), router.clock())
+            await until(lambda: _true(len(router.core.replicas) == 1))
+            decision = router.core.pipeline.decide(RequestFeatures(request_id="r"), router.clock())
             assert decision.first == "a"
-            assert not router.kv.reports(0)
+            assert not router.core.kv.reports(0)
             assert server.in_flight == 0
 
 
 async def _all_report(router: Router) -> bool:
-    return len(router.replicas) > 0 and all(router.kv.reports(known.slot) for known in router.replicas)
+    return len(router.core.replicas) > 0 and all(router.core.kv.reports(known.slot) for known in router.core.replicas)
 
 
 async def _true(condition: bool) -> bool:

@@ -11,16 +11,10 @@ import pytest
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision
-from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.core import Core
 from pointsman.router.decide.features import BELIEVED_BYTES, MAX_BODY_BYTES, expected_tokens, extract
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.fleet.load import MAX_REQUEST_TOKENS
 
 CONTEXT = 131_072
 CAPACITY = 500_000
@@ -36,35 +30,19 @@ class Edge:
     """Four replicas whose engines report, and the pipeline in front of them."""
 
     def __init__(self, document: dict[str, Any], *, capacity: int = CAPACITY) -> None:
-        self.load, self.kv = LoadTable(), KVState()
-        self.kv.on_prefilled = self.load.prefilled
-        self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
-        self.pipeline = Pipeline(
-            build_policy(document),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=SessionTable(),
-                kv=self.kv,
-                context_tokens=lambda model: CONTEXT,
-            ),
-            metrics=DecisionMetrics(),
-            rng=random.Random(7),
-        )
+        self.core = Core(document, rng=random.Random(7))
+        self.load, self.kv = self.core.load, self.core.kv
+        self.replicas, self.pipeline = self.core.replicas, self.core.pipeline
         self.seqs = Counter[str]()
         for number in range(4):
             registration = Registration(url=f"http://127.0.0.1:{8000 + number}")
             self.replicas.put(f"r{number}", registration, ("127.0.0.1", 8000 + number), 0.0)
+            self.core.catalog.put(f"r{number}", {"m": {"id": "m", "max_model_len": CONTEXT}})
             self.tell(f"r{number}", snapshot=True, capacity_tokens=capacity)
-
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def tell(self, replica: str, now_s: float = 0.0, **events: Any) -> None:
         self.seqs[replica] += 1
-        slot = self.replicas.slot_of(replica)
-        self.kv.apply(slot, EngineEvents(epoch="e", seq=self.seqs[replica], **events), now_s)
+        self.core.engine_events(replica, EngineEvents(epoch="e", seq=self.seqs[replica], **events), now_s)
 
     def ask(self, request: str, size: int, seen: int | None = None, *, now_s: float = 0.0, **given: Any) -> Decision:
         """A lookup for a body of `size` bytes of which `seen` arrived (None: all)."""
@@ -82,10 +60,8 @@ class Edge:
 
     def over(self, request: str, status: int, now_s: float = 0.0) -> None:
         """HAProxy's line."""
-        self.load.release(request)
-        self.kv.ended(request, now_s, served=200 <= status < 300)
-        self.kv.validate()
-        self.load.validate()
+        self.core.requests.end(request, now_s, served=200 <= status < 300)
+        self.core.validate()
 
 
 @pytest.mark.parametrize(
@@ -189,16 +165,15 @@ def test_output_bounds_count_up_to_the_context() -> None:
 
 def test_a_reservation_that_fails_leaves_nothing() -> None:
     """A slot that does not exist is a programming error; the table is as it was. Tokens are bounded."""
-    load = LoadTable()
-    load.add_slot(0)
+    core = Edge(BY_TOKENS).core
     with pytest.raises(IndexError):
-        load.reserve("r", 10**6, 5, 0.0)
-    assert "r" not in load
-    load.reserve("r", 0, 10**30, 0.0)
-    assert load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
-    load.validate()
-    load.release("r")
-    load.validate()
+        core.requests.reserve("r", 10**6, 5, 0.0)
+    assert "r" not in core.requests
+    core.requests.reserve("r", 0, 10**30, 0.0)
+    assert core.load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
+    core.validate()
+    core.requests.end("r", 0.0)
+    core.validate()
 
 
 def test_a_long_prompt_counts_whole_from_its_first_token_on() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from pointsman.contract.registration import Registration
 from pointsman.policies.request import Naming
+from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.model_recall import ModelRecall
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry, ServedNames
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
+from pointsman.router.fleet.replicas import ServedNames
 
 ABSENT, UNSEEN = Naming.ABSENT, Naming.UNSEEN
 
@@ -17,13 +18,9 @@ ABSENT, UNSEEN = Naming.ABSENT, Naming.UNSEEN
 class Fleet:
     """A registry of replicas that are up, and what recalls their sessions' models."""
 
-    def __init__(self, *models: str, adapters: tuple[tuple[str, ...], ...] = ()) -> None:
-        self.sessions, self.kv = SessionTable(), KVState()
-        self.replicas = ReplicaRegistry(
-            initial_health=Health.UP,
-            on_added=lambda slot: self.kv.add_slot(slot, self.replicas.ids[slot]),
-            on_removed=self.kv.clear_slot,
-        )
+    def __init__(self, *models: str, adapters: tuple[tuple[str, ...], ...] = (), lists_follow: bool = False) -> None:
+        core = Core({"policy": "kv_cost"}, rng=random.Random(1), config=CoreConfig(lists_follow=lists_follow))
+        self.sessions, self.kv, self.replicas = core.sessions, core.kv, core.replicas
         self.recall = ModelRecall(self.replicas, self.sessions, self.kv)
         for number, model in enumerate(models):
             self.put(f"r{number}", model, *(adapters[number] if adapters else ()))
@@ -63,9 +60,7 @@ def test_a_replica_that_serves_any_name_may_take_it() -> None:
 
 def test_who_is_still_to_be_asked_changes_nothing() -> None:
     """A newcomer's names are not known for a moment."""
-    fleet = Fleet()
-    fleet.replicas = ReplicaRegistry(lists_follow=True, on_added=lambda slot: fleet.kv.add_slot(slot, "x"))
-    fleet.recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
+    fleet = Fleet(lists_follow=True)
     fleet.put("old", "m")
     fleet.put("fresh")
     assert fleet.model_of() == "m"

@@ -13,16 +13,10 @@ from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
-from pointsman.router.decide.fleet_state import DecisionSettings, FleetState
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.core import Core, CoreConfig
+from pointsman.router.decide.fleet_state import DecisionSettings
+from pointsman.router.fleet.replicas import Health
 from pointsman.router.outliers.answers import Verdict
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
 
 
 class Edge:
@@ -35,42 +29,18 @@ class Edge:
         override_header: bool = False,
         silence_s: Mapping[str, float] | None = None,
     ) -> None:
-        self.load = LoadTable()
-        self.sessions = SessionTable()
-        self.kv = KVState()
-        self.kv.on_prefilled = self.load.release_leg
-        self.metrics = DecisionMetrics()
-        self.replicas = ReplicaRegistry(
-            initial_health=Health.UP, on_added=self._slot_added, on_removed=self._slot_removed
-        )
-        self.outliers = OutlierTable(OutlierConfig(), self.replicas)
         document = {"policy": policy} if isinstance(policy, str) else policy
-        self.pipeline = Pipeline(
-            build_policy(document),  # type: ignore[arg-type]
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-                outliers=self.outliers,
-            ),
-            metrics=self.metrics,
-            rng=random.Random(7),
-            settings=DecisionSettings(
-                override_header=override_header,
-                silence_s=silence_s or {},
-            ),
-        )
+        decisions = DecisionSettings(override_header=override_header, silence_s=silence_s or {})
+        self.core = Core(document, rng=random.Random(7), config=CoreConfig(decisions=decisions))  # type: ignore[arg-type]
+        self.load = self.core.load
+        self.sessions = self.core.sessions
+        self.kv = self.core.kv
+        self.metrics = self.core.decision_metrics
+        self.replicas = self.core.replicas
+        self.outliers = self.core.outliers
+        self.pipeline = self.core.pipeline
         for number, replica in enumerate(replicas):
             self.put(replica, number)
-
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
-
-    def _slot_removed(self, slot: int) -> None:
-        self.load.clear_slot(slot)
-        self.kv.clear_slot(slot)
 
     def put(self, replica: str, number: int = 0, model: str = "", role: Role = Role.BOTH) -> None:
         registration = Registration(url=f"http://127.0.0.1:{8000 + number}", model=model, role=role)
@@ -283,19 +253,19 @@ class TestPairs:
         assert (decision.first, decision.prefill, decision.pairing) == ("d", "p", Pairing.PAIRED)
         assert decision.prefill_address == "127.0.0.1:8001"
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 1)
-        edge.kv.first_token("r", 0.0)
+        edge.core.requests.first_token("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
-        edge.load.release("r")
+        edge.core.requests.end("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
-        edge.load.validate()
+        edge.core.validate()
 
     def test_the_end_ends_a_leg_whose_first_token_was_never_told(self) -> None:
         """A client that left, or a prefill replica that died."""
         edge = self.edge()
         edge.ask("r", body_bytes=self.LONG)
-        edge.load.release("r")
+        edge.core.requests.end("r", 0.0)
         assert len(edge.load) == 0
-        edge.load.validate()
+        edge.core.validate()
 
     def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
         """In front of others on the prefill replica alone, until it reports the leg's first token."""
@@ -304,15 +274,15 @@ class TestPairs:
         slots = [edge.replicas.get(name).slot for name in "dp"]  # type: ignore[union-attr]
         assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 10_000]
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r.prefill", 9000, 0, 200.0)])
-        edge.kv.apply(slots[1], told, 0.1)
+        edge.core.engine_events("p", told, 0.1)
         assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 0]
         assert edge.kv.times.observations == 1
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r", 9000, 0, 900.0)])
-        edge.kv.apply(slots[0], told, 0.2)
+        edge.core.engine_events("d", told, 0.2)
         assert edge.kv.times.observations == 1, "what the decode replica waited for is not its own prefill"
-        edge.kv.ended("r", 0.3)
-        edge.kv.expire(100.0)
-        edge.kv.validate()
+        edge.core.requests.end("r", 0.3)
+        edge.core.sweep(100.0)
+        edge.core.validate()
 
     def test_prefill_replicas_take_no_requests(self) -> None:
         """Not even when nothing else is there."""

@@ -13,15 +13,10 @@ from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.fleet_state import FleetState
-from pointsman.router.decide.hold import MAX_TURNS, Held, HoldQueue, HoldTurns, Outcome
-from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.core import Core, CoreConfig
+from pointsman.router.decide.hold import MAX_TURNS, Held, HoldQueue, Outcome
+from pointsman.router.fleet.replicas import Health
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics
 
 WAIT_S = 10.0
 TOKENS = 1000
@@ -36,34 +31,18 @@ class Edge:
     """A pipeline whose replicas have room for `TOKENS` tokens each."""
 
     def __init__(self, *replicas: str, max_held: int = 100, **given: object) -> None:
-        self.load = LoadTable()
-        self.kv = KVState()
-        self.kv.on_prefilled = self.load.release_leg
-        self.metrics = DecisionMetrics()
-        self.replicas = ReplicaRegistry(initial_health=Health.UP, on_added=self._slot_added)
-        self.pipeline = Pipeline(
-            build_policy(admission(**given)),
-            FleetState(
-                replicas=self.replicas,
-                load=self.load,
-                sessions=SessionTable(),
-                kv=self.kv,
-            ),
-            metrics=self.metrics,
-            rng=random.Random(7),
-            holds=HoldQueue(max_held=max_held),
-        )
-        self.turns = HoldTurns(self.pipeline, self.replicas, self.metrics)
+        self.core = Core(admission(**given), rng=random.Random(7), config=CoreConfig(max_held=max_held))
+        self.load = self.core.load
+        self.kv = self.core.kv
+        self.metrics = self.core.decision_metrics
+        self.replicas = self.core.replicas
+        self.pipeline = self.core.pipeline
         for replica in replicas or ("only",):
             self.put(replica)
 
     @property
     def holds(self) -> HoldQueue:
         return self.pipeline.holds
-
-    def _slot_added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def put(self, replica: str, model: str = "", adapters: tuple[str, ...] = ()) -> None:
         registration = Registration(url="http://127.0.0.1:8000", model=model, adapters=list(adapters))
@@ -87,18 +66,18 @@ class Edge:
 
     def hold(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Held | Decision:
         """The lookup of a request that was told to wait."""
-        return self.turns.ask(self.features(request, tokens, **given), now_s)
+        return self.core.hold(self.features(request, tokens, **given), now_s)
 
     def make_room(self) -> None:
         """What `fill` began is over, and long ago."""
-        self.kv.ended("full", 0.0)
+        self.core.requests.end("full", 0.0)
         self.kv.conversations.expire(CONVERSATION_TTL_S + 1.0)
 
     def step(self, now_s: float = 1.0) -> dict[str, Decision]:
         """Who waits no longer, and what they are told."""
-        answers = {held.features.request_id: decision for held, decision in self.turns.step(now_s)}
+        answers = {held.features.request_id: decision for held, decision in self.core.step_held(now_s)}
         self.holds.validate()
-        self.kv.validate()
+        self.core.validate()
         return answers
 
 

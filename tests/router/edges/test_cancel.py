@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from pointsman.router.edges.protocol import EdgeProtocol
+from pointsman.router.core import Core
+from pointsman.router.edges.build import join
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.edges.store import Entry, Kept, Roster
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.kv.state import KVState
 from pointsman.router.watch.readiness import Readiness
 
 CALLS = ("open", "append", "read")
@@ -65,8 +63,7 @@ class DeafStore:
 async def test_an_edge_leaves_where_a_call_swallows_its_cancellation(call: str) -> None:
     """CPython issue 86296: `asyncio.wait_for` of Python 3.11 may return a result instead."""
     store = DeafStore(call)
-    registry = ReplicaRegistry(initial_health=Health.UP)
-    protocol = EdgeProtocol("e1", replicas=registry, load=LoadTable(), sessions=SessionTable(), kv=KVState())
+    protocol = join(Core({"policy": "least_load"}, rng=random.Random(1)), "e1", documents={})
     protocol.meet([EdgeInfo(edge="e1"), EdgeInfo(edge="e2")], 0.0)
     clock = asyncio.get_running_loop().time
     sharing = Sharing(protocol, store, info=EdgeInfo(edge="e1"), readiness=Readiness(), clock=clock)

@@ -51,9 +51,8 @@ def decide(router: Router, *sessions: str) -> list[str]:
     chosen = []
     for session in sessions:
         features = RequestFeatures(request_id=f"q-{session}", session=session, body_bytes=4000, prefix_keys=(1, 2, 3))
-        chosen.append(router.pipeline.decide(features, router.clock()).first)
-        router.load.release(features.request_id)
-        router.kv.ended(features.request_id, router.clock())
+        chosen.append(router.core.pipeline.decide(features, router.clock()).first)
+        router.core.requests.end(features.request_id, router.clock())
     return chosen
 
 

@@ -94,7 +94,7 @@ async def test_a_state_the_disk_did_not_take_is_saved_once_there_is_room(
     file = FullDisk(tmp_path / "state.json")
     async with running_router() as router:
         await register(router, "a")
-        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy, readiness=router.readiness)
+        keeper = StateKeeper(file, replicas=router.core.replicas, policy=router.core.policy, readiness=router.readiness)
         keeping = asyncio.create_task(keeper.run())
         keeper.changed()
         async with asyncio.timeout(20):
@@ -129,7 +129,7 @@ async def test_a_changed_configuration_wins_over_a_saved_policy(tmp_path: Path) 
     async with running_router(state_file=state_file) as router, client_of(router) as client:
         await client.put("/v1/policy", json={"policy": "round_robin"})
     async with running_router(state_file=state_file, policy={"policy": "random"}) as router:
-        assert router.pipeline.policy.name == "random"
+        assert router.core.pipeline.policy.name == "random"
 
 
 class SlowFile(StateFile):
@@ -151,7 +151,7 @@ async def test_a_slow_disk_holds_up_no_lookup(tmp_path: Path) -> None:
     file = SlowFile(tmp_path / "state.json")
     async with running_router() as router:
         await register(router, "a")
-        keeper = StateKeeper(file, replicas=router.replicas, policy=router.policy, readiness=router.readiness)
+        keeper = StateKeeper(file, replicas=router.core.replicas, policy=router.core.policy, readiness=router.readiness)
         keeping = asyncio.create_task(keeper.run())
         keeper.changed()
         await asyncio.to_thread(file.writes.wait, 30)

@@ -13,9 +13,9 @@ from router_fixture import register, running_router
 
 from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents, EventsAnswer
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
+from pointsman.router.core import Core
 from pointsman.router.fronts import feed as feed_front
 from pointsman.router.fronts.api.admin_token import AdminToken
-from pointsman.router.fronts.engine_messages import EngineFeed
 from pointsman.router.fronts.feed import FeedProtocol
 
 
@@ -37,13 +37,13 @@ def events(seq: int, **given: Any) -> EngineEvents:
     return EngineEvents(epoch="e", seq=seq, **given)
 
 
-class Taken(EngineFeed):
+class Taken(Core):
     """Takes what replica `a` says."""
 
     def __init__(self) -> None:
         self.messages: list[EngineEvents] = []
 
-    def take(self, replica_id: str, events: EngineEvents) -> EventsAnswer | None:
+    def engine_events(self, replica_id: str, events: EngineEvents, now_s: float) -> EventsAnswer | None:
         if replica_id != "a":
             return None
         self.messages.append(events)
@@ -58,7 +58,9 @@ class Peer:
         self.paused = False
         self.written = b""
         self.closed = False
-        self.protocol = FeedProtocol(self.feed, set() if connections is None else connections, AdminToken(token))
+        self.protocol = FeedProtocol(
+            self.feed, set() if connections is None else connections, AdminToken(token), lambda: 0.0
+        )
         self.protocol.connection_made(cast(asyncio.Transport, self))
 
     def write(self, data: bytes) -> None:
@@ -203,13 +205,13 @@ async def test_the_router_listens_and_hangs_up_at_its_end() -> None:
     async with running_router() as router:
         await register(router, "a")
         address = router.addresses["feed"]
-        assert router.feed.port == address.port
+        assert router.core.feed_port == address.port
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(HELLO + framed(events(0, snapshot=True, stored=[7], block_tokens=16)))
         frames = [await reader.readexactly(FEED_HEAD.unpack(await reader.readexactly(4))[0]) for _ in range(2)]
         reply = msgspec.msgpack.decode(frames[1], type=FeedReply)
         assert reply.answer is not None and reply.answer.feed_port == address.port
-        assert router.kv.index.holds(0, 7)
+        assert router.core.kv.index.holds(0, 7)
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()

@@ -30,7 +30,7 @@ class Full:
     def __init__(self, router: Router, client: httpx.AsyncClient) -> None:
         self.router = router
         self.client = client
-        self.holds = router.pipeline.holds
+        self.holds = router.core.pipeline.holds
 
     async def ask(self, route: str, request: str, tokens: int = 100) -> str:
         form = {"id": request, "path": "/v1/completions", "session": f"session of {request}", "size": 4 * tokens}
@@ -50,7 +50,7 @@ class Full:
                 await asyncio.sleep(0.005)
 
     def has_room(self, tokens: int) -> None:
-        self.router.kv.columns.set_capacity(0, TOKENS + tokens)
+        self.router.core.kv.columns.set_capacity(0, TOKENS + tokens)
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def test_the_answer_comes_with_the_turn() -> None:
         assert not second.done()
         full.has_room(250)
         assert await second == "reason=kv-cold\nfirst=a\n"
-        assert len(full.router.load) == 3
+        assert len(full.router.core.load) == 3
 
 
 async def test_the_answer_after_the_wait_is_a_refusal() -> None:
@@ -114,7 +114,7 @@ async def test_an_end_of_request_line_frees_the_place() -> None:
     """Also where the connection is still open: the request is over, and nobody would end what it were placed for."""
     async with full_router() as full:
         first = await full.hold("1")
-        full.router.end_of_request.apply(b'{"ev":"end","id":"1","srv":"<NOSRV>","st":429}')
+        full.router.core.apply_line(b'{"ev":"end","id":"1","srv":"<NOSRV>","st":429}', full.router.clock())
         assert len(full.holds) == 0
         assert full.holds.outcomes == {Outcome.GONE: 1}
         first.cancel()
@@ -147,10 +147,10 @@ async def test_a_policy_that_fails_holds_nobody_up() -> None:
     """A programming error costs those who wait their answer, and is counted."""
     async with full_router() as full:
         asking = [await full.hold("1"), await full.hold("2")]
-        full.router.pipeline.swap_policy(Broken(PolicyConfig()))
+        full.router.core.pipeline.swap_policy(Broken(PolicyConfig()))
         assert [await one for one in asking] == ["503 nobody decided\n"] * 2
         assert full.holds.outcomes == {Outcome.DROPPED: 2}
-        assert full.router.decision_metrics.lookup_errors == 1
+        assert full.router.core.decision_metrics.lookup_errors == 1
 
 
 async def test_what_is_held_is_measured() -> None:

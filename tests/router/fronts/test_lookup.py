@@ -24,9 +24,9 @@ async def test_it_reserves_like_any_lookup_unless_asked_without_an_id() -> None:
     async with running_router() as router, client_of(router, "lookup") as client:
         await register(router, "a")
         await client.post("/lookup", content=urlencode({"path": "/v1/completions"}))
-        assert len(router.load) == 0
+        assert len(router.core.load) == 0
         await client.post("/lookup", content=urlencode({"id": "1", "path": "/v1/completions"}))
-        assert len(router.load) == 1
+        assert len(router.core.load) == 1
 
 
 async def test_a_form_too_large_is_refused() -> None:

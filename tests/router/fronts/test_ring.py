@@ -1,6 +1,7 @@
 """The log ring front: octet-counted JSON lines that end reservations."""
 
 import asyncio
+import random
 
 import msgspec
 import pytest
@@ -11,14 +12,10 @@ from hypothesis import strategies as st
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold import HoldQueue, Outcome
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.fronts.ring import MAX_LINE_BYTES, MAX_WORKERS, EndOfRequest, RingProtocol
-from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import RequestMetrics
-from pointsman.router.outliers.failure_accrual import OutlierConfig
-from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.core import Core
+from pointsman.router.decide.hold import Outcome
+from pointsman.router.fronts.ring import MAX_LINE_BYTES, RingProtocol
+from pointsman.router.requests.end_of_request import MAX_WORKERS
 
 
 def line(**fields: object) -> bytes:
@@ -47,36 +44,28 @@ class Ring:
     """The front on its own state."""
 
     def __init__(self) -> None:
-        self.load = LoadTable()
-        self.load.add_slot(0)
-        self.kv = KVState()
-        self.kv.add_slot(0, "a")
-        self.metrics = RequestMetrics()
+        self.core = Core({"policy": "least_load"}, rng=random.Random(1))
+        self.load, self.kv, self.replicas = self.core.load, self.core.kv, self.core.replicas
+        self.outliers, self.holds = self.core.outliers, self.core.holds
+        self.metrics = self.core.request_metrics
+        self.events = self.core.end_of_request
         self.transport = FakeTransport()
-        self.holds = HoldQueue()
-        slots = {"a": 0, "b": 1, "c": 2}
-        replicas = ReplicaRegistry(initial_health=Health.UP)
         for port, name in ((1, "a"), (2, "b")):
-            replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
-        self.replicas = replicas
-        self.outliers = OutlierTable(OutlierConfig(), replicas)
-        self.events = EndOfRequest(
-            load=self.load,
-            kv=self.kv,
-            metrics=self.metrics,
-            clock=lambda: 0.0,
-            slot_of=lambda name: slots.get(name, -1),
-            outliers=self.outliers,
-            holds=self.holds,
-        )
-        self.protocol = RingProtocol(self.events, self.metrics)
+            self.replicas.put(name, Registration(url=f"http://10.0.0.1:{port}"), ("10.0.0.1", port), 0.0)
+        self.protocol = RingProtocol(self.events, self.metrics, lambda: 0.0)
         self.protocol.connection_made(self.transport)
+
+    def place(self, request: str, **features: object) -> None:
+        """A decision by KV sent a request to replica a."""
+        asked, requests = RequestFeatures(request_id=request, **features), self.core.requests  # type: ignore[arg-type]
+        requests.reserve(request, 0, 10, 0.0)
+        requests.place(asked, self.kv.read(asked, 0.0), 0, make_candidates(a=0), 0.0)
 
 
 def test_a_line_ends_its_reservation_and_is_counted() -> None:
     """In flight one before, none after; times and status go to the replica that served."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line()))
     assert len(ring.load) == 0
     served = ring.metrics.replicas["a"]
@@ -88,8 +77,8 @@ def test_a_line_ends_its_reservation_and_is_counted() -> None:
 def test_first_tokens_and_ends_release_the_prefill_backlog() -> None:
     """A `first` line does, and so does the end of a request that never had a first token."""
     ring = Ring()
-    ring.kv.backlog.add("r1", 0, 500, 0.0, reports=True)
-    ring.kv.backlog.add("r2", 0, 300, 0.0, reports=True)
+    ring.place("r1", body_bytes=2000)
+    ring.place("r2", body_bytes=1200)
     ring.protocol.data_received(framed(line(ev="first", id="r1")))
     assert ring.kv.signals.waiting[0] == 300
     ring.protocol.data_received(framed(line(id="r2")))
@@ -171,9 +160,9 @@ def test_only_what_haproxy_placed_alone_failed_open(
 def test_a_number_out_of_range_is_a_malformed_line(fields: dict[str, object]) -> None:
     """It changes nothing, and the connection goes on with the next line."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(**fields)))
-    assert ring.metrics.malformed_lines == 1 and "r1" in ring.load and not ring.metrics.replicas
+    assert ring.metrics.malformed_lines == 1 and ring.core.requests.is_reserved("r1") and not ring.metrics.replicas
     ring.protocol.data_received(framed(line()))
     assert len(ring.load) == 0 and not ring.transport.closed
 
@@ -191,7 +180,7 @@ def test_the_last_end_of_each_worker_is_remembered() -> None:
 def test_a_request_no_server_took_is_refused_not_served() -> None:
     """A 503 of HAProxy's own must not look like a replica's."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(srv="<NOSRV>", st=503, tr=-1)))
     ring.protocol.data_received(framed(line(srv="<lua.pm_no_model>", st=400, tr=0)))
     assert ring.metrics.refused == {503: 1, 400: 1} and not ring.metrics.replicas
@@ -201,7 +190,7 @@ def test_a_request_no_server_took_is_refused_not_served() -> None:
 def test_an_aborted_request_has_no_status_but_ends() -> None:
     """A client that left before the headers: status -1, still one line, still released."""
     ring = Ring()
-    ring.load.reserve("r1", 0, 10, now_s=0.0)
+    ring.core.requests.reserve("r1", 0, 10, now_s=0.0)
     ring.protocol.data_received(framed(line(st=-1, tr=-1, ts="CH")))
     assert ring.metrics.replicas["a"].by_class == {"none": 1} and len(ring.load) == 0
 
@@ -231,12 +220,10 @@ def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
     """Its client left before its first answer began, or it was refused: no room is kept for what it would have said
     next, and it has no home."""
     ring = Ring()
-    features = RequestFeatures(request_id="r1", session="s", body_bytes=400)
-    candidates = make_candidates(a=0)
-    ring.kv.placed(features, ring.kv.read(features, 0.0), 0, candidates, 0.0)
+    ring.place("r1", session="s", body_bytes=400)
     assert ring.kv.conversations.live == 1
     ring.protocol.data_received(framed(line(id="r1", st=st, ts="CH")))
-    ring.kv.validate()
+    ring.core.validate()
     assert ring.kv.conversations.live == live
     assert (ring.kv.conversations.get("s") is not None) == live
     assert (ring.kv.signals.footprint[0] > 0) == live

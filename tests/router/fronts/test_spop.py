@@ -62,7 +62,7 @@ async def test_pipelined_lookups_are_all_answered_and_all_counted() -> None:
         await register(router, "a", "b")
         answers = await ask(router, *(question(n) for n in range(50)))
         assert {answer.stream_id for answer in answers} == set(range(50))
-        assert router.load.in_flight[:2].tolist() == [25, 25]
+        assert router.core.load.in_flight[:2].tolist() == [25, 25]
 
 
 async def test_a_session_header_pins() -> None:
@@ -99,7 +99,7 @@ async def test_a_broken_frame_ends_one_connection_and_is_counted() -> None:
             frame = await peer.receive()
             assert isinstance(frame, spop_peer.AgentDisconnect) and frame.status != Status.NORMAL
             assert await peer.receive() is None
-        assert router.decision_metrics.protocol_errors == 1
+        assert router.core.decision_metrics.protocol_errors == 1
         await ask(router, question(1))
 
 
@@ -107,15 +107,15 @@ async def test_a_programming_error_closes_the_connection_and_is_counted(capsys: 
     """HAProxy fails open for what was in flight there; the process serves on."""
     async with running_router(policy={"policy": "round_robin"}) as router:
         await register(router, "a")
-        rank = router.pipeline.policy.rank
-        router.pipeline.policy.rank = lambda *_: 1 / 0  # type: ignore[assignment, return-value]
+        rank = router.core.pipeline.policy.rank
+        router.core.pipeline.policy.rank = lambda *_: 1 / 0  # type: ignore[assignment, return-value]
         address = router.addresses["spop"]
         async with spop_peer.connect(address.host, address.port) as peer:
             await peer.handshake()
             await peer.send(question(1))
             assert isinstance(await peer.receive(), spop_peer.AgentDisconnect)
-        assert router.decision_metrics.lookup_errors == 1
-        router.pipeline.policy.rank = rank  # type: ignore[method-assign]
+        assert router.core.decision_metrics.lookup_errors == 1
+        router.core.pipeline.policy.rank = rank  # type: ignore[method-assign]
         (answer,) = await ask(router, question(2))
         assert answer.variables["txn.first"] == "a"
         assert "ZeroDivisionError" in "".join(capsys.readouterr())
@@ -167,6 +167,6 @@ async def test_connections_are_counted_while_open() -> None:
         address = router.addresses["spop"]
         async with spop_peer.connect(address.host, address.port) as peer:
             await peer.handshake()
-            assert router.decision_metrics.spop_connections == 1
-        while router.decision_metrics.spop_connections:
+            assert router.core.decision_metrics.spop_connections == 1
+        while router.core.decision_metrics.spop_connections:
             await asyncio.sleep(0)

@@ -68,20 +68,20 @@ class TestBacklog:
         """Once; the time the rest takes follows."""
         columns = make_columns()
         backlog = PrefillBacklog(columns)
-        backlog.add("a", 1, 1000, 0.0, reports=True)
-        backlog.add("b", 1, 500, 0.0, reports=True)
+        first = backlog.add(1, 1000, 0.0, reports=True)
+        backlog.add(1, 500, 0.0, reports=True)
         assert columns.signals.prefill_ms[1] == pytest.approx(PRIOR_BASE_MS + 1500 * PRIOR_PER_TOKEN_MS)
-        assert backlog.release("a")
-        assert not backlog.release("a")
+        assert backlog.release(first)
+        assert not backlog.release(first)
         assert columns.signals.waiting[1] == 500
 
     def test_silence_ends_it_when_the_prefill_should_be_over(self) -> None:
-        """One prompt after the other on a plain endpoint; later where first tokens are told, and counted."""
+        """One prompt after the other on a plain endpoint; later where first tokens are reported, and counted."""
         columns = make_columns()
         backlog = PrefillBacklog(columns)
-        backlog.add("a", 0, 1000, 0.0, reports=False)
-        backlog.add("b", 0, 1000, 0.0, reports=False)
-        backlog.add("c", 1, 1000, 0.0, reports=True)
+        backlog.add(0, 1000, 0.0, reports=False)
+        backlog.add(0, 1000, 0.0, reports=False)
+        backlog.add(1, 1000, 0.0, reports=True)
         each_s = PRIOR_MS_AT_1000 / 1000
         for now_s, waiting in ((each_s - 0.001, [2000, 1000]), (each_s, [1000, 1000]), (2 * each_s, [0, 1000])):
             backlog.expire(now_s)
@@ -89,17 +89,16 @@ class TestBacklog:
         backlog.expire(GRACE_S + 2 * each_s)
         assert (len(backlog), backlog.decayed) == (0, 3)
 
-    def test_who_tells_of_late_first_tokens_is_given_as_much_more(self) -> None:
+    def test_who_reports_late_first_tokens_is_given_as_much_more(self) -> None:
         """An engine whose KV is full lets prompts wait: the last first token there came 30 s late, so those behind may
         be as late and still count. They end then, or when the replica catches up and they are silent."""
         each_s = PRIOR_MS_AT_1000 / 1000
-        for told_s, ends_s in ((30.0 + each_s, 30.0 + 3 * each_s), (0.0, 3 * each_s)):
+        for reported_s, ends_s in ((30.0 + each_s, 30.0 + 3 * each_s), (0.0, 3 * each_s)):
             columns = make_columns()
             backlog = PrefillBacklog(columns)
-            for request in ("a", "b", "c"):
-                backlog.add(request, 0, 1000, 0.0, reports=True)
-            backlog.release("a", first_s=30.0 + each_s)
-            backlog.release("b", first_s=told_s + each_s)
+            first, second, _ = (backlog.add(0, 1000, 0.0, reports=True) for _ in range(3))
+            backlog.release(first, first_s=30.0 + each_s)
+            backlog.release(second, first_s=reported_s + each_s)
             overdue_s = ends_s + GRACE_S + 3 * each_s
             backlog.expire(overdue_s - 0.001)
             assert columns.signals.waiting[0] == 1000
@@ -110,11 +109,10 @@ class TestBacklog:
         """Nor that of the one that takes the slot after it."""
         each_s = PRIOR_MS_AT_1000 / 1000
         backlog = PrefillBacklog(make_columns())
-        backlog.add("late", 0, 1000, 0.0, reports=True)
-        backlog.release("late", first_s=60.0)
+        backlog.release(backlog.add(0, 1000, 0.0, reports=True), first_s=60.0)
         backlog.clear_slot(0)
         for slot in (0, 1):
-            backlog.add(f"silent on {slot}", slot, 1000, 60.0, reports=True)
+            backlog.add(slot, 1000, 60.0, reports=True)
         backlog.expire(60.0 + GRACE_S + 2 * each_s)
         assert (len(backlog), backlog.decayed) == (0, 2)
 
@@ -122,33 +120,40 @@ class TestBacklog:
         """A client that left after a minute did not get its token then."""
         each_s = PRIOR_MS_AT_1000 / 1000
         backlog = PrefillBacklog(make_columns())
-        for request in ("left", "silent"):
-            backlog.add(request, 0, 1000, 0.0, reports=True)
-        backlog.release("left")
+        left, _ = (backlog.add(0, 1000, 0.0, reports=True) for _ in range(2))
+        backlog.release(left)
         backlog.expire(GRACE_S + 4 * each_s)
         assert len(backlog) == 0
 
     def test_a_slot_that_is_cleared_has_nothing_waiting(self) -> None:
         """Late news of its requests change nothing."""
-        columns = make_columns()
-        backlog = PrefillBacklog(columns)
-        backlog.add("a", 0, 1000, 0.0, reports=True)
+        backlog = PrefillBacklog(make_columns())
+        entry = backlog.add(0, 1000, 0.0, reports=True)
         backlog.clear_slot(0)
-        assert not backlog.release("a")
+        assert not backlog.release(entry)
         backlog.validate()
 
     @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2), st.integers(1, 999), st.booleans()), max_size=60))
     def test_column_and_entries_agree(self, steps: list[tuple[int, int, int, bool]]) -> None:
-        """Whatever is added again, released, bounded or overdue."""
-        backlog = PrefillBacklog(make_columns(), max_entries=5)
+        """Whatever is added, released, cleared or overdue; what was released does not pile up."""
+        backlog = PrefillBacklog(make_columns())
+        entries = {}
         for at, (request, slot, tokens, adds) in enumerate(steps):
             if adds:
-                backlog.add(f"r{request}", slot, tokens, at / 100, reports=bool(tokens % 2))
-            else:
-                backlog.release(f"r{request}", first_s=at / 100 if tokens % 3 else None)
+                entries[request] = backlog.add(slot, tokens, at / 100, reports=bool(tokens % 2))
+            elif request in entries:
+                backlog.release(entries[request], first_s=at / 100 if tokens % 3 else -1.0)
+            elif tokens % 5 == 0:
+                backlog.clear_slot(slot)
             backlog.expire(at / 100)
             backlog.validate()
-            assert len(backlog) <= 5
+
+    def test_released_entries_do_not_pile_up(self) -> None:
+        """A thousand prompts, one after the other, on a replica that has long to report."""
+        backlog = PrefillBacklog(make_columns())
+        for _ in range(1000):
+            backlog.release(backlog.add(0, 1000, 0.0, reports=True))
+        assert len(backlog) == 0 and len(backlog._due) <= 65
 
 
 class TestPrefillTimes:

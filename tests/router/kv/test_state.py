@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+import random
+
 import pytest
 from candidates import make_candidates
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.prefix_keys import BOUNDARIES
-from pointsman.policies.candidates import NO_SLOT, Candidates
+from pointsman.contract.registration import Registration
+from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.kv import state as kv_state
+from pointsman.router.core import Core
 from pointsman.router.kv.conversation import Conversation
 from pointsman.router.kv.parts import Prompt
-from pointsman.router.kv.state import EXPECTED_S, LINGER_S, KVState
+from pointsman.router.kv.state import EXPECTED_S
+from pointsman.router.requests.table import LINGER_S
 
 CHAIN = tuple(range(1000, 1040))
 
@@ -22,20 +25,26 @@ class Fleet:
     """Three replicas that report, and their KV state."""
 
     def __init__(self, replicas: int = 3) -> None:
-        self.kv = KVState()
-        self.seqs = [0] * replicas
+        self.core = Core({"policy": "kv_cost"}, rng=random.Random(1))
+        self.kv, self.requests = self.core.kv, self.core.requests
+        self.seqs: list[int] = []
         for slot in range(replicas):
-            self.kv.add_slot(slot, f"r{slot}")
+            self.add_slot(f"r{slot}")
             self.tell(slot, snapshot=True, capacity_tokens=100_000)
-        self.candidates = Candidates(
-            membership=1, slots=np.arange(replicas), ids=[f"r{slot}" for slot in range(replicas)],
-            in_flight=np.zeros(64, dtype=np.int64), in_flight_tokens=np.zeros(64, dtype=np.int64),
-        )  # fmt: skip
+        self.candidates = make_candidates({f"r{slot}": 0 for slot in range(replicas)})
+
+    def add_slot(self, name: str, seq: int = 0) -> None:
+        """A replica takes the next slot."""
+        self.core.replicas.put(name, Registration(url="http://10.0.0.1:1"), ("10.0.0.1", 1), 0.0)
+        self.seqs.append(seq)
 
     def tell(self, slot: int, *, epoch: str = "e", now_s: float = 0.0, **events: object) -> bool:
         """The next message of an engine; whether a snapshot is asked for."""
         self.seqs[slot] += 1
-        return self.kv.apply(slot, EngineEvents(epoch=epoch, seq=self.seqs[slot], **events), now_s)  # type: ignore[arg-type]
+        message = EngineEvents(epoch=epoch, seq=self.seqs[slot], **events)  # type: ignore[arg-type]
+        answer = self.core.engine_events(self.core.replicas.ids[slot], message, now_s)
+        assert answer is not None
+        return answer.resync
 
     def ask(self, request_id: str, keys: int = 0, *, slot: int | None = None, now_s: float = 0.0, **given: object):
         """A prompt of so many keys of the chain; placed if a slot is given."""
@@ -45,9 +54,14 @@ class Fleet:
         )  # fmt: skip
         prompt = self.kv.read(features, now_s)
         if slot is not None:
-            self.kv.placed(features, prompt, slot, self.candidates, now_s)
-            self.kv.validate()
+            self.place(features, prompt, slot, now_s)
         return prompt
+
+    def place(self, features: RequestFeatures, prompt: Prompt, slot: int, now_s: float = 0.0) -> None:
+        """A decision sent a prompt to a slot."""
+        self.requests.reserve(features.request_id, slot, 100, now_s)
+        self.requests.place(features, prompt, slot, self.candidates, now_s)
+        self.core.validate()
 
     def resident(self, prompt: Prompt) -> list[int]:
         return [prompt.resident.tokens(slot) for slot in range(len(self.seqs))]
@@ -68,9 +82,9 @@ def test_what_engines_store_is_resident() -> None:
 def test_somebody_else_may_size_an_endpoint() -> None:
     """One that tells nothing itself has the capacity that was read off it."""
     fleet = Fleet()
-    fleet.kv.sized(2, 7_000)
+    fleet.kv.set_scraped_capacity(2, 7_000)
     assert fleet.kv.signals.capacity[:3].tolist() == [100_000, 100_000, 7_000]
-    fleet.kv.validate()
+    fleet.core.validate()
 
 
 def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
@@ -78,24 +92,23 @@ def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
     and so does an engine that begins to tell."""
     fleet = Fleet()
     kv = fleet.kv
-    kv.add_slot(3, "r3")
-    kv.sized(3, 2_500)
+    fleet.add_slot("r3")
+    kv.set_scraped_capacity(3, 2_500)
     other = tuple(range(5000, 5010))
     fleet.ask("r1", 8, slot=3)
     assert kv.index.holds(3, CHAIN[7]) and kv.index.expected == 0
     features = RequestFeatures(request_id="r2", prefix_keys=other, body_bytes=BOUNDARIES[9])
-    kv.placed(features, kv.read(features, 0.0), 3, fleet.candidates, 0.0)
+    fleet.place(features, kv.read(features, 0.0), 3)
     assert kv.index.holds(3, other[9])
     assert kv.index.holds(3, CHAIN[0]) and not kv.index.holds(3, CHAIN[7])
     kv.restarted(3)
     assert not kv.index.holds(3, other[0])
     fleet.ask("r3", 8, slot=3)
-    fleet.seqs.append(0)
     fleet.tell(3, snapshot=True, stored=[CHAIN[0]])
     assert [kv.index.holds(3, key) for key in CHAIN[:2]] == [True, False]
     fleet.tell(3, evicted=[CHAIN[0]])
-    kv.hit(3, 100_000)
-    kv.sized(3, 9_000)
+    kv.observe_scraped_hits(3, 100_000)
+    kv.set_scraped_capacity(3, 9_000)
     fleet.ask("r4", 8, slot=3)
     assert kv.index.expected == 8
     kv.validate()
@@ -140,8 +153,7 @@ def test_short_conversations_have_a_home_without_any_key() -> None:
 def test_a_plain_endpoint_keeps_its_conversations_by_the_router_s_own_account() -> None:
     """Nothing is ever told: prompts are where decisions sent them, short ones by their session alone."""
     fleet = Fleet()
-    fleet.kv.add_slot(3, "r3")
-    fleet.seqs.append(0)
+    fleet.add_slot("r3")
     fleet.ask("r1", slot=3, session="short", body_bytes=400)
     fleet.ask("r2", 8, slot=3, session="long")
     assert fleet.resident(fleet.ask("r3", session="short", body_bytes=480)) == [0, 0, 0, 100]
@@ -178,26 +190,26 @@ def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.ask("r2", 9, slot=0)
-    fleet.kv.first_token("r2", 0.5)
-    fleet.kv.ended("r1", 1.0)
+    fleet.requests.first_token("r2", 0.5)
+    fleet.requests.end("r1", 1.0)
     assert fleet.kv.signals.waiting[0] == 0
     fleet.tell(0, finished=[Finished("r1", 900, 50)])
     assert fleet.ask("r3", 8, session="s").conversation.tokens == 950
-    fleet.kv.ended("r2", 2.0)
-    fleet.kv.expire(2.0 + LINGER_S)
-    assert not fleet.kv._placements
+    fleet.requests.end("r2", 2.0)
+    fleet.requests.expire(2.0 + LINGER_S)
+    assert len(fleet.requests) == 0
 
 
 def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
     """What its earlier turns left at home is there, and will be asked for again; of a first turn there is nothing."""
     fleet = Fleet()
     fleet.ask("r1", 4, slot=0, session="s")
-    fleet.kv.ended("r1", 1.0)
+    fleet.requests.end("r1", 1.0)
     fleet.ask("r2", 6, slot=0, session="s", now_s=2.0)
     fleet.ask("r3", 6, slot=1, session="other", now_s=2.0)
     for request in ("r2", "r3"):
-        fleet.kv.ended(request, 3.0, served=False)
-        fleet.kv.validate()
+        fleet.requests.end(request, 3.0, served=False)
+        fleet.core.validate()
     assert fleet.kv.conversations.live == 1
     assert fleet.kv.signals.footprint[0] > 0
     assert fleet.kv.signals.footprint[1] == 0
@@ -214,10 +226,10 @@ def test_kv_under_way_is_that_of_conversations_with_a_request() -> None:
     fleet.ask("r3")
     signals = fleet.kv.signals
     assert (signals.usage, signals.active_usage) == (pytest.approx(0.2, abs=0.01), signals.usage)
-    fleet.kv.ended("r1", 1.0)
+    fleet.requests.end("r1", 1.0)
     fleet.ask("r3", now_s=1.0)
     assert signals.active_usage == pytest.approx(signals.usage / 2)
-    fleet.kv.ended("r2", 1.0)
+    fleet.requests.end("r2", 1.0)
     fleet.ask("r3", now_s=1.0)
     assert (signals.active_usage, signals.usage) == (0.0, pytest.approx(0.2, abs=0.01))
 
@@ -230,7 +242,7 @@ def test_prompts_behind_a_late_first_token_still_wait(by_haproxy: bool) -> None:
     for request in ("late", "behind"):
         fleet.ask(request, 8, slot=0, session=request)
     if by_haproxy:
-        fleet.kv.first_token("late", 65.0, 60_000.0)
+        fleet.requests.end("late", 65.0, took_ms=60_000.0)
     else:
         fleet.tell(0, first=[FirstToken("late", 1000, 0, 60_000.0)], now_s=60.0)
     waiting = fleet.kv.signals.waiting[0]
@@ -245,11 +257,11 @@ def test_who_served_is_the_home() -> None:
     """HAProxy could not connect to slot 0 and went to slot 2: the next turn is expected there."""
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
-    fleet.kv.ended("r1", 1.0, served_by=2)
+    fleet.requests.end("r1", 1.0, served_by=2)
     assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
     known = fleet.ask("r2", 8, session="s").conversation
     assert known is not None and known.slot == 2 and not known.under_way
-    fleet.kv.validate()
+    fleet.core.validate()
 
 
 def test_who_served_an_earlier_turn_is_not_the_home() -> None:
@@ -257,10 +269,10 @@ def test_who_served_an_earlier_turn_is_not_the_home() -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.kv.conversations.learn(Conversation("s", NO_SLOT, 2000, 0, 8000, 0, -1, 0, 0.5, 2, home="r0"), 0)
-    fleet.kv.ended("r1", 1.0, served_by=2)
+    fleet.requests.end("r1", 1.0, served_by=2)
     known = fleet.kv.conversations.get("s")
     assert known is not None and (known.home, known.turn, known.tokens) == ("r0", 2, 2000)
-    fleet.kv.validate()
+    fleet.core.validate()
 
 
 @pytest.mark.parametrize("came_back", [False, True])
@@ -269,38 +281,22 @@ def test_who_served_and_restarted_since_is_no_home(came_back: bool) -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
     if came_back:
-        fleet.kv.clear_slot(2)
-        fleet.kv.add_slot(2, "r2")
+        fleet.core.replicas.remove("r2")
+        fleet.add_slot("r2")
     fleet.tell(2, epoch="another life", snapshot=True)
-    fleet.kv.ended("r1", 1.0, served_by=2)
+    fleet.requests.end("r1", 1.0, served_by=2)
     assert fleet.kv.conversations.get("s") is None
     assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, 0]
     fleet.ask("r2", 8, slot=2, session="s")
-    fleet.kv.ended("r2", 2.0)
+    fleet.requests.end("r2", 2.0)
     assert fleet.kv.conversations.get("s") is not None
-    fleet.kv.validate()
-
-
-def test_requests_that_engines_may_speak_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With their prefill legs, under way and ended alike; the oldest is over then."""
-    monkeypatch.setattr(kv_state, "MAX_PLACEMENTS", 10)
-    fleet = Fleet()
-    for number in range(40):
-        features = RequestFeatures(request_id=f"q{number}", session=f"s{number}", body_bytes=400)
-        prompt = fleet.kv.read(features, 0.0)
-        fleet.kv.placed(features, prompt, 0, fleet.candidates, 0.0, prefill=1 if number % 2 else NO_SLOT)
-        if number % 3:
-            fleet.kv.ended(features.request_id, 0.0)
-        assert len(fleet.kv._placements) <= 10 and len(fleet.kv._ended) <= 10 and len(fleet.kv._legs) <= 10
-    fleet.kv.validate()
-    assert sum(known.under_way for known in fleet.kv.conversations) <= 10
+    fleet.core.validate()
 
 
 def test_gaps_and_strangers_ask_for_a_snapshot() -> None:
     """Deltas of an engine never heard, and deltas after a lost message, are not believed until all is told."""
     fleet = Fleet()
-    fleet.kv.add_slot(3, "r3")
-    fleet.seqs.append(7)
+    fleet.add_slot("r3", 7)
     assert fleet.tell(3, stored=[CHAIN[0]])
     assert fleet.kv.index.match(CHAIN) == []
     assert not fleet.tell(3, stored=[CHAIN[0]], snapshot=True)
@@ -326,7 +322,7 @@ def test_another_epoch_forgets_the_first_life() -> None:
     assert fleet.ask("r3", 9, session="s").conversation is None
     assert fleet.kv.columns.time_ms(0, 1000) == learned
     assert fleet.kv.counters.restarts == 1
-    fleet.kv.validate()
+    fleet.core.validate()
 
 
 def test_a_slot_changes_hands_clean() -> None:
@@ -334,13 +330,13 @@ def test_a_slot_changes_hands_clean() -> None:
     fleet = Fleet()
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.tell(0, stored=list(CHAIN[:8]))
-    fleet.kv.clear_slot(0)
-    fleet.kv.add_slot(0, "another")
+    fleet.core.replicas.remove("r0")
+    fleet.add_slot("another")
     assert not fleet.kv.reports(0)
     assert fleet.kv.index.match(CHAIN) == []
     assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
-    fleet.kv.first_token("r1", 0.5)
-    fleet.kv.validate()
+    fleet.requests.first_token("r1", 0.5)
+    fleet.core.validate()
 
 
 def test_regret_is_what_a_better_holder_held() -> None:
@@ -369,7 +365,7 @@ def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
     assert fleet.kv.index.holds(0, CHAIN[7])
     fleet.tell(0, finished=[Finished("r1", 1000, 10)])
     assert [fleet.kv.index.holds(0, key) for key in CHAIN[:8]] == [True] * 3 + [False] * 5
-    fleet.kv.validate()
+    fleet.core.validate()
 
 
 def test_odd_prompts_are_read_and_placed() -> None:
@@ -378,20 +374,17 @@ def test_odd_prompts_are_read_and_placed() -> None:
     assert fleet.ask("r1", body_bytes=0, slot=0).tokens == 1
     many = RequestFeatures(request_id="r2", prefix_keys=tuple(range(200)), body_bytes=10)
     prompt = fleet.kv.read(many, 0.0)
-    fleet.kv.placed(many, prompt, 1, fleet.candidates, 0.0)
+    fleet.place(many, prompt, 1)
     assert prompt.tokens == BOUNDARIES[-1] // 4
 
 
 def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
     """Nobody answered it; keys that others are expected to hold stay expected."""
-    kv = KVState()
-    for slot in range(2):
-        kv.add_slot(slot, f"r{slot}")
-    candidates = make_candidates({"r0": 0, "r1": 0})
+    fleet = Fleet(2)
     for slot, request in enumerate(("q0", "q1")):
         features = RequestFeatures(request_id=request, prefix_keys=(10 + slot,), body_bytes=2000)
-        kv.placed(features, kv.read(features, 0.0), slot, candidates, 0.0)
-    kv.clear_slot(0)
-    kv.ended("q0", 1.0, served=False)
-    assert kv.index.match((11,))
-    kv.validate()
+        fleet.place(features, fleet.kv.read(features, 0.0), slot)
+    fleet.core.replicas.remove("r0")
+    fleet.requests.end("q0", 1.0, served=False)
+    assert fleet.kv.index.match((11,))
+    fleet.core.validate()

@@ -137,7 +137,7 @@ async def test_a_router_outlives_an_exception_in_its_sweep(monkeypatch: pytest.M
             swept.set()
             return 0
 
-        monkeypatch.setattr(router.load, "expire", expire)
+        monkeypatch.setattr(router.core.requests, "expire", expire)
         async with asyncio.timeout(20):
             await swept.wait()
         assert 'pointsman_background_errors_total{task="sweep"} 1.0' in (await client.get("/metrics")).text

@@ -78,7 +78,7 @@ async def test_a_saved_replica_outside_is_not_restored(tmp_path: Path) -> None:
             assert (await client.put(f"/v1/replicas/{name}", json={"url": f"http://{address}:9"})).status_code == 201
     networks = {"port": 0, "engine_networks": ["10.0.0.0/16"]}
     async with running_router(state_file=state_file, admin=networks) as router:
-        assert [replica.id for replica in router.replicas] == ["in"]
+        assert [replica.id for replica in router.core.replicas] == ["in"]
 
 
 class NameServer:

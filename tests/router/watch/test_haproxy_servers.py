@@ -1,5 +1,6 @@
 """The edge sync: HAProxy's servers follow the registry, health and sessions come back."""
 
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -8,9 +9,9 @@ from other_task import another_task
 from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.replicas import Health
 from pointsman.router.metrics.requests import EdgeHealth
 from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, SLICE_REPLICAS, WINDOW_VARIABLE, EdgeSync
 from pointsman.router.watch.readiness import Readiness
@@ -55,15 +56,16 @@ class World:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.haproxy = FakeHAProxy()
-        self.load = LoadTable()
+        config = CoreConfig(initial_health=Health.STARTING)
+        self.core = Core({"policy": "least_load"}, rng=random.Random(1), config=config)
+        self.load, self.requests, self.replicas = self.core.load, self.core.requests, self.core.replicas
         self.health = EdgeHealth()
         self.readiness = Readiness("haproxy")
         self.needs = BodyNeeds.NOTHING
-        self.replicas = ReplicaRegistry(on_added=self.load.add_slot, on_removed=self.load.clear_slot)
         self.sync = EdgeSync(
             self.haproxy,  # type: ignore[arg-type]
-            replicas=self.replicas, load=self.load, health=self.health, readiness=self.readiness,
-            body_needs=lambda: self.needs, clock=lambda: self.now_s, interval_s=0.5,
+            replicas=self.replicas, load=self.load, requests=self.requests, health=self.health,
+            readiness=self.readiness, body_needs=lambda: self.needs, clock=lambda: self.now_s, interval_s=0.5,
         )  # fmt: skip
         for number, name in enumerate(("a", "b"), 1):
             self.replicas.put(name, Registration(url=f"http://h:{number}"), ("10.0.0.1", number), 0.0)
@@ -113,7 +115,9 @@ async def test_of_a_prefill_replica_health_is_checked_and_nothing_else(world: Wo
     assert world.haproxy.desired["p"].drain
     replica = world.replicas.get("p")
     assert replica is not None and replica.state == "up"
-    world.load.reserve_leg("r", replica.slot, 100, world.now_s)
+    world.requests.reserve("r", world.replicas.slot_of("a"), 100, world.now_s)
+    world.requests.reserve_prefill("r", replica.slot, 100)
+    world.haproxy.sessions = {"a": 1}
     for _ in range(20):
         await world.round()
     assert world.load.in_flight[replica.slot] == 1
@@ -190,11 +194,11 @@ async def test_without_the_masters_socket_a_reload_spares_all_reservations(world
     """Whose streams run on where nobody can count them, so a comparison proves nothing."""
     await world.round()
     slot = world.replicas.get("a").slot  # type: ignore[union-attr]
-    world.load.reserve("r", slot, 1, now_s=world.now_s)
+    world.requests.reserve("r", slot, 1, now_s=world.now_s)
     world.haproxy.pid = 101
     for _ in range(20):
         await world.round()
-    assert "r" in world.load
+    assert world.requests.is_reserved("r")
 
 
 async def test_sessions_of_old_workers_count_with_those_of_the_current_one(
@@ -206,7 +210,7 @@ async def test_sessions_of_old_workers_count_with_those_of_the_current_one(
     world.haproxy.sessions = {"b": 2}
     await world.round()
     await world.round()
-    world.load.reserve("r", a, 1, now_s=world.now_s)
+    world.requests.reserve("r", a, 1, now_s=world.now_s)
     world.haproxy.pid, world.haproxy.sessions = 101, {"b": 1}
     old_workers.sessions, old_workers.count = {"a": 1, "b": 1}, 1
     for _ in range(20):
@@ -216,21 +220,21 @@ async def test_sessions_of_old_workers_count_with_those_of_the_current_one(
     old_workers.sessions = {}
     for _ in range(4):
         await world.round()
-    assert "r" not in world.load and world.load.in_flight[b] == 1
+    assert not world.requests.is_reserved("r") and world.load.in_flight[b] == 1
 
 
 async def test_nothing_leaks_while_an_old_worker_cannot_be_asked(world: World, old_workers: FakeOldWorkers) -> None:
     """Its sessions may be the missing ones; once all are counted again, what nobody has goes."""
     slot = world.replicas.get("a").slot  # type: ignore[union-attr]
-    world.load.reserve("r", slot, 1, now_s=world.now_s)
+    world.requests.reserve("r", slot, 1, now_s=world.now_s)
     old_workers.all_seen = False
     for _ in range(20):
         await world.round()
-    assert "r" in world.load
+    assert world.requests.is_reserved("r")
     old_workers.all_seen = True
     for _ in range(4):
         await world.round()
-    assert "r" not in world.load
+    assert not world.requests.is_reserved("r")
 
 
 async def test_workers_are_looked_at_while_haproxy_stops_too(world: World, old_workers: FakeOldWorkers) -> None:
@@ -256,9 +260,9 @@ async def test_rounds_are_rare_at_rest_and_in_large_fleets(world: World) -> None
     assert world.sync.pause_s() == 0.5  # nobody has been seen yet
     await world.round()
     assert world.sync.pause_s() == 1.0
-    world.load.reserve("r", 0, 1, world.now_s)
+    world.requests.reserve("r", 0, 1, world.now_s)
     assert world.sync.pause_s() == 0.5
-    world.load.release("r")
+    world.requests.end("r", world.now_s)
     world.haproxy.down = {"a"}
     await world.round()
     assert world.sync.pause_s() == 0.5

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import random
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
+from pointsman.contract.registration import Registration
 from pointsman.haproxy.errors import HAProxyError, HAProxyUnavailable, WorkerGone
 from pointsman.haproxy.runtime_api import Info, ServerStat
-from pointsman.router.fleet.load import LoadTable
+from pointsman.router.core import Core
 from pointsman.router.watch import old_workers
 from pointsman.router.watch.old_workers import IDLE_ROUNDS, OldWorkers, UnseenLines
 
@@ -102,11 +104,10 @@ class World:
     """A HAProxy with one worker, and what follows its reloads."""
 
     def __init__(self) -> None:
-        self.load = LoadTable()
-        self.load.add_slot(0)
+        self.core = Core({"policy": "least_load"}, rng=random.Random(1))
+        self.core.replicas.put("a", Registration(url="http://10.0.0.1:1"), ("10.0.0.1", 1), 0.0)
         self.last_ids: dict[int, str] = {}
         self.lines: list[bytes] = []
-        self.apply: Callable[[bytes], None] = self.lines.append
         self.master = FakeMaster()
         self.connections: list[FakeConnection] = []
         self.current = 0
@@ -115,9 +116,13 @@ class World:
             master=self.master,  # type: ignore[arg-type]
             backend="fleet",
             end_of_request=self,  # type: ignore[arg-type]
-            load=self.load,
+            requests=self.core.requests,
+            clock=lambda: 0.0,
         )
         self.start(1)
+
+    def apply(self, line: bytes, now_s: float) -> None:
+        self.lines.append(line)
 
     async def _connect(self) -> FakeConnection:
         self.connections.append(FakeConnection(self.current))
@@ -179,7 +184,7 @@ async def test_a_worker_that_is_not_stopping_yet_still_has_its_ring(world: World
     (first,) = world.connections
     world.start(2)
     first.put([line("r1")])
-    world.load.reserve("r1", 0, 1, 0.0)
+    world.core.requests.reserve("r1", 0, 1, 0.0)
     await world.look()
     assert world.lines == []
     first.stopping = True
@@ -210,7 +215,7 @@ async def test_haproxy_that_stops_is_followed_to_its_end(world: World) -> None:
     await world.look()
     (only,) = world.connections
     only.stopping = True
-    world.load.reserve("r1", 0, 1, 0.0)
+    world.core.requests.reserve("r1", 0, 1, 0.0)
     only.put([line("r1")])
     world.current, world.master.connections[1] = None, 0  # type: ignore[assignment]
     for _ in range(IDLE_ROUNDS + 1):
@@ -271,7 +276,7 @@ async def test_a_ring_that_cannot_be_read_on_lets_its_worker_end(world: World, f
         raise RuntimeError("a fault of ours")
 
     world.master.sessions = {1: {"a": 2}}
-    world.load.reserve("r1", 0, 1, 0.0)
+    world.core.requests.reserve("r1", 0, 1, 0.0)
     world.apply = refuse
     connection = await reloaded(world)
     connection.put(HAProxyUnavailable("cut") if fault == "the socket" else [line("r1")])

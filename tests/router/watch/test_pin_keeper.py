@@ -161,11 +161,14 @@ async def test_a_router_with_a_state_file_restores_its_pins(tmp_path: Path, monk
     monkeypatch.setattr(pin_keeper, "SAVE_S", 0.01)
     state_file = str(tmp_path / "state.json")
     async with running_router(state_file=state_file) as router:
-        router.sessions.pin("s", "a", router.clock())
+        router.core.sessions.pin("s", "a", router.clock())
         journal = PinJournal(tmp_path / "state.json.pins")
         async with asyncio.timeout(10):
             while not journal.load()[0]:
                 await asyncio.sleep(0.01)
-        router.sessions.pin("at the end", "b", router.clock())
+        router.core.sessions.pin("at the end", "b", router.clock())
     async with running_router(state_file=state_file) as router:
-        assert [router.sessions.get(session, router.clock(), 60.0) for session in ("s", "at the end")] == ["a", "b"]
+        assert [router.core.sessions.get(session, router.clock(), 60.0) for session in ("s", "at the end")] == [
+            "a",
+            "b",
+        ]

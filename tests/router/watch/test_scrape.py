@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -13,11 +14,8 @@ from router_fixture import client_of, running_router
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.router.app import Router
-from pointsman.router.fleet.adapters import AdapterTable
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry, ServedNames
-from pointsman.router.kv.state import KVState
+from pointsman.router.core import Core, CoreConfig
+from pointsman.router.fleet.replicas import Health, ServedNames
 from pointsman.router.settings import ScrapeSettings
 from pointsman.router.watch.scrape import ASK_AGAIN_S, MAX_PAGE_BYTES, METRICS, MODELS, Scraper
 
@@ -34,24 +32,11 @@ class World:
 
     def __init__(self, *replicas: str, model: str = "m", **settings: float) -> None:
         self.now_s = 100.0
-        self.load = LoadTable()
-        self.kv = KVState()
-        self.replicas = ReplicaRegistry(initial_health=Health.UP, lists_follow=True, on_added=self._added)
-        self.scraper = Scraper(
-            replicas=self.replicas,
-            load=self.load,
-            kv=self.kv,
-            adapters=AdapterTable(),
-            catalog=ModelCatalog(self.replicas, created=1),
-            settings=ScrapeSettings(**settings),
-            clock=lambda: self.now_s,
-        )
+        self.core = Core({"policy": "least_load"}, rng=random.Random(1), config=CoreConfig(lists_follow=True))
+        self.load, self.kv, self.replicas = self.core.load, self.core.kv, self.core.replicas
+        self.scraper = Scraper(self.core, settings=ScrapeSettings(**settings), clock=lambda: self.now_s)
         for number, name in enumerate(replicas, 1):
             self.replicas.put(name, Registration(url=f"http://h:{number}", model=model), ("10.0.0.1", number), 0.0)
-
-    def _added(self, slot: int) -> None:
-        self.load.add_slot(slot)
-        self.kv.add_slot(slot, self.replicas.ids[slot])
 
     def due(self, after_s: float = 0.0, *, failed: bool = False) -> list[tuple[str, str]]:
         """Who is asked `after_s` later, and has answered at once."""
@@ -74,7 +59,7 @@ def test_the_pace_follows_the_work() -> None:
     """With requests every `interval_s`, idle every `idle_interval_s`."""
     world = World("a", "b", interval_s=0.5, idle_interval_s=5.0)
     world.due(), world.due()
-    world.load.reserve("r1", 0, 10, world.now_s)
+    world.core.requests.reserve("r1", 0, 10, world.now_s)
     assert world.due(0.5) == [("a", METRICS)]
     assert world.due(0.5) == [("a", METRICS)]
     assert world.due(4.0) == [("a", METRICS), ("b", METRICS)]
@@ -84,7 +69,7 @@ def test_an_endpoint_that_does_not_tell_is_asked_seldom() -> None:
     """A server without metrics costs a look every `idle_interval_s`, busy or not."""
     world = World("a", interval_s=0.5, idle_interval_s=5.0)
     world.due()
-    world.load.reserve("r1", 0, 10, world.now_s)
+    world.core.requests.reserve("r1", 0, 10, world.now_s)
     assert world.due(failed=True) == [("a", METRICS)]
     assert world.due(1.0) == []
     assert world.due(4.0) == [("a", METRICS)]
@@ -93,7 +78,7 @@ def test_an_endpoint_that_does_not_tell_is_asked_seldom() -> None:
 def test_an_engine_that_tells_is_not_asked_for_its_load() -> None:
     """Its models are, at their own pace."""
     world = World("a", models_interval_s=30.0)
-    world.kv.apply(0, EngineEvents(epoch="e", seq=0, snapshot=True), world.now_s)
+    world.core.engine_events("a", EngineEvents(epoch="e", seq=0, snapshot=True), world.now_s)
     assert world.due() == [("a", MODELS)]
     assert world.due(29.0) == []
     assert world.due(1.0) == [("a", MODELS)]
@@ -199,15 +184,15 @@ async def test_what_an_endpoint_shows_reaches_the_tables() -> None:
         stub.lists("tiny")
         stub.runs(3)
         await join(router, stub)
-        await until(lambda: router.load.outside[0] == 3)
-        assert router.kv.signals.capacity[0] == 1600
-        assert router.kv.load(0).running == 3
-        assert router.replicas.get("a").names == {"tiny"}
-        assert router.catalog.cards() == [{"id": "tiny", "max_model_len": 7, "owned_by": ""}]
+        await until(lambda: router.core.load.outside[0] == 3)
+        assert router.core.kv.signals.capacity[0] == 1600
+        assert router.core.kv.feed(0).load.running == 3
+        assert router.core.replicas.get("a").names == {"tiny"}
+        assert router.core.catalog.cards() == [{"id": "tiny", "max_model_len": 7, "owned_by": ""}]
         stub.pages.pop("/metrics")
-        await until(lambda: router.load.outside[0] == 0)
+        await until(lambda: router.core.load.outside[0] == 0)
         assert router.scraper.results[METRICS, "failed"]
-        assert router.replicas.membership("tiny").slots.tolist() == [0], "what does not tell still serves"
+        assert router.core.replicas.membership("tiny").slots.tolist() == [0], "what does not tell still serves"
 
 
 async def test_an_engine_with_another_start_time_has_forgotten_everything() -> None:
@@ -216,10 +201,10 @@ async def test_an_engine_with_another_start_time_has_forgotten_everything() -> N
         stub.runs(0, started_s=1)
         await join(router, stub, model="m")
         await until(lambda: router.scraper.results[METRICS, "ok"])
-        router.kv.index.stored(0, 77)
+        router.core.kv.index.stored(0, 77)
         stub.runs(0, started_s=2)
-        await until(lambda: router.kv.counters.restarts)
-        assert router.kv.index.match((77,)) == []
+        await until(lambda: router.core.kv.counters.restarts)
+        assert router.core.kv.index.match((77,)) == []
 
 
 async def test_an_endpoint_nobody_named_waits_while_others_have_names() -> None:
@@ -228,14 +213,14 @@ async def test_an_endpoint_nobody_named_waits_while_others_have_names() -> None:
         known.lists("m")
         unnamed.hangs = True
         await join(router, unnamed, "u")
-        assert router.replicas.membership("m").slots.tolist() == [0]
+        assert router.core.replicas.membership("m").slots.tolist() == [0]
         await join(router, known, "k", model="m")
-        assert router.replicas.membership("m").slots.tolist() == [1]
-        assert router.replicas.membership("").slots.tolist() == [1]
+        assert router.core.replicas.membership("m").slots.tolist() == [1]
+        assert router.core.replicas.membership("").slots.tolist() == [1]
         unnamed.lists("m", "other")
         unnamed.hangs = False
-        await until(lambda: router.replicas.membership("m").slots.tolist() == [0, 1])
-        assert router.replicas.membership("other").slots.tolist() == [0]
+        await until(lambda: router.core.replicas.membership("m").slots.tolist() == [0, 1])
+        assert router.core.replicas.membership("other").slots.tolist() == [0]
 
 
 @pytest.mark.parametrize("page", ["no list", "x" * (MAX_PAGE_BYTES + 1)])
@@ -244,7 +229,7 @@ async def test_an_endpoint_without_a_list_serves_anything(page: str) -> None:
     async with endpoint() as stub, running_router(scrape=FAST) as router:
         stub.pages["/v1/models"] = page
         await join(router, stub)
-        await until(lambda: router.replicas.get("a").names == frozenset())
+        await until(lambda: router.core.replicas.get("a").names == frozenset())
         assert router.scraper.results[MODELS, "failed"]
 
 
@@ -255,14 +240,14 @@ async def test_an_endpoint_that_is_not_ready_is_asked_again() -> None:
         stub.status = 503
         await join(router, stub)
         await until(lambda: router.scraper.results[MODELS, "failed"])
-        assert router.replicas.get("a").names is None
+        assert router.core.replicas.get("a").names is None
         stub.status = 200
-        await until(lambda: router.replicas.get("a").names == {"m"})
+        await until(lambda: router.core.replicas.get("a").names == {"m"})
 
 
 async def test_a_scraper_that_is_off_asks_nobody() -> None:
     """Replicas without a name serve anything, as they say."""
     async with endpoint() as stub, running_router(scrape={"enabled": False}) as router:
         await join(router, stub)
-        assert router.replicas.get("a").names == frozenset()
+        assert router.core.replicas.get("a").names == frozenset()
         assert stub.asked == []

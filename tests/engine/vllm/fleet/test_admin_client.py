@@ -50,11 +50,11 @@ async def test_a_replica_is_routed_to_when_every_router_that_answers_has_it_up()
     async with running_router() as router:
         admin = AdminClient("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
         await register(router, "a")
-        router.replicas.set_health("a", Health.DOWN)
+        router.core.replicas.set_health("a", Health.DOWN)
         waiting = asyncio.create_task(admin.wait_routed(["a"]))
         await asyncio.sleep(0)
         assert not waiting.done()
-        router.replicas.set_health("a", Health.UP)
+        router.core.replicas.set_health("a", Health.UP)
         async with asyncio.timeout(5):
             await waiting
         await admin.withdraw()
@@ -75,5 +75,5 @@ async def test_dead_replicas_are_deregistered_at_once() -> None:
         admin = AdminClient("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
         await register(router, "a", "b")
         await admin.deregister(["a", "nobody"])
-        assert [replica.id for replica in router.replicas] == ["b"]
+        assert [replica.id for replica in router.core.replicas] == ["b"]
         await admin.withdraw()

@@ -108,7 +108,7 @@ async def test_a_policy_that_haproxy_reads_too_little_for_is_put_live_with_a_war
     async with running_router(policy={"policy": "least_load"}) as router, client_of(router) as client:
         assert "warnings" not in (await client.put("/v1/policy", json={"policy": "kv_cost"})).json()
         await client.put("/v1/policy", json={"policy": "least_load"})
-        router.edge_health.body_window_bytes = 16_384
+        router.core.edge_health.body_window_bytes = 16_384
         assert "warnings" not in (await client.put("/v1/policy", json={"policy": "random"})).json()
         for dry_run in ("1", "0"):
             answer = await client.put("/v1/policy", json={"policy": "kv_cost"}, params={"dry_run": dry_run})
@@ -119,7 +119,7 @@ async def test_a_policy_that_haproxy_reads_too_little_for_is_put_live_with_a_war
         assert found["pointsman_haproxy_body_window_bytes"] == 16_384
         assert found["pointsman_policy_body_window_bytes"] == 114_688
         assert "warnings" not in (await client.get("/v1/policy")).json()
-        router.edge_health.body_window_bytes = 114_688
+        router.core.edge_health.body_window_bytes = 114_688
         assert "warnings" not in (await client.put("/v1/policy", json={"policy": "kv_cost"})).json()
 
 
@@ -151,7 +151,7 @@ async def test_a_policy_refused_to_a_person_is_counted_and_no_alarm() -> None:
 async def test_a_policy_that_nobody_waits_for_is_an_alarm_until_a_change_succeeds() -> None:
     """As when the state file names a policy that is not installed any more."""
     async with running_router() as router, client_of(router) as client:
-        router.policy.restore({"policy": "gone"}, router.policy.configured)
+        router.core.policy.restore({"policy": "gone"}, router.core.policy.configured)
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 0
         await client.put("/v1/policy", json={"policy": "random"})
         assert (await metrics(client))["pointsman_config_last_reload_successful"] == 1
@@ -170,7 +170,7 @@ async def test_a_router_is_ready_when_a_replica_can_serve() -> None:
         assert (await ready())[0] == 503
         await register(router, "a", "b")
         assert await ready() == (200, "ok\n")
-        router.replicas.set_health("a", Health.DOWN)
+        router.core.replicas.set_health("a", Health.DOWN)
         assert await ready() == (200, "ok\n")
         await client.post("/v1/replicas/b/drain")
         assert await ready() == (503, "not ready: replicas: no replica can serve: 1 down, 1 draining\n")

@@ -209,7 +209,7 @@ async def test_a_page_cannot_ask_for_decisions(front: str, headers: dict[str, st
         await register(router, "a")
         answer = await client.post(f"/{front}", content="id=1&path=/v1/completions", headers=headers)
         assert answer.status_code == status, answer.text
-        assert len(router.load) == (status == 200)
+        assert len(router.core.load) == (status == 200)
 
 
 async def test_a_proxied_lookup_over_a_unix_socket_has_any_host(tmp_path: Any) -> None:

@@ -160,9 +160,9 @@ async def prepare(client: httpx.AsyncClient) -> None:
 
 def check_whole(router: Router) -> None:
     """What bodies could have half changed agrees with itself, and can be saved and measured."""
-    router.replicas.validate()
-    router.adapters.validate()
-    msgspec.json.encode([router.replicas.saved(), router.policy.document])
+    router.core.replicas.validate()
+    router.core.adapters.validate()
+    msgspec.json.encode([router.core.replicas.saved(), router.core.policy.document])
     assert list(router.metrics.collect())
 
 
@@ -208,4 +208,4 @@ async def test_a_size_that_is_no_number_of_bytes_is_refused(size: str) -> None:
             for route in ("/lookup", "/hold"):
                 answer = await client.post(route, content=f"id=boom&size={size}")
                 assert (answer.status_code, answer.text[:5]) == (400, "size:")
-        assert len(router.load) == 0
+        assert len(router.core.load) == 0

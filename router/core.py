@@ -1,0 +1,283 @@
+"""The router without sockets: everything a router knows, wired once, behind plain synchronous methods.
+
+`Core` owns the registry of replicas, their load, KV, sessions, adapters, outliers and model cards, the requests in
+flight, the pipeline that decides over them and the policy that is live. The service drives it with what sockets bring,
+the simulator and the tests with a virtual time: each method takes the time of its call, in seconds of one monotonic
+clock.
+
+What always holds: a replica's slot has its columns in every table from `put` to `remove`, and `on_slot_added` and
+`on_slot_removed` are called while it has them. Core awaits nothing, opens nothing, logs no request, and does not know
+whether other edges share its state: who replicates it connects to its hooks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pointsman.contract.events import EngineEvents, EventsAnswer
+from pointsman.policies.decision import Decision
+from pointsman.policies.policy import Needs
+from pointsman.policies.registry import PolicyTable, build_policy
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.hold import MAX_HELD, Held, HoldQueue, HoldTurns
+from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.models import ModelCatalog
+from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.kv.state import KVState
+from pointsman.router.metrics.requests import DecisionMetrics, EdgeHealth, RequestMetrics
+from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.table import RequestTable
+from pointsman.router.settings import LimitSettings
+
+SWEEP_INTERVAL_S = 0.5
+"""Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
+
+STALL_S = 2.0
+"""Nothing was swept for so long: the process was stopped, or its machine was."""
+
+TIDY_KEYS = 4096
+"""Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
+
+EVENTS_INTERVAL_MS = 20
+"""How long engines gather what changes while the policy goes by it."""
+
+IDLE_EVENTS_INTERVAL_MS = 1000
+"""The same while no policy reads it: often enough to be in sync when one does."""
+
+MAX_EVENTS_PER_S = 1000
+"""Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
+
+
+class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `Core` is built from, besides its policy and its dice."""
+
+    limits: LimitSettings = LimitSettings()
+    outliers: OutlierConfig = OutlierConfig()
+    decisions: DecisionSettings = DEFAULT_SETTINGS
+    initial_health: Health = Health.UP
+    """Of a replica nobody has checked yet."""
+    lists_follow: bool = False
+    """Whether somebody reads the replicas' own lists of models."""
+    max_held: int = MAX_HELD
+    created: int = 0
+    """Seconds since 1970, for cards of models that no replica gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep ended."""
+
+    leases: list[str]
+    """Replicas removed because their lease ended."""
+    reservations: int
+    """Reservations whose request never ended, as far as this edge was told."""
+
+
+class Core:
+    """One router's state and decisions."""
+
+    def __init__(
+        self,
+        policy: Mapping[str, Any],
+        *,
+        rng: random.Random,
+        config: CoreConfig = CoreConfig(),  # noqa: B008 -- frozen
+        policies: PolicyTable | None = None,
+    ) -> None:
+        """Raises PolicyError for a document that describes no policy.
+
+        policy: the document of the policy that decides first.
+        rng: the dice of decisions.
+        policies: what may be named in `policy`; None for all that are installed.
+        """
+        limits = config.limits
+        self.on_slot_added: list[Callable[[int], None]] = []
+        """Called with the slot of a replica that was registered, once every table has it."""
+        self.on_slot_removed: list[Callable[[int], None]] = []
+        """Called with the slot of a replica that leaves, while every table still has it."""
+        self.on_registry_changed: list[Callable[[], None]] = []
+        self.on_policy_changed: list[Callable[[], None]] = []
+        self.edge = ""
+        """Id of this edge, where it shares state with others."""
+        self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
+        """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
+        self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
+        self.adapters = AdapterTable()
+        self.sessions = SessionTable(max_sessions=limits.max_sessions)
+        self.kv = KVState(
+            max_keys=limits.max_prefix_keys,
+            max_conversations=limits.max_conversations,
+            conversation_ttl_s=limits.conversation_ttl_s,
+        )
+        self.holds = HoldQueue(max_held=config.max_held)
+        self.requests = RequestTable(
+            load=self.load,
+            kv=self.kv,
+            holds=self.holds,
+            ttl_s=limits.reservation_ttl_s,
+            max_requests=limits.max_reservations,
+        )
+        self.replicas = ReplicaRegistry(
+            initial_health=config.initial_health,
+            max_replicas=limits.max_replicas,
+            lists_follow=config.lists_follow,
+            on_added=self._slot_added,
+            on_removed=self._slot_removed,
+            on_changed=self._registry_changed,
+        )
+        self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
+        self.catalog = ModelCatalog(self.replicas, created=config.created)
+        self.decision_metrics = DecisionMetrics()
+        self.request_metrics = RequestMetrics()
+        self.edge_health = EdgeHealth()
+        self.pipeline = Pipeline(
+            build_policy(policy, policies),
+            FleetState(
+                replicas=self.replicas,
+                requests=self.requests,
+                load=self.load,
+                sessions=self.sessions,
+                kv=self.kv,
+                adapters=self.adapters,
+                outliers=self.outliers,
+                context_tokens=self.catalog.context_tokens,
+            ),
+            metrics=self.decision_metrics,
+            rng=rng,
+            settings=config.decisions,
+            holds=self.holds,
+        )
+        self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
+        self.policy = PolicyControl(
+            self.pipeline,
+            self.decision_metrics,
+            policy,
+            on_changed=self._policy_changed,
+            window_bytes=lambda: self.edge_health.body_window_bytes,
+        )
+        self.end_of_request = EndOfRequest(
+            replicas=self.replicas,
+            requests=self.requests,
+            kv=self.kv,
+            outliers=self.outliers,
+            metrics=self.request_metrics,
+        )
+        self.feed_port = 0
+        """TCP port where engines may keep a connection for their events; 0 where there is none."""
+        self._swept_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Core({self.pipeline.policy!r}, {self.load!r})"
+
+    # Requests
+
+    def decide(self, features: RequestFeatures, now_s: float) -> Decision:
+        """Chooses replicas for a request and reserves there."""
+        return self.pipeline.decide(features, now_s)
+
+    def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
+        """A place in the queue for a request that was told to wait, or its decision."""
+        return self.turns.ask(features, now_s)
+
+    def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
+        """The held requests that wait no longer, with their decisions."""
+        return self.turns.step(now_s)
+
+    def apply_line(self, raw: bytes, now_s: float) -> None:
+        """Applies one line of HAProxy's log ring: a first token, or the end of a request."""
+        self.end_of_request.apply(raw, now_s)
+
+    # Engines
+
+    def engine_events(self, replica_id: str, events: EngineEvents, now_s: float) -> EventsAnswer | None:
+        """Applies an engine's message and renews its replica's lease; None when no such replica is registered."""
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return None
+        resync = self.kv.apply(replica.slot, events)
+        self.requests.report(replica.slot, events, now_s)
+        self.outliers.report(replica.slot, events, now_s)
+        if events.adapters is not None:
+            self.adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
+        interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
+        interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
+        renewed = self.replicas.renew(replica, events.born_ms, now_s)
+        return EventsAnswer(
+            resync=resync,
+            interval_ms=interval_ms,
+            feed_port=self.feed_port,
+            renewed=renewed,
+            edge=self.edge,
+            edges=self.other_edges(replica.address),
+        )
+
+    # Time
+
+    def sweep(self, now_s: float, keeps: Callable[[Replica], bool] = lambda replica: False) -> Swept:
+        """Ends what is overdue; called every `SWEEP_INTERVAL_S`.
+
+        keeps: whether somebody else vouches for a replica whose lease ended here.
+        """
+        if self._swept_s is not None and now_s - self._swept_s > STALL_S:
+            # Heartbeats that came meanwhile lie unread in their sockets.
+            self.replicas.extend_leases(now_s - self._swept_s)
+        self._swept_s = now_s
+        leases = self.replicas.expire_leases(now_s, keeps)
+        reservations = self.requests.expire(now_s)
+        self.outliers.step(now_s)
+        self.kv.expire(now_s)
+        self.adapters.expire(now_s)
+        self.kv.index.tidy(TIDY_KEYS)
+        policy = self.pipeline.policy
+        # A policy without pins leaves the table as it is: the one before it may come back.
+        self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
+        return Swept(leases, reservations)
+
+    # Slots
+
+    def _slot_added(self, slot: int) -> None:
+        self.load.add_slot(slot)
+        self.kv.add_slot(slot, self.replicas.ids[slot])
+        self.adapters.add_slot(slot)
+        for added in self.on_slot_added:
+            added(slot)
+
+    def _slot_removed(self, slot: int) -> None:
+        self.catalog.forget(self.replicas.ids[slot])
+        for removed in self.on_slot_removed:
+            removed(slot)
+        self.requests.clear_slot(slot)
+        self.load.clear_slot(slot)
+        self.kv.clear_slot(slot)
+        self.adapters.clear_slot(slot)
+        self.outliers.remove(slot, self.replicas.ids[slot])
+
+    def _registry_changed(self) -> None:
+        for changed in self.on_registry_changed:
+            changed()
+
+    def _policy_changed(self) -> None:
+        for changed in self.on_policy_changed:
+            changed()
+
+    def validate(self) -> None:
+        """Raises AssertionError when a table contradicts itself (tests call it after every step)."""
+        self.replicas.validate()
+        self.load.validate()
+        self.requests.validate()
+        self.kv.validate()
+        self.adapters.validate()
+        self.outliers.validate()
+        self.holds.validate()
