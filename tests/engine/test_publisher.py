@@ -63,7 +63,7 @@ async def test_a_snapshot_first_then_what_changes() -> None:
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1, 2, 3)))
             assert router.core.kv.signals.capacity[0] == 5000
-            assert router.core.kv.feed(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            assert router.core.kv.cursor(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
             publisher.keys([4], [1])
             await until(lambda: _true(holds(router, 4)))
             assert not holds(router, 1)
