@@ -81,7 +81,7 @@ async def test_an_engine_that_registers_at_one_edge_reports_to_both(tmp_path: Pa
     """The first one names the other; keys reach each without the store."""
     async with running_valkey(tmp_path) as valkey, running_routers(valkey.url, valkey.url) as (a, b):
         await register(a, "r1")
-        await until(lambda: b.replicas.get("r1") is not None)
+        await until(lambda: b.core.replicas.get("r1") is not None)
 
         def transport(admin_url: str) -> RouterTransport:
             return RouterTransport(admin_url, "", "r1")
@@ -93,10 +93,10 @@ async def test_an_engine_that_registers_at_one_edge_reports_to_both(tmp_path: Pa
             reach=transport,
         )
         publishing = asyncio.create_task(publisher.run())
-        await until(lambda: all(router.kv.index.holds(router.replicas.slot_of("r1"), 2) for router in (a, b)))
+        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 2) for router in (a, b)))
         publisher.keys([3], [1])
-        await until(lambda: all(router.kv.index.holds(router.replicas.slot_of("r1"), 3) for router in (a, b)))
-        assert not b.kv.index.holds(b.replicas.slot_of("r1"), 1)
+        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 3) for router in (a, b)))
+        assert not b.core.kv.index.holds(b.core.replicas.slot_of("r1"), 1)
         publishing.cancel()
         await asyncio.wait([publishing])
         await publisher.close()
