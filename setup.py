@@ -24,6 +24,7 @@ COMPILED = [
     "pointsman/router/fronts/deciding.py",
     "pointsman/router/decide/features.py",
     "pointsman/contract/prefix_keys.py",
+    "pointsman/router/decide/considered.py",
     "pointsman/router/decide/pipeline.py",
     "pointsman/policies/lib/load.py",
     "pointsman/policies/lib/ring.py",

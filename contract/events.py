@@ -40,11 +40,12 @@ MAX_BLOCK_TOKENS = 2**20
 class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request has its first token."""
 
-    id: Annotated[str, msgspec.Meta(max_length=128, description="Its `x-request-id`, which is the decision id.")]
+    id: Annotated[str, msgspec.Meta(max_length=128, description="`x-request-id` of the request.")]
     prompt_tokens: Tokens = 0
-    cached_tokens: Annotated[Tokens, msgspec.Meta(description="Of the prompt, found in the prefix cache.")] = 0
+    cached_tokens: Annotated[Tokens, msgspec.Meta(description="Prompt tokens found in the prefix cache.")] = 0
     ttft_ms: Annotated[
-        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its arrival at the engine; 0 is unknown.")
+        float,
+        msgspec.Meta(ge=0, le=MAX_MS, description="Time from arrival at the engine to the first token; 0: unknown."),
     ] = 0.0
 
 
@@ -55,7 +56,7 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
     decode_ms: Annotated[
-        float, msgspec.Meta(ge=0, le=MAX_MS, description="From its first token to its last; 0 is unknown.")
+        float, msgspec.Meta(ge=0, le=MAX_MS, description="Time from the first token to the last; 0: unknown.")
     ] = 0.0
 
 
@@ -119,7 +120,9 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     born_ms: Annotated[Count, msgspec.Meta(description="When this life began, since 1970; 0 is unsaid.")] = 0
     snapshot: bool = False
     since: Annotated[Count, msgspec.Meta(description="Changes of residency in this life before this message.")] = 0
-    at: Annotated[Count, msgspec.Meta(description="The same, with this message; 0 is unsaid, the first is 1.")] = 0
+    at: Annotated[
+        Count, msgspec.Meta(description="Changes of residency with this message; 0: not stated, the first is 1.")
+    ] = 0
     stored: Annotated[Keys, msgspec.Meta(description="Prefix keys that became resident.")] = []
     tokens: Annotated[
         list[Tokens],
@@ -153,16 +156,22 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the router says to a message."""
 
-    resync: Annotated[bool, msgspec.Meta(description="Send a snapshot next: a message was lost, or is unknown here.")]
+    resync: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether the next message must be a snapshot, because a message was lost or is unknown."
+        ),
+    ]
     interval_ms: Annotated[
-        int, msgspec.Meta(description="How long to gather what changes: short while the policy goes by it.")
+        int,
+        msgspec.Meta(
+            description="Batching interval for further messages; short while the live policy uses KV signals."
+        ),
     ]
     feed_port: Annotated[
-        int, msgspec.Meta(description="Port beside this one that takes messages over a connection that stays open.")
+        int, msgspec.Meta(description="Port on the same host that accepts messages over a persistent connection.")
     ] = 0
-    renewed: Annotated[
-        bool, msgspec.Meta(description="The message renewed the replica's lease, as a `PUT` of its registration does.")
-    ] = False
+    renewed: Annotated[bool, msgspec.Meta(description="Whether the message renewed the replica's lease.")] = False
     edge: Annotated[
         str, msgspec.Meta(description="Id of this edge, where it shares the fleet's state with others.")
     ] = ""

@@ -32,11 +32,13 @@ class PoolMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     id: ReplicaId
     state: Annotated[Word, msgspec.Meta(description="starting, ready, dead, draining or stopped")]
-    revision: Annotated[Word, msgspec.Meta(description="Of the configuration it was started with.")]
-    deaths: Annotated[Count, msgspec.Meta(description="How often it had to be started again.")]
+    revision: Annotated[Word, msgspec.Meta(description="Revision of the configuration the replica was started with.")]
+    deaths: Annotated[Count, msgspec.Meta(description="Number of restarts after a death.")]
     urls: Annotated[
         list[Url],
-        msgspec.Meta(max_length=MEMBERS_MAX, description="Where it serves; one a rank of a data-parallel group."),
+        msgspec.Meta(
+            max_length=MEMBERS_MAX, description="URLs of the replica; one for each rank of a data-parallel group."
+        ),
     ]
 
 
@@ -46,14 +48,18 @@ class PoolStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: PoolName
     model: Annotated[str, msgspec.Meta(max_length=1024)]
     role: Role
-    replicas: Annotated[Count, msgspec.Meta(description="As many are wanted; a data-parallel group counts as one.")]
-    replicas_max: Annotated[Count, msgspec.Meta(description="No more may be wanted.")]
+    replicas: Annotated[
+        Count, msgspec.Meta(description="Wanted number of replicas; a data-parallel group counts as one.")
+    ]
+    replicas_max: Annotated[Count, msgspec.Meta(description="Largest number of replicas that may be ordered.")]
     ready: Count
     state: Annotated[Word, msgspec.Meta(description="ready, scaling, rolling, refused or stopping")]
-    revision: Annotated[Word, msgspec.Meta(description="Of the configuration that is wanted.")]
+    revision: Annotated[Word, msgspec.Meta(description="Revision of the wanted configuration.")]
     error: Annotated[
         str,
-        msgspec.Meta(max_length=MAX_ERROR, description="Why the last configuration was refused; empty if it was not."),
+        msgspec.Meta(
+            max_length=MAX_ERROR, description="Reason why the last configuration was refused; empty: it was not."
+        ),
     ] = ""
     members: Annotated[list[PoolMember], msgspec.Meta(max_length=MEMBERS_MAX)] = []
 
@@ -61,7 +67,10 @@ class PoolStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class FleetLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of `PUT /v1/fleets/{name}`: who takes orders for these pools, until the lease ends or is renewed."""
 
-    control: Annotated[str, msgspec.Meta(max_length=256, description="Base URL orders go to, http://HOST:PORT.")]
+    control: Annotated[
+        str,
+        msgspec.Meta(max_length=256, description="Base URL of the driver, to which orders are sent: http://HOST:PORT."),
+    ]
     ttl_s: Annotated[float, msgspec.Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S)]
     pools: Annotated[list[PoolStatus], msgspec.Meta(max_length=POOLS_MAX)]
 

@@ -48,31 +48,30 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     url: Annotated[str, msgspec.Meta(max_length=256, description="Base URL, http://HOST:PORT; HAProxy connects here.")]
     model: Annotated[
         str,
-        msgspec.Meta(max_length=256, description="Served model name; empty: its own `/v1/models` is asked."),
+        msgspec.Meta(max_length=256, description="Served model name; empty: the names in the endpoint's `/v1/models`."),
     ] = ""
     adapters: Annotated[
         list[ModelName],
-        msgspec.Meta(max_length=MAX_ADAPTERS, description="LoRA adapters it serves too, loaded or loadable."),
+        msgspec.Meta(max_length=MAX_ADAPTERS, description="LoRA adapters that the replica serves, loaded or loadable."),
     ] = []
     health_path: Annotated[
         str,
         msgspec.Meta(
             pattern=HEALTH_PATH_PATTERN,
-            description="Where HAProxy checks it, answered with 2xx or 3xx; empty: the edge's `health_path`.",
+            description="Path of HAProxy's health check, answered with 2xx or 3xx; empty: "
+            "`server_options.health_path`.",
         ),
     ] = ""
     ttl_s: (
         Annotated[
-            float, msgspec.Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S, description="Lease in seconds; absent means permanent.")
+            float, msgspec.Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S, description="Lease in seconds; absent: permanent.")
         ]
         | None
     ) = None
     role: Annotated[Role, msgspec.Meta(description="both, prefill or decode; see docs/how-to-disaggregate.md.")] = (
         Role.BOTH
     )
-    pool: Annotated[
-        str, msgspec.Meta(max_length=64, description="The pool it is one of; empty where nobody scales it.")
-    ] = ""
+    pool: Annotated[str, msgspec.Meta(max_length=64, description="Pool of the replica; empty: none.")] = ""
     born_ms: Annotated[
         int,
         msgspec.Meta(

@@ -1,20 +1,20 @@
-"""From what an engine says of its KV blocks to what a router wants to know: which prompt prefixes are resident.
+"""Attribution of an engine's KV blocks to the router's prefix keys: which prompt prefixes are resident.
 
 A router names prefixes by *prefix keys* (contract/prefix_keys.py), made from the bytes of a body. An engine names
-blocks of tokens by hashes of its own. Both are known where a request is served: its body gives the keys, `KeyDepths`
-how many blocks deep each of them ends, and the engine's events which block lies there. `Attribution` keeps key and
-block together: a key is resident exactly while its block is. Pure: no clock, no I/O.
+blocks of tokens by hashes of its own. Both meet where a request is served: the body gives the keys, `KeyDepths` the
+number of blocks to the end of each key's prefix, and the engine's events the block that lies there. `Attribution` ties
+key and block together: a key is resident exactly while its block is. Pure: no clock, no I/O.
 
-What engines do that this has to live with:
+Engines behave in ways that the module must handle:
 
 - The same content may be cached twice (vLLM keeps both copies and reports both): a block is gone when its last copy is.
 - An event names its first block's parent, not its depth: depths are counted along the parents.
-- A prefix that was resident before the request came is reported by no event: its blocks are found upwards from the
-  parent of the first one that is.
-- A prefix that was resident when a request came may be gone when its turn comes, and is then computed by it; the same
-  goes for a request that is preempted. So a request's keys look for their blocks until it ends.
-- Events and answers take different ways out of the engine: those of a request's last step may come after its end. The
-  caller lets a request linger before it calls `finish`.
+- No event reports a prefix that was resident before the request came: its blocks are found upwards from the parent of
+  the first block that an event reports.
+- A prefix that was resident when a request came may be evicted before the request runs, which then computes it; the
+  same is true of a request that is preempted. So a request's keys look for their blocks until the request ends.
+- Events and answers leave the engine by different ways: events of a request's last step may come after its end. The
+  caller waits a while after the end before it calls `finish`.
 - Caches evict the tail of a chain first, so keys go deepest first and residency stays closed under prefixes.
 """
 
@@ -53,8 +53,10 @@ class KeyDepths:
         return len(self._tokens)
 
     def blocks(self, keys: Sequence[int], prompt_bytes: int, prompt_tokens: int, block_size: int) -> list[int]:
-        """For each key of a prompt, which is `prompt_bytes` from the start of the chain on: full blocks, at least one,
-        never falling. Remembers the prompt's end."""
+        """Full blocks to the end of each key's prefix: at least one, never falling. Remembers the prompt's end.
+
+        `prompt_bytes`: from the start of the chain to the end of the body.
+        """
         depths: list[int] = []
         known = self._tokens
         left_bytes, left_tokens, first = 0, 0.0, 0
@@ -132,7 +134,7 @@ class Attribution:
     # Requests
 
     def begin(self, request_id: str, keys: Sequence[int], depths: Sequence[int], blocks: Sequence[Block] = ()) -> None:
-        """A request with these keys, `depths` blocks deep. `blocks`: its chain, where it is known beforehand."""
+        """Begin a request with these keys, `depths` blocks deep. `blocks`: its chain, where it is known beforehand."""
         if not keys:
             return
         if len(self._open) >= MAX_OPEN_REQUESTS:
@@ -144,7 +146,7 @@ class Attribution:
         self._open[request_id] = _Request(keys, depths)
 
     def finish(self, request_id: str) -> None:
-        """It ended: what it claimed and did not get is given up."""
+        """End a request: its keys that found no block are dropped."""
         request = self._open.pop(request_id, None)
         if request is not None:
             for key in request.keys:
@@ -155,7 +157,7 @@ class Attribution:
     # The engine's events
 
     def stored(self, blocks: Sequence[Block], parent: Block | None, request_id: str = "") -> None:
-        """Blocks entered the cache, one below the other, the first below `parent` (None: it begins a prompt)."""
+        """Note a chain of blocks that entered the cache below `parent`; None where a prompt begins."""
         depth = 0 if parent is None else self._depth.get(parent, -1)
         request = self._open.get(request_id)
         if request is not None and depth >= 0:
@@ -174,7 +176,7 @@ class Attribution:
                     self._changed[key] = True
 
     def removed(self, blocks: Iterable[Block]) -> None:
-        """Copies of blocks left the cache; one that was never heard of is passed over."""
+        """Note copies of blocks that left the cache; an unknown block is passed over."""
         for block in blocks:
             copies = self._copies.get(block, 0)
             if copies > 1:
@@ -188,7 +190,7 @@ class Attribution:
                     self._changed[key] = False
 
     def cleared(self) -> None:
-        """The cache is empty."""
+        """Note that the cache is empty."""
         for block, keys in self._keys_of.items():
             if block in self._copies:
                 for key in keys:
@@ -202,7 +204,7 @@ class Attribution:
         """How many blocks a prefix that ends with this one has; 0 where that is not known."""
         return self._depth.get(block, 0)
 
-    # What a router wants
+    # For routers
 
     def take(self) -> tuple[list[int], list[int]]:
         """Keys stored and keys evicted since the last call; one that came and went in between counts as evicted."""
@@ -219,7 +221,7 @@ class Attribution:
         return [depth.get(block_of[key], 0) if key in block_of else 0 for key in keys]
 
     def _settle(self, request: _Request, blocks: Sequence[Block], parent: Block | None, depth: int) -> None:
-        """Gives a request's keys the blocks of an event that lies `depth` blocks deep, and once those above it."""
+        """Give a request's keys the blocks of an event that lies `depth` blocks deep, and once the blocks above it."""
         keys, depths = request.keys, request.depths
         first = bisect_right(depths, depth)
         for at in range(first, bisect_right(depths, depth + len(blocks), first)):

@@ -144,7 +144,7 @@ class PrefillRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt for a prefill replica."""
 
     request_id: str
-    """Of the client's request; the prefill request's own is `leg_id` of it."""
+    """Id of the client's request; the prefill request's own is `leg_id` of it."""
     model: str
     """As the prefill replica serves it; an adapter's name where the request uses one."""
     prompt_token_ids: Sequence[int]
@@ -213,7 +213,7 @@ class Binding(NamedTuple):
     request_id: str
     prefill: Peer
     decode: Peer | None
-    """Where the decode replica serves, as far as it knows."""
+    """Address of the decode replica; None where it is unknown."""
 
 
 class Connector(Protocol):
@@ -223,7 +223,7 @@ class Connector(Protocol):
     """
 
     peer_binding: ClassVar[bool]
-    """The prefill replica must be told which decode replica its KV is for."""
+    """Whether the prefill request must name the decode replica."""
     concurrent: ClassVar[bool]
     """Decoding begins together with the prefill, and waits for KV as it comes, instead of after it."""
 

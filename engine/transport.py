@@ -1,12 +1,13 @@
 """How an engine's messages reach one listener: the seam between `Publisher` and what carries its messages.
 
-A transport sends one message at a time and answers what the listener said to it. It keeps no messages: one that was
-not taken is lost, and the publisher makes up for it with a snapshot. Where it sees that the listener hung up, it says
-so: that one may have begun again, and know nothing.
+A transport sends one message at a time and returns the listener's answer. A transport keeps no messages: one that was
+not accepted is lost, and the publisher makes up for it with a snapshot. Where a transport sees that the listener hung
+up, it calls back, since a listener that starts again knows nothing.
 
-`HttpTransport` posts to `POST /v1/replicas/{id}/events` of a router's admin API. `RouterTransport` begins so, and goes
-on over a connection that stays open once the router has said where it listens for one (router/fronts/feed.py), which
-costs both sides a fraction; where that cannot be reached, it stays with HTTP.
+`HttpTransport` posts to `POST /v1/replicas/{id}/events` of a router's admin API. `RouterTransport` begins with HTTP and
+changes to a connection that stays open once the router has named its port (router/fronts/feed.py), which costs both
+sides a fraction; where that port cannot be reached, the transport stays with HTTP. docs/engine-events.md has the
+protocol.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ TIMEOUT_S = 2.0
 """For one message; a router answers in milliseconds or is away."""
 
 CONNECT_S = 1.0
-"""For a connection that stays open; meanwhile nothing is told."""
+"""For making a connection that stays open; meanwhile no message is sent."""
 
 AVOID_S = 60.0
-"""After a connection could not be made, or was refused, HTTP serves for so long."""
+"""How long HTTP is used after a connection that stays open could not be made."""
 
 RENEWED_FOR_S = 5.0
-"""How long a message counts as the replica's heartbeat: a publisher sends at least twice in that time."""
+"""How long a message counts as the replica's heartbeat; a publisher sends at least twice in that time."""
 
 NEVER = float("-inf")
 
@@ -45,10 +46,10 @@ _reply = msgspec.msgpack.Decoder(FeedReply)
 
 
 class TransportError(Exception):
-    """A message was not taken. `expected` is for what happens at every start, and is not worth a line in the log."""
+    """A message was not accepted. `expected`: this happens at every start and needs no line in the log."""
 
-    def __init__(self, said: str, *, expected: bool = False) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, *, expected: bool = False) -> None:
+        super().__init__(reason)
         self.expected = expected
 
 
@@ -56,17 +57,17 @@ class Transport(Protocol):
     """The way to one listener. `str()` of it names the listener in logs."""
 
     async def send(self, message: EngineEvents) -> EventsAnswer:
-        """Delivers a message; calls do not overlap. Raises TransportError when it was not taken, or that is unknown."""
+        """Deliver a message; calls do not overlap. Raises TransportError unless the listener is known to have it."""
 
     def on_hang_up(self, call: Callable[[], None]) -> None:
-        """Has `call` called when the listener hangs up while nothing is sent, where that can be seen."""
+        """Call `call` when the listener hangs up while nothing is sent, where that can be seen."""
 
     async def close(self) -> None:
-        """Ends it; nothing is sent afterwards."""
+        """Close the transport; nothing is sent afterwards."""
 
 
 class HttpTransport:
-    """To one router, over its admin API. Between messages nothing is seen of the router."""
+    """The way to one router over its admin API. Between messages the router cannot be seen to go."""
 
     def __init__(self, admin_url: str, token: str, replica_id: str) -> None:
         self._url = f"{admin_url.rstrip('/')}/v1/replicas/{replica_id}/events"
@@ -85,11 +86,11 @@ class HttpTransport:
         try:
             response = await self._client.post(self._url, content=msgspec.msgpack.encode(message))
         except httpx.HTTPError as error:
-            raise TransportError(f"cannot be told: {type(error).__name__}") from error
+            raise TransportError(f"cannot be reached: {type(error).__name__}") from error
         if not response.is_success:
             # A replica that is not registered yet is expected at every start.
-            said = f"answered {response.status_code}: {response.text[:200]}"
-            raise TransportError(said, expected=response.status_code == 404)
+            reason = f"answered {response.status_code}: {response.text[:200]}"
+            raise TransportError(reason, expected=response.status_code == 404)
         try:
             return msgspec.json.decode(response.content, type=EventsAnswer)
         except msgspec.MsgspecError as error:
@@ -103,7 +104,7 @@ class HttpTransport:
 
 
 class _Watched(asyncio.StreamReaderProtocol):
-    """Says that the other side ended the connection, though nobody reads."""
+    """A stream protocol that notices the end of the connection although nobody reads."""
 
     def __init__(self, reader: asyncio.StreamReader, ended: Callable[[], None]) -> None:
         super().__init__(reader)
@@ -118,11 +119,11 @@ class _Watched(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
 
 
-class Feed:
-    """A connection that stays open. `open` it, then `send`; whatever fails ends it. `hung_up` is called when the other
-    side ends it while nothing is sent."""
+class FeedConnection:
+    """A connection that stays open: `open`, then `send`; any failure ends it."""
 
     def __init__(self, host: str, port: int, hung_up: Callable[[], None]) -> None:
+        """`hung_up` is called when the other side ends the connection while nothing is sent."""
         self._address = (host, port)
         self._hung_up = hung_up
         self._asking = False
@@ -134,7 +135,7 @@ class Feed:
         return self._writer is None
 
     async def open(self, hello: FeedHello) -> None:
-        """Connects and says who speaks. Raises TransportError."""
+        """Connect and send the hello. Raises TransportError."""
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._connect()
@@ -149,7 +150,7 @@ class Feed:
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def _ended(self) -> None:
-        # Who asks is told by what it reads.
+        # A send in progress notices by what it reads.
         if not self.closed and not self._asking:
             self.close()
             self._hung_up()
@@ -195,14 +196,14 @@ class Feed:
 
 
 class RouterTransport:
-    """To one router, the cheapest way that works."""
+    """The cheapest way to one router that works."""
 
     def __init__(self, admin_url: str, token: str, replica_id: str) -> None:
         self._http = HttpTransport(admin_url, token, replica_id)
         self._host = urlsplit(admin_url).hostname or ""
         self._hello = FeedHello(replica_id, token)
         self._port = 0
-        self._feed: Feed | None = None
+        self._feed: FeedConnection | None = None
         self._avoid_until_s = 0.0
         self._renewed_s = NEVER
         self._hung_up: Callable[[], None] = lambda: None
@@ -217,12 +218,12 @@ class RouterTransport:
 
     @property
     def renews(self) -> bool:
-        """Whether messages over the open connection renew the replica's lease, as the router said a moment ago."""
+        """Whether messages over the open connection renew the replica's lease, by the router's last answer."""
         is_open = self._feed is not None and not self._feed.closed
         return is_open and time.monotonic() - self._renewed_s < RENEWED_FOR_S
 
     async def send(self, message: EngineEvents) -> EventsAnswer:
-        """Delivers a message. Raises TransportError."""
+        """Deliver a message. Raises TransportError."""
         try:
             answer = await self._send(message)
         except TransportError:
@@ -241,14 +242,14 @@ class RouterTransport:
                 answer = await self._http.send(message)
             except TransportError as error:
                 if not error.expected:
-                    # Where the router itself is away, that its other port was too says nothing of that port.
+                    # While the router itself is away, a failed connection is no reason to avoid its other port.
                     self._avoid_until_s = 0.0
                 raise
         else:
             try:
                 answer = await self._feed.send(message)
             except TransportError as error:
-                # Whether it was taken is not known: a snapshot follows, over HTTP, whose answer says where to go on.
+                # Perhaps the router has the message: a snapshot follows over HTTP, whose answer names the port again.
                 if not error.expected:
                     self._hang_up()
                 raise
@@ -263,7 +264,7 @@ class RouterTransport:
         await self._http.close()
 
     async def _open(self) -> None:
-        feed = Feed(self._host, self._port, lambda: self._hung_up())
+        feed = FeedConnection(self._host, self._port, lambda: self._hung_up())
         try:
             await feed.open(self._hello)
         except TransportError:

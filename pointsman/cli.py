@@ -28,11 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 engine = typer.Typer(help="Run replicas: simulated ones, or vLLM engines as Ray actors.", no_args_is_help=True)
-haproxy = typer.Typer(help="What Pointsman knows about HAProxy.", no_args_is_help=True)
+haproxy = typer.Typer(help="Render the configuration of an edge's HAProxy.", no_args_is_help=True)
 app.add_typer(engine, name="engine")
 app.add_typer(haproxy, name="haproxy")
-state = typer.Typer(help="What edges that share state know.", no_args_is_help=True)
+state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
 app.add_typer(state, name="state")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @contextmanager
@@ -51,31 +53,32 @@ def refuse(sentence: str) -> NoReturn:
 
 @app.command()
 def up(
-    replicas: Annotated[int, typer.Option(min=0, max=256, help="How many replicas; 0 starts an empty edge.")] = 4,
+    replicas: Annotated[int, typer.Option(min=0, max=256, help="Number of replicas; 0 starts an empty edge.")] = 4,
     prefill: Annotated[
         int,
-        typer.Option(min=0, max=256, help="Simulated prefill replicas beside them; the others then decode."),
+        typer.Option(min=0, max=256, help="Number of simulated prefill replicas; the other replicas then decode."),
     ] = 0,
-    engine: Annotated[str, typer.Option(help="sim or vllm.")] = "sim",
+    engine: Annotated[str, typer.Option(help="Engine of the replicas: sim or vllm.")] = "sim",
     model: Annotated[
         str, typer.Option(help="Model path or name. Without a GPU and without this, vllm serves a tiny seeded model.")
     ] = "",
-    listen: Annotated[str, typer.Option(help="Where clients connect, HOST:PORT.")] = "127.0.0.1:8000",
-    admin: Annotated[str, typer.Option(help="Admin API and metrics, HOST:PORT.")] = "127.0.0.1:8001",
+    listen: Annotated[str, typer.Option(help="Address that clients connect to, HOST:PORT.")] = "127.0.0.1:8000",
+    admin: Annotated[str, typer.Option(help="Address of the admin API and metrics, HOST:PORT.")] = "127.0.0.1:8001",
     policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file: router, haproxy, engine sections.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the sections router, haproxy and engine.")] = None,
     edges: Annotated[
-        int, typer.Option(min=1, max=64, help="How many edges, on consecutive ports from --listen and --admin.")
+        int, typer.Option(min=1, max=64, help="Number of edges, on consecutive ports from --listen and --admin.")
     ] = 1,
     redis: Annotated[
-        str, typer.Option(help="Redis or Valkey that edges share through; with --edges one is started if absent.")
+        str,
+        typer.Option(help="URL of the Redis or Valkey that edges share; with --edges, a server is started if absent."),
     ] = "",
-    lookup: Annotated[str | None, typer.Option(help="How HAProxy asks: spoe or lua.")] = None,
+    lookup: Annotated[str | None, typer.Option(help="Transport of HAProxy's lookups: spoe or lua.")] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where sockets, rendered configuration and logs go; a temporary folder if absent."),
+        typer.Option(help="Folder for sockets, rendered configuration and logs; a temporary one if absent."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more while starting.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more while starting.")] = False,
 ) -> None:
     """Start a whole edge, or several: HAProxy, router and replicas. Ctrl-C drains and leaves nothing behind."""
     from pointsman.up.plan import UpOptions
@@ -106,9 +109,9 @@ def router(
     config: Annotated[Path | None, typer.Option(help="YAML settings file.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
     check_config: Annotated[bool, typer.Option(help="Check the settings and exit.")] = False,
-    print_config: Annotated[bool, typer.Option(help="Print the settings as they are understood and exit.")] = False,
+    print_config: Annotated[bool, typer.Option(help="Print the resulting settings and exit.")] = False,
 ) -> None:
-    """Run one router: answers HAProxy's lookups, keeps its servers, serves the admin API."""
+    """Run one router: answer HAProxy's lookups, manage its servers, serve the admin API."""
     from pointsman.router.app import run
     from pointsman.router.edges.url import without_password
     from pointsman.router.process.logs import configure
@@ -135,14 +138,16 @@ def router(
 def engine_sim(
     id: Annotated[str | None, typer.Option(help="Replica id.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 lets the system pick.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 lets the system pick one.")
+    ] = None,
     register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the simulated engine's settings.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of one setting, e.g. model=tiny; may be repeated.")
     ] = None,
 ) -> None:
-    """Run one simulated replica: vLLM's HTTP surface over a modelled engine. Never vLLM itself."""
+    """Run one simulated replica: vLLM's HTTP surface over a modelled engine."""
     from pointsman.commands.engine import run_sim
 
     with one_sentence_on_error():
@@ -152,9 +157,11 @@ def engine_sim(
 
 @engine.command("vllm")
 def engine_vllm(
-    replicas: Annotated[int | None, typer.Option(min=1, max=256, help="How many; 1 unless the file says more.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Number of replicas; the file's, or 1, if absent.")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model path or name; without one, a tiny seeded model is made.")
+        str | None, typer.Option(help="Model path or name; a tiny seeded model is made if absent.")
     ] = None,
     register: Annotated[list[str] | None, typer.Option(help="Admin URL of a router; may be repeated.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the engine's settings.")] = None,
@@ -171,31 +178,47 @@ def engine_vllm(
 @app.command()
 def simulate(
     trace: Annotated[Path | None, typer.Argument(help="Trace in Mooncake's JSON lines.")] = None,
-    generate: Annotated[str | None, typer.Option(help="A made-up workload instead, e.g. agentic.")] = None,
+    generate: Annotated[str | None, typer.Option(help="Workload to generate instead of a trace, e.g. agentic.")] = None,
     policies: Annotated[str, typer.Option(help="Policies, peers or policy files, separated by commas.")] = "kv_cost",
     load: Annotated[list[float] | None, typer.Option(min=0.001, help="Share of the knee; may be repeated.")] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Loads from 0.3 to 1.3 of the knee.")] = False,
-    rate: Annotated[float | None, typer.Option(min=1e-6, help="Sessions a second, instead of a load.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; policies are compared seed by seed.")] = None,
-    sessions: Annotated[int | None, typer.Option(min=1, help="Sessions to make up; about 8,000 requests.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, max=4096)] = 8,
-    prefill: Annotated[int, typer.Option(min=0, help="More replicas, which compute the prompts of the others.")] = 0,
-    kv_tokens: Annotated[int, typer.Option(min=1, help="KV capacity of a replica.")] = 524_288,
+    rate: Annotated[float | None, typer.Option(min=1e-6, help="Sessions per second, instead of a load.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of the run; may be repeated, and policies are compared seed by seed.")
+    ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Number of sessions to generate; about 8,000 requests if absent.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=4096, help="Number of replicas.")] = 8,
+    prefill: Annotated[
+        int, typer.Option(min=0, help="Number of additional replicas that compute the prompts of the others.")
+    ] = 0,
+    kv_tokens: Annotated[int, typer.Option(min=1, help="KV capacity of a replica, tokens.")] = 524_288,
     speeds: Annotated[str, typer.Option(help="Speed of each replica, e.g. 1,1,0.5; repeated until all have one.")] = "",
-    timing: Annotated[str, typer.Option(help="How long steps take: dense-h100 or fast.")] = "dense-h100",
-    routers: Annotated[int, typer.Option(min=1, max=64, help="Routers that share the requests.")] = 1,
-    sync_ms: Annotated[float, typer.Option(help="Until routers hear of each other; negative: never.")] = 10.0,
-    event_lag_ms: Annotated[float, typer.Option(min=0, help="Until routers hear of first tokens and caches.")] = 20.0,
-    restart: Annotated[list[str] | None, typer.Option(help="REPLICA@SECONDS+DOWN: it dies; may be repeated.")] = None,
-    block_size: Annotated[int, typer.Option(min=1, help="Tokens a block of the trace file.")] = 64,
-    dialect: Annotated[str | None, typer.Option(help="whole or added: what later turns' lengths mean.")] = None,
-    bytes_per_token: Annotated[float, typer.Option(min=0.5, max=64)] = 4.0,
+    timing: Annotated[str, typer.Option(help="Preset of step durations: dense-h100 or fast.")] = "dense-h100",
+    routers: Annotated[int, typer.Option(min=1, max=64, help="Number of routers that share the requests.")] = 1,
+    sync_ms: Annotated[
+        float, typer.Option(help="Delay until routers receive each other's updates, ms; negative: never.")
+    ] = 10.0,
+    event_lag_ms: Annotated[
+        float, typer.Option(min=0, help="Delay until routers receive engines' reports, ms.")
+    ] = 20.0,
+    restart: Annotated[
+        list[str] | None, typer.Option(help="Death of a replica as REPLICA@SECONDS+DOWN; may be repeated.")
+    ] = None,
+    block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the trace file.")] = 64,
+    dialect: Annotated[str | None, typer.Option(help="Meaning of the lengths of later turns: whole or added.")] = None,
+    bytes_per_token: Annotated[float, typer.Option(min=0.5, max=64, help="Bytes of a body per token.")] = 4.0,
     private_output: Annotated[
-        bool, typer.Option("--private-output", help="No turn finds the answer before it in the cache.")
+        bool, typer.Option("--private-output", help="Treat answers as absent from the cache of the next turn.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw all loads into an SVG file; for two loads or more.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Write the trace at that load to a file and stop.")] = None,
-    json: Annotated[bool, typer.Option("--json")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="SVG file for a plot over all loads; needs two loads or more.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="File to write the trace to, at that load; nothing is simulated.")
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Play a trace through the real policies on a fleet of modelled engines, in virtual time."""
     from pointsman.commands.simulate import SimulateOptions, run_simulate
@@ -250,14 +273,12 @@ def haproxy_render(
             print(path)
 
 
-AdminUrls = Annotated[
-    list[str] | None, typer.Option("--admin", help="Admin URL of an edge; the others are found by it.")
-]
+AdminUrls = Annotated[list[str] | None, typer.Option("--admin", help="Admin URL of an edge, which names the others.")]
 
 
 @state.command("dump")
-def state_dump(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Who is there, how far each edge follows the others, and how much it knows."""
+def state_dump(admin: AdminUrls = None, json: Json = False) -> None:
+    """Print all edges, how closely each follows the others, and how much each knows."""
     from pointsman.commands.state import run_dump
 
     with one_sentence_on_error():
@@ -266,8 +287,8 @@ def state_dump(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--js
 
 
 @state.command("check")
-def state_check(admin: AdminUrls = None, json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Whether all edges follow each other and know the same; exit code 1 and what differs if not."""
+def state_check(admin: AdminUrls = None, json: Json = False) -> None:
+    """Check that all edges follow each other and know the same; otherwise print the differences, exit code 1."""
     from pointsman.commands.state import run_check
 
     with one_sentence_on_error():

@@ -50,14 +50,12 @@ from pointsman.router.fronts.ring import RingProtocol
 from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
+from pointsman.router.metrics.families import build_registry
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
-from pointsman.router.metrics.requests import (
-    StateCollector,
-    build_registry,
-)
+from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks

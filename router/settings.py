@@ -122,9 +122,10 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     """Session pins in memory; beyond that the pin used longest ago is dropped."""
     max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
-    """Requests in flight, and those that ended within the last 5 s; beyond that the oldest is forgotten."""
+    """Requests in flight that are accounted for, with those that ended within the last 5 s; beyond that the oldest is
+    dropped."""
     reservation_ttl_s: Positive = 3600.0
-    """Age, in seconds, at which a reservation is dropped although no end-of-request line arrived."""
+    """Age, in seconds, at which a request counts as over although no end-of-request line arrived."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     """Prefix keys in the index. A replica with 500,000 tokens of KV has about 1,000 keys."""
     max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000

@@ -31,7 +31,7 @@ class AdapterSlots:
         return not name or name in self._running or len(self.running) < self.slots
 
     def take(self, name: str) -> None:
-        """A sequence that is admitted runs with it: loaded if it is not, in place of the one used longest ago."""
+        """Let an admitted sequence run with an adapter, which is loaded first in place of the one used longest ago."""
         if not name:
             return
         sequences = self._running.pop(name, None)
@@ -42,11 +42,11 @@ class AdapterSlots:
         self._running[name] = (sequences or 0) + 1
 
     def let_go(self, name: str) -> None:
-        """A sequence stopped to run with it; it stays loaded."""
+        """Note that a sequence no longer runs with an adapter, which stays loaded."""
         if name:
             self._running[name] -= 1
 
     def drop(self, name: str) -> None:
-        """It is not to be served any more; where sequences run with it, it stays until they ended."""
+        """Unload an adapter that is no longer served; while sequences run with it, it stays."""
         if not self._running.get(name, 1):
             del self._running[name]

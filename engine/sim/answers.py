@@ -1,4 +1,4 @@
-"""Answers under way: tokens in from the engine, bytes out to the client.
+"""Active answers: tokens in from the engine, bytes out to the client.
 
 A `Reply` answers one HTTP exchange and has one `Choice` for each sequence it put into the engine. A stream whose client
 reads too slowly counts what it owes and sends it as one larger chunk when the connection takes bytes again, as vLLM
@@ -32,7 +32,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """Why it ends."""
+        """Why the answer ends: `stop` or `length`."""
         return "stop" if self.answer.stops else "length"
 
 
@@ -45,13 +45,13 @@ class Reply:
         self.arrived_s = arrived_s
         self.choices: list[Choice] = []
         self.request_id = ""
-        """What client and router call the request."""
+        """The request's id, as client and router know it."""
         self.prompt_tokens = 0
         self.first_prompt_tokens = 0
         self.full_block_tokens = 0
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self.keeps_kv = False
-        """It answers a prefill request."""
+        """Whether a prefill request is answered."""
         self.first_s = 0.0
         """When its first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
@@ -66,16 +66,16 @@ class Reply:
         self._unfinished += 1
 
     def begin(self) -> None:
-        """Everything is queued."""
+        """Begin the answer; every choice is queued."""
 
     def first(self, cached: int) -> None:
-        """A choice is about to get its first token; `cached` of its prompt tokens were resident."""
+        """Note that a choice gets its first token; `cached` of its prompt tokens were resident."""
         if self._cached < 0:
             self._cached = cached
             self._open()
 
     def token(self, choice: Choice) -> None:
-        """A choice got one token."""
+        """Add a token of a choice."""
         choice.computed += 1
         if choice.computed == choice.tokens:
             self._finish_choice()

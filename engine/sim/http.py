@@ -143,12 +143,15 @@ class Exchange:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, which tells the active exchange what no ASGI message says, and can be reset."""
+    """A uvicorn connection that reports writability and loss to the active exchange, and can be reset."""
 
     def __init__(self, service: Service, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config, state, {}, service.loop)
         self._service = service
         self.active: Exchange | None = None
+        """The request that is being answered."""
+        self.lost = False
+        """Whether the client has left."""
 
     @property
     def idle(self) -> bool:
@@ -161,9 +164,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        active, self.active = self.active, None
-        if active is not None:
-            active.leave()
+        self.lost = True
+        if self.active is not None:
+            self.active.leave()
         self._service.connection_lost()
 
     def pause_writing(self) -> None:
@@ -215,23 +218,24 @@ class Service:
         self._listener: asyncio.Server | None = None
         self._address = ("", 0)
         self._timer: asyncio.TimerHandle | None = None
-        self._renew_date()
 
     @property
     def connections(self) -> list[Connection]:
-        """Those that are open."""
+        """Connections that are open."""
         return [connection for connection in self._state.connections if isinstance(connection, Connection)]
 
     async def listen(self, host: str, port: int) -> int:
-        """Take connections; the port, which the OS picks for 0. Raises OSError when the address cannot be bound."""
+        """Accept connections; answers the port, which the OS picks for 0. Raises OSError for an address in use."""
         self._listener = await self.loop.create_server(
             lambda: Connection(self, self._config, self._state), host, port, backlog=BACKLOG, reuse_address=True
         )
         self._address = (host, self._listener.sockets[0].getsockname()[1])
+        if self._timer is None:
+            self._renew_date()
         return self._address[1]
 
     async def listen_again(self) -> None:
-        """Take connections where `listen` did."""
+        """Accept connections where `listen` did."""
         await self.listen(*self._address)
 
     def stop_listening(self) -> None:
@@ -282,16 +286,16 @@ class Service:
         connection: Connection = scope["extensions"][_EXTENSION]["connection"]
         body = await _whole_body(scope, receive)
         exchange = Exchange(scope, body or b"", connection, self._headers)
-        connection.active = exchange
-        if connection.transport.is_closing():
+        if connection.lost:
             return
+        connection.active = exchange
         if body is None:
             text = b"Request body too large."
             exchange.respond(413, text, "text/plain; charset=utf-8", [("connection", "close")])
         else:
             self._handle(exchange)
         await exchange.answer(send)
-        connection.active = None if connection.active is exchange else connection.active
+        connection.active = None
 
     def _renew_date(self) -> None:
         date = (b"date", formatdate(usegmt=True).encode())

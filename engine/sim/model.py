@@ -42,7 +42,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     adapter_slots: int = 0
     """LoRA adapters in one batch (vLLM: `max_loras`)."""
     adapter_load_s: float = 0.0
-    """What loading an adapter adds to a step."""
+    """Time that loading an adapter adds to a step."""
 
     def __post_init__(self) -> None:
         for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
@@ -81,14 +81,14 @@ class StepResult(msgspec.Struct, gc=False):
     emitted: list[str] = msgspec.field(default_factory=list)
     """Requests that emitted one token each step."""
     first: dict[str, int] = msgspec.field(default_factory=dict)
-    """Those of `emitted` for which it was the first, with the prompt tokens they had found in the cache."""
+    """Requests of `emitted` whose first token it was, with their prompt tokens found in the cache."""
     finished: list[str] = msgspec.field(default_factory=list)
     """Those of `emitted` for which it was the last; they have left the engine."""
     preempted: list[str] = msgspec.field(default_factory=list)
     prefill_tokens: int = 0
     """Prompt tokens computed, those recomputed after a preemption included."""
     events: list[Stored | Removed] = msgspec.field(default_factory=list)
-    """What entered and left the block cache, in order."""
+    """Blocks that entered and left the cache, in order."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ class Generation:
         self.metrics = Metrics(config, model)
         self.kept = KeptKV(model, loop, config.kv_lease_s)
         self.port = config.port
-        """Where others fetch what is kept."""
+        """The port where decode replicas fetch kept KV."""
         self._handoff_client = HandoffClient(config) if config.role is Role.DECODE else None
         self._faults = Faults()
         self.adapters = set(config.adapters)
@@ -71,11 +71,11 @@ class Generation:
 
     @property
     def reporter(self) -> Reporter | None:
-        """Who tells routers; None for a plain endpoint."""
+        """The reporter to routers; None for a plain endpoint."""
         return self._reporter
 
     def handoffs(self) -> Handoffs | None:
-        """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
+        """Totals of handoffs; None unless this is a decode replica."""
         return None if self._handoff_client is None else self._handoff_client.totals()
 
     async def close(self) -> None:
@@ -93,7 +93,7 @@ class Generation:
         await self._idle.wait()
 
     def suffer(self, faults: Faults) -> None:
-        """Takes the faults of generation as they are switched from here on."""
+        """Generate with these faults from here on."""
         self._faults = faults
         self._driver.slowness = faults.slowness
 

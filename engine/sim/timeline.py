@@ -18,7 +18,7 @@ from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What one step brought, and when it was there to see."""
+    """The result of one step, and when it became visible."""
 
     at_s: float
     result: StepResult

@@ -1,6 +1,6 @@
 """The bytes of answers in OpenAI's completion APIs: the same JSON as vLLM 0.32, built from templates.
 
-A `Wire` knows how to say things, never when. For streams it gives whole HTTP chunks; one server-sent event is one
+A `Wire` knows the form of answers, not their time. For streams it gives whole HTTP chunks; one server-sent event is one
 chunk, as vLLM sends them. `pieces` lets a caller put one word between two constant halves, which is what almost every
 chunk is.
 """
@@ -53,7 +53,7 @@ DONE = event(b"[DONE]")
 
 
 class Wire(ABC):
-    """How one API says it. `opening` comes with the first token, then `delta`s, one `last` a choice, `closing`."""
+    """The words of one API. `opening` comes with the first token, then `delta`s, one `last` a choice, `closing`."""
 
     id_prefix: ClassVar[str]
 

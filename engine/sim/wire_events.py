@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from pointsman.engine.sim.wire import Finished, Usage, Wire, event
@@ -61,7 +59,7 @@ class MessageWire(Wire):
 
 
 class ResponseWire(Wire):
-    """`/v1/responses`: numbered events. The text of the done events is kept until the end."""
+    """`/v1/responses`: numbered events for the beginning, each piece of text and the end."""
 
     id_prefix = "resp_"
 
@@ -74,54 +72,46 @@ class ResponseWire(Wire):
         return None
 
     def opening(self, prompt_tokens: int) -> bytes:
-        response = self._response("in_progress", [], None)
-        item = {"id": self._item_id, "content": [], "role": "assistant", "status": "in_progress", "type": "message"}
-        return (
-            self._event("response.created", response=response)
-            + self._event("response.in_progress", response=response)
-            + self._event("response.output_item.added", item=item, output_index=0)
-            + self._event("response.content_part.added", **self._place(), part=_text_part(""))
-        )
+        return self._event("response.created", response=self._response("in_progress", [], None))
 
     def delta(self, index: int, text: bytes) -> bytes:
-        return self._event("response.output_text.delta", **self._place(), delta=text.decode(), logprobs=[])
+        place = {"content_index": 0, "item_id": self._item_id, "output_index": 0}
+        return self._event("response.output_text.delta", **place, delta=text.decode(), logprobs=[])
 
     def last(self, index: int, text: bytes, reason: str) -> bytes:
         return self.delta(index, text) if text else b""
 
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        text, reason = finished[0].text.decode(), finished[0].reason
-        item = self._item(text)
-        done = "response.completed" if reason == "stop" else "response.incomplete"
-        return (
-            self._event("response.output_text.done", **self._place(), text=text, logprobs=[])
-            + self._event("response.content_part.done", **self._place(), part=_text_part(text))
-            + self._event("response.output_item.done", item=item, output_index=0)
-            + self._event(done, response=self._response(_STATUS[reason], [item], usage))
-        )
+        done = "response.completed" if finished[0].reason == "stop" else "response.incomplete"
+        return self._event(done, response=self._finished(usage, finished[0]))
 
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
-        item = self._item(finished[0].text.decode())
-        return msgspec.json.encode(self._response(_STATUS[finished[0].reason], [item], usage))
+        return msgspec.json.encode(self._finished(usage, finished[0]))
 
     def _event(self, kind: str, **fields: object) -> bytes:
         data = msgspec.json.encode({**fields, "sequence_number": self._sequence, "type": kind})
         self._sequence += 1
         return event(data, kind.encode())
 
-    def _place(self) -> dict[str, Any]:
-        return {"content_index": 0, "item_id": self._item_id, "output_index": 0}
-
-    def _item(self, text: str) -> dict[str, object]:
-        return {
+    def _finished(self, usage: Usage, finished: Finished) -> dict[str, object]:
+        content = [{"annotations": [], "text": finished.text.decode(), "type": "output_text", "logprobs": []}]
+        item: dict[str, object] = {
             "id": self._item_id,
-            "content": [_text_part(text)],
+            "content": content,
             "role": "assistant",
             "status": "completed",
             "type": "message",
         }
+        return self._response(_STATUS[finished.reason], [item], usage)
 
     def _response(self, status: str, output: list[dict[str, object]], usage: Usage | None) -> dict[str, object]:
+        counts = usage and {
+            "input_tokens": usage.prompt,
+            "input_tokens_details": {"cached_tokens": usage.cached},
+            "output_tokens": usage.completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage.prompt + usage.completion,
+        }
         return {
             "id": self.request_id,
             "object": "response",
@@ -133,20 +123,8 @@ class ResponseWire(Wire):
             "parallel_tool_calls": True,
             "tool_choice": "auto",
             "tools": [],
-            "usage": None
-            if usage is None
-            else {
-                "input_tokens": usage.prompt,
-                "input_tokens_details": {"cached_tokens": usage.cached},
-                "output_tokens": usage.completion,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": usage.prompt + usage.completion,
-            },
+            "usage": counts,
         }
-
-
-def _text_part(text: str) -> dict[str, object]:
-    return {"annotations": [], "text": text, "type": "output_text", "logprobs": []}
 
 
 def _anthropic_usage(usage: Usage) -> dict[str, int]:

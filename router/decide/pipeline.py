@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
@@ -168,14 +168,12 @@ class Pipeline:
         if self._outliers.demoted:
             members = self._outliers.narrowed(members, features.session, rng)
         longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
-        candidates, prompt = self._gather(active, features, members, now_s), None
-        if active.by_kv:
-            prompt = self._kv.read(features, now_s, longest)
-            _show_prompt(candidates, prompt, self._kv.signals)
-            if members.prefills_of_all is not None:
-                candidates.remote_prefill = best_remote_prefill(
-                    self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
-                )
+        prompt = self._kv.read(features, now_s, longest) if active.by_kv else None
+        candidates = self._gather(active, features, members, prompt, now_s)
+        if prompt is not None and members.prefills_of_all is not None:
+            candidates.remote_prefill = best_remote_prefill(
+                self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
+            )
         context = Context(now_s, rng, limit)
         if self.holds.held and not its_turn:
             context.waiting = self.holds.has_waiting(self._replicas, eligible)
@@ -190,8 +188,10 @@ class Pipeline:
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
 
-    def _gather(self, active: ActivePolicy, features: RequestFeatures, members: Membership, now_s: float) -> Candidates:
-        """The members with the signals of load, session and adapter that the policy declared."""
+    def _gather(
+        self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
+    ) -> Candidates:
+        """The members with exactly the signals that the policy declared."""
         pin = NO_SLOT
         if features.session and active.pins:
             home = self._sessions.get(features.session, now_s, active.policy.pin_ttl_s)
@@ -199,20 +199,27 @@ class Pipeline:
                 replica = self._replicas.get(home)
                 # A pin to a replica that left is still a pin: the policy tells "moved" from "new" by it.
                 pin = replica.slot if replica is not None else GONE_SLOT
-        counted = None
-        # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
-        if not active.by_kv and len(members.slots) == len(self._replicas):
-            counted = self._load.total_in_flight
-        return Candidates(
+        candidates = Candidates(
             membership=members.token,
             slots=members.slots,
             ids=self._replicas.ids,
             in_flight=self._load.in_flight,
             in_flight_tokens=self._load.in_flight_tokens,
             pin=pin,
-            counted_in_flight=counted,
             adapter=self._adapter(features.model) if active.by_adapter else None,
         )
+        if prompt is not None:
+            candidates.kv = self._kv.signals
+            candidates.resident = prompt.resident
+            candidates.prompt_tokens = prompt.tokens
+            known = prompt.conversation
+            if known is not None:
+                candidates.home = known.slot
+                candidates.home_tokens = known.counted_tokens
+        elif len(members.slots) == len(self._replicas):
+            # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
+            candidates.counted_in_flight = self._load.total_in_flight
+        return candidates
 
     def _pair(
         self,
@@ -327,17 +334,6 @@ class Pipeline:
         if pair.slot != NO_SLOT and features.request_id:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
             self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
-
-
-def _show_prompt(candidates: Candidates, prompt: Prompt, signals: KVSignals) -> None:
-    """Adds what policies see of a prompt and of the fleet's KV."""
-    known = prompt.conversation
-    candidates.kv = signals
-    candidates.resident = prompt.resident
-    candidates.prompt_tokens = prompt.tokens
-    if known is not None:
-        candidates.home = known.slot
-        candidates.home_tokens = known.counted_tokens
 
 
 def _refused(refusal: Refusal, *, may_wait: bool) -> Decision:

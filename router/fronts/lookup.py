@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
 from pointsman.router.fronts.api.guard import host_of, is_loopback
 from pointsman.router.fronts.deciding import Decider
@@ -49,13 +50,9 @@ class FormReader:
     async def read(self, request: Request) -> dict[str, object]:
         """The arguments of a lookup. Raises HTTPException for a web page, or a form too large or malformed."""
         self._refuse_pages(request)
-        form = bytearray()
-        async for chunk in request.stream():
-            form += chunk
-            if len(form) > MAX_FORM_BYTES:
-                raise HTTPException(413, f"form: at most {MAX_FORM_BYTES} bytes are expected")
+        form = await read_body(request, MAX_FORM_BYTES)
         try:
-            return decode_form(bytes(form))
+            return decode_form(form)
         except FormError as error:
             raise HTTPException(400, str(error)) from error
 

@@ -62,7 +62,7 @@ class PrefillBacklog:
     def add(self, slot: int, tokens: int, now_s: float, *, reports: bool) -> WaitingPrompt:
         """A decision put `tokens` uncached tokens on a slot; `reports`: its first token will be reported."""
         start_s = max(now_s, self._busy_until_s.get(slot, 0.0))
-        due_s = done_s = start_s + self._columns.time_ms(slot, tokens) / 1000
+        due_s = done_s = start_s + self._columns.signals.time_ms(slot, tokens) / 1000
         self._busy_until_s[slot] = done_s
         patience_s = -1.0
         if reports:

@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.edges.store import Cause
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
-class SharingCollector(Collector):
-    """The store, the other edges, and what went over."""
+class SharingCollector(FamilyCollector):
+    """Reads the store, the other edges, and what went over."""
 
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         sharing = self._sharing
         protocol, metrics, counters = sharing.protocol, sharing.metrics, sharing.protocol.counters
-        up = GaugeMetricFamily("pointsman_shared_store_up", "1 while the shared store (Redis) answers.")
-        up.add_metric((), int(sharing.cause is None))
-        errors = CounterMetricFamily(
-            "pointsman_shared_store_errors", "Failed calls of the shared store (Redis), by cause.", labels=("cause",)
-        )
-        for cause in Cause:
-            errors.add_metric((cause,), metrics.errors[cause])
-        edges = GaugeMetricFamily(
-            "pointsman_shared_edges",
-            "Other edges, by state: in-step (no state of theirs is missing), behind, silent (no heartbeat).",
-            labels=("state",),
-        )
         peers = list(protocol.peers)
         in_step = sum(peer.alive and peer.in_step for peer in peers)
         alive = sum(peer.alive for peer in peers)
-        for state, count in (("in-step", in_step), ("behind", alive - in_step), ("silent", len(peers) - alive)):
-            edges.add_metric((state,), count)
-        appended = HistogramMetricFamily(
-            "pointsman_shared_append_seconds", "Time to append one batch of updates to the shared store.", labels=()
+        yield from gauge(
+            "pointsman_shared_store_up", "1 while the shared store (Redis) answers.", int(sharing.cause is None)
         )
-        appended.add_metric((), buckets=metrics.append_s.cumulative(), sum_value=metrics.append_s.total)
-        yield from (up, errors, edges, appended)
+        yield from counter(
+            "pointsman_shared_store_errors",
+            "Failed calls of the shared store (Redis), by cause.",
+            ((cause, metrics.errors[cause]) for cause in Cause),
+            "cause",
+        )
+        yield from gauge(
+            "pointsman_shared_edges",
+            "Other edges, by state: in-step (no state of theirs is missing), behind, silent (no heartbeat).",
+            (("in-step", in_step), ("behind", alive - in_step), ("silent", len(peers) - alive)),
+            "state",
+        )
+        yield from histogram(
+            "pointsman_shared_append_seconds",
+            "Time to append one batch of updates to the shared store.",
+            metrics.append_s,
+        )
         for name, text, value in (
             ("batches_sent", "Batches of updates that this edge published to other edges.", metrics.batches_sent),
             ("batches_applied", "Batches of updates from other edges that were applied.", counters.batches),
@@ -72,4 +69,4 @@ class SharingCollector(Collector):
             ("edges_died", "Other edges whose heartbeat stopped.", protocol.peers.died),
             ("store_losses", "Times that the shared store was found to have lost its data.", metrics.losses),
         ):
-            yield CounterMetricFamily(f"pointsman_shared_{name}", text, value=value)
+            yield from counter(f"pointsman_shared_{name}", text, value)

@@ -1,36 +1,28 @@
-"""What is measured of the queue of held requests; read from it at scrape."""
+"""Metrics of the queue of held requests, read from it at scrape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from pointsman.router.decide.hold import HoldQueue, Outcome
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
-class HoldCollector(Collector):
-    """Turns the queue into metric families."""
+class HoldCollector(FamilyCollector):
+    """Reads the queue's counts."""
 
     def __init__(self, holds: HoldQueue) -> None:
         self._holds = holds
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         holds = self._holds
-        yield GaugeMetricFamily("pointsman_held", "Requests held at the edge that wait for free KV.", value=len(holds))
-        outcomes = CounterMetricFamily(
+        yield from gauge("pointsman_held", "Requests held at the edge that wait for free KV.", len(holds))
+        yield from counter(
             "pointsman_holds",
             "Requests that a policy wanted to hold at the edge, by outcome.",
-            labels=("outcome",),
+            ((outcome, holds.outcomes[outcome]) for outcome in Outcome),
+            "outcome",
         )
-        for outcome in Outcome:
-            outcomes.add_metric((outcome,), holds.outcomes[outcome])
-        yield outcomes
-        waited = HistogramMetricFamily("pointsman_hold_seconds", "Time that requests were held at the edge.")
-        waited.add_metric((), buckets=holds.waited_s.cumulative(), sum_value=holds.waited_s.total)
-        yield waited
+        yield from histogram("pointsman_hold_seconds", "Time that requests were held at the edge.", holds.waited_s)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from pointsman.contract.events import Handoffs
 from pointsman.router.fleet.replicas import Replica, ReplicaRegistry
 from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.exposition import Series, by_id, in_pieces
+from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
-class KVCollector(Collector):
+class KVCollector(FamilyCollector):
     """Index, predictions, conversations, and what engines told."""
 
     def __init__(self, kv: KVState, replicas: ReplicaRegistry) -> None:
         self._kv = kv
         self._replicas = replicas
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
 
     def collect(self) -> Iterator[Metric]:
         yield from self._prediction_families()
@@ -32,14 +28,11 @@ class KVCollector(Collector):
 
     def _prediction_families(self) -> Iterator[Metric]:
         counters = self._kv.counters
-        error = HistogramMetricFamily(
+        yield from histogram(
             "pointsman_cached_tokens_error",
             "Absolute difference of predicted and actual cached tokens, divided by the prompt's tokens.",
-            labels=(),
+            counters.prediction_error,
         )
-        histogram = counters.prediction_error
-        error.add_metric((), buckets=histogram.cumulative(), sum_value=histogram.total)
-        yield error
         for name, text, value in (
             (
                 "prompt_tokens",
@@ -68,7 +61,7 @@ class KVCollector(Collector):
                 counters.best_cached_tokens,
             ),
         ):
-            yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
+            yield from counter(f"pointsman_{name}", text, value)
 
     def _table_families(self) -> Iterator[Metric]:
         kv = self._kv
@@ -85,11 +78,7 @@ class KVCollector(Collector):
                 "Live conversations: those whose KV counts towards pointsman_kv_footprint_tokens.",
                 kv.conversations.live,
             ),
-            (
-                "conversations_known",
-                "Conversations in memory, live and dormant ones.",
-                len(kv.conversations),
-            ),
+            ("conversations_known", "Conversations in memory, live and dormant ones.", len(kv.conversations)),
             (
                 "conversation_patience_seconds",
                 "Idle timeout of conversations, learned from traffic: idle for longer, a conversation's KV counts no "
@@ -98,7 +87,7 @@ class KVCollector(Collector):
             ),
             ("kv_live_usage", "Share of the fleet's KV capacity used by live conversations.", kv.signals.usage),
         ):
-            yield GaugeMetricFamily(f"pointsman_{name}", text, value=value)
+            yield from gauge(f"pointsman_{name}", text, value)
         for name, text, value in (
             ("prefix_index_evictions", "Prefix keys dropped because the index was full.", index.evicted_by_limit),
             (
@@ -112,13 +101,9 @@ class KVCollector(Collector):
                 "Requests removed from the prefill backlog without a reported first token, by age.",
                 kv.backlog.decayed,
             ),
-            (
-                "prefill_observations",
-                "First tokens from which prefill times were learned.",
-                kv.times.observations,
-            ),
+            ("prefill_observations", "First tokens from which prefill times were learned.", kv.times.observations),
         ):
-            yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
+            yield from counter(f"pointsman_{name}", text, value)
 
     def _feed_families(self) -> Iterator[Metric]:
         counters = self._kv.counters
@@ -132,7 +117,7 @@ class KVCollector(Collector):
                 counters.restarts,
             ),
         ):
-            yield CounterMetricFamily(f"pointsman_{name}", text, value=value)
+            yield from counter(f"pointsman_{name}", text, value)
 
     def _replica_families(self) -> Iterator[Metric]:
         kv, signals = self._kv, self._kv.signals
@@ -157,48 +142,46 @@ class KVCollector(Collector):
                 "Time a replica takes to prefill 8,192 tokens, learned from first tokens.",
                 lambda slot: kv.columns.time_ms(slot, 8192) / 1000,
             ),
-            ("engine_running", "Requests in the engine's batch, as the engine reported.", self._told("running")),
+            ("engine_running", "Requests in the engine's batch, as the engine reported.", self._reported("running")),
             (
                 "engine_waiting",
                 "Requests in the engine's waiting queue, as the engine reported.",
-                self._told("waiting"),
+                self._reported("waiting"),
             ),
             (
                 "engine_kv_usage",
                 "Share of the engine's KV blocks in use, as the engine reported.",
-                self._told("kv_usage"),
+                self._reported("kv_usage"),
             ),
         )
         for name, text, value in gauges:
-            yield from in_pieces(GaugeMetricFamily, f"pointsman_{name}", text, ("replica",), self._series(value))
-        yield from in_pieces(
-            CounterMetricFamily,
+            yield from gauge(f"pointsman_{name}", text, self._by_replica(value), "replica")
+        yield from counter(
             "pointsman_prefill_handoffs",
             "Prefill requests of decode replicas to prefill replicas, by prefill replica and outcome, as decode "
             "replicas reported.",
-            ("replica", "outcome"),
             (
-                ((replica.id, outcome), {"value": count})
-                for replica, told in self._handoffs()
-                for outcome, count in told.outcomes.items()
+                ((replica.id, outcome), count)
+                for replica, handoffs in self._handoffs()
+                for outcome, count in handoffs.outcomes.items()
             ),
+            *("replica", "outcome"),
         )
-        yield from in_pieces(
-            CounterMetricFamily,
+        yield from counter(
             "pointsman_prefill_leg_seconds",
             "Total time of prefill requests with outcome ok, by prefill replica, as decode replicas reported.",
-            ("replica",),
-            (((replica.id,), {"value": told.leg_ms / 1000}) for replica, told in self._handoffs()),
+            ((replica.id, handoffs.leg_ms / 1000) for replica, handoffs in self._handoffs()),
+            "replica",
         )
 
-    def _series(self, value: Callable[[int], float | None]) -> Series:
-        """A gauge's value by slot, where there is one."""
+    def _by_replica(self, value: Callable[[int], float | None]) -> Iterator[tuple[str, float]]:
+        """A value by slot, of the replicas that have one."""
         for replica in by_id(self._replicas):
             found = value(replica.slot)
             if found is not None:
-                yield (replica.id,), {"value": found}
+                yield replica.id, found
 
-    def _told(self, field: str) -> Callable[[int], float | None]:
+    def _reported(self, field: str) -> Callable[[int], float | None]:
         """What the engine on a slot reports of its load; None before it does."""
 
         def of(slot: int) -> float | None:

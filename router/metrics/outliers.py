@@ -2,74 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.outliers.table import OutlierTable
 
 
-class OutlierCollector(Collector):
-    """Turns the table into metric families."""
+class OutlierCollector(FamilyCollector):
+    """Reads the table."""
 
     def __init__(self, outliers: OutlierTable, replicas: ReplicaRegistry) -> None:
         self._outliers = outliers
         self._replicas = replicas
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         outliers = self._outliers
-        failures = CounterMetricFamily(
+        yield from counter(
             "pointsman_replica_failures",
             "Failed answers by replica and cause: error, cut, dropped, unreachable, timeout, unanswered.",
-            labels=("replica", "cause"),
+            sorted(outliers.failures.items()),
+            *("replica", "cause"),
         )
-        for (replica_id, cause), count in sorted(outliers.failures.items()):
-            failures.add_metric((replica_id, cause), count)
-        yield failures
-        ejections = CounterMetricFamily(
+        yield from counter(
             "pointsman_ejections",
             "Ejections by replica and cause of the failed answers, failed probes included.",
-            labels=("replica", "cause"),
+            sorted(outliers.ejected.items()),
+            *("replica", "cause"),
         )
-        for (replica_id, cause), count in sorted(outliers.ejected.items()):
-            ejections.add_metric((replica_id, cause), count)
-        yield ejections
-        backpressure = CounterMetricFamily(
+        yield from counter(
             "pointsman_replica_backpressure",
             "Answers 429 and 503 of a replica, and requests sent to another replica because this one dropped them, "
             "refused them or answered 503.",
-            labels=("replica",),
+            sorted(outliers.backpressure.items()),
+            "replica",
         )
-        for replica_id, count in sorted(outliers.backpressure.items()):
-            backpressure.add_metric((replica_id,), count)
-        yield backpressure
-        failing = GaugeMetricFamily(
+        yield from gauge(
             "pointsman_replica_failing",
             "1 for a replica whose answers fail, ejected or not, by cause.",
-            labels=("replica", "model", "cause"),
+            (
+                ((replica.id, replica.model, ejection.cause), 1)
+                for replica in by_id(self._replicas)
+                if (ejection := outliers.ejection(replica.slot)) is not None
+            ),
+            *("replica", "model", "cause"),
         )
-        demoted = GaugeMetricFamily(
+        yield from gauge(
             "pointsman_replica_demoted_share",
             "Share of the usual requests that a demoted replica keeps, by cause; absent for healthy replicas.",
-            labels=("replica", "model", "cause"),
+            (
+                ((replica.id, replica.model, demotion.cause), demotion.share)
+                for replica in by_id(self._replicas)
+                if (demotion := outliers.demoted.get(replica.slot)) is not None
+            ),
+            *("replica", "model", "cause"),
         )
-        for replica in sorted(self._replicas, key=lambda r: r.id):
-            ejection = outliers.ejection(replica.slot)
-            if ejection is not None:
-                failing.add_metric((replica.id, replica.model, ejection.cause), 1)
-            demotion = outliers.demoted.get(replica.slot)
-            if demotion is not None:
-                demoted.add_metric((replica.id, replica.model, demotion.cause), demotion.share)
-        yield failing
-        yield demoted
-        yield CounterMetricFamily(
+        yield from counter(
             "pointsman_retries_forbidden",
             "Routing decisions that forbade HAProxy to send the request again, because the retry budget was used up.",
-            value=outliers.budget.refused,
+            outliers.budget.refused,
         )

@@ -1,19 +1,19 @@
-"""What a router exports of its own state of health."""
+"""Metrics of the router's own health: background tasks, degraded parts, the state file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.process.background import LOOP, BackgroundTasks
 from pointsman.router.watch.readiness import Readiness
 from pointsman.router.watch.state_file import LOADED, SAVED, StateKeeper
 
 
-class ProcessCollector(Collector):
-    """Turns what tasks, state keeper and readiness count into metric families at scrape."""
+class ProcessCollector(FamilyCollector):
+    """Reads what tasks, state keeper and readiness count."""
 
     def __init__(self, tasks: BackgroundTasks, readiness: Readiness, keeper: StateKeeper | None) -> None:
         """`keeper` is None where nothing is saved."""
@@ -21,36 +21,29 @@ class ProcessCollector(Collector):
         self._readiness = readiness
         self._keeper = keeper
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
-        errors = CounterMetricFamily(
+        keeper, errors = self._keeper, self._tasks.errors
+        impaired = set(self._readiness.degraded_parts())
+        parts = impaired | (errors.keys() - {LOOP}) | ({LOADED, SAVED} if keeper is not None else set())
+        yield from counter(
             "pointsman_background_errors",
             "Exceptions in background tasks of the router, by task; each is logged and the task continues.",
-            labels=("task",),
+            sorted(errors.items()),
+            "task",
         )
-        for task, count in sorted(self._tasks.errors.items()):
-            errors.add_metric((task,), count)
-        yield errors
-        degraded = GaugeMetricFamily(
+        yield from gauge(
             "pointsman_degraded",
             "1 while a part of the router is degraded and requests are served; `/readyz` has the cause.",
-            labels=("part",),
+            ((part, part in impaired) for part in sorted(parts)),
+            "part",
         )
-        keeper, impaired = self._keeper, set(self._readiness.degraded_parts())
-        parts = impaired | (self._tasks.errors.keys() - {LOOP}) | ({LOADED, SAVED} if keeper is not None else set())
-        for part in sorted(parts):
-            degraded.add_metric((part,), part in impaired)
-        yield degraded
-        yield CounterMetricFamily(
+        yield from counter(
             "pointsman_state_save_errors",
             "Failed writes of the state file; each is retried.",
-            value=keeper.save_errors if keeper is not None else 0,
+            keeper.save_errors if keeper is not None else 0,
         )
-        yield CounterMetricFamily(
+        yield from counter(
             "pointsman_state_files_set_aside",
             "State files that could not be read at start and were renamed to *.bad; the router started without them.",
-            value=keeper.set_aside if keeper is not None else 0,
+            keeper.set_aside if keeper is not None else 0,
         )

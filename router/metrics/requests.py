@@ -1,18 +1,15 @@
-"""Every metric of the router: its name, help and labels.
+"""Metrics of decisions, requests, replicas and HAProxy.
 
 Counted in place where an event happens (`DecisionMetrics`, `RequestMetrics`), read from state at scrape where state
 already knows (`StateCollector`). Labels of high traffic are policy, reason and replica; never a session or request id.
-Each app has its own `CollectorRegistry`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.core import Metric
 
 from pointsman.contract.registration import Role
 from pointsman.policies.decision import Reason
@@ -20,7 +17,8 @@ from pointsman.policies.lib.pair import Pairing
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
-from pointsman.router.metrics.exposition import Series, by_id, in_pieces
+from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 from pointsman.router.metrics.histogram import Histogram
 
 LOOKUP_BOUNDS_S = (20e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 400e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
@@ -109,7 +107,7 @@ class EdgeHealth:
         """How far HAProxy looks into bodies; 0 where it does not say so."""
 
 
-class StateCollector(Collector):
+class StateCollector(FamilyCollector):
     """Turns state and counters into metric families at scrape."""
 
     def __init__(
@@ -133,10 +131,6 @@ class StateCollector(Collector):
         self._policy_window = policy_window
         self._policy_name = policy_name
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         yield from self._decision_families()
         yield from self._replica_families()
@@ -144,66 +138,58 @@ class StateCollector(Collector):
         yield from self._edge_families()
 
     def _decision_families(self) -> Iterator[Metric]:
-        decided = CounterMetricFamily(
-            "pointsman_decisions", "Routing decisions, by policy and reason.", labels=("policy", "reason")
+        decisions = self._decisions
+        yield from counter(
+            "pointsman_decisions",
+            "Routing decisions, by policy and reason.",
+            sorted(decisions.by_reason.items()),
+            *("policy", "reason"),
         )
-        for (policy, reason), count in sorted(self._decisions.by_reason.items()):
-            decided.add_metric((policy, reason), count)
-        yield decided
-        paired = CounterMetricFamily(
+        yield from counter(
             "pointsman_prefill_decisions",
             "Routing decisions for decode replicas, by pairing: `paired` where a prefill replica computes the prompt, "
             "else why the decode replica computes it.",
-            labels=("pairing",),
+            sorted(decisions.pairings.items()),
+            "pairing",
         )
-        for pairing, count in sorted(self._decisions.pairings.items()):
-            paired.add_metric((pairing,), count)
-        yield paired
-        yield from in_pieces(
-            HistogramMetricFamily,
+        yield from histogram(
             "pointsman_lookup_seconds",
             "Time a lookup spends in the router, from its bytes to its answer.",
-            (),
-            [((), as_buckets(self._decisions.lookup_s))],
+            decisions.lookup_s,
         )
-        yield _counter(
+        yield from counter(
             "pointsman_lookup_errors",
             "Lookups that failed with a programming error; HAProxy failed open for them.",
-            self._decisions.lookup_errors,
+            decisions.lookup_errors,
         )
-        yield _counter(
+        yield from counter(
             "pointsman_spop_protocol_errors",
             "SPOP connections closed because of malformed frames.",
-            self._decisions.protocol_errors,
+            decisions.protocol_errors,
         )
-        yield _gauge(
-            "pointsman_spop_connections", "Open SPOP connections from HAProxy.", self._decisions.spop_connections
+        yield from gauge(
+            "pointsman_spop_connections", "Open SPOP connections from HAProxy.", decisions.spop_connections
         )
-        active = GaugeMetricFamily("pointsman_policy_info", "1 for the live policy.", labels=("policy",))
-        active.add_metric((self._policy_name(),), 1)
-        yield active
-        yield _gauge(
+        yield from gauge("pointsman_policy_info", "1 for the live policy.", [(self._policy_name(), 1)], "policy")
+        yield from gauge(
             "pointsman_config_last_reload_successful",
             "1 unless the policy in the state file or published by another edge was refused and another policy is "
             "live; refused calls of the admin API do not count.",
-            self._decisions.policy_reload_ok,
+            decisions.policy_reload_ok,
         )
-        reloads = CounterMetricFamily(
+        yield from counter(
             "pointsman_policy_changes",
             "Changes of the live policy, by result (applied, refused), from the admin API and from other edges.",
-            labels=("result",),
+            sorted(decisions.policy_reloads.items()),
+            "result",
         )
-        for result, count in sorted(self._decisions.policy_reloads.items()):
-            reloads.add_metric((result,), count)
-        yield reloads
 
     def _replica_families(self) -> Iterator[Metric]:
-        yield from in_pieces(
-            GaugeMetricFamily,
+        yield from gauge(
             "pointsman_replica_state",
             "1 for the state that a replica is in, by replica and state.",
-            ("replica", "model", "state"),
-            (((r.id, r.model, r.state), {"value": 1}) for r in by_id(self._replicas)),
+            (((replica.id, replica.model, replica.state), 1) for replica in by_id(self._replicas)),
+            *("replica", "model", "state"),
         )
         for name, text, column in (
             ("pointsman_in_flight", "Requests in flight on a replica, from this edge and others.", "in_flight"),
@@ -218,167 +204,136 @@ class StateCollector(Collector):
                 "foreign",
             ),
         ):
-            yield from in_pieces(GaugeMetricFamily, name, text, ("replica",), self._column(column))
+            yield from gauge(name, text, self._column(column), "replica")
         loads = [int(self._load.in_flight[r.slot]) for r in self._replicas if r.eligible and r.role is not Role.PREFILL]
-        yield _gauge(
+        yield from gauge(
             "pointsman_imbalance",
             "Requests in flight on the most loaded eligible replica over the mean; 1 is even, 0 without load.",
             max(loads) * len(loads) / sum(loads) if sum(loads) else 0,
         )
-        yield _gauge(
+        yield from gauge(
             "pointsman_reservations",
             "Open reservations: requests in flight that a decision of this router placed.",
             len(self._load),
         )
-        ended = CounterMetricFamily(
+        yield from counter(
             "pointsman_reservations_dropped",
             "Reservations dropped without an end-of-request line, by cause: expired (reservation_ttl_s), leaked "
             "(HAProxy has no such session).",
-            labels=("cause",),
+            (("expired", self._load.expired), ("leaked", self._load.leaked)),
+            "cause",
         )
-        ended.add_metric(("expired",), self._load.expired)
-        ended.add_metric(("leaked",), self._load.leaked)
-        yield ended
-        yield _gauge(
+        yield from gauge(
             "pointsman_sessions",
             "Session pins in memory; kept by policies that use sessions, and 0 under kv_cost, which keeps "
             "conversations.",
             len(self._sessions),
         )
-        yield _counter(
+        yield from counter(
             "pointsman_sessions_evicted", "Session pins dropped because the table was full.", self._sessions.evicted
         )
-        yield _counter(
+        yield from counter(
             "pointsman_sessions_save_errors",
             "Failed writes of the session pins file; each is retried.",
             self._sessions.save_errors,
         )
 
-    def _column(self, name: str) -> Series:
+    def _column(self, name: str) -> Iterator[tuple[str, float]]:
         """A column of the load table, replica by replica. One that grows meanwhile is another array."""
         for replica in by_id(self._replicas):
-            yield (replica.id,), {"value": int(getattr(self._load, name)[replica.slot])}
+            yield replica.id, int(getattr(self._load, name)[replica.slot])
 
     def _request_families(self) -> Iterator[Metric]:
-        served = list(self._requests.replicas.items())
-        yield from in_pieces(
-            CounterMetricFamily,
+        requests = self._requests
+        served = list(requests.replicas.items())
+        yield from counter(
             "pointsman_requests",
             "Finished requests, by the replica that served them and class of the status.",
-            ("replica", "class"),
-            (((r, kind), {"value": count}) for r, s in served for kind, count in sorted(s.by_class.items())),
+            (((replica, kind), count) for replica, own in served for kind, count in sorted(own.by_class.items())),
+            *("replica", "class"),
         )
-        yield from in_pieces(
-            CounterMetricFamily,
+        yield from counter(
             "pointsman_redispatches",
             "Requests that a replica served after another replica refused or dropped them.",
-            ("replica",),
-            (((r,), {"value": s.redispatched}) for r, s in served),
+            ((replica, own.redispatched) for replica, own in served),
+            "replica",
         )
-        for name, text, field in (
-            (
-                "pointsman_first_response_seconds",
-                "Time from request to response headers, by replica; the first token may come later.",
-                "first_response_s",
-            ),
-            (
-                "pointsman_first_token_seconds",
-                "Time from request to the first token of streamed answers, by replica; needs HAProxy's `first_token` "
-                "filter.",
-                "first_token_s",
-            ),
-            (
-                "pointsman_request_seconds",
-                "Time from request to the last byte of the response, by replica.",
-                "request_s",
-            ),
-        ):
-            yield from in_pieces(HistogramMetricFamily, name, text, ("replica",), _histograms(served, field))
-        yield _counter(
+        yield from histogram(
+            "pointsman_first_response_seconds",
+            "Time from request to response headers, by replica; the first token may come later.",
+            ((replica, own.first_response_s) for replica, own in served),
+            "replica",
+        )
+        yield from histogram(
+            "pointsman_first_token_seconds",
+            "Time from request to the first token of streamed answers, by replica; needs HAProxy's `first_token` "
+            "filter.",
+            ((replica, own.first_token_s) for replica, own in served),
+            "replica",
+        )
+        yield from histogram(
+            "pointsman_request_seconds",
+            "Time from request to the last byte of the response, by replica.",
+            ((replica, own.request_s) for replica, own in served),
+            "replica",
+        )
+        yield from counter(
             "pointsman_fail_open",
             "Requests that HAProxy placed alone because the router did not answer the lookup in time (fail open).",
-            self._requests.fail_open,
+            requests.fail_open,
         )
-        undecided = CounterMetricFamily(
+        yield from counter(
             "pointsman_undecided",
             "Requests to generation paths that ended before a decision, by cause: client-left, client-timeout (the "
             "body did not arrive in time), other.",
-            labels=("cause",),
+            ((cause, requests.undecided[cause]) for cause in UNDECIDED_CAUSES),
+            "cause",
         )
-        for cause in UNDECIDED_CAUSES:
-            undecided.add_metric((cause,), self._requests.undecided[cause])
-        yield undecided
-        refused = CounterMetricFamily(
-            "pointsman_refused", "Requests that HAProxy answered itself, by status.", labels=("status",)
+        yield from counter(
+            "pointsman_refused",
+            "Requests that HAProxy answered itself, by status.",
+            ((str(status), count) for status, count in sorted(requests.refused.items())),
+            "status",
         )
-        for status, count in sorted(self._requests.refused.items()):
-            refused.add_metric((str(status),), count)
-        yield refused
-        yield _counter(
-            "pointsman_ring_lines", "End-of-request lines received from HAProxy's log ring.", self._requests.lines
+        yield from counter(
+            "pointsman_ring_lines", "End-of-request lines received from HAProxy's log ring.", requests.lines
         )
-        yield _counter(
+        yield from counter(
             "pointsman_ring_malformed_lines",
             "Lines from HAProxy's log ring that could not be decoded.",
-            self._requests.malformed_lines,
+            requests.malformed_lines,
         )
-        yield _gauge(
-            "pointsman_ring_connections", "Open connections of HAProxy's log rings.", self._requests.ring_connections
+        yield from gauge(
+            "pointsman_ring_connections", "Open connections of HAProxy's log rings.", requests.ring_connections
         )
 
     def _edge_families(self) -> Iterator[Metric]:
-        yield _gauge(
-            "pointsman_haproxy_up", "1 while HAProxy's admin socket answers the router.", int(self._edge.haproxy_up)
+        edge = self._edge
+        yield from gauge(
+            "pointsman_haproxy_up", "1 while HAProxy's admin socket answers the router.", int(edge.haproxy_up)
         )
-        yield _counter(
+        yield from counter(
             "pointsman_haproxy_restarts",
             "Restarts and reloads of HAProxy that the router observed.",
-            self._edge.restarts_seen,
+            edge.restarts_seen,
         )
-        yield _gauge(
+        yield from gauge(
             "pointsman_haproxy_old_workers",
             "HAProxy workers that a reload has replaced and that still carry streams.",
-            self._edge.old_workers,
+            edge.old_workers,
         )
-        yield _counter(
-            "pointsman_edge_sync_errors",
-            "Failed comparisons of HAProxy's servers with the registry.",
-            self._edge.sync_errors,
+        yield from counter(
+            "pointsman_edge_sync_errors", "Failed comparisons of HAProxy's servers with the registry.", edge.sync_errors
         )
-        yield _gauge(
+        yield from gauge(
             "pointsman_haproxy_body_window_bytes",
             "Bytes at the start of a request body that HAProxy inspects; 0 where the configuration does not state "
             "them.",
-            self._edge.body_window_bytes,
+            edge.body_window_bytes,
         )
-        yield _gauge(
+        yield from gauge(
             "pointsman_policy_body_window_bytes",
             "Bytes at the start of a request body that the live policy uses. Where HAProxy inspects fewer bytes, "
             "prompts that begin alike look equal to the policy.",
             self._policy_window(),
         )
-
-
-def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _histograms(served: list[tuple[str, ReplicaServed]], field: str) -> Series:
-    for replica, counted in served:
-        yield (replica,), as_buckets(getattr(counted, field))
-
-
-def as_buckets(histogram: Histogram) -> dict[str, Any]:
-    """A histogram as `HistogramMetricFamily.add_metric` takes it."""
-    return {"buckets": histogram.cumulative(), "sum_value": histogram.total}
-
-
-def build_registry(*collectors: Collector) -> CollectorRegistry:
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in collectors:
-        registry.register(collector)
-    return registry

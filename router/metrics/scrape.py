@@ -1,44 +1,37 @@
-"""Metrics of looking at endpoints that tell nothing of themselves, read from the scraper's state at scrape."""
+"""Metrics of reading endpoints that report nothing themselves, from the scraper's state at scrape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.metrics.exposition import by_id, in_pieces
+from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.watch.scrape import Scraper
 
 
-class ScrapeCollector(Collector):
-    """How looks went, and the work they found that did not come through this edge."""
+class ScrapeCollector(FamilyCollector):
+    """Reads how reads of endpoints went, and the work found there that did not come through this edge."""
 
     def __init__(self, scraper: Scraper, load: LoadTable, replicas: ReplicaRegistry) -> None:
         self._scraper = scraper
         self._load = load
         self._replicas = replicas
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
-        looks = CounterMetricFamily(
+        yield from counter(
             "pointsman_scrapes",
             "Reads of `/metrics` and `/v1/models` of endpoints, by what was read (metrics, models) and result (ok, "
             "failed).",
-            labels=("what", "result"),
+            sorted(self._scraper.results.items()),
+            *("what", "result"),
         )
-        for (what, result), count in sorted(self._scraper.results.items()):
-            looks.add_metric((what, result), count)
-        yield looks
-        yield from in_pieces(
-            GaugeMetricFamily,
+        yield from gauge(
             "pointsman_in_flight_outside",
             "Requests that an endpoint reports in its own metrics beyond those of this edge.",
-            ("replica",),
-            (((r.id,), {"value": int(self._load.outside[r.slot])}) for r in by_id(self._replicas)),
+            ((replica.id, int(self._load.outside[replica.slot])) for replica in by_id(self._replicas)),
+            "replica",
         )

@@ -15,3 +15,9 @@ async def test_pauses_double_up_to_the_longest() -> None:
     assert pauses == [0.001, 0.002, 0.003, 0.003]
     backoff.reset()
     assert backoff.next_s == 0.001
+
+
+def test_a_pause_may_be_taken_without_waiting() -> None:
+    """For callers that wait by other means, or say how long they will."""
+    backoff = Backoff(1.0, 3.0)
+    assert [backoff.take() for _ in range(4)] == [1.0, 2.0, 3.0, 3.0]

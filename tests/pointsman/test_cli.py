@@ -1,11 +1,15 @@
 """The command line: documents from flags, errors as sentences, what needs no running edge."""
 
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
+from plain_words import complaint
 from typer.testing import CliRunner
 
 from pointsman.cli import app
@@ -95,3 +99,20 @@ def test_a_wrong_engine_setting_is_one_sentence(arguments: list[str], says: str)
 def test_the_version_is_printed() -> None:
     """The one of the installed package."""
     assert runner.invoke(app, ["version"]).stdout.strip() == version("pointsman")
+
+
+def help_texts(command: Any, name: str = "pointsman") -> Iterator[tuple[str, str]]:
+    """Every command and option with its help."""
+    yield name, command.help or ""
+    for option in command.params:
+        if option.name != "help":
+            yield f"{name} --{option.name}", getattr(option, "help", None) or ""
+    for child, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, f"{name} {child}")
+
+
+def test_every_help_text_stands_alone() -> None:
+    """`--help` shows each line without the code around it."""
+    texts = list(help_texts(typer.main.get_command(app)))
+    assert len(texts) > 50
+    assert not [f"{name}: {wrong}" for name, text in texts if (wrong := complaint(text))]

@@ -16,10 +16,10 @@ from pointsman.engine.vllm.fleet.config import Device, FleetConfig, PoolConfig
 from pointsman.engine.vllm.fleet.spec import bundles_of, cpus_of
 
 Say = Callable[[str], None]
-"""Given one line for people and for whoever supervises the fleet."""
+"""A function that prints one line about the fleet."""
 
 NAMESPACE = "pointsman"
-"""Where the actors' names live; the name of an actor is its replica's id."""
+"""Ray's namespace of the actors' names; the name of an actor is its replica's id."""
 
 OBJECT_STORE_BYTES = 80_000_000
 """The least Ray accepts. Nothing of ours goes through it; Ray's own default is 30 % of memory."""
@@ -95,7 +95,7 @@ def _address() -> str:
 
 
 def device_of(pool: PoolConfig) -> Device:
-    """What a pool computes on; raises ClusterError when the whole cluster could not hold one replica."""
+    """The device a pool computes on; raises ClusterError when the whole cluster could not hold one replica."""
     import ray
 
     total: dict[str, float] = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""The driver's own API: what routers pass on to it (`/v1/pools` of the admin API), on an address of its own.
+"""The driver's own API, on an address of its own: orders that routers pass on (`/v1/pools` of the admin API).
 
 An order is answered as soon as it is understood, with the pool as it stands; carrying it out takes its time and shows
 in the pool's state. Errors have the shape OpenAI's API and the admin API use.
@@ -41,7 +41,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Orders(Protocol):
-    """Who carries the orders out. Raises UnknownPoolError, VllmConfigError, ClusterError."""
+    """Carries orders out. Raises UnknownPoolError, VllmConfigError, ClusterError."""
 
     def statuses(self) -> list[PoolStatus]: ...
 

@@ -1,4 +1,4 @@
-"""What the replicas of a fleet need of the cluster and the routers, as one value.
+"""The environment of a fleet's pools, as one value: how replicas are made, and what routers are asked.
 
 `launch` makes the real one; tests make their own, without Ray.
 """
@@ -24,7 +24,7 @@ async def _none_registered(replicas: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEnvironment:
-    """How pools make replicas, and whom they report to."""
+    """How pools make replicas and reach routers."""
 
     incarnation: Callable[[PoolConfig, int], Incarnation]
     """Makes one incarnation of a pool's replica, by its number; nothing happens before its `start`."""
@@ -40,4 +40,4 @@ class PoolEnvironment:
     on_change: Callable[[], None] = _nothing
     """Called whenever a pool's status may differ."""
     deregister: Callable[[Iterable[str]], Coroutine[Any, Any, None]] = _none_registered
-    """Tells routers that these replicas are dead."""
+    """Removes dead replicas from routers."""

@@ -21,7 +21,7 @@ from pointsman.engine.vllm.fleet.spec import revision_of
 from pointsman.engine.vllm.replica.replica import Found
 
 ANSWER_S = 10.0
-"""How long an actor that is found may take to say what it is; one that does not is none of ours, or hangs."""
+"""How long an actor may take to answer which replica it is; one that does not answer belongs to others, or hangs."""
 
 
 class Fleet:

@@ -1,4 +1,4 @@
-"""From a pool to its replicas: what each is told, the environment of its process, what it reserves on the cluster."""
+"""From a pool to its replicas: their arguments, environments and reservations on the cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Bundle = dict[str, float]
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All one replica is told."""
+    """The specification of one replica."""
 
     id: str
     argv: tuple[str, ...]
@@ -39,9 +39,9 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     heartbeat_s: float
     drain_s: float
-    """What its work may take to finish when nobody keeps it any longer."""
+    """How long running work may take to finish once the replica is orphaned."""
     born_ms: int
-    """When the driver made this incarnation of it, since 1970; no two under one id have the same."""
+    """When the driver made this incarnation, in milliseconds since 1970; no two under one id have the same."""
     pool: str = ""
     role: Role = Role.BOTH
     prefill_timeout_s: float = 30.0
@@ -117,7 +117,7 @@ def cpus_of(pool: PoolConfig) -> int:
 
 
 def group_argv(rank: int, size: int, address: str, port: int) -> tuple[str, ...]:
-    """What a rank of a data-parallel group is told beside its own arguments: who it is, and where rank 0 is."""
+    """Arguments of a rank of a data-parallel group besides its own: its number, and the address of rank 0."""
     return (
         f"--data-parallel-size={size}",
         "--data-parallel-size-local=1",

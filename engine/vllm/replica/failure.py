@@ -23,7 +23,7 @@ _PREFIX = re.compile(r"^(\([\w-]+ pid=\d+\) )?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \
 _PYDANTIC = re.compile(
     r"^\d+ validation errors? for \w+\n\s+|\s*\[type=[^\n]*|\n\s+For further information visit [^\n]*"
 )
-"""What pydantic writes round the sentence that a validator of vLLM raised."""
+"""pydantic's text around the sentence that a validator of vLLM raised."""
 
 _RAISED = re.compile(r"^(?:[a-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt): \S")
 
@@ -61,7 +61,7 @@ def first_cause(log: str) -> str:
 
 
 def last_lines(logs: Iterable[str], count: int = 3) -> str:
-    """The last lines that say something, for a failure that raised nothing."""
+    """The last lines that are not empty, for a failure that raised nothing."""
     lines = [line.strip() for log in logs for line in log.splitlines() if line.strip()]
     return " ".join(lines[-count:])[:MESSAGE_CHARACTERS_MAX]
 

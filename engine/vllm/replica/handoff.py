@@ -62,7 +62,7 @@ class _Call:
         """Prefix keys of the body, where its prompt may be handed over; not scoped."""
         self.prompt_bytes = 0
         self.scope = found.get(SCOPE_HEADER.encode(), b"").decode("latin-1")
-        """As the router said it."""
+        """The header `x-pointsman-scope`, as the router set it."""
         self.taken = False
         """Whether the one prompt it may hand over was."""
         if named is not None:
@@ -93,7 +93,7 @@ class Handoff:
         self._prefiller = Prefiller(connector, timeout_s=timeout_s, own=own) if role is Role.DECODE else None
 
     def totals(self) -> Handoffs | None:
-        """What became of prompts to be computed elsewhere; None unless this is a decode replica."""
+        """Totals of handoffs; None unless this is a decode replica."""
         if self._prefiller is None:
             return None
         return msgspec.structs.replace(self._prefiller.totals(), lost=self._lost())

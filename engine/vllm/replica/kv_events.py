@@ -49,11 +49,11 @@ class BlockStored(msgspec.Struct, tag=True, gc=False):
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
     session_id: str | None = None
-    """What the request was tagged with when it was handed to the engine."""
+    """The tag of the request, set when it was handed to the engine."""
 
 
 class BlockRemoved(msgspec.Struct, tag=True, gc=False):
-    """Copies of blocks left it."""
+    """Copies of blocks left the cache."""
 
     block_hashes: list[Block]
     medium: str | None = None
@@ -61,7 +61,7 @@ class BlockRemoved(msgspec.Struct, tag=True, gc=False):
 
 
 class AllBlocksCleared(msgspec.Struct, tag=True, gc=False):
-    """It is empty. Reported by the next step that runs, not when it was asked for."""
+    """The cache is empty. Reported by the next step that runs, not when it was asked for."""
 
 
 Event = BlockStored | BlockRemoved | AllBlocksCleared
@@ -76,7 +76,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where one engine publishes."""
+    """The sockets of one engine's events."""
 
     endpoint: str
     replay_endpoint: str = ""
@@ -97,7 +97,7 @@ class KVEventStream:
     """One engine's events, from its first one on."""
 
     def __init__(self, source: Source, deliver: Callable[[list[Event]], None], lost: Callable[[], None]) -> None:
-        """`lost` is called, between two deliveries, where batches are missing that nobody has any more."""
+        """`lost` is called, between two deliveries, where batches are missing for good."""
         self._source = source
         self._deliver = deliver
         self._lost = lost

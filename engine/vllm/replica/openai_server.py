@@ -49,7 +49,7 @@ class OpenAIServer:
 
     @property
     def prefix_cache(self) -> PrefixCache:
-        """What the engine made of its memory, and where it tells what it keeps there."""
+        """Size of the engine's KV cache, and the sockets of its events."""
         config = self._engine.vllm_config.cache_config
         block_size = int(config.block_size)
         # Hybrid models give a token more or less than one slot of a block: vLLM's own count, where there is one.

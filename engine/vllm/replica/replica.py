@@ -66,11 +66,11 @@ _CLOSE_S = 1
 
 
 class Found(msgspec.Struct, frozen=True):
-    """How a replica stands that a driver finds."""
+    """The state of a replica that a driver finds."""
 
     place: Place
     begun: bool
-    """Whether it was asked to start: a rank that was not lacks what only its group's start tells."""
+    """Whether the replica was asked to start: a rank that was not lacks the arguments of its group."""
     stopping: bool
 
 
@@ -248,7 +248,7 @@ class VllmReplica:
         return f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
 
     def _paired(self, app: App) -> App:
-        """The app, and an engine whose prompts other replicas compute, or that computes theirs."""
+        """Put handoffs around the engine of a replica with a role; the app to serve instead of `app`."""
         if self._spec.role is Role.BOTH:
             return app
         self._handoff = Handoff(

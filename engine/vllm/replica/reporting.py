@@ -78,11 +78,11 @@ class _Call:
     def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
         self.request_id = request_id
         self.scope = scope
-        """As the router said it."""
+        """The header `x-pointsman-scope`, as the router set it."""
         self.arrived_s = arrived_s
         self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
         self.tag = ""
-        """What its first prompt is called in events; empty until it reaches the engine."""
+        """Names the first prompt in events; empty until the prompt reaches the engine."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.prefix_tokens = -1
@@ -128,7 +128,7 @@ class Reporter:
         """The group of layers whose blocks are followed, where a model has several: the first that keeps whole
         prefixes."""
         self._calls: dict[str, _Call] = {}
-        """By tag, requests whose first token the engine's outputs tell too late."""
+        """By tag, requests whose first token the engine's outputs show too late."""
         self._streams: list[KVEventStream] = []
         self._publisher: Publisher | None = None
         self._publishing: asyncio.Task[None] | None = None
@@ -237,7 +237,7 @@ class Reporter:
         return watched
 
     def _scope(self, call: _Call, prompt: Any, adapter: Any) -> tuple[int, str]:
-        """Whose keys the request's are, and the tenant its KV is kept to."""
+        """The scope of the request's keys, and the tenant that alone may reuse its KV."""
         given = prompt if isinstance(prompt, dict) else {}
         scope, tenant = request_scope(
             call.scope, self._model if adapter is None else adapter.lora_name, given.get("cache_salt") or ""
@@ -279,7 +279,7 @@ class Reporter:
     # A request, as blocks
 
     def apply(self, events: Sequence[Event]) -> None:
-        """What entered and left the cache, in order."""
+        """Apply what entered and left the cache, in order."""
         attribution = self.attribution
         for event in events:
             if isinstance(event, BlockStored):
@@ -306,7 +306,7 @@ class Reporter:
         return event.group_idx in (None, self._group)
 
     def _computed(self, call: _Call, event: BlockStored) -> None:
-        """A request whose answer comes whole has computed blocks: with its last full one it has its first token."""
+        """Note computed blocks of a request whose answer comes whole: with the last full one it has its first token."""
         below = self.attribution.depth(event.block_hashes[-1]) * self._block_size
         if below <= 0:
             return

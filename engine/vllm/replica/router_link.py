@@ -1,4 +1,4 @@
-"""What connects one vLLM replica with its routers: its registration and the reports of its engine.
+"""The link of one vLLM replica to its routers: its registration and the reports of its engine.
 
 A replica without admin URLs registers nowhere and reports nothing; every call is then harmless.
 """

@@ -1,4 +1,4 @@
-"""What a replica knows about its own load: the engine's report after each step, and the life of each request.
+"""The load of one replica: the engine's report after each step, and first token and end of each request.
 
 `EngineSignals` owns the counts; vLLM's engine and its request stream write them, `Signals` is a value read from them.
 Everything happens on the replica's event loop, so nothing is locked.
@@ -50,7 +50,7 @@ class EngineSignals:
         self.adapter_slots = 0
         """LoRA adapters one batch may hold; 0 without LoRA."""
         self.adapters: dict[str, None] = {}
-        """Those in slots, the one used longest ago first."""
+        """Adapters in slots, the one used longest ago first."""
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0

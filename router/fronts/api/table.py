@@ -52,13 +52,13 @@ BORN_MS = Parameter(
     name="born_ms",
     where="query",
     schema={"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
-    description="The replica itself asks, in the life that began then; a later one is left as it is (409).",
+    description="Start time of the replica that calls; 409 while a later incarnation is registered.",
 )
 IF_MATCH = Parameter(
     name="If-Match",
     where="header",
     schema={"type": "string"},
-    description="Change only if the live policy has this ETag.",
+    description="ETag that the live policy must have; otherwise nothing changes.",
 )
 DRY_RUN = Parameter(
     name="dry_run",
@@ -71,8 +71,8 @@ NO_REPLICA = {404: "No such replica."}
 SUPERSEDED = {409: "A later life of the replica is registered."}
 NO_POOL = {404: "No such pool; the message names those there are."}
 NO_DRIVER = {
-    409: "The driver cannot do it now.",
-    502: "The driver of the pool's fleet gave no answer that can be understood.",
+    409: "The driver cannot do that at this moment.",
+    502: "The driver of the pool's fleet gave an unusable answer.",
     503: "The driver of the pool's fleet cannot be reached.",
 }
 UNRESOLVED = {503: "The host name was not resolved in time."}
@@ -100,19 +100,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         },
     ),
     Endpoint(
-        "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; its streams finish",
+        "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; running streams finish",
         parameters=(REPLICA_ID, BORN_MS), answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
     ),
     Endpoint(
-        "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Route nothing further to a replica",
+        "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
         parameters=(REPLICA_ID, BORN_MS), answers={200: Answer("The replica.", ReplicaView)},
         errors={**NO_REPLICA, **SUPERSEDED},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
-        "Tell what changed in an engine: prefix keys, first tokens, ends, load",
+        "Report changes of an engine: prefix keys, first tokens, ends of requests, load",
         parameters=(REPLICA_ID,), body=EngineEvents, media_types=(JSON_TYPE, MSGPACK_TYPE),
-        answers={200: Answer("Taken; whether to send all of it again, and how often to tell.", EventsAnswer)},
+        answers={200: Answer("Accepted; whether a snapshot is needed, and the interval of messages.", EventsAnswer)},
         errors={
             **NO_REPLICA,
             400: "The body is neither JSON nor msgpack, or not UTF-8.",
@@ -120,13 +120,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         },
     ),
     Endpoint(
-        "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools: take orders for them until the lease ends",
+        "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools to a driver, which takes orders for them",
         parameters=(POOL_NAME,), body=FleetLease,
         answers={201: Answer("Known from here on."), 204: Answer("Renewed.")},
         errors={409: "A pool belongs to another fleet.", 507: "There are too many fleets.", **NO_PATH, **UNRESOLVED},
     ),
     Endpoint(
-        "DELETE", "/v1/fleets/{name}", PoolFront.delete_fleet, "Give the pools up",
+        "DELETE", "/v1/fleets/{name}", PoolFront.delete_fleet, "End the lease of a fleet's pools",
         parameters=(POOL_NAME,), answers={204: Answer("Forgotten.")}, errors={404: "No such fleet."},
     ),
     Endpoint(
@@ -138,17 +138,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView)}, errors=NO_POOL,
     ),
     Endpoint(
-        "PUT", "/v1/pools/{name}", PoolFront.put_pool, "Change a pool: its replicas are rolled one by one",
-        parameters=(POOL_NAME,), body=POOL_SCHEMA, answers={202: Answer("Understood; the pool as it is.", PoolView)},
+        "PUT", "/v1/pools/{name}", PoolFront.put_pool, "Change a pool's configuration; replicas are rolled one by one",
+        parameters=(POOL_NAME,), body=POOL_SCHEMA, answers={202: Answer("Accepted; the pool at present.", PoolView)},
         errors={**NO_POOL, **NO_DRIVER},
     ),
     Endpoint(
-        "POST", "/v1/pools/{name}/scale", PoolFront.scale_pool, "Say how many replicas a pool shall have",
-        parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Understood; the pool as it is.", PoolView)},
+        "POST", "/v1/pools/{name}/scale", PoolFront.scale_pool, "Scale a pool",
+        parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Accepted; the pool at present.", PoolView)},
         errors={**NO_POOL, **NO_DRIVER},
     ),
     Endpoint(
-        "GET", "/v1/policies", PolicyFront.list_policies, "List the policies there are",
+        "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
         answers={200: Answer("Policies.", PolicyList)},
     ),
     Endpoint(
@@ -156,7 +156,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answers={200: Answer("The document, with an ETag.", POLICY_SCHEMA)},
     ),
     Endpoint(
-        "PUT", "/v1/policy", PolicyFront.put_policy, "Put a policy live",
+        "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
         parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
         answers={
             200: Answer(
@@ -167,16 +167,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors={412: "If-Match names another version."},
     ),
     Endpoint(
-        "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges this one shares with",
+        "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
         answers={200: Answer("The edges.", EdgeList)},
     ),
     Endpoint(
         "GET", "/v1/state/digests", EdgesFront.digests,
-        "Numbers that are equal on two edges exactly when they know the same",
-        answers={200: Answer("By kind of thing.", Digests)},
+        "Get digests that are equal on two edges exactly when both know the same",
+        answers={200: Answer("Digests by kind of state.", Digests)},
     ),
     Endpoint(
-        "POST", "/v1/explain", PolicyFront.explain, "Say what would be decided for a request, and why",
+        "POST", "/v1/explain", PolicyFront.explain, "Explain the decision for a request",
         body=ExplainRequest, answers={200: Answer("Decision and candidates.", ExplainAnswer)},
     ),
     Endpoint("GET", "/metrics", HealthFront.metrics, public=True),

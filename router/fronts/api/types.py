@@ -14,14 +14,17 @@ from pointsman.policies.decision import Decision
 
 
 class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a replica gets fewer requests than the policy would send it."""
+    """The reason for a reduced share of requests."""
 
     cause: Annotated[
-        str, msgspec.Meta(description="slow, backpressure, or the cause of failures that are too common to eject for.")
+        str,
+        msgspec.Meta(
+            description="slow, backpressure, or the cause of failures when too many replicas fail for an ejection."
+        ),
     ]
-    share: Annotated[float, msgspec.Meta(description="Of the requests it would have got, it keeps this share.")]
+    share: Annotated[float, msgspec.Meta(description="Share of its usual requests that the replica keeps.")]
     ratio: Annotated[
-        float, msgspec.Meta(description="How many times slower than the median it decodes or prefills; 1 if unknown.")
+        float, msgspec.Meta(description="Ratio of its decode or prefill time to the median of the model; 1 if unknown.")
     ]
 
 
@@ -31,28 +34,31 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     model: str
-    names: Annotated[list[str], msgspec.Meta(description="What requests may ask for here; empty is anything.")]
-    adapters: Annotated[list[str], msgspec.Meta(description="Those of the names that are LoRA adapters.")]
-    adapters_loaded: Annotated[list[str], msgspec.Meta(description="As told, or by what was sent there.")]
+    names: Annotated[list[str], msgspec.Meta(description="Model names that the replica serves; empty: any.")]
+    adapters: Annotated[list[str], msgspec.Meta(description="Names that are LoRA adapters.")]
+    adapters_loaded: Annotated[
+        list[str],
+        msgspec.Meta(description="LoRA adapters that are loaded, as the engine reported or as decisions imply."),
+    ]
     role: Role
-    pool: Annotated[str, msgspec.Meta(description="The pool it is one of, see GET /v1/pools.")]
+    pool: Annotated[str, msgspec.Meta(description="Pool of the replica, see GET /v1/pools; empty: none.")]
     state: Annotated[str, msgspec.Meta(description="starting, up, down, draining or ejected")]
-    in_flight: Annotated[int, msgspec.Meta(description="Requests, ours and foreign.")]
+    in_flight: Annotated[int, msgspec.Meta(description="Requests in flight, including those that no decision placed.")]
     in_flight_tokens: int
     ttl_s: float | None
-    lease_left_s: Annotated[float | None, msgspec.Meta(description="Seconds until the lease ends; null is permanent.")]
+    lease_left_s: Annotated[float | None, msgspec.Meta(description="Seconds until the lease ends; null: permanent.")]
     cause: Annotated[
         str | None,
-        msgspec.Meta(description="Of an ejected replica: error, cut, dropped, unreachable, timeout or unanswered."),
+        msgspec.Meta(description="Cause of the ejection: error, cut, dropped, unreachable, timeout or unanswered."),
     ] = None
-    failures: Annotated[int | None, msgspec.Meta(description="Failed answers the ejection follows from.")] = None
-    since: Annotated[str | None, msgspec.Meta(description="When it was ejected, RFC 3339.")] = None
+    failures: Annotated[int | None, msgspec.Meta(description="Failed answers that caused the ejection.")] = None
+    since: Annotated[str | None, msgspec.Meta(description="Time of the ejection, RFC 3339.")] = None
     until: Annotated[
         str | None,
-        msgspec.Meta(description="From when on one request probes it, RFC 3339; earlier than now: the next."),
+        msgspec.Meta(description="Time from which the next request probes the replica, RFC 3339."),
     ] = None
     demotion: Annotated[
-        DemotionView | None, msgspec.Meta(description="Why it gets fewer requests; null for one that is well.")
+        DemotionView | None, msgspec.Meta(description="Reason for a reduced share of requests; null: none.")
     ] = None
 
 
@@ -61,7 +67,7 @@ class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):
-    """A pool, and the fleet whose driver keeps it."""
+    """A pool, and the fleet whose driver runs it."""
 
     fleet: str
 
@@ -71,11 +77,11 @@ class PoolList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy one may put live, with the schema of its own configuration."""
+    """An installed policy with the schema of its configuration."""
 
     name: str
     summary: str
-    config: Annotated[dict[str, Any], msgspec.Meta(description="JSON schema of its configuration.")]
+    config: Annotated[dict[str, Any], msgspec.Meta(description="JSON schema of the policy's configuration.")]
 
 
 class PolicyList(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +90,7 @@ class PolicyList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A request to explain: the features a lookup would carry. All optional."""
+    """A request to explain, as the features of its lookup; all optional."""
 
     path: str = "/v1/chat/completions"
     model: str = ""
@@ -94,9 +100,16 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_tokens: Tokens = 0
     prefix_keys: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=0)], ...],
-        msgspec.Meta(max_length=128, description="Of the prompt, shortest prefix first; see contract/prefix_keys.py."),
+        msgspec.Meta(
+            max_length=128, description="Prefix keys of the prompt, shortest prefix first; see contract/prefix_keys.py."
+        ),
     ] = ()
-    policy: Annotated[str, msgspec.Meta(description="As the override header; ignored unless that is enabled.")] = ""
+    policy: Annotated[
+        str,
+        msgspec.Meta(
+            description="Another policy, as in the header `x-pointsman-policy`; ignored unless `override_header` is on."
+        ),
+    ] = ""
 
     def __post_init__(self) -> None:
         check_keys(self.prefix_keys)
@@ -109,9 +122,11 @@ class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     in_flight_tokens: int
     pinned: bool
-    adapter_loaded: Annotated[bool, msgspec.Meta(description="Of requests that name a LoRA adapter.")]
+    adapter_loaded: Annotated[
+        bool, msgspec.Meta(description="Whether the replica has the LoRA adapter of the request loaded.")
+    ]
     resident_tokens: Annotated[int, msgspec.Meta(description="Leading tokens of the prompt predicted to be cached.")]
-    terms: Annotated[dict[str, float], msgspec.Meta(description="What the score is made of, by the policy's words.")]
+    terms: Annotated[dict[str, float], msgspec.Meta(description="Terms of the score, by the policy's names.")]
     rank: int | None
     score: float | None
     reason: str | None
@@ -120,9 +135,13 @@ class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
 class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     policy: dict[str, Any]
-    prompt_tokens: Annotated[int, msgspec.Meta(description="Predicted; 0 for policies that do not look at prompts.")]
+    prompt_tokens: Annotated[
+        int, msgspec.Meta(description="Predicted tokens of the prompt; 0 for policies without prefix keys.")
+    ]
     candidates: list[CandidateView]
-    excluded: Annotated[dict[str, str], msgspec.Meta(description="Replicas that may not serve it, and why.")]
+    excluded: Annotated[
+        dict[str, str], msgspec.Meta(description="Replicas that may not serve the request, each with the cause.")
+    ]
 
 
 class OtherEdge(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,20 +151,24 @@ class OtherEdge(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     admin_url: str
     state: Annotated[str, msgspec.Meta(description="in-step, behind, silent or refused")]
-    heard_s: Annotated[float, msgspec.Meta(description="Seconds since its last batch.")]
-    position: Annotated[int | None, msgspec.Meta(description="Its last batch that is applied here.")]
-    lag: Annotated[int, msgspec.Meta(description="Batches it had made, at its last heartbeat seen, beyond that.")]
-    in_flight: Annotated[int, msgspec.Meta(description="Requests it has in flight.")]
-    holds: Annotated[int, msgspec.Meta(description="Replicas whose heartbeats come to it.")]
-    refused: Annotated[str, msgspec.Meta(description="Why its batches are not understood.")]
+    heard_s: Annotated[float, msgspec.Meta(description="Seconds since the last batch of the edge.")]
+    position: Annotated[int | None, msgspec.Meta(description="Number of its last batch that was applied here.")]
+    lag: Annotated[
+        int, msgspec.Meta(description="Batches that it had published beyond `position`, at its last heartbeat.")
+    ]
+    in_flight: Annotated[int, msgspec.Meta(description="Requests in flight on that edge.")]
+    holds: Annotated[int, msgspec.Meta(description="Replicas whose heartbeats reach that edge.")]
+    refused: Annotated[
+        str, msgspec.Meta(description="Why the batches of that edge are not understood; empty: they are.")
+    ]
 
 
 class EdgeList(msgspec.Struct, frozen=True, kw_only=True):
-    edge: Annotated[str, msgspec.Meta(description="This one's id; empty when it shares nothing.")]
+    edge: Annotated[str, msgspec.Meta(description="Id of this edge; empty: nothing is shared.")]
     name: str
-    batches: Annotated[int, msgspec.Meta(description="It has told.")]
-    store: Annotated[str, msgspec.Meta(description="up, or why the store does not serve; none without one.")]
-    in_step: Annotated[bool, msgspec.Meta(description="Nothing that any living edge said is missing.")]
+    batches: Annotated[int, msgspec.Meta(description="Batches that this edge has published.")]
+    store: Annotated[str, msgspec.Meta(description="up, the cause of a failure, or none without a store.")]
+    in_step: Annotated[bool, msgspec.Meta(description="Whether every update of the running edges was received.")]
     edges: list[OtherEdge]
 
 
@@ -155,9 +178,11 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Digests(msgspec.Struct, frozen=True, kw_only=True):
-    """Equal on two edges exactly when they know the same."""
+    """Digests that are equal on two edges exactly when both know the same."""
 
     parts: Annotated[
         dict[str, Digest],
-        msgspec.Meta(description="replicas, policy, sessions, conversations, and resident/ID for each replica."),
+        msgspec.Meta(
+            description="Digests of replicas, policy, sessions, conversations, and of resident/ID for each replica."
+        ),
     ]

@@ -101,7 +101,9 @@ def test_a_request_whose_model_nothing_tells_is_refused(naming: Naming) -> None:
     edge = Edge()
     edge.put("q", 0, "qwen")
     edge.put("l", 1, "llama")
+    explained = edge.pipeline.explain(RequestFeatures(request_id="1", naming=naming), 0.0)
     refused = edge.ask("1", naming=naming)
+    assert explained["decision"] == refused and explained["candidates"] == []
     assert (refused.first, refused.status, refused.reason) == ("", 400, Reason.NO_MODEL)
     assert edge.metrics.by_reason == {("least_load", Reason.NO_MODEL): 1}
     assert len(edge.load) == 0
@@ -206,7 +208,7 @@ def test_explaining_changes_nothing(policy: str) -> None:
             told = explained.pipeline.explain(RequestFeatures(request_id="x", session=f"s{number}"), 0.0)
         decided = explained.ask(str(number), session=f"s{number}")
         assert decided == plain.ask(str(number), session=f"s{number}")
-        assert told["decision"].first == decided.first
+        assert told["decision"] == decided
     assert len(explained.load) == 6
 
 

@@ -8,7 +8,9 @@ import shutil
 from urllib.parse import urlsplit
 
 from api_page import as_shown, ask, differs, running_example, shown
+from plain_words import complaint
 
+from pointsman.router.fronts.api.openapi import describe_api
 from pointsman.router.fronts.api.table import ENDPOINTS
 
 OPERATIONS = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS} | {("GET", "/openapi.json")}
@@ -52,3 +54,16 @@ def test_a_changed_answer_is_noticed() -> None:
     assert differs({"a": [1]}, {"a": [1, 2]})
     assert differs({"a": 1}, {"a": "1"})
     assert differs({"a": True}, {"a": False})
+
+
+def test_every_description_stands_alone() -> None:
+    """In generated clients a field's description is read without its neighbours."""
+    described = describe_api(ENDPOINTS, "1")
+    fields = {
+        f"{name}.{key}": value["description"]
+        for name, schema in described["components"]["schemas"].items()
+        for key, value in schema.get("properties", {}).items()
+        if "description" in value
+    }
+    assert len(fields) > 40
+    assert not [f"{field}: {wrong}" for field, text in fields.items() if (wrong := complaint(text))]
