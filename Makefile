@@ -39,12 +39,15 @@ check: install  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Four workers on two cores: most tests wait. Tests that share something carry a group and stay in one worker.
+SPREAD := -n 4 --dist loadgroup
+
 test: install  ## the fast suite, under 5 minutes
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not vllm and not soak' $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m 'not vllm and not soak' $(ARGS)
 
 # Without PYTHONSAFEPATH the sources in this folder would come before what was compiled from them.
 test-compiled: compiled  ## what tests the request path, against the compiled one
-	PYTHONSAFEPATH=1 POINTSMAN_COMPILE=1 $(COMPILED)/bin/python -m pytest -n 3 --dist loadfile -o pythonpath=tests/support \
+	PYTHONSAFEPATH=1 POINTSMAN_COMPILE=1 $(COMPILED)/bin/python -m pytest $(SPREAD) -o pythonpath=tests/support \
 	  -m 'not vllm and not soak and not sources' tests/test_package.py tests/policies tests/haproxy tests/router tests/sim \
 	  tests/simulator tests/e2e/test_edge.py tests/e2e/test_kv_routing.py tests/e2e/test_failover.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again. Leaf module."""
+"""Pauses between attempts at something that failed. Leaf module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Backoff:
         return f"Backoff(next {self.next_s} s)"
 
     def reset(self) -> None:
-        """It worked: the next pause is the first again."""
+        """Note a success: the next pause is the first one again."""
         self.next_s = self._first_s
 
     def take(self) -> float:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from pointsman.contract.private_files import append_private
 
 LOG_TAIL_BYTES = 4096
-"""How much of the end of a log is quoted."""
+"""Bytes at the end of a log that are quoted."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -73,7 +73,7 @@ def decode(
     try:
         return msgspec.convert(values, into, strict=strict)
     except msgspec.ValidationError as refusal:
-        raise explain(refusal, values, into, at=at, source=source, error=error, known=known) from refusal
+        raise explain(refusal, values, into, at=at, source=source, error=error, strict=strict, known=known) from refusal
 
 
 def explain(
@@ -84,12 +84,13 @@ def explain(
     at: str = "",
     source: str | Mapping[str, str] = "",
     error: type[ConfigurationError] = ConfigurationError,
+    strict: bool = True,
     known: tuple[str, ...] = (),
 ) -> ConfigurationError:
-    """What msgspec refused when it decoded `values`, as an error of type `error`; arguments as those of `decode`."""
+    """Turn msgspec's refusal of `values` into an error of type `error`; arguments as those of `decode`."""
     parsed = _REFUSAL.match(str(refusal))
     assert parsed is not None
-    key, value, kind = _find(parsed["path"] or "", values, into, at)
+    key, value, kind = _find(parsed["path"] or "", values, into, at, strict)
     problem, expected = "", describe_type(kind) if kind is not Any else parsed["message"]
     cause = refusal.__cause__
     if isinstance(cause, ConfigurationError):
@@ -121,7 +122,7 @@ def _source_of(key: str, sources: Mapping[str, str]) -> str:
     return next((sources[path] for path in paths if path in sources), "")
 
 
-def _find(path: str, value: Any, kind: Any, key: str) -> tuple[str, Any, Any]:
+def _find(path: str, value: Any, kind: Any, key: str, strict: bool) -> tuple[str, Any, Any]:
     """Key, value and type at a path of msgspec's, below `key`."""
     for step in _STEP.finditer(path):
         kind = _container(kind, value)
@@ -133,16 +134,16 @@ def _find(path: str, value: Any, kind: Any, key: str) -> tuple[str, Any, Any]:
             kind = arguments[int(index) if several else 0] if arguments else Any
         elif step["any"]:  # msgspec does not say which key of a mapping it is.
             kind = arguments[-1] if arguments else Any
-            name = next((name for name, inner in value.items() if not _fits(inner, kind)), "")
+            name = next((name for name, inner in value.items() if not _fits(inner, kind, strict)), "")
             key, value = join(key, str(name)), value.get(name)
         else:
             key, value, kind = join(key, step["key"]), value[step["key"]], _fields(kind).get(step["key"], Any)
     return key, value, _container(kind, value)
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: Any, strict: bool) -> bool:
     try:
-        msgspec.convert(value, kind, strict=False)
+        msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError:
         return False
     return True

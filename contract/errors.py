@@ -27,7 +27,7 @@ class ConfigurationError(ValueError):
     """
 
     document: ClassVar[str] = "document"
-    """What a document without a source is called when no single key is to blame."""
+    """Name of a document without a source, for errors that concern no single key."""
 
     def __init__(self, key: str, value: object, expected: str, problem: str = "", source: str = "") -> None:
         self.key = key

@@ -1,4 +1,4 @@
-"""What an engine reports of itself: body of `POST /v1/replicas/{id}/events`, and the answer to it."""
+"""Event messages of engines: body of `POST /v1/replicas/{id}/events`, and the answer to it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What became of the prompts a decode replica was to get from prefill replicas, since its engine started.
+    """Outcomes of a decode replica's prefill requests, since its engine started.
 
     Each paired request counts once under one of the first five; `lost` counts beside `ok`.
     """
@@ -80,11 +80,11 @@ class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ok: Tokens = 0
     """The prefill replica computed it."""
     failed: Tokens = 0
-    """It answered with an error, or the connection broke: computed here."""
+    """The prefill replica answered with an error, or the connection broke: computed here."""
     refused: Tokens = 0
-    """It could not be connected to: computed here."""
+    """The prefill replica could not be connected to: computed here."""
     timeout: Tokens = 0
-    """It took too long: computed here."""
+    """The prefill replica took too long: computed here."""
     unsuitable: Tokens = 0
     """A request whose KV cannot be handed over (several answers, images): computed here."""
     lost: Tokens = 0
@@ -94,7 +94,7 @@ class Handoffs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many, by outcome."""
+        """Number of prefill requests by outcome."""
         counts = msgspec.structs.asdict(self)
         del counts["leg_ms"]
         return counts
@@ -154,7 +154,7 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the router says to a message."""
+    """The router's answer to a message."""
 
     resync: Annotated[
         bool,

@@ -20,7 +20,7 @@ MAX_HELLO_BYTES = 4096
 
 
 class FeedHello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who speaks."""
+    """Sender of the messages."""
 
     replica: str
     token: str = ""

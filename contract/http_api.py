@@ -1,4 +1,4 @@
-"""What every HTTP API of ours does alike: read a body within a limit, decode it strictly, answer JSON, refuse in words.
+"""Shared code of every HTTP API: read a body within a limit, decode it strictly, answer JSON, refuse in words.
 
 A request that does not fit is an HTTPException with one sentence: 413 for a body beyond the limit, 400 for one that is
 not JSON (msgpack) or not UTF-8, 422 for a value that does not fit, in the form of `pointsman.contract.errors`.

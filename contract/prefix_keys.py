@@ -76,7 +76,7 @@ MAX_SCOPES = 4096
 
 
 def salt_of(cache_salt: str) -> int:
-    """What names a cache salt in a scope; 0 for none."""
+    """Hash that stands for a cache salt in a scope; 0 for none."""
     return xxh64_intdigest(cache_salt.encode("utf-8", "surrogatepass")) if cache_salt else 0
 
 

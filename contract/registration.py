@@ -20,11 +20,11 @@ MAX_ADAPTERS = 4096
 """LoRA adapters one replica may name."""
 
 HEALTH_PATH_PATTERN = r"^(|/[A-Za-z0-9_./~:@%+-]{0,255})$"
-"""What HAProxy takes as a path in its configuration and on its Runtime API."""
+"""Pattern of paths that HAProxy accepts in its configuration and on its Runtime API."""
 
 
 class Role(StrEnum):
-    """What a replica is there for."""
+    """Use of a replica."""
 
     BOTH = "both"
     """Serves requests whole."""

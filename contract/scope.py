@@ -1,4 +1,4 @@
-"""Whose a request's prefix keys are, as its replica knows it: what the router said, else what the request says."""
+"""Scope of a request's prefix keys, as its replica determines it: the router's, else from the request."""
 
 from __future__ import annotations
 

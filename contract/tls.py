@@ -1,4 +1,4 @@
-"""What HTTP clients check certificates with, where most speak plain HTTP to a neighbour.
+"""TLS contexts of HTTP clients, most of which speak plain HTTP to a neighbour.
 
 httpx reads all certificate authorities for each client it makes: 45 ms in which the event loop answers no lookup. What
 is asked over plain HTTP alone needs none.

@@ -38,7 +38,7 @@ MAX_ANCHORS = 65_536
 
 
 class KeyDepths:
-    """How many blocks the prefix that a key names fills.
+    """Blocks that the prefix of the key fills.
 
     The bytes of a prompt make its tokens by proportion, everywhere alike: a few per cent wrong where code and prose
     take turns. So the end of each prompt is remembered under its last key. The next turn of a conversation contains
@@ -201,7 +201,7 @@ class Attribution:
             request.looked_up = False
 
     def depth(self, block: Block) -> int:
-        """How many blocks a prefix that ends with this one has; 0 where that is not known."""
+        """Return the blocks of the prefix that ends with this block; 0 where that is not known."""
         return self._depth.get(block, 0)
 
     # For routers
@@ -216,7 +216,7 @@ class Attribution:
         return [key for key, block in self._block_of.items() if block in self._copies]
 
     def depths(self, keys: Iterable[int]) -> list[int]:
-        """How many blocks the prefixes of keys fill; 0 for one that has no block."""
+        """Return the blocks that the prefixes of keys fill; 0 for a key without a block."""
         block_of, depth = self._block_of, self._depth
         return [depth.get(block_of[key], 0) if key in block_of else 0 for key in keys]
 

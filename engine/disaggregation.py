@@ -71,7 +71,7 @@ PREFILL_TOKENS = 1
 
 
 class HandoffOutcome(StrEnum):
-    """How a handoff ended; the fields of `Handoffs`."""
+    """Outcome of a handoff; the fields of `Handoffs`."""
 
     __hash__ = str.__hash__
 
@@ -217,7 +217,7 @@ class Binding(NamedTuple):
 
 
 class Connector(Protocol):
-    """What a KV connector needs in the prefill request and in decoding. `CONNECTORS` has those that are known.
+    """Parameters of a KV connector for the prefill request and for decoding. `CONNECTORS` has the known ones.
 
     The two flags are all that makes connectors differ for `Prefiller`.
     """

@@ -1,4 +1,4 @@
-"""How long a prefill request may take: three times as long as those of its length took, and a second.
+"""Time limit of a prefill request: three times the usual time for its length, plus one second.
 
 `PrefillPatience` learns from the prefill requests of one decode replica how many seconds a token takes, the prefill
 replica's queue included. A replica that accepts a request and never answers then delays it by about the time that its
@@ -13,7 +13,7 @@ FLOOR_S = 1.0
 """Any prefill request may take so long: connections, tokenising and one step of a busy engine."""
 
 SPARE = 3.0
-"""How many times as long as expected a prefill request may take. Routers choose a pair while the handoff takes up to 3
+"""Multiple of its expected time that a prefill request may take. Routers choose a pair while the handoff takes up to 3
 times as long as computing the prompt on the decode replica (`pair.patience`)."""
 
 PRIOR_S_PER_TOKEN = 1e-4
@@ -39,7 +39,7 @@ class PrefillPatience:
         return f"LegTimes({self._s_per_token * 1000:.3g} ms a token, at most {self._most_s:g} s)"
 
     def patience_s(self, tokens: int) -> float:
-        """How long a prefill request of so many tokens is waited for."""
+        """Return the time limit of a prefill request of so many tokens, in seconds."""
         return min(self._most_s, FLOOR_S + SPARE * self._s_per_token * max(tokens, MIN_TOKENS))
 
     def answered(self, tokens: int, took_s: float) -> None:

@@ -26,7 +26,7 @@ from pointsman.engine.transport import Transport, TransportError
 log = logging.getLogger("pointsman.publisher")
 
 INTERVAL_S = 0.02
-"""How long changes are collected until a listener has asked for another interval."""
+"""Seconds for which changes are collected until a listener has asked for another interval."""
 
 HEARTBEAT_S = 2.5
 """Without changes a message goes out this often: it renews the replica's lease, by default of 10 s, and a router that
@@ -47,7 +47,7 @@ FORGET_S = 60.0
 
 
 class EngineFacts(msgspec.Struct, kw_only=True):
-    """What every message says of one incarnation of an engine."""
+    """Facts about one incarnation of an engine that every message contains."""
 
     epoch: str
     """Names the incarnation."""
@@ -63,7 +63,7 @@ class EngineFacts(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineReadings:
-    """What is read from an engine whenever a message is made."""
+    """Values that are read from an engine whenever a message is made."""
 
     resident: Callable[[], list[int]]
     """All prefix keys that are resident."""
@@ -198,7 +198,7 @@ class Publisher:
 
 
 class _Listener:
-    """What one listener does not know yet."""
+    """Changes that one listener has not received yet."""
 
     def __init__(self, transport: Transport, publisher: Publisher, *, edge: str = "", found: bool = False) -> None:
         """`edge` is the id of its edge, empty where that is unknown; `found`: another edge named it."""

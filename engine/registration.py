@@ -99,7 +99,7 @@ class Registrar:
 
     @property
     def registered(self) -> int:
-        """How many routers accepted the last heartbeat."""
+        """Number of routers that accepted the last heartbeat."""
         return len(self._registered)
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""How an engine's messages reach one listener: the seam between `Publisher` and what carries its messages.
+"""Transport of an engine's messages to one listener: the interface between `Publisher` and HTTP or feed.
 
 A transport sends one message at a time and returns the listener's answer. A transport keeps no messages: one that was
 not accepted is lost, and the publisher makes up for it with a snapshot. Where a transport sees that the listener hung
@@ -32,10 +32,10 @@ CONNECT_S = 1.0
 """For making a connection that stays open; meanwhile no message is sent."""
 
 AVOID_S = 60.0
-"""How long HTTP is used after a connection that stays open could not be made."""
+"""Seconds for which HTTP is used after a persistent connection failed."""
 
 RENEWED_FOR_S = 5.0
-"""How long a message counts as the replica's heartbeat; a publisher sends at least twice in that time."""
+"""Seconds for which a message counts as the replica's heartbeat; a publisher sends at least twice in that time."""
 
 NEVER = float("-inf")
 

@@ -1,4 +1,4 @@
-"""What one edge's HAProxy is configured with, as values; `pointsman.haproxy.render` makes the text of them.
+"""Configuration of one edge's HAProxy, as values; `pointsman.haproxy.render` turns them into text.
 
 Every value is checked when it is made, against a strict charset, so no value can add a line or a word to the
 configuration. A value that does not fit raises `ConfigError`.
@@ -22,7 +22,7 @@ BACKEND = "fleet"
 RING = "events"
 """Name of the log ring that keeps end-of-request lines for the router."""
 FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map")
-"""What one edge's files are called; the first refers to the others."""
+"""Names of one edge's files; the first refers to the others."""
 HEALTH_MAP = FILE_NAMES[3]
 """Server name -> path of its health check, for those that differ from `ServerOptions.health_path`."""
 GROUPS_MAP = FILE_NAMES[4]

@@ -1,4 +1,4 @@
-"""How many client connections fit into the file descriptors that one HAProxy may open.
+"""Number of client connections that fit into the file descriptors of one HAProxy.
 
 HAProxy's own reckoning gives every descriptor to clients: it counts the servers of its file, but none that are added at
 run time, and no idle connection. When a socket cannot be opened, HAProxy counts that against the *server*

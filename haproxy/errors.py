@@ -1,4 +1,4 @@
-"""What can go wrong between us and HAProxy.
+"""Errors between Pointsman and HAProxy.
 
 HAProxyError
 ├── ConfigError          a value, or HAProxy's own check, refuses the configuration (configuration error)

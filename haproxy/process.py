@@ -58,7 +58,7 @@ class HAProxyProcess:
         self._binary = binary
         self._sockets: tuple[Path, Path] | None = None
         self._installed: EdgeConfig | None = None
-        """What the files in place were rendered from; None until this process has put some there."""
+        """Configuration that the files in place were rendered from; None until this process has written some."""
         self.fallback = ""
         """Why the last start used the files that were in place; empty when it wrote new ones."""
 

@@ -88,7 +88,7 @@ class ObservedServer(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What one step left behind."""
+    """Result of one step."""
 
     pid: int
     """Of the HAProxy worker; another pid is another process, with its own counters."""
@@ -110,7 +110,7 @@ def _admin(state: ServerState) -> Admin:
 
 
 def slices(text: str, head_lines: int) -> Iterator[str]:
-    """The same table in pieces of `SLICE_ROWS` rows, each with the table's head."""
+    """Split a table into pieces of `SLICE_ROWS` rows, each with the table's head."""
     lines = text.split("\n")
     head, rows = lines[:head_lines], lines[head_lines:]
     for at in range(0, max(1, len(rows)), SLICE_ROWS):
@@ -118,7 +118,7 @@ def slices(text: str, head_lines: int) -> Iterator[str]:
 
 
 async def _read(parse: Callable[[str], list[Row]], text: str, head_lines: int) -> list[Row]:
-    """What a parser makes of a table, without holding up other tasks for longer than a slice takes."""
+    """Parse a table piece by piece, so that other tasks wait for one piece at most."""
     found: list[Row] = []
     for piece in slices(text, head_lines):
         found += parse(piece)
@@ -224,7 +224,7 @@ def _entries(answer: str) -> dict[str, str]:
 
 
 def _checked(wanted: DesiredServer) -> Server:
-    """The same as a configuration value, whose charsets keep a command one command. Raises ConfigError."""
+    """Check a server as a configuration value, whose charsets keep a command one command. Raises ConfigError."""
     return Server(wanted.name, wanted.host, wanted.port, wanted.health_path)
 
 

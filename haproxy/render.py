@@ -40,7 +40,7 @@ from pointsman.haproxy.config import (
 from pointsman.haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
 
 HASH_HEAD_BYTES = 2048
-"""How much of the body stands for the prompt when HAProxy chooses alone and no session key is there."""
+"""Bytes of the body that stand for the prompt when HAProxy chooses alone and there is no session key."""
 HEAD_ROOM_BYTES = 16384
 """Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
 REPLAY_MAX_BUFFER_BYTES = 131072

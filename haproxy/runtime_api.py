@@ -32,7 +32,7 @@ _ERROR = 3
 """syslog severity `err`; 0 to 3 are failures, 4 and above remarks and information."""
 
 SETUP = ("prompt", "set severity-output number")
-"""What a connection sends first: an answer ends with a prompt then, and shows whether the command was refused."""
+"""First command of a connection: answers then end with a prompt, and show whether the command was refused."""
 
 
 class Info(NamedTuple):
@@ -81,7 +81,7 @@ class ServerStat(NamedTuple):
 
 
 class ReloadResult(NamedTuple):
-    """What the master said to `reload`."""
+    """Answer of the master to `reload`."""
 
     ok: bool
     log: str
@@ -289,7 +289,7 @@ class MasterAPI:
         return answer
 
     async def busy_workers(self, frontend: str) -> list[int]:
-        """Those of `workers` that have a stream of a client of `frontend`."""
+        """Return those of `workers` that have a stream of a client of `frontend`."""
         return [pid for pid in await self.workers() if has_streams(await self.command(f"@!{pid} show sess"), frontend)]
 
 

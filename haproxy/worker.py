@@ -13,8 +13,8 @@ from pointsman.haproxy.errors import HAProxyError, ProtocolError
 from pointsman.haproxy.runtime_api import SETUP, Info, ask, check_answer, connect, parse_info, socket_errors
 
 IDLE_S = 20 * 86_400
-"""How long HAProxy keeps the connection without a command. Its own 10 s are meant for people; it counts milliseconds in
-31 bits."""
+"""Seconds for which HAProxy keeps the connection without a command. HAProxy's default of 10 s is meant for people, and
+its limit is 31 bits of milliseconds."""
 
 READ_BYTES = 16_384
 """Of a ring at once: some 50 lines, so that applying them holds the event loop for less than a millisecond."""

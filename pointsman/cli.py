@@ -225,7 +225,7 @@ def simulate(
 
     with one_sentence_on_error():
         if dialect not in (None, "whole", "added"):
-            raise StartError(f"--dialect: {dialect!r}: 'whole' or 'added' is expected")
+            raise ConfigurationError("--dialect", dialect, "'whole' or 'added'")
         code = run_simulate(
             SimulateOptions(
                 trace=trace,

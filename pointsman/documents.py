@@ -11,7 +11,7 @@ from typing import Any
 from pointsman.contract import config
 
 SUFFIXES = (".yaml", ".yml", ".json")
-"""What tells a policy's file from its name."""
+"""Suffixes that distinguish a policy's file from its name."""
 
 
 def read_mapping(path: Path, flag: str = "--config") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a request chooses its replica: the contract of a policy, and the policies that come with Pointsman.
+"""Choice of a replica: the contract of a policy, and the policies that come with Pointsman.
 
 A policy from outside derives from `PlainPolicy` or `ComposedPolicy` and imports what it needs from here:
 `docs/writing-a-policy.md` walks through one. Policies are pure: `rank` reads its arguments and the policy's own

@@ -54,7 +54,7 @@ class KVCells(NamedTuple):
 
 
 class KVSignals:
-    """What replicas have to do and to keep, as columns by slot. Live arrays: read, never write, never keep."""
+    """KV signals of replicas, as columns by slot. Live arrays: read them, never write or keep them."""
 
     __slots__ = (
         "active_usage", "base_ms", "capacity", "cells", "certainty", "fill", "footprint", "per_square_ms",
@@ -140,7 +140,7 @@ def names(slots: Sequence[int] | Slots, slot: int) -> bool:
 
 
 class Residency:
-    """How many leading tokens of one prompt replicas hold; 0 for all that are not named.
+    """Leading tokens of one prompt that replicas have cached; 0 for replicas that are not named.
 
     `levels` are (tokens, slots) with each slot in one of them at most; arrays ascend. Sparse where few replicas hold
     anything, and a handful of array writes where all hold the same system prompt.
@@ -175,7 +175,7 @@ class Residency:
         return column
 
     def rest(self, prompt: float, width: int) -> FloatColumn:
-        """What of `prompt` tokens is not resident, at least 1, by slot; the caller's to scribble on."""
+        """Return the uncached tokens of a prompt, at least 1, by slot, as an array that the caller may change."""
         column = np.empty(width)
         column.fill(prompt)
         for tokens, slots in self.levels:
@@ -213,7 +213,7 @@ class RemotePrefill(NamedTuple):
     min_uncached: int
     """Tokens that a decode replica must lack before a remote prefill is worth its overhead."""
     patience: float
-    """How many times longer than on the decode replica the remote prefill may take."""
+    """Largest ratio of the remote prefill's time to that of the decode replica."""
 
     @overload
     def worthwhile(self, uncached: float, local_ms: float) -> bool: ...

@@ -1,4 +1,4 @@
-"""What can be wrong with a policy. Both are configuration errors: nothing is built, what decides keeps deciding.
+"""Errors of a policy's configuration: nothing is built, and the live policy stays.
 
 PolicyError
 ├── PolicyConfigError    a policy document that cannot be used: names key, value and what was expected

@@ -44,7 +44,7 @@ class Needs(Flag):
 
 
 class Context(msgspec.Struct, gc=False):
-    """What a policy may use besides its candidates. `limit` (1 or more) is how many places the caller wants."""
+    """Clock, random numbers and wanted places of one ranking; `limit` is 1 or more."""
 
     now_s: float
     rng: random.Random
@@ -77,7 +77,7 @@ class Policy(Protocol):
 
     @property
     def pin_ttl_s(self) -> float:
-        """How long a session unseen keeps its pin; read only when `needs` has PIN."""
+        """Seconds after its last request for which a session keeps its pin; read only when `needs` has PIN."""
 
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""

@@ -98,7 +98,7 @@ def _build(document: object, table: PolicyTable, *, path: str, depth: int) -> Po
 
 
 def describe(table: PolicyTable | None = None) -> dict[str, dict[str, Any]]:
-    """What may be configured, for people and forms: by name, a `summary` and the JSON `schema` of the configuration."""
+    """Describe policies for people and forms: by name, a `summary` and the JSON `schema` of the configuration."""
     known = installed_policies() if table is None else table
     return {
         name: {

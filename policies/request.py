@@ -1,4 +1,4 @@
-"""What one lookup says about its request: the values a policy may read of it."""
+"""Features of a request: the values that a policy may read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 
 class Naming(IntEnum):
-    """How the model of a request is known."""
+    """Source of a request's model name."""
 
     NAMED = 0
-    """What `model` says is what the request wants; empty: none in particular."""
+    """The request wants `model`; empty: no particular one."""
     ABSENT = 1
     """A body that was seen whole names none, on a path whose requests have one."""
     UNSEEN = 2
-    """It was not found in the part of the body that was seen."""
+    """The model was not found in the part of the body that HAProxy inspects."""
 
 
 class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What one lookup says about its request. Absent values are empty strings, zero or empty tuples."""
+    """Features of one request. Absent values are empty strings, zero or empty tuples."""
 
     request_id: str
     """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""
@@ -34,12 +34,12 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     body_bytes: int = 0
     """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
     missing_bytes: int = 0
-    """Of these, announced only: they had not arrived when HAProxy asked, and nothing says that they will."""
+    """Bytes of the body that are only announced: they had not arrived at the lookup, and may never arrive."""
     max_tokens: int = 0
     """0 when not given or not looked for."""
     prefix_keys: tuple[int, ...] = ()
     """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit), scoped."""
     scope: str = ""
-    """Whose keys they are, for the replica to scope its own alike (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
+    """Scope of the prefix keys, for the replica to use the same (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
     policy: str = ""
     """Policy asked for by the override header; empty unless that header is enabled and present."""

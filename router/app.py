@@ -85,7 +85,7 @@ log = structlog.get_logger(__name__)
 
 
 def core_config(settings: Settings) -> CoreConfig:
-    """What settings say of the router's core."""
+    """Return the configuration of the router's core from the settings."""
     return CoreConfig(
         limits=settings.limits,
         outliers=settings.outliers,
@@ -362,8 +362,8 @@ class Router:
 
 
 def spare_the_collector() -> None:
-    """What is alive once a router serves stays: keep it out of every collection, and collect less often. A lookup makes
-    no cycles; with the default threshold one lookup in a dozen would pay for looking for some."""
+    """Keep objects that live as long as the router out of every garbage collection, and collect less often. A lookup
+    makes no cycles; with the default threshold one lookup in a dozen would pay for a collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

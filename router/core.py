@@ -51,17 +51,17 @@ TIDY_KEYS = 4096
 """Keys of the prefix index looked at in one sweep, which takes 2 ms: a million within two minutes of a restart."""
 
 EVENTS_INTERVAL_MS = 20
-"""How long engines gather what changes while the policy goes by it."""
+"""Batching interval of engines' messages while the live policy uses KV signals, in milliseconds."""
 
 IDLE_EVENTS_INTERVAL_MS = 1000
-"""The same while no policy reads it: often enough to be in sync when one does."""
+"""Batching interval of engines' messages while no policy uses KV signals: often enough to be in sync when one does."""
 
 MAX_EVENTS_PER_S = 1000
 """Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
 
 
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `Core` is built from, besides its policy and its dice."""
+    """Configuration of a `Core`, besides its policy and its random numbers."""
 
     limits: LimitSettings = LimitSettings()
     outliers: OutlierConfig = OutlierConfig()
@@ -77,12 +77,12 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep ended."""
+    """Result of one sweep: replicas and requests that ended."""
 
     leases: list[str]
     """Replicas removed because their lease ended."""
     reservations: int
-    """Reservations whose request never ended, as far as this edge was told."""
+    """Reservations dropped because no end of their request arrived."""
 
 
 class Core:
@@ -188,7 +188,7 @@ class Core:
         return self.pipeline.decide(features, now_s)
 
     def hold(self, features: RequestFeatures, now_s: float) -> Held | Decision:
-        """A place in the queue for a request that was told to wait, or its decision."""
+        """A place in the queue for a request that was answered with `hold_ms`, or its decision."""
         return self.turns.ask(features, now_s)
 
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
@@ -210,7 +210,7 @@ class Core:
         self.requests.report(replica.slot, events, now_s)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
-            self.adapters.told(replica.slot, events.adapters, events.adapter_slots, now_s)
+            self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = self.replicas.renew(replica, events.born_ms, now_s)

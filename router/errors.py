@@ -26,8 +26,8 @@ class SettingsError(ConfigurationError, RouterError):
     """A setting that the router cannot start with."""
 
 
-class RegistrationError(RouterError):
-    """A registration is wrong: names field, value and what was expected."""
+class RegistrationError(ConfigurationError, RouterError):
+    """A registration that cannot be taken."""
 
 
 class ResolveError(RouterError):

@@ -1,4 +1,4 @@
-"""What a router is started with: the only reader of configuration file and environment.
+"""Settings of a router: the only reader of configuration file and environment.
 
 Precedence, lowest first: defaults, the YAML file, environment variables, flags. An environment variable is the key's
 path in capitals behind `POINTSMAN_`, with two underscores between levels: `POINTSMAN_ADMIN__TOKEN`. Everything decodes
@@ -122,8 +122,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 200_000
     """Session pins in memory; beyond that the pin used longest ago is dropped."""
     max_reservations: Annotated[int, msgspec.Meta(ge=1)] = 262_144
-    """Requests in flight that are accounted for, with those that ended within the last 5 s; beyond that the oldest is
-    dropped."""
+    """Requests in flight, and requests that ended within the last 5 s; beyond that the oldest is dropped."""
     reservation_ttl_s: Positive = 3600.0
     """Age, in seconds, at which a request counts as over although no end-of-request line arrived."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000

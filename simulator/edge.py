@@ -30,13 +30,13 @@ CONFIG = CoreConfig(outliers=OutlierConfig(enabled=False))
 
 
 class Placed(msgspec.Struct, frozen=True, gc=False):
-    """What one edge tells the others of a decision."""
+    """Record of a decision for the other edges."""
 
     features: RequestFeatures
     slot: int
     replica: str
     prefill: int = NO_SLOT
-    """Who computes the prompt, where that is another."""
+    """Replica that computes the prompt, where it is not the one that decodes."""
 
 
 class Edge:

@@ -9,6 +9,8 @@ Anything else that escapes is a programming error.
 
 from __future__ import annotations
 
+from pointsman.contract.errors import ConfigurationError
+
 
 class SimulationError(Exception):
     """Base of all errors the simulator raises on purpose."""
@@ -18,5 +20,5 @@ class TraceError(SimulationError):
     """A trace cannot be understood."""
 
 
-class ExperimentError(SimulationError):
-    """What was asked for cannot be simulated."""
+class ExperimentError(ConfigurationError, SimulationError):
+    """An option of an experiment that cannot be simulated."""

@@ -27,7 +27,7 @@ SWEEP = (0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How fast sessions begin: a share of the knee, sessions a second, or (neither) as the trace says."""
+    """Rate of new sessions: a share of the knee, sessions per second, or (neither) as in the trace."""
 
     load: float | None = None
     sessions_per_s: float | None = None
@@ -45,7 +45,7 @@ class Pace(msgspec.Struct, frozen=True):
         if rate is not None:
             return trace.at_rate(rate, random.Random(f"{seed} starts"))
         if not trace.has_starts:
-            raise ExperimentError(f"{trace.name}: all sessions begin at once: set a load or a rate")
+            raise ExperimentError("", None, "a load or a rate", "all sessions begin at once", source=trace.name)
         return trace
 
 
@@ -62,7 +62,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return {policy: average(list(runs.values())) for policy, runs in self.by_seed.items()}
 
     def against(self, policy: str) -> dict[str, Difference]:
-        """That policy against each other one, seed by seed."""
+        """Compare one policy with each of the others, seed by seed."""
         ours = self.by_seed[policy]
         return {other: paired(ours, runs) for other, runs in self.by_seed.items() if other != policy}
 

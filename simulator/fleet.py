@@ -44,7 +44,7 @@ MAX_REFUSALS = 600
 """A client that is told to come back later gives up after so many times."""
 
 NO_REPLICA_RETRY_S = 1.0
-"""What HAProxy's 503 makes a client wait when every replica is down."""
+"""Seconds that a client waits after HAProxy's 503 when every replica is down."""
 
 Action = Callable[[float], None]
 
@@ -77,7 +77,9 @@ class VirtualFleet:
         """Raises ExperimentError when a turn could never fit a replica, PolicyConfigError for a bad policy."""
         longest = max(turn.prompt_tokens + turn.output_tokens for session in trace.sessions for turn in session.turns)
         if longest > settings.kv_tokens - settings.kv_tokens % trace.block_size:
-            raise ExperimentError(f"kv_tokens: {settings.kv_tokens}: {trace.name} has a turn of {longest} tokens")
+            raise ExperimentError(
+                "kv_tokens", settings.kv_tokens, f"{longest} or more, the tokens of the longest turn of {trace.name}"
+            )
         self._trace = trace
         self._settings = settings
         self._rng = random.Random(f"{seed} fleet")
@@ -167,7 +169,7 @@ class VirtualFleet:
         self._look_at_held(router, now_s)
 
     def _take(self, request: Request, decision: Decision, now_s: float) -> None:
-        """What HAProxy makes of an answer."""
+        """Outcome of an answer, as HAProxy sees it."""
         self._counts.reasons[str(decision.reason)] += 1
         if decision.status:
             self._refused(request, decision, now_s)

@@ -40,14 +40,14 @@ def constant(value: float) -> Lognormal:
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What sessions are like; token counts, seconds for pauses."""
+    """Distributions of sessions; token counts, seconds for pauses."""
 
     summary: str
     turns: Lognormal
     first: Lognormal
     """Prompt of the first turn, system prompt included."""
     added: Lognormal
-    """What the client adds between an answer and the next prompt."""
+    """Tokens that the client adds between an answer and the next prompt."""
     output: Lognormal
     pause_s: Lognormal = Lognormal(1.2, 2.5, 0.05, 60.0)
     system_tokens: int = 0

@@ -60,7 +60,7 @@ def knee_sessions_per_s(trace: Trace, settings: FleetSettings) -> float:
     sessions = [_demand(session, trace, shared, timing, settings.max_num_batched_tokens) for session in trace.sessions]
     demand = _Demand(*np.mean(sessions, axis=0).tolist())
     if demand.prefill_s <= 0:
-        raise ExperimentError(f"load: timing {settings.timing!r} has no knee: set a rate instead")
+        raise ExperimentError("load", None, "a rate instead", f"timing {settings.timing!r} has no knee")
     # What sessions share is resident once on every replica.
     capacity = max(settings.kv_tokens / 10, settings.kv_tokens - len(shared) * trace.block_size)
     low, high = 0.0, 1 / demand.prefill_s

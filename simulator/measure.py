@@ -1,4 +1,4 @@
-"""What a run measured: one record a request, and the numbers people compare."""
+"""Measurements of a run: one record per request, and the figures to compare."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     later_ttft_ms: Spread
     """`ttft_ms` of turns after the first."""
     first_ttft_ms: Spread = Spread(0.0, 0.0, 0.0, 0.0)
-    """The same of first turns, which pay for holding sessions back."""
+    """Time to first token of first turns, which pay for holding sessions back."""
     hit_rate: float
     """Prompt tokens found in the cache over all prompt tokens."""
     imbalance: float
@@ -81,7 +81,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, kw_only=True):
-    """What a run counted besides its records."""
+    """Counters of a run besides its records."""
 
     preemptions: int = 0
     retried: int = 0

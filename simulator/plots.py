@@ -49,7 +49,7 @@ PANELS = (
 def as_svg(outcomes: Sequence[Outcome]) -> str:
     """Raises ExperimentError for a single pace: there is nothing to draw a line through."""
     if len(outcomes) < 2:
-        raise ExperimentError("a plot: two or more loads are expected")
+        raise ExperimentError("plot", len(outcomes), "two or more loads")
     policies = list(outcomes[0].by_seed)
     legend_height = LEGEND_LINE * math.ceil(len(policies) / LEGEND_COLUMNS) + 8
     width, height = COLUMNS * WIDTH, math.ceil(len(PANELS) / COLUMNS) * HEIGHT + legend_height

@@ -83,7 +83,7 @@ class VirtualReplica:
         return EngineEvents(epoch=str(self.lives), seq=0, snapshot=True, capacity_tokens=capacity)
 
     def message(self, result: StepResult, first: list[FirstToken], finished: list[Finished]) -> EngineEvents | None:
-        """What a step has to tell; None for nothing. Called once a step, in order."""
+        """Return the report of a step; None for nothing. Called once per step, in order."""
         stored, evicted = self._keys(result)
         if not (stored or evicted or first or finished):
             return None

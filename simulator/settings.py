@@ -1,4 +1,4 @@
-"""What a simulated fleet consists of."""
+"""Settings of a simulated fleet."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """With any, the `replicas` only decode and these compute their prompts. They come behind: with 4 and 2, it is
     replicas 4 and 5 that prefill."""
     handoff_ms: float = 2.0
-    """What fetching a prompt's KV takes a decode replica, whatever its size."""
+    """Fixed part of the time to transfer a prompt's KV to a decode replica, in milliseconds."""
     handoff_us_per_token: float = 2.5
-    """And for each token of it: 128 KiB a token at 50 GB/s."""
+    """Time to transfer the KV of one token, in microseconds; the default is 128 KiB a token at 50 GB/s."""
     speeds: tuple[float, ...] = ()
     """Speed of each replica against the timing, repeated until all have one; empty for 1."""
     timing: str = "dense-h100"
@@ -56,20 +56,20 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
             ("kv_tokens", 1, 1 << 40),
         ):
             if not low <= getattr(self, key) <= high:
-                raise ExperimentError(f"{key}: {getattr(self, key)}: {low} to {high} is expected")
+                raise ExperimentError(key, getattr(self, key), f"{low} to {high}")
         if self.timing not in TIMINGS:
-            raise ExperimentError(f"timing: {self.timing!r}: one of {', '.join(TIMINGS)} is expected")
+            raise ExperimentError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
         if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.total:
-            raise ExperimentError(f"speeds: {list(self.speeds)}: above 0 and at most one a replica is expected")
+            raise ExperimentError("speeds", self.speeds, "numbers above 0, at most one for each replica")
         for key in ("event_lag_s", "sync_s", "handoff_ms", "handoff_us_per_token"):
             value = getattr(self, key)
             if value is not None and value < 0:
-                raise ExperimentError(f"{key}: {value}: 0 or more is expected")
+                raise ExperimentError(key, value, "0 or more")
         for restart in self.restarts:
             if not 0 <= restart.replica < self.total:
-                raise ExperimentError(f"restarts: replica {restart.replica}: 0 to {self.total - 1} is expected")
+                raise ExperimentError("restarts.replica", restart.replica, f"0 to {self.total - 1}")
             if not 0 <= restart.noticed_s <= restart.down_s:
-                raise ExperimentError(f"restarts: noticed after {restart.noticed_s} s: 0 to down_s is expected")
+                raise ExperimentError("restarts.noticed_s", restart.noticed_s, f"0 to down_s, {restart.down_s}")
 
     @property
     def total(self) -> int:

@@ -25,7 +25,7 @@ import msgspec
 from pointsman.contract.prefix_keys import BOUNDARIES
 
 BYTES_PER_TOKEN = 4.0
-"""What the router assumes; a trace may say otherwise, to see what the assumption costs."""
+"""Bytes per token that the router assumes; a trace may differ, to show the cost of the assumption."""
 
 _KEY_MASK = (1 << 64) - 1
 _KEY_MIX = 0x9E3779B97F4A7C15
@@ -50,7 +50,7 @@ class Session:
     """Turns of one conversation."""
 
     id: str
-    """What clients send as session key; empty when they send none."""
+    """Session key that clients send; empty when they send none."""
     start_s: float
     turns: tuple[Turn, ...]
 
@@ -104,7 +104,7 @@ class Trace:
         return round(turn.prompt_tokens * self.bytes_per_token)
 
     def prefix_keys(self, turn: Turn) -> tuple[int, ...]:
-        """What `pointsman.contract.prefix_keys` would send for this prompt, shortest prefix first."""
+        """Prefix keys of this prompt, as `pointsman.contract.prefix_keys` makes them, shortest prefix first."""
         full = min(turn.prompt_tokens // self.block_size, len(turn.blocks))
         return self._chain_keys(turn.blocks)[: bisect_left(self._boundaries, (full, 0))]
 
@@ -137,7 +137,7 @@ class Trace:
         return found
 
     def at_rate(self, sessions_per_s: float, rng: random.Random) -> Trace:
-        """The same sessions at another rate: starts are stretched; where all began at once, they are drawn anew."""
+        """Return the sessions at another rate: starts are stretched; where all began at once, they are drawn anew."""
         if math.isfinite(self.sessions_per_s):
             first_s, stretch = self.sessions[0].start_s, self.sessions_per_s / sessions_per_s
             starts = [(session.start_s - first_s) * stretch for session in self.sessions]

@@ -100,7 +100,7 @@ class StreamReply(Reply):
     """An answer as server-sent events, one for each token while the client keeps up."""
 
     _opening = b""
-    """What precedes the first word, until it is sent."""
+    """Text before the first word, until it is sent."""
 
     def add(self, choice: Choice) -> None:
         super().add(choice)

@@ -57,7 +57,7 @@ class Run:
 
 
 class Lease:
-    """What one sequence holds: the chain from the root to `tip` (`full` blocks) and at most one block still filling."""
+    """Blocks of one sequence: the chain from the root to `tip` (`full` blocks) and at most one block still filling."""
 
     __slots__ = ("filling", "full", "tip")
 
@@ -76,7 +76,7 @@ class BlockCache:
         self.blank = capacity
         self.idle = 0
         self.events: list[Stored | Removed] = []
-        """What came and went, in order; the owner empties it."""
+        """Blocks stored and evicted, in order; the owner empties the list."""
         self._root = Run(None, [], 1)
         self._order = Run(None, [], 1)  # Sentinel of the ring of idle runs: its `newer` is the oldest of them.
         self._private = 0
@@ -92,7 +92,7 @@ class BlockCache:
         return self.capacity - self.blank - self.idle
 
     def resident(self, hashes: Sequence[int]) -> int:
-        """How many leading blocks of this chain are in the cache; changes nothing."""
+        """Count the leading blocks of this chain in the cache; changes nothing."""
         return self._walk(hashes, len(hashes))[2]
 
     def admit(self, hashes: Sequence[int], limit: int, total: int) -> Lease | None:

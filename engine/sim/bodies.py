@@ -36,7 +36,7 @@ class Ask(msgspec.Struct, kw_only=True, gc=False):
     choices: int = 1
     """Answers for each prompt."""
     max_tokens: int | None = None
-    """None: up to the context length."""
+    """Most tokens of the answer; None: up to the context length."""
     min_tokens: int = 0
     ignore_eos: bool = False
     stream: bool = False
@@ -49,7 +49,7 @@ class Ask(msgspec.Struct, kw_only=True, gc=False):
 
 
 class _Fields(msgspec.Struct, kw_only=True):
-    """What all four APIs have."""
+    """Fields of all four APIs."""
 
     model: str | None = None
     max_tokens: Positive | None = None
@@ -80,7 +80,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _OpenAIFields(_Fields, kw_only=True):
-    """What chat and text completions have besides."""
+    """Further fields of chat and text completions."""
 
     n: Annotated[int, Meta(ge=1, le=SEQUENCES_MAX)] | None = None
     stream_options: _StreamOptions | None = None

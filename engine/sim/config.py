@@ -14,7 +14,7 @@ from pointsman.engine.sim.model import ModelConfig
 from pointsman.engine.sim.timing import TIMINGS, paced
 
 REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""What HAProxy takes as a server's name."""
+"""Pattern of server names that HAProxy accepts."""
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ class SimConfigError(ConfigurationError, EngineSimError):
 
 
 class RequestError(EngineSimError):
-    """What vLLM 0.32 answers when it will not serve a request: `serve/exception_handling` in its sources."""
+    """Errors as vLLM 0.32 answers them: `serve/exception_handling` in its sources."""
 
     def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
         # JSON may spell a lone surrogate, which UTF-8 cannot: a client's own words are quoted back escaped.

@@ -43,7 +43,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     error_count: int = 0
 
     def updated(self, body: bytes) -> Faults:
-        """These switches with those that `body` names changed. Raises RequestError on unknown names or wrong types."""
+        """Return the switches, changed as `body` says. Raises RequestError on unknown names or wrong types."""
         try:
             changes = msgspec.json.decode(body, type=dict[str, object])
             return msgspec.convert({**msgspec.structs.asdict(self), **changes}, Faults)

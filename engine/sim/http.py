@@ -10,11 +10,12 @@ nothing about vLLM.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -89,7 +90,7 @@ class Exchange:
     def write(self, chunks: bytes) -> None:
         """Send chunks of a stream that was started, chunk framing included."""
         if not self.lost:
-            self._connection.transport.write(chunks)
+            self._connection.chunks.write(chunks)
 
     def finish(self) -> None:
         """End a stream; the next request of the connection may be served."""
@@ -124,13 +125,17 @@ class Exchange:
         if head is None:
             return
         status, headers, body = head
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        if body is None:
-            self._go_on()
-            await self._ended
-            body = b""
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        if body is not None:
+            with self._connection.one_write():
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+            return
+        await send(start)
+        self._go_on()
+        await self._ended
         if not self.lost:
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.body"})
 
     def _answer(self, status: int, headers: Headers, body: bytes | None) -> None:
         if not self._head.done():
@@ -140,6 +145,39 @@ class Exchange:
         self.paused = self._connection.flow.write_paused
         if not self.paused and self.on_writable is not None:
             self.on_writable()
+
+
+class _HoldingTransport:
+    """A transport that can hold writes back and send them as one: a system call costs as much as a token."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or hold them back."""
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held.append(data)
+
+    def close(self) -> None:
+        """Send what is held back and close."""
+        self.release()
+        self._transport.close()
+
+    def hold(self) -> None:
+        """Hold writes back from here on."""
+        self._held = []
+
+    def release(self) -> None:
+        """Send what is held back."""
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(b"".join(held))
 
 
 class Connection(HttpToolsProtocol):
@@ -152,6 +190,23 @@ class Connection(HttpToolsProtocol):
         """The request that is being answered."""
         self.lost = False
         """Whether the client has left."""
+        self.chunks: asyncio.Transport
+        """Where the chunks of streams are written."""
+
+    @contextlib.contextmanager
+    def one_write(self) -> Iterator[None]:
+        """Send what is written meanwhile at once."""
+        self._holding.hold()
+        try:
+            yield
+        finally:
+            self._holding.release()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self.chunks = cast(asyncio.Transport, transport)
+        self._holding = _HoldingTransport(self.chunks)
+        super().connection_made(cast(asyncio.Transport, self._holding))
 
     @property
     def idle(self) -> bool:

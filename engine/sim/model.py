@@ -67,13 +67,13 @@ class SimRequest(msgspec.Struct, frozen=True, gc=False):
     external_tokens: int = 0
     """Prompt tokens whose KV comes from elsewhere with the request: held and not computed, but for the last token."""
     kept: bool = False
-    """Its blocks are held when it has finished, until `let_go`."""
+    """Whether the request's blocks are held after its end, until `let_go`."""
     adapter: str = ""
     """LoRA adapter it runs with."""
 
 
 class StepResult(msgspec.Struct, gc=False):
-    """What one call to `step` did, visible `duration_s` later. Request ids are in scheduling order."""
+    """Result of one call to `step`, visible `duration_s` later. Request ids are in scheduling order."""
 
     duration_s: float = 0.0
     steps: int = 0
@@ -83,7 +83,7 @@ class StepResult(msgspec.Struct, gc=False):
     first: dict[str, int] = msgspec.field(default_factory=dict)
     """Requests of `emitted` whose first token it was, with their prompt tokens found in the cache."""
     finished: list[str] = msgspec.field(default_factory=list)
-    """Those of `emitted` for which it was the last; they have left the engine."""
+    """Requests of `emitted` whose last token this was; they have left the engine."""
     preempted: list[str] = msgspec.field(default_factory=list)
     prefill_tokens: int = 0
     """Prompt tokens computed, those recomputed after a preemption included."""

@@ -53,7 +53,7 @@ class Prompt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What the engine will say: `tokens` tokens, the last one the end-of-sequence token if it stops by itself."""
+    """Return the answer of the engine: `tokens` tokens, the last one the end-of-sequence token if it stops itself."""
 
     start: int
     stride: int

@@ -31,7 +31,7 @@ CORS_HEADERS = [(b"vary", b"Origin")]
 DRAIN_SETTLE_S = 0.5
 """Between asking routers for no more and refusing: what they routed here by then is still served."""
 CLOSE_GRACE_S = 1.0
-"""What a stopping replica gives clients to take the last bytes of finished answers."""
+"""Seconds that clients have to take the last bytes of finished answers from a stopping replica."""
 
 
 class SimServer:

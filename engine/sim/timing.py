@@ -1,4 +1,4 @@
-"""How long one engine step takes.
+"""Durations of engine steps.
 
 A step computes some prompt tokens (prefill) and one token for each decoding sequence. Its duration is a polynomial in
 the prompt tokens of the step, plus one in the share of KV blocks in use when anything decodes: attention reads every

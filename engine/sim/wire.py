@@ -76,7 +76,7 @@ class Wire(ABC):
 
     @abstractmethod
     def opening(self, prompt_tokens: int) -> bytes:
-        """What precedes the first word; may be empty."""
+        """Return the text before the first word; may be empty."""
 
     @abstractmethod
     def delta(self, index: int, text: bytes) -> bytes:
@@ -88,7 +88,7 @@ class Wire(ABC):
 
     @abstractmethod
     def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        """What follows the last choice."""
+        """Return the text after the last choice."""
 
     @abstractmethod
     def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
@@ -96,7 +96,7 @@ class Wire(ABC):
 
 
 class ObjectWire(Wire):
-    """What chat and text completions share: one object with choices, whole or in chunks."""
+    """Wire format of chat and text completions: one object with choices, whole or in chunks."""
 
     object_name: ClassVar[bytes]
     chunk_name: ClassVar[bytes]

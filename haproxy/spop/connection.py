@@ -115,7 +115,7 @@ class SPOPConnection:
         self._move(self._accepts[Signal.EOF])
 
     def events_received(self) -> list[Event]:
-        """What happened since the last call, oldest first."""
+        """Return the events since the last call, oldest first."""
         events = self._events
         self._events = []
         return events
@@ -157,7 +157,7 @@ class SPOPConnection:
             self._disconnect(status, message)
 
     def data_to_send(self) -> bytes:
-        """What is to be written, oldest first; asking takes it."""
+        """Return and remove the bytes to write, oldest first."""
         if not self._out:
             return b""
         data = b"".join(self._out)

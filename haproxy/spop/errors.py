@@ -1,4 +1,4 @@
-"""What can go wrong on a SPOP connection, and the numbers the protocol has for it.
+"""Errors of a SPOP connection, with the protocol's status codes.
 
     SPOPError
     ├── ProtocolError   the peer broke the protocol or a limit; carries the status code that was sent back

@@ -1,4 +1,4 @@
-"""What a SPOP connection reports. Plain values: nothing here does anything."""
+"""Events that a SPOP connection reports, as plain values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HelloReceived(msgspec.Struct, frozen=True, gc=False):
     max_frame_size: int
     """Bytes, as agreed: the lower of both sides' (SPOE.txt 3.2.4)."""
     capabilities: tuple[str, ...]
-    """What HAProxy can do; only `pipelining` is used."""
+    """Capabilities of HAProxy; only `pipelining` is used."""
     engine_id: str
     """HAProxy's identifier of the engine and, up to 3.0, its thread; empty when not given."""
 

@@ -36,7 +36,7 @@ class State(Enum):
 
 
 class Signal(IntEnum):
-    """What moves a connection. Frames of the peer have the number of their type, all else a negative one."""
+    """Causes of a transition. Frames of the peer have the number of their type, all others a negative one."""
 
     HELLO = FrameType.HAPROXY_HELLO
     DISCONNECT = FrameType.HAPROXY_DISCONNECT

@@ -21,9 +21,9 @@ from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
 from pointsman.haproxy.spop.varint import MAX_VALUE, decode_varint, encode_varint
 
 Value = bytes | int | bool | IPv4Address | IPv6Address | None
-"""What a decoded argument may be."""
+"""Types of a decoded argument."""
 VariableValue = str | Value
-"""What a variable may be set to."""
+"""Types of a variable's value."""
 
 
 class DataType(IntEnum):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pointsman.contract.config import decode, parse_value
+from pointsman.contract.errors import ConfigurationError
 from pointsman.documents import read_mapping
 from pointsman.errors import StartError
 from pointsman.router.process.logs import configure
@@ -15,7 +16,7 @@ from pointsman.router.process.logs import configure
 ADMIN_TOKEN_VARIABLE = "POINTSMAN_ADMIN__TOKEN"
 
 ENGINE_SETTINGS = "engine settings"
-"""What errors call the file, the assignments and the flags together."""
+"""Name of the file, the assignments and the flags together in errors."""
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def read_tree(*, config: Path | None, assignments: Sequence[str], flags: Mapping
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise StartError(f"--set: {assignment!r}: KEY=VALUE is expected")
+            raise ConfigurationError("--set", assignment, "KEY=VALUE")
         tree[key] = parse_value(value, f"--set {key}")
     tree.update({key: value for key, value in flags.items() if value not in (None, "", [])})
     return tree

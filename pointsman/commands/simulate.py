@@ -30,7 +30,7 @@ TABLE_WIDTH = 120
 
 
 class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line said; times in milliseconds."""
+    """Options of the command line; times in milliseconds."""
 
     trace: Path | None = None
     workload: str | None = None
@@ -68,7 +68,7 @@ def run_simulate(options: SimulateOptions) -> int:
         settings = _settings(options)
         paces = _paces(options, trace_of)
         if options.plot is not None and len(paces) < 2:
-            raise ExperimentError("--plot: two loads or more are expected")
+            raise ExperimentError("--plot", options.plot, "two loads or more", "one load given")
         outcomes = run_experiment(
             trace_of,
             paces=paces,
@@ -109,7 +109,8 @@ def _progress(line: str) -> None:
 
 def _trace_of(options: SimulateOptions) -> TraceOf:
     if (options.trace is None) == (options.workload is None):
-        raise ExperimentError(f"a trace file or --generate is expected, one of:\n{describe()}")
+        problem = "missing" if options.trace is None else f"given beside {options.trace}"
+        raise ExperimentError("--generate", options.workload, f"a trace file or one of:\n{describe()}", problem)
     if options.trace is not None:
         read = read_trace(
             options.trace,
@@ -121,11 +122,11 @@ def _trace_of(options: SimulateOptions) -> TraceOf:
         return lambda seed: read
     name = options.workload or ""
     if name not in WORKLOADS:
-        raise ExperimentError(f"--generate: {name!r}: one of {', '.join(WORKLOADS)} is expected")
+        raise ExperimentError("--generate", name, f"one of {', '.join(WORKLOADS)}")
     workload = WORKLOADS[name]
     sessions = options.sessions or max(1, round(DEFAULT_REQUESTS / workload.turns.mean))
     if sessions * workload.turns.mean > MAX_REQUESTS:
-        raise ExperimentError(f"--sessions: {sessions}: at most {MAX_REQUESTS} requests in all are expected")
+        raise ExperimentError("--sessions", sessions, f"at most {MAX_REQUESTS} requests in all")
 
     def make(seed: int) -> Trace:
         return generate(
@@ -144,7 +145,7 @@ def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
     assert options.write is not None
     paces = _paces(options, trace_of)
     if len(paces) > 1 or len(options.seeds) > 1:
-        raise ExperimentError("--write: one load and one seed are expected")
+        raise ExperimentError("--write", options.write, "one load and one seed", "several loads or seeds given")
     trace = paces[0].apply(trace_of(options.seeds[0]), _settings(options), options.seeds[0])
     write_trace(trace, options.write)
     print(f"{options.write}: {trace.requests} requests in {len(trace.sessions)} sessions")
@@ -154,7 +155,7 @@ def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
 def _paces(options: SimulateOptions, trace_of: TraceOf) -> list[Pace]:
     given = [bool(options.loads), options.sweep, options.sessions_per_s is not None]
     if sum(given) > 1:
-        raise ExperimentError("--load, --sweep and --rate: one of them is expected")
+        raise ExperimentError("", None, "one of them", "several given", source="--load, --sweep and --rate")
     if options.sessions_per_s is not None:
         return [Pace(sessions_per_s=options.sessions_per_s)]
     if options.sweep:
@@ -176,7 +177,7 @@ def _policies(given: str) -> dict[str, dict[str, Any]]:
         else:
             found[Path(name).stem] = document
     if not found:
-        raise ExperimentError("--policies: at least one name is expected")
+        raise ExperimentError("--policies", given, "at least one name")
     return found
 
 
@@ -184,7 +185,7 @@ def _settings(options: SimulateOptions) -> FleetSettings:
     try:
         speeds = tuple(float(speed) for speed in options.speeds.split(",") if speed.strip())
     except ValueError:
-        raise ExperimentError(f"--speeds: {options.speeds!r}: numbers separated by commas are expected") from None
+        raise ExperimentError("--speeds", options.speeds, "numbers separated by commas") from None
     return FleetSettings(
         replicas=options.replicas,
         prefill_replicas=options.prefill_replicas,
@@ -206,4 +207,4 @@ def _restart(given: str) -> Restart:
             return Restart(replica=int(replica), at_s=float(at_s), down_s=float(down_s))
         return Restart(replica=int(replica), at_s=float(at_s))
     except ValueError:
-        raise ExperimentError(f"--restart: {given!r}: REPLICA@SECONDS or REPLICA@SECONDS+DOWN is expected") from None
+        raise ExperimentError("--restart", given, "REPLICA@SECONDS or REPLICA@SECONDS+DOWN") from None

@@ -72,7 +72,7 @@ class Child:
         self.argv = list(argv)
         self.restarts = 0
         self.established = False
-        """It runs with its configuration: exit code 2 is a failure like others from here on."""
+        """Note that the child accepted its configuration: from here on, exit code 2 is a failure like others."""
         self._environment = environment
         self._stop_s = stop_s
         self._say = say

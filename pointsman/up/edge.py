@@ -54,11 +54,11 @@ class Edge:
         self._say = say
         self.router: Child | None = None
         self.restarts = 0
-        """How often HAProxy had to be started again."""
+        """Number of HAProxy's restarts."""
         self._haproxy: HAProxyProcess | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._window_bytes = made.edge.body_window_bytes
-        """How far the HAProxy that was started last looks into bodies."""
+        """Body window, in bytes, of the HAProxy that was started last."""
         self._reload_task: asyncio.Task[None] | None = None
         self._serving = False
         """HAProxy has come up, and has not ended since."""

@@ -19,7 +19,7 @@ MAX_LINE = 300
 
 
 def shown(line: str) -> str | None:
-    """What the terminal shows for a line of the driver's log; None for lines that tell no state."""
+    """Return the terminal's text for a line of the driver's log; None for lines without a state."""
     line = line.rstrip()[:MAX_LINE]
     if found := READY.fullmatch(line):
         return f"{found[2]} serves at {found[1]}, after {found[3]} s"

@@ -1,4 +1,4 @@
-"""What `pointsman up` will start, decided before anything is: addresses, files, command lines.
+"""Plan of `pointsman up`, complete before anything starts: addresses, files, command lines.
 
 `plan_edges` checks all that can be checked without starting a process, so a wrong flag is one sentence and not half an
 edge.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 import yaml
 
 from pointsman.contract.config import decode
+from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.documents import read_mapping
@@ -74,7 +76,7 @@ class EdgePlan:
     settings: Settings
     edge: EdgeConfig
     replicas: int
-    """How many will register; of a data-parallel group, every rank."""
+    """Number of replicas that will register; every rank of a data-parallel group counts."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
     other_admin_urls: tuple[str, ...] = ()
     """Of the other edges that replicas register with."""
@@ -150,19 +152,19 @@ COMMAND = (sys.executable, "-m", "pointsman")
 
 
 def _check_flags(options: UpOptions) -> None:
-    """Raises StartError for what can be seen without touching anything."""
+    """Raises ConfigurationError or StartError for what can be seen without touching anything."""
     if options.engine not in ENGINES:
-        raise StartError(f"--engine: {options.engine!r}: one of {', '.join(ENGINES)} is expected")
+        raise ConfigurationError("--engine", options.engine, f"one of {', '.join(ENGINES)}")
     if options.prefill and options.engine != "sim":
         raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
 
 
 def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
-    """Checks flags and file and lays the run folder out. Raises StartError, SettingsError or ConfigError."""
+    """Checks flags and file and lays the run folder out. Raises ConfigurationError or StartError."""
     document = _read(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
-        raise StartError(f"--lookup: {lookup!r}: one of {', '.join(LOOKUPS)} is expected")
+        raise ConfigurationError("--lookup", lookup, f"one of {', '.join(LOOKUPS)}")
     ports = folder.ports
     listen = ports.settle(parse_listen(options.listen, "--listen"), "--listen")
     admin = ports.settle(parse_listen(options.admin, "--admin"), "--admin")
@@ -170,25 +172,9 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
         raise StartError(f"--admin: {admin} is the address clients use too (--listen): choose another with --admin")
     ops = ports.pick()
     run_dir = folder.path
-    spop, ring, near_lookup = _near_addresses(folder, document)
-    settings = load_settings(
-        overrides={
-            **document.router,
-            "spop": spop.listen,
-            "ring": ring.listen,
-            "lookup": near_lookup.listen,
-            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
-            "edge": {
-                **document.router.get("edge", {}),
-                "admin_socket": str(run_dir / "admin.sock"),
-                "master_socket": str(run_dir / "master.sock"),
-                "server_options": document.haproxy.get("server_options"),
-            },
-            "state_file": str(run_dir / "state.json"),
-            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
-            **({"policy": options.policy} if options.policy else {}),
-        }
-    )
+    near = _near_addresses(folder, document)
+    spop, ring, near_lookup = near
+    settings = _settings(options, folder, document, admin, near)
     edge = decode(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
@@ -225,6 +211,32 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     if document.engine:
         _write_yaml(run_dir / "engine.yaml", document.engine)
     return made
+
+
+def _settings(
+    options: UpOptions, folder: RunFolder, document: UpFile, admin: Listen, near: Sequence[_Near]
+) -> Settings:
+    """The router's settings: those of the file, with the addresses of this edge."""
+    spop, ring, near_lookup = near
+    run_dir = folder.path
+    return load_settings(
+        overrides={
+            **document.router,
+            "spop": spop.listen,
+            "ring": ring.listen,
+            "lookup": near_lookup.listen,
+            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
+            "edge": {
+                **document.router.get("edge", {}),
+                "admin_socket": str(run_dir / "admin.sock"),
+                "master_socket": str(run_dir / "master.sock"),
+                "server_options": document.haproxy.get("server_options"),
+            },
+            "state_file": str(run_dir / "state.json"),
+            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
+            **({"policy": options.policy} if options.policy else {}),
+        }
+    )
 
 
 def _write_yaml(path: Path, document: dict[str, Any]) -> None:
@@ -319,7 +331,7 @@ def _read(path: Path | None) -> UpFile:
 
 
 def _body_window(settings: Settings) -> dict[str, int]:
-    """How far HAProxy looks into bodies: as far as the configured policy goes by them."""
+    """Body window of HAProxy, in bytes: as much as the configured policy uses."""
     policy = build_policy(settings.policy)
     needs = policy.needs
     policy.close()

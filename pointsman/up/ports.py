@@ -12,6 +12,7 @@ import random
 import socket
 from pathlib import Path
 
+from pointsman.contract.errors import ConfigurationError
 from pointsman.errors import StartError
 from pointsman.router.settings import Listen
 
@@ -27,11 +28,11 @@ ROUNDS = 200
 
 
 def parse_listen(value: str, flag: str) -> Listen:
-    """`HOST:PORT`, `[V6]:PORT` or `PORT` (then on 127.0.0.1). Raises StartError naming the flag."""
+    """`HOST:PORT`, `[V6]:PORT` or `PORT` (then on 127.0.0.1). Raises ConfigurationError."""
     host, _, port = value.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     if not port.isdigit() or int(port) > 65535:
-        raise StartError(f"{flag}: {value!r}: HOST:PORT is expected, with a port up to 65535")
+        raise ConfigurationError(flag, value, "HOST:PORT, with a port up to 65535")
     return Listen(host, int(port))
 
 

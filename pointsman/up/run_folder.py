@@ -27,7 +27,7 @@ MAX_SOCKET_PATH = 90
 """Unix socket paths end at 107 bytes; HAProxy binds under a temporary name some bytes longer."""
 
 ORPHANS_S = 5.0
-"""How long what an earlier run left may take to end: parts of an `up` that was killed end within a second."""
+"""Seconds that the parts of an earlier run have to end; those of a killed `up` end within one second."""
 
 POLL_S = 0.05
 
@@ -42,7 +42,7 @@ class RunFolder:
         self._made = made
         self._temporary = temporary
         self.ports = PortHolder()
-        """What the edge picked, held as long as the folder."""
+        """Ports that the edge picked, reserved as long as the folder."""
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

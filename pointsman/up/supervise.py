@@ -36,13 +36,13 @@ from pointsman.up.terminal import Terminal
 from pointsman.up.valkey import valkey_argv, valkey_url
 
 START_S = {"sim": 60.0, "vllm": 900.0}
-"""How long replicas may take before `up` gives up: loading weights is minutes."""
+"""Seconds that replicas have to become ready before `up` gives up; loading weights takes minutes."""
 
 ROUTER_START_S = 30.0
 
 SETTLE_S = 5.0
-"""How long an edge may take to join others and to check the replicas it finds there. Ready says that requests are
-served; a store that hangs or an endpoint that never answers must not keep it from being said."""
+"""Seconds that an edge has to join others and to check their replicas before `ready:` is printed all the same: a store
+that hangs or an endpoint that never answers must not delay it, because requests are served."""
 
 POLL_S = 0.1
 

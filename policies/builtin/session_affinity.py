@@ -20,7 +20,7 @@ from pointsman.policies.request import RequestFeatures
 
 
 class SessionAffinityConfig(PolicyConfig, frozen=True, kw_only=True):
-    """How long a session is remembered, and what it takes to move one.
+    """Lifetime of a session's pin, and the conditions of a move.
 
     The defaults move a session late: a bound on request counts spills on noise, and each move costs a prefill of the
     whole conversation.

@@ -17,7 +17,7 @@ from pointsman.policies.policy import Context, Needs, PlainPolicy, PolicyConfig
 from pointsman.policies.request import RequestFeatures
 
 Scorer = Callable[[Candidates], FloatColumn]
-"""How good each candidate is by one measure: from 0, the worst of them, to 1; aligned with `slots`."""
+"""Quality of each candidate by one measure, from 0 (worst) to 1; aligned with `slots`."""
 
 
 def few_is_good(values: FloatColumn) -> FloatColumn:
@@ -69,7 +69,7 @@ SCORERS: dict[str, tuple[Scorer, Needs]] = {
 """By name: the scorer and what it needs."""
 
 PIN_TTL_S = 3600.0
-"""How long a session unseen keeps its replica for the scorer `session`."""
+"""Seconds after its last request for which a session counts on its replica, for the scorer `session`."""
 
 
 class WeightedConfig(PolicyConfig, frozen=True, kw_only=True):

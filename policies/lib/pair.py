@@ -28,7 +28,7 @@ from pointsman.policies.policy import PolicyConfig
 
 
 class Pairing(StrEnum):
-    """Who computes the prompt of a request that goes to a decode replica, and why. Metric label and explain output."""
+    """Replica that computes the prompt of a request to a decode replica, and why; metric label and explain output."""
 
     # Counted on every request of a disaggregated fleet; Enum's own hash is a Python call.
     __hash__ = str.__hash__

@@ -1,4 +1,4 @@
-"""What HAProxy must read from request bodies for the active policy: the value of `proc.pm.body`.
+"""Parts of request bodies that HAProxy must read for the active policy: the value of `proc.pm.body`.
 
 Reading a body means waiting for it and running Lua, so it is asked for only when the answer is needed.
 """

@@ -1,4 +1,4 @@
-"""What one decision weighed and what it would answer, before anything changes.
+"""Input and result of one decision, before anything changes.
 
 `Pipeline` makes a `Considered` for each request it can place. `decide` applies it, `explain` renders it; both see the
 same, because one step makes it.
@@ -48,4 +48,4 @@ class Considered(msgspec.Struct, gc=False):
     ranked: Sequence[Ranked] = ()
     """Best first; empty where the policy refused."""
     pair: Pair | None = None
-    """Who computes the prompt; None where the best is no decode replica, or the policy refused."""
+    """Pair that computes the prompt; None where the best replica is no decode replica, or the policy refused."""

@@ -59,7 +59,7 @@ _COUNTS = struct.Struct("<IIQ")
 
 
 class BodyFields(NamedTuple):
-    """What the body gave; absent values are empty."""
+    """Values read from the body; absent values are empty."""
 
     model: str = ""
     session: str = ""

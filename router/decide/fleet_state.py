@@ -1,4 +1,4 @@
-"""What a decision reads and changes, and the settings it goes by, as one value each.
+"""State that a decision reads and changes, and settings that it follows, as one value each.
 
 `Core` makes both once and hands them to `Pipeline`. They own nothing: each part has its own module.
 """
@@ -38,7 +38,7 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionSettings:
-    """What the configuration says of decisions besides the policy."""
+    """Settings of decisions besides the policy."""
 
     pair: PairConfig = field(default_factory=PairConfig)
     """When a prefill replica computes a prompt."""

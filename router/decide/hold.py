@@ -40,7 +40,7 @@ HELD_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 12
 
 
 class Outcome(StrEnum):
-    """What became of a request that was held, or would have been."""
+    """Outcome of a request that a policy wanted to hold."""
 
     # Counted with every one of them; Enum's own hash is a Python call.
     __hash__ = str.__hash__
@@ -51,7 +51,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     """Refused while it waited, for another reason."""
     GONE = "gone"
-    """Its client left."""
+    """The client left."""
     DROPPED = "dropped"
     """The router stops, or failed: HAProxy chooses for it."""
     OVERFLOW = "overflow"
@@ -75,7 +75,7 @@ class HoldQueue:
         self.held: dict[str, Held] = {}
         """By request id, first come first; to be read only."""
         self.models: Counter[str] = Counter()
-        """How many requests wait for each model; to be read only."""
+        """Number of waiting requests by model; to be read only."""
         self.outcomes: Counter[Outcome] = Counter()
         self.waited_s = Histogram(HELD_BOUNDS_S)
         """Seconds that requests waited, whatever became of them."""
@@ -139,7 +139,7 @@ class HoldQueue:
 
 
 class Deciding(Protocol):
-    """What turns need of the pipeline."""
+    """The part of the pipeline that `HoldTurns` uses."""
 
     holds: HoldQueue
 

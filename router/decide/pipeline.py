@@ -126,7 +126,7 @@ class Pipeline:
         return decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
-        """What `decide` would answer and the signals it would see; reserves, pins and counts nothing."""
+        """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
         active, members = self._policy_for(features), self._replicas.membership(features.model)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
@@ -230,7 +230,7 @@ class Pipeline:
         rng: random.Random,
         longest: int,
     ) -> Pair | None:
-        """Who computes the prompt for the slot `decode`; None where it holds no decode replica."""
+        """Return the pair that computes the prompt for the slot `decode`; None where the slot has no decode replica."""
         assert members.prefills is not None
         prefills = members.prefills.get(decode)
         if prefills is None:

@@ -99,7 +99,7 @@ class PolicyControl:
         return self.document
 
     def warnings(self, document: Mapping[str, Any]) -> list[str]:
-        """What stands in the way of a valid document, a sentence each; none where HAProxy serves it whole."""
+        """Return warnings about a valid document, one sentence each; none where HAProxy supports all of it."""
         policy = build_policy(document)
         wanted, window = body_window(policy.needs), self._window_bytes()
         policy.close()

@@ -20,7 +20,7 @@ AT_ONCE = 4096
 """Keys looked at before lookups get their turn."""
 
 ITEMS_AT_ONCE = 1024
-"""The same of sessions and conversations, which are hashed here."""
+"""Digest of sessions and conversations, whose names are hashed here."""
 
 
 class Part(msgspec.Struct, frozen=True):

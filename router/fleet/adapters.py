@@ -17,7 +17,7 @@ from pointsman.policies.candidates import AdapterSignals, Column
 from pointsman.router.fleet.slots import INITIAL_SLOTS, grown
 
 EXPECTED_S = 10.0
-"""How long an adapter is expected on a replica that tells what it loads: loading takes a second or two at most."""
+"""Seconds for which an adapter is expected on a replica that reports its adapters; loading takes two at most."""
 
 UNKNOWN_SLOTS = 4
 """Adapters an engine is taken to hold that does not say how many."""
@@ -57,7 +57,7 @@ class AdapterTable:
         self._changed(slot)
 
     def clear_slot(self, slot: int) -> None:
-        """Its replica left, or its engine restarted: nothing is known of it."""
+        """Forget a slot's adapters, because the replica left or its engine restarted."""
         for name in list(self._loaded[slot].names):
             self._drop(slot, name)
         self._loaded[slot] = _Loaded()
@@ -71,8 +71,8 @@ class AdapterTable:
         """Where an adapter is, and where it could go."""
         return AdapterSignals(tuple(self._holders.get(name, ())), self.room)
 
-    def told(self, slot: int, names: Sequence[str], slots: int, now_s: float) -> None:
-        """The engine says what is loaded, all of it, and how many it holds (0: unsaid)."""
+    def set_loaded(self, slot: int, names: Sequence[str], slots: int, now_s: float) -> None:
+        """The engine reported all adapters it has loaded, and how many it can hold (0: not reported)."""
         own = self._loaded[slot]
         own.told, own.slots = True, slots or own.slots
         expected = {name: until_s for name, until_s in own.names.items() if now_s < until_s < math.inf}
@@ -85,8 +85,8 @@ class AdapterTable:
                 self._put(slot, name, until_s)
         self._changed(slot)
 
-    def seen(self, slot: int, names: Sequence[str], slots: int) -> None:
-        """Somebody saw adapters at work on an engine that does not tell, which holds so many (0: unsaid)."""
+    def observe_running(self, slot: int, names: Sequence[str], slots: int) -> None:
+        """An engine that reports nothing was seen to run adapters, and can hold so many (0: unknown)."""
         own = self._loaded[slot]
         own.slots = slots or own.slots
         for name in names:

@@ -1,4 +1,4 @@
-"""Who takes orders for which pool: leases of fleets' drivers, with what they last said of their pools.
+"""Leases of fleets' drivers, with the last status of their pools.
 
 Nothing of it is saved: a router that starts again has it back with the next heartbeat of each driver, which owns the
 pools. A pool belongs to the fleet that named it first, until that fleet leaves or its lease ends.
@@ -44,7 +44,8 @@ class FleetTable:
         for pool in lease.pools:
             owner = self.owner(pool.name, now_s)
             if owner is not None and owner.name != name:
-                raise RegistrationError(f"pools: {pool.name!r} belongs to the fleet {owner.name!r}")
+                problem = f"{pool.name!r} belongs to the fleet {owner.name!r}"
+                raise RegistrationError("pools", pool.name, "pools of no other fleet", problem)
         pools = {pool.name: pool for pool in lease.pools}
         self._fleets[name] = Fleet(name, lease.control.rstrip("/"), now_s + lease.ttl_s, pools)
         return not known

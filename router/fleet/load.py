@@ -1,4 +1,4 @@
-"""How much work is in flight on each replica, as columns by slot.
+"""Load of each replica: work in flight, as columns by slot.
 
 `LoadTable` owns one column per signal. `pointsman.router.requests.table` adds what a decision reserves and removes it
 when the request ends, so a count is exact the millisecond HAProxy's line arrives. What other edges have in flight is
@@ -55,7 +55,7 @@ class LoadTable:
         """Sessions less reservations at the last `observe`; negative when we hold more."""
         self.outside: Column = np.zeros(size, dtype=np.int64)
         self._excess: Column = np.zeros(size, dtype=np.int64)
-        """What the engine counted beyond all other work at the last `observe_engine`."""
+        """Requests that the engine counted beyond all other work at the last `observe_engine`."""
         self._all = (
             self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
             self._surplus, self.outside, self._excess,

@@ -34,12 +34,12 @@ class ModelCatalog:
         return f"ModelCatalog({len(self._cards)} replicas)"
 
     def put(self, replica_id: str, cards: dict[str, Card]) -> None:
-        """What a replica says of its models, by name."""
+        """Note the model cards of a replica, by name."""
         self._cards[replica_id] = cards
         self._contexts = None
 
     def forget(self, replica_id: str) -> None:
-        """It says nothing any more, or left."""
+        """Forget the model cards of a replica that left or has no list any more."""
         if self._cards.pop(replica_id, None) is not None:
             self._contexts = None
 

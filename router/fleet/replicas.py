@@ -1,4 +1,4 @@
-"""Who may be routed to.
+"""Membership of the fleet: registrations, leases, health, and the replicas eligible for a model.
 
 `ReplicaRegistry` owns membership: registrations and leases, drain flags, and the health HAProxy observes. It gives each
 replica a *slot*, a small integer other tables use as a column index; a slot is reused only after its replica is
@@ -47,7 +47,7 @@ ANYTHING: frozenset[str] = frozenset()
 
 
 class Health(StrEnum):
-    """What HAProxy's checks say."""
+    """Result of HAProxy's health checks."""
 
     STARTING = "starting"
     UP = "up"
@@ -56,7 +56,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedNames:
-    """What a replica's own `/v1/models` says it may be called; both empty where it has no such list."""
+    """Names in a replica's own `/v1/models`; both sets are empty where there is no such list."""
 
     models: Mapping[str, str] = field(default_factory=dict)
     """Model by name; names of one model are aliases."""
@@ -84,10 +84,10 @@ class Replica:
     adapters: frozenset[str]
     """LoRA adapters it may be asked for, by registration or by its own list."""
     names: frozenset[str] | None
-    """What `model` of a request may say here, adapters included. Empty: anything; None: not known yet."""
+    """Model names that the replica serves, adapters included. Empty: any; None: not known yet."""
     registration: Registration
     listed: ServedNames | None = None
-    """What its own list said; None before it was read."""
+    """Names in the replica's own list; None before it was read."""
     draining: bool = False
     ejected: bool = False
     """Whether its answers failed so often that it gets no requests for a while (`pointsman.router.outliers.table`)."""
@@ -117,7 +117,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Who may serve one model. `token` differs between two memberships exactly when slots or their ids differ."""
+    """Replicas that may serve one model. Two memberships have different `token`s exactly when slots or ids differ."""
 
     token: int
     slots: Slots
@@ -125,7 +125,7 @@ class Membership:
     prefills: Mapping[int, Slots] | None = None
     """For each of them that is a decode replica, the eligible prefill replicas of its model. None without any."""
     prefills_of_all: Slots | None = None
-    """The same where all of `slots` are decode replicas of one model: whichever is chosen may be paired with these."""
+    """Prefill slots for all of `slots`, where these are decode replicas of one model."""
 
 
 class ReplicaRegistry:

@@ -54,7 +54,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a router started on the same host needs to take over at once."""
+    """State that a restarted router needs to take over at once."""
 
     schema: int = SCHEMA_VERSION
     replicas: list[SavedReplica] = []

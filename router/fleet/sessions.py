@@ -68,7 +68,7 @@ class SessionTable:
         return [(session, pin[0], pin[2], pin[1]) for session, pin in self._pins.items()]
 
     def export_copy(self) -> Iterator[tuple[str, str, int, float]]:
-        """The same of the pins there are now, made one by one, for a thread that takes its time."""
+        """Iterate over a copy of the pins, made one by one, for a thread that takes its time."""
         pins = self._pins.copy()
         return ((session, pin[0], pin[2], pin[1]) for session, pin in pins.items())
 

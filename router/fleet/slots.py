@@ -1,4 +1,4 @@
-"""How tables indexed by slot grow: all by one rule, so that their columns are equally long and may be added up."""
+"""Growth of tables indexed by slot: one rule for all, so that their columns are equally long and may be added up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every lookup front does with one question: features, decision, time taken."""
+"""Decision for one lookup, for every lookup front: features, decision, time taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an endpoint that tells nothing probably holds: a least-recently-used cache of the router's own, of its size.
+"""Estimated cache of an endpoint that reports nothing: a least-recently-used cache of the endpoint's size.
 
 `CacheMirror` is kept for one endpoint whose capacity is known (read off its metrics) and that does not report its KV.
 Every prompt sent there enters it, as keys of so many tokens each, and pushes out what was asked for longest ago, the

@@ -1,4 +1,4 @@
-"""How long conversations pause, and how much silence says that one is over.
+"""Idle timeout of conversations, learned from the pauses of the fleet.
 
 `Silence` learns from both ends: pauses after which a conversation went on, and conversations that were silent for the
 whole of `ttl_s`. Of those that were silent for t seconds, R(t) went on and N never did; `patience_s` is the longest t
@@ -36,7 +36,7 @@ class Silence:
         self._pauses = [0.0] * (STEPS + 2)
         self._ends = 0.0
         self._silent = [0] * (STEPS + 1)
-        """Those silent for each bound or longer; what ends are guessed from until one was seen."""
+        """Conversations idle for each bound or longer, from which ends are estimated until one was observed."""
         self._counted = 0.0
         self._patience_s: float | None = ttl_s
 
@@ -65,7 +65,7 @@ class Silence:
         return self._ends > 0.0
 
     def wait(self, silent_for: Callable[[float], int]) -> None:
-        """How many are silent at this moment, for so many seconds or longer; of use until an end was seen."""
+        """Note how many conversations are idle for so many seconds or longer; used until an end was observed."""
         self._silent = [silent_for(bound) for bound in self._bounds]
         self._patience_s = None
 

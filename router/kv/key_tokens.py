@@ -71,7 +71,7 @@ class _Latest:
 
 
 class KeyTokens:
-    """What is known of keys' lengths. One owner for all replicas: a key names one text."""
+    """Lengths of keys, in tokens. One owner for all replicas: a key names one text."""
 
     def __init__(self) -> None:
         self._told = _Latest(MAX_TOLD_KEYS)

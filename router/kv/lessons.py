@@ -1,7 +1,7 @@
-"""What a first token teaches: how long a prompt was, how much of it was cached, how long its prefill took.
+"""Learning from first tokens: length of a prompt, cached part, and time of its prefill.
 
-`Lessons` compares what an engine or HAProxy said of one request with what was predicted when it was placed, and writes
-the difference where predictions come from. It owns nothing and keeps nothing of its own.
+`Lessons` compares what an engine or HAProxy reported of one request with what was predicted when it was placed, and
+writes the difference where predictions come from. It owns nothing and keeps nothing of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pointsman.router.kv.prefill_times import PrefillTimes
 from pointsman.router.kv.token_ratio import TokenRatio
 
 UNQUEUED = 0.1
-"""A first token tells the prefill time when what was in front of it was at most this share of it."""
+"""A first token teaches the prefill time when what was in front of it was at most this share of it."""
 
 
 class Lessons:

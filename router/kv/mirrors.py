@@ -14,7 +14,7 @@ from pointsman.router.kv.parts import Prompt
 from pointsman.router.kv.prefix_index import PrefixIndex
 
 ANSWER_TOKENS = 256
-"""What an answer adds to the KV of an endpoint that does not say."""
+"""Tokens that an answer adds to the KV of an endpoint that does not report them."""
 
 
 class Mirrors:
@@ -39,7 +39,7 @@ class Mirrors:
             self._evict(slot, mirror.resize(capacity_tokens))
 
     def hit(self, slot: int, total_tokens: int) -> None:
-        """It found so many tokens cached in its life. Nothing for a slot without a mirror."""
+        """Compare an endpoint's own count of cached tokens with the mirror; no effect on a slot without a mirror."""
         mirror = self._mirrors.get(slot)
         if mirror is not None:
             self._evict(slot, mirror.hit(total_tokens))
@@ -59,7 +59,7 @@ class Mirrors:
         return True
 
     def restarted(self, slot: int) -> None:
-        """Its cache is empty."""
+        """Empty the mirror of a slot."""
         mirror = self._mirrors.get(slot)
         if mirror is not None:
             self._mirrors[slot] = CacheMirror(mirror.capacity)

@@ -70,7 +70,7 @@ class KVCounters:
         self.keys = 0
         """Prefix keys that engines reported as stored or evicted."""
         self.resyncs = 0
-        """Messages answered with the wish for a snapshot."""
+        """Messages answered with the request for a snapshot."""
         self.restarts = 0
         """Engines that came back under another epoch."""
         self.prediction_error = Histogram(ERROR_BOUNDS)
@@ -78,7 +78,7 @@ class KVCounters:
         self.predicted_cached_tokens = 0
         self.actual_cached_tokens = 0
         self.prompt_tokens = 0
-        """Of the requests whose first token engines told."""
+        """Prompt tokens of requests whose first token an engine reported."""
         self.best_cached_tokens = 0
         """At decisions: most that any candidate was predicted to hold, summed up."""
         self.selected_cached_tokens = 0

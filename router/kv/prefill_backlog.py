@@ -5,10 +5,10 @@ the engine, a line of HAProxy's, or its end. Where none comes, the entry ends wh
 its own prefill times (`T(x)`, one prompt after the other). Who adds an entry keeps it and releases it: which request it
 is of, is not known here.
 
-Replicas that report first tokens have a grace, and as much more as the last one they told was late: an engine whose KV
-is full lets prompts wait for several times what they take to compute, and a queue that was forgotten there would draw
-more requests to it. The lateness is the replica's own, so it grows and goes with its queue, and an entry whose first
-token was lost ends all the same.
+Replicas that report first tokens have a grace, and as much more as the last one they reported was late: an engine whose
+KV is full lets prompts wait for several times what they take to compute, and a queue that was forgotten there would
+draw more requests to it. The lateness is the replica's own, so it grows and goes with its queue, and an entry whose
+first token was lost ends all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from pointsman.router.kv.columns import KVColumns
 
 GRACE_S = 5.0
-"""How much later than expected the first token of a replica that reports may be before its silence counts."""
+"""Seconds after its expected time within which a first token may still be reported."""
 
 
 class WaitingPrompt(msgspec.Struct, gc=False):
@@ -31,7 +31,7 @@ class WaitingPrompt(msgspec.Struct, gc=False):
     done_s: float
     """When it should be computed, by the prefill times alone."""
     patience_s: float
-    """What its silence is given beyond that and the replica's lateness; negative where no first token is reported."""
+    """Seconds granted beyond `done_s` and the replica's lateness; negative where no first token is reported."""
     due_s: float
     """When to look whether it is overdue."""
     open: bool = True

@@ -1,4 +1,4 @@
-"""How long a replica takes to prefill x tokens: `T(x) = a + b x + c x^2` in milliseconds, learned from what it reports.
+"""Prefill times by replica: `T(x) = a + b x + c x^2` in milliseconds, learned from first tokens.
 
 `PrefillTimes` fits each replica by least squares of *relative* errors, recent observations weighing more (a hundred
 remembered), outliers less (by Huber's rule, from twice the usual error on), and a prior that a few observations

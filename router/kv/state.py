@@ -33,7 +33,7 @@ from pointsman.router.kv.token_ratio import TokenRatio
 EXPECTED_S = 30.0
 """How long keys are expected on a replica that reports what it stores."""
 
-EXPECTED_UNTOLD_S = 300.0
+EXPECTED_UNREPORTED_S = 300.0
 """The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
 
 
@@ -213,7 +213,7 @@ class KVState:
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """The slot will hold the prompt's keys from `start` on."""
         if not self._mirrors.enter(slot, keys, start, prompt):
-            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+            self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
         if self.outbox is not None and start < len(keys):
             self.outbox.add_expected(slot, keys[start:])
 
@@ -233,13 +233,13 @@ class KVState:
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self._feeds[slot]
-        # Late words of an earlier life do not end this one.
+        # A late message of an earlier incarnation does not end this one.
         if events.epoch in feed.past:
             in_step = False
         else:
             if feed.epoch and events.epoch != feed.epoch:
                 self.restarted(slot, events.born_ms)
-            # A mirror was a guess: from here on the engine tells.
+            # A mirror was a guess: from here on the engine reports.
             if events.snapshot and self._mirrors.drop(slot):
                 index.forget(slot)
             in_step = feed.apply(index, slot, events)
@@ -270,7 +270,7 @@ class KVState:
 
     def expect(self, slot: int, keys: Sequence[int], now_s: float) -> None:
         """Another edge sent a prompt with these prefix keys to a slot: it will hold them soon."""
-        self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNTOLD_S))
+        self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
 
     def publish_conversation(self, known: Conversation, before: Name | None) -> None:
         """Has a changed conversation published to the other edges, or that it was dropped; `before` is its name before
@@ -286,7 +286,10 @@ class KVState:
         return self._feeds[slot]
 
     def restarted(self, slot: int, born_ms: int = 0) -> None:
-        """Another life of the engine: its cache is empty, and what waited there is gone. How fast it is, stays."""
+        """The engine on a slot restarted: its cache is empty, and no prompt waits there. Its prefill times stay.
+
+        born_ms: when this incarnation started, in ms since 1970; 0 where that is unknown.
+        """
         self.counters.restarts += 1
         self._mirrors.restarted(slot)
         self.index.forget(slot)

@@ -1,4 +1,4 @@
-"""How many bytes of a body make a token: learned for each model from prompts whose length an engine told."""
+"""Bytes of a body per token, learned for each model from prompts whose length an engine reported."""
 
 from __future__ import annotations
 

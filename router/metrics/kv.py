@@ -182,7 +182,7 @@ class KVCollector(FamilyCollector):
                 yield replica.id, found
 
     def _reported(self, field: str) -> Callable[[int], float | None]:
-        """What the engine on a slot reports of its load; None before it does."""
+        """Return a field of the load that the engine on a slot reported; None before the first report."""
 
         def of(slot: int) -> float | None:
             load = self._kv.cursor(slot).load

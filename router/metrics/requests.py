@@ -33,7 +33,7 @@ MAX_GONE_REPLICAS = 1024
 
 
 class DecisionMetrics:
-    """What the pipeline and the lookup fronts count."""
+    """Counters of the pipeline and of the lookup fronts."""
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, Reason]] = Counter()
@@ -54,7 +54,7 @@ class DecisionMetrics:
 
 
 class ReplicaServed:
-    """What the log ring told about one replica's finished requests."""
+    """Counters of one replica's finished requests, from end-of-request lines."""
 
     __slots__ = ("by_class", "first_response_s", "first_token_s", "redispatched", "request_s")
 
@@ -71,7 +71,7 @@ UNDECIDED_CAUSES = ("client-left", "client-timeout", "other")
 
 
 class RequestMetrics:
-    """What the end-of-request lines say, whoever chose the replica."""
+    """Counters of end-of-request lines, for requests placed by the router and by HAProxy alone."""
 
     def __init__(self) -> None:
         self.replicas: dict[str, ReplicaServed] = {}
@@ -94,7 +94,7 @@ class RequestMetrics:
 
 
 class EdgeHealth:
-    """What the edge sync knows of HAProxy."""
+    """State of HAProxy, as the comparison with it found."""
 
     def __init__(self) -> None:
         self.haproxy_up = False
@@ -104,7 +104,7 @@ class EdgeHealth:
         self.sync_errors = 0
         self.last_error = ""
         self.body_window_bytes = 0
-        """How far HAProxy looks into bodies; 0 where it does not say so."""
+        """Body window of HAProxy, in bytes; 0 where the configuration does not state it."""
 
 
 class StateCollector(FamilyCollector):
@@ -134,7 +134,8 @@ class StateCollector(FamilyCollector):
     def collect(self) -> Iterator[Metric]:
         yield from self._decision_families()
         yield from self._replica_families()
-        yield from self._request_families()
+        yield from self._served_families()
+        yield from self._unserved_families()
         yield from self._edge_families()
 
     def _decision_families(self) -> Iterator[Metric]:
@@ -243,9 +244,8 @@ class StateCollector(FamilyCollector):
         for replica in by_id(self._replicas):
             yield replica.id, int(getattr(self._load, name)[replica.slot])
 
-    def _request_families(self) -> Iterator[Metric]:
-        requests = self._requests
-        served = list(requests.replicas.items())
+    def _served_families(self) -> Iterator[Metric]:
+        served = list(self._requests.replicas.items())
         yield from counter(
             "pointsman_requests",
             "Finished requests, by the replica that served them and class of the status.",
@@ -277,6 +277,10 @@ class StateCollector(FamilyCollector):
             ((replica, own.request_s) for replica, own in served),
             "replica",
         )
+
+    def _unserved_families(self) -> Iterator[Metric]:
+        """Requests that no replica served, and the ring that reports them all."""
+        requests = self._requests
         yield from counter(
             "pointsman_fail_open",
             "Requests that HAProxy placed alone because the router did not answer the lookup in time (fail open).",

@@ -14,7 +14,7 @@ from pointsman.router.watch.scrape import Scraper
 
 
 class ScrapeCollector(FamilyCollector):
-    """Reads how reads of endpoints went, and the work found there that did not come through this edge."""
+    """Reads the results of polling, and the work found there that did not pass this edge."""
 
     def __init__(self, scraper: Scraper, load: LoadTable, replicas: ReplicaRegistry) -> None:
         self._scraper = scraper

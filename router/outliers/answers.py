@@ -1,4 +1,4 @@
-"""What the end of one request proves about the replica that had it.
+"""Evidence about a replica in the end of one request.
 
 `judge` reads an end-of-request line as HAProxy writes it (configuration.txt 8.5, "Session state at disconnection"): the
 first letter of the termination state names the side that ended the request, the second the phase it was in. An engine's
@@ -65,7 +65,7 @@ _BY_REPLICA = {
 
 
 def judge(status: int, termination: str, *, answered: bool) -> Verdict:
-    """What one end-of-request line proves.
+    """Evidence in one end-of-request line.
 
     status: HTTP status that reached the client; 0 or -1 for none.
     termination: HAProxy's termination state, `--` for a normal end.

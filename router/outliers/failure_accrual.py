@@ -70,7 +70,7 @@ class OutlierConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Requests within `window_s` that may be sent again regardless of `retry_share`; lets a quiet edge retry."""
 
     def length_s(self, level: int) -> float:
-        """How long the `level`-th ejection in a row lasts, in seconds; the first is 1."""
+        """Return the length of the `level`-th ejection in a row, in seconds; the first is 1."""
         return min(self.max_ejection_s, self.ejection_s * 2.0 ** min(level - 1, MAX_DOUBLINGS))
 
 

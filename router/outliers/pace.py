@@ -1,4 +1,4 @@
-"""How fast each replica decodes, beside the others of its model: a replica that is slow but alive is a gray failure.
+"""Decoding speed of each replica against the others of its model: a replica that is slow but alive is a gray failure.
 
 The measure is the gap between tokens, as a ratio of decayed sums (milliseconds of decoding over tokens, or over bytes
 where an endpoint reports no tokens), so that one long answer counts as much as many short ones. A replica is compared
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 
 class Unit(Enum):
-    """What decoding is measured in; two replicas compare only in the same unit."""
+    """Unit of a decoding speed; two replicas compare only in the same unit."""
 
     TOKENS = 0
     """As counted by the engine."""
@@ -74,7 +74,7 @@ class Pace:
             self._sums.pop((slot, unit), None)
 
     def ratios(self, slots: Iterable[int]) -> dict[int, float]:
-        """How many times slower than the median each slot decodes; absent where that is not known."""
+        """Ratio of each slot's decode time to the median; absent where that is not known."""
         found: dict[int, float] = {}
         if not self._sums:
             return found

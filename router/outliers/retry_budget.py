@@ -1,4 +1,4 @@
-"""How many requests may be sent again: a share of the traffic, so that a failing fleet is not hit twice.
+"""Budget of requests that may be sent again: a share of the traffic, so that a failing fleet is not hit twice.
 
 HAProxy sends a request again when a replica dropped it without an answer or answered 503. `RetryBudget` counts requests
 and those that were sent again, both decaying, and says when the share is used up; decisions then forbid it for their

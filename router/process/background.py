@@ -30,7 +30,7 @@ MAX_FAILURES = 20
 """Failures in a row, over some two minutes, after which only a fresh process may help."""
 
 LOOP = "event loop"
-"""What errors in callbacks and in connections are counted under: no task met them."""
+"""Name under which errors in callbacks and connections are counted, because they belong to no task."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 

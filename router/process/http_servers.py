@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from pointsman.contract.http_server import HTTPServer
 
 CLOSE_S = 2
-"""How long requests under way may take when the process ends."""
+"""Seconds that running requests have to finish when the process ends."""
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import msgspec
 from pointsman.policies.decision import Reason
 
 UNSET = "-"
-"""How HAProxy prints a variable that is not set."""
+"""Text that HAProxy prints for a variable that is not set."""
 
 MAX_TIME_DIGITS = 10
 """Of a first-token time in milliseconds: 116 days, longer than any stream lives."""

@@ -1,4 +1,4 @@
-"""What one line of HAProxy's log ring means for the router's state: a request had its first token, or it ended.
+"""Effects of one line of HAProxy's log ring on the router's state: a request had its first token, or ended.
 
 `EndOfRequest` owns nothing but the id of the last request that each HAProxy worker reported. A line releases the
 reservation of its request and the prefill in front of others, feeds the per-replica counters, and proves something
@@ -21,8 +21,8 @@ from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line
 from pointsman.router.requests.table import RequestTable
 
 CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
-"""What HAProxy logs, to the ring too, of a client that leaves while its request is held or before it is looked up; the
-line of the request follows."""
+"Lines that HAProxy logs, to the ring too, when a client leaves while its request is held or before its lookup; the "
+"line of the request follows."
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their

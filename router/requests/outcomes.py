@@ -1,4 +1,4 @@
-"""What came of a placement: what answers, first tokens and ends of one request say of the fleet's KV.
+"""Outcomes of placements: effects of answers, first tokens and ends of requests on what is known of the fleet's KV.
 
 `Outcomes` writes where predictions come from (conversations, expected keys, prefill times) and owns nothing. Whose
 placement it is, and when a request is over for good, is `RequestTable`'s to know.

@@ -54,7 +54,7 @@ class PrefillRequest(msgspec.Struct, gc=False):
     """Where it is reserved; NO_SLOT once the prompt is computed."""
     tokens: int = 0
     placement: Placement | None = None
-    """What was predicted of it, where the policy looks at KV, until its engine reports its end."""
+    """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
 
 
@@ -69,7 +69,7 @@ class Request(msgspec.Struct, gc=False):
     announced: int = 0
     """Tokens of its prompt that were announced and count once it is computed."""
     placement: Placement | None = None
-    """What was predicted of it, where the policy looks at KV, until its engine reports its end."""
+    """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
     prefill: PrefillRequest | None = None
     ended: bool = False
@@ -188,7 +188,7 @@ class RequestTable:
         placement.ahead = kv.columns.waiting(slot)
         request.placement = placement
         if prefill == NO_SLOT:
-            # Nothing says that an announced prompt will come, so its silence is given no grace.
+            # An announced prompt may never arrive, so its first token is given no grace.
             waiting = placement.uncached if prompt.whole else min(placement.uncached, prompt.arrived)
             request.waiting = self._backlog.add(slot, waiting, now_s, reports=kv.reports(slot) and prompt.whole)
             return
@@ -340,7 +340,7 @@ class RequestTable:
         self._give_up(request, now_s)
 
     def _give_up(self, request: Request, now_s: float) -> None:
-        """What was predicted of a request is not followed any further."""
+        """Drop the prediction of a request."""
         if request.placement is not None:
             self._outcomes.over(request.placement, now_s)
             request.placement = None

@@ -20,10 +20,10 @@ from urllib.parse import SplitResult, urlsplit
 from pointsman.router.errors import RegistrationError, ResolveError
 
 RESOLVE_S = 1.5
-"""What a name server may take; replicas wait 2 s for the answer to their registration."""
+"""Seconds that a name server may take; replicas wait 2 s for the answer to their registration."""
 
 START_RESOLVE_S = 30.0
-"""The same for replicas of the configuration, without whom the router would refuse to start."""
+"""Seconds that a name server may take for replicas of the configuration, without which the router does not start."""
 
 RESOLVE_THREADS = 4
 """Names resolved at once; each thread is made when it is needed."""
@@ -48,13 +48,13 @@ def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise RegistrationError(f"url: {url!r}: {expected} is expected") from None
+        raise RegistrationError("url", url, expected) from None
     if parts.username is not None or parts.password is not None:
-        raise RegistrationError(f"url: user and password are not expected in a URL: {expected}")
+        raise RegistrationError("url", None, expected, "has a user or password")
     if parts.scheme not in schemes or not parts.hostname or not port or parts.path not in ("", "/"):
-        raise RegistrationError(f"url: {url!r}: {expected} is expected, with a port from 1 to 65535")
+        raise RegistrationError("url", url, f"{expected}, with a port from 1 to 65535")
     if parts.query or parts.fragment:
-        raise RegistrationError(f"url: {url!r}: {expected} is expected")
+        raise RegistrationError("url", url, expected)
     return parts
 
 
@@ -88,17 +88,17 @@ class EndpointResolver:
         """Raises RegistrationError for an address a replica may not have."""
         meant = getattr(address, "ipv4_mapped", None) or address
         if meant.is_unspecified or meant.is_multicast:
-            raise RegistrationError(f"url: {address} is not the address of one machine")
+            raise RegistrationError("url", str(address), "the address of one machine")
         if any(meant in network for network in self._networks):
             return
         if self._networks:
             listed = ", ".join(map(str, self._networks))
-            raise RegistrationError(f"url: {address} is in none of the networks of admin.engine_networks ({listed})")
-        if meant.is_link_local:
             raise RegistrationError(
-                f"url: {address} is link-local, where clouds serve credentials: refused unless admin.engine_networks "
-                "has a network with it"
+                "url", str(address), f"an address in the networks of admin.engine_networks ({listed})"
             )
+        if meant.is_link_local:
+            expected = "another address, or a network with this one in admin.engine_networks"
+            raise RegistrationError("url", None, expected, f"{address} is link-local, where clouds serve credentials")
 
     def close(self) -> None:
         """Ends the threads; names still being resolved are not waited for."""
@@ -126,7 +126,9 @@ class EndpointResolver:
         # UnicodeError is a ValueError, and so is a host with a null byte.
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise RegistrationError(f"url: {url!r}: {host} has no address: {reason}") from error
+            raise RegistrationError(
+                "url", url, "a host that has an address", f"{host!r} has no address ({reason})"
+            ) from error
         return found
 
     def _resolved(self, looking_up: asyncio.Future[Address]) -> None:

@@ -1,4 +1,4 @@
-"""What an engine's `/metrics` page says of its load: Prometheus text -> one `EngineReading`. Pure.
+"""Load of an engine from its `/metrics` page: Prometheus text -> one `EngineReading`. Pure.
 
 A page of vLLM has 50 KB and a thousand samples, of which eight matter: they are searched for by name, which takes
 0.1 ms where parsing the page takes 40. Known are the names of vLLM (v1) and SGLang. Samples of one name are summed, as

@@ -124,7 +124,7 @@ class EdgeSync:
                 pass
 
     def pause_s(self) -> float:
-        """How long the next round waits, unless something calls for it before."""
+        """Return the pause before the next round, in seconds, unless something calls for it before."""
         pause_s = max(self._interval_s, PACE_S * len(self._replicas))
         at_rest = not self._load.total_in_flight and all(replica.health is Health.UP for replica in self._replicas)
         return pause_s * REST if at_rest and self._health.haproxy_up else pause_s
@@ -184,7 +184,7 @@ class EdgeSync:
             await asyncio.sleep(0)
 
     def _apply_one(self, server: ObservedServer, elsewhere: int, now_s: float) -> None:
-        """What was seen of one server; `elsewhere` are its sessions in old workers."""
+        """State of one server in HAProxy; `elsewhere` are its sessions in old workers."""
         replica = self._replicas.get(server.name)
         if replica is None or (server.host, server.port) != (replica.host, replica.port):
             return  # it changed while we asked; the next round sees it

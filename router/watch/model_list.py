@@ -30,7 +30,7 @@ class _List(msgspec.Struct):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server lists."""
+    """Models and adapters in a server's list."""
 
     names: ServedNames
     cards: dict[str, dict[str, Any]]

@@ -31,7 +31,7 @@ from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.table import RequestTable
 
 RING_CLOSES_S = 0.1
-"""What a leaving worker had sent through its ring is applied by then, so that reading the ring anew repeats none."""
+"""Seconds until all lines that a leaving worker sent through its ring are applied, so that none is read twice."""
 
 IDLE_ROUNDS = 2
 """Rounds without a client connection after which a worker has nothing more to report: in the second, the lines of the

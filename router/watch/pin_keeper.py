@@ -90,7 +90,7 @@ class PinKeeper:
             self._write(self._sessions.export(), True)
 
     def _take(self) -> tuple[Iterable[Row], bool]:
-        """What is to be written, and whether that is all there is. Takes the loop a few milliseconds at most."""
+        """Return the pins to write, and whether they are all. Takes the loop a few milliseconds at most."""
         sessions = self._sessions
         changed, sessions.unsaved = sessions.unsaved or {}, {}
         overrun, sessions.unsaved_overrun = sessions.unsaved_overrun, False

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Watched:
-    """What the scraper remembers of one endpoint; of another address under the same id it remembers nothing."""
+    """State that the scraper keeps of one endpoint; another address under the same id begins without state."""
 
     __slots__ = ("address", "asking", "metrics_at_s", "models_at_s", "problems", "silent", "started_s", "was_up")
 
@@ -55,7 +55,7 @@ class _Watched:
         self.problems: dict[str, str] = {}
         """The last problem by what was asked, so that it is logged once."""
         self.silent = False
-        """It did not tell its load when it was asked last."""
+        """The endpoint did not answer the last read of its load."""
         self.started_s = 0.0
         self.was_up = False
 
@@ -105,7 +105,7 @@ class Scraper:
     # When
 
     def due(self) -> list[tuple[Replica, str]]:
-        """Who is to be asked at this moment, and what (METRICS or MODELS); each is asked one thing at a time."""
+        """Return the endpoints to read at this moment, and what (METRICS or MODELS); one read at a time for each."""
         now_s = self._clock()
         settings, watched = self._settings, self._watched
         for gone in [replica_id for replica_id in watched if self._replicas.get(replica_id) is None]:
@@ -191,7 +191,7 @@ class Scraper:
         watched.problems[what] = problem
 
     def _seen(self, replica: Replica) -> _Watched | None:
-        """What is remembered of a replica; None when it left or moved."""
+        """Return the state kept of a replica; None when the replica left or moved."""
         if self._replicas.get(replica.id) is not replica:
             return None
         watched = self._watched.get(replica.id)
@@ -208,7 +208,7 @@ class Scraper:
             kv.set_scraped_capacity(slot, reading.capacity_tokens)
             kv.observe_scraped_hits(slot, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
-            self._adapters.seen(slot, reading.adapters, reading.adapter_slots)
+            self._adapters.observe_running(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)
 
     def _take_models(self, replica: Replica, found: ModelList) -> None:
@@ -217,7 +217,7 @@ class Scraper:
             log.info("models listed", replica=replica.id, models=sorted(replica.names or ()))
 
     def _take_no_models(self, replica: Replica) -> None:
-        """It has answered, with something else: nobody can say what it serves, so it serves anything."""
+        """Note an answer that is no model list: the endpoint then counts as serving any model."""
         self._catalog.forget(replica.id)
         self._replicas.listed(replica.id, ServedNames())
 

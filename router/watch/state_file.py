@@ -1,4 +1,4 @@
-"""What a router restarted on the same host takes over: kept on disk while it changes.
+"""State for a restart on the same host, written to disk when it changes.
 
 `StateKeeper` owns the schedule. Changes close to each other are saved once, and written beside the event loop: a disk
 may take longer to sync than a lookup may take. A disk that does not take the state is tried again until it does. A

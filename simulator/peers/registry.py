@@ -50,7 +50,7 @@ PEERS: dict[str, dict[str, Any]] = {
 
 
 def known_policies() -> PolicyTable:
-    """What a policy document may name in a simulation: everything installed, and the peers."""
+    """Policies that a document may name in a simulation: all installed ones, and the peers."""
     return {**installed_policies(), **PEER_POLICIES}
 
 
@@ -61,4 +61,4 @@ def policy_named(name: str) -> dict[str, Any]:
     if name in known_policies():
         return {"policy": name}
     names = sorted({*PEERS, *known_policies()})
-    raise ExperimentError(f"policies: {name!r}: one of {', '.join(names)} is expected")
+    raise ExperimentError("policies", name, f"one of {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What peers' rules are made of, read from the signals our own policies get.
+"""Building blocks of peers' rules, read from the signals of Pointsman's own policies.
 
 Information parity: a peer's rule sees the same candidates a Pointsman policy sees, no more and no less. `Signals` names
 them as the peers' papers do. Ties are broken by the dice, as all of these routers do.

@@ -9,6 +9,8 @@ import pytest
 from bench.simulate import SCENARIOS, Scenario, by_policy, compare, play, read, run_all
 from pointsman.simulator.settings import FleetSettings
 
+pytestmark = pytest.mark.xdist_group("simulate")
+
 SMALL = Scenario("small", "single_turn", 0.5, ("kv_cost", "lmetric"), FleetSettings(replicas=2), requests=60)
 
 

@@ -163,6 +163,9 @@ def test_text_passes_for_a_number_where_it_is_asked_for() -> None:
         decode({"port": "80"}, Inner)
     with pytest.raises(ConfigurationError, match="got 'x', expected an integer"):
         decode({"port": "x"}, Inner, strict=False)
+    for strict, key in ((True, "a"), (False, "b")):
+        with pytest.raises(ConfigurationError, match=rf"^weights\.{key}: got"):
+            decode({"wanted": "x", "weights": {"a": "1", "b": "much"}}, Config, strict=strict)
 
 
 @pytest.mark.parametrize(

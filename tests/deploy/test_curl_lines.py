@@ -8,12 +8,11 @@ import httpx
 import msgspec
 import pytest
 from curl_lines import Curl, curl_lines
-from deploy_files import ROOT
+from pages import PAGES
 
 from pointsman.router.app import Router
 from pointsman.router.settings import load_settings
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADMIN_PORT = 8001
 
 

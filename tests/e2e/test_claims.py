@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from edge import RunningEdge, running_up, until
+from edge import SHARING, RunningEdge, SharedEdges, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, SHARING]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0}
 ANNOUNCED = 30_000_000
@@ -63,16 +63,17 @@ async def served_by(edge: RunningEdge, requests: int, at_once: int, label: str) 
 
 @pytest.mark.parametrize("lookup", ["spoe", "lua"])
 @pytest.mark.parametrize("policy", ["kv_cost", "least_load"])
-async def test_three_idle_connections_that_announce_30_mb_move_nobody(policy: str, lookup: str) -> None:
+async def test_three_idle_connections_that_announce_30_mb_move_nobody(
+    policy: str, lookup: str, shared: SharedEdges
+) -> None:
     """192 short requests, 32 at a time: the largest share is at most 1.3 of the mean where replicas are as quick. A
     busy machine makes them differ, and policies go by that; believed, the three would leave all to one, which is 4."""
-    async with running_up(4, "--policy", policy, "--lookup", lookup, engine=ENGINE) as edge:
+    async with shared.up(4, "--lookup", lookup, policy={"policy": policy}, engine=ENGINE) as edge:
         async with announcing(edge, 3):
-            served = await served_by(edge, 192, 32, "honest")
+            served = await served_by(edge, 192, 32, f"honest {policy}")
         del served["fail-open"]
         assert set(served) == {"sim-1", "sim-2", "sim-3", "sim-4"}
         assert max(served.values()) / (sum(served.values()) / 4) <= 1.6, served
-        await until(edge.idle)
 
 
 async def test_a_lie_makes_nobody_wait_for_room() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from edge import RunningEdge, running_up, until
+from edge import SHARING, RunningEdge, SharedEdges, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, SHARING]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "faults": True, "prefill_timeout_s": 1.0}
 THRESHOLD = 1000
@@ -27,11 +27,21 @@ def words(label: str, tokens: int) -> str:
 
 
 class Pairs:
-    """An edge with decode and prefill replicas."""
+    """An edge with decode and prefill replicas. Counts are of what happened since `begin`."""
 
     def __init__(self, edge: RunningEdge, prefills: int) -> None:
         self.edge = edge
         self.prefills = [f"prefill-{number}" for number in range(1, prefills + 1)]
+        self._before: dict[str, dict[str, int]] = {"decisions": {}, "outcomes": {}}
+
+    async def begin(self) -> Pairs:
+        """Counts from here on."""
+        self._before = {"decisions": await self.decisions(), "outcomes": await self.outcomes()}
+        return self
+
+    def _since(self, what: str, counted: dict[str, int]) -> dict[str, int]:
+        before = self._before[what]
+        return {name: count - before.get(name, 0) for name, count in counted.items() if count > before.get(name, 0)}
 
     async def ask(self, content: str, *, session: str = "") -> httpx.Response:
         body = {"model": "sim", "messages": [{"role": "user", "content": content}], "max_tokens": 3}
@@ -46,7 +56,8 @@ class Pairs:
         """Decisions so far, by pairing."""
         prefix = 'pointsman_prefill_decisions_total{pairing="'
         found = (await self.edge.metrics()).items()
-        return {name[len(prefix) : -2]: int(value) for name, value in found if name.startswith(prefix)}
+        counted = {name[len(prefix) : -2]: int(value) for name, value in found if name.startswith(prefix)}
+        return self._since("decisions", counted)
 
     async def outcomes(self) -> dict[str, int]:
         """What became of handoffs, as decode replicas told the router; those that happened."""
@@ -55,7 +66,7 @@ class Pairs:
             if name.startswith("pointsman_prefill_handoffs_total{") and value:
                 outcome = name.partition('outcome="')[2].partition('"')[0]
                 counted[outcome] = counted.get(outcome, 0) + int(value)
-        return counted
+        return self._since("outcomes", counted)
 
     async def until_outcomes(self, **expected: int) -> None:
         async def told() -> bool:
@@ -83,6 +94,19 @@ class Pairs:
         return await self.edge.idle() and not waiting and not kept
 
 
+ROUTER = {"pair": {"min_uncached_tokens": THRESHOLD}}
+
+
+@asynccontextmanager
+async def shared_pair(shared: SharedEdges, lookup: str = "spoe", policy: str = "kv_cost") -> AsyncIterator[Pairs]:
+    """A decode and a prefill replica whose settings and health stay as they are."""
+    arguments = ("--prefill", "1", "--lookup", lookup)
+    async with shared.up(1, *arguments, policy={"policy": policy}, engine=ENGINE, router=ROUTER) as edge:
+        fleet = await Pairs(edge, 1).begin()
+        yield fleet
+        await until(fleet.idle)
+
+
 @asynccontextmanager
 async def pairs(
     decodes: int = 1,
@@ -92,21 +116,20 @@ async def pairs(
     engine: dict[str, Any] | None = None,
     **haproxy: Any,
 ) -> AsyncIterator[Pairs]:
-    router = {"pair": {"min_uncached_tokens": THRESHOLD}}
     arguments = ("--prefill", str(prefills), "--policy", policy)
-    sections = {"router": router, **({"haproxy": haproxy} if haproxy else {})}
+    sections = {"router": ROUTER, **({"haproxy": haproxy} if haproxy else {})}
     async with running_up(decodes, *arguments, engine={**ENGINE, **(engine or {})}, **sections) as edge:
         yield Pairs(edge, prefills)
 
 
 @pytest.mark.parametrize("lookup", ["spoe", pytest.param("lua", marks=pytest.mark.soak)])
-async def test_who_computes_which_prompt(lookup: str) -> None:
+async def test_who_computes_which_prompt(lookup: str, shared: SharedEdges) -> None:
     """A long prompt is handed over, a short one is not, nor is one whose head the decode replica holds.
 
     The second turn of the long conversation has some 100 tokens that are not resident. Neither replica's KV stays
     held, and the leg's reservation ends with its first token.
     """
-    async with pairs(lookup=lookup) as fleet:
+    async with shared_pair(shared, lookup) as fleet:
         long = words("long", 6000)
         await fleet.ask(long, session="a")
         assert await fleet.decisions() == {"paired": 1}
@@ -117,14 +140,13 @@ async def test_who_computes_which_prompt(lookup: str) -> None:
         await fleet.ask(long + words(" more", 100), session="a")
         assert await fleet.decisions() == {"paired": 1, "short": 1, "resident": 1}
         assert (await fleet.stats("prefill-1"))["engine"]["prompt_tokens"] > 6000
-        assert (await fleet.stats("sim-1"))["handoffs"]["ok"] == 1
-        await until(fleet.idle)
+        assert await fleet.outcomes() == {"ok": 1}
 
 
-async def test_policies_that_look_at_load_alone_hand_over_too() -> None:
+async def test_policies_that_look_at_load_alone_hand_over_too(shared: SharedEdges) -> None:
     """They know a prompt by its bytes, which is enough for the threshold."""
-    async with pairs(policy="least_load") as fleet:
-        await fleet.ask(words("long", 6000))
+    async with shared_pair(shared, policy="least_load") as fleet:
+        await fleet.ask(words("by load alone", 6000))
         await fleet.ask("short")
         assert await fleet.decisions() == {"paired": 1, "short": 1}
         await fleet.until_outcomes(ok=1)
@@ -228,10 +250,10 @@ async def test_prefills_are_spread() -> None:
         await until(fleet.idle)
 
 
-async def test_clients_cannot_pair_by_themselves() -> None:
+async def test_clients_cannot_pair_by_themselves(shared: SharedEdges) -> None:
     """HAProxy takes the internal headers away, and the replica refuses transfer parameters with 400."""
-    async with pairs() as fleet:
-        body = {"model": "sim", "messages": [{"role": "user", "content": words("long", 6000)}], "max_tokens": 2}
+    async with shared_pair(shared) as fleet:
+        body = {"model": "sim", "messages": [{"role": "user", "content": words("forged", 6000)}], "max_tokens": 2}
         headers = {"x-pointsman-prefill": "127.0.0.1:1", "x-pointsman-leg": "-"}
         short = {**body, "messages": [{"role": "user", "content": "short"}]}
         assert (await fleet.edge.client.post("/v1/chat/completions", json=short, headers=headers)).status_code == 200

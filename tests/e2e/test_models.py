@@ -8,9 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from anthropic import APIStatusError, AsyncAnthropic
 from edge import RunningEdge, running_up, until
-from openai import AsyncOpenAI, BadRequestError
 from sim_replica import replica
 
 pytestmark = pytest.mark.e2e
@@ -72,6 +70,8 @@ Send = Callable[[RunningEdge, str, str, dict[str, str]], Awaitable[Served]]
 
 
 async def by_openai(edge: RunningEdge, model: str, text: str, headers: dict[str, str]) -> Served:
+    from openai import AsyncOpenAI  # where it is used: a second of CPU in each worker
+
     async with AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         raw = await client.chat.completions.with_raw_response.create(
             model=model, messages=[{"role": "user", "content": text}], max_tokens=1, extra_headers=headers
@@ -81,6 +81,8 @@ async def by_openai(edge: RunningEdge, model: str, text: str, headers: dict[str,
 
 async def by_anthropic(edge: RunningEdge, model: str, text: str, headers: dict[str, str]) -> Served:
     """Its body begins with `max_tokens` and `messages`; `model` comes between them and `tools`."""
+    from anthropic import APIStatusError, AsyncAnthropic  # where it is used: two seconds of CPU in each worker
+
     tool: Any = {"name": "drive", "input_schema": {"type": "object", "properties": {"model": {"type": "string"}}}}
     async with AsyncAnthropic(base_url=edge.url, api_key="none", max_retries=0, timeout=60) as client:
         try:
@@ -200,6 +202,8 @@ async def test_one_model_answers_whatever_it_cannot_read() -> None:
 
 async def test_openais_client_shows_the_sentence() -> None:
     """What a person reads who sent no model to an edge with several."""
+    from openai import AsyncOpenAI, BadRequestError  # where it is used: a second of CPU in each worker
+
     async with (
         four_models("spoe", "least_load") as edge,
         AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0) as client,

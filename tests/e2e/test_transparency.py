@@ -11,14 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-from edge import RunningEdge, running_up, until
+from edge import SHARING, RunningEdge, SharedEdges
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, SHARING]
 
 BIG = random.Random(0).randbytes(10_000_000)
 
-OWN_REQUEST_HEADERS = {"x-request-id"}
-"""The edge's own on the way in; everything else is the client's."""
+ECHO = {"timing": "fast", "echo": True}
+"""Simulated replicas that say at /echo what they received."""
 
 
 async def echoed(
@@ -38,9 +38,9 @@ async def echoed(
     return json.loads(answer) if answer else {}
 
 
-async def test_any_request_reaches_the_replica_as_it_was_sent() -> None:
+async def test_any_request_reaches_the_replica_as_it_was_sent(shared: SharedEdges) -> None:
     """Methods, paths, queries, header values and bodies, the odd ones too; our own headers cannot be forged."""
-    async with running_up(1, engine={"echo": True}) as edge:
+    async with shared.up(2, "--lookup", "spoe", engine=ECHO) as edge:
         cases = [
             ("GET", "/echo", [], b""),
             ("GET", "/echo/a%2Fb/%7Ec//d/../e?x=%20&x&y=1;2&empty=", [], b""),
@@ -66,9 +66,9 @@ async def test_any_request_reaches_the_replica_as_it_was_sent() -> None:
             assert len(ids) == 1 and ids != ["forged"]
 
 
-async def test_answers_pass_unchanged_but_for_our_headers() -> None:
+async def test_answers_pass_unchanged_but_for_our_headers(shared: SharedEdges) -> None:
     """Status, headers and body through the edge are those of the replica itself."""
-    async with running_up(1) as edge, httpx.AsyncClient() as direct:
+    async with shared.up(2, "--lookup", "spoe", engine=ECHO) as edge, httpx.AsyncClient() as direct:
         url = (await edge.replicas())["sim-1"]["url"]
         for method, path in (("GET", "/version"), ("GET", "/nope"), ("DELETE", "/v1/models")):
             through, plain = await edge.client.request(method, path), await direct.request(method, url + path)
@@ -77,7 +77,7 @@ async def test_answers_pass_unchanged_but_for_our_headers() -> None:
             assert {k: v for k, v in through.headers.items() if k not in ours} == {
                 k: v for k, v in plain.headers.items() if k not in ours
             }
-            assert through.headers["x-pointsman-replica"] == "sim-1"
+            assert through.headers["x-pointsman-replica"] in ("sim-1", "sim-2")
             assert "x-pointsman-reason" not in through.headers, "balanced requests have no decision"
 
 
@@ -113,12 +113,12 @@ ODD_BODIES = {
 
 
 @pytest.mark.parametrize("lookup", ["spoe", pytest.param("lua", marks=pytest.mark.soak)])
-async def test_odd_bodies_get_the_replicas_own_answer(lookup: str) -> None:
+async def test_odd_bodies_get_the_replicas_own_answer(lookup: str, shared: SharedEdges) -> None:
     """Whatever the body, the router decides and the replica answers; the edge makes no error of its own.
 
     Without a session header the session policy has HAProxy read each of these bodies.
     """
-    async with running_up(2, "--lookup", lookup) as edge:
+    async with shared.up(2, "--lookup", lookup, engine=ECHO) as edge:
         json_type = {"content-type": "application/json"}
         for name, (body, status) in ODD_BODIES.items():
             answer = await edge.client.post("/v1/chat/completions", content=body, headers=json_type)
@@ -140,4 +140,3 @@ async def test_odd_bodies_get_the_replicas_own_answer(lookup: str) -> None:
         metrics = await edge.metrics()
         assert metrics["pointsman_lookup_errors_total"] == 0
         assert metrics["pointsman_spop_protocol_errors_total"] == 0
-        await until(edge.idle)

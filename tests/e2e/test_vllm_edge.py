@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from edge import RunningEdge, running_up, until
-from openai import AsyncOpenAI
 from vllm_fleet import real_vllm
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1500)]
 
@@ -53,6 +56,8 @@ async def kill_replica(edge: RunningEdge, replica: str) -> None:
 
 async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
     """Two replicas: tokens stream, sessions stick, one is killed and sessions move; it comes back and serves."""
+    from openai import AsyncOpenAI  # where it is used: a second of CPU in each worker
+
     async with (
         running_up(2, "--engine", "vllm", "--policy", "session_affinity", engine={}, start_s=600.0) as edge,
         AsyncOpenAI(base_url=f"{edge.url}/v1", api_key="none", max_retries=0, timeout=120) as client,

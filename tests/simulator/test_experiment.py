@@ -48,7 +48,7 @@ def test_a_rate_is_a_rate_and_nothing_leaves_the_trace_alone() -> None:
 def test_a_trace_without_arrivals_needs_a_pace() -> None:
     """All at once would be a test of nothing."""
     trace = make_trace(make_session("a", 0.0, make_turn()), make_session("b", 0.0, make_turn()))
-    with pytest.raises(ExperimentError, match="set a load or a rate"):
+    with pytest.raises(ExperimentError, match="expected a load or a rate"):
         Pace().apply(trace, SETTINGS, 1)
 
 

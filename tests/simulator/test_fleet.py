@@ -210,7 +210,7 @@ def test_first_turns_are_measured_apart() -> None:
 
 def test_a_turn_that_cannot_fit_is_refused() -> None:
     """Before anything runs, by name."""
-    with pytest.raises(ExperimentError, match="kv_tokens: 512: made has a turn of 1003 tokens"):
+    with pytest.raises(ExperimentError, match="kv_tokens: got 512, expected 1003 or more"):
         run(make_trace(make_session("a", 0.0, make_turn(1_000, 3))), kv_tokens=512)
 
 

@@ -155,7 +155,7 @@ def test_hashing_and_sticking_are_our_own_policies() -> None:
 
 def test_an_unknown_name_is_refused() -> None:
     """With the names there are."""
-    with pytest.raises(ExperimentError, match=r"'nope': one of chwbl, .*kv_cost"):
+    with pytest.raises(ExperimentError, match=r"got 'nope', expected one of chwbl, .*kv_cost"):
         policy_named("nope")
 
 

@@ -14,16 +14,16 @@ from pointsman.simulator.settings import FleetSettings, Restart
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        pytest.param({"replicas": 0}, "replicas: 0", id="no replica"),
-        pytest.param({"routers": 65}, "routers: 65: 1 to 64", id="routers"),
-        pytest.param({"timing": "h200"}, "timing: 'h200': one of", id="timing"),
+        pytest.param({"replicas": 0}, "replicas: got 0", id="no replica"),
+        pytest.param({"routers": 65}, "routers: got 65, expected 1 to 64", id="routers"),
+        pytest.param({"timing": "h200"}, "timing: got 'h200', expected one of", id="timing"),
         pytest.param({"speeds": (1.0, 0.0)}, "speeds", id="speed zero"),
-        pytest.param({"replicas": 1, "speeds": (1.0, 2.0)}, "at most one a replica", id="speeds"),
-        pytest.param({"sync_s": -1.0}, "sync_s: -1.0", id="sync"),
+        pytest.param({"replicas": 1, "speeds": (1.0, 2.0)}, "at most one for each replica", id="speeds"),
+        pytest.param({"sync_s": -1.0}, "sync_s: got -1.0", id="sync"),
         pytest.param({"event_lag_s": -1.0}, "event_lag_s", id="lag"),
-        pytest.param({"prefill_replicas": 4089}, "prefill_replicas: 4089: 0 to 4088", id="prefill"),
+        pytest.param({"prefill_replicas": 4089}, "prefill_replicas: got 4089, expected 0 to 4088", id="prefill"),
         pytest.param({"handoff_ms": -1.0}, "handoff_ms", id="hand-off"),
-        pytest.param({"restarts": (Restart(replica=8, at_s=0.0),)}, "replica 8: 0 to 7", id="restart whom"),
+        pytest.param({"restarts": (Restart(replica=8, at_s=0.0),)}, "got 8, expected 0 to 7", id="restart whom"),
         pytest.param({"restarts": (Restart(replica=0, at_s=0.0, down_s=0.5),)}, "noticed", id="restart when"),
     ],
 )

@@ -79,18 +79,18 @@ def test_a_fleet_with_several_routers_and_a_death(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param((), "a trace file or --generate is expected", id="nothing"),
-        pytest.param(("--generate", "nope"), "--generate: 'nope': one of agentic", id="workload"),
+        pytest.param((), "--generate: missing, expected a trace file or one of", id="nothing"),
+        pytest.param(("--generate", "nope"), "--generate: got 'nope', expected one of agentic", id="workload"),
         pytest.param(("missing.jsonl",), "missing.jsonl: cannot be read", id="file"),
-        pytest.param((*SMALL, "--policies", "nope"), "policies: 'nope': one of", id="policy"),
+        pytest.param((*SMALL, "--policies", "nope"), "policies: got 'nope', expected one of", id="policy"),
         pytest.param((*SMALL, "--policies", "none.yaml"), "none.yaml: cannot be read", id="policy file"),
         pytest.param((*SMALL, "--policies", ","), "at least one name", id="no policy"),
         pytest.param((*SMALL, "--load", "1", "--rate", "1"), "one of them", id="two paces"),
-        pytest.param((*SMALL, "--speeds", "fast"), "--speeds: 'fast'", id="speeds"),
-        pytest.param((*SMALL, "--restart", "1"), "--restart: '1'", id="restart"),
-        pytest.param((*SMALL, "--dialect", "spoken"), "--dialect: 'spoken'", id="dialect"),
-        pytest.param((*SMALL, "--timing", "slow"), "timing: 'slow'", id="timing"),
-        pytest.param((*SMALL, "--sweep", "--write", "x"), "--write: one load", id="write a sweep"),
+        pytest.param((*SMALL, "--speeds", "fast"), "--speeds: got 'fast'", id="speeds"),
+        pytest.param((*SMALL, "--restart", "1"), "--restart: got '1'", id="restart"),
+        pytest.param((*SMALL, "--dialect", "spoken"), "--dialect: got 'spoken'", id="dialect"),
+        pytest.param((*SMALL, "--timing", "slow"), "timing: got 'slow'", id="timing"),
+        pytest.param((*SMALL, "--sweep", "--write", "x"), "--write: several loads or seeds given", id="write a sweep"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

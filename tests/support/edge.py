@@ -13,12 +13,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import pytest
 import yaml
 
 READY = re.compile(r"ready: (http://\S+)  admin: (http://\S+)")
@@ -30,6 +31,9 @@ START_S = 90.0
 FAST = {"timing": "fast"}
 STOP_S = 60.0
 LOG_TAIL = 3000
+
+SHARING = pytest.mark.asyncio(loop_scope="module")
+"""Mark of a file whose tests share edges: one event loop for all of them."""
 
 
 async def until(condition: Callable[[], Awaitable[object]], within_s: float = REACH_S) -> None:
@@ -127,6 +131,40 @@ class RunningEdge:
                         process.kill()
                 await self.process.wait()
                 raise
+
+
+class SharedEdges:
+    """Edges that stay up between tests. Each test finds them idle, with the policy it asks for, and leaves them running
+    with the replicas they had; one whose test fails is not used again.
+
+    Counters go on from test to test, and caches keep prompts: tests look at differences, and send prompts of their own.
+    """
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        """`stack` stops them all."""
+        self._stack = stack
+        self._running: dict[str, RunningEdge] = {}
+        self._policies: dict[str, dict[str, Any]] = {}
+
+    @asynccontextmanager
+    async def up(
+        self, replicas: int, *arguments: str, policy: dict[str, Any] | None = None, **options: Any
+    ) -> AsyncIterator[RunningEdge]:
+        """The edge that `running_up` would start with these arguments; `policy` is put live, else that of the start."""
+        key = repr((replicas, arguments, options))
+        if key not in self._running:
+            edge = await self._stack.enter_async_context(running_up(replicas, *arguments, **options))
+            self._policies[key] = (await edge.admin.get("/v1/policy")).json()
+            self._running[key] = edge
+        edge = self._running.pop(key)
+        assert (await edge.put_policy(policy or self._policies[key])).status_code == 200
+        try:
+            yield edge
+            await until(edge.idle)
+        except BaseException as error:
+            error.add_note(_logs(edge.run_dir.parent, edge.run_dir))
+            raise
+        self._running[key] = edge
 
 
 async def agree(edges: Sequence[RunningEdge]) -> None:

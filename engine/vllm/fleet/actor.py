@@ -21,7 +21,7 @@ CALLS_MAX = 64
 """Calls an actor takes at once; its supervisor has two under way, the others read signals."""
 
 WITHDRAW_S = 1.5
-"""How long the ranks that outlive another may take to withdraw from the routers and close."""
+"""Seconds that the remaining ranks of a group have to withdraw from the routers and close."""
 
 NAME_TRIES = 50
 NAME_PAUSE_S = 0.1
@@ -208,7 +208,7 @@ class RayIncarnation:
 
 
 async def _named(make: Callable[[], T]) -> T:
-    """What `make` makes under a name, waiting a little for the name. Raises ClusterError when it stays taken."""
+    """Return what `make` makes under a name, once the name is free. Raises ClusterError when it stays taken."""
     for left in reversed(range(NAME_TRIES)):
         try:
             return make()

@@ -23,7 +23,7 @@ TIMEOUT_S = 2.0
 """For one call; the admin API answers in milliseconds or is away."""
 
 ROUTED_S = 30.0
-"""How long a ready replica may take until it is routed to: some health checks. Then a roll goes on without knowing."""
+"""Seconds until a ready replica gets requests: some health checks. After that a roll continues without knowing."""
 
 ROUTED_POLL_S = 0.1
 

@@ -1,4 +1,4 @@
-"""What a fleet of vLLM replicas is configured with: pools of equal replicas, and what they share.
+"""Configuration of a fleet of vLLM replicas: pools of equal replicas, and the settings they share.
 
 A document with `pools` declares them; one without is a single pool, whose keys stand beside the fleet's own and which
 has the fleet's name. `engine/vllm/fleet/spec.py` turns a pool into what each of its replicas is told.
@@ -60,7 +60,7 @@ _EXECUTOR = "--distributed-executor-backend"
 
 
 class Device(StrEnum):
-    """What a replica computes on."""
+    """Device that a replica computes on."""
 
     AUTO = "auto"
     """GPU where the Ray cluster has one, else CPU."""
@@ -69,7 +69,7 @@ class Device(StrEnum):
 
 
 class Placement(StrEnum):
-    """How Ray lays the bundles of one replica (or data-parallel group) onto nodes; Ray's own words."""
+    """Ray's strategy for placing the bundles of one replica (or data-parallel group) on nodes; Ray's own words."""
 
     PACK = "PACK"
     SPREAD = "SPREAD"
@@ -156,7 +156,7 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def replicas_max(self) -> int:
-        """How far the pool may be scaled."""
+        """Largest number of replicas of the pool."""
         return max(1, REPLICAS_MAX // self.data_parallel_size)
 
     @property

@@ -24,7 +24,7 @@ async def _none_registered(replicas: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEnvironment:
-    """How pools make replicas and reach routers."""
+    """Services that pools use to make replicas and to reach routers."""
 
     incarnation: Callable[[PoolConfig, int], Incarnation]
     """Makes one incarnation of a pool's replica, by its number; nothing happens before its `start`."""
@@ -33,7 +33,7 @@ class PoolEnvironment:
     wait_routed: Callable[[Iterable[str]], Coroutine[Any, Any, None]]
     """Returns when routers send requests to these replicas, or after a time limit."""
     drain_s: float
-    """How long running requests may take to finish when a replica stops."""
+    """Seconds that running requests have to finish when a replica stops."""
     start_timeout_s: float
     """From the making of a replica to its first token."""
     say: Say

@@ -21,7 +21,7 @@ from pointsman.engine.vllm.fleet.spec import revision_of
 from pointsman.engine.vllm.replica.replica import Found
 
 ANSWER_S = 10.0
-"""How long an actor may take to answer which replica it is; one that does not answer belongs to others, or hangs."""
+"""Seconds that an actor has to answer which replica it is; one that does not answer belongs to others, or hangs."""
 
 
 class Fleet:

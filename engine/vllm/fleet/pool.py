@@ -51,7 +51,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What to do at once: numbers of replicas to start and of those to drain and end."""
+    """Return the next steps: numbers of replicas to start, and to drain and end."""
 
     start: tuple[int, ...] = ()
     retire: tuple[int, ...] = ()
@@ -113,7 +113,7 @@ class Pool:
 
     @property
     def config(self) -> PoolConfig:
-        """What is wanted."""
+        """Wanted configuration and number of replicas."""
         return self._config
 
     def adopt(self, number: int, revision: str, incarnation: Incarnation, *, stopping: bool) -> None:

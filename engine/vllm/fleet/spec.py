@@ -39,7 +39,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     heartbeat_s: float
     drain_s: float
-    """How long running work may take to finish once the replica is orphaned."""
+    """Seconds that running requests have to finish once the replica is orphaned."""
     born_ms: int
     """When the driver made this incarnation, in milliseconds since 1970; no two under one id have the same."""
     pool: str = ""
@@ -167,7 +167,7 @@ def _env(pool: PoolConfig, device: Device, model_path: str) -> dict[str, str]:
 
 
 def bundles_of(pool: PoolConfig, device: Device) -> tuple[Bundle, ...]:
-    """What one rank of a replica reserves: the first bundle holds its actor, the others a worker each."""
+    """Return the resources that one rank reserves: the first bundle for its actor, the others for a worker each."""
     own: Bundle = {"CPU": pool.num_cpus, **pool.resources}
     if pool.executor == "ray":
         # vLLM's Ray executor takes one accelerator a worker and counts bundles that have one.

@@ -16,7 +16,7 @@ from pointsman.engine.vllm.errors import ClusterError
 from pointsman.engine.vllm.fleet.config import FleetConfig, PoolConfig
 
 CLAIM_S = 10.0
-"""How long a driver that was killed may count as alive: Ray notices when its connection closes."""
+"""Seconds for which a killed driver may count as alive, until Ray notices that its connection closed."""
 
 _CLAIM_POLL_S = 0.2
 _NAMESPACE = b"pointsman"

@@ -26,7 +26,7 @@ LONG_RUN_S = 60.0
 """An incarnation that lasted longer resets the pause."""
 
 START_TRIES = 3
-"""How often a first start may end by the death of its process, rather than by vLLM's refusal, before it is final."""
+"""Deaths of the process, rather than refusals of vLLM, after which a first start is given up."""
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class ReplicaSupervisor:
         self.started: tuple[Started, ...] = ()
         """The ranks of the present incarnation; empty while none of them serves."""
         self.deaths = 0
-        """How often the replica died."""
+        """Number of the replica's deaths."""
 
     def stop(self) -> None:
         """Drain and end the replica; a second call ends it at once."""
@@ -138,7 +138,7 @@ class ReplicaSupervisor:
                 incarnation.kill()
 
     async def _start(self, incarnation: Incarnation) -> tuple[Started, ...] | None:
-        """What the ranks answered; None when the supervisor was stopped before."""
+        """Return the answers of the ranks; None when the supervisor was stopped before."""
         limit_s = self._environment.start_timeout_s
         try:
             async with asyncio.timeout(limit_s):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LOG_TAIL_BYTES = 256 * 1024
-"""How much of a log's end is searched; vLLM's tracebacks at start take some 20 KiB."""
+"""Bytes at the end of a log that are searched; vLLM's tracebacks at start take some 20 KiB."""
 
 MESSAGE_CHARACTERS_MAX = 2000
 

@@ -80,7 +80,7 @@ class Source(msgspec.Struct, frozen=True):
 
     endpoint: str
     replay_endpoint: str = ""
-    """Empty: what is missed is lost."""
+    """Address for repeated batches; empty: missed batches are lost."""
 
 
 class PrefixCache(msgspec.Struct, frozen=True):

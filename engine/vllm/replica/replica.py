@@ -56,13 +56,13 @@ DRAIN_SETTLE_S = 0.5
 """Between the drain at the routers and refusing work: what is on its way here by then is still served."""
 
 UNANSWERED_SETTLE_S = 2.0
-"""The same when a router did not answer: HAProxy then notices two failed health checks."""
+"""Seconds of settling when a router did not answer: HAProxy then notices two failed health checks."""
 
 EX_ORPHANED = 1
 """Exit status of an orphaned replica's process."""
 
 _CLOSE_S = 1
-"""How long uvicorn waits for connections once the work is over; the requests of a dead engine have failed by then."""
+"""Seconds that uvicorn waits for connections once the work is over; requests of a dead engine have failed by then."""
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -47,7 +47,7 @@ PREFILL = PREFILL_KEYS_HEADER.encode()
 SCOPE = SCOPE_HEADER.encode()
 
 LINGER_S = 2.0
-"""How long after its end a request's keys still look for blocks: its last events come another way than its answer."""
+"""Seconds after a request's end in which its last events still arrive: they travel apart from the answer."""
 
 
 class HandedKeys(NamedTuple):

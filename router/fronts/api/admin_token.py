@@ -16,7 +16,7 @@ LOG_EVERY_S = 1.0
 """Wrong tokens within this time are one line in the log."""
 
 DELAY_S = 0.25
-"""How long a wrong token waits for its answer: four guesses a second and connection."""
+"""Seconds before the answer to a wrong token: four guesses a second and connection."""
 
 MAX_DELAYED = 64
 """Answers delayed at once. Beyond, they come at once: a token is to be long enough that guessing is hopeless at any

@@ -1,4 +1,4 @@
-"""What one operation of the admin API is: the row type of `pointsman.router.fronts.api.table`."""
+"""Description of one operation of the admin API: the row type of `pointsman.router.fronts.api.table`."""
 
 from __future__ import annotations
 

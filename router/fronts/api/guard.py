@@ -1,4 +1,4 @@
-"""What is checked of every request to the admin API before its handler sees it.
+"""Checks of every request to the admin API, before its handler runs.
 
 Three questions, in this order. May this peer ask? With `admin.token` the bearer token answers; a browser cannot attach
 it to a request of another site without a preflight, which this API never grants, so nothing more is checked. Without a
@@ -57,7 +57,7 @@ class Guard:
 
     @property
     def refused(self) -> Counter[Check]:
-        """How many requests each check refused; wrong tokens shown to the feed included."""
+        """Requests that each check refused; includes wrong tokens on the feed."""
         return self._refused + Counter({Check.TOKEN: self._token.wrong})
 
     def public(self, handler: Handler) -> Handler:

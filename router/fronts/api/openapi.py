@@ -19,10 +19,10 @@ ERRORS = {
     415: "The body has another media type.",
     422: "A parameter or the body is wrong; nothing changed.",
 }
-"""What any operation may answer."""
+"""Errors that any operation may answer."""
 
 BODY_ERRORS = {400: "The body is not JSON, or not UTF-8.", 413: "The body is too large."}
-"""And one that reads a body."""
+"""Errors that an operation with a body may answer in addition."""
 
 
 def describe_api(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class _Schemas:
                 self.components[one["title"]] = {key: value for key, value in one.items() if key != "title"}
 
     def of(self, body: type | Schema) -> Schema:
-        """How an operation refers to a type."""
+        """Return the reference of an operation to a type."""
         if isinstance(body, type):
             return self._references[body]
         return {"$ref": REF.format(name=body["title"])} if "title" in body else body

@@ -1,4 +1,4 @@
-"""What the admin API shows of a replica that is ejected or demoted."""
+"""Fields of the admin API for a replica that is ejected or demoted."""
 
 from __future__ import annotations
 

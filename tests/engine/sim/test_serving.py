@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from sim_replica import (
     chat_body,
@@ -95,6 +94,8 @@ async def test_a_stream_adds_up_to_the_whole_answer(path: str, body: dict[str, A
 
 async def test_openais_client_reads_both_apis() -> None:
     """Its own models validate what comes: chat streamed and whole, responses streamed and whole, models."""
+    import openai  # where it is used: a second of CPU in each worker
+
     async with replica(mean_output_tokens=0, max_model_len=64) as server:
         http_client = openai.DefaultAsyncHttpxClient(trust_env=False)
         async with openai.AsyncOpenAI(

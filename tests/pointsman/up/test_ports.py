@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.contract.errors import ConfigurationError
 from pointsman.errors import StartError
 from pointsman.router.settings import Listen
 from pointsman.up.ports import EPHEMERAL, LOWEST_PICKED, PortHolder, parse_listen, pick_ports
@@ -29,7 +30,7 @@ def test_addresses_are_read(text: str, listen: Listen) -> None:
 @pytest.mark.parametrize("text", ["", "host", "host:", "host:x", "host:70000", "1.2.3.4:-1"])
 def test_a_bad_address_names_its_flag(text: str) -> None:
     """The sentence shows the value and the form."""
-    with pytest.raises(StartError, match=r"--admin: .*HOST:PORT"):
+    with pytest.raises(ConfigurationError, match=r"--admin: .*HOST:PORT"):
         parse_listen(text, "--admin")
 
 

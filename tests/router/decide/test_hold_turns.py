@@ -15,7 +15,6 @@ from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.hold import MAX_TURNS, Held, HoldQueue, Outcome
-from pointsman.router.fleet.replicas import Health
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S
 
 WAIT_S = 10.0
@@ -92,41 +91,6 @@ def test_without_room_a_request_should_wait() -> None:
     assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 0
 
 
-def test_room_for_one_lets_one_go() -> None:
-    """Three wait, and there is room for one and a half: the first is placed, and then there is none for the second."""
-    edge = Edge()
-    edge.fill()
-    for request in ("1", "2", "3"):
-        assert isinstance(edge.hold(request), Held)
-    assert edge.step() == {}
-    edge.has_room(0, TOKENS + 150)
-    answers = edge.step()
-    assert {request: decision.first for request, decision in answers.items()} == {"1": "only"}
-    assert len(edge.holds) == 2
-    assert edge.holds.outcomes == {Outcome.ADMITTED: 1}
-
-
-def test_a_conversation_that_begins_does_not_overtake() -> None:
-    """There is room for it, and none for the one before it: it waits behind. One under way does not."""
-    edge = Edge()
-    assert edge.ask("0", 800, session="known").first
-    assert isinstance(edge.hold("large", 500), Held)
-    assert edge.ask("small", 100).hold_ms
-    assert isinstance(edge.hold("small", 100), Held)
-    assert edge.ask("next turn", 900, session="known").first == "only"
-    assert edge.step() == {}
-
-
-def test_the_queue_moves_on_behind_one_that_leaves() -> None:
-    """The place of a client that is gone is nobody's: who fits goes."""
-    edge = Edge()
-    assert edge.ask("0", 800, session="known").first
-    edge.hold("large", 500)
-    edge.hold("small", 100)
-    edge.holds.leave("large", 1.0, Outcome.GONE)
-    assert list(edge.step()) == ["small"]
-
-
 def test_the_first_in_the_queue_is_not_behind_itself() -> None:
     """With room there is nothing to wait for, though somebody waits: the asking one."""
     edge = Edge()
@@ -181,41 +145,6 @@ def test_a_full_queue_refuses_at_once() -> None:
     assert edge.step()["1"].first, "the one that waits is asked for all the same"
 
 
-def test_without_a_wait_there_is_no_queue() -> None:
-    """`wait_s` 0 refuses at once."""
-    edge = Edge(wait_s=0.0)
-    edge.fill()
-    assert edge.hold("1") == edge.ask("2") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
-    assert not edge.holds.outcomes
-
-
-def test_models_on_other_replicas_do_not_wait_for_each_other() -> None:
-    """The line of a full fleet holds nobody up who may go elsewhere."""
-    edge = Edge()
-    edge.put("q", "qwen")
-    edge.put("l", "llama")
-    edge.replicas.drain("only")
-    edge.fill("qwen")
-    assert isinstance(edge.hold("1", model="qwen"), Held)
-    assert edge.ask("2", model="llama").first == "l"
-    assert edge.ask("3", 950, model="llama").hold_ms
-    assert isinstance(edge.hold("3", 950, model="llama"), Held)
-    edge.has_room(edge.replicas.slot_of("l"), 2 * TOKENS)
-    assert list(edge.step()) == ["3"]
-
-
-def test_names_of_the_same_replicas_are_one_line() -> None:
-    """A model and its adapters share KV: whoever asks for an adapter is behind those who wait for the model."""
-    edge = Edge()
-    edge.put("q", "qwen", ("poet",))
-    edge.replicas.drain("only")
-    assert edge.ask("0", 800, model="qwen").first == "q"
-    assert isinstance(edge.hold("large", 500, model="qwen"), Held)
-    assert edge.ask("small", 100, model="poet").hold_ms
-    assert isinstance(edge.hold("small", 100, model="poet"), Held)
-    assert edge.step() == {}
-
-
 def test_another_policy_lets_all_go() -> None:
     """So many a step, in their order, that lookups do not wait behind them."""
     edge = Edge()
@@ -226,19 +155,6 @@ def test_another_policy_lets_all_go() -> None:
     edge.pipeline.swap_policy(build_policy({"policy": "least_load"}))
     assert list(edge.step()) == requests[:MAX_TURNS]
     assert list(edge.step()) == requests[MAX_TURNS:]
-
-
-def test_replicas_that_leave_end_the_wait() -> None:
-    """There is nothing to wait for: the answer is that of any request for a model without replicas."""
-    edge = Edge()
-    edge.put("q", "qwen")
-    edge.fill("qwen")
-    edge.put("l", "llama")
-    edge.replicas.drain("only")
-    edge.hold("1", 1000, model="qwen")
-    edge.replicas.set_health("q", Health.DOWN)
-    assert edge.step()["1"] == Decision(Reason.NO_CANDIDATES, status=503, retry_after_s=1)
-    assert edge.holds.outcomes == {Outcome.REFUSED: 1}
 
 
 def test_a_request_without_an_id_is_not_held() -> None:

@@ -62,25 +62,9 @@ def test_a_decision_reserves_where_it_sends() -> None:
     assert edge.in_flight("a") == edge.in_flight("b") == 1
 
 
-def test_an_empty_fleet_is_no_opinion_with_a_reason() -> None:
-    """HAProxy chooses then; nothing is reserved."""
-    edge = Edge()
-    decision = edge.ask()
-    assert (decision.first, decision.reason) == ("", Reason.NO_CANDIDATES)
-    assert len(edge.load) == 0
-
-
 def test_a_single_replica_has_no_second_choice() -> None:
     """`second` stays empty rather than repeating `first`."""
     assert Edge("only").ask().second == ""
-
-
-def test_draining_and_dead_replicas_are_never_chosen() -> None:
-    """Eligibility is settled before the policy."""
-    edge = Edge("a", "b", "c")
-    edge.replicas.drain("a")
-    edge.replicas.set_health("b", Health.DOWN)
-    assert {edge.ask(str(n)).first for n in range(20)} == {"c"}
 
 
 def test_a_request_goes_to_a_replica_of_its_model() -> None:
@@ -120,47 +104,6 @@ def test_what_generates_nothing_goes_by_load_alone() -> None:
         edge.ask("3", session="new", generates=False)
         assert edge.sessions.get("new", 0.0, 10.0) is None
         assert [conversation.name for conversation in edge.kv.conversations] in ([], ["s"])
-
-
-def test_a_model_whose_replicas_are_away_is_refused_while_others_serve() -> None:
-    """HAProxy alone could only send it to a replica of another model. With nobody up, it may choose as it likes."""
-    edge = Edge()
-    edge.put("q", 0, "qwen")
-    edge.put("l", 1, "llama")
-    edge.replicas.set_health("q", Health.DOWN)
-    refused = edge.ask("1", model="qwen")
-    assert (refused.first, refused.status, refused.retry_after_s) == ("", 503, 1)
-    assert refused.reason is Reason.NO_CANDIDATES
-    edge.replicas.set_health("l", Health.DOWN)
-    assert edge.ask("2", model="qwen").status == 0
-
-
-def test_a_replica_nobody_named_may_serve_any_name() -> None:
-    """So no name is unknown."""
-    edge = Edge("any")
-    edge.put("q", 1, "qwen")
-    assert edge.ask("1", model="gpt-9").first == "any"
-
-
-def test_a_session_stays_and_moves_for_good_when_its_replica_left() -> None:
-    """The pin is written by the pipeline: new, then pinned, then moved, then pinned at the new home."""
-    edge = Edge("a", "b", policy="session_affinity")
-    home = edge.ask("1", session="s").first
-    assert edge.ask("2", session="s").reason is Reason.SESSION_PIN
-    edge.replicas.remove(home)
-    moved = edge.ask("3", session="s")
-    assert moved.reason is Reason.SESSION_MOVED_GONE and moved.first != home
-    edge.put(home, 5)
-    again = edge.ask("4", session="s")
-    assert (again.first, again.reason) == (moved.first, Reason.SESSION_PIN)
-
-
-def test_a_pin_ends_with_its_ttl() -> None:
-    """A session silent for longer than the policy's ttl_s is as good as new."""
-    edge = Edge("a", "b", policy={"policy": "session_affinity", "ttl_s": 10.0})
-    edge.ask("1", session="s", now_s=0.0)
-    assert edge.ask("2", session="s", now_s=9.0).reason is Reason.SESSION_PIN
-    assert edge.ask("3", session="s", now_s=30.0).reason is Reason.LEAST_LOAD
 
 
 def test_policies_without_pins_leave_the_table_alone() -> None:
@@ -261,14 +204,6 @@ class TestPairs:
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
         edge.core.validate()
 
-    def test_the_end_ends_a_leg_whose_first_token_was_never_told(self) -> None:
-        """A client that left, or a prefill replica that died."""
-        edge = self.edge()
-        edge.ask("r", body_bytes=self.LONG)
-        edge.core.requests.end("r", 0.0)
-        assert len(edge.load) == 0
-        edge.core.validate()
-
     def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
         """In front of others on the prefill replica alone, until it reports the leg's first token."""
         edge = self.edge("kv_cost")
@@ -293,33 +228,6 @@ class TestPairs:
         assert edge.ask("1").reason is Reason.NO_CANDIDATES
         told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
         assert told["excluded"] == {"p": "prefill"}
-
-    def test_a_replica_of_no_role_serves_alone(self) -> None:
-        """Only decode replicas know what to do with a prefill address."""
-        edge = Edge("a")
-        edge.put("p", 1, role=Role.PREFILL)
-        decision = edge.ask("1", body_bytes=self.LONG)
-        assert (decision.first, decision.prefill, decision.pairing) == ("a", "", "")
-        assert not edge.metrics.pairings
-
-    def test_a_prefill_replica_serves_its_own_model(self) -> None:
-        """A request that names no model is paired by the model of the replica it goes to."""
-        edge = Edge()
-        edge.put("d", 0, "qwen", role=Role.DECODE)
-        edge.put("p", 1, "llama", role=Role.PREFILL)
-        assert edge.ask("1", body_bytes=self.LONG).pairing == Pairing.NO_PREFILL
-        edge.put("q", 2, "qwen", role=Role.PREFILL)
-        assert edge.ask("2", body_bytes=self.LONG).prefill == "q"
-
-    def test_a_prefill_replica_that_is_down_or_drains_gets_nothing_more(self) -> None:
-        """The request is served all the same, and the cause is counted."""
-        edge = self.edge("least_load", "p", "q")
-        edge.replicas.drain("p")
-        assert edge.ask("1", body_bytes=self.LONG).prefill == "q"
-        edge.replicas.set_health("q", Health.DOWN)
-        decision = edge.ask("2", body_bytes=self.LONG)
-        assert (decision.first, decision.prefill) == ("d", "")
-        assert edge.metrics.pairings == {Pairing.PAIRED: 1, Pairing.NO_PREFILL: 1}
 
     @pytest.mark.parametrize("policy", ["least_load", "kv_cost"])
     def test_prefills_are_spread(self, policy: str) -> None:

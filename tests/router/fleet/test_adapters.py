@@ -23,23 +23,23 @@ def holders(table: AdapterTable, name: str) -> list[int]:
 
 def test_what_an_engine_tells_replaces_what_was_known(table: AdapterTable) -> None:
     """And says how much room is left."""
-    table.told(0, ["sql", "chat"], 3, now_s=0.0)
-    table.told(1, ["sql"], 3, now_s=0.0)
+    table.set_loaded(0, ["sql", "chat"], 3, now_s=0.0)
+    table.set_loaded(1, ["sql"], 3, now_s=0.0)
     assert holders(table, "sql") == [0, 1]
     assert table.room[:2].tolist() == [1, 2]
-    table.told(0, ["chat"], 0, now_s=1.0)
+    table.set_loaded(0, ["chat"], 0, now_s=1.0)
     assert holders(table, "sql") == [1]
     assert table.room[0] == 2
 
 
 def test_a_burst_finds_the_adapter_before_it_is_loaded(table: AdapterTable) -> None:
     """Expected where the first of them went, until the engine says so or its time is over."""
-    table.told(0, [], 2, now_s=0.0)
+    table.set_loaded(0, [], 2, now_s=0.0)
     table.placed(0, "sql", now_s=0.0)
     assert holders(table, "sql") == [0] and table.room[0] == 1
-    table.told(0, ["chat"], 2, now_s=1.0)
+    table.set_loaded(0, ["chat"], 2, now_s=1.0)
     assert holders(table, "sql") == [0], "the message was on its way"
-    table.told(0, ["chat", "sql"], 2, now_s=2.0)
+    table.set_loaded(0, ["chat", "sql"], 2, now_s=2.0)
     table.expire(now_s=EXPECTED_S + 1.0)
     assert holders(table, "sql") == [0], "it is loaded"
     table.placed(0, "math", now_s=20.0)
@@ -49,7 +49,7 @@ def test_a_burst_finds_the_adapter_before_it_is_loaded(table: AdapterTable) -> N
 
 def test_of_an_engine_that_does_not_tell_the_last_used_count(table: AdapterTable) -> None:
     """As many as it holds; the one used longest ago made room."""
-    table.seen(0, ["a"], 2)
+    table.observe_running(0, ["a"], 2)
     table.placed(0, "b", now_s=0.0)
     table.placed(0, "a", now_s=1.0)
     table.placed(0, "c", now_s=2.0)
@@ -67,7 +67,7 @@ def test_an_engine_that_says_nothing_holds_a_few(table: AdapterTable) -> None:
 
 def test_a_replica_that_leaves_holds_nothing(table: AdapterTable) -> None:
     """Its slot is another's next."""
-    table.told(0, ["sql"], 2, now_s=0.0)
+    table.set_loaded(0, ["sql"], 2, now_s=0.0)
     table.clear_slot(0)
     assert holders(table, "sql") == [] and table.room[0] == UNKNOWN_SLOTS
 
@@ -87,11 +87,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(slot=st.integers(0, 2), told=st.lists(names, unique=True), slots=st.integers(0, 4))
     def told(self, slot: int, told: list[str], slots: int) -> None:
-        self.table.told(slot, told, slots, self.now_s)
+        self.table.set_loaded(slot, told, slots, self.now_s)
 
     @rule(slot=st.integers(0, 2), seen=st.lists(names, unique=True), slots=st.integers(0, 4))
     def seen(self, slot: int, seen: list[str], slots: int) -> None:
-        self.table.seen(slot, seen, slots)
+        self.table.observe_running(slot, seen, slots)
 
     @rule(slot=st.integers(0, 2), name=names)
     def placed(self, slot: int, name: str) -> None:

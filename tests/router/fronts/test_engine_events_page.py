@@ -38,7 +38,7 @@ async def post(client: httpx.AsyncClient, message: dict[str, Any]) -> EventsAnsw
 
 
 def resident(router: Router, *keys: int) -> list[bool]:
-    return [router.kv.index.holds(0, key) for key in keys]
+    return [router.core.kv.index.holds(0, key) for key in keys]
 
 
 async def test_the_example_is_answered_as_the_page_says() -> None:

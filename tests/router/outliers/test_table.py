@@ -2,12 +2,10 @@
 
 import random
 
-import pytest
-
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration, Role
 from pointsman.router.fleet.replicas import Health, ReplicaRegistry
-from pointsman.router.outliers.answers import Verdict, judge
+from pointsman.router.outliers.answers import Verdict
 from pointsman.router.outliers.failure_accrual import MAX_PROBES, OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 
@@ -61,25 +59,6 @@ class Fleet:
         return {self.replicas.ids[slot] for slot in self.replicas.membership("").slots}
 
 
-def test_five_failures_in_a_row_eject_a_replica() -> None:
-    """The fifth, not the fourth; it is `ejected` then and gets no requests."""
-    fleet = Fleet()
-    fleet.fail("r1", 4)
-    assert fleet.states["r1"] == "up"
-    fleet.fail("r1", 1)
-    assert fleet.states["r1"] == "ejected"
-    assert fleet.eligible == {"r2", "r3", "r4"}
-
-
-def test_a_good_answer_breaks_the_row() -> None:
-    """Four failures, a good answer, four failures: not five in a row, and too few answers for a share."""
-    fleet = Fleet(config=OutlierConfig(min_answers=100))
-    for _ in range(5):
-        fleet.fail("r1", 4)
-        fleet.end("r1", Verdict.GOOD)
-    assert fleet.states["r1"] == "up"
-
-
 def test_half_of_the_answers_failing_eject_a_replica() -> None:
     """One good, one bad: never two in a row, and still half of what it answers."""
     fleet = Fleet()
@@ -96,20 +75,6 @@ def test_a_few_failures_among_many_good_answers_eject_nobody() -> None:
         fleet.end("r1", Verdict.GOOD, times=9)
         fleet.end("r1", Verdict.ERROR)
     assert fleet.states["r1"] == "up"
-
-
-def test_one_request_probes_an_ejected_replica_and_a_good_answer_brings_it_back() -> None:
-    """Eligible for one decision; then for none until its answer is there."""
-    fleet = Fleet()
-    fleet.fail("r1")
-    fleet.wait(CONFIG.ejection_s)
-    assert "r1" in fleet.eligible
-    fleet.probe("r1", "probe")
-    assert "r1" not in fleet.eligible
-    assert fleet.states["r1"] == "ejected"
-    fleet.end("r1", Verdict.GOOD, request="probe")
-    assert fleet.states["r1"] == "up"
-    assert fleet.eligible == {"r1", "r2", "r3", "r4"}
 
 
 def test_each_failed_probe_doubles_the_ejection_up_to_its_limit() -> None:
@@ -394,34 +359,6 @@ def test_switched_off_nothing_follows_from_answers() -> None:
     fleet.wait(1)
     assert set(fleet.states.values()) == {"up"}
     assert not fleet.outliers.demoted
-
-
-@pytest.mark.parametrize(
-    ("status", "termination", "answered", "verdict"),
-    [
-        pytest.param(200, "--", True, Verdict.GOOD, id="whole-answer"),
-        pytest.param(404, "--", True, Verdict.GOOD, id="the-clients-own-mistake"),
-        pytest.param(500, "--", True, Verdict.ERROR, id="error"),
-        pytest.param(501, "--", True, Verdict.GOOD, id="not-implemented"),
-        pytest.param(503, "--", True, Verdict.BACKPRESSURE, id="full"),
-        pytest.param(429, "--", True, Verdict.BACKPRESSURE, id="rate-limited"),
-        pytest.param(503, "SC", False, Verdict.UNREACHABLE, id="connection-refused"),
-        pytest.param(502, "SH", False, Verdict.DROPPED, id="reset-before-the-answer"),
-        pytest.param(504, "sH", False, Verdict.TIMEOUT, id="silent-before-the-answer"),
-        pytest.param(200, "SD", True, Verdict.CUT, id="cut"),
-        pytest.param(200, "sD", True, Verdict.TIMEOUT, id="silent-in-the-answer"),
-        pytest.param(502, "PH", False, Verdict.ERROR, id="not-http"),
-        pytest.param(200, "CD", True, Verdict.NEUTRAL, id="client-left-in-the-answer"),
-        pytest.param(-1, "CH", False, Verdict.UNANSWERED, id="client-gave-up-waiting"),
-        pytest.param(-1, "CQ", False, Verdict.NEUTRAL, id="client-left-in-the-queue"),
-        pytest.param(503, "PR", False, Verdict.NEUTRAL, id="refused-by-a-rule"),
-        pytest.param(503, "RC", False, Verdict.NEUTRAL, id="edge-out-of-descriptors"),
-        pytest.param(500, "CD", True, Verdict.ERROR, id="client-left-in-an-error"),
-    ],
-)
-def test_a_line_proves(status: int, termination: str, answered: bool, verdict: Verdict) -> None:
-    """By status and termination state, as HAProxy writes them."""
-    assert judge(status, termination, answered=answered) is verdict
 
 
 def test_a_replica_that_prefills_ten_times_slower_keeps_a_tenth() -> None:

@@ -15,13 +15,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import psutil
 import pytest
-from openai import AsyncOpenAI
 from vllm_fleet import READY_S, FleetProcess, Lines, admin_server, listener_of, real_vllm, running_fleet
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 pytestmark = real_vllm(timeout_s=3 * READY_S)
 
@@ -83,6 +85,8 @@ def running(folder: Path) -> Iterator[Running]:
 
 
 def client_of(url: str) -> AsyncOpenAI:
+    from openai import AsyncOpenAI  # where it is used: a second of CPU in each worker
+
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=DRAIN_S)
 
 

@@ -28,6 +28,8 @@ from pointsman.router.fronts.api.openapi import describe_api
 from pointsman.router.fronts.api.table import ENDPOINTS
 from pointsman.router.settings import load_settings
 
+pytestmark = pytest.mark.xdist_group("openapi")
+
 CASES = int(os.environ.get("CASES", "12"))
 """Requests of each kind to each operation."""
 

@@ -1,0 +1,17 @@
+"""A histogram that counts in place."""
+
+from pointsman.router.metrics.histogram import Histogram
+
+
+def test_buckets_are_cumulative_and_bounds_belong_to_their_bucket() -> None:
+    """As the exposition format wants them: everything at or below a bound, the last one all of it."""
+    histogram = Histogram((1.0, 5.0))
+    for value in (0.5, 1.0, 1.1, 5.0, 99.0):
+        histogram.observe(value)
+    assert histogram.cumulative() == [("1.0", 2), ("5.0", 4), ("+Inf", 5)]
+    assert histogram.total == 106.6
+
+
+def test_without_an_observation_all_buckets_are_there() -> None:
+    """A series that appears with its first value would hide the zero before it."""
+    assert Histogram((0.1,)).cumulative() == [("0.1", 0), ("+Inf", 0)]

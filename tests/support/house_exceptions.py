@@ -1,0 +1,134 @@
+"""What test_tidy.py lets stand, each with its reason. What no longer needs its line fails until it is taken off."""
+
+from __future__ import annotations
+
+UPWARD: dict[tuple[str, str], str] = {
+    ("core", "metrics"): "counters stand with their collectors",
+    ("decide", "metrics"): "counters stand with their collectors",
+    ("edges", "metrics"): "counters stand with their collectors",
+    ("edges", "watch"): "sharing reports to readiness",
+    ("fronts", "fronts.api"): "the token and the Host check of the admin API count for feed and lookup too",
+    ("fronts", "metrics"): "counters stand with their collectors",
+    ("fronts.api", "metrics"): "counters stand with their collectors",
+    ("kv", "decide"): "the longest prompt is a constant of features",
+    ("kv", "edges"): "what is replicated is gathered where it changes",
+    ("kv", "metrics"): "the histogram stands with the collectors",
+    ("process", "settings"): "addresses to listen on are settings",
+    ("process", "watch"): "background tasks report to readiness",
+    ("requests", "decide"): "the queue of held requests stands with its turns",
+    ("requests", "metrics"): "counters stand with their collectors",
+    ("settings", "edges"): "a store's address is checked where it is read",
+    ("watch", "metrics"): "counters stand with their collectors",
+}
+"""Arrows of `router/` that point back up, from one box to another."""
+
+PLAIN_DATA: tuple[str, ...] = (
+    "contract/bounds.py",
+    "contract/feed.py",
+    "contract/http_api.py",
+    "contract/pools.py",
+    "contract/registration.py",
+    "engine/vllm/errors.py",
+    "haproxy/errors.py",
+    "haproxy/spop/errors.py",
+    "haproxy/spop/events.py",
+    "pointsman/errors.py",
+    "policies/request.py",
+    "router/decide/considered.py",
+    "router/edges/counters.py",
+    "router/errors.py",
+    "router/fronts/api/types.py",
+    "router/process/clock.py",
+    "router/process/version.py",
+    "simulator/errors.py",
+)
+"""Modules of values and errors alone: nothing in them can be wrong by itself."""
+
+TESTED_BY: dict[str, str] = {
+    "contract/http_server.py": "router/process/test_http_servers.py",
+    "contract/private_files.py": "e2e/test_up.py",
+    "engine/sim/answers.py": "engine/sim/test_serving.py",
+    "engine/vllm/fleet/actor.py": "engine/vllm/fleet/test_fleet.py",
+    "engine/vllm/fleet/cluster.py": "engine/vllm/fleet/test_config.py",
+    "engine/vllm/fleet/control.py": "engine/vllm/fleet/test_orders.py",
+    "engine/vllm/fleet/cpu.py": "engine/vllm/fleet/test_spec.py",
+    "engine/vllm/fleet/environment.py": "engine/vllm/fleet/test_pool.py",
+    "engine/vllm/fleet/launch.py": "engine/vllm/fleet/test_config.py",
+    "engine/vllm/fleet/store.py": "engine/vllm/fleet/test_pool.py",
+    "engine/vllm/replica/openai_server.py": "engine/vllm/replica/test_replica.py",
+    "engine/vllm/replica/router_link.py": "engine/vllm/replica/test_reporting.py",
+    "haproxy/render.py": "haproxy/test_config.py",
+    "pointsman/__main__.py": "pointsman/test_cli.py",
+    "pointsman/commands/engine.py": "engine/sim/test_main.py",
+    "pointsman/commands/haproxy.py": "deploy/test_compose.py",
+    "pointsman/commands/simulate.py": "simulator/test_simulate_command.py",
+    "pointsman/up/fleet_lines.py": "pointsman/up/test_terminal.py",
+    "pointsman/up/supervise.py": "e2e/test_up.py",
+    "pointsman/up/valkey.py": "e2e/test_shared_state.py",
+    "router/app.py": "router/fronts/test_spop.py",
+    "router/decide/explain.py": "router/decide/test_pipeline.py",
+    "router/decide/fleet_state.py": "router/decide/test_pipeline.py",
+    "router/edges/build.py": "router/edges/test_partition.py",
+    "router/edges/documents.py": "sim/test_shared_world.py",
+    "router/edges/homeless.py": "router/edges/test_bounds.py",
+    "router/edges/keys.py": "router/edges/test_store_ways.py",
+    "router/edges/loads.py": "sim/test_shared_world.py",
+    "router/edges/outbox.py": "sim/test_shared_world.py",
+    "router/edges/peers.py": "router/edges/test_member.py",
+    "router/edges/registrations.py": "sim/test_shared_world.py",
+    "router/edges/sharing.py": "router/edges/test_cancel.py",
+    "router/edges/snapshot.py": "router/edges/test_member.py",
+    "router/edges/store.py": "router/edges/test_store_ways.py",
+    "router/fronts/api/edges.py": "e2e/test_shared_state.py",
+    "router/fronts/api/endpoint.py": "router/fronts/api/test_openapi.py",
+    "router/fronts/api/health.py": "router/fronts/api/test_admin.py",
+    "router/fronts/api/outliers.py": "e2e/test_outliers.py",
+    "router/fronts/api/policy.py": "router/fronts/api/test_admin.py",
+    "router/fronts/api/replicas.py": "router/fronts/api/test_admin.py",
+    "router/fronts/api/table.py": "router/fronts/api/test_openapi.py",
+    "router/fronts/deciding.py": "router/fronts/test_spop.py",
+    "router/kv/conversation.py": "router/kv/test_conversations.py",
+    "router/kv/lessons.py": "router/kv/test_state.py",
+    "router/kv/parts.py": "router/kv/test_state.py",
+    "router/metrics/": "router/metrics/test_exposition.py",
+    "router/outliers/failure_accrual.py": "router/outliers/test_table.py",
+    "router/process/logs.py": "router/process/test_background.py",
+    "router/requests/end_line.py": "router/fronts/test_ring.py",
+    "router/watch/state_file.py": "router/fleet/test_saved.py",
+    "simulator/peers/": "simulator/test_peers.py",
+    "simulator/report.py": "simulator/test_experiment.py",
+}
+"""Modules without a test of their name, and the file in `tests/` that tests them through what they are part
+of. A name that ends in a slash is all of a folder."""
+
+CONSTRUCTORS: dict[str, str] = {
+    "policies/candidates.py:KVSignals": "columns, each named where it is built",
+    "router/edges/snapshot.py:Snapshot": "values of one thing, all named",
+    "router/watch/haproxy_servers.py:EdgeSync": "both sides that it compares",
+}
+"""Classes that are built from more than eight arguments."""
+
+LARGE_CLASSES: dict[str, str] = {
+    "router/edges/member.py:Member": "one edge among others",
+    "router/edges/peers.py:Peers": "what is known of each edge",
+    "router/edges/sharing.py:Sharing": "loops and their faults",
+    "router/fleet/replicas.py:ReplicaRegistry": "the registry and its memberships",
+    "router/kv/conversations.py:Conversations": "one table, with what it replicates",
+    "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
+    "router/kv/state.py:KVState": "reads and writes seven tables as one",
+    "router/outliers/table.py:OutlierTable": "rules of one table",
+    "router/requests/table.py:RequestTable": "the one life of a request, from reservation to end",
+    "simulator/fleet.py:VirtualFleet": "a fleet on a virtual clock",
+}
+"""Classes of more than twenty methods."""
+
+FUNCTIONS: dict[str, str] = {
+    "haproxy/spop/frames.py:decode_messages": "hot: a call for each argument would cost a tenth of a lookup",
+    "pointsman/cli.py:simulate": "flags, a line each",
+    "router/app.py:Router.__init__": "wiring, a part a line",
+    "router/app.py:Router.running": "opens, in the order of closing",
+    "router/core.py:Core.__init__": "wiring, a part a line",
+    "router/fleet/replicas.py:ReplicaRegistry.put": "one straight line of steps",
+    "router/kv/state.py:KVState.place": "one straight line of steps",
+}
+"""Functions of more than sixty lines."""
