@@ -93,8 +93,8 @@ async def serve(url: str, peers: int) -> None:
 def _met(made: Router, peers: int) -> bool:
     if made.sharing is None:
         return not peers
-    member = made.sharing.member
-    return made.sharing.cause is None and member.in_step and len(member.peers.alive) == peers
+    protocol = made.sharing.protocol
+    return made.sharing.cause is None and protocol.in_step and len(protocol.peers.alive) == peers
 
 
 async def cost(rate: float, seconds: float, rounds: int, *, quiet_s: float = QUIET_S) -> dict[str, Any]:

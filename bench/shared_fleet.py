@@ -1,7 +1,7 @@
-"""The simulator's fleet with the real protocol between its edges instead of words that arrive by themselves.
+"""The simulator's fleet with the real protocol between its edges instead of states that arrive by themselves.
 
-Each edge is a `Member`; a batch is made every `FLUSH_S` of virtual time and heard `TRAVEL_S` later. An engine tells one
-edge alone; the others follow it there.
+Each edge has an `EdgeProtocol`; a batch is made every `FLUSH_S` of virtual time and read `TRAVEL_S` later. Engines
+report to every edge.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pointsman.contract.events import EngineEvents
 from pointsman.router.edges.build import join
-from pointsman.router.edges.member import Member
+from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.simulator.edge import Edge
 from pointsman.simulator.fleet import Request, VirtualFleet
-from pointsman.simulator.replica import VirtualReplica
 from pointsman.simulator.settings import FleetSettings
 from pointsman.simulator.trace import Trace
 
@@ -52,40 +50,27 @@ class SharedFleet(RecordedFleet):
     def __init__(self, trace: Trace, policy: dict[str, Any], settings: FleetSettings, *, seed: int) -> None:
         super().__init__(trace, policy, settings, seed=seed)
         self._turns = sum(len(session.turns) for session in trace.sessions)
-        self._members = [self._join(number, edge) for number, edge in enumerate(self._edges)]
-        for member in self._members:
-            member.roster([EdgeInfo(edge=other.edge) for other in self._members], 0.0)
+        self._protocols = [self._join(number, edge) for number, edge in enumerate(self._edges)]
+        for protocol in self._protocols:
+            protocol.meet([EdgeInfo(edge=other.edge) for other in self._protocols], 0.0)
         self._at(0.0, self._tick)
 
-    def _join(self, number: int, edge: Edge) -> Member:
-        for replica in self._replicas:
-            if self._ear_of(replica) is not edge:
-                edge.kv.unheard(replica.index)
-        member = join(edge.core, f"e{number}", documents={})
-        member.registry_changed()
-        return member
-
-    def _ear_of(self, replica: VirtualReplica) -> Edge:
-        return self._edges[replica.index % len(self._edges)]
+    def _join(self, number: int, edge: Edge) -> EdgeProtocol:
+        protocol = join(edge.core, f"e{number}", documents={})
+        protocol.registry_changed()
+        return protocol
 
     def _tick(self, now_s: float) -> None:
-        for member in self._members:
-            outgoing = member.next_batch(now_s)
+        for protocol in self._protocols:
+            outgoing = protocol.next_batch(now_s)
             if outgoing is not None:
                 self.told_bytes += len(outgoing.payload)
-                self._at(now_s + TRAVEL_S, partial(self._hear, member.edge, outgoing.seq, outgoing.payload))
-            member.sweep(now_s)
+                self._at(now_s + TRAVEL_S, partial(self._read, protocol.edge, outgoing.seq, outgoing.payload))
+            protocol.sweep(now_s)
         if len(self._served) < self._turns:
             self._at(now_s + FLUSH_S, self._tick)
 
-    def _hear(self, edge: str, seq: int, payload: bytes, now_s: float) -> None:
-        for member in self._members:
-            if member.edge != edge:
-                member.hear(edge, seq, payload, now_s)
-
-    def _tell(self, replica: VirtualReplica, message: EngineEvents, at_s: float) -> None:
-        """A replica's messages reach one edge, which tells the others."""
-        self._at(at_s + self._settings.event_lag_s, partial(self._arrive, replica, message))
-
-    def _arrive(self, replica: VirtualReplica, message: EngineEvents, now_s: float) -> None:
-        self._ear_of(replica).heard(replica.index, message, now_s)
+    def _read(self, edge: str, seq: int, payload: bytes, now_s: float) -> None:
+        for protocol in self._protocols:
+            if protocol.edge != edge:
+                protocol.receive(edge, seq, payload, now_s)

@@ -1,10 +1,10 @@
 """What sharing state costs and gives: `python -m bench.sharing [--json] [replay] [cost] [newcomer] [soak]`.
 
 - `replay`: agentic traces in virtual time through one, two and four edges with real pipelines and the real protocol
-  between them (a batch every 5 ms, heard 5 ms later; each engine tells one edge alone). Hit rate, imbalance, and how
-  often a session's next turn goes where its last one went; each seed beside one edge's run of it.
+  between them (a batch every 5 ms, read 5 ms later; engines report to every edge). Hit rate, imbalance, and how often a
+  session's next turn goes where its last one went; each seed beside one edge's run of it.
 - `cost`: `bench.shared_cost`. Commands and bytes a request, CPU of telling and of following.
-- `newcomer`: an edge joins another that has a million prefix keys: seconds until nothing is missing.
+- `newcomer`: an edge joins another that has many sessions and conversations: seconds until no state is missing.
 - `soak`: unique prompts and unique sessions as fast as asked for; memory of Valkey and of two routers as it goes on.
 """
 
@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import platform
-import random
 import resource
 import statistics
 import sys
@@ -35,10 +34,10 @@ from pointsman.simulator.settings import FleetSettings
 
 EVENT_LAG_S = FleetSettings().event_lag_s
 LATER_S = FLUSH_S + TRAVEL_S
-"""How much later than their own engines edges hear of others', as one edge is made to for comparison."""
+"""How long a change takes to another edge: by so much later one edge is made to hear its engines, for comparison."""
 
 VARIANTS = ((1, 0.0), (1, LATER_S), (2, 0.0), (4, 0.0))
-"""Edges, and by how much later engines are heard. The second shows what changes by itself, where nothing is shared."""
+"""Edges, and by how much later engines are heard. The second shows what delay alone changes."""
 
 SOAK_MARKS = 8
 SOAK_RATE = 100.0
@@ -73,23 +72,22 @@ def replay(sessions: int, seeds: int, load: float) -> list[dict[str, Any]]:
 async def in_step(*routers: Router) -> None:
     def met(made: Router) -> bool:
         assert made.sharing is not None
-        member = made.sharing.member
-        return made.sharing.cause is None and member.in_step and len(member.peers.alive) == len(routers) - 1
+        protocol = made.sharing.protocol
+        return made.sharing.cause is None and protocol.in_step and len(protocol.peers.alive) == len(routers) - 1
 
     while not all(map(met, routers)):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
-async def newcomer(keys: int) -> dict[str, Any]:
+async def newcomer(states: int) -> dict[str, Any]:
     async with valkey() as (url, client), router(url) as one:
         equip(one)
-        rng = random.Random(1)
-        for slot in range(REPLICAS):
-            for _ in range(keys // REPLICAS):
-                one.core.kv.index.stored(slot, rng.getrandbits(64))
-        # Older than what the stream reaches back to.
-        assert one.sharing is not None
-        one.sharing.member.seq += 1
+        for number in range(states // 2):
+            name, slot, now_s = f"s{number}", number % REPLICAS, one.clock()
+            one.core.sessions.pin(name, f"r{slot}", now_s)
+            one.core.kv.conversations.place(
+                None, name, slot, (), tokens=4000, resident=0, prompt_bytes=16_000, now_s=now_s, in_flight=False
+            )
         longest_s = 0.0
         stop = asyncio.Event()
 
@@ -108,9 +106,9 @@ async def newcomer(keys: int) -> dict[str, Any]:
             took_s = time.perf_counter() - started_s
             stop.set()
             await feeling
-            assert len(two.core.kv.index) == len(one.core.kv.index), (len(two.core.kv.index), len(one.core.kv.index))
+            assert len(two.core.sessions) == len(one.core.sessions), (len(two.core.sessions), len(one.core.sessions))
             used_mb = (await client.info("memory"))["used_memory_peak"] / 1e6
-    return {"keys": keys, "seconds": took_s, "longest_pause_ms": 1000 * longest_s, "valkey_peak_mb": used_mb}
+    return {"states": states, "seconds": took_s, "longest_pause_ms": 1000 * longest_s, "valkey_peak_mb": used_mb}
 
 
 def resident_mb() -> float:
@@ -142,14 +140,14 @@ def tables(found: dict[str, Any]) -> list[Table]:
         made.append(_cost_table(found["cost"]))
     if "newcomer" in found:
         one = found["newcomer"]
-        columns = ["keys", "until nothing is missing, s", "longest pause of the loop, ms", "Valkey at most, MB"]
+        columns = ["states", "until none is missing, s", "longest pause of the loop, ms", "Valkey at most, MB"]
         row = [
-            f"{one['keys']:,}",
+            f"{one['states']:,}",
             f"{one['seconds']:.1f}",
             f"{one['longest_pause_ms']:.0f}",
             f"{one['valkey_peak_mb']:.0f}",
         ]
-        made.append(Table("An edge that joins one with its index full", columns, [row]))
+        made.append(Table("An edge that joins another one with many sessions and conversations", columns, [row]))
     if "soak" in found:
         made.append(_soak_table(found["soak"]))
     return made
@@ -241,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="Of slices of `cost`.")
     parser.add_argument("--soak-rate", type=float, default=1000.0, help="Requests a second.")
     parser.add_argument("--soak-seconds", type=float, default=120.0)
-    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--states", type=int, default=20_000, help="Of `newcomer`.")
     options = parser.parse_args(argv)
     configure(level="error")  # the replicas of a bench are not there, and routers say so
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -251,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     if "cost" in options.parts:
         found["cost"] = [asyncio.run(cost(rate, options.seconds, options.rounds)) for rate in options.rates]
     if "newcomer" in options.parts:
-        found["newcomer"] = asyncio.run(newcomer(options.keys))
+        found["newcomer"] = asyncio.run(newcomer(options.states))
     if "soak" in options.parts:
         found["soak"] = asyncio.run(soak(options.soak_rate, options.soak_seconds))
     print(json.dumps(found) if options.json else "\n\n".join(table.markdown() for table in tables(found)))

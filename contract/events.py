@@ -24,6 +24,9 @@ MAX_EVENT_KEYS = 262_144
 MAX_EVENT_REQUESTS = 65_536
 """Requests one message may speak of."""
 
+MAX_EDGES = 64
+"""Edges one engine reports to: what each of them costs it is a message every few milliseconds."""
+
 MAX_KEY = 2**64 - 1
 
 Key = Annotated[int, msgspec.Meta(ge=0)]
@@ -106,10 +109,10 @@ def check_keys(keys: Sequence[int]) -> None:
 class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One message of an engine: what changed since the one before, or all of it.
 
-    `epoch` names one life of the engine: another one means that it restarted with an empty cache. `seq` counts messages
-    to this router, 1 more each. A message with `snapshot` may come at any number and says all that is resident; its
-    `stored` replaces what was known. `since` and `at` count changes, the same for all routers: of two that tell each
-    other of the engine, both know who heard more. Requests and load count in any case: they need no order.
+    `epoch` names one incarnation of the engine: another one means that it restarted with an empty cache. `seq` counts
+    messages to this router, 1 more each. A message with `snapshot` may come at any number and says all that is
+    resident; its `stored` replaces what was known. `since` and `at` count changes of residency, the same for all
+    routers. Requests and load count in any case: they need no order.
     """
 
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -169,3 +172,13 @@ class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
         int, msgspec.Meta(description="Port on the same host that accepts messages over a persistent connection.")
     ] = 0
     renewed: Annotated[bool, msgspec.Meta(description="Whether the message renewed the replica's lease.")] = False
+    edge: Annotated[
+        str, msgspec.Meta(description="Id of this edge, where it shares the fleet's state with others.")
+    ] = ""
+    edges: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            max_length=MAX_EDGES,
+            description="The other edges: by id, the base URL of the admin API. An engine reports to each of them too.",
+        ),
+    ] = {}

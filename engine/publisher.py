@@ -5,6 +5,9 @@ at most one message at a time, as often as that listener asks for (20 ms while a
 Messages are numbered for each listener apart; the first one, and each one after a lost one, is a snapshot of all that
 is resident. So a router that was away, restarted or overrun is right again with the next message. Nothing grows while a
 listener is away: what waits is bounded, and beyond the bound a snapshot replaces it.
+
+The router of an edge that shares its state names the other edges. The publisher reports to those too, since edges relay
+nothing of what an engine holds.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pointsman.contract.backoff import Backoff
-from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken, Handoffs
 from pointsman.engine.transport import Transport, TransportError
 
 log = logging.getLogger("pointsman.publisher")
@@ -38,6 +41,9 @@ MAX_PENDING_KEYS = 65_536
 
 MAX_PENDING_REQUESTS = 16_384
 """First tokens, and ends, waiting for one listener. Beyond, the oldest go: reservations end without them too."""
+
+FORGET_S = 60.0
+"""A listener that another one named, and none names any more, is given up after so long."""
 
 
 class EngineFacts(msgspec.Struct, kw_only=True):
@@ -73,8 +79,19 @@ class EngineReadings:
 class Publisher:
     """Publishes one engine's events. Call the three methods; run `run` as a task; `close` closes the transports."""
 
-    def __init__(self, transports: Sequence[Transport], facts: EngineFacts, readings: EngineReadings) -> None:
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        facts: EngineFacts,
+        readings: EngineReadings,
+        *,
+        reach: Callable[[str], Transport] | None = None,
+    ) -> None:
+        """`reach` makes a transport to the admin URL of an edge that another one named. None: only `transports` are
+        served."""
         self._listeners = [_Listener(transport, self) for transport in transports]
+        self._reach = reach
+        self._tasks: asyncio.TaskGroup | None = None
         self.facts = facts
         self.readings = readings
         self.changes = 1
@@ -106,9 +123,41 @@ class Publisher:
 
     async def run(self) -> None:
         """Send until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for listener in self._listeners:
-                group.create_task(listener.run(), name=f"publish to {listener.transport}")
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for listener in self._listeners:
+                    self._start(listener)
+        finally:
+            self._tasks = None
+
+    def _start(self, listener: _Listener) -> None:
+        assert self._tasks is not None
+        listener.task = self._tasks.create_task(listener.run(), name=f"publish to {listener.transport}")
+
+    def follow_edges(self, listener: _Listener, answer: EventsAnswer, now_s: float) -> None:
+        """Report to the edges that a listener's answer names, and give up those that none names any more."""
+        if self._reach is None or self._tasks is None:
+            return
+        listener.edge = answer.edge
+        by_edge: dict[str, _Listener] = {}
+        for known in self._listeners:  # those that the engine was given come first
+            by_edge.setdefault(known.edge, known)
+        for edge, url in answer.edges.items():
+            if edge not in by_edge and len(self._listeners) < MAX_EDGES:
+                by_edge[edge] = _Listener(self._reach(url), self, edge=edge, found=True)
+                self._listeners.append(by_edge[edge])
+                self._start(by_edge[edge])
+            if edge in by_edge:
+                by_edge[edge].named_s = now_s
+        for known in self._listeners.copy():
+            if known.found and (by_edge.get(known.edge) is not known or now_s - known.named_s > FORGET_S):
+                self._give_up(known)
+
+    def _give_up(self, listener: _Listener) -> None:
+        assert self._tasks is not None and listener.task is not None
+        self._listeners.remove(listener)
+        listener.task.cancel()
+        self._tasks.create_task(listener.transport.close())
 
     async def close(self) -> None:
         """Send what waits and close the transports; called after `run` was cancelled."""
@@ -151,8 +200,14 @@ class Publisher:
 class _Listener:
     """Changes that one listener has not received yet."""
 
-    def __init__(self, transport: Transport, publisher: Publisher) -> None:
+    def __init__(self, transport: Transport, publisher: Publisher, *, edge: str = "", found: bool = False) -> None:
+        """`edge` is the id of its edge, empty where that is unknown; `found`: another edge named it."""
         self.transport = transport
+        self.edge = edge
+        self.found = found
+        self.named_s = 0.0
+        """When another edge named it last."""
+        self.task: asyncio.Task[None] | None = None
         self._publisher = publisher
         self._pending: dict[int, bool] = {}
         self.first: list[FirstToken] = []
@@ -239,6 +294,7 @@ class _Listener:
         self._interval_s = answer.interval_ms / 1000
         if answer.resync:
             self._need_snapshot()
+        publisher.follow_edges(self, answer, asyncio.get_running_loop().time())
         return True
 
     def _need_snapshot(self) -> None:

@@ -322,16 +322,16 @@ class Router:
             await asyncio.sleep(SPOP_LEAVE_S)
 
     async def _sweep(self) -> None:
-        member = self.sharing.member if self.sharing is not None else None
+        protocol = self.sharing.protocol if self.sharing is not None else None
         while True:
             now_s = self.clock()
-            swept = self.core.sweep(now_s) if member is None else self.core.sweep(now_s, member.keeps)
+            swept = self.core.sweep(now_s) if protocol is None else self.core.sweep(now_s, protocol.keeps)
             for replica in swept.leases:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
             if self.sharing is not None:
-                self.sharing.member.registrations.lease_ended(swept.leases)
+                self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
 

@@ -109,6 +109,10 @@ class Core:
         """Called with the slot of a replica that leaves, while every table still has it."""
         self.on_registry_changed: list[Callable[[], None]] = []
         self.on_policy_changed: list[Callable[[], None]] = []
+        self.edge = ""
+        """Id of this edge, where it shares state with others."""
+        self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
+        """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -202,7 +206,7 @@ class Core:
         replica = self.replicas.get(replica_id)
         if replica is None:
             return None
-        resync = self.kv.apply(replica.slot, events, self.requests)
+        resync = self.kv.apply(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
@@ -210,7 +214,14 @@ class Core:
         interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = self.replicas.renew(replica, events.born_ms, now_s)
-        return EventsAnswer(resync=resync, interval_ms=interval_ms, feed_port=self.feed_port, renewed=renewed)
+        return EventsAnswer(
+            resync=resync,
+            interval_ms=interval_ms,
+            feed_port=self.feed_port,
+            renewed=renewed,
+            edge=self.edge,
+            edges=self.other_edges(replica.address),
+        )
 
     # Time
 

@@ -146,13 +146,17 @@ class SharedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     server."""
     edge: Annotated[str, msgspec.Meta(max_length=64)] = ""
     """Display name of this edge. Empty: its host name and admin port."""
+    admin_url: Annotated[str, msgspec.Meta(pattern=r"^(|https?://[^/\s]+/?)$", max_length=256)] = ""
+    """Base URL at which engines and people reach this edge's admin API, `http://HOST:PORT`. Engines that registered at
+    another edge report here too. Empty: the host and port of `admin`, by the host's name where that listens everywhere.
+    """
     tls_ca: str = ""
     """File with the CA certificates that the Redis connection trusts. Empty: the system's certificates."""
     flush_ms: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 5.0
     """Batching interval for updates sent to Redis, in milliseconds."""
     stream_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
     """Largest size of this edge's stream in Redis, in MiB. An edge that was disconnected for longer than the stream
-    reaches back loads a snapshot."""
+    reaches back gets the missing state within two rounds in which all state is repeated."""
 
 
 class StaticReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -49,6 +49,7 @@ class Reporter:
                 handoffs=handoffs,
                 adapters=(lambda: model.adapters.loaded) if config.max_loras else lambda: None,
             ),
+            reach=lambda admin: RouterTransport(admin, config.admin_token, config.replica_id),
         )
         self._task: asyncio.Task[None] | None = None
 

@@ -19,8 +19,12 @@ from pointsman.commands.engine import admin_token
 from pointsman.errors import StartError
 
 TIMEOUT_S = 10.0
-LOOKS = 3
-BETWEEN_LOOKS_S = 1.0
+LOOKS = 7
+BETWEEN_LOOKS_S = 2.0
+"""In between edges repeat all their state twice: what differs in all looks is not on its way."""
+
+UNPROMISED = "conversations"
+"""A copy of a conversation that its writer dropped may stay on another edge until it is forgotten."""
 
 EXIT_DISAGREE = 1
 
@@ -111,7 +115,7 @@ def problems(views: Views, known: dict[str, dict[str, Any]]) -> list[str]:
             if other["state"] in ("behind", "refused"):
                 why = f": {other['refused']}" if other["refused"] else ""
                 found.append(f"{view['name']}: {other['name']} is {other['state']}{why}")
-    for part in sorted({part for parts in known.values() for part in parts}):
+    for part in sorted({part for parts in known.values() for part in parts} - {UNPROMISED}):
         said = {url: parts.get(part) for url, parts in known.items()}
         if len({json.dumps(value) for value in said.values()}) > 1:
             counts = ", ".join(

@@ -14,7 +14,7 @@ import structlog
 from pointsman.policies.errors import PolicyError
 from pointsman.router.core import Core
 from pointsman.router.edges.documents import SharedDocument
-from pointsman.router.edges.member import Member
+from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.process.clock import Clock
@@ -24,14 +24,14 @@ from pointsman.router.watch.readiness import Readiness
 log = structlog.get_logger(__name__)
 
 
-def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> Member:
-    """A member that replicates a core's state under the name `edge`, connected to the core's hooks."""
-    member = Member(edge, core, documents)
-    core.on_slot_added.append(member.slot_added)
-    core.on_slot_removed.append(member.slot_removed)
-    core.on_registry_changed.append(member.registry_changed)
-    core.on_policy_changed.append(member.document_changed)
-    return member
+def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> EdgeProtocol:
+    """The protocol that shares a core's state under the id `edge`, connected to the core's hooks."""
+    protocol = EdgeProtocol(edge, core, documents)
+    core.on_slot_added.append(protocol.slot_added)
+    core.on_slot_removed.append(protocol.slot_removed)
+    core.on_registry_changed.append(protocol.registry_changed)
+    core.on_policy_changed.append(protocol.document_changed)
+    return protocol
 
 
 def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness, clock: Clock) -> Sharing | None:
@@ -49,20 +49,22 @@ def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness,
             log.error("the policy live on other edges is not usable here", error=str(error))
             raise ValueError(str(error)) from error
 
-    member = join(
+    protocol = join(
         core,
         f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         documents={"policy": SharedDocument(lambda: core.policy.put_live, take_policy)},
     )
-    return Sharing(
-        member,
+    sharing = Sharing(
+        protocol,
         RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
-        info=EdgeInfo(edge=member.edge, name=settings.edge),
+        info=EdgeInfo(edge=protocol.edge, name=settings.edge, admin_url=settings.admin_url.rstrip("/")),
         readiness=readiness,
         clock=clock,
         flush_s=settings.flush_ms / 1000,
         stream_bytes=settings.stream_mb * 1024 * 1024,
     )
+    core.edge, core.other_edges = protocol.edge, sharing.other_edges
+    return sharing
 
 
 def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
@@ -72,4 +74,6 @@ def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
     if host in ("0.0.0.0", "[::]"):
         host = here  # listening everywhere is no address to ask at
     url = f"http://{host}:{port}"
-    return msgspec.structs.replace(info, name=info.name or f"{here}:{port}", admin_url=url, since_s=now_s)
+    return msgspec.structs.replace(
+        info, name=info.name or f"{here}:{port}", admin_url=info.admin_url or url, since_s=now_s
+    )

@@ -1,8 +1,7 @@
 """Documents that are the same on all edges, such as the live policy: the one put last, of any edge.
 
-Each has a version one above what was known where it was put; of two puts at once the greater `Document.rank` is right,
-everywhere. What another edge put and this one cannot use (a policy of a later version) leaves the own one in place.
-Documents last: who says a lesser one than is agreed here is told what is, since it may not hear of it otherwise.
+Each has a version one above the one known where it was put; of two puts at once the greater `Document.rank` is right on
+every edge. A document of another edge that this one cannot use (a policy of a later version) leaves its own in place.
 """
 
 from __future__ import annotations
@@ -36,15 +35,16 @@ class SharedDocuments:
         """Documents of others that this edge cannot use."""
 
     def agreed(self) -> list[Document]:
+        """The agreed version of each document."""
         return [shared.agreed for shared in self._documents.values() if shared.agreed is not None]
 
     def next_version(self, name: str) -> int:
-        """What a document put here would have."""
+        """The version that a document of that name would get if it were put here."""
         agreed = self._documents[name].agreed
         return 1 if agreed is None else agreed.version + 1
 
     def changes(self) -> list[Document]:
-        """What was put here and is not agreed; it is agreed then."""
+        """Documents put here since the last call, at their next version; they are agreed from here on."""
         if not self.changed:
             return []
         self.changed = False
@@ -57,14 +57,8 @@ class SharedDocuments:
                 changes.append(shared.agreed)
         return changes
 
-    def better(self, document: Document) -> Document | None:
-        """What is agreed of that name, where another edge that says `document` does not know it."""
-        shared = self._documents.get(document.name)
-        agreed = None if shared is None else shared.agreed
-        return agreed if agreed is not None and agreed.rank > document.rank else None
-
     def merge(self, document: Document) -> None:
-        """Another edge says. What changed here was taken by `changes` before."""
+        """Takes over the document of another edge where its rank is greater. `changes` was called before."""
         assert not self.changed, "changes made here come first"
         shared = self._documents.get(document.name)
         if shared is None or (shared.agreed is not None and shared.agreed.rank >= document.rank):

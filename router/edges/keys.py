@@ -8,15 +8,12 @@
 | `{pointsman:NAME}:replicas` | hash | replica id -> `ReplicaRecord`, of those that are registered | always |
 | `{pointsman:NAME}:documents` | hash | name -> version, colon, `Document` | always |
 | `{pointsman:NAME}:log:EDGE` | stream | batches; entry `N-0` is batch N, field `b` | `STREAM_TTL_S` after a heartbeat |
-| `{pointsman:NAME}:snapshot:ID` | list | parts of a snapshot, in order | `SNAPSHOT_TTL_S` |
 """
 
 from __future__ import annotations
 
 STREAM_TTL_S = 900
-"""Longer than `peers.FORGET_S`: who remembers an edge can read on where it was."""
-
-SNAPSHOT_TTL_S = 60
+"""Longer than `peers.FORGET_S`: an edge that another one remembers can be read on where it was."""
 
 FIELD = b"b"
 
@@ -33,7 +30,6 @@ class Keys:
         self.replicas = prefix + "replicas"
         self.documents = prefix + "documents"
         self._log = prefix + "log:"
-        self._snapshot = prefix + "snapshot:"
 
     def log(self, edge: str) -> str:
         """The stream of an edge."""
@@ -42,9 +38,6 @@ class Keys:
     def edge_of(self, log: bytes) -> str:
         """Whose stream it is."""
         return log.decode()[len(self._log) :]
-
-    def snapshot(self, snapshot_id: str) -> str:
-        return self._snapshot + snapshot_id
 
 
 def entry_id(seq: int) -> str:

@@ -1,7 +1,7 @@
-"""What this edge itself has in flight, as the others are told it: found by comparing columns, not noted on the way.
+"""What this edge itself has in flight, as it publishes it: found by comparing columns, not noted on the way.
 
-A request changes its replica's counts twice, and a batch tells only where they stand; so a look at all columns, a few
-microseconds whatever happened, costs requests nothing.
+A request changes its replica's counts twice, and a batch says only where they stand. So all columns are compared once a
+batch, in a few microseconds, and requests pay nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pointsman.router.kv.columns import KVColumns
 
 
 class OwnLoads:
-    """Counts by slot: as they are, and as they were told."""
+    """Counts by slot: as they are, and as they were published last."""
 
     def __init__(self, *, replicas: ReplicaRegistry, load: LoadTable, columns: KVColumns) -> None:
         self._replicas = replicas
         self._load = load
         self._columns = columns
-        self._told: Column = np.zeros((3, 0), dtype=np.int64)
+        self._published: Column = np.zeros((3, 0), dtype=np.int64)
 
     def _now(self) -> Column:
         load, columns = self._load, self._columns
@@ -34,18 +34,18 @@ class OwnLoads:
         return now
 
     def changed(self) -> bool:
-        """Whether anything is otherwise than it was told."""
+        """Whether any count differs from the published one."""
         now = self._now()
-        return now.shape != self._told.shape or not np.array_equal(now, self._told)
+        return now.shape != self._published.shape or not np.array_equal(now, self._published)
 
     def take(self, names: Names, *, complete: bool) -> list[Load]:
-        """All that is not zero, or what changed; it is told then."""
-        now, told = self._now(), self._told
-        if now.shape != told.shape:
-            told = np.zeros_like(now)
-            told[:, : self._told.shape[1]] = self._told
-        differs = now.any(axis=0) if complete else (now != told).any(axis=0)
-        self._told = now
+        """Load records to publish: of all slots not zero (`complete`), or of those changed since the last call."""
+        now, published = self._now(), self._published
+        if now.shape != published.shape:
+            published = np.zeros_like(now)
+            published[:, : self._published.shape[1]] = self._published
+        differs = now.any(axis=0) if complete else (now != published).any(axis=0)
+        self._published = now
         ids = self._replicas.ids
         loads = []
         for slot in np.flatnonzero(differs).tolist():
@@ -55,6 +55,6 @@ class OwnLoads:
         return loads
 
     def clear_slot(self, slot: int) -> None:
-        """Another replica may take the number; what was told of the one before ends with the next heartbeat."""
-        if slot < self._told.shape[1]:
-            self._told[:, slot] = 0
+        """Another replica may take the slot; what was published of the one before ends with the next heartbeat."""
+        if slot < self._published.shape[1]:
+            self._published[:, slot] = 0

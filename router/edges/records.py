@@ -1,11 +1,13 @@
-"""What edges say to each other: the records of a batch, their bytes, and which of two is right.
+"""What edges send each other: the records of a batch, their bytes, and which of two is right.
 
-One batch is one entry of an edge's stream. It names replicas once, in `names`; everything else points there. All that
-is said is either the present state of something (a count, a pin, a registration), of which the later word is right by a
-rule that does not depend on the order of arrival, or a change in a sequence that is complete (an engine's keys).
+One batch is one entry of an edge's stream. It names replicas once, in `names`; all other records point there. A record
+is either a state (a registration, a document, a session pin, a conversation, work in flight), of which the greater rank
+or the later batch is right, or a hint that ends by itself (keys that a replica is expected to hold soon). Nothing is a
+change that builds on another one, so any batch may be missing.
 
-MessagePack by msgspec: a batch is a map from short names, what there are many of are arrays. Readers ignore fields they
-do not know, and a field that is missing has its default, so that a field may be added without another `SHARED_SCHEMA`.
+MessagePack by msgspec: a batch is a map from short names, records there are many of are arrays. Readers ignore fields
+they do not know, and a field that is missing has its default, so that a field may be added without another
+`SHARED_SCHEMA`.
 """
 
 from __future__ import annotations
@@ -16,95 +18,70 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken
 from pointsman.router.fleet.saved import SavedReplica
+from pointsman.router.kv.conversation import Name
 
-SHARED_SCHEMA = 1
-"""Of batches and of keys in Redis. Raised when a reader of the one before would misread."""
+SHARED_SCHEMA = 2
+"""Schema of batches and of keys in Redis, the same on all edges that share. Raised when a reader would misread."""
 
-Name = str | int
+MAX_COUNT = 2**53
+"""The largest integer that a column of float64 holds exactly."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-"""What columns of numbers take; more is no count."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+At = Annotated[int, msgspec.Meta(ge=0)]
+"""Index of a replica in a batch's names."""
+
+NO_HOME = -1
+"""In place of a replica: the conversation was dropped."""
 
 
 class Load(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What one edge has in flight on a replica; all zero when nothing."""
+    """Work that one edge has in flight on a replica, in absolute numbers; all zero when it has none."""
 
-    at: int
+    at: At
     requests: Count
     tokens: Count
     waiting: Count = 0
-    """Prompt tokens in front of it without a first token."""
+    """Prompt tokens of requests without a first token."""
 
 
 class Pin(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Where a session lives."""
+    """State of a session: the replica that it is pinned to."""
 
     session: str
-    at: int
+    at: At
     moves: int
     age_ms: int = 0
+    """Since the session was last seen."""
 
 
-class Talk(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """The last word on a conversation, as `pointsman.router.kv.conversations` keeps it. Its replica may have left."""
+class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """State of a conversation, as `pointsman.router.kv.conversation` describes it."""
 
     name: Name
-    at: int
-    turn: int
-    tokens: int
-    shared: int
-    prompt_bytes: int
-    prompt_tokens: int
-    tail_at: int
-    tail: int
+    at: Annotated[int, msgspec.Meta(ge=NO_HOME)]
+    """Its home; `NO_HOME` where its writer dropped it."""
+    turn: int = 0
+    tokens: int = 0
+    shared: int = 0
+    prompt_bytes: int = 0
+    prompt_tokens: int = 0
+    tail_at: int = -1
+    tail: int = 0
     age_ms: int = 0
+    """Since a request of it last came or ended."""
     was: Name | None = None
+    """The name that it gave up; None where it kept its name."""
     under_way: bool = False
-    """A request of it is, somewhere."""
+    """A request of it is, at the edge that publishes this."""
     born_ms: int = 0
-    """Which life of the engine keeps it, by when that began; 0 is unsaid."""
-    lost: bool = False
-    """That life is over. Said for whom it does not follow from the life that the engine says."""
 
 
-class Mark(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Keys a replica is expected to hold soon."""
+class ExpectedKeys(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Hint: prefix keys that a replica is expected to hold soon. Each reader ends it by its own clock."""
 
-    at: int
-    keys: bytes
-    left_ms: int = 0
-    """Until the expectation is void; 0: as long as one made at this moment lasts."""
-
-
-class Engine(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What an engine told the edge that says it."""
-
-    at: int
-    epoch: str
-    snapshot: bool = False
-    stored: bytes = b""
-    evicted: bytes = b""
-    first: list[tuple[str, int, int, float]] = []
-    """Of `FirstToken`: id, prompt tokens, cached tokens, milliseconds."""
-    finished: list[tuple[str, int, int]] = []
-    """Of `Finished`: id, prompt tokens, completion tokens."""
-    load: tuple[int, int, int, float] | None = None
-    """Of `EngineLoad`: running, waiting, queued prefill tokens, KV usage."""
-    capacity_tokens: int = 0
-    since: int = 0
-    changes: int = 0
-    """Changes of residency in its life before these and with them; 0: not numbered."""
-    born_ms: int = 0
-    past: list[str] = []
-    """Lives before, in a snapshot."""
-
-
-class Held(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Keys of a snapshot and the replicas that hold them all."""
-
-    at: list[int]
+    at: At
     keys: bytes
 
 
@@ -114,9 +91,9 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     id: str
     version: int
     replica: SavedReplica | None = None
-    """None: it left."""
+    """None: it was removed."""
     lease_ended: bool = False
-    """It left because its heartbeats did, not because somebody said so."""
+    """It was removed because its heartbeats ceased, not by a request."""
 
     def __post_init__(self) -> None:
         if self.replica is not None and self.replica.id != self.id:
@@ -146,80 +123,44 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         return self.version, msgspec.json.encode(self.body, order="sorted")
 
 
-class Ask(msgspec.Struct, array_like=True, frozen=True):
-    """An edge asks another for a snapshot of all it knows."""
-
-    edge: str
-
-
-class Known(msgspec.Struct, array_like=True, frozen=True):
-    """What one edge knows of another's stream."""
-
-    edge: str
-    spans: list[Count]
-    """Bounds of `pointsman.router.edges.spans.Spans`: batches whose states it knows."""
-    age_ms: Count = 0
-    """Since that edge was heard."""
-
-
-class Notice(msgspec.Struct, array_like=True, frozen=True):
-    """The answer: a snapshot lies in the store."""
-
-    id: str
-    chunks: int
-    edges: list[str]
-    """Who asked."""
-    positions: dict[str, int]
-    """By edge, the last batch whose content is in it."""
-    known: list[Known] = []
-    """By edge, all batches whose states are in it, also where something is missing before."""
-
-
 class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """All that one edge says at once, or a part of a snapshot."""
+    """What one edge publishes at once."""
 
-    schema: int = msgspec.field(default=SHARED_SCHEMA, name="v")
+    schema: int = msgspec.field(default=0, name="v")
+    """0 until it is encoded."""
     names: list[str] = msgspec.field(default_factory=list, name="n")
     """Replica ids that `at` points to."""
     beat: bool = msgspec.field(default=False, name="b")
     """A heartbeat: `loads` and `holds` are complete."""
-    fresh: bool = msgspec.field(default=False, name="0")
-    """The edge knew nothing before its first batch, which this is."""
     bye: bool = msgspec.field(default=False, name="q")
     """The edge stops."""
-    warm: bool = msgspec.field(default=False, name="w")
-    """The edge is in step with all others, and may be asked for a snapshot."""
     loads: list[Load] = msgspec.field(default_factory=list, name="f")
-    holds: list[int] = msgspec.field(default_factory=list, name="h")
-    """Replicas whose heartbeats come to this edge."""
-    silent: dict[str, int] = msgspec.field(default_factory=dict, name="z")
-    """Of edges that say no more, the last batch that this one has; with heartbeats."""
-    gone: list[Known] = msgspec.field(default_factory=list, name="g")
-    """Of the same, all batches whose states this one knows, also where something is missing before; with heartbeats."""
+    holds: list[At] = msgspec.field(default_factory=list, name="h")
+    """Replicas whose heartbeats reach this edge."""
     replicas: list[ReplicaRecord] = msgspec.field(default_factory=list, name="r")
     documents: list[Document] = msgspec.field(default_factory=list, name="d")
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")
-    talks: list[Talk] = msgspec.field(default_factory=list, name="c")
-    marks: list[Mark] = msgspec.field(default_factory=list, name="m")
-    engines: list[Engine] = msgspec.field(default_factory=list, name="e")
-    held: list[Held] = msgspec.field(default_factory=list, name="k")
-    asks: list[Ask] = msgspec.field(default_factory=list, name="a")
-    notices: list[Notice] = msgspec.field(default_factory=list, name="s")
+    conversations: list[ConversationState] = msgspec.field(default_factory=list, name="c")
+    expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
+    round_starts: bool = msgspec.field(default=False, name="s")
+    """From this batch on the edge repeats all states that it answers for."""
+    round_ends: bool = msgspec.field(default=False, name="e")
+    """With this batch it has repeated all of them."""
 
 
 class EdgeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One edge as the others find it in the roster."""
 
     edge: str
-    """Its id, another in each life of the process."""
+    """Its id, another one after each start of the process."""
     name: str = ""
     """For people."""
     admin_url: str = ""
     schema: int = SHARED_SCHEMA
     seq: int = 0
-    """Of its last batch when this was written."""
+    """Number of its last batch when this was written."""
     since_s: float = 0.0
-    """When it began, in seconds since 1970. For people."""
+    """When it started, in seconds since 1970. For people."""
 
 
 class _Version(msgspec.Struct):
@@ -232,22 +173,24 @@ _version_decoder = msgspec.msgpack.Decoder(_Version)
 
 
 class SchemaError(Exception):
-    """A batch is of a later schema than is known here."""
+    """A batch is of another schema than is known here."""
 
     def __init__(self, schema: int) -> None:
-        super().__init__(f"schema {schema} is later than {SHARED_SCHEMA}, the latest known here")
+        super().__init__(f"schema {schema} is not {SHARED_SCHEMA}, the one this version shares by")
         self.schema = schema
 
 
 def encode(batch: Batch) -> bytes:
+    """The bytes of a batch, which gets its schema with this."""
+    batch.schema = batch.schema or SHARED_SCHEMA
     return _encoder.encode(batch)
 
 
 def decode(payload: bytes) -> Batch:
-    """Raises SchemaError for a later schema, msgspec.MsgspecError for what is no batch."""
+    """Raises SchemaError for another schema, msgspec.MsgspecError for bytes that are no batch."""
     try:
         schema = _version_decoder.decode(payload).schema
-        if schema > SHARED_SCHEMA:
+        if schema != SHARED_SCHEMA:
             raise SchemaError(schema)
         return _decoder.decode(payload)
     except (UnicodeDecodeError, RecursionError) as error:
@@ -264,40 +207,15 @@ def unpack_keys(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // 8}Q", packed)
 
 
-def load_of(load: EngineLoad | None) -> tuple[int, int, int, float] | None:
-    """An engine's load as it is told."""
-    return None if load is None else (load.running, load.waiting, load.queued_prefill_tokens, load.kv_usage)
-
-
-def engine_events(engine: Engine) -> EngineEvents:
-    """What an engine said, as it said it to the edge that tells of it. Raises struct.error."""
-    load = engine.load
-    return EngineEvents(
-        epoch=engine.epoch,
-        seq=0,
-        born_ms=engine.born_ms,
-        snapshot=engine.snapshot,
-        since=engine.since,
-        at=engine.changes,
-        stored=list(unpack_keys(engine.stored)),
-        evicted=list(unpack_keys(engine.evicted)),
-        first=[FirstToken(*first) for first in engine.first],
-        finished=[Finished(*finished) for finished in engine.finished],
-        load=None
-        if load is None
-        else EngineLoad(running=load[0], waiting=load[1], queued_prefill_tokens=load[2], kv_usage=load[3]),
-        capacity_tokens=engine.capacity_tokens,
-    )
-
-
 class Names:
-    """The table of a batch in the making."""
+    """The replica ids that one batch names, in the making."""
 
     def __init__(self) -> None:
         self.list: list[str] = []
         self._at: dict[str, int] = {}
 
     def at(self, name: str) -> int:
+        """Index of a replica id in `list`, to which it is added."""
         found = self._at.get(name)
         if found is None:
             found = self._at[name] = len(self.list)
@@ -305,4 +223,5 @@ class Names:
         return found
 
     def all_at(self, names: Iterable[str]) -> list[int]:
+        """`at` of several."""
         return [self.at(name) for name in names]

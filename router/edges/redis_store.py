@@ -1,6 +1,6 @@
 """The store in Redis or Valkey, alone, behind Sentinel, or in a cluster.
 
-Two connections: one writes, one waits in XREAD. Commands are plain streams, hashes and lists of Redis 6.2, and one
+Two connections: one writes, one waits in XREAD. Commands are those of streams, strings and hashes of Redis 6.2, and one
 script. No command is tried again here: who calls knows whether that makes sense.
 """
 
@@ -30,8 +30,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from pointsman.router.edges.keys import FIELD, SNAPSHOT_TTL_S, STREAM_TTL_S, Keys, entry_id, seq_of
-from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.keys import FIELD, STREAM_TTL_S, Keys, entry_id, seq_of
+from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 from pointsman.router.edges.url import check_url, sentinels
@@ -126,32 +126,15 @@ class RedisStore:
             await self._writer.execute_command("XTRIM", self._keys.log(edge), "MINID", "=", entry_id(before))
         self.commands += 1
 
-    async def read(self, following: Mapping[str, int | None], block_s: float) -> list[Entry]:
+    async def read(self, following: Mapping[str, int], block_s: float) -> list[Entry]:
         keys = self._keys
-        streams: dict[Any, Any] = {
-            keys.log(edge): "$" if position is None else entry_id(position) for edge, position in following.items()
-        }
+        streams: dict[Any, Any] = {keys.log(edge): entry_id(position) for edge, position in following.items()}
         self.commands += 1
         async with _mapped():
             found = await self._reader.xread(streams, count=ENTRIES_PER_READ, block=max(1, int(block_s * 1000)))
         return [
             (keys.edge_of(log), seq_of(entry), fields[FIELD]) for log, entries in found for entry, fields in entries
         ]
-
-    async def add_part(self, snapshot_id: str, part: bytes) -> None:
-        key = self._keys.snapshot(snapshot_id)
-        async with _mapped():
-            pipe = self._writer.pipeline(transaction=False)
-            pipe.rpush(key, part)
-            pipe.expire(key, SNAPSHOT_TTL_S)
-            self.commands += 2
-            await pipe.execute()
-
-    async def parts(self, snapshot_id: str, start: int, count: int) -> list[bytes]:
-        self.commands += 1
-        async with _mapped():
-            found: list[bytes] = await self._writer.lrange(self._keys.snapshot(snapshot_id), start, start + count - 1)
-        return found
 
     async def claim(self, document: Document) -> bool:
         self.commands += 1

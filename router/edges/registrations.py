@@ -1,9 +1,8 @@
 """Registrations that are the same on all edges.
 
-`SharedReplicas` stands between one edge's `ReplicaRegistry` and the others'. What changed here it finds by comparing
-the registry with what is agreed, so the registry needs to know nothing of edges; what others say it writes into the
-registry. Each change has a version one above what was known; the greater `ReplicaRecord.rank` is right, everywhere.
-Registrations last: who says a lesser one than is agreed here is told what is, since it may not hear of it otherwise.
+`SharedReplicas` stands between one edge's `ReplicaRegistry` and the others'. It finds changes made here by comparing
+the registry with the agreed records, so the registry knows nothing of edges; records of other edges it writes into the
+registry. Each change has a version one above the agreed one; the greater `ReplicaRecord.rank` is right on every edge.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pointsman.router.errors import LimitError
 from pointsman.router.fleet.replicas import ReplicaRegistry
 
 MAX_GONE = 4096
-"""Replicas that left are remembered, so that late word of them does not bring them back. When met, the first goes."""
+"""Removed replicas that are remembered, so that a late record does not bring them back. When met, the first goes."""
 
 
 class SharedReplicas:
@@ -35,15 +34,23 @@ class SharedReplicas:
         return f"SharedReplicas({', '.join(f'{r.id}@{r.version}' for r in self._agreed.values())})"
 
     def records(self) -> list[ReplicaRecord]:
-        """All that is agreed, those that left included."""
+        """All agreed records, those of removed replicas included."""
         return list(self._agreed.values())
 
+    def ids(self) -> list[str]:
+        """Ids of all replicas of which a record is agreed."""
+        return list(self._agreed)
+
+    def get(self, replica_id: str) -> ReplicaRecord | None:
+        """The agreed record of a replica."""
+        return self._agreed.get(replica_id)
+
     def lease_ended(self, replica_ids: Iterable[str]) -> None:
-        """These are removed for want of heartbeats."""
+        """These replicas were removed because their heartbeats ceased."""
         self._lease_ended.update(name for name in replica_ids if name in self._agreed)
 
     def changes(self) -> list[ReplicaRecord]:
-        """What this edge's registry has that is not agreed; it is agreed then."""
+        """Local changes since the last call, as records of the next version; they are agreed from here on."""
         if not self.changed:
             return []
         self.changed = False
@@ -64,15 +71,15 @@ class SharedReplicas:
         return changes
 
     def merge(self, record: ReplicaRecord, now_s: float) -> bool:
-        """Another edge says; True when that is right and was not known. What changed here was taken by `changes`
-        before: else the other's word would undo it unheard."""
+        """Takes over the record of another edge; True when it is right and was not known. `changes` was called before:
+        else the record would undo a local change that nobody learned of."""
         assert not self.changed, "changes of the registry come first"
         agreed = self._agreed.get(record.id)
-        if agreed is not None and agreed.rank >= record.rank:
+        if agreed is not None and (agreed == record or agreed.rank >= record.rank):
             return False
         self._agree(record)
         replica = self._replicas.get(record.id)
-        said_anew = False
+        published_again = False
         if record.replica is not None:
             try:
                 self._replicas.learn(record.replica, now_s)
@@ -82,17 +89,12 @@ class SharedReplicas:
         elif replica is not None:
             heard = replica.heard_until_s
             if record.lease_ended and heard is not None and heard > now_s:
-                said_anew = True  # its heartbeats come here
+                published_again = True  # its heartbeats reach this edge
             else:
                 self._replicas.remove(record.id)
-        # The registry says that it changed, but by what was agreed.
-        self.changed = said_anew
+        # The registry reports a change, but that of the agreed record.
+        self.changed = published_again
         return True
-
-    def better(self, record: ReplicaRecord) -> ReplicaRecord | None:
-        """What is agreed of that replica, where another edge that says `record` does not know it."""
-        agreed = self._agreed.get(record.id)
-        return agreed if agreed is not None and agreed.rank > record.rank else None
 
     def _agree(self, record: ReplicaRecord) -> None:
         self._agreed[record.id] = record
@@ -105,7 +107,7 @@ class SharedReplicas:
                 del self._gone[first], self._agreed[first]
 
     def validate(self) -> None:
-        """Raises AssertionError when the registry, with nothing left to tell, is not what is agreed."""
+        """Raises AssertionError when the registry, with no change left to publish, differs from the agreed records."""
         if self.changed:
             return
         here = {saved.id: saved for saved in self._replicas.saved()}

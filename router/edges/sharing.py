@@ -1,9 +1,8 @@
-"""Moves bytes between a `Member` and a store, for as long as the router runs, whatever becomes of the store.
+"""Moves bytes between an `EdgeProtocol` and a store, for as long as the router runs, whatever becomes of the store.
 
-Two loops. One appends what the member has to say, a batch every `flush_s` while there is anything, each batch until it
-arrived; the other follows all other edges' streams. Neither is ever waited for by a lookup. Snapshots go through the
-store beside them. A store that is away is tried again with a growing pause; what happens here meanwhile waits, bounded,
-in the member.
+Two loops. One appends what this edge publishes, a batch every `flush_s` while there is anything, each batch until it
+arrived; the other reads the streams of all other edges. No lookup ever waits for either. A store that is away is tried
+again with a growing pause; what changes here meanwhile waits, bounded, in the tables.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from typing import Any
 import structlog
 
 from pointsman.contract.backoff import Backoff
-from pointsman.router.edges.member import Member, Outgoing
-from pointsman.router.edges.records import Document, EdgeInfo, Notice
-from pointsman.router.edges.snapshot import Snapshot
+from pointsman.contract.events import MAX_EDGES
+from pointsman.router.edges.protocol import EdgeProtocol, Outgoing
+from pointsman.router.edges.records import Document, EdgeInfo
 from pointsman.router.edges.store import Cause, Roster, Store, StoreError
+from pointsman.router.edges.url import is_loopback
 from pointsman.router.metrics.histogram import Histogram
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.readiness import Readiness
@@ -28,10 +28,10 @@ FLUSH_S = 0.005
 """How long what happens is gathered: a few requests of a busy edge, and less than an engine's step."""
 
 IDLE_FLUSHES = 4
-"""Where nothing happens it is looked for so many times less often: what ends the silence is told a little later."""
+"""While nothing changes, changes are looked for so many times less often: the first of them goes out a little later."""
 
 BLOCK_S = 0.25
-"""How long a read waits for news; an edge that comes is followed within this time."""
+"""How long a read waits for a batch; an edge that starts is followed within this time."""
 
 GATHER_S = 0.004
 """Between two reads: batches of several edges come in one."""
@@ -41,13 +41,12 @@ MAX_BACKOFF_S = 1.0
 """Between tries while the store is away."""
 
 STREAM_BYTES = 16 * 1024 * 1024
-"""Of one edge's stream: minutes of a busy edge. Who was away for longer takes a snapshot."""
+"""Size of one edge's stream: minutes of a busy edge. An edge that was away for longer waits for the next round."""
 
 STREAM_ENTRIES = 65_536
 BATCHES_AT_ONCE = 8
 """Applied before lookups get their turn."""
 
-PARTS_AT_ONCE = 8
 LEAVE_S = 1.0
 """For the last batch of an edge that stops."""
 
@@ -72,7 +71,7 @@ class SharingMetrics:
         self.bytes_sent = 0
         self.bytes_read = 0
         self.losses = 0
-        """Times the store was found empty."""
+        """Times the store was found to have lost what it kept."""
 
 
 class Sharing:
@@ -80,7 +79,7 @@ class Sharing:
 
     def __init__(
         self,
-        member: Member,
+        protocol: EdgeProtocol,
         store: Store,
         *,
         info: EdgeInfo,
@@ -88,9 +87,8 @@ class Sharing:
         clock: Clock,
         flush_s: float = FLUSH_S,
         stream_bytes: int = STREAM_BYTES,
-        parts_at_once: int = PARTS_AT_ONCE,
     ) -> None:
-        self.member = member
+        self.protocol = protocol
         self._store = store
         self.info = info
         """As the others find it; its owner may complete it until `run`."""
@@ -98,17 +96,13 @@ class Sharing:
         self._clock = clock
         self._flush_s = flush_s
         self._stream_bytes = stream_bytes
-        self._parts_at_once = parts_at_once
         self.metrics = SharingMetrics()
         self._causes: dict[str, StoreError] = {}
-        """By what was being done: why it cannot be."""
+        """By what this edge was doing: why the store did not serve."""
         self._life = ""
         self._sizes: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fetching = False
-        self._serving = False
-        """One snapshot at a time, each way: who asks meanwhile gets the next."""
         self._readiness.degraded(CONDITION, JOINING)
 
     @property
@@ -117,7 +111,7 @@ class Sharing:
         return next((error.cause for error in self._causes.values()), None)
 
     async def run(self) -> None:
-        """Until cancelled; says goodbye then. After an exception it may be run again."""
+        """Shares until cancelled, and then publishes that this edge stops. After an exception it may be run again."""
         leaves = False
         try:
             await self._join()
@@ -132,17 +126,27 @@ class Sharing:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._fetching = self._serving = False
             if leaves:
                 await self._leave()
 
     def sweep(self, now_s: float) -> None:
-        """A few times a second: ends edges that are silent, asks for what is missing."""
-        for edge in self.member.sweep(now_s):
+        """Ends edges that are silent; called a few times a second."""
+        for edge in self.protocol.sweep(now_s):
             log.warning("edge is silent, its work in flight is not counted", edge=edge)
-        if forgotten := self.member.peers.take_forgotten():
+        if forgotten := self.protocol.peers.take_forgotten():
             self._spawn(self._forget(forgotten))
         self._report()
+
+    def other_edges(self, address: str) -> dict[str, str]:
+        """Admin URLs, by id, of the other edges that are alive: an engine at `address` is to report to each of them.
+
+        Loopback URLs are left out, unless the engine is on this host and they lead it to the edge that gave them.
+        """
+        here = is_loopback(f"//{address}")
+        infos = [peer.info for peer in self.protocol.peers.alive][:MAX_EDGES]
+        return {
+            info.edge: info.admin_url for info in infos if info.admin_url and (here or not is_loopback(info.admin_url))
+        }
 
     # The loops
 
@@ -156,19 +160,18 @@ class Sharing:
                 await backoff.pause()
             else:
                 self._worked("join")
-                self.member.restore(kept.replicas, kept.documents, self._clock())
+                self.protocol.restore(kept.replicas, kept.documents, self._clock())
                 log.info("joined", edge=self.info.edge, replicas=len(kept.replicas))
                 return
 
     async def _write(self) -> None:
-        member = self.member
         pending: Outgoing | None = None
         pause_s = self._flush_s
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             _heed_cancel()
             if pending is None:
-                pending = member.next_batch(self._clock())
+                pending = self.protocol.next_batch(self._clock())
             if pending is None:
                 pause_s = min(2 * pause_s, IDLE_FLUSHES * self._flush_s)
             else:
@@ -181,9 +184,6 @@ class Sharing:
                 pending, pause_s = None, self._flush_s
                 backoff.reset()
                 self._worked("write")
-            if not self._serving and (snapshot := member.snapshot_wanted(self._clock())) is not None:
-                self._serving = True
-                self._spawn(self._serve(snapshot))
             await asyncio.sleep(pause_s)
 
     async def _append(self, outgoing: Outgoing) -> None:
@@ -195,7 +195,7 @@ class Sharing:
             roster = await self._store.append(info.edge, outgoing, info, keep_from=keep_from)
         except StoreError as error:
             if error.cause is Cause.FULL:
-                # What others missed of it they will be told by a snapshot, when there is room again.
+                # Edges that had not read it learn its states from the next round, when there is room again.
                 await self._store.drop_history(info.edge, outgoing.seq)
                 while len(self._sizes) > 1:
                     self._kept_bytes -= self._sizes.popleft()[1]
@@ -218,17 +218,17 @@ class Sharing:
     def _take_roster(self, roster: Roster) -> None:
         if self._life and roster.life != self._life:
             self.metrics.losses += 1
-            log.warning("the store lost what it kept; telling it all again")
-            self.member.store_emptied()
+            log.warning("the store lost what it kept; publishing it all again")
+            self.protocol.store_emptied()
         self._life = roster.life
-        self.member.roster(roster.edges, self._clock())
+        self.protocol.meet(roster.edges, self._clock())
 
     async def _read(self) -> None:
-        member = self.member
+        protocol = self.protocol
         backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         while True:
             _heed_cancel()
-            following, taken = member.following(), member.counters.taken
+            following = protocol.following()
             if not following:
                 await asyncio.sleep(BLOCK_S)
                 continue
@@ -242,64 +242,15 @@ class Sharing:
             self._worked("read")
             for count, (edge, seq, payload) in enumerate(entries, 1):
                 self.metrics.bytes_read += len(payload)
-                if member.counters.taken != taken:
-                    break  # a snapshot set positions back: what follows them is read again
-                member.hear(edge, seq, payload, self._clock())
+                protocol.receive(edge, seq, payload, self._clock())
                 if count % BATCHES_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            if not self._fetching and (offer := member.offer()) is not None:
-                self._fetching = True
-                self._spawn(self._fetch(offer))
             await asyncio.sleep(GATHER_S)
 
-    # Snapshots
-
-    async def _serve(self, snapshot: Snapshot) -> None:
-        count = 0
-        try:
-            for part in snapshot.chunks():
-                await self._store.add_part(snapshot.id, part)
-                count += 1
-        except StoreError as error:
-            self._failed_once("snapshot", error)
-            return
-        finally:
-            self._serving = False
-        self.member.announce(snapshot, count)
-        log.info("snapshot for others", snapshot=snapshot.id, edges=snapshot.edges, parts=count)
-
-    async def _fetch(self, notice: Notice) -> None:
-        member = self.member
-        try:
-            complete = await self._take_parts(notice)
-        except StoreError as error:
-            self._failed_once("snapshot", error)
-            complete = False
-        finally:
-            self._fetching = False
-        if complete:
-            member.took(notice)
-            log.info("snapshot taken", snapshot=notice.id, parts=notice.chunks, in_step=member.in_step)
-        else:
-            member.gave_up()
-
-    async def _take_parts(self, notice: Notice) -> bool:
-        """False when a part is gone, or is none."""
-        for start in range(0, notice.chunks, self._parts_at_once):
-            wanted = min(self._parts_at_once, notice.chunks - start)
-            parts = await self._store.parts(notice.id, start, wanted)
-            if len(parts) < wanted:
-                return False
-            for part in parts:
-                if not self.member.take(part, self._clock()):
-                    return False
-                await asyncio.sleep(0)
-        return True
-
     async def claim(self, name: str, body: dict[str, object]) -> bool:
-        """Before a document is put live here: False when another edge put a later one that is not known here yet. True
-        without asking anybody while the store is away; the edges then agree on one when it is back."""
-        document = Document(name=name, version=self.member.documents.next_version(name), body=body)
+        """Reserves the next version of a document before it is put live here: False when another edge put a later one
+        that is not known here yet. True while the store is away; the edges then agree on one when it is back."""
+        document = Document(name=name, version=self.protocol.documents.next_version(name), body=body)
         try:
             return await self._store.claim(document)
         except StoreError as error:
@@ -313,15 +264,15 @@ class Sharing:
             self._failed_once("forget", error)
 
     async def _leave(self) -> None:
-        self.member.leaving = True
+        self.protocol.leaving = True
         try:
             async with asyncio.timeout(LEAVE_S):
-                last = self.member.next_batch(self._clock())
+                last = self.protocol.next_batch(self._clock())
                 if last is not None and not self._causes:
                     await self._store.append(self.info.edge, last, _at(self.info, last.seq), keep_from=1)
                     await self._store.forget([self.info.edge])
         except (StoreError, TimeoutError):
-            log.info("the others are not told that this edge leaves")
+            log.info("other edges cannot learn that this edge stops")
         await self._store.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -345,7 +296,7 @@ class Sharing:
         self._report()
 
     def _failed_once(self, doing: str, error: StoreError) -> None:
-        """What may never be done again: the loops say whether the store serves."""
+        """Counts and logs a failure of an operation that may never be repeated; readiness is left to the loops."""
         self.metrics.errors[error.cause] += 1
         log.warning("shared state: the store did not serve", doing=doing, cause=error.cause, error=str(error))
 
@@ -355,13 +306,13 @@ class Sharing:
             self._report()
 
     def _report(self) -> None:
-        peers = self.member.peers
+        peers = self.protocol.peers
         refused = next((f"{peer.info.name or peer.info.edge}: {peer.refused}" for peer in peers if peer.refused), "")
         if self._causes:
             self._readiness.degraded(CONDITION, str(next(iter(self._causes.values()))))
         elif refused:
             self._readiness.degraded(CONDITION, refused)
-        elif not self.member.in_step:
+        elif not self.protocol.in_step:
             self._readiness.degraded(CONDITION, CATCHING_UP)
         else:
             self._readiness.restored(CONDITION)

@@ -1,8 +1,7 @@
 """Where edges leave their batches for each other: what a store can do, and how it fails.
 
-A store keeps bytes in order and knows nothing of what they mean. Every call may fail with StoreError, whose `cause` is
-a word for metrics and people; nothing else escapes. `pointsman.router.edges.redis_store` is the one there is; without
-one, an edge is alone and shares nothing.
+A store keeps bytes in order and does not read them. Every call may raise StoreError, whose `cause` is a word for
+metrics and people; no other error leaves a store. `pointsman.router.edges.redis_store` is the one there is.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
 from pointsman.router.errors import RouterError
 
@@ -46,7 +45,7 @@ class StoreError(RouterError):
 
 @dataclass(frozen=True)
 class Kept:
-    """What the store keeps for an edge that comes when nobody is there to ask."""
+    """What the store keeps for an edge that starts, whether others run or not."""
 
     replicas: list[ReplicaRecord] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
@@ -54,7 +53,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Roster:
-    """Who is there."""
+    """The edges that publish in a store."""
 
     life: str
     """Another one means that the store lost what it kept."""
@@ -78,14 +77,8 @@ class Store(Protocol):
     async def drop_history(self, edge: str, before: int) -> None:
         """Makes room: batches before this one go."""
 
-    async def read(self, following: Mapping[str, int | None], block_s: float) -> list[Entry]:
-        """What came after these positions (None: what comes from now on), waiting so long when nothing did."""
-
-    async def add_part(self, snapshot_id: str, part: bytes) -> None:
-        """The next part of a snapshot."""
-
-    async def parts(self, snapshot_id: str, start: int, count: int) -> list[bytes]:
-        """Parts of a snapshot; fewer when they are gone."""
+    async def read(self, following: Mapping[str, int], block_s: float) -> list[Entry]:
+        """Batches after these numbers, by edge, waiting up to `block_s` seconds for the first."""
 
     async def claim(self, document: Document) -> bool:
         """Keeps a document if no later version is kept; False when one is."""

@@ -1,8 +1,9 @@
-"""Addresses of stores, as settings name them."""
+"""Addresses of stores and of other edges."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -37,3 +38,12 @@ def sentinels(url: str) -> list[tuple[str, int]]:
 def without_password(url: str) -> str:
     """For people and logs."""
     return _PASSWORD.sub(r"\1***@", url)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to the host that follows it. False for any name but `localhost`."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

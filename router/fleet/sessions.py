@@ -4,8 +4,8 @@
 `ttl_s` is as good as none; the table holds at most `max_sessions`, the least recently seen goes first. Pins name the
 replica, not its slot, so a pin never leads to another replica that took the slot over.
 
-Between edges the pin that moved more often is right, and of two that moved as often the one to the greater replica id:
-so edges that heard the same pins, in any order, have the same table. `changed` collects what other edges do not know.
+Between edges the pin that moved more often is right, and of two that moved as often the one to the greater replica id,
+in whatever order they arrive. `changed` collects pins that other edges have not been sent.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ MAX_SESSIONS = 200_000
 """About 60 MB. Agents hold a session for minutes to hours; one edge with more live ones than this is rare."""
 
 MAX_CHANGED = 65_536
-"""Sessions waiting to be told: about 6 MB. Beyond, they are dropped and the other edges ask for a snapshot."""
+"""Sessions waiting to be published, or saved: about 6 MB. Beyond, they are dropped, and repeated later."""
 
 DEFAULT_TTL_S = 3600.0
 
-RETELL_SHARE = 0.25
-"""A pin in use is told again after this share of its TTL, so that it does not end elsewhere."""
+REPUBLISH_SHARE = 0.25
+"""A pin in use is published again after this share of its TTL, so that it does not end on other edges."""
+
+REFRESH_S = 1.0
+"""A pin that another edge saw in use later than this one did is renewed when it is by so much."""
 
 
 class SessionTable:
@@ -29,13 +32,11 @@ class SessionTable:
 
     def __init__(self, *, max_sessions: int = MAX_SESSIONS) -> None:
         self._max = max_sessions
-        # Replica, last seen, moves, last told; insertion order is last-seen order.
-        self._pins: dict[str, tuple[str, float, int, float]] = {}
-        self._retell_s = RETELL_SHARE * DEFAULT_TTL_S
+        # Replica, last seen, moves, last published, writer; insertion order is nearly last-seen order.
+        self._pins: dict[str, tuple[str, float, int, float, str]] = {}
+        self._republish_s = REPUBLISH_SHARE * DEFAULT_TTL_S
         self.changed: dict[str, None] | None = None
-        """Sessions to tell other edges of, at most `MAX_CHANGED`; None where there are none."""
-        self.overrun = False
-        """More changed than that: what is told next has a gap before it."""
+        """Sessions whose pins other edges have not been sent, at most `MAX_CHANGED`; None on an edge that is alone."""
         self.unsaved: dict[str, None] | None = None
         """Sessions whose pins are to be saved, at most `MAX_CHANGED`; None where nobody saves any."""
         self.unsaved_overrun = False
@@ -50,8 +51,17 @@ class SessionTable:
 
     def __iter__(self) -> Iterator[tuple[str, str, float]]:
         """Session, replica id and last-seen second, least recently seen first; as they were when the walk began."""
-        for session, (replica, seen_s, _, _) in self._pins.copy().items():
+        for session, (replica, seen_s, *_) in self._pins.copy().items():
             yield session, replica, seen_s
+
+    def names(self) -> list[str]:
+        """All pinned sessions at this moment."""
+        return list(self._pins)
+
+    def writer(self, session: str) -> str | None:
+        """Id of the other edge that published the pin of a session; empty for this edge, None without a pin."""
+        pin = self._pins.get(session)
+        return None if pin is None else pin[4]
 
     def export(self) -> list[tuple[str, str, int, float]]:
         """Session, replica id, moves and last-seen second of all pins, least recently seen first."""
@@ -75,44 +85,49 @@ class SessionTable:
     def pin(self, session: str, replica: str, now_s: float) -> None:
         """Pins or renews."""
         before = self._pins.pop(session, None)
-        moves, told_s = 1, now_s
+        moves, published_s = 1, now_s
         if before is None:
             self._make_room()
         elif before[0] == replica:
             moves = before[2]
-            if now_s - before[3] < self._retell_s:
-                told_s = before[3]
+            if now_s - before[3] < self._republish_s:
+                published_s = before[3]
         else:
             moves = before[2] + 1
-        self._pins[session] = (replica, now_s, moves, told_s)
-        if told_s == now_s:
+        self._pins[session] = (replica, now_s, moves, published_s, "")
+        if published_s == now_s:
             if self.changed is not None:
                 self.changed[session] = None
                 if len(self.changed) > MAX_CHANGED:
                     self.changed.clear()
-                    self.overrun = True
             if self.unsaved is not None:
                 self.unsaved[session] = None
                 if len(self.unsaved) > MAX_CHANGED:
                     self.unsaved.clear()
                     self.unsaved_overrun = True
 
-    def told(self, session: str) -> tuple[str, int, float] | None:
-        """Return the pin of a session to publish: replica id, moves, last seen; None when it is not pinned."""
+    def state(self, session: str) -> tuple[str, int, float] | None:
+        """The pin of a session as edges publish it: replica id, moves, last seen; None when it is not pinned."""
         pin = self._pins.get(session)
         return None if pin is None else (pin[0], pin[2], pin[1])
 
-    def learn(self, session: str, replica: str, moves: int, seen_s: float, now_s: float) -> bool:
-        """Takes over what another edge said of a session; True if it knew better."""
+    def learn(self, session: str, replica: str, moves: int, seen_s: float, now_s: float, *, writer: str = "") -> bool:
+        """Takes over a pin that another edge published, or that was saved; True if it changes this one.
+
+        - `moves`, `replica`: of two pins the greater pair is right.
+        - `seen_s`: when the session was seen there.
+        - `writer`: id of the edge that answers for the pin; empty for this one.
+        """
         before = self._pins.get(session)
         if before is not None:
-            if (before[2], before[0]) > (moves, replica):
+            known = (before[2], before[0])
+            if known > (moves, replica) or (known == (moves, replica) and seen_s < before[1] + REFRESH_S):
                 return False
             seen_s = max(seen_s, before[1])
             del self._pins[session]
         else:
             self._make_room()
-        self._pins[session] = (replica, seen_s, moves, now_s)
+        self._pins[session] = (replica, seen_s, moves, now_s, writer)
         return True
 
     def _make_room(self) -> None:
@@ -125,9 +140,9 @@ class SessionTable:
 
     def expire(self, now_s: float, ttl_s: float) -> int:
         """Drops pins not seen for `ttl_s`; how many."""
-        self._retell_s = RETELL_SHARE * ttl_s
+        self._republish_s = REPUBLISH_SHARE * ttl_s
         stale = []
-        for session, (_, seen_s, _, _) in self._pins.items():
+        for session, (_, seen_s, *_) in self._pins.items():
             if now_s - seen_s <= ttl_s:
                 break
             stale.append(session)

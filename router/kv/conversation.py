@@ -1,8 +1,8 @@
-"""One conversation, and which of two words on it is right.
+"""One conversation, and which of two states of it is right.
 
-Whatever an edge says of a conversation, and whatever is kept of one, is a **word**: which turn it is at, the replica
-that its last request went to and the life of the engine there, how much is kept. Words are totally ordered by `rank`,
-whoever said them, and each act of an edge makes a greater one.
+A conversation's state says which turn it is at, the replica that its last request went to and the incarnation of the
+engine there, and how much is kept. Edges publish it. States are totally ordered by `rank`, whichever edge they come
+from, and each change that an edge makes yields a greater one: the last writer wins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Phase(IntEnum):
     UNDER_WAY = 0
     """A request of it is, at this edge."""
     ELSEWHERE = 1
-    """The same, at another edge, as that one said."""
+    """A request of it is, at another edge that published so."""
     PAUSING = 2
     """None is, and one is likely to follow."""
     DORMANT = 3
@@ -48,7 +48,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     tail: int
 
 
-Rank = tuple[int, str, int, bool, bool, int, int, int, int, int, int, bool]
+Rank = tuple[int, str, int, bool, int, int, int, int, int, int, bool]
 
 
 class Conversation(msgspec.Struct, gc=False):
@@ -56,7 +56,7 @@ class Conversation(msgspec.Struct, gc=False):
 
     name: Name
     slot: int
-    """NO_SLOT while it is nowhere at home."""
+    """NO_SLOT for one that the table does not have, or dropped."""
     tokens: int
     """Prompt and answer so far; exact once the engine said so."""
     shared: int
@@ -76,17 +76,17 @@ class Conversation(msgspec.Struct, gc=False):
     """Of these under way at this edge."""
     phase: Phase = Phase.PAUSING
     born_ms: int = 0
-    """Which life of its home's engine has its KV, as said by who placed it; 0 where that was not known there."""
+    """Start time of the engine incarnation that has its KV, in milliseconds since 1970; 0 is unknown."""
     home: str = ""
-    """Id of the replica that its last request went to; empty for one that the table let go."""
-    lost: bool = False
-    """That life is over, or nobody answered its first request: it has no home until its next turn."""
+    """Id of the replica that its last request went to; empty for one that the table dropped."""
+    writer: str = ""
+    """Id of the other edge that published this state; empty for a state that this edge wrote."""
 
     # Known at the edge alone that has the requests under way.
     stands: int = 0
     """The turn, of this edge, that all of this describes."""
     answered: bool = True
-    """An answer to that turn began, or another edge spoke of it. Until then all of this is pending."""
+    """An answer to that turn began, or another edge published it. Until then all of this is pending."""
     before: Kept | None = None
     """While it is pending: as it was last answered; None where no turn was."""
     pending: dict[int, Kept] | None = None
@@ -130,14 +130,13 @@ class Conversation(msgspec.Struct, gc=False):
 
     @property
     def rank(self) -> Rank:
-        """Of two words on one conversation the greater is right: the later turn, and of two alike the greater replica
-        id, the later life, the one known to be over, the one an engine told of, the longer. The rest makes the order
-        total; whether a request is under way comes last, since each edge may give up waiting for its end."""
+        """Of two states of one conversation the greater is right: the later turn; of equal turns the greater replica
+        id, the later incarnation, the length that an engine reported, the longer. The rest makes the order total;
+        whether a request is under way comes last, since each edge may give up waiting for its end."""
         return (
             self.turn,
             self.home,
             self.born_ms,
-            self.lost,
             self.prompt_tokens > 0,
             self.tokens,
             self.prompt_tokens,
@@ -149,7 +148,7 @@ class Conversation(msgspec.Struct, gc=False):
         )
 
     def outranks(self, other: Conversation) -> bool:
-        """Whether this word is right, and the other, on the same conversation, is not."""
+        """Whether this state of a conversation is right, and the other is not."""
         return self.turn > other.turn or (self.turn == other.turn and self.rank > other.rank)
 
 

@@ -10,13 +10,10 @@ can harm. The others are *dormant*: nobody saves room for them, and should one g
 A conversation is named by its session key. Without one it is named by a key near the end of its prompt, which its next
 prompt contains; prompts that end alike are then one conversation, and so is their KV.
 
-**Edges that heard the same, in any order, have the same table.** It keeps of each conversation the greatest word that
-was heard, by `Conversation.rank`, also when nobody's KV is behind it: a replica that left or an engine that restarted
-takes its conversations' homes and never their words, which are told, and are in snapshots, like any other. Whether a
-word has a home follows from what all edges are told: which replicas are registered, and when the life of each engine
-began. Only where an engine does not say that, the loss itself is told, and makes the word greater.
-
-So a conversation that lost its home begins again, but its turns go on.
+**A conversation's state is replicated, last writer wins.** Of two states the one of greater rank is kept, in whatever
+order they arrive. A conversation is dropped with its home: when its replica leaves, or when the engine
+there starts again. A state of an incarnation before the one known here is refused, so an edge that learns of a restart
+late brings nothing back. What is dropped begins again with its next turn.
 
 **What a client announces is pending until it is answered.** From its decision on a request counts, so that those who
 come next find the room taken; it stays only when an answer begins (`answered`). A request that ends without one, be it
@@ -30,13 +27,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, takewhile
 
 from msgspec.structs import replace
 
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.router.edges.homeless import MAX_HOMELESS, Homeless
 from pointsman.router.kv.columns import KVColumns
 from pointsman.router.kv.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Kept, Name, Phase, tail_of
 from pointsman.router.kv.idle_timeout import Silence
@@ -71,8 +67,7 @@ class Conversations:
         self._homes: dict[int, str] = {}
         """By slot, its replica's id."""
         self._born: dict[int, int] = {}
-        """By slot, when the life of its engine began that is known; not where that is unsaid."""
-        self._homeless = Homeless()
+        """By slot, start time of its engine where that is known, in milliseconds since 1970."""
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
@@ -80,20 +75,16 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._known)
 
+    def names(self) -> list[Name]:
+        """Names of all conversations at this moment, in no order."""
+        return list(self._known)
+
     def __iter__(self) -> Iterator[Conversation]:
         """Least recently seen first."""
         return iter(sorted(self._known.values(), key=_seen_s))
 
-    def words(self) -> list[Conversation]:
-        """The last word on each, also where it has no home; least recently seen first."""
-        return sorted([*self._known.values(), *self._homeless], key=_seen_s)
-
-    def word(self, name: Name) -> Conversation | None:
-        """The last word on one."""
-        return self._known.get(name) or self._homeless.get(name)
-
     def __repr__(self) -> str:
-        return f"Conversations({self.live} live of {len(self)}, at most {self._max}; {len(self._homeless)} homeless)"
+        return f"Conversations({self.live} live of {len(self)}, at most {self._max})"
 
     @property
     def live(self) -> int:
@@ -152,7 +143,7 @@ class Conversations:
             if not known.under_way:
                 self.silence.went_on(now_s - known.seen_s)
         known.turn += 1
-        known.stands = known.turn
+        known.stands, known.writer = known.turn, ""
         known.in_flight += in_flight
         self._become(known, UNDER_WAY if known.in_flight else PAUSING, now_s)
         self._settle(known, slot, tokens, known.shared if known.slot == slot else resident)
@@ -204,11 +195,11 @@ class Conversations:
         else:
             kept, known.before, known.answered = known.before, None, True
         if kept is None or not self._is_there(kept) or (kept.name != known.name and kept.name in self._known):
-            self._unhouse(known, lost=True)
+            self._drop(known)
             return
         if kept.name != known.name:
             self._rename(known, kept.name)
-        # A greater word than the one that is taken back, which other edges were told.
+        # A greater state than the one that is taken back, which was published.
         known.turn += 1
         known.stands = kept.stands
         self._settle(known, kept.slot, kept.tokens, kept.shared)
@@ -227,11 +218,11 @@ class Conversations:
             return
         if turn == known.stands:
             if known.slot != slot:
-                # Edges that were told of the placement would else take one of the two homes by its name.
+                # Edges that have the placement's state would else keep one of the two homes by its name.
                 known.turn += 1
                 self._settle(known, slot, known.tokens, 0)
                 if lost:
-                    self._unhouse(known, lost=True)
+                    self._drop(known)
         elif known.before is not None and turn == known.before.stands:
             # A later turn describes it, here or at another edge: that one's home is not for this request to say.
             home, born_ms = self._homes.get(slot, ""), self._born.get(slot, 0)
@@ -246,54 +237,50 @@ class Conversations:
         if known.slot == slot and known.prompt_bytes == prompt_bytes:
             tokens = prompt_tokens + completion_tokens
             if known.prompt_tokens and (tokens, prompt_tokens) < (known.tokens, known.prompt_tokens):
-                return  # another request of the same length was told of: the longer is right, as other edges have it
+                return  # another request of the same length was reported: the longer is right, as on other edges
             known.prompt_tokens = prompt_tokens
             self._settle(known, slot, tokens, min(known.shared, tokens))
 
     def get(self, name: Name) -> Conversation | None:
         return self._known.get(name)
 
-    def learn(self, word: Conversation, slot: int, *, was: Name | None = None) -> bool:
-        """Takes another edge's word, which is the table's from here on, if it is greater than what is known; True if it
-        was. `slot` is that of its home, NO_SLOT where that is not registered; `was` its name before, which it gave up.
+    def learn(self, state: Conversation, slot: int, *, was: Name | None = None) -> bool:
+        """Takes over a state that another edge published, if it is greater than the one known here; True if it was.
+
+        - `state`: an empty `home` says that its writer dropped the conversation; a state of another writer stays.
+        - `slot`: of its home; NO_SLOT where that is not registered here, and the state is of no use.
+        - `was`: the name that it gave up, None where it kept its name.
         """
-        if was is not None and was != word.name:
-            self._give_up(was, word.turn)
-        before = self.word(word.name)
-        word.lost = word.lost or 0 < word.born_ms < self._born.get(slot, 0)
-        if before is not None and not word.outranks(before):
-            return False
-        if slot == NO_SLOT or word.lost:
-            if before is not None and before.slot != NO_SLOT:
+        if was is not None and was != state.name:
+            before = self._known.get(was)
+            if before is not None and before.turn < state.turn:
                 self._drop(before)
-            self._homeless.put(word)
-        else:
-            self._take(word, slot)
+        known = self._known.get(state.name)
+        if not state.home:
+            if known is not None and known.writer == state.writer:
+                self._drop(known)
+            return known is not None and known.slot == NO_SLOT
+        if slot == NO_SLOT or 0 < state.born_ms < self._born.get(slot, 0):
+            return False
+        if known is not None and not state.outranks(known):
+            return False
+        self._take_over(state, slot)
         return True
 
-    def _take(self, word: Conversation, slot: int) -> None:
-        """That is so, and it is at home there."""
-        known = self._known.get(word.name)
+    def _take_over(self, state: Conversation, slot: int) -> None:
+        """That state is right, and its home is on `slot`."""
+        known = self._known.get(state.name)
         if known is None:
-            known = self._begin(word.name, slot, word.shared, word.seen_s)
-        elif not known.under_way and word.turn > known.turn:
-            self.silence.went_on(max(0.0, word.seen_s - known.seen_s))
+            known = self._begin(state.name, slot, state.shared, state.seen_s)
+        elif not known.under_way and state.turn > known.turn:
+            self.silence.went_on(max(0.0, state.seen_s - known.seen_s))
         if not known.in_flight:
-            self._become(known, word.phase, max(word.seen_s, known.seen_s))
-        self._settle(known, slot, word.tokens, word.shared)
-        known.born_ms, known.turn = word.born_ms, word.turn
+            self._become(known, state.phase, max(state.seen_s, known.seen_s))
+        self._settle(known, slot, state.tokens, state.shared)
+        known.born_ms, known.turn, known.writer = state.born_ms, state.turn, state.writer
         known.stands, known.answered, known.before, known.pending = 0, True, None, None
-        known.prompt_bytes, known.prompt_tokens = word.prompt_bytes, word.prompt_tokens
-        known.tail_at, known.tail = word.tail_at, word.tail
-
-    def _give_up(self, name: Name, turn: int) -> None:
-        """A conversation of that name goes on under another, at that turn."""
-        before = self.word(name)
-        if before is not None and before.turn < turn:
-            if before.slot == NO_SLOT:
-                self._homeless.pop(name)
-            else:
-                self._drop(before)
+        known.prompt_bytes, known.prompt_tokens = state.prompt_bytes, state.prompt_tokens
+        known.tail_at, known.tail = state.tail_at, state.tail
 
     def expire(self, now_s: float) -> int:
         """The silent no longer count, and those silent for the ttl are forgotten; how many."""
@@ -309,51 +296,44 @@ class Conversations:
         for known in over:
             self._drop(known)
             self.silence.ended()
-        self._homeless.expire(now_s - self.silence.ttl_s)
         return len(over)
 
     def add_slot(self, slot: int, home: str) -> None:
-        """A replica takes a slot: conversations that are at home with it, for all that was heard, come home."""
+        """A replica, `home` by its id, takes a slot."""
         self._homes[slot] = home
-        for word in self._homeless.of(home):
-            self._take(word, slot)
 
-    def clear_slot(self, slot: int) -> None:
-        """Its replica left: its conversations begin again, wherever they go, unless it comes back before that."""
-        self._uproot(slot, lambda known: True, lost=False)
+    def clear_slot(self, slot: int) -> list[Name]:
+        """Drops the conversations of a replica that left; names of those that this edge wrote."""
+        names = self._drop_at(slot, 0)
         self._homes.pop(slot, None)
         self._born.pop(slot, None)
+        return names
 
-    def engine_lives(self, slot: int, born_ms: int, *, restarted: bool = False) -> Sequence[Name]:
-        """A slot's engine began this life then (0: unsaid), and what others before it kept is lost. `restarted`: they
-        are known to have been; else conversations of a life that nobody named stay.
+    def engine_started(self, slot: int, born_ms: int, *, restarted: bool = False) -> list[Name]:
+        """Drops the conversations whose KV an earlier incarnation of the engine on a slot had; names of those
+        that this edge wrote.
 
-        Returns those whose loss does not follow from when lives began: other edges must be told of it.
+        - `born_ms`: start time of the incarnation that reports, in milliseconds since 1970; 0 is unknown.
+        - `restarted`: it was seen to follow another one. Otherwise conversations of an unknown incarnation stay.
         """
         if born_ms <= self._born.get(slot, 0) and not restarted:
-            return ()
+            return []
         self._born[slot] = born_ms
-        least_ms = 0 if restarted else 1
-        lost = self._uproot(slot, lambda known: not born_ms or least_ms <= known.born_ms < born_ms, lost=True)
-        return [known.name for known in lost if not 0 < known.born_ms < born_ms]
+        return self._drop_at(slot, born_ms, unknown=restarted)
 
-    def _uproot(self, slot: int, gone: Callable[[Conversation], bool], *, lost: bool) -> Sequence[Conversation]:
-        """They have no home any more; `lost`: nor will they with that replica."""
+    def _drop_at(self, slot: int, born_ms: int, *, unknown: bool = True) -> list[Name]:
+        """Drops what is on a slot: of incarnations before `born_ms` (0: of all), and of `unknown` ones."""
         if not self._of_slot.get(slot):
-            return ()
-        uprooted = [known for known in self._known.values() if known.slot == slot and gone(known)]
-        for known in uprooted:
-            self._unhouse(known, lost=lost)
-        return uprooted
-
-    def _unhouse(self, known: Conversation, *, lost: bool) -> None:
-        """It has no home any more, but a last word; `lost`: nor will it have one with that replica."""
-        home = known.home
-        self._drop(known)
-        known.home, known.lost = home, lost
-        known.phase = PAUSING if known.phase is UNDER_WAY else known.phase
-        known.before = known.pending = None
-        self._homeless.put(known)
+            return []
+        least_ms = 0 if unknown else 1
+        dropped = [
+            known
+            for known in self._known.values()
+            if known.slot == slot and (not born_ms or least_ms <= known.born_ms < born_ms)
+        ]
+        for known in dropped:
+            self._drop(known)
+        return [known.name for known in dropped if not known.writer]
 
     def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
         if len(self._known) >= self._max:
@@ -361,9 +341,7 @@ class Conversations:
             for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
                 self._drop(known)
                 self.evicted += 1
-        word = self._homeless.pop(name)
-        turn = 0 if word is None else word.turn
-        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, turn)
+        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
         known.home = self._homes.get(slot, "")
         self._in_phase[known.phase][name] = known
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
@@ -371,11 +349,10 @@ class Conversations:
 
     def _rename(self, known: Conversation, name: Name) -> None:
         """It goes on under another name, which may have been that of a prompt that ended alike."""
-        alike = self._known.get(name) or self._homeless.pop(name)
+        alike = self._known.get(name)
         if alike is not None:
             known.turn = max(known.turn, alike.turn)
-            if alike.slot != NO_SLOT:
-                self._drop(alike)
+            self._drop(alike)
         for table in (self._known, self._in_phase[known.phase]):
             del table[known.name]
             table[name] = known
@@ -410,7 +387,8 @@ class Conversations:
         if known.live:
             self._columns.add_footprint(known.slot, -known.own)
         self._of_slot[known.slot] -= 1
-        known.slot, known.home = NO_SLOT, ""
+        known.slot, known.home, known.in_flight = NO_SLOT, "", 0
+        known.before = known.pending = None
 
     def validate(self) -> None:
         """Raises AssertionError when table and column disagree."""
@@ -425,8 +403,7 @@ class Conversations:
         assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
         for phase, table in zip(Phase, self._in_phase, strict=True):
             assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
-        assert len(self._homeless) <= MAX_HOMELESS, "more homeless conversations than the limit"
-        assert all(one.slot == NO_SLOT and one.name not in self._known for one in self._homeless), "home or homeless?"
+        assert all(one.slot != NO_SLOT for one in known), "a dropped conversation in the table"
         assert all(one.home == self._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
         assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
         assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"

@@ -68,9 +68,7 @@ class KVCounters:
     def __init__(self) -> None:
         self.messages = 0
         self.keys = 0
-        """Keys stored or evicted, as engines reported to this edge."""
-        self.keys_elsewhere = 0
-        """Keys stored or evicted, as other edges relayed."""
+        """Prefix keys that engines reported as stored or evicted."""
         self.resyncs = 0
         """Messages answered with the request for a snapshot."""
         self.restarts = 0

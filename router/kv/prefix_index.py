@@ -141,24 +141,6 @@ class PrefixIndex:
         if self._expected:
             self._settle(key, mask)
 
-    def stored_by(self, slots: Sequence[int], keys: Iterable[int]) -> None:
-        """Several replicas hold each of these keys."""
-        if len(slots) == 1:
-            for key in keys:
-                self.stored(slots[0], key)
-            return
-        mask = 0
-        for slot in slots:
-            mask |= self._masks[slot]
-        first, rest = slots[0], mask ^ self._masks[slots[0]]
-        for key in keys:
-            self.stored(first, key)
-            bits = self._recent[key]
-            if bits & mask != mask:
-                self._recent[key] = self._share(bits | mask)
-            if self._expected:
-                self._settle(key, rest & self._expected.get(key, 0))
-
     def evicted(self, slot: int, key: int) -> None:
         """A replica says that it no longer holds it."""
         mask = self._masks[slot]
@@ -382,14 +364,6 @@ class PrefixIndex:
                 if bits:
                     groups.setdefault(bits, []).append(key)
             yield [(self._slots(bits), group) for bits, group in groups.items()]
-
-    def expectations(self) -> list[tuple[float, int, Sequence[int]]]:
-        """Expectations by prompt: (end, slot, keys), confirmed ones included."""
-        found = []
-        for end_s, mask, keys in self._marks:
-            if not mask & self._dead:
-                found.append((end_s, self._slot_of_bit.item(mask.bit_length() - 1), keys))
-        return found
 
     def snapshot(self) -> Iterator[tuple[int, list[int]]]:
         """Confirmed residency: (key, slots that hold it), least recently used first."""

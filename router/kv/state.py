@@ -8,20 +8,21 @@ drives it as the router does.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from pointsman.contract.events import EngineEvents, EngineLoad
 from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import MAX_PROMPT_TOKENS
-from pointsman.router.edges.outbox import KVOutbox
 from pointsman.router.kv.columns import KVColumns
+from pointsman.router.kv.conversation import Conversation, Name
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
-from pointsman.router.kv.event_cursor import Feed
+from pointsman.router.kv.event_cursor import EventCursor
 from pointsman.router.kv.key_tokens import KeyTokens
 from pointsman.router.kv.lessons import Lessons
 from pointsman.router.kv.mirrors import Mirrors
+from pointsman.router.kv.outbox import KVOutbox
 from pointsman.router.kv.parts import KVCounters, Placement, Prompt, arrived_tokens, best_of, deepest_of
 from pointsman.router.kv.prefill_backlog import PrefillBacklog
 from pointsman.router.kv.prefill_times import PrefillTimes
@@ -56,14 +57,14 @@ class KVState:
         self._is_silence_known = False
         self.counters = KVCounters()
         self.lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, EventCursor] = {}
         self._starts = 0
         """Starts of engines that were seen: replicas that came, and restarts."""
         self._started: dict[int, int] = {}
         """By slot, which of them is its engine's."""
         self._mirrors = Mirrors(self.index)
         self.outbox: KVOutbox | None = None
-        """What to tell other edges; None where there are none."""
+        """What other edges are to learn with the next batch; None on an edge that is alone."""
 
     def __repr__(self) -> str:
         return f"KVState({self.index!r}, {self.conversations!r}, {len(self.backlog)} waiting)"
@@ -80,7 +81,7 @@ class KVState:
         self.columns.add_slot(slot)
         self.index.add_slot(slot)
         self.conversations.add_slot(slot, replica_id)
-        self._feeds[slot] = Feed()
+        self._feeds[slot] = EventCursor()
         self._count_start(slot)
 
     def clear_slot(self, slot: int) -> None:
@@ -89,7 +90,7 @@ class KVState:
             self.outbox.clear_slot(slot)
         self.backlog.clear_slot(slot)
         self.times.clear_slot(slot)
-        self.conversations.clear_slot(slot)
+        self._dropped(self.conversations.clear_slot(slot))
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
@@ -186,8 +187,8 @@ class KVState:
             now_s=now_s,
             in_flight=bool(features.request_id),
         )
-        if self.outbox is not None and known is not None:
-            self.outbox.converse(known.name, before)
+        if known is not None:
+            self.publish_conversation(known, before)
         return Placement(
             slot,
             features.model,
@@ -214,7 +215,7 @@ class KVState:
         if not self._mirrors.enter(slot, keys, start, prompt):
             self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
         if self.outbox is not None and start < len(keys):
-            self.outbox.expect(slot, keys[start:])
+            self.outbox.add_expected(slot, keys[start:])
 
     def unexpect(self, placement: Placement) -> None:
         """Keys of a placement that its replica did not report by now are not expected there any more."""
@@ -227,11 +228,8 @@ class KVState:
 
     # What engines report
 
-    def apply(self, slot: int, events: EngineEvents, own: Container[str] = ()) -> bool:
-        """Applies what the engine on a slot reports of its keys and its load; True when it must send a snapshot.
-
-        own: ids of requests that concern no other edge.
-        """
+    def apply(self, slot: int, events: EngineEvents) -> bool:
+        """Applies what the engine on a slot reports of its keys and its load; True when it must send a snapshot."""
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self._feeds[slot]
@@ -244,7 +242,7 @@ class KVState:
             # A mirror was a guess: from here on the engine reports.
             if events.snapshot and self._mirrors.drop(slot):
                 index.forget(slot)
-            in_step = feed.hear(index, slot, events)
+            in_step = feed.apply(index, slot, events)
         if in_step:
             self._set_incarnation(slot, events.born_ms)
             counters.keys += len(events.stored) + len(events.evicted)
@@ -252,8 +250,6 @@ class KVState:
                 self.key_tokens.told(events.stored, events.tokens)
         else:
             counters.resyncs += 1
-        if self.outbox is not None:
-            self.outbox.relay(slot, events, in_step=in_step, own=own)
         if events.capacity_tokens:
             self.columns.set_capacity(slot, events.capacity_tokens)
         if events.block_tokens:
@@ -264,66 +260,29 @@ class KVState:
             feed.handoffs = events.handoffs
         return not in_step
 
-    def relayed(self, slot: int, events: EngineEvents) -> bool:
-        """The same, told by another edge that the engine told; False when something of it is missing here."""
+    def stop_reports(self, slot: int) -> None:
+        """The engine's reports reach this edge no more, though the replica stays: its keys would only grow stale. From
+        here on it is an endpoint that reports nothing, until it sends a snapshot."""
         feed = self._feeds[slot]
-        complete = True
-        if not feed.is_late(events.epoch, events.born_ms):
-            if events.snapshot and feed.epoch and events.epoch != feed.epoch:
-                self.restarted(slot, events.born_ms)
-            complete = feed.hear_of(self.index, slot, events)
-            if complete:
-                self._set_incarnation(slot, events.born_ms)
-            self.counters.keys_elsewhere += len(events.stored) + len(events.evicted)
-            if events.capacity_tokens:
-                self.columns.set_capacity(slot, events.capacity_tokens)
-            if events.load is not None:
-                feed.load = events.load
-        return complete
-
-    def unheard(self, slot: int) -> bool:
-        """The engine does not tell this edge any more; True if it did. What others say of it counts from here on."""
-        feed = self._feeds[slot]
-        heard, feed.in_step = feed.in_step, False
-        return heard and not feed.at
-
-    def expected_elsewhere(self, slot: int, keys: Sequence[int], now_s: float, left_s: float = 0.0) -> None:
-        """Another edge sent a slot a prompt: it will hold these keys soon, or within `left_s`."""
-        lasts_s = left_s or (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S)
-        self.index.expect(slot, keys, 0, now_s + lasts_s)
-
-    def begin(self, slot: int, events: EngineEvents, past: Sequence[str]) -> None:
-        """Another edge's snapshot says how far it knows an engine, and its lives before; its keys follow."""
-        feed = self._feeds[slot]
-        if not feed.lacks(events, past):
-            return
-        if feed.epoch and events.epoch != feed.epoch:
-            self.restarted(slot, events.born_ms)
-        elif feed.epoch:
+        if feed.epoch:
             self.index.forget(slot)
-        feed.begin(events, past)
-        self._set_incarnation(slot, events.born_ms)
-        if events.capacity_tokens:
-            self.columns.set_capacity(slot, events.capacity_tokens)
-        if events.load is not None:
-            feed.load = events.load
+            feed.lost()
 
-    def takes(self, slot: int) -> bool:
-        """Whether the keys of another edge's snapshot are news of the engine there."""
-        return self._feeds[slot].taking
+    def expect(self, slot: int, keys: Sequence[int], now_s: float) -> None:
+        """Another edge sent a prompt with these prefix keys to a slot: it will hold them soon."""
+        self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
 
-    def took(self) -> None:
-        """The whole snapshot was taken."""
-        for feed in self._feeds.values():
-            feed.took()
+    def publish_conversation(self, known: Conversation, before: Name | None) -> None:
+        """Has a changed conversation published to the other edges, or that it was dropped; `before` is its name before
+        the change, None for one that began."""
+        if self.outbox is not None:
+            if known.slot != NO_SLOT:
+                self.outbox.add_conversation(known, before)
+            elif before is not None:
+                self.outbox.add_dropped((before,))
 
-    def gave_up(self) -> None:
-        """The rest of a snapshot will not come."""
-        for feed in self._feeds.values():
-            feed.gave_up()
-
-    def feed(self, slot: int) -> Feed:
-        """The position in the events of the engine on a slot, with what it last reported of itself; to be read only."""
+    def cursor(self, slot: int) -> EventCursor:
+        """How far the engine there is followed; for reading only."""
         return self._feeds[slot]
 
     def restarted(self, slot: int, born_ms: int = 0) -> None:
@@ -344,9 +303,11 @@ class KVState:
         self._started[slot] = self._starts
 
     def _set_incarnation(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
-        for name in self.conversations.engine_lives(slot, born_ms, restarted=restarted):
-            if self.outbox is not None:
-                self.outbox.converse(name)
+        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=restarted))
+
+    def _dropped(self, names: list[Name]) -> None:
+        if self.outbox is not None and names:
+            self.outbox.add_dropped(names)
 
     def expire(self, now_s: float) -> None:
         """Ends what is overdue; called a few times a second."""

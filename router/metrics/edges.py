@@ -19,9 +19,9 @@ class SharingCollector(FamilyCollector):
 
     def collect(self) -> Iterator[Metric]:
         sharing = self._sharing
-        member, metrics, counters = sharing.member, sharing.metrics, sharing.member.counters
-        peers = list(member.peers)
-        in_step = sum(peer.alive and peer.based for peer in peers)
+        protocol, metrics, counters = sharing.protocol, sharing.metrics, sharing.protocol.counters
+        peers = list(protocol.peers)
+        in_step = sum(peer.alive and peer.in_step for peer in peers)
         alive = sum(peer.alive for peer in peers)
         yield from gauge(
             "pointsman_shared_store_up", "1 while the shared store (Redis) answers.", int(sharing.cause is None)
@@ -34,7 +34,7 @@ class SharingCollector(FamilyCollector):
         )
         yield from gauge(
             "pointsman_shared_edges",
-            "Other edges, by state: in-step (all updates received), behind, silent (no heartbeat).",
+            "Other edges, by state: in-step (no state of theirs is missing), behind, silent (no heartbeat).",
             (("in-step", in_step), ("behind", alive - in_step), ("silent", len(peers) - alive)),
             "state",
         )
@@ -52,23 +52,21 @@ class SharingCollector(FamilyCollector):
             (
                 "overruns",
                 "Times that updates were dropped because the shared store was unreachable for too long.",
-                counters.overruns,
+                protocol.outbox.overruns,
             ),
             ("malformed_batches", "Batches from other edges that could not be decoded.", counters.malformed),
             (
                 "refused_batches",
-                "Batches from other edges skipped because of a later schema version.",
+                "Batches from other edges skipped because of another schema version.",
                 counters.refused,
             ),
             (
                 "refused_documents",
                 "Documents, such as a policy, published by another edge and refused by this one.",
-                member.documents.refused,
+                protocol.documents.refused,
             ),
-            ("snapshots_asked", "Snapshots that this edge requested from other edges.", counters.asked),
-            ("snapshots_served", "Snapshots that this edge wrote for other edges.", counters.served),
-            ("snapshots_taken", "Snapshots from other edges that this edge applied.", counters.taken),
-            ("edges_died", "Other edges whose heartbeat stopped.", member.peers.died),
+            ("rounds", "Rounds in which this edge began to publish all its state again.", protocol.rounds.started),
+            ("edges_died", "Other edges whose heartbeat stopped.", protocol.peers.died),
             ("store_losses", "Times that the shared store was found to have lost its data.", metrics.losses),
         ):
             yield from counter(f"pointsman_shared_{name}", text, value)

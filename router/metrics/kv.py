@@ -185,13 +185,13 @@ class KVCollector(FamilyCollector):
         """Return a field of the load that the engine on a slot reported; None before the first report."""
 
         def of(slot: int) -> float | None:
-            load = self._kv.feed(slot).load
+            load = self._kv.cursor(slot).load
             return None if load is None else getattr(load, field)
 
         return of
 
     def _handoffs(self) -> Iterator[tuple[Replica, Handoffs]]:
         for replica in by_id(self._replicas):
-            told = self._kv.feed(replica.slot).handoffs
+            told = self._kv.cursor(replica.slot).handoffs
             if told is not None:
                 yield replica, told

@@ -27,8 +27,8 @@ class Outcomes:
         known = placement.conversation
         if known is None:
             return
-        if self._conversations.answered(known, placement.turn, placement.claimed) and self._kv.outbox is not None:
-            self._kv.outbox.converse(known.name)
+        if self._conversations.answered(known, placement.turn, placement.claimed):
+            self._kv.publish_conversation(known, known.name)
 
     def first_token(self, placement: Placement, slot: int, first: FirstToken) -> None:
         """The engine on a slot reported the first token; nothing where the request was placed on another."""
@@ -71,16 +71,14 @@ class Outcomes:
     def over(self, placement: Placement, now_s: float) -> None:
         """The request is no longer active, as HAProxy or an engine reported first."""
         known = placement.conversation
-        if placement.active and known is not None:
+        if placement.active and known is not None and known.slot != NO_SLOT:
             before = known.name
             self._conversations.ended(known, now_s, placement.turn, served=placement.answered)
-            if self._kv.outbox is not None:
-                self._kv.outbox.converse(known.name, before if before != known.name else None)
+            self._kv.publish_conversation(known, before)
         placement.active = False
 
     def _learn_lengths(self, placement: Placement, prompt_tokens: int, completion_tokens: int) -> None:
         known = placement.conversation
-        if known is not None:
+        if known is not None and known.slot != NO_SLOT:
             self._conversations.told(known, placement.slot, placement.prompt_bytes, prompt_tokens, completion_tokens)
-            if self._kv.outbox is not None:
-                self._kv.outbox.converse(known.name)
+            self._kv.publish_conversation(known, known.name)

@@ -96,8 +96,8 @@ class PinKeeper:
         overrun, sessions.unsaved_overrun = sessions.unsaved_overrun, False
         if self._whole or overrun or self._appended + len(changed) > max(MIN_REWRITE_PINS, GROWTH * len(sessions)):
             return sessions.export_copy(), True
-        told = ((session, sessions.told(session)) for session in changed)
-        return [(session, *pin) for session, pin in told if pin is not None], False
+        states = ((session, sessions.state(session)) for session in changed)
+        return [(session, *pin) for session, pin in states if pin is not None], False
 
     def _write(self, rows: Iterable[Row], whole: bool) -> bool:
         """Whether the disk took them. Runs in a thread."""

@@ -31,7 +31,7 @@ async def test_telling_and_following_are_measured_apart() -> None:
 async def test_a_newcomer_and_a_soak_are_run() -> None:
     """With few keys and for a moment."""
     found = {"newcomer": await newcomer(4000), "soak": await soak(rate=200.0, seconds=0.4)}
-    assert found["newcomer"]["keys"] == 4000
+    assert found["newcomer"]["states"] == 4000
     marks = [mark["requests"] for mark in found["soak"]["marks"]]
     assert marks == sorted(marks) and marks[-1] > 0
     assert len(tables(found)) == 2

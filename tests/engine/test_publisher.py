@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -11,7 +11,7 @@ import pytest
 from edge import until
 from router_fixture import register, running_router
 
-from pointsman.contract.events import EngineLoad, Finished, FirstToken
+from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
 from pointsman.engine.publisher import MAX_PENDING_KEYS, EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import RouterTransport
 from pointsman.policies.request import RequestFeatures
@@ -63,7 +63,7 @@ async def test_a_snapshot_first_then_what_changes() -> None:
         async with publishing(publisher):
             await until(lambda: _true(holds(router, 1, 2, 3)))
             assert router.core.kv.signals.capacity[0] == 5000
-            assert router.core.kv.feed(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            assert router.core.kv.cursor(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
             publisher.keys([4], [1])
             await until(lambda: _true(holds(router, 4)))
             assert not holds(router, 1)
@@ -168,7 +168,7 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
         async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
             answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
             expected = {"resync": False, "interval_ms": 50, "feed_port": router.core.feed_port, "renewed": False}
-            assert answer.json() == expected
+            assert answer.json() == expected | {"edge": "", "edges": {}}
 
 
 @pytest.mark.parametrize(
@@ -195,3 +195,85 @@ async def test_messages_are_checked(headers: dict[str, str], body: bytes, status
 
 async def _true(condition: bool) -> bool:
     return condition
+
+
+class Answering:
+    """A transport to a router that answers as it is told."""
+
+    def __init__(self, answer: EventsAnswer) -> None:
+        self.answer = answer
+        self.messages: list[EngineEvents] = []
+        self.closed = False
+
+    async def send(self, message: EngineEvents) -> EventsAnswer:
+        self.messages.append(message)
+        return self.answer
+
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def naming(edge: str, *others: str) -> EventsAnswer:
+    return EventsAnswer(resync=False, interval_ms=10, edge=edge, edges={other: f"http://{other}" for other in others})
+
+
+def publisher_to(*given: Answering, **found: Answering) -> Publisher:
+    return Publisher(
+        given,
+        EngineFacts(epoch="one", capacity_tokens=1),
+        EngineReadings(resident=lambda: [1], load=EngineLoad),
+        reach=lambda url: found[url.removeprefix("http://")],
+    )
+
+
+async def test_edges_that_a_router_names_are_reported_to() -> None:
+    """Each gets a snapshot first, and what changes after."""
+    a, b = Answering(naming("a", "b")), Answering(naming("b", "a"))
+    publisher = publisher_to(a, b=b)
+    async with publishing(publisher):
+        await until(lambda: _true(b.messages))
+        publisher.keys([2], [])
+        await until(lambda: _true(b.messages[-1].stored == [2]))
+        assert b.messages[0].snapshot and len(a.messages) >= 2
+    assert b.closed
+
+
+async def test_an_edge_is_reported_to_once() -> None:
+    """Though another one names it by another address than the engine was given, and before it answered itself."""
+    a, b = Answering(naming("")), Answering(naming("b", "a"))
+    twice = Answering(naming("a", "b"))
+    publisher = publisher_to(a, b, a=twice)
+    async with publishing(publisher):
+        await until(lambda: _true(twice.messages))
+        a.answer = naming("a", "b")
+        publisher.keys([2], [])
+        await until(lambda: _true(twice.closed))
+        assert not b.closed and not a.closed
+
+
+async def test_an_edge_that_none_names_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while: it may have been away for a moment."""
+    monkeypatch.setattr("pointsman.engine.publisher.FORGET_S", 0.05)
+    a, b = Answering(naming("a", "b")), Answering(naming("b", "a"))
+    publisher = publisher_to(a, b=b)
+    async with publishing(publisher):
+        await until(lambda: _true(b.messages))
+        a.answer = naming("a")
+        b.answer = naming("b")
+        await asyncio.sleep(0.06)
+        publisher.keys([2], [])
+        await until(lambda: _true(b.closed))
+        publisher.keys([3], [])
+        await until(lambda: _true(a.messages[-1].stored == [3]))
+
+
+async def test_the_edges_of_a_roster_are_reported_to_up_to_a_limit() -> None:
+    """Whatever somebody writes into the store."""
+    many = [f"e{number}" for number in range(MAX_EDGES)]
+    a = Answering(naming("a", *many))
+    found = {name: Answering(naming(name)) for name in many}
+    async with publishing(publisher_to(a, **found)):
+        await until(lambda: _true(sum(bool(other.messages) for other in found.values()) == MAX_EDGES - 1))

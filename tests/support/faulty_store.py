@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from pointsman.router.edges.keys import SNAPSHOT_TTL_S, STREAM_TTL_S
-from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.keys import STREAM_TTL_S
+from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 
@@ -41,7 +41,6 @@ class FaultyStore:
         self.edges: dict[str, EdgeInfo] = {}
         self.replicas: dict[str, ReplicaRecord] = {}
         self.documents: dict[str, Document] = {}
-        self.snapshots: dict[str, list[bytes]] = {}
         self._stalled: list[Callable[[], object]] = []
         self.down: Cause | None = None
         """Answers nobody, for this reason."""
@@ -63,7 +62,7 @@ class FaultyStore:
         """Restarted without what it kept."""
         self._lives += 1
         self.life = ""
-        for kept in (self.streams, self._last, self.edges, self.replicas, self.documents, self.snapshots):
+        for kept in (self.streams, self._last, self.edges, self.replicas, self.documents):
             kept.clear()
 
     def fail_over(self, lost: int) -> None:
@@ -91,7 +90,6 @@ class FaultyStore:
                 del self._expiries[key]
                 self.streams.pop(key, None)
                 self._last.pop(key, None)
-                self.snapshots.pop(key, None)
 
     # What calls do
 
@@ -133,15 +131,6 @@ class FaultyStore:
             found += [(edge, seq, entries[seq]) for seq in fresh]
         return found
 
-    def last(self, edge: str) -> int:
-        return self._last.get(edge, 0)
-
-    def add_part(self, snapshot_id: str, part: bytes, now_s: float) -> None:
-        if self.full:
-            raise StoreError(Cause.FULL, "OOM command not allowed")
-        self.snapshots.setdefault(snapshot_id, []).append(part)
-        self._expiries[snapshot_id] = now_s + SNAPSHOT_TTL_S
-
     def claim(self, document: Document) -> bool:
         if self.full:
             raise StoreError(Cause.FULL, "OOM command not allowed")
@@ -179,28 +168,18 @@ class StoreClient:
     async def drop_history(self, edge: str, before: int) -> None:
         await self._call(lambda: self._store.drop_history(edge, before))
 
-    async def read(self, following: Mapping[str, int | None], block_s: float) -> list[Entry]:
-        positions = await self._call(
-            lambda: {
-                edge: self._store.last(edge) if position is None else position for edge, position in following.items()
-            }
-        )
+    async def read(self, following: Mapping[str, int], block_s: float) -> list[Entry]:
+        await self._call(lambda: None)
         entries: list[Entry] = []
         waited_s = 0.0
         while not entries and waited_s < block_s:
             await asyncio.sleep(POLL_S)
             waited_s += POLL_S
             if self._store.serves and not self.cut and not self.killed:
-                entries = self._store.read(positions)
+                entries = self._store.read(following)
             else:
-                entries = await self._call(lambda: self._store.read(positions))
+                entries = await self._call(lambda: self._store.read(following))
         return entries
-
-    async def add_part(self, snapshot_id: str, part: bytes) -> None:
-        await self._call(lambda: self._store.add_part(snapshot_id, part, self._now_s()))
-
-    async def parts(self, snapshot_id: str, start: int, count: int) -> list[bytes]:
-        return await self._call(lambda: self._store.snapshots.get(snapshot_id, [])[start : start + count])
 
     async def claim(self, document: Document) -> bool:
         return await self._call(lambda: self._store.claim(document))

@@ -40,7 +40,7 @@ STORIES = {
         "router.fronts.spop:SPOPProtocol.data_received router.fronts.ring:RingProtocol.data_received"
     ),
     "an engine's event": "router.fronts.feed:FeedProtocol.data_received",
-    "a Redis batch": "router.edges.member:Member.hear",
+    "a Redis batch": "router.edges.protocol:EdgeProtocol.receive",
 }
 """Entry functions by story, as `module:qualified name` without the package's own name, separated by blanks."""
 

@@ -11,7 +11,6 @@ UPWARD: dict[tuple[str, str], str] = {
     ("fronts", "metrics"): "counters stand with their collectors",
     ("fronts.api", "metrics"): "counters stand with their collectors",
     ("kv", "decide"): "the longest prompt is a constant of features",
-    ("kv", "edges"): "what is replicated is gathered where it changes",
     ("kv", "metrics"): "the histogram stands with the collectors",
     ("process", "settings"): "addresses to listen on are settings",
     ("process", "watch"): "background tasks report to readiness",
@@ -35,7 +34,6 @@ PLAIN_DATA: tuple[str, ...] = (
     "pointsman/errors.py",
     "policies/request.py",
     "router/decide/considered.py",
-    "router/edges/counters.py",
     "router/errors.py",
     "router/fronts/api/types.py",
     "router/process/clock.py",
@@ -70,16 +68,15 @@ TESTED_BY: dict[str, str] = {
     "router/decide/fleet_state.py": "router/decide/test_pipeline.py",
     "router/edges/build.py": "router/edges/test_partition.py",
     "router/edges/documents.py": "sim/test_shared_world.py",
-    "router/edges/homeless.py": "router/edges/test_bounds.py",
     "router/edges/keys.py": "router/edges/test_store_ways.py",
     "router/edges/loads.py": "sim/test_shared_world.py",
-    "router/edges/outbox.py": "sim/test_shared_world.py",
-    "router/edges/peers.py": "router/edges/test_member.py",
+    "router/edges/peers.py": "router/edges/test_protocol.py",
     "router/edges/registrations.py": "sim/test_shared_world.py",
+    "router/edges/rounds.py": "router/edges/test_protocol.py",
     "router/edges/sharing.py": "router/edges/test_cancel.py",
-    "router/edges/snapshot.py": "router/edges/test_member.py",
     "router/edges/store.py": "router/edges/test_store_ways.py",
     "router/fronts/api/edges.py": "e2e/test_shared_state.py",
+    "router/kv/outbox.py": "router/edges/test_protocol.py",
     "router/fronts/api/endpoint.py": "router/fronts/api/test_openapi.py",
     "router/fronts/api/health.py": "router/fronts/api/test_admin.py",
     "router/fronts/api/outliers.py": "e2e/test_outliers.py",
@@ -103,15 +100,11 @@ of. A name that ends in a slash is all of a folder."""
 
 CONSTRUCTORS: dict[str, str] = {
     "policies/candidates.py:KVSignals": "columns, each named where it is built",
-    "router/edges/snapshot.py:Snapshot": "values of one thing, all named",
     "router/watch/haproxy_servers.py:EdgeSync": "both sides that it compares",
 }
 """Classes that are built from more than eight arguments."""
 
 LARGE_CLASSES: dict[str, str] = {
-    "router/edges/member.py:Member": "one edge among others",
-    "router/edges/peers.py:Peers": "what is known of each edge",
-    "router/edges/sharing.py:Sharing": "loops and their faults",
     "router/fleet/replicas.py:ReplicaRegistry": "the registry and its memberships",
     "router/kv/conversations.py:Conversations": "one table, with what it replicates",
     "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",

@@ -1,6 +1,6 @@
 """A seeded world of edges, engines, clients and a store, in which all goes wrong that can, and then no more.
 
-Everything that decides and remembers is real: `Pipeline` and its tables, `Member`, `Sharing` with its loops, the
+Everything that decides and remembers is real: `Pipeline` and its tables, `EdgeProtocol`, `Sharing` with its loops, the
 engines' `Publisher`. Simulated are time, the store (`faulty_store`), the engines' caches and HAProxy. After each step
 the world checks what must hold at every moment; when the faults are healed and nothing is under way, what edges must
 agree on.
@@ -27,8 +27,6 @@ from world_edges import Site, WorldEdge
 from world_engines import WorldEngine
 
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.edges.member import MAX_NOTICES
-from pointsman.router.edges.peers import MAX_PEERS
 from pointsman.router.edges.sharing import STREAM_ENTRIES
 from pointsman.router.edges.store import Cause
 from pointsman.router.fleet.sessions import MAX_CHANGED
@@ -36,8 +34,8 @@ from pointsman.router.fleet.sessions import MAX_CHANGED
 ACTIVE_S = 12.0
 """How long things go wrong."""
 
-QUIET_S = 90.0
-"""Everybody agrees within this time after that: several leases, and snapshots asked for again where one was lost."""
+QUIET_S = 20.0
+"""Edges agree within this time after that: a lease, two rounds of all states, and a report of each engine."""
 
 POLICIES: tuple[dict[str, Any], ...] = (
     {"policy": "kv_cost"},
@@ -88,8 +86,6 @@ class World:
         heads = [self._keys(3) for _ in range(2)]
         self._talks = {f"t{n}": [*rng.choice(heads), *self._keys(1)] for n in range(rng.randint(4, 14))}
         self._turns: Counter[str] = Counter()
-        self.placed: dict[tuple[str, str], tuple[int, str]] = {}
-        """See `world_agreement.Placed`."""
 
     def _engine(self, n: int) -> WorldEngine:
         rng = self.rng
@@ -140,16 +136,12 @@ class World:
         self.checks += 1
         try:
             edge.validate()
-            member = edge.member
-            outbox, changed = edge.kv.outbox, edge.sessions.changed
-            assert outbox is not None and changed is not None
-            assert len(outbox) <= outbox._max, "more waits to be told of KV than its limit"
-            assert len(changed) <= min(MAX_CHANGED, len(self._talks)), "more sessions wait to be told than there are"
-            assert len(member._records) <= len(self.engines), "more registrations wait to be told than there are"
-            assert len(member._said_documents) <= 1, "more documents wait to be told than there are"
-            assert len(member._notices) <= MAX_NOTICES, "notices pile up"
-            assert len(edge.sharing._tasks) <= 3, "snapshots pile up"
-            assert len(member.peers) <= MAX_PEERS, "more edges than the limit"
+            changed = edge.sessions.changed
+            assert changed is not None
+            assert len(changed) <= min(MAX_CHANGED, len(self._talks)), "more sessions wait than there are"
+            assert len(edge.protocol._records) <= len(self.engines), "more registrations wait than there are replicas"
+            assert len(edge.protocol._changed_documents) <= 1, "more documents wait than there are"
+            assert len(edge.sharing._tasks) <= 3, "calls to the store pile up"
             assert len(edge.sharing._sizes) <= STREAM_ENTRIES, "more batches in the stream than the limit"
             assert edge.reserved() <= edge.under_way, "reservations from nowhere"
         except AssertionError as error:
@@ -159,14 +151,6 @@ class World:
         replica = edge.replicas.get(picked)
         if replica is None or replica.draining or replica.health != "up":
             raise self.fail(f"{edge.name} chose {picked}, which is {replica.state if replica else 'not registered'}")
-
-    @staticmethod
-    def _hears(edge: WorldEdge | None, engine: WorldEngine) -> str:
-        """The edge, if it has heard this life of the engine."""
-        replica = edge.replicas.get(engine.id) if edge is not None else None
-        if edge is None or replica is None:
-            return ""
-        return edge.name if edge.kv.feed(replica.slot).epoch == engine.epoch else ""
 
     def serves(self, replica_id: str, port: int) -> bool:
         """Whether an engine answers there."""
@@ -200,7 +184,6 @@ class World:
         status, ttft = 503, "-"
         if engine is not None:
             life = engine.life
-            self.placed[session, engine.id] = engine.life, self._hears(edge, engine)
             site.sessions[engine.id] += 1
             engine.running += 1
             try:
@@ -346,21 +329,19 @@ class World:
     def _fault_of_an_engine(self) -> None:
         rng = self.rng
         engine = rng.choice(self.engines)
-        kind = rng.choice(("dies", "dies", "moves", "lossy way", "tells others"))
+        kind = rng.choice(("dies", "dies", "moves", "lossy way", "cut off"))
         if not engine.alive:
             return
-        if kind == "lossy way":
-            ways = engine.ways
+        if kind in ("lossy way", "cut off"):
             if engine.reports:
+                ways = engine.ways if kind == "lossy way" else [rng.choice(engine.ways)]
+                loss = 0.4 if kind == "lossy way" else 1.0
                 self._for_a_while(
-                    f"lossy way: {engine.id}", lambda: self._lose(ways, 0.4), lambda: self._lose(ways, 0.0)
+                    f"{kind}: {engine.id}", lambda: self._lose(ways, loss), lambda: self._lose(ways, 0.0), mean_s=4.0
                 )
             return
         self.faults[f"engine {kind}"] += 1
         self.note(f"{engine.id} {kind}")
-        if kind == "tells others":
-            engine.move(self._some_sites())
-            return
         engine.die()
         if kind == "moves" and engine.leased:
             engine.port += 1000
@@ -374,8 +355,8 @@ class World:
     def _start_engine(self, engine: WorldEngine) -> None:
         if not engine.alive:
             sites = self._some_sites()
-            self.note(f"starts: {engine.id}, tells {sites}")
-            engine.start(sites)
+            self.note(f"starts: {engine.id}, registers at {sites}")
+            engine.start(sites, self.sites)
 
     def _some_sites(self) -> list[Site]:
         return self.rng.sample(self.sites, self.rng.randint(1, len(self.sites)))
@@ -471,7 +452,7 @@ class World:
         while True:
             await asyncio.sleep(1.0)
             self.raise_errors()
-            differences = disagreements(self.sites, self.engines, self.placed)
+            differences = disagreements(self.sites, self.engines)
             if not differences:
                 self.agreed_after_s = loop.time() - start_s
                 return

@@ -1,81 +1,105 @@
-"""What edges of a simulated world must agree on, with each other and with what is so, once it is quiet."""
+"""What is promised of the edges of a simulated world once nothing changes any more.
+
+Registrations and the policy are the same. Every edge has the keys that each engine holds, and every session pin and
+conversation that another edge answers for. Nothing is in flight. A conversation that its writer dropped may stay on
+another edge until it is forgotten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from world_edges import Site, WorldEdge
 from world_engines import WorldEngine
 
-Placed = Mapping[tuple[str, str], tuple[int, str]]
-"""By session and engine: the engine's life that a last request came to, and the edge that placed it if it heard that
-life; else nothing."""
 
-
-def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine], placed: Placed) -> list[str]:
-    """What is not as it must be once quiet."""
+def disagreements(sites: Sequence[Site], engines: Sequence[WorldEngine]) -> list[str]:
+    """Each promise that does not hold at this moment, as a sentence."""
     edges = [site.edge for site in sites if site.edge is not None]
-    known = {edge.name: edge.knows() for edge in edges}
-    found = []
-    first = edges[0].name
-    for edge in edges[1:]:
-        for kind, here in known[first].items():
-            there = known[edge.name][kind]
-            if here != there:
-                found.append(f"{kind}: {first} and {edge.name} differ: {difference(here, there)}")
+    living = {edge.name for edge in edges}
+    found: list[str] = []
     for edge in edges:
-        found += _wrong(edge, known[edge.name], sites, engines)
-        found += _haunted(edge, engines, placed)
+        found += _differences(edges[0], edge)
+        found += _work(edge)
+        found += _peers(edge, living)
+        for engine in engines:
+            found += _engine(edge, engine)
+        for other in edges:
+            found += _missing(edge, other, living)
     return found
 
 
-def _wrong(edge: WorldEdge, knows: dict[str, Any], sites: Sequence[Site], engines: Sequence[WorldEngine]) -> list[str]:
-    """What one edge has otherwise than the world is."""
-    name, wrong = edge.name, []
-    for kind in ("in flight", "tokens in flight", "waiting"):
-        wrong += [f"{name}: {kind} on {replica}: {n}" for replica, n in knows[kind].items() if n]
-    wrong += [f"{name}: {request} is still reserved" for request in sorted(edge.reserved())]
-    for engine in engines:
-        if engine.leased and engine.alive and engine.id not in knows["replicas"]:
-            wrong.append(f"{name}: {engine.id} lives and is not registered")
-        if engine.leased and not engine.alive and engine.id in knows["replicas"]:
-            wrong.append(f"{name}: {engine.id} is dead and registered")
-        resident = knows["resident"].get(engine.id)
-        if engine.alive and engine.reports and resident is not None and resident != sorted(engine.cache):
-            feed = edge.kv.feed(edge.replicas.slot_of(engine.id))
-            wrong.append(f"{name}: keys of {engine!r}: {difference(sorted(engine.cache), resident)}; {feed!r}")
-    living = {site.edge.name for site in sites if site.edge is not None} - {name}
-    for peer in edge.member.peers:
-        if peer.info.edge in living and not (peer.alive and peer.based):
-            wrong.append(f"{name}: {peer!r} lives")
-        if peer.info.edge not in living and (peer.alive or peer.loads):
-            wrong.append(f"{name}: {peer!r} is dead and counts {peer.loads}")
-    missing = living - {peer.info.edge for peer in edge.member.peers}
-    wrong += [f"{name}: does not know {other}" for other in sorted(missing)]
-    wrong += [f"{name}: {why}" for why in edge.readiness.impaired()]
-    return wrong
+def _differences(first: WorldEdge, edge: WorldEdge) -> Iterator[str]:
+    for kind, here, there in (
+        ("replicas", _registrations(first), _registrations(edge)),
+        ("policy", first.pipeline.policy.describe(), edge.pipeline.policy.describe()),
+    ):
+        if here != there:
+            yield f"{kind}: {first.name} and {edge.name} differ: {here} and {there}"
 
 
-def _haunted(edge: WorldEdge, engines: Sequence[WorldEngine], placed: Placed) -> list[str]:
-    """Conversations that are at home with an engine whose life began after their last request there, though the edge
-    that placed it heard the life before. Where nobody knew that life they may stay until they are forgotten."""
-    by_id = {engine.id: engine for engine in engines}
-    found = []
+def _registrations(edge: WorldEdge) -> dict[str, Any]:
+    return {saved.id: saved for saved in edge.replicas.saved()}
+
+
+def _work(edge: WorldEdge) -> Iterator[str]:
+    """Work in flight that is not there."""
+    for kind, column in (
+        ("in flight", edge.load.in_flight),
+        ("tokens in flight", edge.load.in_flight_tokens),
+        ("waiting", edge.kv.signals.waiting),
+    ):
+        for replica in edge.replicas:
+            if column[replica.slot]:
+                yield f"{edge.name}: {kind} on {replica.id}: {column[replica.slot]}"
+    for request in sorted(edge.reserved()):
+        yield f"{edge.name}: {request} is still reserved"
+
+
+def _peers(edge: WorldEdge, living: set[str]) -> Iterator[str]:
+    peers = {peer.info.edge: peer for peer in edge.protocol.peers}
+    for other in sorted(living - {edge.name}):
+        if other not in peers:
+            yield f"{edge.name}: does not know {other}"
+        elif not (peers[other].alive and peers[other].in_step):
+            yield f"{edge.name}: {peers[other]!r} lives"
+    for name, peer in peers.items():
+        if name not in living and (peer.alive or peer.loads):
+            yield f"{edge.name}: {peer!r} is dead and counts {peer.loads}"
+    for why in edge.readiness.impaired():
+        yield f"{edge.name}: {why}"
+
+
+def _engine(edge: WorldEdge, engine: WorldEngine) -> Iterator[str]:
+    """How an engine is known at an edge."""
+    replica = edge.replicas.get(engine.id)
+    if engine.leased and engine.alive is (replica is None):
+        yield f"{edge.name}: {engine.id} is {'alive' if engine.alive else 'dead'}, and registered if dead"
+    if replica is None or not engine.alive or not engine.reports:
+        return
+    resident, cached = edge.resident(engine.id), sorted(engine.cache)
+    if resident != cached:
+        cursor = edge.kv.cursor(replica.slot)
+        yield (
+            f"{edge.name}: keys of {engine!r}: {len(set(cached) - set(resident))} missing, "
+            f"{len(set(resident) - set(cached))} too many; {cursor!r}"
+        )
     for known in edge.kv.conversations:
-        engine = by_id.get(edge.replicas.ids[known.slot])
-        if engine is not None and engine.alive and engine.reports:
-            life, heard_by = placed.get((str(known.name), engine.id), (engine.life, ""))
-            if life < engine.life and heard_by == edge.name:
-                found.append(f"{edge.name}: conversations: {known.name} is at home with a life of {engine.id} before")
-    return found
+        if known.slot == replica.slot and 0 < known.born_ms < engine.born_ms:
+            yield f"{edge.name}: {known.name} is at home with an earlier incarnation of {engine.id}"
 
 
-def difference(here: Any, there: Any) -> str:
-    """Of two alike things, what differs."""
-    if isinstance(here, dict) and isinstance(there, dict):
-        keys = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
-        return ", ".join(f"{key}: {difference(here.get(key), there.get(key))}" for key in keys[:4])
-    if isinstance(here, list) and isinstance(there, list):
-        return f"{len(set(here) - set(there))} only in the first, {len(set(there) - set(here))} only in the second"
-    return f"{here!r} and {there!r}"
+def _missing(edge: WorldEdge, other: WorldEdge, living: set[str]) -> Iterator[str]:
+    """States that one edge answers for and another one does not have."""
+    for session, _, _ in edge.sessions:
+        if edge.sessions.writer(session) not in living - {edge.name}:
+            here, there = edge.sessions.state(session), other.sessions.state(session)
+            assert here is not None
+            if there is None or (there[1], there[0]) < (here[1], here[0]):
+                yield f"{other.name}: lacks the pin of {session} that {edge.name} answers for: {here}, {there}"
+    for known in edge.kv.conversations:
+        if known.writer not in living - {edge.name}:
+            copy = other.kv.conversations.get(known.name)
+            if copy is None or known.rank[:-1] > copy.rank[:-1]:  # an edge may wait for the end of a request of its own
+                yield f"{other.name}: lacks the conversation {known.name} that {edge.name} answers for: {known}, {copy}"

@@ -58,7 +58,7 @@ class WorldEdge:
         self.replicas = self.core.replicas
         self.pipeline = self.core.pipeline
         self.policy = self.core.policy
-        self.member = join(
+        self.protocol = join(
             self.core,
             name,
             documents={"policy": SharedDocument(lambda: self.policy.put_live, self._take_policy)},
@@ -68,14 +68,13 @@ class WorldEdge:
         self.client = StoreClient(store)
         self.readiness = Readiness()
         self.sharing = Sharing(
-            self.member,
+            self.protocol,
             self.client,
             info=EdgeInfo(edge=name),
             readiness=self.readiness,
             clock=clock,
             flush_s=FLUSH_S,
             stream_bytes=stream_bytes,
-            parts_at_once=1,
         )
 
     def __repr__(self) -> str:
@@ -89,7 +88,7 @@ class WorldEdge:
 
     def sweep(self) -> None:
         now_s = self.clock()
-        self.member.registrations.lease_ended(self.core.sweep(now_s, self.member.keeps).leases)
+        self.protocol.registrations.lease_ended(self.core.sweep(now_s, self.protocol.keeps).leases)
         self.sharing.sweep(now_s)
 
     # Fronts
@@ -113,29 +112,14 @@ class WorldEdge:
         """Requests that count as in flight here."""
         return {request.id for request in self.core.requests if self.core.requests.is_reserved(request.id)}
 
-    def knows(self) -> dict[str, Any]:
-        """All that is the same on all edges once quiet."""
-        ids = self.replicas.ids
-        by_key = dict(self.kv.index.snapshot())
-        resident: dict[str, list[int]] = {replica.id: [] for replica in self.replicas}
-        for key, slots in by_key.items():
-            for slot in slots:
-                resident[ids[slot]].append(key)
-        return {
-            "replicas": {saved.id: saved for saved in self.replicas.saved()},
-            "policy": dict(self.pipeline.policy.describe()),
-            "in flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
-            "tokens in flight": {r.id: int(self.load.in_flight_tokens[r.slot]) for r in self.replicas},
-            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
-            "capacity": {r.id: float(self.kv.signals.capacity[r.slot]) for r in self.replicas},
-            "sessions": {session: replica for session, replica, _ in self.sessions},
-            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
-            "resident": {replica: sorted(keys) for replica, keys in resident.items()},
-        }
+    def resident(self, replica_id: str) -> list[int]:
+        """Confirmed prefix keys of a replica."""
+        slot = self.replicas.slot_of(replica_id)
+        return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
 
     def validate(self) -> None:
         self.core.validate()
-        self.member.validate()
+        self.protocol.validate()
 
 
 class Site:

@@ -1,4 +1,7 @@
-"""Replicas of a simulated world: a prefix cache that fills, evicts and dies, told of by the real `Publisher`."""
+"""Replicas of a simulated world: a prefix cache that fills, evicts and dies, reported by the real `Publisher`.
+
+A replica registers at some edges, and reports to all: that it learns of the others is tested elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class Way:
 
 
 class WorldEngine:
-    """One replica: where it serves, what it has cached, whom it tells."""
+    """One replica: where it serves, what it has cached, at which sites it registers."""
 
     def __init__(
         self, engine_id: str, *, port: int, capacity_keys: int, leased: bool, reports: bool, rng: random.Random
@@ -65,26 +68,21 @@ class WorldEngine:
         self.leased = leased
         """It registers itself, again and again; else a person did, for good."""
         self.reports = reports
-        """It tells what it has cached."""
+        """It reports what it has cached."""
         self.alive = False
         self.life = 0
         self.cache: dict[int, None] = {}
         """Least recently used first."""
-        self.sites: list[Site] = []
-        """Whom it tells."""
         self._capacity = capacity_keys
         self._rng = rng
         self._publisher: Publisher | None = None
-        self._changes = 1
-        self._born_ms = 0
+        self.born_ms = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.ways: list[Way] = []
         self.running = 0
 
     def __repr__(self) -> str:
-        told = ", ".join(site.name for site in self.sites)
-        at = self._publisher.changes if self._publisher is not None else self._changes
-        return f"{self.id}, life {self.life} at {at}, {f'tells {told}' if self.alive else 'dead'}"
+        return f"{self.id}, life {self.life}{'' if self.alive else ', dead'}"
 
     @property
     def epoch(self) -> str:
@@ -94,25 +92,19 @@ class WorldEngine:
     def registration(self) -> Registration:
         return Registration(url=f"http://127.0.0.1:{self.port}", ttl_s=TTL_S if self.leased else None)
 
-    def start(self, sites: Sequence[Site]) -> None:
-        """Another life, with an empty cache, that tells these sites."""
+    def start(self, sites: Sequence[Site], all_sites: Sequence[Site]) -> None:
+        """Begins another life, with an empty cache, that registers at `sites` and reports to `all_sites`."""
         self.life += 1
         self.alive = True
         self.cache.clear()
-        self._changes = 1
-        self._born_ms = 1 + int(asyncio.get_running_loop().time() * 1000)
-        self._attach(sites)
-
-    def _attach(self, sites: Sequence[Site]) -> None:
-        self.sites = list(sites)
-        self.ways = [Way(self, site, self._rng) for site in sites]
+        self.born_ms = 1 + int(asyncio.get_running_loop().time() * 1000)
         if self.reports:
+            self.ways = [Way(self, site, self._rng) for site in all_sites]
             self._publisher = Publisher(
                 self.ways,
-                EngineFacts(epoch=self.epoch, born_ms=self._born_ms, capacity_tokens=self._capacity * TOKENS_PER_KEY),
+                EngineFacts(epoch=self.epoch, born_ms=self.born_ms, capacity_tokens=self._capacity * TOKENS_PER_KEY),
                 EngineReadings(resident=lambda: list(self.cache), load=lambda: EngineLoad(running=self.running)),
             )
-            self._publisher.changes = self._changes
             self._tasks.append(asyncio.create_task(self._publisher.run()))
         if self.leased:
             self._tasks += [asyncio.create_task(self._keep_registered(site)) for site in sites]
@@ -124,22 +116,12 @@ class WorldEngine:
                 edge.register(self)
             await asyncio.sleep(HEARTBEAT_S if edge is not None else 0.5)
 
-    def _detach(self) -> None:
+    def die(self) -> None:
+        """Ends at once: no edge is told."""
+        self.alive = False
         for task in self._tasks:
             task.cancel()
-        if self._publisher is not None:
-            self._changes = self._publisher.changes
-        self._tasks, self._publisher = [], None
-
-    def die(self) -> None:
-        """Killed: nobody is told."""
-        self.alive = False
-        self._detach()
-
-    def move(self, sites: Sequence[Site]) -> None:
-        """The same life tells others from here on: what stands between it and the edges chose again."""
-        self._detach()
-        self._attach(sites)
+        self._tasks, self._publisher, self.ways = [], None, []
 
     def compute(self, request_id: str, keys: Sequence[int]) -> int:
         """A prompt's prefill; how many of its keys were cached."""

@@ -110,9 +110,10 @@ class Reporter:
         handoffs: Callable[[], Handoffs | None] = lambda: None,
         adapters: Callable[[], list[str] | None] = lambda: None,
         adapter_slots: int = 0,
+        reach: Callable[[str], Transport] | None = None,
     ) -> None:
         """`model` is the served name, by which requests ask for no adapter; `adapters` are those in the engine's
-        `adapter_slots`."""
+        `adapter_slots`; `reach` makes a transport to another edge's admin URL."""
         self.attribution = Attribution()
         self._transports = transports
         self._model = model
@@ -120,6 +121,7 @@ class Reporter:
         self._handoffs = handoffs
         self._adapters = adapters
         self._adapter_slots = adapter_slots
+        self._reach = reach
         self._depths = KeyDepths()
         self._block_size = 1
         self._group: int | None = None
@@ -151,6 +153,7 @@ class Reporter:
                 handoffs=self._handoffs,
                 adapters=self._adapters,
             ),
+            reach=self._reach,
         )
         self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
         for stream in self._streams:

@@ -63,6 +63,7 @@ class RouterLink:
             handoffs=handoffs,
             adapters=lambda: list(signals.adapters) if signals.adapter_slots else None,
             adapter_slots=signals.adapter_slots,
+            reach=lambda admin: RouterTransport(admin, spec.admin_token, spec.id),
         )
         self._reporter.start(server.prefix_cache)
         server.watch(self._reporter.watch)

@@ -1,6 +1,6 @@
-"""Other edges, as the admin API shows them, and what must be settled with them before a change.
+"""Other edges, as the admin API shows them, and the claim on a version of the policy before it is put live.
 
-With one edge alone, the lists are empty and nothing needs settling.
+On an edge that is alone the lists are empty and every claim succeeds.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class EdgesFront:
         sharing = self._sharing
         if sharing is None:
             return json_answer(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
-        member = sharing.member
+        protocol = sharing.protocol
         return json_answer(
             EdgeList(
-                edge=member.edge,
+                edge=protocol.edge,
                 name=sharing.info.name,
-                batches=member.seq,
+                batches=protocol.seq,
                 store=str(sharing.cause or "up"),
-                in_step=member.in_step,
-                edges=sorted((self._view(peer) for peer in member.peers), key=lambda view: view.name),
+                in_step=protocol.in_step,
+                edges=sorted((self._view(peer) for peer in protocol.peers), key=lambda view: view.name),
             )
         )
 
     def _view(self, peer: Peer) -> OtherEdge:
-        state = "in-step" if peer.based else "behind"
+        state = "in-step" if peer.in_step else "behind"
         if peer.refused:
             state = "refused"
         elif not peer.alive:
@@ -66,7 +66,7 @@ class EdgesFront:
             state=state,
             heard_s=round(self._clock() - peer.heard_s, 3),
             position=peer.position,
-            lag=max(0, peer.info.seq - (peer.position or 0)),
+            lag=max(0, peer.info.seq - peer.position),
             in_flight=sum(requests for requests, _, _ in peer.loads.values()),
             holds=len(peer.holds),
             refused=peer.refused,

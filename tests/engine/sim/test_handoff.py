@@ -225,7 +225,7 @@ async def test_roles_and_outcomes_reach_the_router() -> None:
             slots = {replica.id: replica.slot for replica in router.core.replicas}
 
             def told() -> dict[str, int]:
-                return (router.core.kv.feed(slots["d"]).handoffs or Handoffs()).outcomes
+                return (router.core.kv.cursor(slots["d"]).handoffs or Handoffs()).outcomes
 
             await until(lambda: told() == Handoffs(ok=1).outcomes)
             await until(lambda: router.core.load.in_flight[slots["p"]] == 0)

@@ -31,11 +31,17 @@ def test_each_difference_is_a_sentence_with_both_counts() -> None:
     ]
 
 
+def test_a_copy_of_a_conversation_may_stay() -> None:
+    """Until it is forgotten; it is shown in the dump."""
+    views = {"http://a": edge("a"), "http://b": edge("b")}
+    assert problems(views, {"http://a": {"conversations": part(3)}, "http://b": {"conversations": part(4)}}) == []
+
+
 def test_a_store_that_is_away_and_an_edge_that_is_not_understood_are_named() -> None:
     """With the cause, and with what the other edge speaks."""
-    other = {"name": "b", "state": "refused", "refused": "schema 2 is later than 1"}
+    other = {"name": "b", "state": "refused", "refused": "schema 3 is not 2"}
     views = {"http://a": edge("a", store="unreachable", edges=[other])}
     assert problems(views, {"http://a": {}}) == [
         "a: the store is unreachable",
-        "a: b is refused: schema 2 is later than 1",
+        "a: b is refused: schema 3 is not 2",
     ]

@@ -44,16 +44,11 @@ class DeafStore:
         await self._call("append")
         return None
 
-    async def read(self, following: Mapping[str, int | None], block_s: float) -> list[Entry]:
+    async def read(self, following: Mapping[str, int], block_s: float) -> list[Entry]:
         await self._call("read")
         return []
 
     async def drop_history(self, edge: str, before: int) -> None: ...
-
-    async def add_part(self, snapshot_id: str, part: bytes) -> None: ...
-
-    async def parts(self, snapshot_id: str, start: int, count: int) -> list[bytes]:
-        return []
 
     async def claim(self, document: object) -> bool:
         return True
@@ -68,10 +63,10 @@ class DeafStore:
 async def test_an_edge_leaves_where_a_call_swallows_its_cancellation(call: str) -> None:
     """CPython issue 86296: `asyncio.wait_for` of Python 3.11 may return a result instead."""
     store = DeafStore(call)
-    member = join(Core({"policy": "least_load"}, rng=random.Random(1)), "e1", documents={})
-    member.roster([EdgeInfo(edge="e1"), EdgeInfo(edge="e2")], 0.0)
+    protocol = join(Core({"policy": "least_load"}, rng=random.Random(1)), "e1", documents={})
+    protocol.meet([EdgeInfo(edge="e1"), EdgeInfo(edge="e2")], 0.0)
     clock = asyncio.get_running_loop().time
-    sharing = Sharing(member, store, info=EdgeInfo(edge="e1"), readiness=Readiness(), clock=clock)
+    sharing = Sharing(protocol, store, info=EdgeInfo(edge="e1"), readiness=Readiness(), clock=clock)
     running = asyncio.create_task(sharing.run())
     async with asyncio.timeout(30):
         await store.called.wait()

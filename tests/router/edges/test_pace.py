@@ -37,14 +37,14 @@ async def watched() -> tuple[int, float]:
     )
     edge.sharing._flush_s = FLUSH_S
     looks = 0
-    next_batch = edge.member.next_batch
+    next_batch = edge.protocol.next_batch
 
     def counted(now_s: float) -> object:
         nonlocal looks
         looks += 1
         return next_batch(now_s)
 
-    edge.member.next_batch = counted  # type: ignore[method-assign, assignment]
+    edge.protocol.next_batch = counted  # type: ignore[method-assign, assignment]
     sharing = asyncio.create_task(edge.sharing.run())
     await asyncio.sleep(1.0)
     looks = 0

