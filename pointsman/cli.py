@@ -113,8 +113,8 @@ def router(
 ) -> None:
     """Run one router: answer HAProxy's lookups, manage its servers, serve the admin API."""
     from pointsman.router.app import run
-    from pointsman.router.edges.url import without_password
     from pointsman.router.process.logs import configure
+    from pointsman.router.process.store_url import without_password
     from pointsman.router.settings import load_settings
 
     with one_sentence_on_error():

@@ -33,10 +33,10 @@ from pointsman.router.errors import RegistrationError, ResolveError, SettingsErr
 from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.fleet.saved import StateFile
+from pointsman.router.fronts.admin_token import AdminToken
 from pointsman.router.fronts.api.admin import AdminFront
-from pointsman.router.fronts.api.admin_token import AdminToken
 from pointsman.router.fronts.api.edges import EdgesFront
-from pointsman.router.fronts.api.guard import Guard
+from pointsman.router.fronts.api.guard import Check, Guard
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
 from pointsman.router.fronts.api.policy import PolicyFront
@@ -60,13 +60,14 @@ from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.http_servers import serve_http
+from pointsman.router.process.listen import Listen, NearListen
+from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.sockets import bind_tcp, bind_unix
-from pointsman.router.settings import Listen, NearListen, Settings
+from pointsman.router.settings import Settings
 from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.pin_keeper import build_pin_keeper
-from pointsman.router.watch.readiness import Readiness
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 
@@ -148,7 +149,7 @@ class Router:
             HoldCollector(core.holds),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
-            AdminCollector(guard),
+            AdminCollector(lambda: {check: guard.refused[check] for check in Check}),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )

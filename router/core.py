@@ -24,8 +24,9 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.policy import Needs
 from pointsman.policies.registry import PolicyTable, build_policy
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.counts.requests import DecisionMetrics, EdgeHealth, RequestMetrics
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
-from pointsman.router.decide.hold import MAX_HELD, Held, HoldQueue, HoldTurns
+from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.fleet.adapters import AdapterTable
@@ -34,10 +35,10 @@ from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import DecisionMetrics, EdgeHealth, RequestMetrics
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import LimitSettings
 

@@ -23,9 +23,10 @@ from pointsman.haproxy.config import BACKEND, ServerOptions
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
 from pointsman.policies.registry import build_policy
-from pointsman.router.edges.url import check_url, without_password
 from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.process.listen import Listen, NearListen, Port
+from pointsman.router.process.store_url import check_url, without_password
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -33,39 +34,7 @@ DEFAULT_POLICY: Mapping[str, Any] = {"policy": "kv_cost"}
 """Conversations stay where their KV is, with session ids or without, and leave for less loaded replicas when that is
 worth it."""
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A TCP address to listen on; port 0 lets the system pick."""
-
-    host: str = "127.0.0.1"
-    """IP address or host name to listen on."""
-    port: Port = 0
-    """TCP port to listen on; 0 lets the system pick one."""
-
-    @property
-    def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class NearListen(Listen, frozen=True, forbid_unknown_fields=True):
-    """An address that HAProxy on the same host connects to: TCP, or a Unix socket, which costs both sides less."""
-
-    path: str = ""
-    """Path of a Unix socket to listen on instead of TCP, created with mode 0600; `host` and `port` are then ignored."""
-
-    def __str__(self) -> str:
-        return f"unix@{self.path}" if self.path else super().__str__()
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

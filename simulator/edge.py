@@ -19,9 +19,9 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.features import expected_tokens
-from pointsman.router.decide.hold import Held
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.outliers.failure_accrual import OutlierConfig
+from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.peers.registry import known_policies
 from pointsman.simulator.replica import VirtualReplica
 

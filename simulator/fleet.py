@@ -32,7 +32,8 @@ from pointsman.engine.sim.model import SimRequest, StepResult
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold import STEP_S, Held
+from pointsman.router.decide.hold import STEP_S
+from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.edge import Edge, Placed
 from pointsman.simulator.errors import ExperimentError
 from pointsman.simulator.measure import Counts, Served, Summary, summarise

@@ -36,6 +36,7 @@ MAY_IMPORT = {
 
 ROUTER_FLOORS = (
     "errors",
+    "counts",
     "process",
     "fleet",
     "outliers",
@@ -46,9 +47,9 @@ ROUTER_FLOORS = (
     "core",
     "edges",
     "watch",
+    "metrics",
     "fronts",
     "fronts.api",
-    "metrics",
     "app",
 )
 """Boxes of `router/`, the lowest first: each imports only those before it (tests/support/house.py draws them)."""

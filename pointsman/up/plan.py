@@ -28,7 +28,8 @@ from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
 from pointsman.policies.registry import build_policy
 from pointsman.router.decide.body_needs import body_window
-from pointsman.router.settings import Listen, Settings, load_settings
+from pointsman.router.process.listen import Listen
+from pointsman.router.settings import Settings, load_settings
 from pointsman.up.ports import parse_listen
 from pointsman.up.run_folder import RunFolder
 from pointsman.up.valkey import valkey_url

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pointsman.contract.errors import ConfigurationError
 from pointsman.errors import StartError
-from pointsman.router.settings import Listen
+from pointsman.router.process.listen import Listen
 
 LOWEST_PICKED = 10240
 """Below are the ports that services are known by."""

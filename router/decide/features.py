@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from pointsman.contract.prefix_keys import scope_of, scoped
 from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
 
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
@@ -38,10 +39,6 @@ clients."""
 BELIEVED_BYTES = 16_384
 """Of an announced body so much counts before it has arrived. Where the policy reads no body, HAProxy asks as soon as it
 has the headers, and most prompts follow within a millisecond; a client gains 4,096 tokens by announcing them."""
-
-MAX_PROMPT_TOKENS = 2**20
-"""A prompt counts as at most so many tokens where neither the model's card nor the replica's KV says less: the longest
-context in common use."""
 
 NAMING_SHIFT = 14
 GENERATES_NOTHING = 1 << 13

@@ -22,15 +22,15 @@ from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choo
 from pointsman.policies.policy import Context, Policy
 from pointsman.policies.registry import build_policy, installed_policies
 from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.considered import ActivePolicy, Considered
 from pointsman.router.decide.explain import explain, explain_none
-from pointsman.router.decide.features import BYTES_PER_TOKEN, MAX_PROMPT_TOKENS, expected_tokens
+from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
-from pointsman.router.decide.hold import HoldQueue
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.fleet.replicas import ANY_MODEL, Membership
-from pointsman.router.kv.parts import Prompt
-from pointsman.router.metrics.requests import DecisionMetrics
+from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
+from pointsman.router.requests.hold_queue import HoldQueue
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""

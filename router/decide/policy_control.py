@@ -15,9 +15,9 @@ import structlog
 
 from pointsman.policies.errors import PolicyError
 from pointsman.policies.registry import build_policy
+from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.metrics.requests import DecisionMetrics
 
 log = structlog.get_logger(__name__)
 

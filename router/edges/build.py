@@ -18,8 +18,8 @@ from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import SharedSettings
-from pointsman.router.watch.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 

@@ -34,7 +34,7 @@ from pointsman.router.edges.keys import FIELD, STREAM_TTL_S, Keys, entry_id, seq
 from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
-from pointsman.router.edges.url import check_url, sentinels
+from pointsman.router.process.store_url import check_url, sentinels
 
 TIMEOUT_S = 1.0
 """For one round trip: Redis answers in a fraction of a millisecond, or is in trouble."""

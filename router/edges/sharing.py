@@ -16,13 +16,13 @@ import structlog
 
 from pointsman.contract.backoff import Backoff
 from pointsman.contract.events import MAX_EDGES
+from pointsman.router.counts.histogram import Histogram
 from pointsman.router.edges.protocol import EdgeProtocol, Outgoing
 from pointsman.router.edges.records import Document, EdgeInfo
 from pointsman.router.edges.store import Cause, Roster, Store, StoreError
-from pointsman.router.edges.url import is_loopback
-from pointsman.router.metrics.histogram import Histogram
 from pointsman.router.process.clock import Clock
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
+from pointsman.router.process.store_url import is_loopback
 
 FLUSH_S = 0.005
 """How long what happens is gathered: a few requests of a busy edge, and less than an engine's step."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.features import extract
 from pointsman.router.decide.pipeline import Pipeline
-from pointsman.router.metrics.requests import DecisionMetrics
 from pointsman.router.process.clock import Clock
 
 

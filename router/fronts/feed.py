@@ -17,7 +17,7 @@ import structlog
 from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
 from pointsman.router.core import Core
-from pointsman.router.fronts.api.admin_token import DELAY_S, AdminToken
+from pointsman.router.fronts.admin_token import DELAY_S, AdminToken
 from pointsman.router.process.clock import Clock
 
 MAX_FEEDS = 8192

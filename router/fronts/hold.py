@@ -16,10 +16,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pointsman.policies.decision import Decision
-from pointsman.router.decide.hold import STEP_S, Held, HoldTurns, Outcome
+from pointsman.router.decide.hold import STEP_S, HoldTurns
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.lookup import FormReader, encode_lines
 from pointsman.router.process.clock import Clock
+from pointsman.router.requests.hold_queue import Held, Outcome
 
 NOBODY_DECIDED = PlainTextResponse("nobody decided\n", 503)
 """HAProxy fails open."""

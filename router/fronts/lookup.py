@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
-from pointsman.router.fronts.api.guard import host_of, is_loopback
 from pointsman.router.fronts.deciding import Decider
+from pointsman.router.fronts.hosts import host_of, is_loopback
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""

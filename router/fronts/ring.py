@@ -12,7 +12,7 @@ import asyncio
 
 import structlog
 
-from pointsman.router.metrics.requests import RequestMetrics
+from pointsman.router.counts.requests import RequestMetrics
 from pointsman.router.process.clock import Clock
 from pointsman.router.requests.end_of_request import EndOfRequest
 

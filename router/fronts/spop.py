@@ -24,8 +24,8 @@ from pointsman.haproxy.spop import (
     encode_set_vars,
 )
 from pointsman.policies.decision import Decision
+from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.fronts.deciding import Decider
-from pointsman.router.metrics.requests import DecisionMetrics
 
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""

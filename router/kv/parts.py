@@ -8,9 +8,13 @@ import msgspec
 
 from pointsman.policies.candidates import Candidates, Residency, names
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.counts.histogram import Histogram
 from pointsman.router.kv.conversation import Conversation
 from pointsman.router.kv.prefix_index import Level
-from pointsman.router.metrics.histogram import Histogram
+
+MAX_PROMPT_TOKENS = 2**20
+"""A prompt counts as at most so many tokens where neither the model's card nor the replica's KV says less: the longest
+context in common use."""
 
 ERROR_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -14,7 +14,6 @@ from pointsman.contract.events import EngineEvents, EngineLoad
 from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.features import MAX_PROMPT_TOKENS
 from pointsman.router.kv.columns import KVColumns
 from pointsman.router.kv.conversation import Conversation, Name
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
@@ -23,7 +22,15 @@ from pointsman.router.kv.key_tokens import KeyTokens
 from pointsman.router.kv.lessons import Lessons
 from pointsman.router.kv.mirrors import Mirrors
 from pointsman.router.kv.outbox import KVOutbox
-from pointsman.router.kv.parts import KVCounters, Placement, Prompt, arrived_tokens, best_of, deepest_of
+from pointsman.router.kv.parts import (
+    MAX_PROMPT_TOKENS,
+    KVCounters,
+    Placement,
+    Prompt,
+    arrived_tokens,
+    best_of,
+    deepest_of,
+)
 from pointsman.router.kv.prefill_backlog import PrefillBacklog
 from pointsman.router.kv.prefill_times import PrefillTimes
 from pointsman.router.kv.prefix_index import MAX_KEYS as MAX_INDEX_KEYS

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
-from pointsman.router.fronts.api.guard import Check, Guard
 from pointsman.router.metrics.families import FamilyCollector, counter
 
 
 class AdminCollector(FamilyCollector):
     """Reads the guard's counts."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, refused: Callable[[], Mapping[str, int]]) -> None:
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
-        refused = self._guard.refused
         yield from counter(
             "pointsman_admin_refused",
             "Requests to the admin API and engine feeds refused by a check of the sender: token (wrong or missing), "
             "host (a Host header of another machine), origin (a web page of another origin).",
-            ((check, refused[check]) for check in Check),
+            self._refused().items(),
             "check",
         )

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pointsman.router.counts.histogram import Histogram
 from pointsman.router.metrics.exposition import in_pieces
-from pointsman.router.metrics.histogram import Histogram
 
 LabelValues = str | tuple[str, ...]
 """Values of the labels of one time series; of a single label also without a tuple."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 
-from pointsman.router.decide.hold import HoldQueue, Outcome
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
+from pointsman.router.requests.hold_queue import HoldQueue, Outcome
 
 
 class HoldCollector(FamilyCollector):

@@ -8,7 +8,7 @@ from prometheus_client.core import Metric
 
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.process.background import LOOP, BackgroundTasks
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 from pointsman.router.watch.state_file import LOADED, SAVED, StateKeeper
 
 

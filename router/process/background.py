@@ -17,7 +17,7 @@ import structlog
 
 from pointsman.contract.backoff import Backoff
 from pointsman.router.process.clock import Clock
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 10.0

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pointsman.router.errors import SettingsError
-from pointsman.router.settings import Listen
+from pointsman.router.process.listen import Listen
 
 BACKLOG = 1024
 

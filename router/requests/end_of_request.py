@@ -11,9 +11,9 @@ import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Reason
+from pointsman.router.counts.requests import RequestMetrics
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.requests import RequestMetrics
 from pointsman.router.outliers.answers import Verdict, judge
 from pointsman.router.outliers.pace import Unit
 from pointsman.router.outliers.table import OutlierTable

@@ -28,11 +28,11 @@ from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold import HoldQueue, Outcome
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.prefill_backlog import WaitingPrompt
 from pointsman.router.kv.state import KVState
+from pointsman.router.requests.hold_queue import HoldQueue, Outcome
 from pointsman.router.requests.outcomes import Outcomes
 
 MAX_REQUESTS = 262_144

@@ -18,14 +18,14 @@ import structlog
 from pointsman.contract.registration import Role
 from pointsman.haproxy.errors import HAProxyError
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer, Reconciler
+from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
-from pointsman.router.metrics.requests import EdgeHealth
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.readiness import Readiness
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.watch.old_workers import OldWorkers
-from pointsman.router.watch.readiness import Readiness
 
 BODY_VARIABLE = "proc.pm.body"
 WINDOW_VARIABLE = "proc.pm.window"

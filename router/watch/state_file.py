@@ -17,7 +17,7 @@ from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.errors import LimitError, StateFileError
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.saved import SavedState, StateFile
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 SAVE_DELAY_S = 0.2
 """Changes of the registry within this time are saved once."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pointsman.router.errors import SettingsError
-from pointsman.router.settings import DEFAULT_POLICY, Listen, load_settings
+from pointsman.router.process.listen import Listen
+from pointsman.router.settings import DEFAULT_POLICY, load_settings
 
 
 def load(tmp_path: Path, text: str = "", environment: dict[str, str] | None = None, **overrides: object):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
 from pointsman.engine.sim.timing import DENSE_H100
-from pointsman.router.decide.hold import Outcome
+from pointsman.router.requests.hold_queue import Outcome
 from pointsman.simulator.errors import ExperimentError
 from pointsman.simulator.fleet import MAX_REFUSALS, VirtualFleet
 from pointsman.simulator.generate import WORKLOADS, Lognormal, generate

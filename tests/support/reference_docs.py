@@ -27,12 +27,12 @@ from pointsman.engine.vllm.fleet.config import FleetConfig
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
-from pointsman.router.decide.hold import Outcome
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.fronts.api.guard import Check
 from pointsman.router.metrics.requests import REQUEST_CLASSES
 from pointsman.router.outliers.answers import FAILURES
 from pointsman.router.outliers.table import BACKPRESSURE, SLOW
+from pointsman.router.requests.hold_queue import Outcome
 from pointsman.router.settings import Settings, SharedSettings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -51,8 +51,8 @@ from pointsman.contract.registration import Registration, Role, leg_id
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core
-from pointsman.router.decide.hold import Held
 from pointsman.router.fleet.replicas import Health
+from pointsman.router.requests.hold_queue import Held
 
 TOKENS = 1_000_000
 """KV of a replica whose size the story does not say."""

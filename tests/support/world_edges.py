@@ -23,7 +23,7 @@ from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replicas import Health, Replica
 from pointsman.router.fleet.saved import SavedReplica
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 if TYPE_CHECKING:
     from world_engines import WorldEngine

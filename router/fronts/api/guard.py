@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
-from functools import lru_cache
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -26,13 +24,10 @@ from starlette.responses import Response
 
 from pointsman.contract.events import JSON_TYPE
 from pointsman.contract.http_api import bearer_token, media_type_of, wrong_token
-from pointsman.router.fronts.api.admin_token import AdminToken
-from pointsman.router.settings import Listen
+from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.hosts import host_of, is_loopback
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-HOSTS_KEPT = 64
-"""`Host` headers whose reading is remembered: heartbeats of a thousand replicas come with one or two."""
 
 QUOTED_MAX = 100
 """Characters of a peer's header or parameter that a refusal repeats."""
@@ -105,21 +100,6 @@ class Guard:
         if foreign := foreign_page(headers, given[0]):
             self._refused[Check.ORIGIN] += 1
             raise HTTPException(403, f"{foreign}: a web page of another origin may not use this API")
-
-
-@lru_cache(maxsize=HOSTS_KEPT)
-def host_of(header: str) -> str:
-    """The name or address in a `Host` header, lower case, without port and brackets; empty where it is malformed."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-@lru_cache(maxsize=HOSTS_KEPT)
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address always means the machine it is used on."""
-    return Listen(host).is_loopback
 
 
 def foreign_page(headers: Headers, host: str) -> str:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from pointsman.router.metrics.exposition import render
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 
 class HealthFront:

@@ -8,7 +8,7 @@ import pytest
 
 from pointsman.contract.errors import ConfigurationError
 from pointsman.errors import StartError
-from pointsman.router.settings import Listen
+from pointsman.router.process.listen import Listen
 from pointsman.up.ports import EPHEMERAL, LOWEST_PICKED, PortHolder, parse_listen, pick_ports
 
 

@@ -1,79 +1,202 @@
-"""The queue of requests held at the edge."""
+"""The pipeline where requests wait: who is held, whose turn it is, and when the wait is over."""
 
 from __future__ import annotations
 
+import random
+from typing import Any, ClassVar
+
 import pytest
 
-from pointsman.policies.decision import Decision, Reason
+from pointsman.contract.registration import Registration
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
+from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
+from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold import HoldQueue, Outcome
+from pointsman.router.core import Core, CoreConfig
+from pointsman.router.decide.hold import MAX_TURNS
+from pointsman.router.kv.conversations import CONVERSATION_TTL_S
+from pointsman.router.requests.hold_queue import Held, HoldQueue, Outcome
 
-REFUSAL = Decision(Reason.ADMISSION, status=429, retry_after_s=2)
-
-
-def make_queue(*ids: str, max_held: int = 8, model: str = "m") -> HoldQueue:
-    """A queue with these requests, which came a second apart and wait for ten."""
-    queue = HoldQueue(max_held=max_held)
-    for at_s, request_id in enumerate(ids):
-        queue.join(RequestFeatures(request_id=request_id, model=model), float(at_s), 10.0, REFUSAL)
-        queue.validate()
-    return queue
+WAIT_S = 10.0
+TOKENS = 1000
+"""Of KV, and of its only replica: room for ten prompts of 100."""
 
 
-def names(queue: HoldQueue) -> list[str]:
-    return [held.features.request_id for held in queue]
+def admission(**given: object) -> dict[str, Any]:
+    return {"policy": "kv_cost", "admission": {"limit": 1.0, "wait_s": WAIT_S, "retry_after_s": 3, **given}}
 
 
-def test_who_came_first_stands_first() -> None:
-    """And knows since when and until when it waits, and what it is told in the end."""
-    queue = make_queue("a", "b", "c")
-    assert names(queue) == ["a", "b", "c"]
-    _, second, _ = queue
-    assert (second.since_s, second.until_s, second.refusal) == (1.0, 11.0, REFUSAL)
+class Edge:
+    """A pipeline whose replicas have room for `TOKENS` tokens each."""
+
+    def __init__(self, *replicas: str, max_held: int = 100, **given: object) -> None:
+        self.core = Core(admission(**given), rng=random.Random(7), config=CoreConfig(max_held=max_held))
+        self.load = self.core.load
+        self.kv = self.core.kv
+        self.metrics = self.core.decision_metrics
+        self.replicas = self.core.replicas
+        self.pipeline = self.core.pipeline
+        for replica in replicas or ("only",):
+            self.put(replica)
+
+    @property
+    def holds(self) -> HoldQueue:
+        return self.pipeline.holds
+
+    def put(self, replica: str, model: str = "", adapters: tuple[str, ...] = ()) -> None:
+        registration = Registration(url="http://127.0.0.1:8000", model=model, adapters=list(adapters))
+        slot = self.replicas.put(replica, registration, ("127.0.0.1", 8000), 0.0).slot
+        self.has_room(slot, TOKENS)
+
+    def has_room(self, slot: int, tokens: int) -> None:
+        self.kv.columns.set_capacity(slot, tokens)
+
+    def fill(self, model: str = "") -> None:
+        """A conversation takes all the KV there is."""
+        assert self.ask("full", TOKENS, session="full", model=model).first
+
+    def features(self, request: str, tokens: int, **given: object) -> RequestFeatures:
+        given.setdefault("session", f"session of {request}")
+        return RequestFeatures(request_id=request, body_bytes=4 * tokens, **given)  # type: ignore[arg-type]
+
+    def ask(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Decision:
+        """A lookup."""
+        return self.pipeline.decide(self.features(request, tokens, **given), now_s)
+
+    def hold(self, request: str, tokens: int = 100, now_s: float = 0.0, **given: object) -> Held | Decision:
+        """The lookup of a request that was told to wait."""
+        return self.core.hold(self.features(request, tokens, **given), now_s)
+
+    def make_room(self) -> None:
+        """What `fill` began is over, and long ago."""
+        self.core.requests.end("full", 0.0)
+        self.kv.conversations.expire(CONVERSATION_TTL_S + 1.0)
+
+    def step(self, now_s: float = 1.0) -> dict[str, Decision]:
+        """Who waits no longer, and what they are told."""
+        answers = {held.features.request_id: decision for held, decision in self.core.step_held(now_s)}
+        self.holds.validate()
+        self.core.validate()
+        return answers
 
 
-def test_who_leaves_from_the_middle_holds_nobody_up() -> None:
-    """The others keep their order; leaving twice, or without having waited, is nothing."""
-    queue = make_queue("a", "b", "c")
-    assert queue.leave("b", 5.0, Outcome.GONE)
-    assert not queue.leave("b", 5.0, Outcome.GONE)
-    assert not queue.leave("never seen", 5.0, Outcome.GONE)
-    queue.validate()
-    assert names(queue) == ["a", "c"]
-    assert queue.outcomes == {Outcome.GONE: 1}
+def test_without_room_a_request_should_wait() -> None:
+    """The answer says for how long; nothing is decided, so nothing is reserved, placed or counted."""
+    edge = Edge()
+    edge.fill()
+    waits = edge.ask("1")
+    assert waits == Decision(Reason.ADMISSION, status=429, retry_after_s=3, hold_ms=10_000)
+    assert len(edge.load) == 1
+    assert len(edge.holds) == 0
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 0
 
 
-def test_it_is_full_at_its_limit() -> None:
-    """Joining beyond it is a programming error, so who asks must look."""
-    queue = make_queue("a", "b", max_held=2)
-    assert queue.full
-    with pytest.raises(AssertionError):
-        queue.join(RequestFeatures(request_id="c"), 2.0, 10.0, REFUSAL)
-    queue.leave("a", 2.0, Outcome.ADMITTED)
-    assert not queue.full
+def test_the_first_in_the_queue_is_not_behind_itself() -> None:
+    """With room there is nothing to wait for, though somebody waits: the asking one."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1")
+    edge.make_room()
+    assert edge.step()["1"].first == "only"
 
 
-def test_waits_are_measured_whatever_becomes_of_them() -> None:
-    """0.3 and 8.5 seconds, in the buckets up to 0.5 and 10."""
-    queue = make_queue("a", "b")
-    queue.leave("a", 0.3, Outcome.ADMITTED)
-    queue.leave("b", 9.5, Outcome.TIMED_OUT)
-    buckets = dict(queue.waited_s.cumulative())
-    assert (buckets["0.25"], buckets["0.5"], buckets["5.0"], buckets["10.0"]) == (0, 1, 1, 2)
-    assert queue.waited_s.total == pytest.approx(8.8)
+def test_room_that_came_between_the_two_questions_is_taken() -> None:
+    """Told to wait, and when it asks for its turn nobody else waits and there is room: it is placed at once."""
+    edge = Edge()
+    edge.fill()
+    assert edge.ask("1").hold_ms
+    edge.make_room()
+    decision = edge.hold("1")
+    assert isinstance(decision, Decision)
+    assert decision.first == "only"
+    assert not edge.holds.outcomes
 
 
-def test_models_are_counted_while_somebody_waits_for_them() -> None:
-    """Names come from clients: none is kept longer than the requests that brought it."""
-    queue = make_queue("a", "b")
-    queue.join(RequestFeatures(request_id="c", model="other"), 2.0, 10.0, REFUSAL)
-    assert queue.models == {"m": 2, "other": 1}
-    for request_id in ("c", "a", "b"):
-        queue.leave(request_id, 3.0, Outcome.GONE)
-        queue.validate()
-    assert not queue.models
+def test_a_wait_ends_with_a_refusal() -> None:
+    """429 and when to come back, counted under its reason; until then nothing is said."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1", now_s=5.0)
+    assert edge.step(5.0 + WAIT_S - 0.01) == {}
+    assert edge.step(5.0 + WAIT_S) == {"1": Decision(Reason.ADMISSION, status=429, retry_after_s=3)}
+    assert edge.holds.outcomes == {Outcome.TIMED_OUT: 1}
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 1
 
 
-def test_it_says_how_many_wait() -> None:
-    """In a debugger or a log."""
-    assert repr(make_queue("a", "b")) == "HoldQueue(2 of at most 8)"
+def test_room_in_the_last_moment_is_still_taken() -> None:
+    """Whose wait is over is asked for once more before it is refused."""
+    edge = Edge()
+    edge.fill()
+    edge.hold("1")
+    edge.make_room()
+    assert edge.step(WAIT_S + 1.0)["1"].first == "only"
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    """Told so by the first lookup; counted as a refusal and as an overflow."""
+    edge = Edge(max_held=1)
+    edge.fill()
+    edge.hold("1")
+    assert edge.ask("2") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.hold("3") == Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.holds.outcomes == {Outcome.OVERFLOW: 2}
+    assert edge.metrics.by_reason["kv_cost", Reason.ADMISSION] == 2
+    edge.make_room()
+    assert edge.step()["1"].first, "the one that waits is asked for all the same"
+
+
+def test_another_policy_lets_all_go() -> None:
+    """So many a step, in their order, that lookups do not wait behind them."""
+    edge = Edge()
+    edge.fill()
+    requests = [str(number) for number in range(MAX_TURNS + 5)]
+    for request in requests:
+        assert isinstance(edge.hold(request), Held)
+    edge.pipeline.swap_policy(build_policy({"policy": "least_load"}))
+    assert list(edge.step()) == requests[:MAX_TURNS]
+    assert list(edge.step()) == requests[MAX_TURNS:]
+
+
+def test_a_request_without_an_id_is_not_held() -> None:
+    """Somebody asks by hand. One that waits already has its place, and gets no second."""
+    edge = Edge()
+    edge.fill()
+    refusal = Decision(Reason.ADMISSION, status=429, retry_after_s=3)
+    assert edge.hold("") == refusal
+    assert isinstance(edge.hold("1"), Held)
+    assert edge.hold("1") == refusal
+    assert len(edge.holds) == 1
+
+
+def test_explain_says_who_would_be_held() -> None:
+    """For how long; also behind others, though there is room. Nobody joins by asking."""
+    edge = Edge()
+    assert edge.ask("0", 800, session="known").first
+    explained = edge.pipeline.explain(edge.features("explain", 500), 0.0)["decision"]
+    assert (explained.status, explained.hold_ms) == (429, 10_000)
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].first == "only"
+    edge.hold("large", 500)
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].hold_ms == 10_000
+    assert len(edge.holds) == 1
+
+
+class Closed(PlainPolicy[PolicyConfig]):
+    """From another package, and it knows nothing of waiting."""
+
+    name: ClassVar[str] = "closed"
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
+
+    def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:
+        return Refusal(Reason.CUSTOM, 429, 5)
+
+    def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
+        pytest.fail("a request that is refused is not ranked")
+
+
+def test_a_policy_that_knows_nothing_of_waiting_refuses() -> None:
+    """At once, as ever."""
+    edge = Edge()
+    edge.pipeline.swap_policy(Closed(PolicyConfig()))
+    assert edge.ask("1") == Decision(Reason.CUSTOM, status=429, retry_after_s=5)
+    assert edge.metrics.by_reason["closed", Reason.CUSTOM] == 1

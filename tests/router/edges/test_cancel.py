@@ -14,7 +14,7 @@ from pointsman.router.edges.build import join
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.edges.store import Entry, Kept, Roster
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 CALLS = ("open", "append", "read")
 

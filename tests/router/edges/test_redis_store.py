@@ -13,9 +13,9 @@ from pointsman.router.edges.protocol import Outgoing
 from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
-from pointsman.router.edges.url import without_password
 from pointsman.router.errors import SettingsError
 from pointsman.router.fleet.saved import SavedReplica
+from pointsman.router.process.store_url import without_password
 from pointsman.router.settings import load_settings
 
 RIGHTS = ["+@stream", "+@hash", "+@string", "+expire", "+eval", "+ping"]

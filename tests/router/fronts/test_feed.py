@@ -15,7 +15,7 @@ from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents, EventsAnsw
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
 from pointsman.router.core import Core
 from pointsman.router.fronts import feed as feed_front
-from pointsman.router.fronts.api.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import AdminToken
 from pointsman.router.fronts.feed import FeedProtocol
 
 

@@ -16,7 +16,7 @@ from pointsman.policies.decision import Ranked, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
-from pointsman.router.decide.hold import Outcome
+from pointsman.router.requests.hold_queue import Outcome
 
 REACH_S = 30.0
 """How long a test waits for what must happen; nothing is asserted about time."""

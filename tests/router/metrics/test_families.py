@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
+from pointsman.router.counts.histogram import Histogram
 from pointsman.router.metrics.families import FamilyCollector, build_registry, counter, gauge, histogram
-from pointsman.router.metrics.histogram import Histogram
 
 
 class Everything(FamilyCollector):

@@ -11,7 +11,7 @@ from router_fixture import client_of, register, running_router
 
 from pointsman.router.process import background
 from pointsman.router.process.background import LOOP, MAX_FAILURES, BackgroundTasks
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 
 class Tasks:

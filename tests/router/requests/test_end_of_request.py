@@ -12,8 +12,8 @@ from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
-from pointsman.router.decide.hold import Outcome
 from pointsman.router.requests.end_of_request import MAX_WORKERS
+from pointsman.router.requests.hold_queue import Outcome
 
 
 class Edge:

@@ -10,11 +10,11 @@ from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
 from pointsman.router.core import Core, CoreConfig
+from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
 from pointsman.router.fleet.replicas import Health
-from pointsman.router.metrics.requests import EdgeHealth
+from pointsman.router.process.readiness import Readiness
 from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, SLICE_REPLICAS, WINDOW_VARIABLE, EdgeSync
-from pointsman.router.watch.readiness import Readiness
 
 
 class FakeHAProxy:

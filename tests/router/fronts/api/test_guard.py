@@ -10,9 +10,10 @@ import pytest
 from router_fixture import client_of, register, running_router
 from starlette.requests import Request
 
-from pointsman.router.fronts.api import admin_token
-from pointsman.router.fronts.api.admin_token import AdminToken
-from pointsman.router.fronts.api.guard import Check, Guard, host_of, is_loopback
+from pointsman.router.fronts import admin_token
+from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.api.guard import Check, Guard
+from pointsman.router.fronts.hosts import host_of, is_loopback
 
 LOOPBACK = ["127.0.0.1:8001", "localhost", "localhost:1", "LOCALHOST:8001", "127.8.9.10", "[::1]:8001", "localhost.:80"]
 FOREIGN = ["rebind.example", "rebind.example:8001", "10.0.0.7:8001", "0.0.0.0:8001", "localhost.example", "", "[::1",

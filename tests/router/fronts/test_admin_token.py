@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from pointsman.router.fronts.api import admin_token
-from pointsman.router.fronts.api.admin_token import AdminToken
+from pointsman.router.fronts import admin_token
+from pointsman.router.fronts.admin_token import AdminToken
 
 
 async def test_wrong_tokens_are_logged_together() -> None:

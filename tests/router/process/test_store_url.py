@@ -2,7 +2,7 @@
 
 import pytest
 
-from pointsman.router.edges.url import check_url, sentinels, without_password
+from pointsman.router.process.store_url import check_url, sentinels, without_password
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A histogram that counts in place."""
 
-from pointsman.router.metrics.histogram import Histogram
+from pointsman.router.counts.histogram import Histogram
 
 
 def test_buckets_are_cumulative_and_bounds_belong_to_their_bucket() -> None:

@@ -1,6 +1,6 @@
 """Whether a router is ready, and why not."""
 
-from pointsman.router.watch.readiness import Readiness
+from pointsman.router.process.readiness import Readiness
 
 
 def test_all_conditions_have_to_hold() -> None:
