@@ -66,6 +66,14 @@ def served(answer: Any) -> Served:
     return Served(answer.status_code, names.get(answer.headers.get("x-pointsman-replica", ""), ""), message)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def clients() -> None:
+    """Imports both clients before any event loop runs: it takes seconds, in which this process's stub replicas would
+    answer no health check."""
+    import anthropic  # noqa: F401
+    import openai  # noqa: F401
+
+
 Send = Callable[[RunningEdge, str, str, dict[str, str]], Awaitable[Served]]
 
 

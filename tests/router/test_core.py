@@ -57,7 +57,7 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
 def test_whoever_follows_a_slot_sees_it_whole() -> None:
     """Added once every table has it, removed while every table still has it."""
     core, seen = make_core(), []
-    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.feed(slot).past))))
+    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.cursor(slot).past))))
     core.on_slot_removed.append(lambda slot: seen.append(("removed", int(core.load.in_flight[slot]))))
     slot = register(core, "a")
     core.decide(RequestFeatures(request_id="r"), 0.0)
