@@ -42,8 +42,11 @@ def leg_id(request_id: str) -> str:
     return request_id if request_id.endswith(LEG_SUFFIX) else request_id + LEG_SUFFIX
 
 
-class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Body of `PUT /v1/replicas/{id}`: one routable engine endpoint."""
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Body of `PUT /v1/replicas/{id}`: one routable engine endpoint.
+
+    A field at its default is not encoded, so that a router which does not know the field takes the registration.
+    """
 
     url: Annotated[str, msgspec.Meta(max_length=256, description="Base URL, http://HOST:PORT; HAProxy connects here.")]
     model: Annotated[
