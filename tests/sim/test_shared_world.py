@@ -17,12 +17,12 @@ from pointsman.router.edges.documents import SharedDocuments
 from pointsman.router.edges.peers import Peers
 from pointsman.router.edges.rounds import Kind, Part, Rounds
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Replica
 from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.conversations import Conversations
 from pointsman.router.kv.event_cursor import EventCursor
 from pointsman.router.kv.prefix_index import PrefixIndex
+from pointsman.router.requests.table import RequestTable
 
 SHORT_S = 8.0
 """Of faults, in the fast suite."""
@@ -96,7 +96,7 @@ drop_at = Conversations._drop_at
 
 def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any, likely: int) -> str:
     """What the first world says in which one rule is broken."""
-    monkeypatch.setattr(owner, name, mutant, raising=False)
+    monkeypatch.setattr(owner, name, mutant)
     for seed in (likely, *MUTANT_SEEDS):
         try:
             run_world(seed, active_s=SHORT_S)
@@ -112,9 +112,9 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
     [
         pytest.param(EventCursor, "apply", forget_evictions, 0, "keys of", id="evictions are passed over"),
         pytest.param(
-            LoadTable,
-            "_drop_leaked",
-            lambda self, *_: 0,
+            RequestTable,
+            "observe",
+            lambda self, *_: None,
             3,
             "still reserved",
             id="a lost line is never made up for",

@@ -99,7 +99,7 @@ def test_a_fleet_outlives_its_drivers(cluster: tuple[str, dict[str, str], Start]
 
     beside = start()
     assert beside.wait(WAIT_S) == 1
-    assert "error: fleet 'vllm' is kept by another driver" in beside.errors
+    assert "error: fleet 'vllm' is run by another driver" in beside.errors
 
     first.process.kill()
     first.wait(WAIT_S)
