@@ -3,7 +3,7 @@
 Streams (`bench.scale_streams`): memory of the edge at 1,000, 5,000 and 9,800 open streams, beside vllm-router. Replicas
 (`bench.scale_fleet`): an idle edge and a lightly loaded one with 4, 200 and 1,000 replicas behind it.
 
-The most streams need 20,000 file descriptors a process; numbers that the limit does not allow are left out, and said.
+The most streams need 24,000 file descriptors a process; numbers that the limit does not allow are left out, and said.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from bench.http import Request, chat_body
 from bench.load import ClosedLoop, Expected, Tally, quantile
 from bench.peers import PeerError, Side, edge, say, stub_replicas, vllm_router
 from bench.resident import resident_mb
+from pointsman.haproxy.descriptors import connections_within
 
 TOKEN_INTERVAL_S = 2.0
 STREAM_TOKENS = 10_000
@@ -32,8 +33,8 @@ REPLICAS = 32
 """Each has steps of its own, as engines have. In one burst of 9,800 tokens HAProxy would need a buffer for each."""
 STEP = 200
 """Streams opened at a time."""
-SPARE_DESCRIPTORS = 300
-"""Of a proxy, besides those of streams: listeners, idle connections, checks."""
+SPARE_STREAMS = 8
+"""Connections for the new requests that are timed beside open streams."""
 OPEN_S = 60.0
 SETTLE_S = 2.0
 PROBES = 200
@@ -86,8 +87,9 @@ def descriptors() -> int:
 
 
 def within_limits(streams: tuple[int, ...], allowed: int) -> tuple[int, ...]:
-    """The numbers of streams that a proxy has the descriptors for."""
-    return tuple(count for count in streams if 2 * count + SPARE_DESCRIPTORS <= allowed)
+    """The numbers of streams that the edge accepts with so many descriptors: it keeps some for servers and checks."""
+    fitting = connections_within(allowed, REPLICAS) - SPARE_STREAMS
+    return tuple(count for count in streams if count <= fitting)
 
 
 class Streams:

@@ -9,7 +9,7 @@ import pytest
 from bench.edge import OURS, PEER
 from bench.scale import allowed_mb, idle_table, load_table, stream_table
 from bench.scale_fleet import ENGINES, Fleet, FleetFigures, Prober
-from bench.scale_streams import SPARE_DESCRIPTORS, StreamFigures, within_limits
+from bench.scale_streams import StreamFigures, within_limits
 
 
 def fleet(count: int, **changes: float) -> FleetFigures:
@@ -55,8 +55,8 @@ def test_only_our_side_is_judged() -> None:
 
 def test_streams_the_descriptors_do_not_allow_are_left_out() -> None:
     """A stream takes two of them in a proxy."""
-    assert within_limits((1000, 5000, 9800), 20_000) == (1000, 5000, 9800)
-    assert within_limits((1000, 5000, 9800), 10_000 + SPARE_DESCRIPTORS) == (1000, 5000)
+    assert within_limits((1000, 5000, 9800), 65_536) == (1000, 5000, 9800)
+    assert within_limits((1000, 5000, 9800), 20_000) == (1000, 5000)  # 20,000 / 2 - 2 x 625 - 32 = 8,718
     assert within_limits((1000,), 1024) == ()
 
 
