@@ -186,14 +186,17 @@ class RequestTable:
         placement.ahead = kv.columns.waiting(slot)
         request.placement = placement
         if prefill == NO_SLOT:
-            # An announced prompt may never arrive, so its first token is given no grace.
-            waiting = placement.uncached if prompt.whole else min(placement.uncached, prompt.arrived)
-            request.waiting = self._backlog.add(slot, waiting, now_s, reports=kv.reports(slot) and prompt.whole)
+            request.waiting = self._queue(placement, prompt, now_s)
             return
         computed = kv.place_prefill(features, prompt, prefill)
-        waiting = computed.uncached if prompt.whole else min(computed.uncached, prompt.arrived)
-        entry = self._backlog.add(prefill, waiting, now_s, reports=kv.reports(prefill) and prompt.whole)
-        request.prefill = PrefillRequest(placement=computed, waiting=entry)
+        request.prefill = PrefillRequest(placement=computed, waiting=self._queue(computed, prompt, now_s))
+
+    def _queue(self, placement: Placement, prompt: Prompt, now_s: float) -> WaitingPrompt:
+        """Put a prompt into the backlog of the slot that computes it, as far as it arrived."""
+        slot = placement.slot
+        tokens = placement.uncached if prompt.whole else min(placement.uncached, prompt.arrived)
+        # An announced prompt may never arrive, so its first token is given no grace.
+        return self._backlog.add(slot, tokens, now_s, reports=self._kv.reports(slot) and prompt.whole)
 
     # Its first token
 
