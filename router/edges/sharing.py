@@ -100,8 +100,8 @@ class Sharing:
         self._causes: dict[str, StoreError] = {}
         """By what this edge was doing: why the store did not serve."""
         self._life = ""
-        self._knows_others = False
-        """A roster was read: whether a state of another edge is missing here can be told."""
+        """Which life of the store the last roster was of; empty until one was read, and whether a state of another edge
+        is missing here cannot be told before."""
         self._sizes: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -224,7 +224,6 @@ class Sharing:
             self.protocol.store_emptied()
         self._life = roster.life
         self.protocol.meet(roster.edges, self._clock())
-        self._knows_others = True
 
     async def _read(self) -> None:
         protocol = self.protocol
@@ -315,7 +314,7 @@ class Sharing:
             self._readiness.degraded(CONDITION, str(next(iter(self._causes.values()))))
         elif refused:
             self._readiness.degraded(CONDITION, refused)
-        elif not self._knows_others:
+        elif not self._life:
             self._readiness.degraded(CONDITION, JOINING)
         elif not self.protocol.in_step:
             self._readiness.degraded(CONDITION, CATCHING_UP)
