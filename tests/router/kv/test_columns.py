@@ -7,18 +7,6 @@ from kv_columns import make_columns
 
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.kv.columns import KVColumns
-from pointsman.router.kv.conversation import Conversation
-from pointsman.router.kv.conversations import Conversations
-
-
-def place(
-    table: Conversations, session: str, slot: int, keys: tuple[int, ...] = (), *, tokens: int, resident: int = 0,
-    now_s: float = 0.0,
-) -> Conversation | None:  # fmt: skip
-    known = table.find(session, keys, len(keys) - 1)
-    return table.place(
-        known, session, slot, keys, tokens=tokens, resident=resident, prompt_bytes=4 * tokens, now_s=now_s
-    )
 
 
 class TestColumns:

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kv_columns import make_columns
+from kv_columns import make_columns, place
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation
 from pointsman.router.kv.conversations import UNDER_WAY_ELSEWHERE_S, Conversations
-
-
-def place(
-    table: Conversations, session: str, slot: int, keys: tuple[int, ...] = (), *, tokens: int, resident: int = 0,
-    now_s: float = 0.0,
-) -> Conversation | None:  # fmt: skip
-    known = table.find(session, keys, len(keys) - 1)
-    return table.place(
-        known, session, slot, keys, tokens=tokens, resident=resident, prompt_bytes=4 * tokens, now_s=now_s
-    )
 
 
 def answered(
