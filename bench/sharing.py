@@ -34,7 +34,7 @@ from pointsman.simulator.settings import FleetSettings
 
 EVENT_LAG_S = FleetSettings().event_lag_s
 LATER_S = FLUSH_S + TRAVEL_S
-"""How long a change takes to another edge: by so much later one edge is made to hear its engines, for comparison."""
+"""Delay of a change on its way to another edge. For comparison, one edge receives its engines' events as much later."""
 
 VARIANTS = ((1, 0.0), (1, LATER_S), (2, 0.0), (4, 0.0))
 """Edges, and by how much later engines are heard. The second shows what delay alone changes."""

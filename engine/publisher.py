@@ -54,7 +54,7 @@ class EngineFacts(msgspec.Struct, kw_only=True):
     capacity_tokens: int
     """KV the engine has room for."""
     born_ms: int = 0
-    """When the incarnation started, in milliseconds since 1970; 0 is unknown."""
+    """Start time of the incarnation, in milliseconds since 1970; 0 is unknown."""
     block_tokens: int = 0
     """KV is cached in blocks of so many tokens; 0 is unknown."""
     adapter_slots: int = 0
@@ -206,7 +206,7 @@ class _Listener:
         self.edge = edge
         self.found = found
         self.named_s = 0.0
-        """When another edge named it last."""
+        """Time, in seconds, at which an edge last named this router as another edge."""
         self.task: asyncio.Task[None] | None = None
         self._publisher = publisher
         self._pending: dict[int, bool] = {}
@@ -224,7 +224,7 @@ class _Listener:
 
     @property
     def changed(self) -> bool:
-        """Whether anything waits to be sent."""
+        """True while events wait to be sent."""
         return bool(self._pending or self.first or self.finished)
 
     def wake(self) -> None:

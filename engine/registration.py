@@ -52,7 +52,7 @@ class Renewal(Protocol):
 
     @property
     def renews(self) -> bool:
-        """Whether the lease is renewed so at this moment, often enough to last."""
+        """True while the replica's lease is renewed this way, often enough to last."""
 
 
 class Registrar:
