@@ -202,9 +202,9 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Interval between two health checks of a replica that is down, in milliseconds: the longest delay until a
     recovered replica is used."""
     checks_per_s_max: int = 1000
-    """Health checks per second over the whole fleet. In fleets where `inter_ms` and `downinter_ms` would exceed it,
-    intervals are longer in proportion, by the fleet's size when the server is added. A check costs HAProxy 0.05 to 0.1
-    ms, also when the server is dead."""
+    """Limit of health checks per second over all replicas that are up. The more replicas a fleet has when one is added,
+    the longer are the intervals of the new one, so that the limit holds however the fleet grows. A check costs HAProxy
+    0.05 to 0.1 ms."""
     check_timeout_ms: int = 2000
     """Time limit of one health check, in milliseconds; generous, so that a busy engine does not count as dead."""
     fall: int = 2
@@ -227,19 +227,36 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         _check_range("maxconn", self.maxconn, 0, 1_000_000)
         _check_range("idle_purge_s", self.idle_purge_s, 1, 60)
 
-    def keywords(self, fleet: int = 1) -> str:
-        """The server keywords, the same for a `server` line and for `add server` (which ignores `default-server`).
+    def keywords(self, fleet: int = 1, *, before: int | None = None) -> str:
+        """Return the server keywords, the same for a `server` line and for `add server` (which ignores
+        `default-server`).
 
-        `fleet` is the number of servers that are checked, this one included.
+        fleet: number of servers once those that get these keywords are added.
+        before: number of servers already there; None: all but one.
         """
-        least_ms = 1000 * fleet // self.checks_per_s_max
+        factor = self._slowdown(fleet - 1 if before is None else before, fleet)
         words = (
-            f"check inter {max(self.inter_ms, least_ms)}ms fastinter {self.fastinter_ms}ms "
-            f"downinter {max(self.downinter_ms, least_ms)}ms "
+            f"check inter {_longer(self.inter_ms, factor)}ms fastinter {self.fastinter_ms}ms "
+            f"downinter {_longer(self.downinter_ms, factor)}ms "
             f"fall {self.fall} rise {self.rise} weight 16 pool-purge-delay {self.idle_purge_s}s "
             "observe layer4 error-limit 3 on-error mark-down"
         )
         return f"{words} maxconn {self.maxconn}" if self.maxconn else words
+
+    def _slowdown(self, before: int, after: int) -> float:
+        """Return how much longer the intervals of servers are that make a fleet of `before` one of `after`.
+
+        HAProxy cannot change the interval of a server that it has. So a fleet of n servers has n·R / (n + k) checks a
+        second, R being the limit and k the fleet that would reach R without it, and servers that are added share what
+        they add to that.
+        """
+        k = max(1.0, self.checks_per_s_max * self.inter_ms / 1000)
+        return (before + k) * (after + k) / (k * k)
+
+
+def _longer(interval_ms: int, factor: float) -> int:
+    """Return an interval in whole hundredths of a second; one that has hardly grown is as it was set."""
+    return max(interval_ms, 10 * round(interval_ms * factor / 10))
 
 
 DEFAULT_SESSION_HEADERS = (

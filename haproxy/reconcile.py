@@ -164,7 +164,7 @@ def plan(
             commands += _plan_removal(f"{backend}/{name}", server)
     missing = desired.keys() - observed.keys()
     ids = server_ids(missing, (server.id for server in observed.values()))
-    keywords = options.keywords(len(desired)) if missing else ""
+    keywords = options.keywords(len(desired), before=len(desired) - len(missing)) if missing else ""
     for name, wanted in desired.items():
         full_name = f"{backend}/{name}"
         if name in missing:

@@ -128,7 +128,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "replay_requests_max": max(1, (edge.replay_memory_mb << 20) // bufsize),
         "server_ids": server_ids(server.name for server in edge.servers),
-        "server_keywords": edge.server_options.keywords(len(edge.servers)),
+        "server_keywords": edge.server_options.keywords(len(edge.servers), before=0),
     }
     environment = _templates()
     return Rendered(

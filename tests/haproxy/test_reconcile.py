@@ -462,12 +462,10 @@ async def test_others_run_while_a_large_fleet_is_looked_at() -> None:
     assert turns.count >= 10  # two tables of five slices each
 
 
-def test_a_large_fleet_is_checked_less_often() -> None:
-    """Checks of all servers together keep to `checks_per_s_max`; a small fleet has the pauses it is given."""
-    options = ServerOptions(inter_ms=500, downinter_ms=250, checks_per_s_max=1000)
-    for count, inter_ms, downinter_ms in ((1, 500, 250), (400, 500, 400), (4000, 4000, 4000)):
-        desired = {f"r{n}": DesiredServer(f"r{n}", "10.0.0.1", 1 + n) for n in range(count)}
-        added = [command for command in plan(desired, {}, options=options) if command.startswith("add server")]
-        assert len(added) == count
-        assert all(f" inter {inter_ms}ms " in command for command in added)
-        assert all(f" downinter {downinter_ms}ms " in command for command in added)
+def test_servers_are_added_with_the_check_intervals_of_the_fleet_that_they_make() -> None:
+    desired = {f"r{n}": DesiredServer(f"r{n}", "10.0.0.1", 1 + n) for n in range(700)}
+    observed = {name: make_observed(name) for name in list(desired)[:600]}
+    keywords = ServerOptions().keywords(700, before=600)
+    added = [command for command in plan(desired, observed) if command.startswith("add server")]
+    assert len(added) == 100
+    assert all(command.endswith(keywords) for command in added)
