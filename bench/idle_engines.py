@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -77,6 +78,9 @@ async def serve(engines: int, admin_url: str) -> None:
 async def _all_ready(ready: asyncio.Semaphore, engines: int) -> None:
     for _ in range(engines):
         await ready.acquire()
+    # A collection of all that a thousand engines hold takes 150 ms, in which none of them answers a request.
+    gc.collect()
+    gc.freeze()
     print(json.dumps(engines), flush=True)
 
 

@@ -12,8 +12,8 @@ serves nothing any more, tried again at every step. No command here ends a strea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
 from xxhash import xxh64_hexdigest
 
@@ -38,8 +38,6 @@ GROUPS_MAX = 256
 
 SLICE_ROWS = 128
 """Servers read or compared before other tasks run: about half a millisecond."""
-
-Row = TypeVar("Row")
 
 Health = Literal["up", "down", "starting"]
 Admin = Literal["ready", "drain", "maint"]
@@ -117,18 +115,9 @@ def slices(text: str, head_lines: int) -> Iterator[str]:
         yield "\n".join((*head, *rows[at : at + SLICE_ROWS]))
 
 
-async def _read(parse: Callable[[str], list[Row]], text: str, head_lines: int) -> list[Row]:
-    """Parse a table piece by piece, so that other tasks wait for one piece at most."""
-    found: list[Row] = []
-    for piece in slices(text, head_lines):
-        found += parse(piece)
-        await asyncio.sleep(0)
-    return found
-
-
-def observe(states: list[ServerState], stats: list[ServerStat]) -> dict[str, ObservedServer]:
-    """Join `show servers state` and `show stat` by name; a server in only one of them was just added or deleted."""
-    counts = {stat.name: stat for stat in stats}
+def observe(states: Iterable[ServerState], stats: Mapping[str, ServerStat]) -> dict[str, ObservedServer]:
+    """Join rows of `show servers state` with those of `show stat`, by name; a server in only one of them was just added
+    or deleted."""
     return {
         state.name: ObservedServer(
             name=state.name,
@@ -136,13 +125,13 @@ def observe(states: list[ServerState], stats: list[ServerStat]) -> dict[str, Obs
             port=state.port,
             health=_health(state),
             admin=_admin(state),
-            sessions=counts[state.name].sessions,
-            queued=counts[state.name].queued,
+            sessions=stats[state.name].sessions,
+            queued=stats[state.name].queued,
             id=state.id,
             checked=bool(state.check_state & _CHECK_ENABLED),
         )
         for state in states
-        if state.name in counts
+        if state.name in stats
     }
 
 
@@ -309,7 +298,14 @@ class Reconciler:
         answers = await self._api.answers([*commands, *(f"show map {name}" for name in MAPS)])
         info, states, stats = (check_answer(*pair) for pair in zip(commands, answers[:3], strict=True))
         maps = [_entries(answer) for answer in answers[3:]]
-        seen = observe(await _read(parse_servers_state, states, 2), await _read(parse_stat, stats, 1))
+        counts: dict[str, ServerStat] = {}
+        for piece in slices(stats, 1):
+            counts |= {stat.name: stat for stat in parse_stat(piece)}
+            await asyncio.sleep(0)
+        seen: dict[str, ObservedServer] = {}
+        for piece in slices(states, 2):
+            seen |= observe(parse_servers_state(piece), counts)
+            await asyncio.sleep(0)
         return parse_info(info).pid, seen, maps
 
     async def _apply(self, commands: list[str]) -> None:

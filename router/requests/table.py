@@ -303,8 +303,8 @@ class RequestTable:
         if not request.ended:
             request.ended = True
             self._lingering.append((now_s, request))
-            while len(self._lingering) > self._max:
-                self._drop(self._lingering.popleft()[1], now_s)
+            # Two for each that comes: under load the sweep has few to forget, and holds nobody up.
+            self._forget(now_s, 2)
 
     def _release(self, request: Request) -> int:
         """The reservation is over; how many there were."""
@@ -317,6 +317,13 @@ class RequestTable:
         self._load.remove(request.slot, request.tokens)
         request.slot = NO_SLOT
         return 1
+
+    def _forget(self, now_s: float, count: int) -> None:
+        """Drop up to `count` requests that ended too long ago, or that are too many."""
+        lingering = self._lingering
+        while count and lingering and (lingering[0][0] <= now_s - LINGER_S or len(lingering) > self._max):
+            self._drop(lingering.popleft()[1], now_s)
+            count -= 1
 
     def _drop(self, request: Request, now_s: float) -> None:
         """Nothing of a request is waited for any more."""
@@ -375,9 +382,8 @@ class RequestTable:
     def expire(self, now_s: float) -> int:
         """Ends requests older than their TTL, and forgets those that ended long enough ago; how many reservations of
         the former there were."""
-        lingering, requests, before = self._lingering, self._requests, self._load.expired
-        while lingering and lingering[0][0] <= now_s - LINGER_S:
-            self._drop(lingering.popleft()[1], now_s)
+        requests, before = self._requests, self._load.expired
+        self._forget(now_s, len(self._lingering))
         while requests:
             oldest = next(iter(requests.values()))
             if oldest.made_s > now_s - self._ttl_s:

@@ -10,8 +10,7 @@ counted and reported by readiness, and the next round tries again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
 import structlog
 
@@ -24,14 +23,12 @@ from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
+from pointsman.router.process.slices import in_slices
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.watch.old_workers import OldWorkers
 
 BODY_VARIABLE = "proc.pm.body"
 WINDOW_VARIABLE = "proc.pm.window"
-
-SLICE_REPLICAS = 128
-"""Replicas wished for, or whose observation is applied, before other tasks run: half a millisecond."""
 
 PACE_S = 0.001
 """Between two rounds, for each replica: a round of 1,000 takes some 12 ms of a core, so that 1 % of it goes there."""
@@ -43,16 +40,6 @@ HAProxy sends the first request for it to the second choice, and the next round 
 log = structlog.get_logger(__name__)
 
 _HEALTH = {"up": Health.UP, "down": Health.DOWN, "starting": Health.STARTING}
-
-
-Item = TypeVar("Item")
-
-
-def in_slices(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """As they are at this moment, `SLICE_REPLICAS` at a time."""
-    all_items = list(items)
-    for at in range(0, len(all_items), SLICE_REPLICAS):
-        yield all_items[at : at + SLICE_REPLICAS]
 
 
 def _desired(replica: Replica) -> DesiredServer:

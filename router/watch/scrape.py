@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import structlog
@@ -22,6 +23,7 @@ from pointsman.router.core import Core
 from pointsman.router.errors import ScrapeError
 from pointsman.router.fleet.replicas import Health, Replica, ServedNames
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.slices import in_slices
 from pointsman.router.settings import ScrapeSettings
 from pointsman.router.watch.engine_metrics import EngineReading, read_metrics
 from pointsman.router.watch.http_get import NoAnswerError, http_get
@@ -38,6 +40,9 @@ ASK_AGAIN_S = 0.5
 
 METRICS = "metrics"
 MODELS = "models"
+
+Wanting = tuple[float, Replica, str]
+"""When an endpoint was last read, and what of it is wanted: METRICS or MODELS."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +98,11 @@ class Scraper:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
-                for replica, what in self.due():
+                wanting: list[Wanting] = []
+                for replicas in in_slices(self._replicas):
+                    wanting += self.wanting(replicas)
+                    await asyncio.sleep(0)
+                for replica, what in self.choose(wanting):
                     watched = self._watched[replica.id]
                     group.create_task(self._ask(replica, watched, what), name=f"scrape {replica.id}")
                 try:
@@ -104,14 +113,12 @@ class Scraper:
 
     # When
 
-    def due(self) -> list[tuple[Replica, str]]:
-        """Return the endpoints to read at this moment, and what (METRICS or MODELS); one read at a time for each."""
+    def wanting(self, replicas: Iterable[Replica]) -> list[Wanting]:
+        """Return those of some replicas that should be read at this moment; one read at a time for each."""
         now_s = self._clock()
         settings, watched = self._settings, self._watched
-        for gone in [replica_id for replica_id in watched if self._replicas.get(replica_id) is None]:
-            del watched[gone]
-        due: list[tuple[float, Replica, str]] = []
-        for replica in self._replicas:
+        wanting: list[Wanting] = []
+        for replica in replicas:
             seen = watched.get(replica.id)
             if seen is None or seen.address != (replica.host, replica.port):
                 seen = watched[replica.id] = _Watched((replica.host, replica.port))
@@ -123,15 +130,22 @@ class Scraper:
                 continue
             unnamed = replica.names is None
             if now_s - seen.models_at_s >= (ASK_AGAIN_S if unnamed else settings.models_interval_s):
-                due.append((seen.models_at_s, replica, MODELS))
+                wanting.append((seen.models_at_s, replica, MODELS))
             elif not self._kv.reports(replica.slot):
                 busy = self._load.in_flight[replica.slot] > 0 and not seen.silent
                 if now_s - seen.metrics_at_s >= (settings.interval_s if busy else settings.idle_interval_s):
-                    due.append((seen.metrics_at_s, replica, METRICS))
-        room = self._room(now_s)
-        if len(due) > room:
-            due.sort(key=lambda entry: entry[0])
-            del due[room:]
+                    wanting.append((seen.metrics_at_s, replica, METRICS))
+        return wanting
+
+    def choose(self, wanting: list[Wanting]) -> list[tuple[Replica, str]]:
+        """Return the endpoints to read now, and what: as many of those that want it as may be read at once, those first
+        that were not read for longest."""
+        watched = self._watched
+        for gone in [replica_id for replica_id in watched if self._replicas.get(replica_id) is None]:
+            del watched[gone]
+        due = [want for want in wanting if want[1].id in watched]
+        due.sort(key=lambda want: want[0])
+        del due[self._room(self._clock()) :]
         self._budget -= len(due)
         for _, replica, _ in due:
             watched[replica.id].asking = True

@@ -170,15 +170,15 @@ def test_a_server_that_would_break_a_command_is_refused(observed: list[ObservedS
 def test_states_in_haproxys_words(op_state: int, check_status: int, admin_state: int, health: str, admin: str) -> None:
     """Numbers of `show servers state` to ours."""
     state = ServerState("fleet", 1, "r1", "10.0.0.1", 80, op_state, admin_state, 16, check_status, 6)
-    (seen,) = observe([state], [ServerStat("fleet", "r1", "", sessions=2, queued=1)]).values()
+    (seen,) = observe([state], {"r1": ServerStat("fleet", "r1", "", sessions=2, queued=1)}).values()
     assert (seen.health, seen.admin, seen.sessions, seen.queued) == (health, admin, 2, 1)
 
 
 def test_a_server_in_one_of_two_answers_is_not_seen() -> None:
     """It came or went between them; the next round sees it."""
     state = ServerState("fleet", 1, "r1", "10.0.0.1", 80, 2, 0, 16, 15, 6)
-    assert observe([state], []) == {}
-    assert observe([], [ServerStat("fleet", "r1", "UP", 0, 0)]) == {}
+    assert observe([state], {}) == {}
+    assert observe([], {"r1": ServerStat("fleet", "r1", "UP", 0, 0)}) == {}
 
 
 class ModelHAProxy(RuntimeAPI):

@@ -126,6 +126,18 @@ def test_line_and_report_of_an_end_come_in_either_order(edge: Edge, end_first: b
     assert len(edge.requests) == 0
 
 
+def test_ends_forget_what_ended_long_ago_so_that_the_sweep_has_little_to_do() -> None:
+    edge = Edge()
+    for number in range(8):
+        edge.place(f"old-{number}", 0)
+        edge.requests.end(f"old-{number}", 0.0)
+    assert str(edge.requests).endswith("8 ended)")
+    for number in range(4):
+        edge.place(f"new-{number}", 0, now_s=LINGER_S)
+        edge.requests.end(f"new-{number}", LINGER_S)
+    assert str(edge.requests).endswith("4 ended)")
+
+
 def test_a_prefill_request_ends_with_the_prompt_or_with_the_request(edge: Edge) -> None:
     """Reported by its own engine or by the decode replica's, seen by HAProxy, or over unanswered."""
     for end in (

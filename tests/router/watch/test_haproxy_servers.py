@@ -14,7 +14,8 @@ from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
 from pointsman.router.fleet.replicas import Health
 from pointsman.router.process.readiness import Readiness
-from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, SLICE_REPLICAS, WINDOW_VARIABLE, EdgeSync
+from pointsman.router.process.slices import SLICE_REPLICAS
+from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, WINDOW_VARIABLE, EdgeSync
 
 
 class FakeHAProxy:
