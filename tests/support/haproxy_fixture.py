@@ -338,7 +338,8 @@ class Edge:
         """Wait until HAProxy has found these replicas `up` or `down`."""
 
         async def reached() -> bool:
-            seen = observe(await servers_state(self.api), await self.api.stat(BACKEND))
+            stats = {stat.name: stat for stat in await self.api.stat(BACKEND)}
+            seen = observe(await servers_state(self.api), stats)
             return all(seen[name].health == health for name in names)
 
         await until(reached)
