@@ -25,7 +25,7 @@ import httpx
 
 from bench.aiperf import Answer, Played, find_aiperf
 from bench.cpu import ProcessTree, Reading, used_s
-from bench.peers import PeerError, Side, Spawned, edge, find_vllm_router, say, until, vllm_router
+from bench.peers import PeerError, Side, Spawned, edge, find_vllm_router, replica_states, say, until, vllm_router
 from bench.report import Table, median, spread
 
 MODEL = "sim"
@@ -37,7 +37,7 @@ READ_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class AgenticOptions:
-    """How much is played, on what."""
+    """Sessions that are played, and the fleet that serves them."""
 
     sessions: int = 64
     concurrency: int = 64
@@ -153,8 +153,7 @@ async def our_side(
     ):
 
         async def all_up() -> bool:
-            listed = (await admin.get("/v1/replicas")).json()["replicas"]
-            return [replica["state"] for replica in listed] == ["up"] * len(urls)
+            return list((await replica_states(admin)).values()) == ["up"] * len(urls)
 
         await until(all_up, "the fleet", spawned[0])
         yield side, urls

@@ -1,4 +1,4 @@
-"""How long a decision takes: `python -m bench.decide [--json] [--replicas 8 100 1000] [--keys 64 128]`.
+"""Times of a decision: `python -m bench.decide [--json] [--replicas 8 100 1000] [--keys 64 128]`.
 
 Times `policy.rank` alone, on columns as the load table holds them: Poisson loads (mean 12), 256 sessions, half of them
 pinned. Policies and sizes take turns round by round, so that a slow spell of the machine falls on all. Reported: the
@@ -12,20 +12,17 @@ begins.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import platform
 import random
-import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bench.form import by_turns, median_and_best, read_options, row, show
 from bench.kv_fleet import KVFleet, make_fleet
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.lib.ring import Rings
@@ -123,17 +120,18 @@ def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
     context = Context(0.0, random.Random(1))
     fleets = {replicas: lookups(replicas) for replicas in sizes}
     policies = {label: build_policy(document) for label, document in DOCUMENTS.items()}
-    timings: dict[tuple[str, int], list[float]] = {(label, replicas): [] for label in policies for replicas in sizes}
     for requests in fleets.values():
         for policy in policies.values():
             rank_us(policy, requests, context)  # builds the ring
-    for _ in range(rounds):
-        for (label, replicas), times in timings.items():
-            times.append(rank_us(policies[label], fleets[replicas], context))
-    return [
-        Ranking(label, replicas, round(statistics.median(times), 2), round(min(times), 2))
-        for (label, replicas), times in timings.items()
-    ]
+    timings = by_turns(
+        rounds,
+        {
+            (label, replicas): partial(rank_us, policy, fleets[replicas], context)
+            for label, policy in policies.items()
+            for replicas in sizes
+        },
+    )
+    return [Ranking(label, replicas, *median_and_best(times)) for (label, replicas), times in timings.items()]
 
 
 @dataclass(frozen=True)
@@ -177,17 +175,7 @@ def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[D
             for label, asked in (("turn", fleet.turns), ("begins", fleet.beginnings)):
                 ranks = [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)]
                 decides = [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)]
-                rows.append(
-                    Deciding(
-                        replicas,
-                        keys,
-                        label,
-                        round(statistics.median(ranks), 1),
-                        round(min(ranks), 1),
-                        round(statistics.median(decides), 1),
-                        round(min(decides), 1),
-                    )
-                )
+                rows.append(Deciding(replicas, keys, label, *median_and_best(ranks, 1), *median_and_best(decides, 1)))
     return rows
 
 
@@ -209,55 +197,34 @@ def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBu
 
     cold = [once(lambda rings: None) for _ in range(rounds)]
     join = [once(after_one_less) for _ in range(rounds)]
-    return RingBuild(replicas, round(statistics.median(cold), 2), round(statistics.median(join), 2))
+    return RingBuild(replicas, median_and_best(cold)[0], median_and_best(join)[0])
 
 
-def print_row(label: str, cells: list[str]) -> None:
-    print(f"{label:<28}" + "".join(f"{cell:>16}" for cell in cells))
+def table(options: Any, rankings: list[Ranking], deciding: list[Deciding], rings: list[RingBuild]) -> Iterable[str]:
+    """Lines for people: policies alone, decisions by KV, rings."""
+    sizes = [f"{replicas} replicas" for replicas in options.replicas]
+    yield row("rank(), us: median (best)", sizes)
+    for label in DOCUMENTS:
+        yield row(label, (f"{one.median_us:.1f} ({one.best_us:.1f})" for one in rankings if one.policy == label))
+    for keys in options.keys:
+        for part in ("rank", "decide"):
+            yield row(f"kv_cost {part}(), {keys} keys", sizes)
+            for request in ("turn", "begins"):
+                timed = [asdict(one) for one in deciding if (one.keys, one.request) == (keys, request)]
+                yield row(request, (f"{one[f'{part}_median_us']} ({one[f'{part}_best_us']})" for one in timed))
+    yield row("ring of 100 points each, ms", sizes)
+    yield row("from nothing", (f"{ring.cold_ms:.2f}" for ring in rings))
+    yield row("one replica joins", (f"{ring.one_joins_ms:.2f}" for ring in rings))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.decide", description="Time policy.rank.")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[8, 100, 1000])
-    parser.add_argument("--keys", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--rounds", type=int, default=101)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
+    options = read_options("decide", __doc__, arguments, replicas=[8, 100, 1000], keys=[64, 128], rounds=101)
     rankings = measure_ranking(options.replicas, options.rounds)
     deciding = measure_deciding(options.replicas, options.keys, options.rounds)
     rings = [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas]
-    machine = {
-        "machine": f"{platform.machine()} {platform.system()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-    if options.json:
-        result = {
-            **machine,
-            "rank_us": [asdict(row) for row in rankings],
-            "decide_us": [asdict(row) for row in deciding],
-        }
-        result["ring_ms"] = [asdict(row) for row in rings]
-        json.dump(result, sys.stdout, indent=2)
-        print()
-        return
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print_row("rank(), us: median (best)", [f"{replicas} replicas" for replicas in options.replicas])
-    for label in DOCUMENTS:
-        print_row(label, [f"{row.median_us:.1f} ({row.best_us:.1f})" for row in rankings if row.policy == label])
-    for keys in options.keys:
-        for part in ("rank", "decide"):
-            print_row(f"kv_cost {part}(), {keys} keys", [f"{replicas} replicas" for replicas in options.replicas])
-            for request in ("turn", "begins"):
-                cells = [
-                    f"{getattr(row, f'{part}_median_us')} ({getattr(row, f'{part}_best_us')})"
-                    for row in deciding
-                    if row.keys == keys and row.request == request
-                ]
-                print_row(request, cells)
-    print_row("ring of 100 points each, ms", [f"{ring.replicas} replicas" for ring in rings])
-    print_row("from nothing", [f"{ring.cold_ms:.2f}" for ring in rings])
-    print_row("one replica joins", [f"{ring.one_joins_ms:.2f}" for ring in rings])
+    found: dict[str, list[Any]] = {"rank_us": rankings, "decide_us": deciding, "ring_ms": rings}
+    figures = {name: [asdict(one) for one in made] for name, made in found.items()}
+    show(options.json, figures, table(options, rankings, deciding, rings), numpy=np.__version__)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Dynamo's wheel is no dependency of ours. Install it apart, and name the interpre
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.form import read_options, show
+from bench.peers import say
 from pointsman.simulator.experiment import Pace
 from pointsman.simulator.fleet import VirtualFleet
 from pointsman.simulator.generate import WORKLOADS, generate
@@ -121,27 +122,23 @@ def own_run(trace: Trace, policy: str, load: float, seed: int, settings: FleetSe
     )  # fmt: skip
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has ai-dynamo-runtime")
-    parser.add_argument("--load", type=float, nargs="+", default=[0.6, 0.85, 1.0], help="shares of the knee")
-    parser.add_argument("--per-s", action="store_true", help="loads are sessions a second")
-    parser.add_argument("--seed", type=int, nargs="+", default=[1])
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+def line(run: Run) -> str:
+    return (
+        f"{run.policy:16}{run.load:6g} seed {run.seed:<4}{run.simulator:10} TTFT mean {run.ttft_ms_mean:8.1f} "
+        f"p50 {run.ttft_ms_p50:7.1f} p99 {run.ttft_ms_p99:9.1f} ms  TPOT {run.tpot_ms_mean:5.1f} ms  "
+        f"hit {run.hit_rate:.3f}  imbalance {run.imbalance:.2f}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print. `--load` are shares of the knee, or with `--per-s` sessions a second."""
+    given = {"python": sys.executable, "load": [0.6, 0.85, 1.0], "per_s": False, "seed": [1]}
+    options = read_options("dynamo_replay", __doc__, arguments, **given)
     runs = []
-    for run in measure(arguments.python, arguments.load, arguments.seed, arguments.per_s):
+    for run in measure(options.python, options.load, options.seed, options.per_s):
+        say(line(run))
         runs.append(run)
-        if not arguments.json:
-            print(
-                f"{run.policy:16}{run.load:6g} seed {run.seed:<4}{run.simulator:10} TTFT mean {run.ttft_ms_mean:8.1f} "
-                f"p50 {run.ttft_ms_p50:7.1f} p99 {run.ttft_ms_p99:9.1f} ms  TPOT {run.tpot_ms_mean:5.1f} ms  "
-                f"hit {run.hit_rate:.3f}  imbalance {run.imbalance:.2f}",
-                flush=True,
-            )
-    if arguments.json:
-        print(json.dumps([asdict(run) for run in runs], indent=1))
+    show(options.json, {"runs": [asdict(run) for run in runs]}, map(line, runs))
 
 
 if __name__ == "__main__":

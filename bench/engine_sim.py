@@ -1,4 +1,4 @@
-"""What the simulated engine costs: `python -m bench.engine_sim [--json] [--rounds 3]`.
+"""Costs of the simulated engine: `python -m bench.engine_sim [--json] [--rounds 3]`.
 
 Streams: a replica with the `fast` preset in a process of its own sends chat completions to clients that only count
 bytes, 1, 32 and 256 at a time, each on its own connection. Reported: server-sent events per second, and the replica's
@@ -15,11 +15,7 @@ requests per second of wall time, and what they saw in virtual time.
 
 from __future__ import annotations
 
-import argparse
-import heapq
-import json
 import math
-import platform
 import random
 import selectors
 import socket
@@ -29,12 +25,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
-import psutil
-
+from bench.cpu import process_cpu_ns
+from bench.form import read_options, row, show
 from bench.http import AnswerReader, chat_body
 from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
 from pointsman.engine.sim.timeline import Timeline
+from pointsman.simulator.clock import VirtualClock
 
 STREAMS = (1, 32, 256)
 EVENTS_A_ROUND = 100_000
@@ -66,7 +64,7 @@ class Fleet:
     hit_rate: float
 
 
-def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float, float]:
+def stream_once(port: int, pid: int, streams: int) -> tuple[float, float]:
     """(events per second, CPU microseconds per event) of `streams` answers at once."""
     request = _chat(chat_body(300, max_tokens=EVENTS_A_ROUND // streams, stream=True, ignore_eos=True), "close")
     selector = selectors.DefaultSelector()
@@ -75,7 +73,7 @@ def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         client.setblocking(False)
         selector.register(client, selectors.EVENT_READ)
-    before, started_s = process.cpu_times(), time.perf_counter()
+    before_ns, started_s = process_cpu_ns(pid), time.perf_counter()
     for key in list(selector.get_map().values()):
         sock = key.fileobj
         assert isinstance(sock, socket.socket)
@@ -92,17 +90,15 @@ def stream_once(port: int, process: psutil.Process, streams: int) -> tuple[float
                 sock.close()
                 live -= 1
     wall_s = time.perf_counter() - started_s
-    after = process.cpu_times()
-    cpu_s = after.user + after.system - before.user - before.system
-    return received / wall_s, cpu_s / received * 1e6
+    return received / wall_s, (process_cpu_ns(pid) - before_ns) / received / 1000
 
 
-def request_many(port: int, process: psutil.Process) -> float:
+def request_many(port: int, pid: int) -> float:
     """CPU microseconds per request of one token, answered whole."""
     request = _chat(chat_body(REQUEST_BYTES), "keep-alive")
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
     reader = AnswerReader()
-    before = process.cpu_times()
+    before_ns = process_cpu_ns(pid)
     for _ in range(REQUESTS_A_ROUND // CONNECTIONS):
         for client in clients:
             client.sendall(request)
@@ -110,11 +106,10 @@ def request_many(port: int, process: psutil.Process) -> float:
             reader.reset()
             while not reader.feed(client.recv(1 << 16)):
                 pass
-    after = process.cpu_times()
+    used_ns = process_cpu_ns(pid) - before_ns
     for client in clients:
         client.close()
-    cpu_s = after.user + after.system - before.user - before.system
-    return cpu_s / (REQUESTS_A_ROUND // CONNECTIONS * CONNECTIONS) * 1e6
+    return used_ns / (REQUESTS_A_ROUND // CONNECTIONS * CONNECTIONS) / 1000
 
 
 def _chat(body: bytes, connection: str) -> bytes:
@@ -132,14 +127,13 @@ def measure_http(rounds: int) -> tuple[list[Streaming], float]:
             assert replica.stdout is not None
             ready = replica.stdout.readline()
             port = int(ready.rpartition(":")[2])
-            process = psutil.Process(replica.pid)
-            stream_once(port, process, 8)
+            stream_once(port, replica.pid, 8)
             seen: dict[int, list[tuple[float, float]]] = {streams: [] for streams in STREAMS}
             per_request: list[float] = []
             for _ in range(rounds):
-                per_request.append(request_many(port, process))
+                per_request.append(request_many(port, replica.pid))
                 for streams in STREAMS:
-                    seen[streams].append(stream_once(port, process, streams))
+                    seen[streams].append(stream_once(port, replica.pid, streams))
         finally:
             replica.terminate()
     streaming = [
@@ -191,41 +185,40 @@ def measure_fleet(sessions: int = 400, turns: int = 20, sessions_per_s: float = 
     homes: dict[int, int] = {}
     arrived_s: dict[str, float] = {}
     waits_s: list[float] = []
-    # (time, tie-break, session or -1 - engine, turn)
-    events: list[tuple[float, int, int, int]] = [(s.begins_s, i, i, 0) for i, s in enumerate(plan)]
-    heapq.heapify(events)
-    order = len(events)
+    clock = VirtualClock()
 
     def play(engine: int, now_s: float) -> None:
-        nonlocal order
         for outcome in engines[engine].advance(now_s):
             waits_s.extend(outcome.at_s - arrived_s.pop(name) for name in outcome.result.first)
             for name in outcome.result.finished:
                 load[engine] -= 1
                 session, turn = map(int, name.split("."))
                 if turn + 1 < len(plan[session].turns):
-                    order += 1
-                    at_s = outcome.at_s + plan[session].turns[turn + 1][3]
-                    heapq.heappush(events, (at_s, order, session, turn + 1))
+                    pause_s = plan[session].turns[turn + 1][3]
+                    clock.at(outcome.at_s + pause_s, partial(arrive, session, turn + 1))
 
-    while events:
-        now_s, _, who, turn = heapq.heappop(events)
-        if who < 0:
-            engine = -1 - who
-            if engines[engine].next_s > now_s:
-                continue
+    def look(engine: int, now_s: float) -> None:
+        if engines[engine].next_s <= now_s:
             play(engine, now_s)
-        else:
-            engine = homes.setdefault(who, min(range(ENGINES), key=lambda e: load[e]))
-            play(engine, now_s)
-            prompt, output, hashes, _ = plan[who].turns[turn]
-            name = f"{who}.{turn}"
-            arrived_s[name] = now_s
-            load[engine] += 1
-            engines[engine].add(SimRequest(name, prompt, output, hashes), now_s)
+            wake(engine)
+
+    def wake(engine: int) -> None:
         if engines[engine].next_s < math.inf:
-            order += 1
-            heapq.heappush(events, (engines[engine].next_s, order, -1 - engine, 0))
+            clock.at(engines[engine].next_s, partial(look, engine))
+
+    def arrive(session: int, turn: int, now_s: float) -> None:
+        engine = homes.setdefault(session, min(range(ENGINES), key=lambda e: load[e]))
+        play(engine, now_s)
+        prompt, output, hashes, _ = plan[session].turns[turn]
+        name = f"{session}.{turn}"
+        arrived_s[name] = now_s
+        load[engine] += 1
+        engines[engine].add(SimRequest(name, prompt, output, hashes), now_s)
+        wake(engine)
+
+    for number, session in enumerate(plan):
+        clock.at(session.begins_s, partial(arrive, number, 0))
+    clock.run()
     wall_s = time.perf_counter() - started_s
     waits_s.sort()
     stats = [engine.model.stats() for engine in engines]
@@ -239,28 +232,21 @@ def measure_fleet(sessions: int = 400, turns: int = 20, sessions_per_s: float = 
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    streams, cpu_us_per_request = measure_http(arguments.rounds)
+    options = read_options("engine_sim", __doc__, arguments, rounds=3)
+    streams, cpu_us = measure_http(options.rounds)
     fleet = measure_fleet()
-    if arguments.json:
-        shown = {"streams": [asdict(s) for s in streams], "cpu_us_per_request": cpu_us_per_request}
-        print(json.dumps({**shown, "fleet": asdict(fleet)}, indent=1))
-        return
-    print(f"Python {platform.python_version()}, {platform.machine()}, {psutil.cpu_count()} cores\n")
-    print("streams   events/s   CPU us/event")
-    for row in streams:
-        print(f"{row.streams:7} {row.events_per_s:10,.0f} {row.cpu_us_per_event:14.1f}")
-    print(f"\na request of one token: {cpu_us_per_request:.0f} us")
-    print(
-        f"\nfleet of {ENGINES}: {fleet.requests} requests in {fleet.wall_s:.1f} s ({fleet.requests_per_s:,.0f}/s); "
+    lines = [
+        row("streams", ("events/s", "CPU us/event")),
+        *(row(f"{one.streams}", (f"{one.events_per_s:,.0f}", f"{one.cpu_us_per_event:.1f}")) for one in streams),
+        f"a request of one token: {cpu_us:.0f} us",
+        f"fleet of {ENGINES}: {fleet.requests} requests in {fleet.wall_s:.1f} s ({fleet.requests_per_s:,.0f}/s); "
         f"first token mean {fleet.first_token_ms_mean:.0f} ms, p99 {fleet.first_token_ms_p99:.0f} ms, "
-        f"hits {fleet.hit_rate:.1%}"
-    )
+        f"hits {fleet.hit_rate:.1%}",
+    ]
+    figures = {"streams": [asdict(one) for one in streams], "cpu_us_per_request": cpu_us, "fleet": asdict(fleet)}
+    show(options.json, figures, lines)
 
 
 if __name__ == "__main__":
