@@ -15,7 +15,6 @@ requests per second of wall time, and what they saw in virtual time.
 
 from __future__ import annotations
 
-import math
 import random
 import selectors
 import socket
@@ -23,23 +22,26 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
 from bench.cpu import process_cpu_ns
 from bench.form import read_options, row, show
 from bench.http import AnswerReader, chat_body
-from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
-from pointsman.engine.sim.timeline import Timeline
+from bench.load import quantile
+from pointsman.engine.sim.model import SimRequest, StepResult
 from pointsman.simulator.clock import VirtualClock
+from pointsman.simulator.engines import Engines
+from pointsman.simulator.generate import WORKLOADS, generate
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Session
 
 STREAMS = (1, 32, 256)
 EVENTS_A_ROUND = 100_000
 REQUESTS_A_ROUND = 2_000
 REQUEST_BYTES = 2_000
 CONNECTIONS = 8
-BLOCK_SIZE = 64
 ENGINES = 8
 
 
@@ -143,92 +145,50 @@ def measure_http(rounds: int) -> tuple[list[Streaming], float]:
     return streaming, statistics.median(per_request)
 
 
-@dataclass
-class Session:
-    """Turns as (prompt tokens, output tokens, block hashes, pause before it in seconds)."""
-
-    begins_s: float
-    turns: list[tuple[int, int, list[int], float]]
-
-
-def agentic_sessions(count: int, turns: int, sessions_per_s: float, seed: int) -> Iterator[Session]:
-    """Sessions of an agent: a 25k-token context that grows turn by turn, 8 applications with a shared 6k-token head."""
-    dice = random.Random(seed)
-    names = iter(range(1, 1 << 62))
-
-    def lognormal(median: float, mean: float, low: int, high: int) -> int:
-        return int(min(high, max(low, dice.lognormvariate(math.log(median), math.sqrt(2 * math.log(mean / median))))))
-
-    heads = [[next(names) for _ in range(96)] for _ in range(8)]
-    now_s = 0.0
-    for _ in range(count):
-        now_s += dice.expovariate(sessions_per_s)
-        hashes = list(heads[min(7, int(dice.paretovariate(1.1)) - 1)])
-        prompt = max(len(hashes) * BLOCK_SIZE, lognormal(24_000, 25_000, 8_000, 60_000))
-        session = Session(now_s, [])
-        for turn in range(turns):
-            output = lognormal(70, 230, 4, 2_000)
-            while len(hashes) < (prompt + output) // BLOCK_SIZE:
-                hashes.append(next(names))
-            pause_s = lognormal(1_200, 2_500, 50, 60_000) / 1000 if turn else 0.0
-            session.turns.append((prompt, output, list(hashes), pause_s))
-            prompt += output + lognormal(400, 1_000, 20, 8_000)
-        yield session
-
-
-def measure_fleet(sessions: int = 400, turns: int = 20, sessions_per_s: float = 0.6) -> Fleet:
-    """Play the sessions on 8 engines."""
-    plan = list(agentic_sessions(sessions, turns, sessions_per_s, seed=1))
+def measure_fleet(sessions: int = 400, sessions_per_s: float = 0.6) -> Fleet:
+    """Play agentic sessions on 8 engines."""
+    trace = generate(WORKLOADS["agentic"], sessions=sessions, seed=1).at_rate(sessions_per_s, random.Random(1))
     started_s = time.perf_counter()
-    engines = [Timeline(EngineModel(ModelConfig(blocks=8_192, block_size=BLOCK_SIZE))) for _ in range(ENGINES)]
+    settings = FleetSettings(replicas=ENGINES)
+    replicas = [VirtualReplica(number, settings, trace) for number in range(ENGINES)]
     load = [0] * ENGINES
-    homes: dict[int, int] = {}
-    arrived_s: dict[str, float] = {}
+    homes: dict[str, VirtualReplica] = {}
+    asked: dict[str, tuple[Session, int, float]] = {}
     waits_s: list[float] = []
+    prompts = cached_tokens = 0
+
+    def stepped(replica: VirtualReplica, result: StepResult, at_s: float) -> None:
+        nonlocal prompts, cached_tokens
+        for name, cached in result.first.items():
+            session, turn, arrived_s = asked[name]
+            waits_s.append(at_s - arrived_s)
+            prompts, cached_tokens = prompts + session.turns[turn].prompt_tokens, cached_tokens + cached
+        for name in result.finished:
+            session, turn, _ = asked.pop(name)
+            load[replica.index] -= 1
+            if turn + 1 < len(session.turns):
+                clock.at(at_s + session.turns[turn + 1].pause_s, partial(arrive, session, turn + 1))
+
+    def arrive(session: Session, number: int, now_s: float) -> None:
+        replica = homes.setdefault(session.id, replicas[min(range(ENGINES), key=load.__getitem__)])
+        turn, name = session.turns[number], f"{session.id}.{number}"
+        asked[name] = (session, number, now_s)
+        load[replica.index] += 1
+        engines.add(replica, SimRequest(name, turn.prompt_tokens, turn.output_tokens, turn.blocks), now_s)
+
     clock = VirtualClock()
-
-    def play(engine: int, now_s: float) -> None:
-        for outcome in engines[engine].advance(now_s):
-            waits_s.extend(outcome.at_s - arrived_s.pop(name) for name in outcome.result.first)
-            for name in outcome.result.finished:
-                load[engine] -= 1
-                session, turn = map(int, name.split("."))
-                if turn + 1 < len(plan[session].turns):
-                    pause_s = plan[session].turns[turn + 1][3]
-                    clock.at(outcome.at_s + pause_s, partial(arrive, session, turn + 1))
-
-    def look(engine: int, now_s: float) -> None:
-        if engines[engine].next_s <= now_s:
-            play(engine, now_s)
-            wake(engine)
-
-    def wake(engine: int) -> None:
-        if engines[engine].next_s < math.inf:
-            clock.at(engines[engine].next_s, partial(look, engine))
-
-    def arrive(session: int, turn: int, now_s: float) -> None:
-        engine = homes.setdefault(session, min(range(ENGINES), key=lambda e: load[e]))
-        play(engine, now_s)
-        prompt, output, hashes, _ = plan[session].turns[turn]
-        name = f"{session}.{turn}"
-        arrived_s[name] = now_s
-        load[engine] += 1
-        engines[engine].add(SimRequest(name, prompt, output, hashes), now_s)
-        wake(engine)
-
-    for number, session in enumerate(plan):
-        clock.at(session.begins_s, partial(arrive, number, 0))
+    engines = Engines(clock, stepped)
+    for session in trace.sessions:
+        clock.at(session.start_s, partial(arrive, session, 0))
     clock.run()
     wall_s = time.perf_counter() - started_s
-    waits_s.sort()
-    stats = [engine.model.stats() for engine in engines]
     return Fleet(
         requests=len(waits_s),
         requests_per_s=len(waits_s) / wall_s,
         wall_s=wall_s,
         first_token_ms_mean=statistics.fmean(waits_s) * 1000,
-        first_token_ms_p99=waits_s[int(len(waits_s) * 0.99)] * 1000,
-        hit_rate=sum(s.prefix_hits for s in stats) / sum(s.prefix_queries for s in stats),
+        first_token_ms_p99=quantile(waits_s, 0.99) * 1000,
+        hit_rate=cached_tokens / prompts,
     )
 
 
