@@ -16,7 +16,6 @@ import copy
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -49,25 +48,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Microseconds of one `rank` call: the median round and the quietest."""
-
-    policy: str
-    replicas: int
-    median_us: float
-    best_us: float
-
-
-@dataclass(frozen=True)
-class RingBuild:
-    """Median milliseconds until the first lookup after a change of membership."""
-
-    replicas: int
-    cold_ms: float
-    """No replica's points are known."""
-    one_joins_ms: float
-    """All but one replica's points are known."""
+Row = dict[str, Any]
+"""Times of one case, which its other fields name."""
 
 
 def make_candidates(replicas: int) -> Candidates:
@@ -116,7 +98,8 @@ def rank_us(policy: Policy, requests: list[tuple[RequestFeatures, Candidates]], 
     return (time.perf_counter_ns() - started_ns) / len(requests) / 1000
 
 
-def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
+def measure_ranking(sizes: list[int], rounds: int) -> list[Row]:
+    """Microseconds of one `rank` call: the median round and the quietest."""
     context = Context(0.0, random.Random(1))
     fleets = {replicas: lookups(replicas) for replicas in sizes}
     policies = {label: build_policy(document) for label, document in DOCUMENTS.items()}
@@ -131,20 +114,11 @@ def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
             for replicas in sizes
         },
     )
-    return [Ranking(label, replicas, *median_and_best(times)) for (label, replicas), times in timings.items()]
-
-
-@dataclass(frozen=True)
-class Deciding:
-    """Microseconds of one decision by KV: the median round and the quietest."""
-
-    replicas: int
-    keys: int
-    request: str
-    rank_median_us: float
-    rank_best_us: float
-    decide_median_us: float
-    decide_best_us: float
+    rows = []
+    for (label, replicas), times in timings.items():
+        median, best = median_and_best(times)
+        rows.append({"policy": label, "replicas": replicas, "median_us": median, "best_us": best})
+    return rows
 
 
 def decide_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) -> float:
@@ -167,19 +141,29 @@ def rank_by_kv_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) ->
     return (time.perf_counter_ns() - started_ns) / len(asked) / 1000
 
 
-def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[Deciding]:
+def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[Row]:
+    """Microseconds of one decision by KV: the median round and the quietest."""
     rows = []
     for replicas in sizes:
         for keys in chains:
             fleet = make_fleet(replicas, keys)
             for label, asked in (("turn", fleet.turns), ("begins", fleet.beginnings)):
-                ranks = [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)]
-                decides = [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)]
-                rows.append(Deciding(replicas, keys, label, *median_and_best(ranks, 1), *median_and_best(decides, 1)))
+                timed = {
+                    "rank": [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)],
+                    "decide": [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)],
+                }
+                made: Row = {"replicas": replicas, "keys": keys, "request": label}
+                for part, times in timed.items():
+                    made[f"{part}_median_us"], made[f"{part}_best_us"] = median_and_best(times, 1)
+                rows.append(made)
     return rows
 
 
-def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBuild:
+def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> Row:
+    """Median milliseconds until the first lookup after a change of membership.
+
+    `cold_ms`: no replica's points are known; `one_joins_ms`: all but one replica's are.
+    """
     full = make_candidates(replicas)
     all_but_one = copy.copy(full)
     all_but_one.membership, all_but_one.slots = replicas - 1, full.slots[1:]
@@ -197,34 +181,35 @@ def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBu
 
     cold = [once(lambda rings: None) for _ in range(rounds)]
     join = [once(after_one_less) for _ in range(rounds)]
-    return RingBuild(replicas, median_and_best(cold)[0], median_and_best(join)[0])
+    return {"replicas": replicas, "cold_ms": median_and_best(cold)[0], "one_joins_ms": median_and_best(join)[0]}
 
 
-def table(options: Any, rankings: list[Ranking], deciding: list[Deciding], rings: list[RingBuild]) -> Iterable[str]:
+def table(options: Any, found: dict[str, list[Row]]) -> Iterable[str]:
     """Lines for people: policies alone, decisions by KV, rings."""
     sizes = [f"{replicas} replicas" for replicas in options.replicas]
     yield row("rank(), us: median (best)", sizes)
     for label in DOCUMENTS:
-        yield row(label, (f"{one.median_us:.1f} ({one.best_us:.1f})" for one in rankings if one.policy == label))
+        timed = [one for one in found["rank_us"] if one["policy"] == label]
+        yield row(label, ("{median_us:.1f} ({best_us:.1f})".format(**one) for one in timed))
     for keys in options.keys:
         for part in ("rank", "decide"):
             yield row(f"kv_cost {part}(), {keys} keys", sizes)
             for request in ("turn", "begins"):
-                timed = [asdict(one) for one in deciding if (one.keys, one.request) == (keys, request)]
+                timed = [one for one in found["decide_us"] if (one["keys"], one["request"]) == (keys, request)]
                 yield row(request, (f"{one[f'{part}_median_us']} ({one[f'{part}_best_us']})" for one in timed))
     yield row("ring of 100 points each, ms", sizes)
-    yield row("from nothing", (f"{ring.cold_ms:.2f}" for ring in rings))
-    yield row("one replica joins", (f"{ring.one_joins_ms:.2f}" for ring in rings))
+    yield row("from nothing", (f"{ring['cold_ms']:.2f}" for ring in found["ring_ms"]))
+    yield row("one replica joins", (f"{ring['one_joins_ms']:.2f}" for ring in found["ring_ms"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = read_options("decide", __doc__, arguments, replicas=[8, 100, 1000], keys=[64, 128], rounds=101)
-    rankings = measure_ranking(options.replicas, options.rounds)
-    deciding = measure_deciding(options.replicas, options.keys, options.rounds)
-    rings = [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas]
-    found: dict[str, list[Any]] = {"rank_us": rankings, "decide_us": deciding, "ring_ms": rings}
-    figures = {name: [asdict(one) for one in made] for name, made in found.items()}
-    show(options.json, figures, table(options, rankings, deciding, rings), numpy=np.__version__)
+    found = {
+        "rank_us": measure_ranking(options.replicas, options.rounds),
+        "decide_us": measure_deciding(options.replicas, options.keys, options.rounds),
+        "ring_ms": [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas],
+    }
+    show(options.json, found, table(options, found), numpy=np.__version__)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.form import read_options, show
 from bench.peers import say
@@ -72,20 +72,8 @@ print(json.dumps({
 """Runs under the interpreter that has the wheel; arguments are the trace and five numbers."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One policy at one load, as one of the two simulators saw it."""
-
-    simulator: str
-    policy: str
-    load: float
-    seed: int
-    ttft_ms_mean: float
-    ttft_ms_p50: float
-    ttft_ms_p99: float
-    tpot_ms_mean: float
-    hit_rate: float
-    imbalance: float
+Run = dict[str, Any]
+"""One policy at one load, as one of the two simulators saw it."""
 
 
 def measure(python: str, loads: list[float], seeds: list[int], per_s: bool) -> Iterator[Run]:
@@ -110,24 +98,24 @@ def dynamo_run(python: str, trace: Trace, policy: str, load: float, seed: int) -
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.strip() or f"{python} failed with {done.returncode}")
-    return Run("dynamo", policy, load, seed, **json.loads(done.stdout.splitlines()[-1]))
+    seen = json.loads(done.stdout.splitlines()[-1])
+    return {"simulator": "dynamo", "policy": policy, "load": load, "seed": seed, **seen}
 
 
 def own_run(trace: Trace, policy: str, load: float, seed: int, settings: FleetSettings) -> Run:
     summary = VirtualFleet(trace, policy_named(policy), settings, seed=seed).run()
-    return Run(
-        "pointsman", policy, load, seed,
-        summary.ttft_ms.mean, summary.ttft_ms.p50, summary.ttft_ms.p99, summary.tpot_ms.mean,
-        summary.hit_rate, summary.imbalance,
-    )  # fmt: skip
+    return {
+        "simulator": "pointsman", "policy": policy, "load": load, "seed": seed,
+        **{f"ttft_ms_{name}": getattr(summary.ttft_ms, name) for name in ("mean", "p50", "p99")},
+        "tpot_ms_mean": summary.tpot_ms.mean, "hit_rate": summary.hit_rate, "imbalance": summary.imbalance,
+    }  # fmt: skip
 
 
 def line(run: Run) -> str:
     return (
-        f"{run.policy:16}{run.load:6g} seed {run.seed:<4}{run.simulator:10} TTFT mean {run.ttft_ms_mean:8.1f} "
-        f"p50 {run.ttft_ms_p50:7.1f} p99 {run.ttft_ms_p99:9.1f} ms  TPOT {run.tpot_ms_mean:5.1f} ms  "
-        f"hit {run.hit_rate:.3f}  imbalance {run.imbalance:.2f}"
-    )
+        "{policy:16}{load:6g} seed {seed:<4}{simulator:10} TTFT mean {ttft_ms_mean:8.1f} p50 {ttft_ms_p50:7.1f} "
+        "p99 {ttft_ms_p99:9.1f} ms  TPOT {tpot_ms_mean:5.1f} ms  hit {hit_rate:.3f}  imbalance {imbalance:.2f}"
+    ).format(**run)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -138,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     for run in measure(options.python, options.load, options.seed, options.per_s):
         say(line(run))
         runs.append(run)
-    show(options.json, {"runs": [asdict(run) for run in runs]}, map(line, runs))
+    show(options.json, {"runs": runs}, map(line, runs))
 
 
 if __name__ == "__main__":

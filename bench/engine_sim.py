@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from functools import partial
 
 from bench.cpu import process_cpu_ns
@@ -43,27 +42,6 @@ REQUESTS_A_ROUND = 2_000
 REQUEST_BYTES = 2_000
 CONNECTIONS = 8
 ENGINES = 8
-
-
-@dataclass(frozen=True)
-class Streaming:
-    """Median over rounds."""
-
-    streams: int
-    events_per_s: float
-    cpu_us_per_event: float
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """One run in virtual time."""
-
-    requests: int
-    requests_per_s: float
-    wall_s: float
-    first_token_ms_mean: float
-    first_token_ms_p99: float
-    hit_rate: float
 
 
 def stream_once(port: int, pid: int, streams: int) -> tuple[float, float]:
@@ -121,7 +99,7 @@ def _chat(body: bytes, connection: str) -> bytes:
     )
 
 
-def measure_http(rounds: int) -> tuple[list[Streaming], float]:
+def measure_http(rounds: int) -> tuple[list[dict[str, float]], float]:
     """Start a replica and ask it for streams and for whole answers; the latter's CPU microseconds per request."""
     command = [sys.executable, "-m", "pointsman.engine.sim", "--timing", "fast"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
@@ -139,13 +117,17 @@ def measure_http(rounds: int) -> tuple[list[Streaming], float]:
         finally:
             replica.terminate()
     streaming = [
-        Streaming(streams, *(statistics.median(values) for values in zip(*results, strict=True)))
+        {
+            "streams": streams,
+            "events_per_s": statistics.median(rate for rate, _ in results),
+            "cpu_us_per_event": statistics.median(us for _, us in results),
+        }
         for streams, results in seen.items()
     ]
     return streaming, statistics.median(per_request)
 
 
-def measure_fleet(sessions: int = 400, sessions_per_s: float = 0.6) -> Fleet:
+def measure_fleet(sessions: int = 400, sessions_per_s: float = 0.6) -> dict[str, float]:
     """Play agentic sessions on 8 engines."""
     trace = generate(WORKLOADS["agentic"], sessions=sessions, seed=1).at_rate(sessions_per_s, random.Random(1))
     started_s = time.perf_counter()
@@ -182,14 +164,14 @@ def measure_fleet(sessions: int = 400, sessions_per_s: float = 0.6) -> Fleet:
         clock.at(session.start_s, partial(arrive, session, 0))
     clock.run()
     wall_s = time.perf_counter() - started_s
-    return Fleet(
-        requests=len(waits_s),
-        requests_per_s=len(waits_s) / wall_s,
-        wall_s=wall_s,
-        first_token_ms_mean=statistics.fmean(waits_s) * 1000,
-        first_token_ms_p99=quantile(waits_s, 0.99) * 1000,
-        hit_rate=cached_tokens / prompts,
-    )
+    return {
+        "requests": len(waits_s),
+        "requests_per_s": len(waits_s) / wall_s,
+        "wall_s": wall_s,
+        "first_token_ms_mean": statistics.fmean(waits_s) * 1000,
+        "first_token_ms_p99": quantile(waits_s, 0.99) * 1000,
+        "hit_rate": cached_tokens / prompts,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -199,14 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
     fleet = measure_fleet()
     lines = [
         row("streams", ("events/s", "CPU us/event")),
-        *(row(f"{one.streams}", (f"{one.events_per_s:,.0f}", f"{one.cpu_us_per_event:.1f}")) for one in streams),
+        *(row(str(count), (f"{rate:,.0f}", f"{us:.1f}")) for count, rate, us in (one.values() for one in streams)),
         f"a request of one token: {cpu_us:.0f} us",
-        f"fleet of {ENGINES}: {fleet.requests} requests in {fleet.wall_s:.1f} s ({fleet.requests_per_s:,.0f}/s); "
-        f"first token mean {fleet.first_token_ms_mean:.0f} ms, p99 {fleet.first_token_ms_p99:.0f} ms, "
-        f"hits {fleet.hit_rate:.1%}",
+        f"fleet of {ENGINES}: {fleet['requests']} requests "
+        f"in {fleet['wall_s']:.1f} s ({fleet['requests_per_s']:,.0f}/s); "
+        f"first token mean {fleet['first_token_ms_mean']:.0f} ms, p99 {fleet['first_token_ms_p99']:.0f} ms, "
+        f"hits {fleet['hit_rate']:.1%}",
     ]
-    figures = {"streams": [asdict(one) for one in streams], "cpu_us_per_request": cpu_us, "fleet": asdict(fleet)}
-    show(options.json, figures, lines)
+    show(options.json, {"streams": streams, "cpu_us_per_request": cpu_us, "fleet": fleet}, lines)
 
 
 if __name__ == "__main__":

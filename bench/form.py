@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-
-import psutil
 
 Case = TypeVar("Case", bound=Hashable)
 
@@ -59,7 +58,7 @@ def median_and_best(values: Sequence[float], digits: int = 2) -> tuple[float, fl
 def show(as_json: bool, figures: Mapping[str, Any], lines: Iterable[str], **versions: str) -> None:
     """Print figures as JSON, or `lines` for people, with the machine and the versions they were taken on."""
     machine = {
-        "machine": f"{platform.machine()} {platform.system()}, {psutil.cpu_count()} cores",
+        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         **versions,
     }

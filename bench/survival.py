@@ -322,19 +322,15 @@ async def few_descriptors() -> Played:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        running = ground(engine={"token_interval_ms": 20})
-        here = await running.__aenter__()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    try:
-        streams = [asyncio.create_task(_stream(here, 300)) for _ in range(30)]
-        await asyncio.sleep(1)
-        statuses = Counter(await asyncio.gather(*(_status(here) for _ in range(300))))
-        states = list((await here.states()).values())
-        whole = sum(await asyncio.gather(*streams))
+        async with ground(engine={"token_interval_ms": 20}) as here:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+            streams = [asyncio.create_task(_stream(here, 300)) for _ in range(30)]
+            await asyncio.sleep(1)
+            statuses = Counter(await asyncio.gather(*(_status(here) for _ in range(300))))
+            states = list((await here.states()).values())
+            whole = sum(await asyncio.gather(*streams))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        await running.__aexit__(None, None, None)
     return (
         f"{statuses[200]} of 300 good, {statuses[503]} x 503, {statuses[0]} unanswered; streams whole {whole} of 30; "
         f"up {states.count('up')} of 4",
