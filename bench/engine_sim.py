@@ -8,7 +8,7 @@ falls on all.
 Requests: the same replica answers 2 KB chat completions of one token on 8 kept connections. Reported: its CPU time per
 request, the median over rounds.
 
-Fleet: 8 modelled engines (dense-h100, 524k tokens of KV each) play 400 agentic sessions of 20 turns, prompts of 25k
+Fleet: 8 modelled engines (dense-h100, 524k tokens of KV each) play 400 agentic sessions of 20 turns, prompts of 36k
 tokens on average, in virtual time; sessions stay where the least loaded engine took their first turn. Reported:
 requests per second of wall time, and what they saw in virtual time.
 """
