@@ -67,7 +67,7 @@ def lookup_command(
 
 @app.command("failover")
 def failover_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
-    """What clients notice when a part fails, leaves or joins."""
+    """Requests that fail when a part fails, leaves or joins."""
     run({"failover": _failover(quick)}, json, out)
 
 
@@ -106,7 +106,7 @@ def scale_command(
     options = ScaleOptions.quick() if quick else ScaleOptions()
     if only == "streams":
         options = replace(options, fleets=None)
-    elif only == "replicas":
+    if only == "replicas":
         options = replace(options, streams=None)
     run({"scale": lambda: run_scale(options)}, json, out)
 
@@ -141,17 +141,13 @@ def docs_command(file: Annotated[Path, typer.Argument(help="A report written by 
 
 
 def _edge(quick: bool, duration: float | None, compiled: bool) -> Bench:
-    options = replace(EdgeOptions.quick() if quick else EdgeOptions(), compiled=compiled)
-    if duration:
-        options = replace(options, slice_s=duration)
-    return lambda: run_edge(options)
+    options = EdgeOptions.quick() if quick else EdgeOptions()
+    return lambda: run_edge(replace(options, compiled=compiled, slice_s=duration or options.slice_s))
 
 
 def _lookup(quick: bool, duration: float | None, compiled: bool) -> Bench:
-    options = replace(LookupOptions.quick() if quick else LookupOptions(), compiled=compiled)
-    if duration:
-        options = replace(options, slice_s=duration)
-    return lambda: run_lookup(options)
+    options = LookupOptions.quick() if quick else LookupOptions()
+    return lambda: run_lookup(replace(options, compiled=compiled, slice_s=duration or options.slice_s))
 
 
 def _failover(quick: bool) -> Bench:

@@ -25,7 +25,7 @@ import httpx
 
 from bench.aiperf import Answer, Played, find_aiperf
 from bench.cpu import ProcessTree, Reading, used_s
-from bench.peers import PeerError, Side, Spawned, edge, find_vllm_router, say, until, vllm_router
+from bench.peers import PeerError, Side, Spawned, edge, find_vllm_router, replica_states, say, until, vllm_router
 from bench.report import Table, median, spread
 
 MODEL = "sim"
@@ -37,7 +37,7 @@ READ_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class AgenticOptions:
-    """How much is played, on what."""
+    """Sessions that are played, and the fleet that serves them."""
 
     sessions: int = 64
     concurrency: int = 64
@@ -86,14 +86,6 @@ class Run:
         return sum(self.parts_us.values())
 
     @property
-    def ttft_ms(self) -> list[float]:
-        return sorted(answer.ttft_ms for answer in self.played.answers)
-
-    @property
-    def later_ttft_ms(self) -> list[float]:
-        return sorted(answer.ttft_ms for answer in self.played.answers if answer.turn)
-
-    @property
     def hit_rate(self) -> float:
         answers = self.played.answers
         return sum(a.cached_tokens for a in answers) / max(1, sum(a.prompt_tokens for a in answers))
@@ -111,16 +103,18 @@ class Run:
             "requests": len(self.played.answers),
             "errors": self.played.errors,
             "output_tokens": sum(answer.output_tokens for answer in self.played.answers),
-            "ttft_ms": {"mean": statistics.fmean(self.ttft_ms), **_percentiles(self.ttft_ms)},
-            "later_ttft_ms": {"mean": statistics.fmean(self.later_ttft_ms), **_percentiles(self.later_ttft_ms)},
+            "ttft_ms": _spread_of([answer.ttft_ms for answer in self.played.answers]),
+            "later_ttft_ms": _spread_of([answer.ttft_ms for answer in self.played.answers if answer.turn]),
             "tpot_ms": statistics.fmean(tpot) if tpot else math.nan,
             "hit_rate": self.hit_rate,
             "imbalance": self.imbalance,
         }
 
 
-def _percentiles(ordered: Sequence[float]) -> dict[str, float]:
-    return {f"p{at}": ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in (50, 95, 99)}
+def _spread_of(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    percentiles = {f"p{at}": ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in (50, 95, 99)}
+    return {"mean": statistics.fmean(ordered), **percentiles}
 
 
 @contextlib.asynccontextmanager
@@ -153,8 +147,7 @@ async def our_side(
     ):
 
         async def all_up() -> bool:
-            listed = (await admin.get("/v1/replicas")).json()["replicas"]
-            return [replica["state"] for replica in listed] == ["up"] * len(urls)
+            return list((await replica_states(admin)).values()) == ["up"] * len(urls)
 
         await until(all_up, "the fleet", spawned[0])
         yield side, urls

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.peers import PeerError, say
+from bench.peers import LAST_WORDS, PIP_INSTALL, PeerError, run, say
 
 AIPERF_VERSION = "0.13.0"
 WORKLOAD = Path(__file__).parent / "agentic_loop.json"
@@ -29,7 +29,6 @@ TOKENIZER = "bench/bpe"
 SNAPSHOT = "0" * 40
 VOCABULARY = 8192
 SYNTHESIZE_S = 300.0
-LAST_WORDS = 3000
 
 _TRAIN = """
 import json, pathlib, sys
@@ -66,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a trace."""
+    """All answers to a trace, and when the first request began."""
 
     answers: list[Answer]
     errors: int
@@ -92,20 +91,16 @@ class Aiperf:
         (model / "refs").mkdir(exist_ok=True)
         (model / "refs" / "main").write_text(SNAPSHOT)
         argv = [str(self._python), "-c", _TRAIN, str(snapshot), str(VOCABULARY)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=SYNTHESIZE_S)
-        if done.returncode:
-            raise PeerError(f"training a tokenizer for aiperf failed: {done.stderr.strip()[-LAST_WORDS:]}")
+        run(argv, within_s=SYNTHESIZE_S)
 
     def synthesize(self, sessions: int, seed: int, folder: Path) -> Path:
         """A trace (Mooncake's JSON lines) of so many sessions of `WORKLOAD`. Raises PeerError."""
         argv = [str(self._program), "synthesize", "agentic-code", "--config", str(WORKLOAD)]
         argv += ["--num-sessions", str(sessions), "--seed", str(seed), "--output", str(folder)]
-        done = subprocess.run(
-            argv, capture_output=True, text=True, check=False, timeout=SYNTHESIZE_S, env=self._environment()
-        )
+        said = run(argv, within_s=SYNTHESIZE_S, environment=self._environment())
         found = sorted(folder.rglob("dataset.jsonl"))
-        if done.returncode or len(found) != 1:
-            raise PeerError(f"`{' '.join(argv)}` wrote no trace: {(done.stderr or done.stdout).strip()[-LAST_WORDS:]}")
+        if len(found) != 1:
+            raise PeerError(f"`{' '.join(argv)}` wrote no trace: {said.strip()[-LAST_WORDS:]}")
         return found[0]
 
     async def play(self, trace: Path, port: int, *, model: str, concurrency: int, out: Path, within_s: float) -> Played:
@@ -124,7 +119,7 @@ class Aiperf:
         argv += ["--random-seed", "1", "--no-gpu-telemetry", "--no-server-metrics", "--ui", "none"]
         argv += ["--output-artifact-dir", str(out)]
         process = await asyncio.create_subprocess_exec(
-            *argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self._environment()
+            *argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **self._environment()}
         )
         try:
             async with asyncio.timeout(within_s):
@@ -139,7 +134,7 @@ class Aiperf:
         return read_records(out / "profile_export.jsonl")
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "HF_HOME": str(self._cache), "HF_HUB_OFFLINE": "1"}
+        return {"HF_HOME": str(self._cache), "HF_HUB_OFFLINE": "1"}
 
 
 def _count(trace: Path) -> tuple[int, int]:
@@ -184,21 +179,8 @@ def find_aiperf(cache: Path) -> Aiperf:
     if not (folder / "bin" / "aiperf").exists():
         requirement = f"aiperf=={AIPERF_VERSION}"
         say(f"installing {requirement} into {folder} (1.2 GB, used by this bench only)")
-        for argv in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [
-                str(folder / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                requirement,
-            ],
-        ):
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise PeerError(f"`{' '.join(argv)}` failed: {done.stderr.strip()[-LAST_WORDS:]}")
+        run([sys.executable, "-m", "venv", str(folder)])
+        run([str(folder / "bin" / "python"), *PIP_INSTALL[1:], requirement])
     aiperf = Aiperf(folder, cache)
     aiperf.prepare()
     return aiperf

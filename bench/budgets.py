@@ -1,4 +1,4 @@
-"""What the benches are held to, and how a measurement stands against it.
+"""Budgets of the benches, and how a measurement stands against one.
 
 A budget is a bar the design set before anything was measured. Ratios compare two sides of one interleaved run on one
 machine; absolute figures depend on the machine and are printed beside it. Nothing here fails a build.
@@ -7,7 +7,10 @@ machine; absolute figures depend on the machine and are printed beside it. Nothi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bench.report import median, spread
 
 ROUTER_TOKEN_RESOLUTION_US = 0.5
 """A CPU cost per token that cannot be told from none: the router's idle work varies by some milliseconds a second, and
@@ -66,10 +69,14 @@ def verdict(key: str, measured: float) -> str:
 def bound(key: str) -> str:
     """A budget for people: `<= 0.6x`; empty when there is none."""
     budget = BUDGETS.get(key)
-    if budget is None:
-        return ""
-    return (
-        f"{budget.limit:g}"
-        if not budget.limit
-        else f"<= {budget.limit:g}{'' if budget.unit == 'x' else ' '}{budget.unit}"
-    )
+    if budget is None or not budget.limit:
+        return "0" if budget else ""
+    return f"<= {budget.limit:g}{'' if budget.unit == 'x' else ' '}{budget.unit}"
+
+
+HELD_TO = ["what", "measured", "budget", "verdict"]
+
+
+def held_to(what: str, measured: Sequence[float], digits: int, key: str = "") -> list[str]:
+    """A row under `HELD_TO`: median and extremes, and how the median stands against the budget of that name."""
+    return [what, spread(measured, digits), bound(key), verdict(key, median(measured))]

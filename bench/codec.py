@@ -1,4 +1,4 @@
-"""How long the SPOP codec takes for one lookup: `python -m bench.codec [--json] [--rounds 101]`.
+"""Times of the SPOP codec for one lookup: `python -m bench.codec [--json] [--rounds 101]`.
 
 Times what the router's front does between a read and a write, without sockets and without deciding: decode each NOTIFY,
 hand it out, encode its ACK, collect the bytes. Cases take turns round by round, so that a slow spell of the machine
@@ -8,20 +8,15 @@ machine disturbs least.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import partial
 
+from bench.form import by_turns, median_and_best, read_options, row, show
+from bench.spop_load import frame, hello, message
 from pointsman.haproxy.spop import Notify, Scope, SPOPConnection, VariableValue, encode_set_vars
-from pointsman.haproxy.spop.frames import FIN, HEAD
 from pointsman.haproxy.spop.state import FrameType
 from pointsman.haproxy.spop.typed_data import encode_typed
-from pointsman.haproxy.spop.varint import encode_varint
 
 LOOKUPS = 1000
 """A round's lookups, in each case."""
@@ -47,43 +42,13 @@ WHOLE_BODY = ROUTE | {"body": b"x" * 200_000}
 ANSWER: dict[str, VariableValue] = {"first": "r1", "second": "r2", "reason": "hash"}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Microseconds of one lookup, and how many a second the best round amounts to."""
-
-    case: str
-    median_us: float
-    best_us: float
-    lookups_per_s: int
-
-
-def named(name: str, data: bytes) -> bytes:
-    return encode_varint(len(name)) + name.encode() + data
-
-
-def frame(kind: FrameType, ids: bytes, payload: bytes) -> bytes:
-    body = ids + payload
-    return HEAD.pack(5 + len(body), kind, FIN) + body
-
-
-def hello() -> bytes:
-    items: dict[str, VariableValue] = {
-        "supported-versions": "2.0",
-        "max-frame-size": MAX_FRAME_SIZE,
-        "capabilities": "pipelining",
-    }
-    payload = b"".join(named(name, encode_typed(value)) for name, value in items.items())
-    return frame(FrameType.HAPROXY_HELLO, b"\x00\x00", payload)
-
-
 def notify(stream_id: int, args: dict[str, VariableValue]) -> bytes:
-    items = b"".join(named(name, encode_typed(value)) for name, value in args.items())
-    message = named("route", bytes([len(args)]) + items)
-    return frame(FrameType.NOTIFY, encode_varint(stream_id) + b"\x01", message)
+    encoded = {name: encode_typed(value) for name, value in args.items()}
+    return frame(FrameType.NOTIFY, stream_id, 1, message("route", encoded))
 
 
 def reads(args: dict[str, VariableValue], *, frames_a_read: int = 1, read_bytes: int = 0) -> list[bytes]:
-    """What the socket gives: so many frames at once, or pieces of so many bytes."""
+    """Bytes by read of the socket: so many frames at once, or pieces of so many bytes."""
     frames = [notify(FIRST_STREAM_ID + number, args) for number in range(LOOKUPS)]
     if read_bytes:
         stream = b"".join(frames)
@@ -116,7 +81,8 @@ def lookup_us(connection: SPOPConnection, pieces: list[bytes], answer: Callable[
     return elapsed_ns / LOOKUPS / 1000
 
 
-def measure(rounds: int) -> list[Timing]:
+def measure(rounds: int) -> dict[str, list[float]]:
+    """Microseconds a lookup by case and round."""
     cases: dict[str, tuple[list[bytes], Callable[[], bytes]]] = {
         "6 arguments": (reads(ROUTE), encoded_once()),
         "6 arguments, answer encoded": (reads(ROUTE), encoded_each_time),
@@ -124,35 +90,27 @@ def measure(rounds: int) -> list[Timing]:
         f"with {PREFIX_KEYS} prefix keys": (reads(ROUTE_BODY), encoded_once()),
         "with 200 KB in 64 KiB pieces": (reads(WHOLE_BODY, read_bytes=READ_BYTES), encoded_once()),
     }
-    connections = {case: SPOPConnection() for case in cases}
-    for connection in connections.values():
-        connection.receive_data(hello())
+    timed = {}
+    for case, (pieces, answer) in cases.items():
+        connection = SPOPConnection()
+        connection.receive_data(hello(MAX_FRAME_SIZE))
         connection.events_received()
-    timings: dict[str, list[float]] = {case: [] for case in cases}
-    for _ in range(rounds):
-        for case, (pieces, answer) in cases.items():
-            timings[case].append(lookup_us(connections[case], pieces, answer))
-    return [
-        Timing(case, round(statistics.median(times), 2), round(min(times), 2), round(1e6 / min(times)))
-        for case, times in timings.items()
-    ]
+        timed[case] = partial(lookup_us, connection, pieces, answer)
+    return by_turns(rounds, timed)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.codec", description="Time the SPOP codec.")
-    parser.add_argument("--rounds", type=int, default=51)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    timings = measure(options.rounds)
-    machine = {"machine": f"{platform.machine()} {platform.system()}", "python": platform.python_version()}
-    if options.json:
-        json.dump({**machine, "lookup_us": [asdict(row) for row in timings]}, sys.stdout, indent=2)
-        print()
-        return
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'NOTIFY decoded + ACK encoded':<34}{'median us':>10}{'best us':>10}{'lookups/s':>12}")
-    for row in timings:
-        print(f"{row.case:<34}{row.median_us:>10.1f}{row.best_us:>10.1f}{row.lookups_per_s:>12,}")
+    options = read_options("codec", __doc__, arguments, rounds=51)
+    timed = {case: median_and_best(times) for case, times in measure(options.rounds).items()}
+    rows = [
+        {"case": case, "median_us": median, "best_us": best, "lookups_per_s": round(1e6 / best)}
+        for case, (median, best) in timed.items()
+    ]
+    lines = [row("NOTIFY decoded + ACK encoded", ("median us", "best us", "lookups/s"))]
+    lines += [
+        row(case, (f"{median:.1f}", f"{best:.1f}", f"{1e6 / best:,.0f}")) for case, (median, best) in timed.items()
+    ]
+    show(options.json, {"lookup_us": rows}, lines)
 
 
 if __name__ == "__main__":

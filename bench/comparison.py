@@ -1,4 +1,4 @@
-"""What `python -m bench.simulate` found, as values and as Markdown: `python -m bench.comparison [FILE]`.
+"""Results of `python -m bench.simulate`, as values and as Markdown: `python -m bench.comparison [FILE]`.
 
 A `Comparison` is what bench/results/simulate.json holds. The command puts its tables between the markers of
 docs/how-to-simulate.md, so that the page shows the file and nobody types figures.
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bench.report import put_between
+from bench.report import put_between, rows_markdown
 from pointsman.simulator.measure import Difference, Summary
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             overview([run for run in runs if run.plain]),
             "Other workloads and fleets, likewise:",
             overview([run for run in runs if not run.plain and len(run.policies) <= ABREAST]),
-            *(part for run in detailed for part in (f"{run.name}, seeds {_listed(run.seeds)}:", detail(run))),
+            *(part for run in detailed for part in (f"{run.name}, seeds {str(run.seeds)[1:-1]}:", detail(run))),
         ]
         return "\n\n".join(parts)
 
@@ -104,7 +104,7 @@ def detail(compared: Compared) -> str:
                 *against,
             )
         )
-    return _table(DETAIL, rows)
+    return rows_markdown(DETAIL, rows)
 
 
 def overview(scenarios: Sequence[Compared]) -> str:
@@ -115,7 +115,7 @@ def overview(scenarios: Sequence[Compared]) -> str:
         cells = [_cell(run.policies[policy]) if policy in run.policies else "" for policy in policies]
         rows.append((f"{run.name} ({len(run.seeds)})", *cells, *_against_best(run)))
     columns = ("scenario (seeds)", *map(_label, policies), "mean against the best", "p99 against the best")
-    return _table(columns, rows)
+    return rows_markdown(columns, rows)
 
 
 def _policies(scenarios: Iterable[Compared]) -> list[str]:
@@ -148,15 +148,6 @@ def _label(policy: str) -> str:
 def _percent(share: float) -> str:
     percent = round(share * 100)
     return f"{percent:+d}%" if percent else "0%"
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (columns, ["---"] * len(columns), *rows)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def read_comparison(path: Path) -> Comparison:

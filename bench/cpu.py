@@ -33,7 +33,7 @@ class Process:
     pid: int
     parent: int
     command: str
-    """Its command line, words parted by spaces; the kernel's name for it where there is none."""
+    """Command line, words parted by spaces; the kernel's name for it where there is none."""
     reaped_ns: int
     """CPU time of its children that ended and were waited for."""
 

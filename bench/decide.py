@@ -1,4 +1,4 @@
-"""How long a decision takes: `python -m bench.decide [--json] [--replicas 8 100 1000] [--keys 64 128]`.
+"""Times of a decision: `python -m bench.decide [--json] [--replicas 8 100 1000] [--keys 64 128]`.
 
 Times `policy.rank` alone, on columns as the load table holds them: Poisson loads (mean 12), 256 sessions, half of them
 pinned. Policies and sizes take turns round by round, so that a slow spell of the machine falls on all. Reported: the
@@ -12,20 +12,16 @@ begins.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import platform
 import random
-import statistics
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bench.form import by_turns, median_and_best, read_options, row, show
 from bench.kv_fleet import KVFleet, make_fleet
 from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
 from pointsman.policies.lib.ring import Rings
@@ -52,25 +48,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Microseconds of one `rank` call: the median round and the quietest."""
-
-    policy: str
-    replicas: int
-    median_us: float
-    best_us: float
-
-
-@dataclass(frozen=True)
-class RingBuild:
-    """Median milliseconds until the first lookup after a change of membership."""
-
-    replicas: int
-    cold_ms: float
-    """No replica's points are known."""
-    one_joins_ms: float
-    """All but one replica's points are known."""
+Row = dict[str, Any]
+"""Times of one case, which its other fields name."""
 
 
 def make_candidates(replicas: int) -> Candidates:
@@ -119,34 +98,27 @@ def rank_us(policy: Policy, requests: list[tuple[RequestFeatures, Candidates]], 
     return (time.perf_counter_ns() - started_ns) / len(requests) / 1000
 
 
-def measure_ranking(sizes: list[int], rounds: int) -> list[Ranking]:
+def measure_ranking(sizes: list[int], rounds: int) -> list[Row]:
+    """Microseconds of one `rank` call: the median round and the quietest."""
     context = Context(0.0, random.Random(1))
     fleets = {replicas: lookups(replicas) for replicas in sizes}
     policies = {label: build_policy(document) for label, document in DOCUMENTS.items()}
-    timings: dict[tuple[str, int], list[float]] = {(label, replicas): [] for label in policies for replicas in sizes}
     for requests in fleets.values():
         for policy in policies.values():
             rank_us(policy, requests, context)  # builds the ring
-    for _ in range(rounds):
-        for (label, replicas), times in timings.items():
-            times.append(rank_us(policies[label], fleets[replicas], context))
-    return [
-        Ranking(label, replicas, round(statistics.median(times), 2), round(min(times), 2))
-        for (label, replicas), times in timings.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Deciding:
-    """Microseconds of one decision by KV: the median round and the quietest."""
-
-    replicas: int
-    keys: int
-    request: str
-    rank_median_us: float
-    rank_best_us: float
-    decide_median_us: float
-    decide_best_us: float
+    timings = by_turns(
+        rounds,
+        {
+            (label, replicas): partial(rank_us, policy, fleets[replicas], context)
+            for label, policy in policies.items()
+            for replicas in sizes
+        },
+    )
+    rows = []
+    for (label, replicas), times in timings.items():
+        median, best = median_and_best(times)
+        rows.append({"policy": label, "replicas": replicas, "median_us": median, "best_us": best})
+    return rows
 
 
 def decide_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) -> float:
@@ -169,29 +141,29 @@ def rank_by_kv_us(fleet: KVFleet, asked: list[RequestFeatures], now_s: float) ->
     return (time.perf_counter_ns() - started_ns) / len(asked) / 1000
 
 
-def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[Deciding]:
+def measure_deciding(sizes: list[int], chains: list[int], rounds: int) -> list[Row]:
+    """Microseconds of one decision by KV: the median round and the quietest."""
     rows = []
     for replicas in sizes:
         for keys in chains:
             fleet = make_fleet(replicas, keys)
             for label, asked in (("turn", fleet.turns), ("begins", fleet.beginnings)):
-                ranks = [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)]
-                decides = [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)]
-                rows.append(
-                    Deciding(
-                        replicas,
-                        keys,
-                        label,
-                        round(statistics.median(ranks), 1),
-                        round(min(ranks), 1),
-                        round(statistics.median(decides), 1),
-                        round(min(decides), 1),
-                    )
-                )
+                timed = {
+                    "rank": [rank_by_kv_us(fleet, asked, 1.0) for _ in range(rounds)],
+                    "decide": [decide_us(fleet, asked[at % 8 :: 8], 1.0) for at in range(rounds)],
+                }
+                made: Row = {"replicas": replicas, "keys": keys, "request": label}
+                for part, times in timed.items():
+                    made[f"{part}_median_us"], made[f"{part}_best_us"] = median_and_best(times, 1)
+                rows.append(made)
     return rows
 
 
-def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBuild:
+def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> Row:
+    """Median milliseconds until the first lookup after a change of membership.
+
+    `cold_ms`: no replica's points are known; `one_joins_ms`: all but one replica's are.
+    """
     full = make_candidates(replicas)
     all_but_one = copy.copy(full)
     all_but_one.membership, all_but_one.slots = replicas - 1, full.slots[1:]
@@ -209,55 +181,35 @@ def measure_ring(replicas: int, rounds: int, virtual_nodes: int = 100) -> RingBu
 
     cold = [once(lambda rings: None) for _ in range(rounds)]
     join = [once(after_one_less) for _ in range(rounds)]
-    return RingBuild(replicas, round(statistics.median(cold), 2), round(statistics.median(join), 2))
+    return {"replicas": replicas, "cold_ms": median_and_best(cold)[0], "one_joins_ms": median_and_best(join)[0]}
 
 
-def print_row(label: str, cells: list[str]) -> None:
-    print(f"{label:<28}" + "".join(f"{cell:>16}" for cell in cells))
+def table(options: Any, found: dict[str, list[Row]]) -> Iterable[str]:
+    """Lines for people: policies alone, decisions by KV, rings."""
+    sizes = [f"{replicas} replicas" for replicas in options.replicas]
+    yield row("rank(), us: median (best)", sizes)
+    for label in DOCUMENTS:
+        timed = [one for one in found["rank_us"] if one["policy"] == label]
+        yield row(label, ("{median_us:.1f} ({best_us:.1f})".format(**one) for one in timed))
+    for keys in options.keys:
+        for part in ("rank", "decide"):
+            yield row(f"kv_cost {part}(), {keys} keys", sizes)
+            for request in ("turn", "begins"):
+                timed = [one for one in found["decide_us"] if (one["keys"], one["request"]) == (keys, request)]
+                yield row(request, (f"{one[f'{part}_median_us']} ({one[f'{part}_best_us']})" for one in timed))
+    yield row("ring of 100 points each, ms", sizes)
+    yield row("from nothing", (f"{ring['cold_ms']:.2f}" for ring in found["ring_ms"]))
+    yield row("one replica joins", (f"{ring['one_joins_ms']:.2f}" for ring in found["ring_ms"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.decide", description="Time policy.rank.")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[8, 100, 1000])
-    parser.add_argument("--keys", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--rounds", type=int, default=101)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    rankings = measure_ranking(options.replicas, options.rounds)
-    deciding = measure_deciding(options.replicas, options.keys, options.rounds)
-    rings = [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas]
-    machine = {
-        "machine": f"{platform.machine()} {platform.system()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
+    options = read_options("decide", __doc__, arguments, replicas=[8, 100, 1000], keys=[64, 128], rounds=101)
+    found = {
+        "rank_us": measure_ranking(options.replicas, options.rounds),
+        "decide_us": measure_deciding(options.replicas, options.keys, options.rounds),
+        "ring_ms": [measure_ring(replicas, max(3, options.rounds // 10)) for replicas in options.replicas],
     }
-    if options.json:
-        result = {
-            **machine,
-            "rank_us": [asdict(row) for row in rankings],
-            "decide_us": [asdict(row) for row in deciding],
-        }
-        result["ring_ms"] = [asdict(row) for row in rings]
-        json.dump(result, sys.stdout, indent=2)
-        print()
-        return
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print_row("rank(), us: median (best)", [f"{replicas} replicas" for replicas in options.replicas])
-    for label in DOCUMENTS:
-        print_row(label, [f"{row.median_us:.1f} ({row.best_us:.1f})" for row in rankings if row.policy == label])
-    for keys in options.keys:
-        for part in ("rank", "decide"):
-            print_row(f"kv_cost {part}(), {keys} keys", [f"{replicas} replicas" for replicas in options.replicas])
-            for request in ("turn", "begins"):
-                cells = [
-                    f"{getattr(row, f'{part}_median_us')} ({getattr(row, f'{part}_best_us')})"
-                    for row in deciding
-                    if row.keys == keys and row.request == request
-                ]
-                print_row(request, cells)
-    print_row("ring of 100 points each, ms", [f"{ring.replicas} replicas" for ring in rings])
-    print_row("from nothing", [f"{ring.cold_ms:.2f}" for ring in rings])
-    print_row("one replica joins", [f"{ring.one_joins_ms:.2f}" for ring in rings])
+    show(options.json, found, table(options, found), numpy=np.__version__)
 
 
 if __name__ == "__main__":

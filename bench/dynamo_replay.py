@@ -13,15 +13,16 @@ Dynamo's wheel is no dependency of ours. Install it apart, and name the interpre
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from bench.form import read_options, show
+from bench.peers import say
 from pointsman.simulator.experiment import Pace
 from pointsman.simulator.fleet import VirtualFleet
 from pointsman.simulator.generate import WORKLOADS, generate
@@ -71,20 +72,8 @@ print(json.dumps({
 """Runs under the interpreter that has the wheel; arguments are the trace and five numbers."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One policy at one load, as one of the two simulators saw it."""
-
-    simulator: str
-    policy: str
-    load: float
-    seed: int
-    ttft_ms_mean: float
-    ttft_ms_p50: float
-    ttft_ms_p99: float
-    tpot_ms_mean: float
-    hit_rate: float
-    imbalance: float
+Run = dict[str, Any]
+"""One policy at one load, as one of the two simulators saw it."""
 
 
 def measure(python: str, loads: list[float], seeds: list[int], per_s: bool) -> Iterator[Run]:
@@ -109,39 +98,35 @@ def dynamo_run(python: str, trace: Trace, policy: str, load: float, seed: int) -
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr.strip() or f"{python} failed with {done.returncode}")
-    return Run("dynamo", policy, load, seed, **json.loads(done.stdout.splitlines()[-1]))
+    seen = json.loads(done.stdout.splitlines()[-1])
+    return {"simulator": "dynamo", "policy": policy, "load": load, "seed": seed, **seen}
 
 
 def own_run(trace: Trace, policy: str, load: float, seed: int, settings: FleetSettings) -> Run:
     summary = VirtualFleet(trace, policy_named(policy), settings, seed=seed).run()
-    return Run(
-        "pointsman", policy, load, seed,
-        summary.ttft_ms.mean, summary.ttft_ms.p50, summary.ttft_ms.p99, summary.tpot_ms.mean,
-        summary.hit_rate, summary.imbalance,
-    )  # fmt: skip
+    return {
+        "simulator": "pointsman", "policy": policy, "load": load, "seed": seed,
+        **{f"ttft_ms_{name}": getattr(summary.ttft_ms, name) for name in ("mean", "p50", "p99")},
+        "tpot_ms_mean": summary.tpot_ms.mean, "hit_rate": summary.hit_rate, "imbalance": summary.imbalance,
+    }  # fmt: skip
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has ai-dynamo-runtime")
-    parser.add_argument("--load", type=float, nargs="+", default=[0.6, 0.85, 1.0], help="shares of the knee")
-    parser.add_argument("--per-s", action="store_true", help="loads are sessions a second")
-    parser.add_argument("--seed", type=int, nargs="+", default=[1])
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+def line(run: Run) -> str:
+    return (
+        "{policy:16}{load:6g} seed {seed:<4}{simulator:10} TTFT mean {ttft_ms_mean:8.1f} p50 {ttft_ms_p50:7.1f} "
+        "p99 {ttft_ms_p99:9.1f} ms  TPOT {tpot_ms_mean:5.1f} ms  hit {hit_rate:.3f}  imbalance {imbalance:.2f}"
+    ).format(**run)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print. `--load` are shares of the knee, or with `--per-s` sessions a second."""
+    given = {"python": sys.executable, "load": [0.6, 0.85, 1.0], "per_s": False, "seed": [1]}
+    options = read_options("dynamo_replay", __doc__, arguments, **given)
     runs = []
-    for run in measure(arguments.python, arguments.load, arguments.seed, arguments.per_s):
+    for run in measure(options.python, options.load, options.seed, options.per_s):
+        say(line(run))
         runs.append(run)
-        if not arguments.json:
-            print(
-                f"{run.policy:16}{run.load:6g} seed {run.seed:<4}{run.simulator:10} TTFT mean {run.ttft_ms_mean:8.1f} "
-                f"p50 {run.ttft_ms_p50:7.1f} p99 {run.ttft_ms_p99:9.1f} ms  TPOT {run.tpot_ms_mean:5.1f} ms  "
-                f"hit {run.hit_rate:.3f}  imbalance {run.imbalance:.2f}",
-                flush=True,
-            )
-    if arguments.json:
-        print(json.dumps([asdict(run) for run in runs], indent=1))
+    show(options.json, {"runs": runs}, map(line, runs))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a request, and a streamed token, costs in CPU: the edge beside vllm-router, in one interleaved run.
+"""CPU time of a request, and of a streamed token: the edge beside vllm-router, in one interleaved run.
 
 Both sides stand before the same stub replicas and get the same requests from the same load generator. A *cell* is one
 workload on one side; the cells of a workload take turns in short slices (A B A B ...), their order turned by one each
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from bench import stub
-from bench.budgets import RAY_SERVE_LLM_US, bound, verdict
+from bench.budgets import HELD_TO, RAY_SERVE_LLM_US, bound, held_to, verdict
 from bench.cpu import used_s
 from bench.http import Request, chat_body
 from bench.load import ClosedLoop, Expected, Tally, quantile
@@ -72,7 +72,7 @@ class Pair:
     topics: int = 1
     """Distinct prompts of each size; they share the system prompt."""
     haproxy: tuple[tuple[str, Any], ...] = ()
-    """What the policy wants of HAProxy's configuration."""
+    """Settings that the policy needs of HAProxy's configuration."""
     lua: bool = True
 
 
@@ -86,7 +86,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """How much is measured."""
+    """Sides, slices and rounds that are measured."""
 
     pairs: tuple[Pair, ...] = PAIRS
     slice_s: float = 2.0
@@ -126,7 +126,7 @@ class Slice:
 
 
 def session_requests(bodies: list[bytes], path: str = PATH) -> Iterator[Request]:
-    """The same requests for ever, one session after the other; sessions share the bodies evenly."""
+    """Requests that repeat for ever, one session after the other; sessions share the bodies evenly."""
     requests = [
         Request.post(path, bodies[number % len(bodies)], session=f"session-{number:04d}") for number in range(SESSIONS)
     ]
@@ -317,28 +317,16 @@ def _verdict(key: str, mine: list[Slice], ratio: list[float]) -> str:
 def token_table(slices: list[Slice], session_2kb: list[Slice], notes: list[str]) -> Table:
     """Microseconds of CPU per streamed token, and the scale of Ray Serve."""
     ours, peer = of(slices, OURS), of(slices, PEER)
-    ratio = ratios(slices, OURS)
     router_us = [one.cpu_us.get("router", 0.0) for one in ours]
-    request_us = [one.all_us for one in of(session_2kb, OURS)]
-    ray = [us / RAY_SERVE_LLM_US for us in request_us]
+    ray = [one.all_us / RAY_SERVE_LLM_US for one in of(session_2kb, OURS)]
     rows = [
-        ["per token, pointsman, us", spread([one.all_us for one in ours], 1), "", ""],
-        ["per token, vllm-router, us", spread([one.all_us for one in peer], 1), "", ""],
-        ["per token, ratio", spread(ratio, 2), bound("edge.token"), verdict("edge.token", median(ratio))],
-        [
-            "per token, router process, us",
-            spread(router_us, 2),
-            bound("edge.token.router"),
-            verdict("edge.token.router", median(router_us)),
-        ],
-        [
-            f"per request at 2 KB over Ray Serve LLM's {RAY_SERVE_LLM_US:.0f} us",
-            spread(ray, 2),
-            bound("edge.ray"),
-            verdict("edge.ray", median(ray)),
-        ],
+        held_to("per token, pointsman, us", [one.all_us for one in ours], 1),
+        held_to("per token, vllm-router, us", [one.all_us for one in peer], 1),
+        held_to("per token, ratio", ratios(slices, OURS), 2, "edge.token"),
+        held_to("per token, router process, us", router_us, 2, "edge.token.router"),
+        held_to(f"per request at 2 KB over Ray Serve LLM's {RAY_SERVE_LLM_US:.0f} us", ray, 2, "edge.ray"),
     ]
-    return Table("Edge CPU per streamed token", ["what", "measured", "budget", "verdict"], rows, notes)
+    return Table("Edge CPU per streamed token", HELD_TO, rows, notes)
 
 
 async def run_edge(options: EdgeOptions) -> tuple[list[Table], dict[str, Any]]:

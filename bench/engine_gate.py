@@ -1,4 +1,4 @@
-"""What Pointsman adds to vLLM's own API server, per streamed token: `python -m bench.engine_gate [--replica URL]`.
+"""CPU that Pointsman adds to vLLM's API server, per streamed token: `python -m bench.engine_gate [--replica URL]`.
 
 A replica wraps vLLM's app (gate, reports) and its `generate` (signals, reports). Here an app that streams one chunk a
 token, from a `generate` that gives one output a token, runs bare and wrapped, by turns in one process, without sockets
@@ -9,7 +9,6 @@ addition is a share of. Without one, the share is of 108 us, the least seen on t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -21,6 +20,8 @@ from typing import Any
 import httpx
 import psutil
 
+from bench.cpu import process_cpu_ns
+from bench.form import read_options, row, show
 from pointsman.contract.events import EngineLoad
 from pointsman.engine.vllm.replica.gate import App, Gate, Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.kv_events import PrefixCache
@@ -105,7 +106,8 @@ async def replica_us(url: str, model: str, streams: int = 16, tokens: int = 400)
     """CPU microseconds per token of the process that serves a replica, with `streams` at once."""
     port = int(url.rpartition(":")[2])
     owners = {c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,)}
-    process = psutil.Process(owners.pop())
+    pid = owners.pop()
+    assert pid is not None
     body = {"model": model, "prompt": "Hello", "max_tokens": tokens, "stream": True, "ignore_eos": True}
 
     async def stream(client: httpx.AsyncClient) -> None:
@@ -116,32 +118,24 @@ async def replica_us(url: str, model: str, streams: int = 16, tokens: int = 400)
 
     async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
         await stream(client)
-        before = process.cpu_times()
+        before_ns = process_cpu_ns(pid)
         await asyncio.gather(*(stream(client) for _ in range(streams)))
-        after = process.cpu_times()
-    return (after.user + after.system - before.user - before.system) * 1e6 / (streams * tokens)
+        used_ns = process_cpu_ns(pid) - before_ns
+    return used_ns / 1000 / (streams * tokens)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--replica", default="", help="URL of a running replica on this machine")
-    parser.add_argument("--model", default="tiny", help="its served name")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    ours, bare = asyncio.run(added_us(arguments.rounds))
-    whole = asyncio.run(replica_us(arguments.replica, arguments.model)) if arguments.replica else VLLM_US
-    shown = {
+def main(arguments: list[str] | None = None) -> None:
+    options = read_options("engine_gate", __doc__, arguments, rounds=7, replica="", model="tiny")
+    ours, bare = asyncio.run(added_us(options.rounds))
+    whole = asyncio.run(replica_us(options.replica, options.model)) if options.replica else VLLM_US
+    found = {
         "added_us_per_token": round(ours, 2),
         "bare_us_per_token": round(bare, 2),
         "server_us_per_token": round(whole, 1),
         "share": round(ours / whole, 4),
         "within_budget": ours / whole < BUDGET,
     }
-    if arguments.json:
-        print(json.dumps(shown))
-    else:
-        print("\n".join(f"{key:22} {value}" for key, value in shown.items()))
+    show(options.json, found, (row(key, [str(value)]) for key, value in found.items()))
 
 
 if __name__ == "__main__":

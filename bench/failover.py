@@ -1,4 +1,4 @@
-"""What clients notice when a part fails, leaves or joins.
+"""Requests that fail when a part fails, leaves or joins.
 
 One edge by `pointsman up` over simulated replicas of a fixed pace, under three loads at once: streams in a closed loop;
 whole answers at a steady rate, so that some requests stand unanswered at any moment; and streams of one token at a
@@ -17,19 +17,16 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
-import yaml
-
 from bench.budgets import bound, verdict
-from bench.peers import Side, Spawned, edge
+from bench.ground import POLL_S, ground
+from bench.peers import Spawned
 from bench.report import Table
-from bench.scene import AROUND_S, POLL_S, EventResult, FailoverOptions, Scene, routed_again_after_s
+from bench.scene import AROUND_S, EventResult, FailoverOptions, Scene, routed_again_after_s
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.runtime_api import MasterAPI
 
@@ -40,30 +37,30 @@ LOOK_AGAIN_S = 1.0
 
 
 async def kill_router(scene: Scene, at_s: float) -> dict[str, float]:
-    os.kill(_pid(scene.side, " router --config"), signal.SIGKILL)
+    os.kill(scene.here.pid(" router --config"), signal.SIGKILL)
     await asyncio.sleep(POLL_S)
-    ready_s = await scene.until("the router", scene.whole)
+    ready_s = await scene.here.until("the router", scene.whole)
     await asyncio.sleep(LOOK_AGAIN_S)
     return {"router ready": ready_s - at_s, "deciding again": routed_again_after_s(scene.seen, at_s)}
 
 
 async def kill_replica(scene: Scene, at_s: float) -> dict[str, float]:
-    os.kill(_pid(scene.side, f"--id {VICTIM} "), signal.SIGKILL)
+    os.kill(scene.here.pid(f"--id {VICTIM} "), signal.SIGKILL)
 
     async def out() -> bool:
-        return await scene.state(VICTIM) != "up"
+        return (await scene.here.states()).get(VICTIM) != "up"
 
-    out_s = await scene.until(f"{VICTIM} out of rotation", out)
+    out_s = await scene.here.until(f"{VICTIM} out of rotation", out)
     back_s = await scene.first_answer_by(VICTIM, at_s)
-    await scene.until("the edge", scene.whole)
+    await scene.here.until("the edge", scene.whole)
     return {"out of rotation": out_s - at_s, "restarted and serving": back_s - at_s}
 
 
 async def reload_haproxy(scene: Scene, at_s: float) -> dict[str, float]:
-    assert scene.side.run_dir is not None
-    master = MasterAPI(str(scene.side.run_dir / "master.sock"), timeout_s=RELOAD_S)
+    assert scene.here.side.run_dir is not None
+    master = MasterAPI(str(scene.here.side.run_dir / "master.sock"), timeout_s=RELOAD_S)
     before = await master.workers()
-    os.kill(scene.side.processes.root, signal.SIGHUP)
+    os.kill(scene.here.side.processes.root, signal.SIGHUP)
 
     async def reloaded() -> bool:
         try:
@@ -71,8 +68,8 @@ async def reload_haproxy(scene: Scene, at_s: float) -> dict[str, float]:
         except HAProxyUnavailable:  # the master process executes itself anew
             return False
 
-    reloaded_s = await scene.until("a new HAProxy worker", reloaded)
-    await scene.until("the edge", scene.whole)
+    reloaded_s = await scene.here.until("a new HAProxy worker", reloaded)
+    await scene.here.until("the edge", scene.whole)
     await asyncio.sleep(LOOK_AGAIN_S)
     return {"reloaded": reloaded_s - at_s, "deciding again": routed_again_after_s(scene.seen, at_s)}
 
@@ -97,18 +94,19 @@ class Joiner:
 
     async def drain_and_remove(self, scene: Scene, at_s: float) -> dict[str, float]:
         assert self._process is not None
-        (await scene.admin.post(f"/v1/replicas/{JOINER}/drain")).raise_for_status()
+        (await scene.here.admin.post(f"/v1/replicas/{JOINER}/drain")).raise_for_status()
 
         async def drained() -> bool:
-            return (await scene.replicas()).get(JOINER, {}).get("in_flight") == 0
+            listed = (await scene.here.admin.get("/v1/replicas")).json()["replicas"]
+            return [one["in_flight"] for one in listed if one["id"] == JOINER] == [0]
 
-        drained_s = await scene.until(f"{JOINER} drained", drained)
+        drained_s = await scene.here.until(f"{JOINER} drained", drained)
         await self._process.stop()
 
         async def gone() -> bool:
-            return not await scene.state(JOINER)
+            return JOINER not in await scene.here.states()
 
-        gone_s = await scene.until(f"{JOINER} removed", gone)
+        gone_s = await scene.here.until(f"{JOINER} removed", gone)
         last_s = max((x.sent_s for x in scene.seen if x.replica == JOINER), default=at_s)
         return {
             "last request placed on it": max(0.0, last_s - at_s),
@@ -121,37 +119,26 @@ class Joiner:
             await self._process.stop()
 
 
-def _pid(side: Side, words: str) -> int:
-    """The process of an edge whose command line holds these words."""
-    return next(process.pid for process in side.processes.members() if words in f"{process.command} ")
-
-
 async def run_failover(options: FailoverOptions) -> tuple[list[Table], dict[str, Any]]:
     """All events on one edge, whole again before each. Raises PeerError."""
-    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
-        config = Path(folder) / "up.yaml"
-        config.write_text(yaml.safe_dump({"engine": {"token_interval_ms": options.token_interval_ms}}))
-        up = ["--replicas", str(options.replicas), "--config", str(config)]
-        async with (
-            edge("edge", Path(folder), up=up) as side,
-            httpx.AsyncClient(base_url=side.admin_url, timeout=5.0, trust_env=False) as admin,
-        ):
-            scene = Scene(side, admin, options)
-            joiner = Joiner(options, side.admin_url, Path(folder))
-            scene.start()
-            # Let the streams fall out of step before anything is called quiet.
-            await asyncio.sleep(options.stream_tokens * options.token_interval_ms / 1000)
-            try:
-                results = [
-                    await scene.event("router killed (SIGKILL)", kill_router),
-                    await scene.event("replica killed (SIGKILL)", kill_replica, killed=VICTIM),
-                    await scene.event("one replica more", joiner.scale_up),
-                    await scene.event("one replica drained, removed", joiner.drain_and_remove),
-                    await scene.event("HAProxy reloaded", reload_haproxy),
-                ]
-                await scene.stop()
-            finally:
-                await joiner.stop()
+    engine = {"token_interval_ms": options.token_interval_ms}
+    async with ground(replicas=options.replicas, engine=engine) as here:
+        scene = Scene(here, options)
+        joiner = Joiner(options, here.side.admin_url, here.folder)
+        scene.start()
+        # Let the streams fall out of step before anything is called quiet.
+        await asyncio.sleep(options.stream_tokens * options.token_interval_ms / 1000)
+        try:
+            results = [
+                await scene.event("router killed (SIGKILL)", kill_router),
+                await scene.event("replica killed (SIGKILL)", kill_replica, killed=VICTIM),
+                await scene.event("one replica more", joiner.scale_up),
+                await scene.event("one replica drained, removed", joiner.drain_and_remove),
+                await scene.event("HAProxy reloaded", reload_haproxy),
+            ]
+            await scene.stop()
+        finally:
+            await joiner.stop()
     return [failover_table(results, options)], {
         "options": asdict(options),
         "events": [asdict(result) for result in results],
@@ -178,20 +165,11 @@ def failover_table(results: list[EventResult], options: FailoverOptions) -> Tabl
                 "; ".join(f"{what} {seconds:.2f}" for what, seconds in result.whole_after_s.items()),
             ]
         )
+    columns = ["event", "unanswered then", "cut with their replica", "failed", "budget", "verdict", "fail-open"]
+    columns += ["first byte, quiet, ms", "from the event on", "seconds until"]
     return Table(
         "Failover, as clients see it",
-        [
-            "event",
-            "unanswered then",
-            "cut with their replica",
-            "failed",
-            "budget",
-            "verdict",
-            "fail-open",
-            "first byte, quiet, ms",
-            "from the event on",
-            "seconds until",
-        ],
+        columns,
         rows,
         [
             f"{options.streams} streams of {options.stream_tokens} tokens at {options.token_interval_ms:g} ms in a "

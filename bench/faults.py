@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx
-import yaml
-
 from bench.edge import PATH
+from bench.ground import Ground, ground
 from bench.http import Request, chat_body
 from bench.load import ClosedLoop, Exchange, Expected, OpenLoop, Outcome
-from bench.peers import PeerError, edge, say
+from bench.peers import say
 from bench.report import Table
 
 POLICIES = (
@@ -50,7 +46,6 @@ WELL: Mapping[str, Any] = {
 }  # fmt: skip
 SLOW = {"slowness": 10.0}
 BACK_WITHIN_S = 90.0
-POLL_S = 0.05
 SETTLE_S = 2.0
 """After each cell: streams of the one before have ended."""
 
@@ -97,15 +92,7 @@ class Cell:
 
     def figures(self) -> dict[str, Any]:
         """The cell as numbers."""
-        return {
-            "policy": self.policy,
-            "fault": self.fault,
-            "load": self.load,
-            "bad": self.bad,
-            "requests": self.requests,
-            "failed": dict(self.failed),
-            "served": dict(self.served),
-        }
+        return {**vars(self), "failed": dict(self.failed), "served": dict(self.served)}
 
     @property
     def failed_share(self) -> float:
@@ -115,9 +102,8 @@ class Cell:
 class Fleet:
     """The replicas of one edge, and the switches of their faults."""
 
-    def __init__(self, admin: httpx.AsyncClient, control: httpx.AsyncClient, urls: Mapping[str, str]) -> None:
-        self._admin = admin
-        self._control = control
+    def __init__(self, here: Ground, urls: Mapping[str, str]) -> None:
+        self.here = here
         self.urls = urls
 
     @property
@@ -126,7 +112,7 @@ class Fleet:
 
     async def switch(self, replica: str, faults: Mapping[str, Any]) -> None:
         """Sets switches of one replica."""
-        (await self._control.post(f"{self.urls[replica]}/sim/fault", json=dict(faults))).raise_for_status()
+        (await self.here.client.post(f"{self.urls[replica]}/sim/fault", json=dict(faults))).raise_for_status()
 
     async def heal(self) -> None:
         """All replicas are well and without a record: they are removed, and their next heartbeat registers them."""
@@ -134,20 +120,16 @@ class Fleet:
             await self.switch(replica, WELL)
         await asyncio.sleep(SETTLE_S)
         for replica in self.names:
-            (await self._admin.delete(f"/v1/replicas/{replica}")).raise_for_status()
-        deadline_s = time.perf_counter() + BACK_WITHIN_S
-        while await self.states() != dict.fromkeys(self.names, "up"):
-            if time.perf_counter() > deadline_s:
-                raise PeerError(f"not all replicas are up within {BACK_WITHIN_S:g} s: {await self.states()}")
-            await asyncio.sleep(POLL_S)
+            (await self.here.admin.delete(f"/v1/replicas/{replica}")).raise_for_status()
 
-    async def states(self) -> dict[str, str]:
-        replicas = (await self._admin.get("/v1/replicas")).json()["replicas"]
-        return {replica["id"]: replica["state"] for replica in replicas}
+        async def all_up() -> bool:
+            return await self.here.states() == dict.fromkeys(self.names, "up")
+
+        await self.here.until("all replicas are up", all_up, BACK_WITHIN_S)
 
     async def use(self, policy: str) -> None:
         """Puts a policy live, with its defaults."""
-        (await self._admin.put("/v1/policy", json={"policy": policy})).raise_for_status()
+        (await self.here.admin.put("/v1/policy", json={"policy": policy})).raise_for_status()
 
 
 def requests(options: FaultOptions, prefix: str) -> Iterator[Request]:
@@ -160,15 +142,12 @@ def requests(options: FaultOptions, prefix: str) -> Iterator[Request]:
 async def play(port: int, options: FaultOptions, cell: Cell, seconds: float) -> Cell:
     """Load of the cell's kind for so long."""
     stream = requests(options, f"{cell.policy}-{cell.fault}-{cell.load}-{time.monotonic_ns()}")
+    how: dict[str, Any] = {"read_names": True, "patience_s": options.patience_s}
     load: ClosedLoop | OpenLoop
     if cell.load == "closed":
-        load = ClosedLoop(
-            port, stream, Expected(), cell, connections=options.clients, read_names=True, patience_s=options.patience_s
-        )
+        load = ClosedLoop(port, stream, Expected(), cell, connections=options.clients, **how)
     else:
-        load = OpenLoop(
-            port, stream, Expected(), cell, per_s=options.per_s, read_names=True, patience_s=options.patience_s
-        )
+        load = OpenLoop(port, stream, Expected(), cell, per_s=options.per_s, **how)
     load.start()
     await asyncio.sleep(seconds)
     await load.stop(options.patience_s + 1)
@@ -177,21 +156,13 @@ async def play(port: int, options: FaultOptions, cell: Cell, seconds: float) -> 
 
 async def run_faults(options: FaultOptions) -> tuple[list[Table], dict[str, Any]]:
     """All cells on one edge. Raises PeerError."""
-    with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
-        config = Path(folder) / "up.yaml"
-        engine = {"token_interval_ms": options.token_interval_ms, "faults": True}
-        config.write_text(yaml.safe_dump({"engine": engine}))
-        up = ["--replicas", str(options.replicas), "--config", str(config)]
-        async with (
-            edge("edge", Path(folder), up=up) as side,
-            httpx.AsyncClient(base_url=side.admin_url, timeout=5.0, trust_env=False) as admin,
-            httpx.AsyncClient(timeout=5.0, trust_env=False) as control,
-        ):
-            listed = (await admin.get("/v1/replicas")).json()["replicas"]
-            fleet = Fleet(admin, control, {replica["id"]: replica["url"] for replica in listed})
-            cells = await fault_cells(fleet, side.port, options)
-            slow = await slow_cells(fleet, side.port, options)
-            back = await recoveries(fleet, side.port, options)
+    engine = {"token_interval_ms": options.token_interval_ms, "faults": True}
+    async with ground(replicas=options.replicas, engine=engine) as here:
+        listed = (await here.admin.get("/v1/replicas")).json()["replicas"]
+        fleet = Fleet(here, {replica["id"]: replica["url"] for replica in listed})
+        cells = await fault_cells(fleet, here.side.port, options)
+        slow = await slow_cells(fleet, here.side.port, options)
+        back = await recoveries(fleet, here.side.port, options)
     tables = [failed_table(cells, options), slow_table(slow, options), back_table(back, options)]
     figures = {
         "options": asdict(options),
@@ -255,11 +226,11 @@ async def recoveries(fleet: Fleet, port: int, options: FaultOptions) -> dict[str
 
 async def _answers_again(fleet: Fleet, replica: str, cell: Cell, since_s: float) -> float:
     before = cell.served[replica]
-    while time.perf_counter() - since_s < BACK_WITHIN_S:
-        if cell.served[replica] > before and (await fleet.states())[replica] == "up":
-            return time.perf_counter() - since_s
-        await asyncio.sleep(POLL_S)
-    raise PeerError(f"{replica}: not back within {BACK_WITHIN_S:g} s after {cell.fault}")
+
+    async def back() -> bool:
+        return cell.served[replica] > before and (await fleet.here.states())[replica] == "up"
+
+    return await fleet.here.until(f"{replica} is back after {cell.fault}", back, BACK_WITHIN_S) - since_s
 
 
 # Tables

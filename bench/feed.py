@@ -1,4 +1,4 @@
-"""What it costs that engines tell: `python -m bench.feed [--json] [--messages 2000]`.
+"""Costs of reports from engines to routers: `python -m bench.feed [--json] [--messages 2000]`.
 
 `message`: CPU of router and engine for one message (16 keys stored, 16 evicted, a first token, an end), over HTTP and
 over a connection that stays open; the router in this process, the engine's side in another. The router's share holds
@@ -8,9 +8,7 @@ what the message makes it do, which is the same both ways. `request`: what a rep
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import logging
 import random
 import statistics
@@ -24,6 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
+from bench.form import read_options, show
 from pointsman.contract.events import EngineEvents, EngineLoad, Finished, FirstToken
 from pointsman.contract.prefix_keys import BOUNDARIES, KeyStream, scope_of, scoped
 from pointsman.contract.registration import Registration
@@ -145,38 +144,31 @@ def run(messages: int) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for way, rounds in told.items():
             rounds.append(uvloop.run(listen(way, messages)))
+    medians = {way: [round(statistics.median(side), 1) for side in zip(*told[way], strict=True)] for way in WAYS}
     return {
-        "message": {
-            way: {
-                "router": round(statistics.median(router for router, _ in rounds), 1),
-                "engine": round(statistics.median(engine for _, engine in rounds), 1),
-            }
-            for way, rounds in told.items()
-        },
+        "message": {way: {"router": router, "engine": engine} for way, (router, engine) in medians.items()},
         "request": {keys: request_us(keys) for keys in (16, 64, 128)},
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.feed", description=__doc__)
-    parser.add_argument("--messages", type=int, default=2000)
-    parser.add_argument("--json", action="store_true", help="Print figures as JSON.")
-    parser.add_argument("--speak", nargs=2, metavar=("WAY", "URL"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    options = read_options("feed", __doc__, arguments, messages=2000, speak=[""])
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    if given.speak:
-        way, url = given.speak
-        print(uvloop.run(speak(way, url, given.messages)))
+    if options.speak != [""]:  # the engine's side, started by `listen`
+        way, url = options.speak
+        print(uvloop.run(speak(way, url, options.messages)))
         return
-    figures = run(given.messages)
-    if given.json:
-        print(json.dumps(figures, indent=1))
-        return
-    for way, sides in figures["message"].items():
-        print(f"message over {way}: router {sides['router']} us, engine {sides['engine']} us")
-    for keys, steps in figures["request"].items():
-        print(f"request of {keys} keys: " + ", ".join(f"{name} {us} us" for name, us in steps.items()))
+    found = run(options.messages)
+    lines = [
+        f"message over {way}: router {sides['router']} us, engine {sides['engine']} us"
+        for way, sides in found["message"].items()
+    ]
+    lines += [
+        f"request of {keys} keys: " + ", ".join(f"{step} {took} us" for step, took in steps.items())
+        for keys, steps in found["request"].items()
+    ]
+    show(options.json, found, lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a fleet of real vLLM takes to serve on this machine, and its memory: `python -m bench.fleet_start [1 2 4]`.
+"""Start of a fleet of real vLLM on this machine, in seconds and memory: `python -m bench.fleet_start [1 2 4]`.
 
 For each size a driver starts with a Ray cluster of its own and the tiny model on the CPU, and is ended again. Reported:
 seconds from starting the driver to the first replica that has given a token and to the last, and memory of one replica
@@ -7,15 +7,15 @@ seconds from starting the driver to the first replica that has given a token and
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from typing import Any
 
 import psutil
+
+from bench.form import read_options
 
 _ARGS = ["--max-model-len=1024", "--kv-cache-memory-bytes=16M"]
 
@@ -38,7 +38,6 @@ def start(replicas: int) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=dict(os.environ),
         start_new_session=True,
     )
     assert driver.stdout is not None
@@ -78,10 +77,8 @@ def _memory(driver: int, ports: list[int]) -> dict[str, int]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("replicas", nargs="*", type=int, default=[1, 2, 4])
-    for replicas in parser.parse_args().replicas:
+def main(arguments: list[str] | None = None) -> None:
+    for replicas in read_options("fleet_start", __doc__, arguments, replicas=(1, 2, 4)).replicas:
         print(json.dumps(start(replicas)), flush=True)
 
 

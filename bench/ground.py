@@ -1,4 +1,7 @@
-"""A running edge as a scene plays on it: clients of both its doors, and the means to harm it."""
+"""A running edge as a scene plays on it: clients of both its doors, and the means to harm it.
+
+`bench.failover`, `bench.faults` and `bench.survival` play on one.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ import asyncio
 import os
 import socket
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,14 @@ import httpx
 import yaml
 
 from bench.edge import PATH
-from bench.peers import PeerError, Side, edge
+from bench.peers import PeerError, Side, edge, replica_states, until
 
 LIE_SENT_BYTES = 200_000
 """Of a body that is announced and not sent whole: more than HAProxy's buffer, so that it is routed."""
 
 REQUESTS = 96
 RECOVER_S = 30.0
-POLL_S = 0.1
+POLL_S = 0.02
 
 
 @dataclass
@@ -73,35 +75,29 @@ class Ground:
         raise PeerError(f"no process of the edge is called {words!r}")
 
     async def until(self, what: str, holds: Callable[[], Awaitable[bool]], within_s: float = RECOVER_S) -> float:
-        """Seconds until it holds. Raises PeerError."""
-        began_s = time.perf_counter()
-        while time.perf_counter() - began_s < within_s:
-            try:
-                if await holds():
-                    return time.perf_counter() - began_s
-            except httpx.HTTPError:
-                pass
-            await asyncio.sleep(POLL_S)
-        raise PeerError(f"{what}: not within {within_s:g} s")
+        """Return when (`time.perf_counter`) it held. Raises PeerError."""
+        return await until(holds, what, within_s=within_s, poll_s=POLL_S)
+
+    async def states(self) -> dict[str, str]:
+        """States of the replicas by id."""
+        return await replica_states(self.admin)
 
 
 @asynccontextmanager
 async def ground(
-    *arguments: str, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
+    *, replicas: int = 4, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
 ) -> AsyncIterator[Ground]:
-    """One edge with four fast simulated replicas, or as the sections of its file say."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pm-")))
+    """One edge with fast simulated replicas, or as the sections of its file say."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as name:
+        folder = Path(name)
         config = folder / "up.yaml"
         config.write_text(yaml.safe_dump({"engine": engine or {"timing": "fast"}, **sections}))
-        side = await stack.enter_async_context(
-            edge("edge", folder, up=["--replicas", "4", "--config", str(config), *arguments])
-        )
         limits = httpx.Limits(max_connections=2000)
-        client = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{side.port}", timeout=30.0, trust_env=False, limits=limits)
-        )
-        admin = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=side.admin_url, timeout=10.0, trust_env=False)
-        )
-        yield Ground(side, folder, client, admin)
+        async with (
+            edge("edge", folder, up=["--replicas", str(replicas), "--config", str(config)]) as side,
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{side.port}", timeout=30.0, trust_env=False, limits=limits
+            ) as client,
+            httpx.AsyncClient(base_url=side.admin_url, timeout=10.0, trust_env=False) as admin,
+        ):
+            yield Ground(side, folder, client, admin)

@@ -1,4 +1,4 @@
-"""What the prefix index costs: `python -m bench.index [--json] [--keys 1000000]`.
+"""Memory and times of the prefix index: `python -m bench.index [--json] [--keys 1000000]`.
 
 Memory is what tracemalloc counts (all of it Python objects) with every key held by one replica of 100, and by two of
 1,000. Events are confirmations and evictions in equal parts on the full index. Matches are prompts of 64 and 128 keys:
@@ -9,18 +9,14 @@ which is the worst there is. All prompts lie in the full index, so the processor
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
 import random
-import statistics
-import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
+from bench.form import median_and_best, read_options, row, show
+from bench.peers import say
 from pointsman.router.kv.prefix_index import PrefixIndex
 
 PROMPTS = 256
@@ -95,23 +91,21 @@ def match_us(index: PrefixIndex, asked: list[tuple[int, ...]]) -> tuple[float, f
         for keys in asked:
             index.match(keys)
         times.append((time.perf_counter_ns() - started_ns) / len(asked) / 1000)
-    return round(statistics.median(times), 2), round(min(times), 2)
+    return median_and_best(times)
 
 
-def measure(keys: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(keys: int) -> dict[str, Any]:
     memory = {
         "one holder of 100": round(memory_mb(100, keys, 1), 1),
         "two holders of 1000": round(memory_mb(1000, keys, 2), 1),
     }
-    for label, megabytes in memory.items():
-        say(f"{keys} keys, {label}: {megabytes} MB")
     index = filled(100, keys, 1)
     gc.collect()
     gc.freeze()
     rate = round(events_per_s(index, 100))
-    say(f"events on the full index: {rate} a second, {10_000 / rate:.1%} of a core at 10,000 a second")
     matches = []
     for replicas in (8, 100, 1000):
+        say(f"index: matches of {replicas} replicas")
         for chain in (64, 128):
             for kind in ("shared", "cold", "ragged"):
                 index = filled(replicas, keys, 1)
@@ -119,19 +113,20 @@ def measure(keys: int, say: Callable[[str], None]) -> dict[str, Any]:
                 matches.append(
                     {"replicas": replicas, "keys": chain, "kind": kind, "median_us": median, "best_us": best}
                 )
-                say(f"match, {replicas} replicas, {chain} keys, {kind}: {median} us ({best})")
     return {"keys": keys, "memory_mb": memory, "events_per_s": rate, "match_us": matches}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.index", description="Time and weigh the prefix index.")
-    parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    result = measure(options.keys, (lambda line: None) if options.json else print)
-    if options.json:
-        json.dump({"machine": platform.machine(), "python": platform.python_version(), **result}, sys.stdout, indent=2)
-        print()
+    options = read_options("index", __doc__, arguments, keys=1_000_000)
+    found = measure(options.keys)
+    rate = found["events_per_s"]
+    lines = [row(f"{options.keys} keys, {label}", [f"{mb} MB"]) for label, mb in found["memory_mb"].items()]
+    lines.append(f"events on the full index: {rate} a second, {10_000 / rate:.1%} of a core at 10,000 a second")
+    lines += [
+        "match, {replicas} replicas, {keys} keys, {kind}: {median_us} us ({best_us})".format(**one)
+        for one in found["match_us"]
+    ]
+    show(options.json, found, lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 from bench.http import AnswerReader, BadAnswerError, Request
 
@@ -23,7 +24,7 @@ RECONNECT_S = 0.01
 
 
 class Outcome(StrEnum):
-    """What became of a request."""
+    """Ends that a request can come to."""
 
     OK = "ok"
     """A complete answer, of the length that was expected, with status 200."""
@@ -62,7 +63,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a right answer holds; None where any will do."""
+    """Sizes of a right answer; None where any will do."""
 
     body_bytes: int | None = None
     events: int | None = None
@@ -165,11 +166,8 @@ class Connection(asyncio.Protocol):
         self._done(self, exchange)
 
 
-class ClosedLoop:
-    """`connections` requests under way at all times, from `start` until `stop`.
-
-    `record` sees every finished exchange, failed ones too. A connection that ended is opened again.
-    """
+class Load:
+    """Clients of one port: what they send, what they expect, and who sees every finished exchange, failed ones too."""
 
     def __init__(
         self,
@@ -178,17 +176,34 @@ class ClosedLoop:
         expected: Expected,
         record: Callable[[Exchange], None],
         *,
-        connections: int,
         read_names: bool = False,
         patience_s: float | None = None,
     ) -> None:
         self._port = port
         self._requests = requests
-        self._expected = expected
         self._record = record
+        self._make = partial(Connection, self._done, expected, read_names=read_names, patience_s=patience_s)
+
+    async def _connect(self, since_s: float) -> Connection | None:
+        """A new connection; None, and a failed exchange, when it is refused."""
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(self._make, "127.0.0.1", self._port)
+        except OSError:
+            self._record(Exchange(since_s, end_s=time.perf_counter()))
+            return None
+        return connection
+
+    def _done(self, connection: Connection, exchange: Exchange) -> None:
+        raise NotImplementedError
+
+
+class ClosedLoop(Load):
+    """`connections` requests under way at all times, from `start` until `stop`; ended connections are opened again."""
+
+    def __init__(self, *args: Any, connections: int, **kwargs: Any) -> None:
+        """`connections`, and the arguments of `Load`."""
+        super().__init__(*args, **kwargs)
         self._count = connections
-        self._read_names = read_names
-        self._patience_s = patience_s
         self._running = False
         self._open: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -229,7 +244,7 @@ class ClosedLoop:
             await asyncio.sleep(0)
 
     def _start_opening(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect())
+        task = asyncio.get_running_loop().create_task(self._begin())
         self._opening.add(task)
         task.add_done_callback(self._opened)
 
@@ -239,14 +254,10 @@ class ClosedLoop:
         if not task.cancelled():
             task.result()
 
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _begin(self) -> None:
         while self._running:
-            began_s = time.perf_counter()
-            try:
-                _, connection = await loop.create_connection(self._connection, "127.0.0.1", self._port)
-            except OSError:
-                self._record(Exchange(began_s, end_s=time.perf_counter()))
+            connection = await self._connect(time.perf_counter())
+            if connection is None:
                 await asyncio.sleep(RECONNECT_S)
                 continue
             self._open.add(connection)
@@ -255,9 +266,6 @@ class ClosedLoop:
             else:
                 self._drop(connection)
             return
-
-    def _connection(self) -> Connection:
-        return Connection(self._done, self._expected, read_names=self._read_names, patience_s=self._patience_s)
 
     def _done(self, connection: Connection, exchange: Exchange) -> None:
         self._record(exchange)
@@ -274,31 +282,17 @@ class ClosedLoop:
         self._idle.set()
 
 
-class OpenLoop:
+class OpenLoop(Load):
     """Requests at a fixed rate, whatever becomes of those before; times count from when each was due.
 
     A request goes out on an idle connection, or on one opened for it. Timers of the event loop count milliseconds, so
     rates up to some hundred a second are meant.
     """
 
-    def __init__(
-        self,
-        port: int,
-        requests: Iterator[Request],
-        expected: Expected,
-        record: Callable[[Exchange], None],
-        *,
-        per_s: float,
-        read_names: bool = False,
-        patience_s: float | None = None,
-    ) -> None:
-        self._port = port
-        self._requests = requests
-        self._expected = expected
-        self._record = record
+    def __init__(self, *args: Any, per_s: float, **kwargs: Any) -> None:
+        """`per_s` requests a second, and the arguments of `Load`."""
+        super().__init__(*args, **kwargs)
         self._interval_s = 1 / per_s
-        self._read_names = read_names
-        self._patience_s = patience_s
         self._idle: list[Connection] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._clock: asyncio.Task[None] | None = None
@@ -329,15 +323,9 @@ class OpenLoop:
             await asyncio.sleep(due_s - time.perf_counter())
 
     async def _send(self, request: Request, due_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        connection = self._take()
-        if connection is None:
-            try:
-                _, connection = await loop.create_connection(self._connection, "127.0.0.1", self._port)
-            except OSError:
-                self._record(Exchange(due_s, end_s=time.perf_counter()))
-                return
-        connection.send(request, due_s)
+        connection = self._take() or await self._connect(due_s)
+        if connection is not None:
+            connection.send(request, due_s)
 
     def _take(self) -> Connection | None:
         while self._idle:
@@ -345,9 +333,6 @@ class OpenLoop:
             if connection.usable:
                 return connection
         return None
-
-    def _connection(self) -> Connection:
-        return Connection(self._done, self._expected, read_names=self._read_names, patience_s=self._patience_s)
 
     def _done(self, connection: Connection, exchange: Exchange) -> None:
         self._record(exchange)

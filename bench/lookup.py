@@ -1,4 +1,4 @@
-"""How long a lookup takes at 2,000 a second, and what it costs.
+"""Latency and cost of a lookup at 2,000 a second.
 
 Three measurements, all open loop with Poisson arrivals, the router pinned to one core:
 
@@ -18,21 +18,21 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from bench import stub
-from bench.budgets import bound, verdict
+from bench.budgets import HELD_TO, held_to
 from bench.cpu import ProcessTree, used_s
 from bench.edge import PATH, SESSIONS, session_requests
 from bench.http import chat_body
 from bench.load import quantile
 from bench.pace import HTTPTarget, connect, drive, poisson
 from bench.peers import Side, Spawned, edge, find_compiled, installed_only, say, stub_replicas, until
-from bench.report import Table, median, spread
+from bench.report import Table, spread
 from bench.spop_load import SPOPTarget
 from pointsman.up.ports import pick_ports
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LookupOptions:
-    """How much is measured."""
+    """Rate, slices and rounds that are measured."""
 
     per_s: float = 2000.0
     slice_s: float = 5.0
@@ -138,40 +138,44 @@ def summarise(target: str, latencies_s: list[float], late_s: list[float], cpu_us
     return Latencies(target, len(latencies_s), ms, quantile(late_s, 0.99) * 1000, cpu_us)
 
 
+async def play(what: str, target: SPOPTarget | HTTPTarget, due_s: list[float]) -> Latencies:
+    """One slice, sent from a thread kept off the router's core; the target is closed at its end."""
+    try:
+        latencies_s, late_s = await on_cores(split_cores()[1], lambda: drive(target, due_s))
+    finally:
+        target.close()
+    return summarise(what, latencies_s, late_s)
+
+
 async def measure_router(
     policy: str, python: str, options: LookupOptions, folder: Path, rng: random.Random
 ) -> list[Latencies]:
     """Slices of lookups at a router alone, run by that Python."""
-    router_core, load_cores = split_cores()
     slices = []
     async with lone_router(policy, python, folder) as (process, spop_port, ring_port):
-        pin(process.pid, router_core)
+        pin(process.pid, split_cores()[0])
         tree = ProcessTree(process.pid)
         for turn in range(options.rounds + 1):  # the first one warms up
             due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
             target = SPOPTarget(spop_port, ring_port, sessions=SESSIONS, keys=KEYS[policy], count=len(due_s))
-            try:
-                before = tree.read()
-                latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
-                cpu_us = sum(used_s(before, tree.read()).values()) / len(due_s) * 1e6
-            finally:
-                target.close()
+            before = tree.read()
+            latencies = await play(policy, target, due_s)
+            cpu_us = sum(used_s(before, tree.read()).values()) / len(due_s) * 1e6
             if turn:
                 say(f"lookup: {policy} alone, slice {turn} of {options.rounds}")
-                slices.append(summarise(policy, latencies_s, late_s, cpu_us))
+                slices.append(replace(latencies, cpu_us=cpu_us))
     return slices
 
 
 async def measure_edge(options: LookupOptions, folder: Path, rng: random.Random) -> dict[str, list[Latencies]]:
     """Interleaved slices of the three ways to a replica."""
-    router_core, load_cores = split_cores()
     body = chat_body(BODY_BYTES)
     slices: dict[str, list[Latencies]] = defaultdict(list)
     async with (
         stub_replicas(4, 20.0, folder) as urls,
         edge("edge", folder, policy="consistent_hash", replicas=urls) as side,
     ):
-        pin(router_of(side), router_core)
+        pin(router_of(side), split_cores()[0])
         ways = {
             DIRECT: (int(urls[0].rpartition(":")[2]), UNROUTED_PATH),
             EDGE_ONLY: (side.port, UNROUTED_PATH),
@@ -181,12 +185,9 @@ async def measure_edge(options: LookupOptions, folder: Path, rng: random.Random)
             for way, (port, path) in ways.items():
                 due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
                 target = HTTPTarget(port, session_requests([body], path), len(stub.ANSWER))
-                try:
-                    latencies_s, late_s = await on_cores(load_cores, lambda t=target, d=due_s: drive(t, d))  # type: ignore[misc]
-                finally:
-                    target.close()
+                latencies = await play(way, target, due_s)
                 if turn:
-                    slices[way].append(summarise(way, latencies_s, late_s))
+                    slices[way].append(latencies)
             if turn:
                 say(f"lookup: through HAProxy, round {turn} of {options.rounds}")
     return slices
@@ -197,10 +198,6 @@ def router_of(side: Side) -> int:
     return next(pid for pid, part in side.processes.read().part.items() if part == "router")
 
 
-def _row(what: str, measured: list[float], digits: int, key: str = "") -> list[str]:
-    return [what, spread(measured, digits), bound(key), verdict(key, median(measured))]
-
-
 def lookup_tables(
     alone: dict[tuple[str, str], list[Latencies]], ways: dict[str, list[Latencies]], options: LookupOptions
 ) -> list[Table]:
@@ -209,9 +206,11 @@ def lookup_tables(
     for (policy, build), slices in alone.items():
         named = f"{policy}, {KEYS[policy]} prefix keys" if KEYS[policy] else policy
         named += build
-        rows += [_row(f"{named}: {name}, ms", [one.ms[name] for one in slices], 3, f"lookup.{name}") for name in SHARES]
-        rows.append(_row(f"{named}: router CPU per lookup, us", [one.cpu_us for one in slices], 1, "lookup.cpu"))
-        rows.append(_row(f"{named}: sent late, p99, ms", [one.sent_late_p99_ms for one in slices], 3))
+        rows += [
+            held_to(f"{named}: {name}, ms", [one.ms[name] for one in slices], 3, f"lookup.{name}") for name in SHARES
+        ]
+        rows.append(held_to(f"{named}: router CPU per lookup, us", [one.cpu_us for one in slices], 1, "lookup.cpu"))
+        rows.append(held_to(f"{named}: sent late, p99, ms", [one.sent_late_p99_ms for one in slices], 3))
     through = [[way, *(spread([one.ms[name] for one in slices], 2) for name in SHARES)] for way, slices in ways.items()]
     for label, more, less in (
         ("added by the edge, lookup included", WITH_LOOKUP, DIRECT),
@@ -225,7 +224,7 @@ def lookup_tables(
     return [
         Table(
             f"Lookups over SPOP at {options.per_s:.0f} a second, router on one core, {REPLICAS} replicas",
-            ["what", "measured", "budget", "verdict"],
+            HELD_TO,
             rows,
             [
                 f"{options.rounds} slices of {options.slice_s:g} s, Poisson arrivals; latency from when one was due",

@@ -21,7 +21,7 @@ from typing import Protocol
 from bench.http import AnswerReader, Request
 
 GRACE_S = 15.0
-"""How long answers are waited for after the last request was sent: a target that fell behind is late, not wrong."""
+"""Seconds of waiting for answers after the last request: a target that fell behind is late, not wrong."""
 READ_BYTES = 262_144
 
 _PR_SET_TIMERSLACK = 29
@@ -33,7 +33,7 @@ class LoadError(Exception):
 
 
 class Target(Protocol):
-    """What is asked: `send` the n-th request, `receive` from a readable socket, say which requests got answers."""
+    """Asked by `drive`: `send` the n-th request, `receive` from a readable socket, say which requests got answers."""
 
     def send(self, number: int) -> None: ...
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ COMPILED = Path(__file__).resolve().parent.parent / ".venv-compiled"
 START_S = 60.0
 STOP_S = 15.0
 POLL_S = 0.05
+LAST_WORDS = 2000
+PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
 class PeerError(Exception):
@@ -83,7 +86,7 @@ class Spawned:
         return self.process.pid
 
     async def line(self, within_s: float = START_S) -> str:
-        """Its next line on stdout. Raises PeerError when it ends or takes too long."""
+        """The next line of its stdout. Raises PeerError when it ends or takes too long."""
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(within_s):
@@ -97,7 +100,7 @@ class Spawned:
         return line.decode().strip()
 
     def last_words(self) -> str:
-        return self._log_file.read_text(errors="replace")[-2000:].strip() or "no log"
+        return self._log_file.read_text(errors="replace")[-LAST_WORDS:].strip() or "no log"
 
     def require_running(self) -> None:
         if self.process.poll() is not None:
@@ -117,15 +120,33 @@ class Spawned:
 
 
 async def until(
-    condition: Callable[[], Awaitable[bool]], what: str, process: Spawned, within_s: float = START_S
-) -> None:
-    """Return once `condition` holds. Raises PeerError when the process ends first, or the time is up."""
+    condition: Callable[[], Awaitable[bool]],
+    what: str,
+    process: Spawned | None = None,
+    within_s: float = START_S,
+    *,
+    poll_s: float = POLL_S,
+) -> float:
+    """Return the moment (`time.perf_counter`) at which `condition` was found to hold; a front that is away says no.
+
+    Raises PeerError when `process` ends first, or the time is up.
+    """
     deadline_s = time.perf_counter() + within_s
-    while not await condition():
-        process.require_running()
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if await condition():
+                return time.perf_counter()
+        if process is not None:
+            process.require_running()
         if time.perf_counter() > deadline_s:
-            raise PeerError(f"{what} was not ready after {within_s:g} s: {process.last_words()}")
-        await asyncio.sleep(POLL_S)
+            raise PeerError(f"{what}: not within {within_s:g} s; {process.last_words() if process else 'no log'}")
+        await asyncio.sleep(poll_s)
+
+
+async def replica_states(admin: httpx.AsyncClient) -> dict[str, str]:
+    """States of a router's replicas by id."""
+    listed = (await admin.get("/v1/replicas")).json()["replicas"]
+    return {replica["id"]: replica["state"] for replica in listed}
 
 
 @contextlib.asynccontextmanager
@@ -177,8 +198,7 @@ async def edge(
                 (await admin.put(f"/v1/replicas/stub-{number}", json={"url": url})).raise_for_status()
 
             async def all_up() -> bool:
-                listed = (await admin.get("/v1/replicas")).json()["replicas"]
-                return all(replica["state"] == "up" for replica in listed)
+                return set((await replica_states(admin)).values()) <= {"up"}
 
             await until(all_up, name, process)
         yield Side(name, httpx.URL(listen_url).port or 80, ProcessTree(process.pid, edge_part), admin_url, run_dir)
@@ -200,6 +220,18 @@ def installed_only(python: str) -> dict[str, str]:
     return {} if python == sys.executable else {"PYTHONSAFEPATH": "1"}
 
 
+def run(argv: Sequence[str], *, within_s: float | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """Output of a command that prepares a bench. Raises PeerError when it fails or takes too long."""
+    environment = {**os.environ, **(environment or {})}
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=within_s, env=environment)
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"`{shlex.join(argv)[:200]}`: not within {within_s:g} s") from None
+    if done.returncode:
+        raise PeerError(f"`{shlex.join(argv)[:200]}` failed: {(done.stderr or done.stdout).strip()[-LAST_WORDS:]}")
+    return done.stdout
+
+
 def find_vllm_router() -> Path:
     """The folder with the pinned vllm-router, installed there if it is not. Raises PeerError."""
     folder = Path(sys.prefix) / "peers" / f"vllm-router-{VLLM_ROUTER_VERSION}"
@@ -207,10 +239,7 @@ def find_vllm_router() -> Path:
         return folder
     requirement = f"vllm-router=={VLLM_ROUTER_VERSION}"
     say(f"installing {requirement} into {folder} (105 MB, used by the benches only)")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "--target", str(folder), requirement], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PeerError(f"`pip install --target {folder} {requirement}` failed: {done.stderr.strip()[-1000:]}")
+    run([*PIP_INSTALL, "--target", str(folder), requirement])
     return folder
 
 
@@ -231,10 +260,7 @@ async def vllm_router(name: str, log_dir: Path, *, policy: str, replicas: Sequen
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5.0, trust_env=False) as client:
 
             async def ready() -> bool:
-                try:
-                    return (await client.get("/readiness")).status_code == 200
-                except httpx.HTTPError:
-                    return False
+                return (await client.get("/readiness")).status_code == 200
 
             await until(ready, name, process)
         yield Side(name, port, ProcessTree(process.pid))
@@ -243,6 +269,6 @@ async def vllm_router(name: str, log_dir: Path, *, policy: str, replicas: Sequen
 
 
 def served_counts(replicas: Sequence[str]) -> list[int]:
-    """How many requests each stub replica has answered."""
+    """Requests that each stub replica has answered."""
     with httpx.Client(timeout=5.0, trust_env=False) as client:
         return [int(client.get(f"{url}/counts").text) for url in replicas]

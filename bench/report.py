@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,8 +44,7 @@ class Table(msgspec.Struct, frozen=True):
     notes: list[str] = []
 
     def markdown(self) -> str:
-        lines = [f"### {self.title}", "", _row(self.columns), _row(["---"] * len(self.columns))]
-        lines += [_row(row) for row in self.rows]
+        lines = [f"### {self.title}", "", rows_markdown(self.columns, self.rows)]
         if self.notes:
             lines += ["", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines)
@@ -84,8 +83,10 @@ class Report(msgspec.Struct, frozen=True):
         return "\n\n".join((head, *(table.markdown() for table in self.tables)))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def rows_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
@@ -123,7 +124,7 @@ def describe_machine() -> dict[str, str]:
 
 
 class Bystanders:
-    """How much CPU the machine spent on others than this process and its children, since it was made.
+    """CPU that the machine spent on others than this process and its children, since it was made.
 
     A figure of a machine that did much else says little: latencies wait for a core, and on shared cores CPU times grow
     too.

@@ -20,7 +20,7 @@ def parse_resident_kib(status: str) -> int:
 
 
 def parse_switches(status: str) -> int:
-    """How often a thread went to sleep of its own accord, out of its `status`."""
+    """Voluntary context switches of a thread, out of its `status`."""
     found = _SWITCHES.search(status)
     return int(found[1]) if found else 0
 

@@ -13,22 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import httpx
 
 from bench.edge import FAIL_OPEN, PATH
+from bench.ground import Ground
 from bench.http import Request, chat_body
 from bench.load import ClosedLoop, Exchange, Expected, OpenLoop, Outcome, quantile
-from bench.peers import PeerError, Side, say
+from bench.peers import say
 
 BODY_BYTES = 2048
 TURNS_A_SESSION = 3
 AROUND_S = 2.0
-"""How long after an event a request counts as sent around it."""
-RECOVERY_S = 30.0
-POLL_S = 0.02
-FAIL_OPEN_COUNTER = "pointsman_fail_open_total "
+"""Seconds after an event in which a request counts as sent around it."""
+FAIL_OPEN_COUNTER = "pointsman_fail_open_total"
 
 
 @dataclass(frozen=True)
@@ -53,20 +49,20 @@ class FailoverOptions:
 
 @dataclass
 class EventResult:
-    """What clients saw of one event. Times in seconds from the event, latencies in milliseconds."""
+    """Answers of clients around one event. Times in seconds from the event, latencies in milliseconds."""
 
     event: str
     requests: int = 0
-    """That ended in the window, good or not."""
+    """Requests that ended in the window, good or not."""
     unanswered: int = 0
-    """That had been sent and had not been answered at the moment of the event."""
+    """Requests that had been sent and not been answered at the moment of the event."""
     cut_with_their_replica: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     """Every other failure, by kind."""
     fail_open: int = 0
     """Answers HAProxy placed alone, by their `x-pointsman-reason`."""
     fail_open_counter: float = 0.0
-    """The same by the router's own counter."""
+    """Answers HAProxy placed alone, by the router's own counter."""
     first_byte_ms: dict[str, list[float]] = field(default_factory=dict)
     """[p50, p99] in quiet and around the event."""
     whole_after_s: dict[str, float] = field(default_factory=dict)
@@ -75,18 +71,17 @@ class EventResult:
 class Scene:
     """One edge under load, and everything its clients saw."""
 
-    def __init__(self, side: Side, admin: httpx.AsyncClient, options: FailoverOptions) -> None:
-        self.side = side
-        self.admin = admin
+    def __init__(self, here: Ground, options: FailoverOptions) -> None:
+        self.here = here
         self.options = options
         self.seen: list[Exchange] = []
-        """What ended since the quiet time before the last event began, in that order."""
+        """Exchanges that ended since the quiet time before the last event began, in that order."""
         self.one_token: list[Exchange] = []
         """The streams of one token among them."""
         stream = chat_body(BODY_BYTES, max_tokens=options.stream_tokens, stream=True, ignore_eos=True)
         whole = chat_body(BODY_BYTES, max_tokens=options.whole_tokens, ignore_eos=True)
         token = chat_body(BODY_BYTES, max_tokens=1, stream=True, ignore_eos=True)
-        port, per_s = side.port, options.steady_per_s
+        port, per_s = here.side.port, options.steady_per_s
         self.streams = ClosedLoop(
             port, _requests(stream, "s"), Expected(), self._record, connections=options.streams, read_names=True
         )
@@ -119,7 +114,7 @@ class Scene:
         self.seen.clear()
         self.one_token.clear()
         await asyncio.sleep(options.quiet_s)
-        counted = await self.fail_open_counter()
+        counted = await self.here.metric(FAIL_OPEN_COUNTER)
         at_s = time.perf_counter()
         whole_after_s = await act(self, at_s)
         await asyncio.sleep(max(0.0, at_s + options.watch_s - time.perf_counter()))
@@ -128,66 +123,30 @@ class Scene:
             "quiet": first_byte_ms(self.one_token, at_s - options.quiet_s, at_s),
             "around": first_byte_ms(self.one_token, at_s, at_s + AROUND_S),
         }
-        counter = await self.fail_open_counter()
+        counter = await self.here.metric(FAIL_OPEN_COUNTER)
         result.fail_open_counter = counter - counted if counter >= counted else counter  # a new router counts anew
         result.whole_after_s = whole_after_s
         return result
 
-    async def fail_open_counter(self) -> float:
-        text = (await self.admin.get("/metrics")).text
-        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(FAIL_OPEN_COUNTER))
-
-    async def replicas(self) -> dict[str, dict[str, Any]]:
-        """The router's replicas by id; empty while it is away."""
-        try:
-            return {r["id"]: r for r in (await self.admin.get("/v1/replicas")).json()["replicas"]}
-        except httpx.HTTPError:
-            return {}
-
-    async def until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> float:
-        """When `holds` became true. Raises PeerError after `RECOVERY_S`."""
-        try:
-            async with asyncio.timeout(RECOVERY_S):
-                while not await holds():  # noqa: ASYNC110 -- another process has no event to wait for
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise PeerError(f"{what}: not within {RECOVERY_S:g} s") from None
-        return time.perf_counter()
-
     async def whole(self) -> bool:
         """Whether the router is ready and all replicas of the edge are up."""
-        try:
-            if (await self.admin.get("/readyz")).status_code != 200:
-                return False
-        except httpx.HTTPError:
+        if (await self.here.admin.get("/readyz")).status_code != 200:
             return False
-        states = [replica["state"] for replica in (await self.replicas()).values()]
-        return len(states) >= self.options.replicas and all(state == "up" for state in states)
-
-    async def state(self, replica: str) -> str:
-        """A replica's state, empty when the router does not know it."""
-        return str((await self.replicas()).get(replica, {}).get("state", ""))
+        states = (await self.here.states()).values()
+        return len(states) >= self.options.replicas and set(states) == {"up"}
 
     async def first_answer_by(self, replica: str, after_s: float) -> float:
         """When the first request sent after a moment was sent that this replica answered."""
 
-        def sent_s() -> float | None:
-            return min(
-                (
-                    x.sent_s
-                    for x in self.seen
-                    if x.replica == replica and x.sent_s > after_s and x.outcome is Outcome.OK
-                ),
-                default=None,
-            )
+        def sent_s() -> list[float]:
+            good = (x for x in self.seen if x.replica == replica and x.outcome is Outcome.OK)
+            return [x.sent_s for x in good if x.sent_s > after_s]
 
         async def served() -> bool:
-            return sent_s() is not None
+            return bool(sent_s())
 
-        await self.until(f"an answer by {replica}", served)
-        found = sent_s()
-        assert found is not None
-        return found
+        await self.here.until(f"an answer by {replica}", served)
+        return min(sent_s())
 
 
 Act = Callable[[Scene, float], Awaitable[dict[str, float]]]
@@ -201,7 +160,7 @@ def _requests(body: bytes, prefix: str) -> Iterator[Request]:
 
 
 def judge(event: str, seen: list[Exchange], at_s: float, killed: str) -> EventResult:
-    """What is to be said of one event at `at_s`, of all that ended since; `killed` is the replica it killed."""
+    """Count what ended since an event at `at_s`; `killed` is the replica it killed."""
     result = EventResult(event)
     failed: Counter[str] = Counter()
     for exchange in seen:

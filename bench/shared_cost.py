@@ -1,4 +1,4 @@
-"""What telling and following costs: routers in processes of their own, by the kernel's clock of each.
+"""Costs of telling and following: routers in processes of their own, by the kernel's clock of each.
 
 Three edges that serve nobody: one with the store in memory, one that shares through a real Valkey, one that follows it
 there. The first two take turns in slices of the same requests; what the second took beyond the first is
@@ -21,8 +21,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from bench.cpu import process_cpu_ns
-from bench.shared_edges import Talkers, equip, router, valkey
-from pointsman.router.app import Router
+from bench.shared_edges import Talkers, equip, in_step, router, valkey
 from pointsman.router.process.logs import configure
 
 QUIET_S = 2.0
@@ -79,7 +78,7 @@ async def serve(url: str, peers: int) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with router(url) as made:
         equip(made)
-        while not _met(made, peers):  # noqa: ASYNC110 -- routers tell nobody
+        while not in_step(made, peers):  # noqa: ASYNC110 -- routers tell nobody
             await asyncio.sleep(0.01)
         print("ready", flush=True)
         talkers = Talkers(made)
@@ -88,13 +87,6 @@ async def serve(url: str, peers: int) -> None:
             talkers.decide_s.clear()
             await talkers.run(float(line[1]), float(line[2]))
             print(talkers.count - before, f"{1e6 * statistics.median(talkers.decide_s):.2f}", flush=True)
-
-
-def _met(made: Router, peers: int) -> bool:
-    if made.sharing is None:
-        return not peers
-    protocol = made.sharing.protocol
-    return made.sharing.cause is None and protocol.in_step and len(protocol.peers.alive) == peers
 
 
 async def cost(rate: float, seconds: float, rounds: int, *, quiet_s: float = QUIET_S) -> dict[str, Any]:

@@ -35,8 +35,7 @@ async def valkey() -> AsyncIterator[tuple[str, Redis]]:
         process = await asyncio.create_subprocess_exec(*valkey_argv(Path(folder)), stdout=asyncio.subprocess.DEVNULL)
         client = Redis(unix_socket_path=str(valkey_socket(Path(folder))))
         try:
-            # Processes start without telling.
-            while not valkey_socket(Path(folder)).exists():  # noqa: ASYNC110
+            while not valkey_socket(Path(folder)).exists():  # noqa: ASYNC110 -- processes start without telling
                 await asyncio.sleep(0.02)
             yield valkey_url(Path(folder)), client
         finally:
@@ -47,12 +46,8 @@ async def valkey() -> AsyncIterator[tuple[str, Redis]]:
 
 @asynccontextmanager
 async def router(url: str, **shared: Any) -> AsyncIterator[Router]:
-    zero = {"port": 0}
     overrides = {
-        "spop": zero,
-        "ring": zero,
-        "lookup": zero,
-        "admin": zero,
+        **{listener: {"port": 0} for listener in ("spop", "ring", "lookup", "admin")},
         "policy": {"policy": "kv_cost"},
         "scrape": {"enabled": False},
     }
@@ -69,6 +64,14 @@ def equip(made: Router) -> None:
             name, Registration(url=f"http://127.0.0.1:{number + 1}"), ("127.0.0.1", number + 1), now_s
         )
         made.core.engine_events(name, EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=500_000), now_s)
+
+
+def in_step(made: Router, peers: int) -> bool:
+    """Whether a router has met so many others and misses none of their states."""
+    if made.sharing is None:
+        return not peers
+    protocol = made.sharing.protocol
+    return made.sharing.cause is None and protocol.in_step and len(protocol.peers.alive) == peers
 
 
 class Talkers:

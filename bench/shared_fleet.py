@@ -50,10 +50,10 @@ class SharedFleet(RecordedFleet):
     def __init__(self, trace: Trace, policy: dict[str, Any], settings: FleetSettings, *, seed: int) -> None:
         super().__init__(trace, policy, settings, seed=seed)
         self._turns = sum(len(session.turns) for session in trace.sessions)
-        self._protocols = [self._join(number, edge) for number, edge in enumerate(self._edges)]
+        self._protocols = [self._join(number, edge) for number, edge in enumerate(self.edges)]
         for protocol in self._protocols:
             protocol.meet([EdgeInfo(edge=other.edge) for other in self._protocols], 0.0)
-        self._at(0.0, self._tick)
+        self._clock.at(0.0, self._tick)
 
     def _join(self, number: int, edge: Edge) -> EdgeProtocol:
         protocol = join(edge.core, f"e{number}", documents={})
@@ -65,10 +65,10 @@ class SharedFleet(RecordedFleet):
             outgoing = protocol.next_batch(now_s)
             if outgoing is not None:
                 self.told_bytes += len(outgoing.payload)
-                self._at(now_s + TRAVEL_S, partial(self._read, protocol.edge, outgoing.seq, outgoing.payload))
+                self._clock.at(now_s + TRAVEL_S, partial(self._read, protocol.edge, outgoing.seq, outgoing.payload))
             protocol.sweep(now_s)
         if len(self._served) < self._turns:
-            self._at(now_s + FLUSH_S, self._tick)
+            self._clock.at(now_s + FLUSH_S, self._tick)
 
     def _read(self, edge: str, seq: int, payload: bytes, now_s: float) -> None:
         for protocol in self._protocols:

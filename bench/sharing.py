@@ -1,4 +1,4 @@
-"""What sharing state costs and gives: `python -m bench.sharing [--json] [replay] [cost] [newcomer] [soak]`.
+"""Costs and gains of sharing state: `python -m bench.sharing [--json] [replay] [cost] [newcomer] [soak]`.
 
 - `replay`: agentic traces in virtual time through one, two and four edges with real pipelines and the real protocol
   between them (a batch every 5 ms, read 5 ms later; engines report to every edge). Hit rate, imbalance, and how often a
@@ -6,25 +6,25 @@
 - `cost`: `bench.shared_cost`. Commands and bytes a request, CPU of telling and of following.
 - `newcomer`: an edge joins another that has many sessions and conversations: seconds until no state is missing.
 - `soak`: unique prompts and unique sessions as fast as asked for; memory of Valkey and of two routers as it goes on.
+
+`--load` is a share of the knee; `--rates` (requests a second), `--seconds` of a slice and `--rounds` are those of
+`cost`, `--states` that of `newcomer`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
-import platform
-import resource
 import statistics
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import psutil
+
+from bench.form import read_options, show
 from bench.report import Table
 from bench.shared_cost import cost
-from bench.shared_edges import REPLICAS, Talkers, equip, router, valkey
+from bench.shared_edges import REPLICAS, Talkers, equip, in_step, router, valkey
 from bench.shared_fleet import FLUSH_S, TRAVEL_S, RecordedFleet, SharedFleet
 from pointsman.router.app import Router
 from pointsman.router.process.logs import configure
@@ -69,13 +69,9 @@ def replay(sessions: int, seeds: int, load: float) -> list[dict[str, Any]]:
     return rows
 
 
-async def in_step(*routers: Router) -> None:
-    def met(made: Router) -> bool:
-        assert made.sharing is not None
-        protocol = made.sharing.protocol
-        return made.sharing.cause is None and protocol.in_step and len(protocol.peers.alive) == len(routers) - 1
-
-    while not all(map(met, routers)):  # noqa: ASYNC110
+async def meet(*routers: Router) -> None:
+    """Return once all are in step with one another."""
+    while not all(in_step(made, len(routers) - 1) for made in routers):  # noqa: ASYNC110 -- routers tell nobody
         await asyncio.sleep(0.01)
 
 
@@ -102,7 +98,7 @@ async def newcomer(states: int) -> dict[str, Any]:
         started_s = time.perf_counter()
         async with router(url) as two:
             feeling = asyncio.create_task(feel())
-            await in_step(one, two)
+            await meet(one, two)
             took_s = time.perf_counter() - started_s
             stop.set()
             await feeling
@@ -111,59 +107,45 @@ async def newcomer(states: int) -> dict[str, Any]:
     return {"states": states, "seconds": took_s, "longest_pause_ms": 1000 * longest_s, "valkey_peak_mb": used_mb}
 
 
-def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
 async def soak(rate: float, seconds: float) -> dict[str, Any]:
     marks = []
     async with valkey() as (url, client), router(url) as one, router(url) as two:
         equip(one)
-        await in_step(one, two)
+        await meet(one, two)
         talkers = Talkers(one, unique=True)
         for _ in range(SOAK_MARKS):
             await talkers.run(rate, seconds / SOAK_MARKS)
             talkers.decide_s.clear()
             used_mb = (await client.info("memory"))["used_memory"] / 1e6
+            rss_mb = psutil.Process().memory_info().rss / 1e6
             marks.append(
-                {"requests": talkers.count, "valkey_mb": round(used_mb, 1), "routers_rss_mb": round(resident_mb(), 1)}
+                {
+                    "requests": talkers.count,
+                    "valkey_mb": round(used_mb, 1),
+                    "routers_rss_mb": round(rss_mb, 1),
+                }
             )
     return {"rate": rate, "hours": talkers.count / SOAK_RATE / 3600, "marks": marks}
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """What was found, for people."""
-    made = []
-    if "replay" in found:
-        made.append(_replay_table(found["replay"]))
-    if "cost" in found:
-        made.append(_cost_table(found["cost"]))
-    if "newcomer" in found:
-        one = found["newcomer"]
-        columns = ["states", "until none is missing, s", "longest pause of the loop, ms", "Valkey at most, MB"]
-        row = [
-            f"{one['states']:,}",
-            f"{one['seconds']:.1f}",
-            f"{one['longest_pause_ms']:.0f}",
-            f"{one['valkey_peak_mb']:.0f}",
-        ]
-        made.append(Table("An edge that joins another one with many sessions and conversations", columns, [row]))
-    if "soak" in found:
-        made.append(_soak_table(found["soak"]))
-    return made
+    """Tables of the parts that were found."""
+    made: dict[str, Callable[[Any], Table]] = {
+        "replay": _replay_table, "cost": _cost_table, "newcomer": _newcomer_table, "soak": _soak_table,
+    }  # fmt: skip
+    return [table(found[part]) for part, table in made.items() if part in found]
+
+
+def _newcomer_table(found: dict[str, Any]) -> Table:
+    columns = ["states", "until none is missing, s", "longest pause of the loop, ms", "Valkey at most, MB"]
+    row = [f"{found['states']:,}", f"{found['seconds']:.1f}"]
+    row += [f"{found[name]:.0f}" for name in ("longest_pause_ms", "valkey_peak_mb")]
+    return Table("An edge that joins another one with many sessions and conversations", columns, [row])
 
 
 def _replay_table(rows: list[dict[str, Any]]) -> Table:
-    columns = [
-        "edges",
-        "hit rate",
-        "change, points",
-        "imbalance",
-        "change",
-        "TTFT mean, ms",
-        "turns that stay",
-        "bytes told",
-    ]
+    columns = ["edges", "hit rate", "change, points", "imbalance", "change", "TTFT mean, ms", "turns that stay"]
+    columns.append("bytes told")
     lines = []
     for row in rows:
         later = f", engines heard {row['heard_later_ms']:.0f} ms later" if row["heard_later_ms"] else ""
@@ -227,23 +209,15 @@ def _soak_table(found: dict[str, Any]) -> Table:
     return Table("Unique prompts, one after the other", columns, lines, notes)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__.split("\n\n")[0])
-    parser.add_argument("parts", nargs="*", default=["replay", "cost", "newcomer", "soak"])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--sessions", type=int, default=150)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--load", type=float, default=0.7, help="Of the knee.")
-    parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 1000.0], help="Of `cost`, requests a second.")
-    parser.add_argument("--seconds", type=float, default=5.0, help="Of a slice of `cost`.")
-    parser.add_argument("--rounds", type=int, default=5, help="Of slices of `cost`.")
-    parser.add_argument("--soak-rate", type=float, default=1000.0, help="Requests a second.")
-    parser.add_argument("--soak-seconds", type=float, default=120.0)
-    parser.add_argument("--states", type=int, default=20_000, help="Of `newcomer`.")
-    options = parser.parse_args(argv)
+PARTS = ("replay", "cost", "newcomer", "soak")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = {"sessions": 150, "seeds": 5, "load": 0.7, "rates": [100.0, 1000.0], "seconds": 5.0, "rounds": 5}
+    more = {"soak_rate": 1000.0, "soak_seconds": 120.0, "states": 20_000}
+    options = read_options("sharing", __doc__, arguments, parts=PARTS, **given, **more)
     configure(level="error")  # the replicas of a bench are not there, and routers say so
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    found: dict[str, Any] = {"machine": machine}
+    found: dict[str, Any] = {}
     if "replay" in options.parts:
         found["replay"] = replay(options.sessions, options.seeds, options.load)
     if "cost" in options.parts:
@@ -252,9 +226,8 @@ def main(argv: list[str] | None = None) -> int:
         found["newcomer"] = asyncio.run(newcomer(options.states))
     if "soak" in options.parts:
         found["soak"] = asyncio.run(soak(options.soak_rate, options.soak_seconds))
-    print(json.dumps(found) if options.json else "\n\n".join(table.markdown() for table in tables(found)))
-    return 0
+    show(options.json, found, (f"\n{table.markdown()}" for table in tables(found)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,7 +48,7 @@ class Scenario:
     policies: Sequence[str]
     fleet: FleetSettings = field(default_factory=FleetSettings)
     seeds: int = 2
-    """How many of the seeds it is played with."""
+    """Number of the seeds it is played with."""
     requests: int = 8_000
     """About so many."""
 

@@ -12,12 +12,12 @@ import json
 import random
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.pace import LoadError, connect
-from pointsman.haproxy.spop.frames import FIN, LENGTH_BYTES
+from pointsman.haproxy.spop.frames import FIN, HEAD, LENGTH_BYTES
 from pointsman.haproxy.spop.state import FrameType
-from pointsman.haproxy.spop.typed_data import DataType
+from pointsman.haproxy.spop.typed_data import DataType, VariableValue, encode_typed
 from pointsman.haproxy.spop.varint import decode_varint, encode_varint
 
 CONNECTIONS = 2
@@ -30,32 +30,31 @@ RING_BEHIND = 100
 """The end-of-request line of a lookup follows so many lookups later: 50 ms at 2,000 a second."""
 
 
-def _text(value: str) -> bytes:
-    return bytes([DataType.STRING]) + encode_varint(len(value)) + value.encode()
+def message(name: str, values: Mapping[str, bytes]) -> bytes:
+    """A NOTIFY's message with these arguments, encoded each."""
+    return encode_varint(len(name)) + name.encode() + bytes([len(values)]) + items(values)
 
 
-def _integer(value: int, kind: DataType = DataType.INT64) -> bytes:
-    return bytes([kind]) + encode_varint(value)
-
-
-def _items(values: dict[str, bytes]) -> bytes:
+def items(values: Mapping[str, bytes]) -> bytes:
+    """A KV-LIST, which is what frames other than NOTIFY hold."""
     return b"".join(encode_varint(len(name)) + name.encode() + value for name, value in values.items())
 
 
-def _frame(kind: FrameType, stream_id: int, frame_id: int, payload: bytes) -> bytes:
-    body = bytes([kind]) + FIN.to_bytes(4, "big") + encode_varint(stream_id) + encode_varint(frame_id) + payload
-    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+def frame(kind: FrameType, stream_id: int, frame_id: int, payload: bytes) -> bytes:
+    """A whole frame."""
+    body = encode_varint(stream_id) + encode_varint(frame_id) + payload
+    return HEAD.pack(HEAD.size - LENGTH_BYTES + len(body), kind, FIN) + body
 
 
-def hello() -> bytes:
+def hello(max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """HAPROXY-HELLO of HAProxy 2.8."""
     values = {
-        "supported-versions": _text("2.0"),
-        "max-frame-size": _integer(MAX_FRAME_BYTES, DataType.UINT32),
-        "capabilities": _text("pipelining,async"),
-        "engine-id": _text("2f0e4cb6-3b0d-4b3c-9a52-3d2f1d4be1a7"),
+        "supported-versions": encode_typed("2.0"),
+        "max-frame-size": bytes([DataType.UINT32]) + encode_varint(max_frame_bytes),
+        "capabilities": encode_typed("pipelining,async"),
+        "engine-id": encode_typed("2f0e4cb6-3b0d-4b3c-9a52-3d2f1d4be1a7"),
     }
-    return _frame(FrameType.HAPROXY_HELLO, 0, 0, _items(values))
+    return frame(FrameType.HAPROXY_HELLO, 0, 0, items(values))
 
 
 def request_id(number: int) -> str:
@@ -64,7 +63,7 @@ def request_id(number: int) -> str:
 
 
 def digest(prefix_keys: Sequence[int], seen_bytes: int) -> bytes:
-    """What `lua.pm_body` makes of a body that names neither model nor session (haproxy/lua/pointsman.lua)."""
+    """The digest `lua.pm_body` makes of a body that names neither model nor session (haproxy/lua/pointsman.lua)."""
     return struct.pack(f"<HHIIQ{len(prefix_keys)}Q", 0, 0, 0, seen_bytes, 0, *prefix_keys)
 
 
@@ -76,18 +75,17 @@ def prefix_keys(session: int, count: int) -> list[int]:
 
 def notify(number: int, session: str, body: bytes = b"") -> bytes:
     """The lookup of one request: `route`, or with a digest `route-body`, with the arguments of the shipped spoe.cfg."""
-    values = {
-        "id": _text(request_id(number)),
-        "path": _text("/v1/chat/completions"),
-        "session": _text(session),
-        "tenant": bytes([DataType.NULL]),
-        "size": _integer(BODY_BYTES),
+    values: dict[str, VariableValue] = {
+        "id": request_id(number),
+        "path": "/v1/chat/completions",
+        "session": session,
+        "tenant": None,
+        "size": BODY_BYTES,
     }
+    encoded = {name: encode_typed(value) for name, value in values.items()}
     if body:
-        values["body"] = bytes([DataType.STRING]) + encode_varint(len(body)) + body
-    name = b"route-body" if body else b"route"
-    message = encode_varint(len(name)) + name + bytes([len(values)]) + _items(values)
-    return _frame(FrameType.NOTIFY, number, 1, message)
+        encoded["body"] = bytes([DataType.STRING]) + encode_varint(len(body)) + body
+    return frame(FrameType.NOTIFY, number, 1, message("route-body" if body else "route", encoded))
 
 
 def end_line(number: int, replica: str) -> bytes:

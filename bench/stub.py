@@ -10,7 +10,6 @@ All replicas live in one process, each on a port of its own; the first line on s
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
@@ -20,6 +19,8 @@ import sys
 from typing import Final, cast
 
 import uvloop
+
+from bench.form import read_options
 
 MODEL: Final = "bench"
 _CARD = {"id": MODEL, "object": "model", "created": 1, "owned_by": "bench", "root": MODEL, "max_model_len": 131072}
@@ -234,11 +235,7 @@ async def serve(replicas: int, interval_s: float, *, spread: bool = False) -> No
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.stub", description="Replicas with one fixed answer.")
-    parser.add_argument("--replicas", type=int, default=4)
-    parser.add_argument("--token-interval-ms", type=float, default=20.0)
-    parser.add_argument("--spread", action="store_true", help="Let the steps of replicas not fall together.")
-    options = parser.parse_args(arguments)
+    options = read_options("stub", __doc__, arguments, replicas=4, token_interval_ms=20.0, spread=False)
     uvloop.run(serve(options.replicas, options.token_interval_ms / 1000, spread=options.spread))
 
 

@@ -6,7 +6,6 @@ configuration. A value that does not fit raises `ConfigError`.
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -14,7 +13,22 @@ from typing import Literal
 
 import msgspec
 
+from pointsman.haproxy.charset import (
+    ACCOUNT,
+    HEADER,
+    MODEL,
+    NAME,
+    PATH,
+    check_address,
+    check_file,
+    check_host,
+    check_range,
+    check_socket,
+    check_text,
+    require,
+)
 from pointsman.haproxy.errors import ConfigError
+from pointsman.haproxy.server_options import ServerOptions
 
 FRONTEND = "edge"
 BACKEND = "fleet"
@@ -32,8 +46,6 @@ MODELS_MAP = FILE_NAMES[5]
 PLACES_TABLE = "pm-places"
 PLACES_VARIABLE = "proc.pm.places"
 """Stick table of server ids by name, kept at run time for large fleets, and whether it holds (1) or not (0)."""
-MAX_SOCKET_PATH_BYTES = 95
-"""A socket address holds 107 bytes, and HAProxy binds under `<path>.<pid>.tmp` before it renames."""
 MAX_BODY_WINDOW_BYTES = 1 << 20
 PREFIX_WINDOW_BYTES = 114688
 """A window that lets prefix keys name the first 28,000 tokens or so of a prompt, in buffers of 128 KiB: the largest
@@ -44,67 +56,15 @@ MAX_BODY_BYTES = 64 << 20
 SMALL_WINDOW_BYTES = 16384
 """Enough for policies that look at no prompt."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
-_FILE = re.compile(r"/[A-Za-z0-9_./@+=-]{1,1023}")
-_HEADER = re.compile(r"[A-Za-z0-9!#$&*.^_|~-]{1,64}")
-_PATH = re.compile(r"/[A-Za-z0-9_./~:@%+-]{0,255}")
-_MODEL = re.compile(r"[A-Za-z0-9_.:/@+-]{1,256}")
-_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
-
 Lookup = Literal["spoe", "lua"]
 
 OWN_HEADERS = "x-pointsman-"
 """Headers that begin so are removed from what clients send."""
 
 
-def _require(ok: bool, key: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(key, value, expected)
-
-
-def _check_text(pattern: re.Pattern[str], key: str, value: str, expected: str) -> None:
-    _require(pattern.fullmatch(value) is not None, key, value, expected)
-
-
-def _check_range(key: str, value: int, low: int, high: int) -> None:
-    _require(low <= value <= high, key, value, f"a whole number from {low} to {high}")
-
-
-def _check_file(key: str, value: str) -> None:
-    _check_text(_FILE, key, value, "an absolute path of letters, digits and _ . / @ + = -")
-
-
-def _check_socket(key: str, value: str) -> None:
-    _check_file(key, value)
-    _require(len(value) <= MAX_SOCKET_PATH_BYTES, key, value, f"a path of at most {MAX_SOCKET_PATH_BYTES} bytes")
-
-
 def join_host_port(host: str, port: int) -> str:
     """`host:port` as HAProxy reads it; an IPv6 address goes into brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def check_host(key: str, value: str) -> None:
-    """Raise `ConfigError` unless `value` is an IPv4 or IPv6 address, a host name, or `*`."""
-    if ":" in value:
-        try:
-            ip_address(value)
-        except ValueError:
-            raise ConfigError(key, value, "an IP address or a host name") from None
-    else:
-        _check_text(_HOST, key, value, "an IP address or a host name")
-
-
-def check_address(key: str, value: str) -> None:
-    """Raise `ConfigError` unless `value` is `host:port` or `unix@/absolute/path`."""
-    expected = "host:port or unix@/absolute/path"
-    if value.startswith("unix@"):
-        _check_text(_FILE, key, value.removeprefix("unix@"), expected)
-        return
-    host, _, port = value.rpartition(":")
-    _require(port.isascii() and port.isdigit() and 0 < int(port) < 65536, key, value, expected)
-    check_host(key, host.removeprefix("[").removesuffix("]"))
 
 
 class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,9 +80,9 @@ class Bind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_host("host", self.host)
-        _check_range("port", self.port, 1, 65535)
+        check_range("port", self.port, 1, 65535)
         if self.certificate:
-            _check_file("certificate", self.certificate)
+            check_file("certificate", self.certificate)
 
     @property
     def address(self) -> str:
@@ -142,15 +102,15 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Path of the replica's health check. Empty: `server_options.health_path`."""
 
     def __post_init__(self) -> None:
-        _check_text(_NAME, "name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
+        check_text(NAME, "name", self.name, "1 to 64 characters out of letters, digits and _ . : -")
         if self.health_path:
-            _check_text(_PATH, "health_path", self.health_path, "a path without spaces or quotes")
+            check_text(PATH, "health_path", self.health_path, "a path without spaces or quotes")
         try:
             ip_address(self.host)
         except ValueError:
             # management.txt, "add server": servers added at run time are never resolved.
             raise ConfigError("host", self.host, "an IP address: HAProxy does not resolve server names") from None
-        _check_range("port", self.port, 1, 65535)
+        check_range("port", self.port, 1, 65535)
 
     @property
     def address(self) -> str:
@@ -185,78 +145,7 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __post_init__(self) -> None:
         for key in self.__struct_fields__:
-            _check_range(key, getattr(self, key), 1, 86_400_000 if key.endswith("_ms") else 2_000_000)
-
-
-class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Health checks and connections of every replica; the same for servers in the file and for those added at run
-    time."""
-
-    health_path: str = "/health"
-    """Path of the health checks of replicas that name none of their own."""
-    inter_ms: int = 500
-    """Interval between two health checks of a replica that is up, in milliseconds."""
-    fastinter_ms: int = 100
-    """Interval between two health checks while the replica's state is changing, in milliseconds."""
-    downinter_ms: int = 250
-    """Interval between two health checks of a replica that is down, in milliseconds: the longest delay until a
-    recovered replica is used."""
-    checks_per_s_max: int = 1000
-    """Limit of health checks per second over all replicas that are up. The more replicas a fleet has when one is added,
-    the longer are the intervals of the new one, so that the limit holds however the fleet grows. A check costs HAProxy
-    0.05 to 0.1 ms."""
-    check_timeout_ms: int = 2000
-    """Time limit of one health check, in milliseconds; generous, so that a busy engine does not count as dead."""
-    fall: int = 2
-    """Failed health checks in a row that take a replica out."""
-    rise: int = 1
-    """Passed health checks in a row that bring a replica back."""
-    maxconn: int = 0
-    """Concurrent requests on one replica; more wait in HAProxy's queue. 0: no limit."""
-    idle_purge_s: int = 2
-    """Interval, in seconds, at which HAProxy closes half of its unused idle connections to a replica. Short enough that
-    no connection is kept for the 5 s after which vLLM closes it (uvicorn's `timeout_keep_alive`)."""
-
-    def __post_init__(self) -> None:
-        _check_text(_PATH, "health_path", self.health_path, "a path without spaces or quotes")
-        for key in ("inter_ms", "fastinter_ms", "downinter_ms", "check_timeout_ms"):
-            _check_range(key, getattr(self, key), 10, 3_600_000)
-        for key in ("fall", "rise"):
-            _check_range(key, getattr(self, key), 1, 100)
-        _check_range("checks_per_s_max", self.checks_per_s_max, 1, 1_000_000)
-        _check_range("maxconn", self.maxconn, 0, 1_000_000)
-        _check_range("idle_purge_s", self.idle_purge_s, 1, 60)
-
-    def keywords(self, fleet: int = 1, *, before: int | None = None) -> str:
-        """Return the server keywords, the same for a `server` line and for `add server` (which ignores
-        `default-server`).
-
-        fleet: number of servers once those that get these keywords are added.
-        before: number of servers already there; None: all but one.
-        """
-        factor = self._slowdown(fleet - 1 if before is None else before, fleet)
-        words = (
-            f"check inter {_longer(self.inter_ms, factor)}ms fastinter {self.fastinter_ms}ms "
-            f"downinter {_longer(self.downinter_ms, factor)}ms "
-            f"fall {self.fall} rise {self.rise} weight 16 pool-purge-delay {self.idle_purge_s}s "
-            "observe layer4 error-limit 3 on-error mark-down"
-        )
-        return f"{words} maxconn {self.maxconn}" if self.maxconn else words
-
-    def _slowdown(self, before: int, after: int) -> float:
-        """Return how much longer the intervals of servers are that make a fleet of `before` one of `after`.
-
-        HAProxy cannot change the interval of a server that it has. So a fleet of n servers has n·R / (n + k) checks a
-        second, R being the limit and k the fleet that would reach R without it, and servers that are added share what
-        they add to that.
-        """
-        k = max(1.0, self.checks_per_s_max * self.inter_ms / 1000)
-        return (before + k) * (after + k) / (k * k)
-
-
-def _longer(interval_ms: int, factor: float) -> int:
-    """Return an interval in whole hundredths of a second; one that has hardly grown is as it was set."""
-    return max(interval_ms, 10 * round(interval_ms * factor / 10))
+            check_range(key, getattr(self, key), 1, 86_400_000 if key.endswith("_ms") else 2_000_000)
 
 
 DEFAULT_SESSION_HEADERS = (
@@ -380,10 +269,10 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Folder that HAProxy changes its root to. Empty: none."""
 
     def __post_init__(self) -> None:
-        _require(len(self.binds) > 0, "binds", self.binds, "at least one address")
-        _require(self.lookup in ("spoe", "lua"), "lookup", self.lookup, '"spoe" or "lua"')
+        require(len(self.binds) > 0, "binds", self.binds, "at least one address")
+        require(self.lookup in ("spoe", "lua"), "lookup", self.lookup, '"spoe" or "lua"')
         check_address("ring_address", self.ring_address)
-        _check_socket("admin_socket", self.admin_socket)
+        check_socket("admin_socket", self.admin_socket)
         if self.lookup == "spoe":
             check_address("spop_address", self.spop_address)
         if self.lookup == "lua" or self.lookup_address:
@@ -391,48 +280,48 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.models_address:
             check_address("models_address", self.models_address)
         if self.master_socket:
-            _check_socket("master_socket", self.master_socket)
+            check_socket("master_socket", self.master_socket)
         for key in ("api_keys_map", "chroot"):
             if value := getattr(self, key):
-                _check_file(key, value)
+                check_file(key, value)
         for key in ("user", "group"):
             if value := getattr(self, key):
-                _check_text(_ACCOUNT, key, value, "an account name")
+                check_text(ACCOUNT, key, value, "an account name")
         for header in self.session_headers:
-            _check_text(_HEADER, "session_headers", header, "header names")
+            check_text(HEADER, "session_headers", header, "header names")
         if self.model_header:
-            _check_text(_HEADER, "model_header", self.model_header, "a header name")
-            _require(
+            check_text(HEADER, "model_header", self.model_header, "a header name")
+            require(
                 not self.model_header.lower().startswith(OWN_HEADERS),
                 "model_header",
                 self.model_header,
                 f"a name that does not begin with {OWN_HEADERS}, which no client may send",
             )
         for path, model in self.path_models.items():
-            _check_text(_PATH, "path_models", path, "absolute paths without spaces or quotes")
-            _check_text(_MODEL, "path_models", model, "model names of letters, digits and _ . : / @ + -")
-        _require(
+            check_text(PATH, "path_models", path, "absolute paths without spaces or quotes")
+            check_text(MODEL, "path_models", model, "model names of letters, digits and _ . : / @ + -")
+        require(
             self.expose_decision in ("auto", "always", "never"),
             "expose_decision",
             self.expose_decision,
             '"auto", "always" or "never"',
         )
-        _require(len(self.generation_paths) > 0, "generation_paths", self.generation_paths, "at least one path")
+        require(len(self.generation_paths) > 0, "generation_paths", self.generation_paths, "at least one path")
         for path in self.generation_paths:
-            _check_text(_PATH, "generation_paths", path, "absolute paths without spaces or quotes")
+            check_text(PATH, "generation_paths", path, "absolute paths without spaces or quotes")
         for path in self.allowed_paths:
-            _check_text(_PATH, "allowed_paths", path.removesuffix("*"), "absolute paths, or a prefix ending in /*")
-            _require("*" not in path or path.endswith("/*"), "allowed_paths", path, "an exact path or one ending in /*")
+            check_text(PATH, "allowed_paths", path.removesuffix("*"), "absolute paths, or a prefix ending in /*")
+            require("*" not in path or path.endswith("/*"), "allowed_paths", path, "an exact path or one ending in /*")
         names = [server.name for server in self.servers]
-        _require(len(names) == len(set(names)), "servers", names, "names that differ")
-        _check_range("body_needs", self.body_needs, 0, 15)
-        _check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
-        _check_range("replay_memory_mb", self.replay_memory_mb, 1, 1 << 20)
-        _check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
-        _check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
-        _check_range("threads", self.threads, 0, 64)
-        _check_range("maxconn", self.maxconn, 0, 1_000_000)
-        _check_range("hard_stop_after_s", self.hard_stop_after_s, 1, 2_000_000)
+        require(len(names) == len(set(names)), "servers", names, "names that differ")
+        check_range("body_needs", self.body_needs, 0, 15)
+        check_range("body_window_bytes", self.body_window_bytes, 0, MAX_BODY_WINDOW_BYTES)
+        check_range("replay_memory_mb", self.replay_memory_mb, 1, 1 << 20)
+        check_range("max_body_bytes", self.max_body_bytes, 0, 1 << 40)
+        check_range("hash_balance_percent", self.hash_balance_percent, 101, 1000)
+        check_range("threads", self.threads, 0, 64)
+        check_range("maxconn", self.maxconn, 0, 1_000_000)
+        check_range("hard_stop_after_s", self.hard_stop_after_s, 1, 2_000_000)
 
 
 def server_ids(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int]:

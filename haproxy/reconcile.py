@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from xxhash import xxh64_hexdigest
 
-from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, ServerOptions, server_ids
+from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, server_ids
 from pointsman.haproxy.errors import CommandRefused
 from pointsman.haproxy.places import Places
 from pointsman.haproxy.runtime_api import (
@@ -30,6 +30,7 @@ from pointsman.haproxy.runtime_api import (
     parse_servers_state,
     parse_stat,
 )
+from pointsman.haproxy.server_options import ServerOptions
 
 DELETE_VERB = "del server "
 MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP)

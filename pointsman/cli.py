@@ -221,39 +221,11 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Play a trace through the real policies on a fleet of modelled engines, in virtual time."""
+    given = locals()  # an option of this command is a field of the same name
     from pointsman.commands.simulate import SimulateOptions, run_simulate
 
     with one_sentence_on_error():
-        if dialect not in (None, "whole", "added"):
-            raise ConfigurationError("--dialect", dialect, "'whole' or 'added'")
-        code = run_simulate(
-            SimulateOptions(
-                trace=trace,
-                workload=generate,
-                sessions=sessions,
-                policies=policies,
-                loads=load or (),
-                sweep=sweep,
-                sessions_per_s=rate,
-                seeds=seed or (1,),
-                block_size=block_size,
-                dialect="added" if dialect == "added" else "whole" if dialect == "whole" else None,
-                bytes_per_token=bytes_per_token,
-                reuse_generated=not private_output,
-                replicas=replicas,
-                prefill_replicas=prefill,
-                kv_tokens=kv_tokens,
-                speeds=speeds,
-                timing=timing,
-                routers=routers,
-                sync_ms=sync_ms if sync_ms >= 0 else None,
-                event_lag_ms=event_lag_ms,
-                restarts=restart or (),
-                plot=plot,
-                write=write,
-                json=json,
-            )
-        )
+        code = run_simulate(SimulateOptions(**given))
     raise typer.Exit(code)
 
 

@@ -19,7 +19,8 @@ import msgspec
 
 from pointsman.contract.config import decode, join, parse_value, read_mapping
 from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
-from pointsman.haproxy.config import BACKEND, ServerOptions
+from pointsman.haproxy.config import BACKEND
+from pointsman.haproxy.server_options import ServerOptions
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
 from pointsman.policies.registry import build_policy

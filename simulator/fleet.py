@@ -1,13 +1,12 @@
 """A fleet in virtual time: sessions arrive, the real pipeline routes them, modelled engines serve them.
 
-`VirtualFleet` owns the clock: a heap of moments at which something happens. Sessions begin by the trace, turns follow
-their answers. Routers are `pointsman.simulator.edge.Edge`: everything they know they were told, with the delays of
-`FleetSettings`; the fleet shows them no output length and no engine state.
+`VirtualFleet` owns the requests. Sessions begin by the trace, turns follow their answers. `VirtualRouters` know only
+what was reported to them, with the delays of `FleetSettings`; the fleet shows them no output length and no engine
+state. `Engines` play the replicas' steps. All three share a `VirtualClock`.
 
 What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
 but not yet noticed refuses the connection, and the decision's second choice is tried. A request whose replica dies is
-asked for again. A request to be held waits in the router's own queue, which is looked at every `STEP_S`. A refusal is
-asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
+asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
 
 With prefill replicas, a decode replica to which a decision names one leaves the prompt to it: a leg of one token, whose
 blocks are kept until they are fetched, and then the request with all but the last token computed elsewhere. Whatever
@@ -16,28 +15,28 @@ goes wrong with a leg, the decode replica computes the prompt itself.
 
 from __future__ import annotations
 
-import heapq
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.events import Finished, FirstToken
 from pointsman.contract.registration import leg_id
 from pointsman.engine.sim.model import SimRequest, StepResult
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.hold import STEP_S
 from pointsman.router.requests.hold_queue import Held
+from pointsman.simulator.clock import VirtualClock
 from pointsman.simulator.edge import Edge, Placed
+from pointsman.simulator.engines import Engines
 from pointsman.simulator.errors import ExperimentError
 from pointsman.simulator.measure import Counts, Served, Summary, summarise
 from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.routers import VirtualRouters
 from pointsman.simulator.settings import FleetSettings, Restart
 from pointsman.simulator.trace import Session, Trace, Turn
 
@@ -46,8 +45,6 @@ MAX_REFUSALS = 600
 
 NO_REPLICA_RETRY_S = 1.0
 """Seconds that a client waits after HAProxy's 503 when every replica is down."""
-
-Action = Callable[[float], None]
 
 
 class Request(msgspec.Struct, gc=False):
@@ -85,30 +82,22 @@ class VirtualFleet:
         self._settings = settings
         self._rng = random.Random(f"{seed} fleet")
         self._replicas = [VirtualReplica(index, settings, trace) for index in range(settings.total)]
-        self._edges = [
-            Edge(policy, self._replicas, rng=random.Random(f"{seed} router {index}"))
-            for index in range(settings.routers)
-        ]
-        self._moments: list[tuple[float, int, Action]] = []
-        self._order = 0
+        self._clock = VirtualClock()
+        self._engines = Engines(self._clock, self._stepped)
+        self._routers = VirtualRouters(policy, self._replicas, settings, self._clock, self._take, seed=seed)
         self._flying: dict[str, Request] = {}
         self._legs: dict[str, Request] = {}
         """Prefill legs in some engine."""
-        self._looking: set[int] = set()
-        """Routers that will look at those they hold."""
         self._served: list[Served] = []
         self._counts = Counts(reasons=Counter())
 
     def run(self) -> Summary:
         """Plays the trace to its end."""
         for session in self._trace.sessions:
-            self._at(session.start_s, partial(self._begin_turn, session, 0))
+            self._clock.at(session.start_s, partial(self._begin_turn, session, 0))
         for restart in self._settings.restarts:
-            self._at(restart.at_s, partial(self._kill, restart))
-        moments, pop = self._moments, heapq.heappop
-        while moments:
-            now_s, _, action = pop(moments)
-            action(now_s)
+            self._clock.at(restart.at_s, partial(self._kill, restart))
+        self._clock.run()
         assert not self._flying and not self._legs, "requests were lost"
         self._counts.preemptions = sum(replica.preemptions for replica in self._replicas)
         prefilling = self._replicas[self._settings.replicas :] or self._replicas
@@ -121,56 +110,36 @@ class VirtualFleet:
 
     @property
     def edges(self) -> list[Edge]:
-        return self._edges
-
-    def _at(self, at_s: float, action: Action) -> None:
-        self._order += 1
-        heapq.heappush(self._moments, (at_s, self._order, action))
+        return self._routers.edges
 
     # Clients
 
     def _begin_turn(self, session: Session, index: int, now_s: float) -> None:
         turn = session.turns[index]
         features = RequestFeatures(
-            request_id=f"q{self._order}",
+            request_id=f"q{self._clock.number()}",
             path="/v1/chat/completions",
             session=session.id,
             body_bytes=self._trace.body_bytes(turn),
             prefix_keys=self._trace.prefix_keys(turn),
         )
-        self._order += 1
         request = Request(features.request_id, session, index, turn, now_s, features)
         self._flying[request.id] = request
         self._ask(request, now_s)
 
     def _ask(self, request: Request, now_s: float) -> None:
-        """One lookup; one that is told to wait asks for its turn."""
-        request.router = self._rng.randrange(len(self._edges)) if len(self._edges) > 1 else 0
-        edge = self._edges[request.router]
-        decision = edge.decide(request.features, now_s)
+        """One lookup."""
+        request.router = self._rng.randrange(len(self.edges)) if len(self.edges) > 1 else 0
         request.attempt += 1
-        if decision.hold_ms:
-            asked = edge.hold(request.features, now_s)
-            if isinstance(asked, Held):
-                self._counts.held += 1
-                self._look_at_held(request.router, now_s)
-                return
-            decision = asked
-        self._take(request, decision, now_s)
+        decision = self._routers.ask(request.router, request.features, now_s)
+        if isinstance(decision, Held):
+            self._counts.held += 1
+        else:
+            self._take(request.id, decision, now_s)
 
-    def _look_at_held(self, router: int, now_s: float) -> None:
-        if router not in self._looking and self._edges[router].holds:
-            self._looking.add(router)
-            self._at(now_s + STEP_S, partial(self._step_held, router))
-
-    def _step_held(self, router: int, now_s: float) -> None:
-        self._looking.discard(router)
-        for held, decision in self._edges[router].step_held(now_s):
-            self._take(self._flying[held.features.request_id], decision, now_s)
-        self._look_at_held(router, now_s)
-
-    def _take(self, request: Request, decision: Decision, now_s: float) -> None:
+    def _take(self, request_id: str, decision: Decision, now_s: float) -> None:
         """Outcome of an answer, as HAProxy sees it."""
+        request = self._flying[request_id]
         self._counts.reasons[str(decision.reason)] += 1
         if decision.status:
             self._refused(request, decision, now_s)
@@ -178,11 +147,11 @@ class VirtualFleet:
         if decision.first:
             prefill = int(decision.prefill[1:]) if decision.prefill else NO_SLOT
             placed = Placed(request.features, int(decision.first[1:]), decision.first, prefill)
-            self._tell_others(request.router, now_s, lambda other: partial(other.decided_elsewhere, placed))
+            self._routers.placed(request.router, placed, now_s)
         replica = self._connect(request, decision)
         if replica is None:
-            self._end(request, now_s)
-            self._at(now_s + NO_REPLICA_RETRY_S, partial(self._ask, request))
+            self._routers.ended(request.router, request.id, now_s)
+            self._clock.at(now_s + NO_REPLICA_RETRY_S, partial(self._ask, request))
             return
         request.replica = replica.index
         if decision.prefill and self._replicas[prefill].up:
@@ -197,7 +166,7 @@ class VirtualFleet:
             self._counts.abandoned += 1
             del self._flying[request.id]
             return
-        self._at(now_s + max(1, decision.retry_after_s), partial(self._ask, request))
+        self._clock.at(now_s + max(1, decision.retry_after_s), partial(self._ask, request))
 
     def _connect(self, request: Request, decision: Decision) -> VirtualReplica | None:
         """First choice, second, else by hash among those that accept; None when none does."""
@@ -218,12 +187,7 @@ class VirtualFleet:
         request.sent_s = now_s
         blocks = turn.blocks if trace.reuse_generated else turn.blocks[: turn.prompt_tokens // trace.block_size]
         sent = SimRequest(request.id, turn.prompt_tokens, turn.output_tokens, blocks, external_tokens=external)
-        self._add(self._replicas[request.replica], sent, now_s)
-
-    def _add(self, replica: VirtualReplica, sent: SimRequest, now_s: float) -> None:
-        self._play(replica, now_s)
-        replica.add(sent, now_s)
-        self._wake(replica)
+        self._engines.add(self._replicas[request.replica], sent, now_s)
 
     # Prefill legs
 
@@ -233,21 +197,19 @@ class VirtualFleet:
         leg = leg_id(request.id)
         self._legs[leg] = request
         blocks = turn.blocks[: turn.prompt_tokens // self._trace.block_size]
-        self._add(prefill, SimRequest(leg, turn.prompt_tokens, 1, blocks, kept=True), now_s)
+        self._engines.add(prefill, SimRequest(leg, turn.prompt_tokens, 1, blocks, kept=True), now_s)
 
     def _leg_done(self, leg: str, at_s: float) -> None:
         request = self._legs.pop(leg)
         prefill = self._replicas[request.prefill]
         fetch = partial(self._fetched, request, request.attempt, prefill, prefill.lives)
-        self._at(at_s + self._settings.handoff_s(request.turn.prompt_tokens), fetch)
+        self._clock.at(at_s + self._settings.handoff_s(request.turn.prompt_tokens), fetch)
 
     def _fetched(self, request: Request, attempt: int, prefill: VirtualReplica, life: int, now_s: float) -> None:
         """The decode replica has the KV, or finds that it is gone."""
         if request.attempt != attempt:
             return
-        self._play(prefill, now_s)
-        kept = prefill.lives == life and prefill.let_go(leg_id(request.id), now_s)
-        self._wake(prefill)
+        kept = self._engines.let_go(prefill, life, leg_id(request.id), now_s)
         self._counts.handed_over += kept
         self._send(request, now_s, external=request.turn.prompt_tokens if kept else 0)
 
@@ -256,43 +218,24 @@ class VirtualFleet:
         if request.prefill != NO_SLOT:
             leg = leg_id(request.id)
             self._legs.pop(leg, None)
-            prefill = self._replicas[request.prefill]
-            self._play(prefill, now_s)
-            prefill.abort(leg, now_s)
-            self._wake(prefill)
+            self._engines.abort(self._replicas[request.prefill], leg, now_s)
 
     # Replicas
 
-    def _wake(self, replica: VirtualReplica) -> None:
-        """Looks at the replica again when it has something to say."""
-        next_s = replica.next_s
-        if next_s != float("inf") and (replica.wake_s is None or next_s < replica.wake_s):
-            replica.wake_s = next_s
-            self._at(next_s, partial(self._look, replica))
+    def _stepped(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
+        for request_id, cached in result.first.items():
+            request = self._legs.get(request_id) or self._flying[request_id]
+            request.first_s = at_s
+            if request.prefill in (NO_SLOT, replica.index):
+                request.cached = cached
+        self._report(replica, result, at_s)
+        for request_id in result.finished:
+            if request_id in self._legs:
+                self._leg_done(request_id, at_s)
+            else:
+                self._finish(self._flying.pop(request_id), at_s)
 
-    def _look(self, replica: VirtualReplica, now_s: float) -> None:
-        if replica.wake_s == now_s:
-            replica.wake_s = None
-        if replica.up:
-            self._play(replica, now_s)
-            self._wake(replica)
-
-    def _play(self, replica: VirtualReplica, now_s: float) -> None:
-        for outcome in replica.advance(now_s):
-            result, at_s = outcome.result, outcome.at_s
-            for request_id, cached in result.first.items():
-                request = self._legs.get(request_id) or self._flying[request_id]
-                request.first_s = at_s
-                if request.prefill in (NO_SLOT, replica.index):
-                    request.cached = cached
-            self._tell_events(replica, result, at_s)
-            for request_id in result.finished:
-                if request_id in self._legs:
-                    self._leg_done(request_id, at_s)
-                else:
-                    self._finish(self._flying.pop(request_id), at_s)
-
-    def _tell_events(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
+    def _report(self, replica: VirtualReplica, result: StepResult, at_s: float) -> None:
         flying, legs = self._flying, self._legs
         first = []
         for request_id, cached in result.first.items():
@@ -306,21 +249,7 @@ class VirtualFleet:
             finished.append(Finished(request_id, turn.prompt_tokens, 1 if leg else turn.output_tokens))
         message = replica.message(result, first, finished)
         if message is not None:
-            self._tell(replica, message, at_s)
-
-    def _tell(self, replica: VirtualReplica, message: EngineEvents, at_s: float) -> None:
-        """First tokens, ends and cache changes reach every router after the event lag."""
-        life = replica.lives
-
-        def arrive(now_s: float) -> None:
-            if replica.lives == life:
-                for edge in self._edges:
-                    edge.heard(replica.index, message, now_s)
-
-        if self._settings.event_lag_s:
-            self._at(at_s + self._settings.event_lag_s, arrive)
-        else:
-            arrive(at_s)
+            self._routers.report(replica, message, at_s)
 
     def _finish(self, request: Request, at_s: float) -> None:
         turn = request.turn
@@ -330,48 +259,29 @@ class VirtualFleet:
                 turn.prompt_tokens, turn.output_tokens, request.cached, request.replica,
             )
         )  # fmt: skip
-        self._end(request, at_s)
+        self._routers.ended(request.router, request.id, at_s)
         if request.index + 1 < len(request.session.turns):
             pause_s = request.session.turns[request.index + 1].pause_s
-            self._at(at_s + pause_s, partial(self._begin_turn, request.session, request.index + 1))
-
-    def _end(self, request: Request, now_s: float) -> None:
-        """HAProxy's end-of-request line, within a millisecond."""
-        self._edges[request.router].ended(request.id, now_s)
-        self._tell_others(request.router, now_s, lambda other: partial(other.ended, request.id))
-
-    def _tell_others(self, teller: int, now_s: float, notice: Callable[[Edge], Action]) -> None:
-        sync_s = self._settings.sync_s
-        if sync_s is None:
-            return
-        for index, edge in enumerate(self._edges):
-            if index != teller:
-                self._at(now_s + sync_s, notice(edge))
+            self._clock.at(at_s + pause_s, partial(self._begin_turn, request.session, request.index + 1))
 
     # Restarts
 
     def _kill(self, restart: Restart, now_s: float) -> None:
         replica = self._replicas[restart.replica]
-        self._play(replica, now_s)
+        self._engines.play(replica, now_s)
         replica.up = False
         replica.restart()
-        self._at(now_s + restart.noticed_s, partial(self._notice_death, replica))
-        self._at(now_s + restart.down_s, partial(self._revive, replica))
+        self._clock.at(now_s + restart.noticed_s, partial(self._routers.down, replica))
+        self._clock.at(now_s + restart.down_s, partial(self._revive, replica))
         for leg in [leg for leg, request in self._legs.items() if request.prefill == replica.index]:
             self._send(self._legs.pop(leg), now_s)
         for request in [request for request in self._flying.values() if request.replica == replica.index]:
             self._counts.retried += 1
             request.replica = -1
             self._drop_leg(request, now_s)
-            self._end(request, now_s)
+            self._routers.ended(request.router, request.id, now_s)
             self._ask(request, now_s)
-
-    def _notice_death(self, replica: VirtualReplica, now_s: float) -> None:
-        for edge in self._edges:
-            edge.down(replica.id)
 
     def _revive(self, replica: VirtualReplica, now_s: float) -> None:
         replica.up = True
-        for edge in self._edges:
-            edge.back(replica.id)
-            edge.heard(replica.index, replica.snapshot(), now_s)
+        self._routers.back(replica, now_s)

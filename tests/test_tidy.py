@@ -272,16 +272,18 @@ def test_no_binary_is_in_the_tree() -> None:
 
 
 PLAIN = (
-    *("contract", "policies", "haproxy", "engine", "simulator", "pointsman"),
+    *("contract", "policies", "haproxy", "engine", "simulator", "pointsman", "bench"),
     *("router/decide", "router/fleet", "router/fronts", "router/metrics", "router/outliers", "router/process"),
     *("router/requests", "router/watch"),
 )
+NOT_YET_PLAIN = ("scale.py", "scale_fleet.py", "scale_streams.py")
+"""Files of `bench/` whose docstrings leave their subject to the reader."""
 
 
 @pytest.mark.parametrize("package", PLAIN)
 def test_docstrings_name_their_subject(package: str) -> None:
     """A docstring is read alone, in an editor's tooltip: its first word is no pronoun."""
-    for path in sources(package):
+    for path in (path for path in sources(package) if path.name not in NOT_YET_PLAIN):
         for node in ast.walk(ast.parse(path.read_text())):
             body = getattr(node, "body", None)
             for statement in body if isinstance(body, list) else ():

@@ -86,11 +86,11 @@ class Vocabulary:
     """Names seen on a connection, decoded once: HAProxy's configuration has tens of them and repeats them for ever.
 
     An argument's *head* is its name and the type byte behind it, as they stand in the frame. Looking heads up whole
-    saves a sixth of the time a NOTIFY takes. Either table has at most `MAX_NAMES` entries; what finds no room is
+    saves a sixth of the time a NOTIFY takes. Each table has at most `MAX_NAMES` entries; what finds no room is
     decoded again next time.
     """
 
-    __slots__ = ("_max_name_bytes", "heads", "names")
+    __slots__ = ("_max_name_bytes", "heads", "messages", "names")
 
     def __init__(self, max_name_bytes: int) -> None:
         self._max_name_bytes = max_name_bytes
@@ -98,6 +98,8 @@ class Vocabulary:
         """Name by its bytes."""
         self.heads: dict[bytes, tuple[str, int]] = {}
         """Argument's name and type byte by its head, for names whose length takes one byte."""
+        self.messages: dict[bytes, str] = {}
+        """Message's name by its length and bytes, for names whose length takes one byte."""
 
     def learn_name(self, raw: bytes) -> str:
         """Decode a name that is not in `names`. ProtocolError unless it is ASCII and short enough."""
@@ -110,6 +112,16 @@ class Vocabulary:
         if len(self.names) < MAX_NAMES:
             self.names[raw] = name
         return name
+
+    def learn_message(self, data: bytes, pos: int) -> tuple[str, int]:
+        """Decode a message's name that is not in `messages`: the name and the position behind it."""
+        length, after = decode_varint(data, pos)
+        raw = data[after : after + length]
+        name = self.names.get(raw) or self.learn_name(raw)
+        after += length
+        if length < ONE_BYTE_LIMIT and len(self.messages) < MAX_NAMES:
+            self.messages[data[pos:after]] = name
+        return name, after
 
     def learn_head(self, data: bytes, pos: int, end: int) -> tuple[str, int, int]:
         """Decode an argument's head that is not in `heads`: its name, its type byte and the position behind them."""
@@ -187,21 +199,17 @@ def decode_messages(data: bytes, pos: int, end: int, limits: Limits, vocabulary:
     This runs once a request and is written for that: varints of one byte and the types HAProxy uses most are read in
     place, and bounds are checked at the end.
     """
-    names = vocabulary.names
-    heads = vocabulary.heads
+    names, heads = vocabulary.messages, vocabulary.heads
     messages: list[Message] = []
     value: Value
     try:
         while pos < end:
             if len(messages) == limits.max_messages:
                 raise ProtocolError(Status.INVALID, f"a frame has more than {limits.max_messages} messages")
-            length = data[pos]
-            pos += 1
-            if length >= ONE_BYTE_LIMIT:
-                length, pos = decode_varint_rest(data, pos, length)
-            after = pos + length
-            raw = data[pos:after]
-            name = names.get(raw) or vocabulary.learn_name(raw)
+            after = pos + data[pos] + 1
+            name = names.get(data[pos:after])
+            if name is None:
+                name, after = vocabulary.learn_message(data, pos)
             count = data[after]
             pos = after + 1
             if count > limits.max_args:

@@ -30,32 +30,41 @@ TABLE_WIDTH = 120
 
 
 class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command line; times in milliseconds."""
+    """Options of the command line, by the names of `pointsman simulate`; times in milliseconds."""
 
     trace: Path | None = None
-    workload: str | None = None
+    generate: str | None = None
     sessions: int | None = None
     policies: str = ""
-    loads: Sequence[float] = ()
+    load: Sequence[float] | None = None
     sweep: bool = False
-    sessions_per_s: float | None = None
-    seeds: Sequence[int] = (1,)
+    rate: float | None = None
+    seed: Sequence[int] | None = None
     block_size: int = 64
     dialect: Dialect | None = None
     bytes_per_token: float = 4.0
-    reuse_generated: bool = True
+    private_output: bool = False
     replicas: int = 8
-    prefill_replicas: int = 0
+    prefill: int = 0
     kv_tokens: int = 524_288
     speeds: str = ""
     timing: str = "dense-h100"
     routers: int = 1
-    sync_ms: float | None = 10.0
+    sync_ms: float = 10.0
+    """Delay between routers; negative: they never hear of each other."""
     event_lag_ms: float = 20.0
-    restarts: Sequence[str] = ()
+    restart: Sequence[str] | None = None
     plot: Path | None = None
     write: Path | None = None
     json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dialect not in (None, "whole", "added"):
+            raise ExperimentError("--dialect", self.dialect, "'whole' or 'added'")
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        return self.seed or (1,)
 
 
 def run_simulate(options: SimulateOptions) -> int:
@@ -83,7 +92,7 @@ def run_simulate(options: SimulateOptions) -> int:
         _draw(outcomes, options.plot)
     if options.json:
         about = {
-            "trace": str(options.trace or options.workload),
+            "trace": str(options.trace or options.generate),
             "seeds": list(options.seeds),
             "fleet": msgspec.to_builtins(settings),
             "documents": policies,
@@ -108,19 +117,19 @@ def _progress(line: str) -> None:
 
 
 def _trace_of(options: SimulateOptions) -> TraceOf:
-    if (options.trace is None) == (options.workload is None):
+    if (options.trace is None) == (options.generate is None):
         problem = "missing" if options.trace is None else f"given beside {options.trace}"
-        raise ExperimentError("--generate", options.workload, f"a trace file or one of:\n{describe()}", problem)
+        raise ExperimentError("--generate", options.generate, f"a trace file or one of:\n{describe()}", problem)
     if options.trace is not None:
         read = read_trace(
             options.trace,
             block_size=options.block_size,
             dialect=options.dialect,
             bytes_per_token=options.bytes_per_token,
-            reuse_generated=options.reuse_generated,
+            reuse_generated=not options.private_output,
         )
         return lambda seed: read
-    name = options.workload or ""
+    name = options.generate or ""
     if name not in WORKLOADS:
         raise ExperimentError("--generate", name, f"one of {', '.join(WORKLOADS)}")
     workload = WORKLOADS[name]
@@ -135,7 +144,7 @@ def _trace_of(options: SimulateOptions) -> TraceOf:
             seed=seed,
             name=name,
             bytes_per_token=options.bytes_per_token,
-            reuse_generated=options.reuse_generated,
+            reuse_generated=not options.private_output,
         )
 
     return make
@@ -153,17 +162,17 @@ def _write(options: SimulateOptions, trace_of: TraceOf) -> int:
 
 
 def _paces(options: SimulateOptions, trace_of: TraceOf) -> list[Pace]:
-    given = [bool(options.loads), options.sweep, options.sessions_per_s is not None]
+    given = [bool(options.load), options.sweep, options.rate is not None]
     if sum(given) > 1:
         raise ExperimentError("", None, "one of them", "several given", source="--load, --sweep and --rate")
-    if options.sessions_per_s is not None:
-        return [Pace(sessions_per_s=options.sessions_per_s)]
+    if options.rate is not None:
+        return [Pace(sessions_per_s=options.rate)]
     if options.sweep:
         return [Pace(load=load) for load in SWEEP]
-    if options.loads:
-        return [Pace(load=load) for load in options.loads]
+    if options.load:
+        return [Pace(load=load) for load in options.load]
     # What was generated, by us or by aiperf, has no pace of its own.
-    at_once = options.workload is not None or not trace_of(options.seeds[0]).has_starts
+    at_once = options.generate is not None or not trace_of(options.seeds[0]).has_starts
     return [Pace(load=1.0) if at_once else Pace()]
 
 
@@ -188,14 +197,14 @@ def _settings(options: SimulateOptions) -> FleetSettings:
         raise ExperimentError("--speeds", options.speeds, "numbers separated by commas") from None
     return FleetSettings(
         replicas=options.replicas,
-        prefill_replicas=options.prefill_replicas,
+        prefill_replicas=options.prefill,
         kv_tokens=options.kv_tokens,
         speeds=speeds,
         timing=options.timing,
         routers=options.routers,
-        sync_s=None if options.sync_ms is None else options.sync_ms / 1000,
+        sync_s=None if options.sync_ms < 0 else options.sync_ms / 1000,
         event_lag_s=options.event_lag_ms / 1000,
-        restarts=tuple(_restart(given) for given in options.restarts),
+        restarts=tuple(_restart(given) for given in options.restart or ()),
     )
 
 

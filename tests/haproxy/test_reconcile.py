@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from other_task import another_task
 from xxhash import xxh64_hexdigest
 
-from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, ServerOptions, server_ids
+from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, server_ids
 from pointsman.haproxy.errors import CommandRefused, ConfigError
 from pointsman.haproxy.reconcile import (
     GROUPS_MAX,
@@ -27,6 +27,7 @@ from pointsman.haproxy.reconcile import (
     slices,
 )
 from pointsman.haproxy.runtime_api import RuntimeAPI, ServerStat, ServerState
+from pointsman.haproxy.server_options import ServerOptions
 
 KEYWORDS = ServerOptions().keywords()
 

@@ -370,7 +370,7 @@ def test_vocabulary_is_bounded() -> None:
     for number in range(2 * MAX_NAMES):
         payload = message(f"m{number}", **{f"a{number}": string("v")})
         assert decode_messages(payload, 0, len(payload), Limits(), vocabulary)[0].args == {f"a{number}": b"v"}
-    assert len(vocabulary.names) == len(vocabulary.heads) == MAX_NAMES
+    assert len(vocabulary.names) == len(vocabulary.heads) == len(vocabulary.messages) == MAX_NAMES
 
 
 # --- what a HELLO must not be

@@ -1,0 +1,109 @@
+"""All routers of a fleet: what clients ask, and reports that reach each router with the delays of the settings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from pointsman.contract.events import EngineEvents
+from pointsman.policies.decision import Decision
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.hold import STEP_S
+from pointsman.router.requests.hold_queue import Held
+from pointsman.simulator.clock import Action, VirtualClock
+from pointsman.simulator.edge import Edge, Placed
+from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.settings import FleetSettings
+
+Answered = Callable[[str, Decision, float], None]
+"""Receives the decision on a held request: request id, decision, time in seconds."""
+
+
+class VirtualRouters:
+    """The routers, by number. A held request waits in its router's own queue, which is looked at every `STEP_S`."""
+
+    def __init__(
+        self,
+        policy: dict[str, Any],
+        replicas: Sequence[VirtualReplica],
+        settings: FleetSettings,
+        clock: VirtualClock,
+        answered: Answered,
+        *,
+        seed: int,
+    ) -> None:
+        """Raises PolicyConfigError."""
+        self.edges = [
+            Edge(policy, replicas, rng=random.Random(f"{seed} router {number}")) for number in range(settings.routers)
+        ]
+        self._settings = settings
+        self._clock = clock
+        self._answered = answered
+        self._looking: set[int] = set()
+        """Routers that will look at those they hold."""
+
+    def ask(self, router: int, features: RequestFeatures, now_s: float) -> Decision | Held:
+        """Look a request up; one that is told to wait asks for its turn, and is answered later where it is held."""
+        edge = self.edges[router]
+        decision = edge.decide(features, now_s)
+        if not decision.hold_ms:
+            return decision
+        asked = edge.hold(features, now_s)
+        if isinstance(asked, Held):
+            self._look_at_held(router, now_s)
+        return asked
+
+    def _look_at_held(self, router: int, now_s: float) -> None:
+        if router not in self._looking and self.edges[router].holds:
+            self._looking.add(router)
+            self._clock.at(now_s + STEP_S, partial(self._step_held, router))
+
+    def _step_held(self, router: int, now_s: float) -> None:
+        self._looking.discard(router)
+        for held, decision in self.edges[router].step_held(now_s):
+            self._answered(held.features.request_id, decision, now_s)
+        self._look_at_held(router, now_s)
+
+    def placed(self, router: int, placed: Placed, now_s: float) -> None:
+        """Report a router's decision to the others."""
+        self._tell_others(router, now_s, lambda other: partial(other.decided_elsewhere, placed))
+
+    def ended(self, router: int, request_id: str, now_s: float) -> None:
+        """HAProxy's end-of-request line reaches its router within a millisecond, and through it the others."""
+        self.edges[router].ended(request_id, now_s)
+        self._tell_others(router, now_s, lambda other: partial(other.ended, request_id))
+
+    def _tell_others(self, teller: int, now_s: float, notice: Callable[[Edge], Action]) -> None:
+        sync_s = self._settings.sync_s
+        if sync_s is None:
+            return
+        for number, edge in enumerate(self.edges):
+            if number != teller:
+                self._clock.at(now_s + sync_s, notice(edge))
+
+    def report(self, replica: VirtualReplica, message: EngineEvents, at_s: float) -> None:
+        """An engine's message reaches every router after the event lag, unless the engine died meanwhile."""
+        life = replica.lives
+
+        def arrive(now_s: float) -> None:
+            if replica.lives == life:
+                for edge in self.edges:
+                    edge.heard(replica.index, message, now_s)
+
+        if self._settings.event_lag_s:
+            self._clock.at(at_s + self._settings.event_lag_s, arrive)
+        else:
+            arrive(at_s)
+
+    def down(self, replica: VirtualReplica, now_s: float) -> None:
+        """HAProxy's check of a replica failed."""
+        for edge in self.edges:
+            edge.down(replica.id)
+
+    def back(self, replica: VirtualReplica, now_s: float) -> None:
+        """HAProxy's check of a replica passed, whose engine reports that it begins with nothing."""
+        for edge in self.edges:
+            edge.back(replica.id)
+            edge.heard(replica.index, replica.snapshot(), now_s)
