@@ -392,13 +392,17 @@ class ReplicaRegistry:
     # Readers
 
     def membership(self, model: str) -> Membership:
-        """Eligible slots for a name. An unknown (empty) one may go anywhere; a replica nobody named serves any."""
+        """Eligible slots for a name. An empty one may go anywhere; a replica nobody named serves any.
+
+        Model names come from clients: all that nothing registered has share one membership, so few are kept.
+        """
         found = self._memberships.get(model)
         if found is None:
-            found = self._build_membership(model)
-            # Model names come from clients: remember answers only for models that exist, so the map stays bounded.
-            if model in (ANY_MODEL, OTHER_MODEL) or model in self.names():
-                self._memberships[model] = found
+            known = model == ANY_MODEL or model in self.names()
+            name = model if known else OTHER_MODEL
+            found = self._memberships.get(name)
+            if found is None:
+                found = self._memberships[name] = self._build_membership(name)
         return found
 
     def _build_membership(self, model: str) -> Membership:
@@ -420,8 +424,7 @@ class ReplicaRegistry:
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
             built = Membership(next(self._tokens), slots, prefills, of_all)
-        if model in (ANY_MODEL, OTHER_MODEL) or model in named:
-            self._published[model] = (members, built)
+        self._published[model] = (members, built)
         return built
 
     def without(self, members: Membership, slots: frozenset[int]) -> Membership:

@@ -4,7 +4,7 @@ import pytest
 
 from pointsman.contract.registration import Registration
 from pointsman.router.errors import LimitError, RegistrationError, SupersededError
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry, ServedNames
+from pointsman.router.fleet.replicas import OTHER_MODEL, Health, ReplicaRegistry, ServedNames
 from pointsman.router.fleet.saved import SavedReplica
 from pointsman.router.watch.endpoints import EndpointResolver, parse_endpoint
 
@@ -152,6 +152,21 @@ def test_saved_registrations_come_back_with_their_drain_flag() -> None:
     assert again.saved() == registry.saved()
     assert again.get("a").lease_until_s == 110.0  # type: ignore[union-attr]
     assert isinstance(registry.saved()[0], SavedReplica)
+
+
+@pytest.mark.parametrize("model", ["", "qwen"])
+def test_names_that_nothing_registered_has_share_one_membership(model: str) -> None:
+    """Asking for another unknown name builds nothing; a name that becomes known gets a membership of its own."""
+    registry = ReplicaRegistry()
+    put(registry, "a", model=model)
+    put(registry, "any")
+    unknown = registry.membership("llama")
+    assert registry.membership("other") is unknown is registry.membership("llama") is registry.membership(OTHER_MODEL)
+    assert names(registry, "llama") == (["any"] if model else ["a", "any"])
+    put(registry, "l1", model="llama")
+    assert names(registry, "llama") == (["any", "l1"] if model else ["a", "any", "l1"])
+    assert names(registry, "other") == (["any"] if model else ["a", "any"])
+    assert registry.membership("llama").token != registry.membership("other").token
 
 
 @pytest.mark.parametrize(
