@@ -31,7 +31,7 @@ from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.fleets import FleetTable
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_token import AdminToken
 from pointsman.router.fronts.api.admin import AdminFront
@@ -111,7 +111,7 @@ class Router:
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         self.core = Core(settings.policy, rng=random.Random(settings.seed), config=core_config(settings))
         core = self.core
-        self.readiness.watch("replicas", core.replicas.why_none_serves)
+        self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
@@ -188,7 +188,7 @@ class Router:
             self.edge_sync.wake()
 
     def _body_needs(self) -> BodyNeeds:
-        return body_needs(self.core.pipeline.policy.needs, len(self.core.replicas.names()))
+        return body_needs(self.core.pipeline.policy.needs, len(self.core.replicas.memberships.names()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:

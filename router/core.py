@@ -32,7 +32,8 @@ from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
@@ -214,7 +215,7 @@ class Core:
             self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
-        renewed = self.replicas.renew(replica, events.born_ms, now_s)
+        renewed = replica.renew(events.born_ms, now_s)
         return EventsAnswer(
             resync=resync,
             interval_ms=interval_ms,

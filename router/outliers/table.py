@@ -29,7 +29,9 @@ import msgspec
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Role
 from pointsman.policies.candidates import names
-from pointsman.router.fleet.replicas import Health, Membership, Replica, ReplicaRegistry
+from pointsman.router.fleet.memberships import Membership
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.outliers.answers import FAILURES, Verdict
 from pointsman.router.outliers.failure_accrual import Ejection, OutlierConfig, Record
 from pointsman.router.outliers.pace import Pace, Unit, over_median
@@ -229,7 +231,7 @@ class OutlierTable:
         best = 1.0 if len(shares) < len(members.slots) else max(shares.values())
         ids = self._replicas.ids
         out = frozenset(slot for slot, share in shares.items() if best * _draw(session, ids[slot], rng) >= share)
-        return self._replicas.without(members, out) if 0 < len(out) < len(members.slots) else members
+        return self._replicas.memberships.without(members, out) if 0 < len(out) < len(members.slots) else members
 
     def probe(self, slot: int, request_id: str, now_s: float) -> None:
         """A request was decided for a replica that is due for a probe: no other goes there until more is known."""

@@ -20,7 +20,8 @@ from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServ
 from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
 from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices

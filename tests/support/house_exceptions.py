@@ -92,7 +92,6 @@ CONSTRUCTORS: dict[str, str] = {
 """Classes that are built from more than eight arguments."""
 
 LARGE_CLASSES: dict[str, str] = {
-    "router/fleet/replicas.py:ReplicaRegistry": "the registry and its memberships",
     "router/kv/conversations.py:Conversations": "one table, with what it replicates",
     "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
     "router/kv/state.py:KVState": "reads and writes seven tables as one",
@@ -108,7 +107,6 @@ FUNCTIONS: dict[str, str] = {
     "router/app.py:Router.__init__": "wiring, a part a line",
     "router/app.py:Router.running": "opens, in the order of closing",
     "router/core.py:Core.__init__": "wiring, a part a line",
-    "router/fleet/replicas.py:ReplicaRegistry.put": "one straight line of steps",
     "router/kv/state.py:KVState.place": "one straight line of steps",
 }
 """Functions of more than sixty lines."""

@@ -51,7 +51,7 @@ from pointsman.contract.registration import Registration, Role, leg_id
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.requests.hold_queue import Held
 
 TOKENS = 1_000_000

@@ -12,7 +12,7 @@ from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServ
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import SLICE_REPLICAS
 from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, WINDOW_VARIABLE, EdgeSync
