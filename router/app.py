@@ -26,7 +26,7 @@ from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
-from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
+from pointsman.router.decide.body_needs import body_window
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
@@ -187,9 +187,6 @@ class Router:
         if self.edge_sync is not None:
             self.edge_sync.wake()
 
-    def _body_needs(self) -> BodyNeeds:
-        return body_needs(self.core.pipeline.policy.needs, len(self.core.replicas.memberships.names()))
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
@@ -217,12 +214,8 @@ class Router:
                     Reconciler(
                         RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
                     ),
-                    replicas=self.core.replicas,
-                    load=self.core.load,
-                    requests=self.core.requests,
-                    health=self.core.edge_health,
+                    self.core,
                     readiness=self.readiness,
-                    body_needs=self._body_needs,
                     clock=self.clock,
                     interval_s=settings.edge.interval_s,
                     old_workers=old_workers,

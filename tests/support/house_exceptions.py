@@ -87,7 +87,6 @@ of. A name that ends in a slash is all of a folder."""
 
 CONSTRUCTORS: dict[str, str] = {
     "policies/candidates.py:KVSignals": "columns, each named where it is built",
-    "router/watch/haproxy_servers.py:EdgeSync": "both sides that it compares",
 }
 """Classes that are built from more than eight arguments."""
 

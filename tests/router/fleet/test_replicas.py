@@ -71,9 +71,7 @@ def test_an_earlier_incarnation_gives_way_to_a_later_one() -> None:
     with pytest.raises(SupersededError, match=r"'a'.*:2"):
         register(1, 100)
     assert register(2, 200) == "http://127.0.0.1:2"
-    assert (
-        register(1, 100, remote=True) == "http://127.0.0.1:1"
-    )  # Until the later one registers again.
+    assert register(1, 100, remote=True) == "http://127.0.0.1:1"  # Until the later one registers again.
     assert register(2, 200) == "http://127.0.0.1:2"
     assert registry.saved()[0].born_ms == 200
     again = ReplicaRegistry()
