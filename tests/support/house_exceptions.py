@@ -103,9 +103,6 @@ LARGE_CLASSES: dict[str, str] = {
 FUNCTIONS: dict[str, str] = {
     "haproxy/spop/frames.py:decode_messages": "hot: a call for each argument would cost a tenth of a lookup",
     "pointsman/cli.py:simulate": "flags, a line each",
-    "router/app.py:Router.__init__": "wiring, a part a line",
-    "router/app.py:Router.running": "opens, in the order of closing",
-    "router/core.py:Core.__init__": "wiring, a part a line",
     "router/kv/state.py:KVState.place": "one straight line of steps",
 }
 """Functions of more than sixty lines."""
