@@ -95,7 +95,6 @@ LARGE_CLASSES: dict[str, str] = {
     "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
     "router/kv/state.py:KVState": "reads and writes seven tables as one",
     "router/outliers/table.py:OutlierTable": "rules of one table",
-    "router/requests/table.py:RequestTable": "the one life of a request, from reservation to end",
     "simulator/fleet.py:VirtualFleet": "a fleet on a virtual clock",
 }
 """Classes of more than twenty methods."""
