@@ -94,7 +94,6 @@ LARGE_CLASSES: dict[str, str] = {
     "router/kv/conversations.py:Conversations": "one table, with what it replicates",
     "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
     "router/kv/state.py:KVState": "reads and writes seven tables as one",
-    "router/outliers/table.py:OutlierTable": "rules of one table",
     "simulator/fleet.py:VirtualFleet": "a fleet on a virtual clock",
 }
 """Classes of more than twenty methods."""
