@@ -246,8 +246,7 @@ class Router:
             connect=lambda: WorkerConnection.open(edge.admin_socket),
             master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
             backend=edge.backend,
-            end_of_request=self.core.end_of_request,
-            requests=self.core.requests,
+            core=self.core,
             clock=self.clock,
         )
 

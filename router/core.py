@@ -200,10 +200,6 @@ class Core:
         """The held requests that wait no longer, with their decisions."""
         return self.turns.step(now_s)
 
-    def apply_line(self, raw: bytes, now_s: float) -> None:
-        """Applies one line of HAProxy's log ring: a first token, or the end of a request."""
-        self.end_of_request.apply(raw, now_s)
-
     # Engines
 
     def engine_events(self, replica_id: str, events: EngineEvents, now_s: float) -> EventsAnswer | None:

@@ -68,13 +68,7 @@ class _Watched:
 class Scraper:
     """The loop that asks. Run `run` as a task."""
 
-    def __init__(
-        self,
-        core: Core,
-        *,
-        settings: ScrapeSettings,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, core: Core, *, settings: ScrapeSettings, clock: Clock) -> None:
         self._replicas = core.replicas
         self._load = core.load
         self._kv = core.kv

@@ -223,7 +223,7 @@ class Router:
             "reason": str(decision.reason), "routed": "1",
             "rc": "+1" if flag == "retried" else "0",
         }  # fmt: skip
-        self.core.apply_line(json.dumps(line).encode(), self.now_s)
+        self.core.end_of_request.apply(json.dumps(line).encode(), self.now_s)
 
     def do_answered(self, count: str, **given: str) -> None:
         for _ in range(int(count)):

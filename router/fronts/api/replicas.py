@@ -59,14 +59,7 @@ class ReplicaViews:
 class ReplicaFront:
     """Handlers of `/v1/replicas`."""
 
-    def __init__(
-        self,
-        core: Core,
-        endpoints: EndpointResolver,
-        *,
-        clock: Clock,
-        max_body_bytes: int,
-    ) -> None:
+    def __init__(self, core: Core, endpoints: EndpointResolver, *, clock: Clock, max_body_bytes: int) -> None:
         self._core = core
         self._replicas = core.replicas
         self._views = ReplicaViews(core, clock)
