@@ -228,7 +228,7 @@ class RequestTable:
         placement = request.placement
         if placement is not None:
             self._outcomes.ended(placement, now_s, served_by=served_by, served=served)
-        elif not request.awaits_report:
+        elif request.prefill is None or not request.awaits_report:
             del self._requests[request_id]  # nothing is left to be reported
             return
         if not request.ended:
