@@ -45,7 +45,9 @@ COMPILED = [
     # ... and the end of its request.
     "pointsman/router/fronts/ring.py",
     "pointsman/router/requests/end_of_request.py",
+    "pointsman/router/requests/ended.py",
     "pointsman/router/requests/outcomes.py",
+    "pointsman/router/requests/request.py",
     "pointsman/router/requests/table.py",
     "pointsman/router/counts/histogram.py",
 ]

@@ -26,12 +26,11 @@ from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
-from pointsman.router.decide.body_needs import BodyNeeds, body_needs, body_window
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.fleets import FleetTable
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_token import AdminToken
 from pointsman.router.fronts.api.admin import AdminFront
@@ -105,13 +104,12 @@ class Router:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        attached = bool(settings.edge.admin_socket)
         self.clock = clock.monotonic
-        self.readiness = Readiness("haproxy") if attached else Readiness()
+        self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         self.core = Core(settings.policy, rng=random.Random(settings.seed), config=core_config(settings))
         core = self.core
-        self.readiness.watch("replicas", core.replicas.why_none_serves)
+        self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
@@ -135,16 +133,7 @@ class Router:
         self.admin_token = AdminToken(settings.admin.token)
         guard = Guard(self.admin_token, hosts=settings.admin.hosts)
         self.metrics = build_registry(
-            StateCollector(
-                replicas=core.replicas,
-                load=core.load,
-                sessions=core.sessions,
-                decisions=core.decision_metrics,
-                requests=core.request_metrics,
-                edge=core.edge_health,
-                policy_name=lambda: core.pipeline.policy.name,
-                policy_window=lambda: body_window(core.pipeline.policy.needs),
-            ),
+            StateCollector(core),
             KVCollector(core.kv, core.replicas),
             HoldCollector(core.holds),
             OutlierCollector(core.outliers, core.replicas),
@@ -153,22 +142,7 @@ class Router:
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
-        edges = EdgesFront(core, self.sharing, clock=self.clock)
-        max_body_bytes = settings.admin.max_body_bytes
-        self.admin = AdminFront(
-            guard,
-            ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=max_body_bytes),
-            PoolFront(
-                FleetTable(),
-                endpoints=self.endpoints,
-                clock=self.clock,
-                token=settings.admin.token,
-                max_body_bytes=max_body_bytes,
-            ),
-            PolicyFront(core, edges, clock=self.clock, max_body_bytes=max_body_bytes),
-            edges,
-            HealthFront(self.readiness, self.metrics),
-        )
+        self.admin = self._build_admin(guard)
         self.edge_sync: EdgeSync | None = None
         self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
@@ -179,6 +153,24 @@ class Router:
         self.addresses: dict[str, Listen] = {}
         """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
 
+    def _build_admin(self, guard: Guard) -> AdminFront:
+        core, admin = self.core, self.settings.admin
+        edges = EdgesFront(core, self.sharing, clock=self.clock)
+        return AdminFront(
+            guard,
+            ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=admin.max_body_bytes),
+            PoolFront(
+                FleetTable(),
+                endpoints=self.endpoints,
+                clock=self.clock,
+                token=admin.token,
+                max_body_bytes=admin.max_body_bytes,
+            ),
+            PolicyFront(core, edges, clock=self.clock, max_body_bytes=admin.max_body_bytes),
+            edges,
+            HealthFront(self.readiness, self.metrics),
+        )
+
     def _changed(self) -> None:
         """The registry or the policy changed: saved, asked for and applied soon."""
         if self._keeper is not None:
@@ -186,9 +178,6 @@ class Router:
         self.scraper.wake()
         if self.edge_sync is not None:
             self.edge_sync.wake()
-
-    def _body_needs(self) -> BodyNeeds:
-        return body_needs(self.core.pipeline.policy.needs, len(self.core.replicas.names()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
@@ -200,7 +189,6 @@ class Router:
         await self._register_static()
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
-            loop = asyncio.get_running_loop()
             settings = self.settings
             self.tasks.watch_loop(stack)
             self.tasks.start(stack, "sweep", self._sweep)
@@ -210,43 +198,19 @@ class Router:
                 stack.callback(self._pin_keeper.save)
                 self.tasks.start(stack, "save pins", self._pin_keeper.run)
             if settings.edge.admin_socket:
-                old_workers = self._old_workers()
-                if old_workers is not None:
-                    stack.push_async_callback(old_workers.close)
-                self.edge_sync = EdgeSync(
-                    Reconciler(
-                        RuntimeAPI(settings.edge.admin_socket), settings.edge.backend, settings.edge.server_options
-                    ),
-                    replicas=self.core.replicas,
-                    load=self.core.load,
-                    requests=self.core.requests,
-                    health=self.core.edge_health,
-                    readiness=self.readiness,
-                    body_needs=self._body_needs,
-                    clock=self.clock,
-                    interval_s=settings.edge.interval_s,
-                    old_workers=old_workers,
-                    keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
-                )
-                self.tasks.start(stack, "edge sync", self.edge_sync.run)
+                self._start_edge_sync(stack)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
-            await self._listen(stack, loop, "ring", settings.ring, self._ring_protocol)
-            await self._listen(stack, loop, "spop", settings.spop, self._spop_protocol)
+            await self._listen(stack, "ring", settings.ring, self._ring_protocol)
+            await self._listen(stack, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
             feed = NearListen(settings.admin.host, settings.admin.feed_port)
-            await self._listen(stack, loop, "feed", feed, self._feed_protocol)
+            await self._listen(stack, "feed", feed, self._feed_protocol)
             self.core.feed_port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
-            forms = FormReader(loopback=settings.lookup.is_loopback and not settings.lookup.path)
-            holding = HoldFront(self.decider, self.core.turns, forms, self.clock)
-            lookup = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.core.catalog).routes()).app()
-            near = self._bind_near(stack, "lookup", settings.lookup)
-            await serve_http(stack, "lookup", near, lookup, self._give_up)
-            stack.callback(holding.close)
-            await serve_http(
-                stack, "admin", self._bind("admin", settings.admin.listen), self.admin.app(), self._give_up
-            )
+            await self._serve_lookup(stack)
+            admin = self._bind("admin", settings.admin.listen)
+            await serve_http(stack, "admin", admin, self.admin.app(), self._give_up)
             if self.sharing is not None:
                 self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
                 self.tasks.start(stack, "sharing", self.sharing.run)
@@ -258,6 +222,22 @@ class Router:
             )
             yield self
 
+    def _start_edge_sync(self, stack: AsyncExitStack) -> None:
+        edge = self.settings.edge
+        old_workers = self._old_workers()
+        if old_workers is not None:
+            stack.push_async_callback(old_workers.close)
+        self.edge_sync = EdgeSync(
+            Reconciler(RuntimeAPI(edge.admin_socket), edge.backend, edge.server_options),
+            self.core,
+            readiness=self.readiness,
+            clock=self.clock,
+            interval_s=edge.interval_s,
+            old_workers=old_workers,
+            keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
+        )
+        self.tasks.start(stack, "edge sync", self.edge_sync.run)
+
     def _old_workers(self) -> OldWorkers | None:
         edge = self.settings.edge
         if not edge.master_socket:
@@ -266,10 +246,18 @@ class Router:
             connect=lambda: WorkerConnection.open(edge.admin_socket),
             master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
             backend=edge.backend,
-            end_of_request=self.core.end_of_request,
-            requests=self.core.requests,
+            core=self.core,
             clock=self.clock,
         )
+
+    async def _serve_lookup(self, stack: AsyncExitStack) -> None:
+        """Serve lookups over HTTP, held requests and the list of models, for HAProxy alone."""
+        address = self.settings.lookup
+        forms = FormReader(loopback=address.is_loopback and not address.path)
+        holding = HoldFront(self.decider, self.core.turns, forms, self.clock)
+        front = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.core.catalog).routes())
+        await serve_http(stack, "lookup", self._bind_near(stack, "lookup", address), front.app(), self._give_up)
+        stack.callback(holding.close)
 
     def _ring_protocol(self) -> RingProtocol:
         return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
@@ -287,12 +275,11 @@ class Router:
     async def _listen(
         self,
         stack: AsyncExitStack,
-        loop: asyncio.AbstractEventLoop,
         name: str,
         address: NearListen,
         protocol: Callable[[], asyncio.Protocol],
     ) -> None:
-        sock = self._bind_near(stack, name, address)
+        loop, sock = asyncio.get_running_loop(), self._bind_near(stack, name, address)
         if address.path:
             server = await loop.create_unix_server(protocol, sock=sock)
         else:

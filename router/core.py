@@ -21,7 +21,7 @@ import msgspec
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
 from pointsman.policies.decision import Decision
-from pointsman.policies.policy import Needs
+from pointsman.policies.policy import Needs, Policy
 from pointsman.policies.registry import PolicyTable, build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics, EdgeHealth, RequestMetrics
@@ -32,7 +32,8 @@ from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
@@ -130,44 +131,15 @@ class Core:
             ttl_s=limits.reservation_ttl_s,
             max_requests=limits.max_reservations,
         )
-        self.replicas = ReplicaRegistry(
-            initial_health=config.initial_health,
-            max_replicas=limits.max_replicas,
-            lists_follow=config.lists_follow,
-            on_added=self._slot_added,
-            on_removed=self._slot_removed,
-            on_changed=self._registry_changed,
-        )
+        self.replicas = self._build_registry(config)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
         self.decision_metrics = DecisionMetrics()
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
-        self.pipeline = Pipeline(
-            build_policy(policy, policies),
-            FleetState(
-                replicas=self.replicas,
-                requests=self.requests,
-                load=self.load,
-                sessions=self.sessions,
-                kv=self.kv,
-                adapters=self.adapters,
-                outliers=self.outliers,
-                context_tokens=self.catalog.context_tokens,
-            ),
-            metrics=self.decision_metrics,
-            rng=rng,
-            settings=config.decisions,
-            holds=self.holds,
-        )
+        self.pipeline = self._build_pipeline(build_policy(policy, policies), rng, config.decisions)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
-        self.policy = PolicyControl(
-            self.pipeline,
-            self.decision_metrics,
-            policy,
-            on_changed=self._policy_changed,
-            window_bytes=lambda: self.edge_health.body_window_bytes,
-        )
+        self.policy = self._build_policy_control(policy)
         self.end_of_request = EndOfRequest(
             replicas=self.replicas,
             requests=self.requests,
@@ -178,6 +150,38 @@ class Core:
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
+
+    def _build_registry(self, config: CoreConfig) -> ReplicaRegistry:
+        return ReplicaRegistry(
+            initial_health=config.initial_health,
+            max_replicas=config.limits.max_replicas,
+            lists_follow=config.lists_follow,
+            on_added=self._slot_added,
+            on_removed=self._slot_removed,
+            on_changed=self._registry_changed,
+        )
+
+    def _build_pipeline(self, policy: Policy, rng: random.Random, settings: DecisionSettings) -> Pipeline:
+        state = FleetState(
+            replicas=self.replicas,
+            requests=self.requests,
+            load=self.load,
+            sessions=self.sessions,
+            kv=self.kv,
+            adapters=self.adapters,
+            outliers=self.outliers,
+            context_tokens=self.catalog.context_tokens,
+        )
+        return Pipeline(policy, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_policy_control(self, configured: Mapping[str, Any]) -> PolicyControl:
+        return PolicyControl(
+            self.pipeline,
+            self.decision_metrics,
+            configured,
+            on_changed=self._policy_changed,
+            window_bytes=lambda: self.edge_health.body_window_bytes,
+        )
 
     def __repr__(self) -> str:
         return f"Core({self.pipeline.policy!r}, {self.load!r})"
@@ -196,10 +200,6 @@ class Core:
         """The held requests that wait no longer, with their decisions."""
         return self.turns.step(now_s)
 
-    def apply_line(self, raw: bytes, now_s: float) -> None:
-        """Applies one line of HAProxy's log ring: a first token, or the end of a request."""
-        self.end_of_request.apply(raw, now_s)
-
     # Engines
 
     def engine_events(self, replica_id: str, events: EngineEvents, now_s: float) -> EventsAnswer | None:
@@ -214,7 +214,7 @@ class Core:
             self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
         interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
-        renewed = self.replicas.renew(replica, events.born_ms, now_s)
+        renewed = replica.renew(events.born_ms, now_s)
         return EventsAnswer(
             resync=resync,
             interval_ms=interval_ms,

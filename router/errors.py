@@ -4,7 +4,7 @@ RouterError
     SettingsError        configuration: the process refuses to start (exit code 2)
     RegistrationError    configuration: one admin call is refused with 4xx, nothing changes
     ResolveError         operational: a host name could not be resolved in time; answered with 503, retried
-    SupersededError      operational: a later life of a replica is registered; answered with 409
+    SupersededError      operational: a later incarnation of a replica is registered; answered with 409
     LimitError           operational: a named limit is met; answered with 4xx/503 and counted
     ScrapeError          operational: an endpoint did not tell what it was asked; counted, and asked again
     StateFileError       configuration: the saved state cannot be read or is of a later schema
@@ -35,7 +35,7 @@ class ResolveError(RouterError):
 
 
 class SupersededError(RouterError):
-    """A later life of the same replica is registered: names the replica."""
+    """A later incarnation of the same replica is registered: names the replica."""
 
 
 class LimitError(RouterError):

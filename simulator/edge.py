@@ -19,7 +19,7 @@ from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.features import expected_tokens
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.peers.registry import known_policies
@@ -88,7 +88,7 @@ class Edge:
         if features.session and self._pins:
             self.core.sessions.pin(features.session, placed.replica, now_s)
         prompt = self.kv.read(features, now_s)
-        members = self.core.replicas.membership(features.model)
+        members = self.core.replicas.memberships.of(features.model)
         candidates = Candidates(
             membership=members.token,
             slots=members.slots,

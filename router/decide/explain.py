@@ -14,7 +14,9 @@ from pointsman.policies.decision import Decision, Ranked
 from pointsman.policies.policy import Policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.considered import Considered
-from pointsman.router.fleet.replicas import Membership, Replica, ReplicaRegistry
+from pointsman.router.fleet.memberships import Membership
+from pointsman.router.fleet.replica import Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 
 
 def explain_none(policy: Policy, decision: Decision, replicas: ReplicaRegistry, eligible: Membership) -> dict[str, Any]:

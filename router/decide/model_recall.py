@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pointsman.policies.request import Naming
 from pointsman.router.decide.session_models import SessionModels
-from pointsman.router.fleet.replicas import ANY_MODEL, ANYTHING, OTHER_MODEL, ReplicaRegistry
+from pointsman.router.fleet.replica import ANY_MODEL, ANYTHING, OTHER_MODEL
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
 
@@ -24,11 +25,11 @@ class ModelRecall:
         self._models = SessionModels()
         self._common: dict[Naming, str | None] = {}
         self._names: frozenset[str] | None = None
-        """Of the registry when `_common` was found: it makes another set whenever anything changes."""
+        """The names registered when `_common` was found; a change of the registry makes another set."""
 
     def asked(self, session: str, model: str) -> None:
         """A request of the session named this model; neither is empty. Kept where several names can be asked for."""
-        if len(self._replicas.names()) > 1:
+        if len(self._replicas.memberships.names()) > 1:
             self._models.asked(session, model)
 
     def model_of(
@@ -55,8 +56,9 @@ class ModelRecall:
 
         A request that names none (`ABSENT`) wants the model itself; one whose name was not seen may want an adapter
         too."""
-        if self._replicas.names() is not self._names:
-            self._names = self._replicas.names()
+        names = self._replicas.memberships.names()
+        if names is not self._names:
+            self._names = names
             self._common = {one: self._find_common_model(one) for one in (Naming.ABSENT, Naming.UNSEEN)}
         return self._common[naming]
 

@@ -28,7 +28,8 @@ from pointsman.router.decide.explain import explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.model_recall import ModelRecall
-from pointsman.router.fleet.replicas import ANY_MODEL, Membership
+from pointsman.router.fleet.memberships import Membership
+from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
 from pointsman.router.requests.hold_queue import HoldQueue
 
@@ -60,6 +61,7 @@ class Pipeline:
         """
         self._active = ActivePolicy(policy)
         self._replicas = fleet.replicas
+        self._memberships = fleet.replicas.memberships
         self._requests = fleet.requests
         self._load = fleet.load
         self._sessions = fleet.sessions
@@ -110,7 +112,7 @@ class Pipeline:
         request should wait: nothing was reserved and nothing counted.
         """
         active = self._policy_for(features) if features.policy or not features.generates else self._active
-        members = self._replicas.membership(features.model)
+        members = self._memberships.of(features.model)
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
         else:
@@ -127,7 +129,7 @@ class Pipeline:
 
     def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self._policy_for(features), self._replicas.membership(features.model)
+        active, members = self._policy_for(features), self._memberships.of(features.model)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
@@ -137,7 +139,7 @@ class Pipeline:
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that the active policy would be given for a request; at least one replica is eligible."""
-        twin, members = ActivePolicy(copy.deepcopy(self._active.policy)), self._replicas.membership(features.model)
+        twin, members = ActivePolicy(copy.deepcopy(self._active.policy)), self._memberships.of(features.model)
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
     def count_refusal(self, features: RequestFeatures, refusal: Decision) -> None:
@@ -271,18 +273,18 @@ class Pipeline:
         """The answer for a request whose model nobody tells, or that no eligible replica serves."""
         if features.naming:
             return Decision(Reason.NO_MODEL, status=400)
-        if not self._replicas.serves(features.model):
+        if not self._memberships.serves(features.model):
             # Lone surrogates stand for bytes that were no UTF-8; the name goes out again.
             name = features.model.encode("utf-8", "replace").decode()
             return Decision(Reason.UNKNOWN_MODEL, status=404, model=name)
-        if len(self._replicas.membership(ANY_MODEL).slots):
+        if len(self._memberships.of(ANY_MODEL).slots):
             # HAProxy, choosing alone, could only meet replicas of another model.
             return Decision(Reason.NO_CANDIDATES, status=503, retry_after_s=RETRY_AFTER_S)
         return Decision(Reason.NO_CANDIDATES)
 
     def _adapter(self, model: str) -> AdapterSignals | None:
         """Where the adapter of that name is loaded; None for a name of no adapter."""
-        if model not in self._replicas.adapters():
+        if model not in self._memberships.adapters():
             return None
         return self._adapters.signals(model)
 

@@ -48,7 +48,7 @@ from pointsman.router.edges.records import (
 )
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.rounds import NOTHING, Rounds
-from pointsman.router.fleet.replicas import Health, Replica
+from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pointsman.router.fleet.replicas import ANY_MODEL, ReplicaRegistry
+from pointsman.router.fleet.replica import ANY_MODEL
+from pointsman.router.fleet.replicas import ReplicaRegistry
 
 Card = dict[str, Any]
 

@@ -22,17 +22,12 @@ from pointsman.router.fronts.hosts import host_of, is_loopback
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
 
-
 MAX_SIZE_DIGITS = 19
 MAX_SIZE = 2**63 - 1
 """Bytes of a request's body: HAProxy counts them in a signed integer of 64 bits, here and over SPOE."""
 
 HAPROXY_HOST = b"pointsman"
 """`Host` of HAProxy's requests (haproxy/lua/pointsman.lua)."""
-
-
-class FormError(ValueError):
-    """A field of a form has a value it cannot have."""
 
 
 class FormReader:
@@ -44,17 +39,13 @@ class FormReader:
     """
 
     def __init__(self, *, loopback: bool) -> None:
-        """`loopback` is whether only programs of this machine can connect, over TCP."""
+        """loopback: whether only programs of this machine can connect, over TCP."""
         self._loopback = loopback
 
     async def read(self, request: Request) -> dict[str, object]:
-        """The arguments of a lookup. Raises HTTPException for a web page, or a form too large or malformed."""
+        """Return the arguments of a lookup. Raises HTTPException for a web page, or a form too large or malformed."""
         self._refuse_pages(request)
-        form = await read_body(request, MAX_FORM_BYTES)
-        try:
-            return decode_form(form)
-        except FormError as error:
-            raise HTTPException(400, str(error)) from error
+        return decode_form(await read_body(request, MAX_FORM_BYTES))
 
     def _refuse_pages(self, request: Request) -> None:
         # One pass over the few headers as they came: this is on the path of each lookup that Lua makes.
@@ -83,10 +74,9 @@ class LookupFront:
 
 
 def decode_form(form: bytes) -> dict[str, object]:
-    """Fields of a form; values are bytes but for `size` and `seen`, which are numbers. Of a repeated field the last
-    counts.
+    """Return the fields of a form; values are bytes but for `size` and `seen`, which are numbers of bytes.
 
-    Raises FormError for a number that is not one of bytes; empty is none.
+    Of a repeated field the last counts; an empty number is none. Raises HTTPException (400) for any other number.
     """
     fields: dict[str, object] = {}
     for pair in form.split(b"&"):
@@ -103,9 +93,9 @@ def _size(value: object) -> int:
     # int() is quadratic in the number of digits, so they are counted first.
     if isinstance(value, bytes) and value.isdigit() and len(value) <= MAX_SIZE_DIGITS and int(value) <= MAX_SIZE:
         return int(value)
-    raise FormError(f"size: a number of bytes up to {MAX_SIZE} is expected")
+    raise HTTPException(400, f"size: a number of bytes up to {MAX_SIZE} is expected")
 
 
 def encode_lines(decision: Decision) -> str:
-    """A decision as lines of `name=value`, for the variables that are set."""
+    """Return a decision as lines of `name=value`, for the variables that are set."""
     return "".join(f"{name}={value}\n" for name, value in decision.variables().items())

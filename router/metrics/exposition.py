@@ -16,7 +16,8 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman.router.fleet.replicas import Replica, ReplicaRegistry
+from pointsman.router.fleet.replica import Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 
 PIECE_SAMPLES = 128
 """Of one piece: making and writing it takes 1 to 2 ms, of which a lookup waits for one at most."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import Metric
 
 from pointsman.contract.events import Handoffs
-from pointsman.router.fleet.replicas import Replica, ReplicaRegistry
+from pointsman.router.fleet.replica import Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
 from pointsman.router.metrics.exposition import by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram

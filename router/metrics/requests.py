@@ -6,15 +6,13 @@ already knows (`StateCollector`). Labels of high traffic are policy, reason and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 
 from pointsman.contract.registration import Role
-from pointsman.router.counts.requests import DecisionMetrics, EdgeHealth, RequestMetrics
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.core import Core
+from pointsman.router.decide.body_needs import body_window
 from pointsman.router.metrics.exposition import by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
@@ -27,26 +25,14 @@ UNDECIDED_CAUSES = ("client-left", "client-timeout", "other")
 class StateCollector(FamilyCollector):
     """Turns state and counters into metric families at scrape."""
 
-    def __init__(
-        self,
-        *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        sessions: SessionTable,
-        decisions: DecisionMetrics,
-        requests: RequestMetrics,
-        edge: EdgeHealth,
-        policy_name: Callable[[], str],
-        policy_window: Callable[[], int],
-    ) -> None:
-        self._replicas = replicas
-        self._load = load
-        self._sessions = sessions
-        self._decisions = decisions
-        self._requests = requests
-        self._edge = edge
-        self._policy_window = policy_window
-        self._policy_name = policy_name
+    def __init__(self, core: Core) -> None:
+        self._pipeline = core.pipeline
+        self._replicas = core.replicas
+        self._load = core.load
+        self._sessions = core.sessions
+        self._decisions = core.decision_metrics
+        self._requests = core.request_metrics
+        self._edge = core.edge_health
 
     def collect(self) -> Iterator[Metric]:
         yield from self._decision_families()
@@ -88,7 +74,7 @@ class StateCollector(FamilyCollector):
         yield from gauge(
             "pointsman_spop_connections", "Open SPOP connections from HAProxy.", decisions.spop_connections
         )
-        yield from gauge("pointsman_policy_info", "1 for the live policy.", [(self._policy_name(), 1)], "policy")
+        yield from gauge("pointsman_policy_info", "1 for the live policy.", [(self._pipeline.policy.name, 1)], "policy")
         yield from gauge(
             "pointsman_config_last_reload_successful",
             "1 unless the policy in the state file or published by another edge was refused and another policy is "
@@ -256,5 +242,5 @@ class StateCollector(FamilyCollector):
             "pointsman_policy_body_window_bytes",
             "Bytes at the start of a request body that the live policy uses. Where HAProxy inspects fewer bytes, "
             "prompts that begin alike look equal to the policy.",
-            self._policy_window(),
+            body_window(self._pipeline.policy.needs),
         )

@@ -18,7 +18,6 @@ The table is plain and synchronous. It tells the registry who is ejected, and ch
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -29,14 +28,14 @@ import msgspec
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Role
 from pointsman.policies.candidates import names
-from pointsman.router.fleet.replicas import Health, Membership, Replica, ReplicaRegistry
+from pointsman.router.fleet.memberships import Membership
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.outliers.answers import FAILURES, Verdict
 from pointsman.router.outliers.failure_accrual import Ejection, OutlierConfig, Record
-from pointsman.router.outliers.pace import Pace, Unit, over_median
+from pointsman.router.outliers.pace import Pace, Unit
 from pointsman.router.outliers.retry_budget import RetryBudget
-
-PACE_INTERVAL_S = 2.0
-"""Between two comparisons of decoding speed, which take 1 ms at 1,000 replicas."""
+from pointsman.router.outliers.slow import SlowReplicas
 
 _GOOD = Verdict.GOOD
 """An enumeration's member takes as long to look up as all else of a good answer."""
@@ -69,13 +68,11 @@ class OutlierTable:
         self.config = config
         self._enabled = config.enabled
         self._replicas = replicas
-        self._prefill_ms = prefill_ms
         self._records: dict[int, Record] = {}
         self._ejections: dict[int, Ejection] = {}
         self._pressed: set[int] = set()
-        self._slow: dict[int, float] = {}
-        self._next_pace_s = -math.inf
         self.pace = Pace(window_s=config.slow_window_s)
+        self._slow = SlowReplicas(self.pace, prefill_ms, config.slow_ratio)
         self.budget = RetryBudget(share=config.retry_share, floor=config.retry_floor, window_s=config.window_s)
         self.demoted: dict[int, Demotion] = {}
         """Replicas that keep a part of their requests, by slot; empty while all is well."""
@@ -104,8 +101,7 @@ class OutlierTable:
         self._records.pop(slot, None)
         self._ejections.pop(slot, None)
         self._pressed.discard(slot)
-        self._slow.pop(slot, None)
-        self.pace.clear_slot(slot)
+        self._slow.clear_slot(slot)
         self.demoted.pop(slot, None)
         self.probing.discard(slot)
 
@@ -229,7 +225,7 @@ class OutlierTable:
         best = 1.0 if len(shares) < len(members.slots) else max(shares.values())
         ids = self._replicas.ids
         out = frozenset(slot for slot, share in shares.items() if best * _draw(session, ids[slot], rng) >= share)
-        return self._replicas.without(members, out) if 0 < len(out) < len(members.slots) else members
+        return self._replicas.memberships.without(members, out) if 0 < len(out) < len(members.slots) else members
 
     def probe(self, slot: int, request_id: str, now_s: float) -> None:
         """A request was decided for a replica that is due for a probe: no other goes there until more is known."""
@@ -241,7 +237,7 @@ class OutlierTable:
     # Time
 
     def step(self, now_s: float) -> None:
-        """Ends what is over and compares speeds; called a few times a second."""
+        """Ends ejections and demotions that are over, and compares speeds; called a few times a second."""
         if not self.config.enabled:
             return
         self.budget.step(now_s)
@@ -249,27 +245,14 @@ class OutlierTable:
             if not ejection.is_open and ejection.until_s <= now_s:
                 ejection.reopen()
         self._pressed = {slot for slot in self._pressed if self._records[slot].backpressure_until_s > now_s}
-        if now_s >= self._next_pace_s:
-            self._next_pace_s = now_s + PACE_INTERVAL_S
-            self.pace.step(now_s)
-            self._compare()
-        if self._ejections or self._pressed or self._slow or self.demoted:
+        if self._slow.is_due(now_s):
+            self._slow.compare(self._by_model().values(), now_s)
+        if self._ejections or self._pressed or self._slow.ratios or self.demoted:
             for slot in list(self._ejections):
                 replica = self._replicas.get(self._replicas.ids[slot])
                 if replica is not None:
                     self._record(replica)
             self._settle()
-
-    def _compare(self) -> None:
-        """Finds the replicas that decode or prefill so much slower than the median of their model."""
-        self._slow.clear()
-        for members in self._by_model().values():
-            slots = [replica.slot for replica in members]
-            prefills = {slot: took_ms for slot in slots if (took_ms := self._prefill_ms(slot)) > 0}
-            for ratios in (self.pace.ratios(slots), over_median(prefills)):
-                for slot, ratio in ratios.items():
-                    if ratio >= self.config.slow_ratio:
-                        self._slow[slot] = max(ratio, self._slow.get(slot, 0.0))
 
     # What follows
 
@@ -314,7 +297,7 @@ class OutlierTable:
             return Demotion(spared.cause, self.config.demoted_share)
         if slot in self._pressed:
             return Demotion(BACKPRESSURE, self.config.demoted_share)
-        if (ratio := self._slow.get(slot)) is not None:
+        if (ratio := self._slow.ratios.get(slot)) is not None:
             return Demotion(SLOW, max(MIN_SLOW_SHARE, 1.0 / ratio), ratio)
         return None
 

@@ -16,7 +16,8 @@ import msgspec
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.counts.histogram import Histogram
-from pointsman.router.fleet.replicas import Membership, ReplicaRegistry
+from pointsman.router.fleet.memberships import Membership
+from pointsman.router.fleet.replicas import ReplicaRegistry
 
 MAX_HELD = 1024
 """Each held request keeps two connections open: a client's and one to the router. At the limit requests are refused."""
@@ -108,7 +109,7 @@ class HoldQueue:
 
     def lines(self, replicas: ReplicaRegistry) -> dict[str, bytes]:
         """For each model that a request waits for, the slots that may serve it: equal bytes are one line."""
-        return {model: replicas.membership(model).slots.tobytes() for model in self.models}
+        return {model: replicas.memberships.of(model).slots.tobytes() for model in self.models}
 
     def has_waiting(self, replicas: ReplicaRegistry, members: Membership) -> bool:
         """Whether a request waits for the very same replicas."""

@@ -1,13 +1,12 @@
 """Every request this edge placed, from its reservation to its end: one record each, and the one place where it ends.
 
-`RequestTable` owns the record of a request: the slot it is reserved on with its tokens, its prefill request where
-another replica computes the prompt, its prompt in the prefill backlog, and what the decision predicted of the KV. The
-steps of its life, each a method:
+`RequestTable` owns the records (`pointsman.router.requests.request`), by request id. The steps of a request's life are
+methods of the table:
 
-- `reserve`, `reserve_prefill` and `place`: a decision put it on a replica.
+- `reserve`, `reserve_prefill` and `place`: a decision put the request on a replica.
 - `first_token`: the prompt is computed, as HAProxy saw it; `report`: as an engine reports it.
-- `end`: HAProxy's line. The reservation is over; the record is kept for `LINGER_S`, since the line may overtake what
-  the engine reports. An engine's report of an end leaves the reservation to HAProxy's line.
+- `end`: HAProxy's line. The reservation is over; the record lingers (`pointsman.router.requests.ended`), since the line
+  may overtake what the engine reports. An engine's report of an end leaves the reservation to HAProxy's line.
 
 A record also ends by its age, by the limit, because HAProxy has no such session (`observe`), or as far as its replica's
 columns go because that replica left (`clear_slot`).
@@ -18,10 +17,8 @@ its record is here. The table decides nothing and knows no replica but by its sl
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 
 from pointsman.contract.events import EngineEvents
@@ -29,49 +26,18 @@ from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
-from pointsman.router.kv.parts import Placement, Prompt
-from pointsman.router.kv.prefill_backlog import WaitingPrompt
+from pointsman.router.kv.parts import Prompt
 from pointsman.router.kv.state import KVState
+from pointsman.router.requests.ended import EndedRequests
 from pointsman.router.requests.hold_queue import HoldQueue, Outcome
 from pointsman.router.requests.outcomes import Outcomes
+from pointsman.router.requests.request import PrefillRequest, Request, queue_prompt
 
 MAX_REQUESTS = 262_144
 """Beyond any number of streams one HAProxy holds open, with those that ended just now. When met, the oldest goes."""
 
-LINGER_S = 5.0
-"""HAProxy's line may overtake the engine's message; a request that ended is remembered for so long."""
-
 SETTLE_S = 2.0
 """A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
-
-
-class PrefillRequest(msgspec.Struct, gc=False):
-    """The part of a request that computes its prompt on another replica."""
-
-    slot: int = NO_SLOT
-    """Where it is reserved; NO_SLOT once the prompt is computed."""
-    tokens: int = 0
-    placement: Placement | None = None
-    """Prediction of the request under policies with KV signals, until its engine reports the end."""
-    waiting: WaitingPrompt | None = None
-
-
-class Request(msgspec.Struct, gc=False):
-    """One request in flight, or ended just now."""
-
-    id: str
-    made_s: float
-    slot: int
-    """Where it is reserved; NO_SLOT once that is over."""
-    tokens: int
-    announced: int = 0
-    """Tokens of its prompt that were announced and count once it is computed."""
-    placement: Placement | None = None
-    """Prediction of the request under policies with KV signals, until its engine reports the end."""
-    waiting: WaitingPrompt | None = None
-    prefill: PrefillRequest | None = None
-    ended: bool = False
-    """HAProxy reported its end."""
 
 
 class RequestTable:
@@ -97,8 +63,7 @@ class RequestTable:
         self._max = max_requests
         self._requests: dict[str, Request] = {}
         """By id, in the order of `made_s`."""
-        self._lingering: deque[tuple[float, Request]] = deque()
-        """Requests that ended, and when."""
+        self._ended = EndedRequests(max_requests)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -112,11 +77,7 @@ class RequestTable:
         return request_id in self._requests or request_id.removesuffix(LEG_SUFFIX) in self._requests
 
     def __repr__(self) -> str:
-        return f"RequestTable({len(self)} of at most {self._max}, {len(self._lingering)} ended)"
-
-    def get(self, request_id: str) -> Request | None:
-        """A request by its own id; None when it was not placed here, or is forgotten."""
-        return self._requests.get(request_id)
+        return f"RequestTable({len(self)} of at most {self._max}, {len(self._ended)} ended)"
 
     def is_reserved(self, request_id: str) -> bool:
         """Whether a request is in flight as far as HAProxy's lines tell."""
@@ -143,7 +104,7 @@ class RequestTable:
                 self._drop(next(iter(requests.values())), now_s)
             requests[request_id] = Request(request_id, now_s, slot, tokens, announced)
             return
-        self._release(request)
+        request.release(self._load)
         again = Request(request_id, now_s, slot, tokens, announced)
         # What was expected of it is given up when it is placed again: until then its conversation lasts.
         again.placement, again.waiting, again.prefill = request.placement, request.waiting, request.prefill
@@ -186,17 +147,10 @@ class RequestTable:
         placement.ahead = kv.columns.waiting(slot)
         request.placement = placement
         if prefill == NO_SLOT:
-            request.waiting = self._queue(placement, prompt, now_s)
+            request.waiting = queue_prompt(kv, placement, prompt, now_s)
             return
         computed = kv.place_prefill(features, prompt, prefill)
-        request.prefill = PrefillRequest(placement=computed, waiting=self._queue(computed, prompt, now_s))
-
-    def _queue(self, placement: Placement, prompt: Prompt, now_s: float) -> WaitingPrompt:
-        """Put a prompt into the backlog of the slot that computes it, as far as it arrived."""
-        slot = placement.slot
-        tokens = placement.uncached if prompt.whole else min(placement.uncached, prompt.arrived)
-        # An announced prompt may never arrive, so its first token is given no grace.
-        return self._backlog.add(slot, tokens, now_s, reports=self._kv.reports(slot) and prompt.whole)
+        request.prefill = PrefillRequest(placement=computed, waiting=queue_prompt(kv, computed, prompt, now_s))
 
     # Its first token
 
@@ -214,31 +168,8 @@ class RequestTable:
             self._outcomes.answered(placement)
             if took_ms > 0:
                 first_s = min(now_s, request.made_s + took_ms / 1000)
-        if self._prompt_computed(request, first_s) and took_ms > 0 and placement is not None:
+        if request.prompt_computed(self._load, self._backlog, first_s) and took_ms > 0 and placement is not None:
             self._kv.lessons.prefill_time(placement, took_ms)
-
-    def _prompt_computed(self, request: Request, first_s: float = -1.0) -> bool:
-        """The prompt was computed at `first_s`, or is not wanted any more (negative); True if it still waited at the
-        request's own replica."""
-        if request.prefill is not None:
-            self._prefill_over(request.prefill)
-        if request.announced:
-            request.tokens += request.announced
-            self._load.add_tokens(request.slot, request.announced)
-            request.announced = 0
-        waiting = request.waiting
-        if waiting is None:
-            return False
-        request.waiting = None
-        return self._backlog.release(waiting, first_s=first_s)
-
-    def _prefill_over(self, prefill: PrefillRequest) -> None:
-        if prefill.slot != NO_SLOT:
-            self._load.remove(prefill.slot, prefill.tokens)
-            prefill.slot = NO_SLOT
-        if prefill.waiting is not None:
-            self._backlog.release(prefill.waiting)
-            prefill.waiting = None
 
     # What engines report
 
@@ -259,12 +190,12 @@ class RequestTable:
         any more (negative); None for one that was not placed here."""
         request = self._requests.get(request_id)
         if request is not None:
-            self._prompt_computed(request, first_s)
+            request.prompt_computed(self._load, self._backlog, first_s)
             return request
         if request_id.endswith(LEG_SUFFIX):
             request = self._requests.get(request_id.removesuffix(LEG_SUFFIX))
             if request is not None and request.prefill is not None:
-                self._prefill_over(request.prefill)
+                request.prefill.prompt_computed(self._load, self._backlog)
                 return request.prefill
         return None
 
@@ -290,47 +221,29 @@ class RequestTable:
         request = self._requests.get(request_id)
         if request is None:
             return
-        self._release(request)
+        request.release(self._load)
         if took_ms >= 0:
             self._first_token(request, now_s, took_ms)
-        self._prompt_computed(request)
+        request.prompt_computed(self._load, self._backlog)
         placement = request.placement
         if placement is not None:
             self._outcomes.ended(placement, now_s, served_by=served_by, served=served)
-        elif request.prefill is None or request.prefill.placement is None:
+        elif request.prefill is None or not request.awaits_report:
             del self._requests[request_id]  # nothing is left to be reported
             return
         if not request.ended:
             request.ended = True
-            self._lingering.append((now_s, request))
+            self._ended.add(request, now_s)
             # Two for each that comes: under load the sweep has few to forget, and holds nobody up.
-            self._forget(now_s, 2)
-
-    def _release(self, request: Request) -> int:
-        """The reservation is over; how many there were."""
-        if request.prefill is not None and request.prefill.slot != NO_SLOT:
-            self._load.remove(request.prefill.slot, request.prefill.tokens)
-            request.prefill.slot = NO_SLOT
-        request.announced = 0
-        if request.slot == NO_SLOT:
-            return 0
-        self._load.remove(request.slot, request.tokens)
-        request.slot = NO_SLOT
-        return 1
-
-    def _forget(self, now_s: float, count: int) -> None:
-        """Drop up to `count` requests that ended too long ago, or that are too many."""
-        lingering = self._lingering
-        while count and lingering and (lingering[0][0] <= now_s - LINGER_S or len(lingering) > self._max):
-            self._drop(lingering.popleft()[1], now_s)
-            count -= 1
+            for overdue in self._ended.take_overdue(now_s, 2):
+                self._drop(overdue, now_s)
 
     def _drop(self, request: Request, now_s: float) -> None:
         """Nothing of a request is waited for any more."""
         if self._requests.get(request.id) is not request:
             return
         del self._requests[request.id]
-        self._load.expired += self._release(request)
+        self._load.expired += request.release(self._load)
         self._give_up(request, now_s)
 
     def _give_up(self, request: Request, now_s: float) -> None:
@@ -338,7 +251,7 @@ class RequestTable:
         if request.placement is not None:
             self._outcomes.over(request.placement, now_s)
             request.placement = None
-        self._prompt_computed(request)
+        request.prompt_computed(self._load, self._backlog)
         request.prefill = None
 
     # Without an end
@@ -357,8 +270,9 @@ class RequestTable:
             if request.slot == slot:
                 found.append(request)
         for request in found:
-            self._release(request)
-            self._forget_if_empty(request)
+            request.release(self._load)
+            if not request.awaits_report:
+                del self._requests[request.id]
         self._load.dropped(slot, len(found))
 
     def clear_slot(self, slot: int) -> None:
@@ -369,21 +283,18 @@ class RequestTable:
         for request in list(self._requests.values()):
             prefill = request.prefill
             if request.slot == slot:
-                self._release(request)
-                self._forget_if_empty(request)
+                request.release(self._load)
+                if not request.awaits_report:
+                    del self._requests[request.id]
             elif prefill is not None and prefill.slot == slot:
-                self._load.remove(slot, prefill.tokens)
-                prefill.slot = NO_SLOT
-
-    def _forget_if_empty(self, request: Request) -> None:
-        if request.placement is None and (request.prefill is None or request.prefill.placement is None):
-            self._requests.pop(request.id, None)
+                prefill.release(self._load)
 
     def expire(self, now_s: float) -> int:
         """Ends requests older than their TTL, and forgets those that ended long enough ago; how many reservations of
         the former there were."""
         requests, before = self._requests, self._load.expired
-        self._forget(now_s, len(self._lingering))
+        for overdue in self._ended.take_overdue(now_s, len(self._ended)):
+            self._drop(overdue, now_s)
         while requests:
             oldest = next(iter(requests.values()))
             if oldest.made_s > now_s - self._ttl_s:
@@ -410,4 +321,4 @@ class RequestTable:
         assert (reserved == load.reserved).all(), "reserved column is not the sum of reservations"
         assert (tokens + load.elsewhere_tokens == load.in_flight_tokens).all(), "tokens are not those of reservations"
         assert waiting == len(self._backlog), "a prompt waits whose request is not here"
-        assert len(self._requests) <= self._max and len(self._lingering) <= self._max, "more requests than the limit"
+        assert len(self._requests) <= self._max and len(self._ended) <= self._max, "more requests than the limit"

@@ -10,21 +10,18 @@ counted and reported by readiness, and the next round tries again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
 from pointsman.contract.registration import Role
 from pointsman.haproxy.errors import HAProxyError
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer, Reconciler
-from pointsman.router.counts.requests import EdgeHealth
-from pointsman.router.decide.body_needs import BodyNeeds
-from pointsman.router.fleet.load import LoadTable
-from pointsman.router.fleet.replicas import Health, Replica, ReplicaRegistry
+from pointsman.router.core import Core
+from pointsman.router.decide.body_needs import BodyNeeds, body_needs
+from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices
-from pointsman.router.requests.table import RequestTable
 from pointsman.router.watch.old_workers import OldWorkers
 
 BODY_VARIABLE = "proc.pm.body"
@@ -60,44 +57,41 @@ class EdgeSync:
     def __init__(
         self,
         reconciler: Reconciler,
+        core: Core,
         *,
-        replicas: ReplicaRegistry,
-        load: LoadTable,
-        requests: RequestTable,
-        health: EdgeHealth,
         readiness: Readiness,
-        body_needs: Callable[[], BodyNeeds],
         clock: Clock,
         interval_s: float,
         old_workers: OldWorkers | None = None,
         keep_others_s: float = 0.0,
     ) -> None:
-        """`keep_others_s` is how long servers of HAProxy that nobody has registered are left in place.
-
-        Without `old_workers`, streams that run on in the old workers of a reload cannot be seen: their reservations
-        end by their lines or by expiring.
+        """interval_s: pause between two rounds, in seconds, where the fleet is small and requests are in flight.
+        old_workers: counts what the old workers of a reload still stream. None where they cannot be asked: their
+        reservations end by their lines or by expiring.
+        keep_others_s: how long servers of HAProxy that nobody has registered are left in place, in seconds.
         """
         self._reconciler = reconciler
         self._old_workers = old_workers
-        self._replicas = replicas
-        self._load = load
-        self._requests = requests
-        self._health = health
+        self._pipeline = core.pipeline
+        self._replicas = core.replicas
+        self._load = core.load
+        self._requests = core.requests
+        self._health = core.edge_health
         self._readiness = readiness
-        self._body_needs = body_needs
         self._clock = clock
         self._interval_s = interval_s
         self._keep_others_until_s = clock() + keep_others_s
         self._wake = asyncio.Event()
         self._pid: int | None = None
         self._told: BodyNeeds | None = None
+        """Parts of bodies that this HAProxy reads; None before it was set."""
 
     def wake(self) -> None:
-        """Something changed: the next round starts now."""
+        """Starts the next round now: something changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Rounds until cancelled."""
+        """Runs rounds until cancelled."""
         while True:
             self._wake.clear()
             try:
@@ -117,7 +111,7 @@ class EdgeSync:
         return pause_s * REST if at_rest and self._health.haproxy_up else pause_s
 
     async def round(self) -> None:
-        """One comparison. Raises HAProxyError when HAProxy is away or refuses."""
+        """Compares once. Raises HAProxyError when HAProxy is away or refuses."""
         desired: dict[str, DesiredServer] = {}
         for replicas in in_slices(self._replicas):
             desired |= {replica.id: _desired(replica) for replica in replicas}
@@ -132,8 +126,8 @@ class EdgeSync:
         if observation.pid != self._pid:
             self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
         await self._apply(observation)
-        needs = self._body_needs()
-        if needs is not self._told:
+        needs = body_needs(self._pipeline.policy.needs, len(self._replicas.memberships.names()))
+        if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs
         if not self._health.haproxy_up:

@@ -13,7 +13,7 @@ import msgspec
 
 from pointsman.contract.registration import ModelName
 from pointsman.router.errors import ScrapeError
-from pointsman.router.fleet.replicas import ServedNames
+from pointsman.router.fleet.replica import ServedNames
 
 MAX_CARDS = 4096
 """Models and adapters of one server."""

@@ -26,9 +26,8 @@ from pointsman.haproxy.config import RING
 from pointsman.haproxy.errors import HAProxyError, WorkerGone
 from pointsman.haproxy.runtime_api import MasterAPI
 from pointsman.haproxy.worker import WorkerConnection
+from pointsman.router.core import Core
 from pointsman.router.process.clock import Clock
-from pointsman.router.requests.end_of_request import EndOfRequest
-from pointsman.router.requests.table import RequestTable
 
 RING_CLOSES_S = 0.1
 """Seconds until all lines that a leaving worker sent through its ring are applied, so that none is read twice."""
@@ -92,17 +91,17 @@ class OldWorkers:
         connect: Callable[[], Awaitable[WorkerConnection]],
         master: MasterAPI,
         backend: str,
-        end_of_request: EndOfRequest,
-        requests: RequestTable,
+        core: Core,
         clock: Clock,
     ) -> None:
-        """`connect` opens a connection to the current worker, raising HAProxyError when it cannot; `backend` has the
-        replicas as its servers."""
+        """connect: opens a connection to the current worker; raises HAProxyError when it cannot.
+        backend: the backend that has the replicas as its servers.
+        """
         self._connect = connect
         self._master = master
         self._backend = backend
-        self._end_of_request = end_of_request
-        self._requests = requests
+        self._end_of_request = core.end_of_request
+        self._requests = core.requests
         self._clock = clock
         self._kept: dict[int, WorkerConnection] = {}
         """The current worker's connection, and those of workers replaced just now."""

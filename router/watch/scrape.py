@@ -21,7 +21,7 @@ import structlog
 
 from pointsman.router.core import Core
 from pointsman.router.errors import ScrapeError
-from pointsman.router.fleet.replicas import Health, Replica, ServedNames
+from pointsman.router.fleet.replica import Health, Replica, ServedNames
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.slices import in_slices
 from pointsman.router.settings import ScrapeSettings
@@ -68,13 +68,7 @@ class _Watched:
 class Scraper:
     """The loop that asks. Run `run` as a task."""
 
-    def __init__(
-        self,
-        core: Core,
-        *,
-        settings: ScrapeSettings,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, core: Core, *, settings: ScrapeSettings, clock: Clock) -> None:
         self._replicas = core.replicas
         self._load = core.load
         self._kv = core.kv
@@ -227,13 +221,13 @@ class Scraper:
 
     def _take_models(self, replica: Replica, found: ModelList) -> None:
         self._catalog.put(replica.id, found.cards)
-        if self._replicas.listed(replica.id, found.names):
+        if self._replicas.set_listed(replica.id, found.names):
             log.info("models listed", replica=replica.id, models=sorted(replica.names or ()))
 
     def _take_no_models(self, replica: Replica) -> None:
         """Note an answer that is no model list: the endpoint then counts as serving any model."""
         self._catalog.forget(replica.id)
-        self._replicas.listed(replica.id, ServedNames())
+        self._replicas.set_listed(replica.id, ServedNames())
 
 
 class _NotReadyError(Exception):

@@ -47,7 +47,7 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
     assert (core.load.in_flight[slot], core.kv.signals.waiting[slot]) == (1, 0)
     report(core, "a", 2, now_s=2.0, finished=[Finished("r", 900, 50)])
     assert core.load.in_flight[slot] == 1, "until HAProxy's line"
-    core.apply_line(b'{"ev":"end","id":"r","srv":"a","first":"a","st":200,"tr":1,"ta":9,"routed":"1"}', 2.0)
+    core.end_of_request.apply(b'{"ev":"end","id":"r","srv":"a","first":"a","st":200,"tr":1,"ta":9,"routed":"1"}', 2.0)
     assert core.load.in_flight[slot] == 0 and len(core.requests) == 0
     known = core.kv.conversations.get("s")
     assert known is not None and (known.slot, known.tokens) == (slot, 950)

@@ -17,7 +17,7 @@ from pointsman.router.edges.documents import SharedDocuments
 from pointsman.router.edges.peers import Peers
 from pointsman.router.edges.rounds import Kind, Part, Rounds
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.replicas import Replica
+from pointsman.router.fleet.replica import Replica
 from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.conversations import Conversations
 from pointsman.router.kv.event_cursor import EventCursor

@@ -120,7 +120,7 @@ async def _end_requests(router: Router) -> None:
         {"ev": "end", "id": "3", "srv": "<NOSRV>", "st": 503},
     )
     for line in lines:
-        router.core.apply_line(json.dumps(line).encode(), router.clock())
+        router.core.end_of_request.apply(json.dumps(line).encode(), router.clock())
 
 
 async def _of_haproxy(folder: Path) -> Metrics:

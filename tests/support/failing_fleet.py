@@ -157,7 +157,7 @@ class FailingFleet:
         def end() -> None:
             said = {"ev": "end", "id": request_id, "srv": server, "first": decision.first, "rc": retries, "routed": "1"}
             said |= {"reason": str(decision.reason), "ta": round(1000 * (self.now_s - began_s)), **fields}
-            self.core.apply_line(msgspec.json.encode(said), self.now_s)
+            self.core.end_of_request.apply(msgspec.json.encode(said), self.now_s)
             if mode is Mode.WELL:
                 seen.served[server] += 1
             else:

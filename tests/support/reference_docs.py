@@ -27,7 +27,7 @@ from pointsman.engine.vllm.fleet.config import FleetConfig
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.fronts.api.guard import Check
 from pointsman.router.metrics.requests import REQUEST_CLASSES
 from pointsman.router.outliers.answers import FAILURES

@@ -51,7 +51,7 @@ from pointsman.contract.registration import Registration, Role, leg_id
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import SWEEP_INTERVAL_S, Core
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.requests.hold_queue import Held
 
 TOKENS = 1_000_000
@@ -223,7 +223,7 @@ class Router:
             "reason": str(decision.reason), "routed": "1",
             "rc": "+1" if flag == "retried" else "0",
         }  # fmt: skip
-        self.core.apply_line(json.dumps(line).encode(), self.now_s)
+        self.core.end_of_request.apply(json.dumps(line).encode(), self.now_s)
 
     def do_answered(self, count: str, **given: str) -> None:
         for _ in range(int(count)):

@@ -204,7 +204,7 @@ class World:
             self.faults["lost line"] += 1
             return
         line = {"ev": "end", "id": request_id, "srv": engine.id if engine else "<NOSRV>", "st": status, "ttft": ttft}
-        site.edge.core.apply_line(msgspec.json.encode(line), site.edge.clock())
+        site.edge.core.end_of_request.apply(msgspec.json.encode(line), site.edge.clock())
         site.edge.under_way.discard(request_id)
 
     def _client(self) -> None:

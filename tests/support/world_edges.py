@@ -21,7 +21,7 @@ from pointsman.router.edges.build import join
 from pointsman.router.edges.documents import SharedDocument
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.sharing import Sharing
-from pointsman.router.fleet.replicas import Health, Replica
+from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.saved import SavedReplica
 from pointsman.router.process.readiness import Readiness
 

@@ -22,14 +22,8 @@ from pointsman.router.process.clock import Clock
 class EdgesFront:
     """Handlers of `/v1/edges` and `/v1/state/digests`."""
 
-    def __init__(
-        self,
-        core: Core,
-        sharing: Sharing | None,
-        *,
-        clock: Clock,
-    ) -> None:
-        """`sharing`: None for an edge that is alone."""
+    def __init__(self, core: Core, sharing: Sharing | None, *, clock: Clock) -> None:
+        """sharing: None for an edge that is alone."""
         self._sharing = sharing
         self._replicas = core.replicas
         self._sessions = core.sessions

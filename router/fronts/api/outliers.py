@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pointsman.router.fleet.replicas import Replica
+from pointsman.router.fleet.replica import Replica
 from pointsman.router.fronts.api.types import DemotionView
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.process import clock

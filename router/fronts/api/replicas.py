@@ -13,7 +13,7 @@ from pointsman.contract.http_api import decode_body, json_answer, media_type_of,
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
 from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
-from pointsman.router.fleet.replicas import Replica
+from pointsman.router.fleet.replica import Replica
 from pointsman.router.fronts.api.outliers import view_outlier
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
 from pointsman.router.process.clock import Clock
@@ -59,14 +59,7 @@ class ReplicaViews:
 class ReplicaFront:
     """Handlers of `/v1/replicas`."""
 
-    def __init__(
-        self,
-        core: Core,
-        endpoints: EndpointResolver,
-        *,
-        clock: Clock,
-        max_body_bytes: int,
-    ) -> None:
+    def __init__(self, core: Core, endpoints: EndpointResolver, *, clock: Clock, max_body_bytes: int) -> None:
         self._core = core
         self._replicas = core.replicas
         self._views = ReplicaViews(core, clock)
@@ -135,7 +128,7 @@ class ReplicaFront:
         if not (born_ms.isascii() and born_ms.isdecimal() and len(born_ms) <= BORN_DIGITS_MAX):
             raise unfit("born_ms", born_ms, "milliseconds since 1970")
         try:
-            self._replicas.check_life(replica.id, int(born_ms))
+            replica.check_incarnation(int(born_ms))
         except SupersededError as error:
             raise HTTPException(409, str(error)) from error
         return replica

@@ -68,7 +68,7 @@ DRY_RUN = Parameter(
 )
 
 NO_REPLICA = {404: "No such replica."}
-SUPERSEDED = {409: "A later life of the replica is registered."}
+SUPERSEDED = {409: "A later incarnation of the replica is registered."}
 NO_POOL = {404: "No such pool; the message names those there are."}
 NO_DRIVER = {
     409: "The driver cannot do that at this moment.",

@@ -10,7 +10,7 @@ from pointsman.contract.registration import Registration
 from pointsman.policies.request import Naming
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.model_recall import ModelRecall
-from pointsman.router.fleet.replicas import ServedNames
+from pointsman.router.fleet.replica import ServedNames
 
 ABSENT, UNSEEN = Naming.ABSENT, Naming.UNSEEN
 
@@ -53,9 +53,9 @@ def test_a_replica_that_serves_any_name_may_take_it() -> None:
     fleet = Fleet("m", "")
     name = fleet.model_of()
     assert name is not None
-    members = fleet.replicas.membership(name)
+    members = fleet.replicas.memberships.of(name)
     assert [fleet.replicas.ids[slot] for slot in members.slots] == ["r1"]
-    assert fleet.replicas.membership(name) is members, "it is made once"
+    assert fleet.replicas.memberships.of(name) is members, "it is made once"
 
 
 def test_who_is_still_to_be_asked_changes_nothing() -> None:
@@ -64,7 +64,7 @@ def test_who_is_still_to_be_asked_changes_nothing() -> None:
     fleet.put("old", "m")
     fleet.put("fresh")
     assert fleet.model_of() == "m"
-    fleet.replicas.listed("fresh", ServedNames({"n": "n"}))
+    fleet.replicas.set_listed("fresh", ServedNames({"n": "n"}))
     assert fleet.model_of() is None
 
 

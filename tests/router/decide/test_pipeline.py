@@ -15,7 +15,7 @@ from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.outliers.answers import Verdict
 
 
@@ -257,11 +257,11 @@ class TestPairs:
     def test_a_role_that_changes_counts_from_the_next_request_on(self) -> None:
         """The hash ring, keyed by the membership's token, is kept where the same replicas remain."""
         edge = self.edge()
-        token = edge.replicas.membership("").token
+        token = edge.replicas.memberships.of("").token
         edge.put("q", 2, role=Role.PREFILL)
-        assert edge.replicas.membership("").token == token
+        assert edge.replicas.memberships.of("").token == token
         edge.put("q", 2, role=Role.BOTH)
-        assert edge.replicas.membership("").token != token
+        assert edge.replicas.memberships.of("").token != token
 
 
 def test_a_models_limit_on_silence_is_part_of_its_answers() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pointsman.contract.registration import Registration
 from pointsman.router.fleet.models import ModelCatalog
-from pointsman.router.fleet.replicas import ReplicaRegistry, ServedNames
+from pointsman.router.fleet.replica import ServedNames
+from pointsman.router.fleet.replicas import ReplicaRegistry
 
 
 class Fleet:
@@ -21,7 +22,7 @@ class Fleet:
         self.catalog.put(name, {str(card["id"]): card for card in cards})
         models = {str(card["id"]): str(card["id"]) for card in cards if not card.get("parent")}
         adapters = frozenset(str(card["id"]) for card in cards if card.get("parent"))
-        self.replicas.listed(name, ServedNames(models, adapters))
+        self.replicas.set_listed(name, ServedNames(models, adapters))
 
 
 def test_cards_are_shown_as_replicas_gave_them() -> None:

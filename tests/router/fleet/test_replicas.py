@@ -3,10 +3,10 @@
 import pytest
 
 from pointsman.contract.registration import Registration
-from pointsman.router.errors import LimitError, RegistrationError, SupersededError
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry, ServedNames
+from pointsman.router.errors import LimitError, SupersededError
+from pointsman.router.fleet.replica import Health, ServedNames
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.saved import SavedReplica
-from pointsman.router.watch.endpoints import EndpointResolver, parse_endpoint
 
 
 def put(registry: ReplicaRegistry, name: str, *, port: int = 8000, model: str = "", ttl_s: float | None = None,
@@ -20,7 +20,7 @@ def put(registry: ReplicaRegistry, name: str, *, port: int = 8000, model: str = 
 
 
 def names(registry: ReplicaRegistry, model: str = "") -> list[str]:
-    return [registry.ids[slot] for slot in registry.membership(model).slots.tolist()]
+    return [registry.ids[slot] for slot in registry.memberships.of(model).slots.tolist()]
 
 
 def test_a_replica_serves_once_its_health_check_passed() -> None:
@@ -45,36 +45,6 @@ def test_a_draining_replica_is_not_eligible_until_it_restarts_elsewhere() -> Non
     assert names(registry) == ["a"]
 
 
-def test_membership_is_by_model_and_an_unnamed_replica_serves_any() -> None:
-    """Known models narrow; an unknown request model may go anywhere."""
-    registry = ReplicaRegistry()
-    put(registry, "q1", model="qwen")
-    put(registry, "l1", model="llama")
-    put(registry, "any")
-    assert names(registry, "qwen") == ["q1", "any"]
-    assert names(registry, "llama") == ["l1", "any"]
-    assert names(registry) == ["q1", "l1", "any"]
-    assert names(registry, "other") == ["any"]
-
-
-def test_a_membership_keeps_its_token_while_it_is_the_same() -> None:
-    """A replica that goes and comes back gives the same members; a policy's ring for them stays good or is rebuilt,
-    but two different memberships never share a token."""
-    registry = ReplicaRegistry()
-    put(registry, "a")
-    put(registry, "b")
-    both = registry.membership("")
-    put(registry, "a", now_s=5.0)
-    assert registry.membership("").token == both.token
-    registry.set_health("b", Health.DOWN)
-    alone = registry.membership("")
-    assert alone.token != both.token
-    registry.remove("b")
-    assert registry.membership("").token == alone.token
-    put(registry, "c")  # takes b's slot
-    assert registry.membership("").token not in (both.token, alone.token)
-
-
 def test_a_slot_is_cleared_before_another_replica_takes_it() -> None:
     """Owners of columns hear of it in order: removed, then added."""
     heard: list[tuple[str, int]] = []
@@ -88,27 +58,27 @@ def test_a_slot_is_cleared_before_another_replica_takes_it() -> None:
     registry.validate()
 
 
-def test_an_earlier_life_gives_way_to_a_later_one() -> None:
-    """Who comes later stands, whatever the earlier one goes on saying; without a birth it is anybody's word."""
+def test_an_earlier_incarnation_gives_way_to_a_later_one() -> None:
+    """The later one stays, however often the earlier one registers; one without a start time is never refused."""
     registry = ReplicaRegistry()
 
-    def tell(port: int, born_ms: int, *, elsewhere: bool = False) -> str:
+    def register(port: int, born_ms: int, *, remote: bool = False) -> str:
         registration = Registration(url=f"http://127.0.0.1:{port}", born_ms=born_ms)
-        return registry.put("a", registration, ("127.0.0.1", port), 0.0, elsewhere=elsewhere).url
+        return registry.put("a", registration, ("127.0.0.1", port), 0.0, remote=remote).url
 
-    assert tell(1, 100) == tell(1, 100) == "http://127.0.0.1:1"
-    assert tell(2, 200) == "http://127.0.0.1:2"
+    assert register(1, 100) == register(1, 100) == "http://127.0.0.1:1"
+    assert register(2, 200) == "http://127.0.0.1:2"
     with pytest.raises(SupersededError, match=r"'a'.*:2"):
-        tell(1, 100)
-    assert tell(2, 200) == "http://127.0.0.1:2"
-    assert tell(1, 100, elsewhere=True) == "http://127.0.0.1:1"  # What edges agree on, until the later one is heard.
-    assert tell(2, 200) == "http://127.0.0.1:2"
+        register(1, 100)
+    assert register(2, 200) == "http://127.0.0.1:2"
+    assert register(1, 100, remote=True) == "http://127.0.0.1:1"  # Until the later one registers again.
+    assert register(2, 200) == "http://127.0.0.1:2"
     assert registry.saved()[0].born_ms == 200
     again = ReplicaRegistry()
     again.restore(registry.saved()[0], 0.0)
     with pytest.raises(SupersededError):
-        again.check_life("a", 100)
-    assert tell(3, 0) == "http://127.0.0.1:3"
+        again.put("a", Registration(url="http://h:1", born_ms=100), ("10.0.0.1", 1), 0.0)
+    assert register(3, 0) == "http://127.0.0.1:3"
 
 
 def test_a_lease_ends_unless_renewed() -> None:
@@ -131,15 +101,6 @@ def test_the_registry_is_bounded() -> None:
         put(registry, "b")
 
 
-def test_unknown_models_leave_no_trace() -> None:
-    """Model names come from clients: asking for ten thousand of them remembers none."""
-    registry = ReplicaRegistry()
-    put(registry, "a", model="qwen")
-    for number in range(10_000):
-        registry.membership(f"model-{number}")
-    assert len(registry._memberships) + len(registry._published) <= 4
-
-
 def test_saved_registrations_come_back_with_their_drain_flag() -> None:
     """What was saved is what is restored; leases start afresh."""
     registry = ReplicaRegistry()
@@ -154,87 +115,29 @@ def test_saved_registrations_come_back_with_their_drain_flag() -> None:
     assert isinstance(registry.saved()[0], SavedReplica)
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "127.0.0.1:8000", "https://a:1", "http://a", "http://a:0", "http://a:99999", "http://a:1/v1", "http://:1",
-     "http://a:b", "http://[::1", "unix:///x", "http://a:1?x=1"],
-)  # fmt: skip
-def test_a_url_haproxy_cannot_connect_to_is_refused(url: str) -> None:
-    """The error shows the value and the expected form."""
-    with pytest.raises(RegistrationError, match="http://HOST:PORT"):
-        parse_endpoint(url)
-
-
-async def test_names_are_resolved_when_registered() -> None:
-    """HAProxy takes addresses only, and IPv4 is preferred."""
-    resolver = EndpointResolver()
-    assert await resolver.resolve("http://localhost:8000") == ("127.0.0.1", 8000)
-    assert await resolver.resolve("http://[::1]:8000/") == ("::1", 8000)
-    with pytest.raises(RegistrationError, match="no address"):
-        await resolver.resolve("http://no-such-host.invalid:8000")
-
-
 def listed(*models: str, adapters: tuple[str, ...] = ()) -> ServedNames:
     return ServedNames({model: model for model in models}, frozenset(adapters))
 
 
-def test_a_replica_nobody_named_is_held_back_until_it_is_asked() -> None:
-    """While others have names it is not for them; alone it may serve anything."""
-    registry = ReplicaRegistry(lists_follow=True)
-    put(registry, "new")
-    assert names(registry, "qwen") == names(registry) == ["new"]
-    put(registry, "q1", model="qwen")
-    assert names(registry, "qwen") == names(registry) == ["q1"]
-    assert registry.listed("new", listed("llama", "alias"))
-    assert names(registry, "alias") == ["new"]
-    assert names(registry) == ["new", "q1"]
-    assert registry.names() == {"qwen", "llama", "alias"}
-
-
-def test_a_replica_that_was_asked_in_vain_serves_anything() -> None:
-    """It is up, so it serves something."""
-    registry = ReplicaRegistry(lists_follow=True)
-    put(registry, "q1", model="qwen")
-    put(registry, "odd")
-    registry.listed("odd", ServedNames())
-    assert names(registry, "qwen") == ["q1", "odd"]
-    assert names(registry, "other") == ["odd"]
-
-
-def test_a_registered_model_is_all_that_is_served_there() -> None:
-    """Its owner chose among what the server lists; adapters of that model come along."""
+def test_names_of_the_fleet_are_those_of_its_replicas() -> None:
+    """A registered model hides what else its server lists."""
     registry = ReplicaRegistry(lists_follow=True)
     put(registry, "a", model="qwen")
-    registry.listed("a", listed("qwen", "llama", adapters=("sql",)))
-    assert registry.names() == {"qwen", "sql"}
-    assert not registry.serves("llama")
+    registry.set_listed("a", listed("qwen", "llama", adapters=("sql",)))
+    assert registry.memberships.names() == {"qwen", "sql"}
+    assert registry.memberships.adapters() == {"sql"}
+    assert not registry.memberships.serves("llama")
     assert names(registry, "sql") == ["a"]
-
-
-def test_aliases_of_a_registered_model_are_served_too() -> None:
-    """`--served-model-name a b` is one model."""
-    registry = ReplicaRegistry(lists_follow=True)
-    put(registry, "a", model="qwen")
-    registry.listed("a", ServedNames({"qwen": "/weights/q", "chat": "/weights/q", "llama": "/weights/l"}))
-    assert registry.names() == {"qwen", "chat"}
 
 
 def test_another_address_is_asked_anew() -> None:
     """What the old engine listed says nothing of the new one."""
     registry = ReplicaRegistry(lists_follow=True)
     put(registry, "a")
-    registry.listed("a", listed("qwen"))
+    registry.set_listed("a", listed("qwen"))
     put(registry, "a", port=9000)
     replica = registry.get("a")
     assert replica is not None and replica.names is None
-
-
-def test_a_list_that_says_the_same_changes_nothing() -> None:
-    """Memberships, and rings built on them, stay."""
-    registry = ReplicaRegistry(lists_follow=True)
-    put(registry, "a", model="qwen")
-    assert not registry.listed("a", listed("qwen"))
-    assert not registry.listed("gone", listed("qwen"))
 
 
 def test_adapters_and_health_path_survive_a_restart() -> None:
@@ -245,17 +148,3 @@ def test_adapters_and_health_path_survive_a_restart() -> None:
     (saved,) = registry.saved()
     again = ReplicaRegistry()
     assert again.restore(saved, 0.0).registration == registration
-
-
-def test_a_message_of_the_replica_renews_its_lease() -> None:
-    """As a heartbeat would; not that of an earlier life, and nothing where there is no lease."""
-    replicas = ReplicaRegistry()
-    leased = replicas.put("a", Registration(url="http://h:1", ttl_s=10.0, born_ms=5), ("10.0.0.1", 1), 0.0)
-    forever = replicas.put("b", Registration(url="http://h:2"), ("10.0.0.1", 2), 0.0)
-    assert replicas.renew(leased, 0, 5.0)
-    assert replicas.renew(leased, 6, 8.0)
-    assert not replicas.renew(leased, 4, 9.0)
-    assert not replicas.renew(forever, 0, 9.0)
-    assert (leased.lease_until_s, leased.heard_until_s, forever.lease_until_s) == (18.0, 18.0, None)
-    assert replicas.expire_leases(17.9) == []
-    assert replicas.expire_leases(18.0) == ["a"]

@@ -114,7 +114,7 @@ async def test_an_end_of_request_line_frees_the_place() -> None:
     """Also where the connection is still open: the request is over, and nobody would end what it were placed for."""
     async with full_router() as full:
         first = await full.hold("1")
-        full.router.core.apply_line(b'{"ev":"end","id":"1","srv":"<NOSRV>","st":429}', full.router.clock())
+        full.router.core.end_of_request.apply(b'{"ev":"end","id":"1","srv":"<NOSRV>","st":429}', full.router.clock())
         assert len(full.holds) == 0
         assert full.holds.outcomes == {Outcome.GONE: 1}
         first.cancel()

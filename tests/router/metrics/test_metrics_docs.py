@@ -24,8 +24,10 @@ async def test_every_exported_series_is_on_the_page() -> None:
         events = EngineEvents(epoch="e", seq=0, snapshot=True, capacity_tokens=9, load=EngineLoad())
         router.core.engine_events("r1", events, 0.0)
         line = {"ev": "end", "id": "1", "srv": "r1", "st": 200, "tr": 1, "ta": 2, "rc": "+1"}
-        router.core.apply_line(json.dumps(line).encode(), 0.0)
-        router.core.apply_line(json.dumps({"ev": "end", "id": "2", "srv": "<NOSRV>", "st": 503}).encode(), 0.0)
+        router.core.end_of_request.apply(json.dumps(line).encode(), 0.0)
+        router.core.end_of_request.apply(
+            json.dumps({"ev": "end", "id": "2", "srv": "<NOSRV>", "st": 503}).encode(), 0.0
+        )
         for policy in ("random", "no such policy"):
             await admin.put("/v1/policy", json={"policy": policy})
         text = (await admin.get("/metrics")).text

@@ -4,7 +4,8 @@ import random
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration, Role
-from pointsman.router.fleet.replicas import Health, ReplicaRegistry
+from pointsman.router.fleet.replica import Health
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.outliers.answers import Verdict
 from pointsman.router.outliers.failure_accrual import MAX_PROBES, OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
@@ -56,7 +57,7 @@ class Fleet:
 
     @property
     def eligible(self) -> set[str]:
-        return {self.replicas.ids[slot] for slot in self.replicas.membership("").slots}
+        return {self.replicas.ids[slot] for slot in self.replicas.memberships.of("").slots}
 
 
 def test_half_of_the_answers_failing_eject_a_replica() -> None:
@@ -261,7 +262,7 @@ def test_a_demoted_replica_keeps_its_share_of_the_requests() -> None:
     """Of 10,000 requests 1,000, within four standard deviations (4 * 30)."""
     fleet = Fleet()
     fleet.end("r1", Verdict.BACKPRESSURE)
-    members, rng = fleet.replicas.membership(""), random.Random(1)
+    members, rng = fleet.replicas.memberships.of(""), random.Random(1)
     kept = sum(fleet.slot("r1") in fleet.outliers.narrowed(members, "", rng).slots for _ in range(10_000))
     assert abs(kept - 1000) < 120
 
@@ -270,7 +271,7 @@ def test_a_session_stays_or_moves_as_a_whole() -> None:
     """Drawn by its key: the same answer for each of its requests, and a tenth of all sessions stay."""
     fleet = Fleet()
     fleet.end("r1", Verdict.BACKPRESSURE)
-    members, rng = fleet.replicas.membership(""), random.Random(1)
+    members, rng = fleet.replicas.memberships.of(""), random.Random(1)
     stays = [
         {fleet.slot("r1") in fleet.outliers.narrowed(members, f"s{number}", rng).slots for _ in range(3)}
         for number in range(1000)
@@ -283,9 +284,9 @@ def test_narrowed_memberships_are_the_same_object_again() -> None:
     """Policies cache rings by the token of a membership."""
     fleet = Fleet()
     fleet.end("r1", Verdict.BACKPRESSURE)
-    members = fleet.replicas.membership("")
+    members = fleet.replicas.memberships.of("")
     out = frozenset({fleet.slot("r1")})
-    first, again = fleet.replicas.without(members, out), fleet.replicas.without(members, out)
+    first, again = fleet.replicas.memberships.without(members, out), fleet.replicas.memberships.without(members, out)
     assert first is again
     assert first.token != members.token
     assert first.slots.tolist() == [slot for slot in members.slots.tolist() if slot not in out]
@@ -296,7 +297,7 @@ def test_where_all_are_demoted_none_is() -> None:
     fleet = Fleet()
     for name in ("r1", "r2", "r3", "r4"):
         fleet.end(name, Verdict.BACKPRESSURE)
-    members, rng = fleet.replicas.membership(""), random.Random(1)
+    members, rng = fleet.replicas.memberships.of(""), random.Random(1)
     assert all(fleet.outliers.narrowed(members, "", rng) is members for _ in range(100))
 
 

@@ -30,7 +30,7 @@ class Edge:
 
     def apply(self, *lines: bytes) -> None:
         for raw in lines:
-            self.core.apply_line(raw, 0.0)
+            self.core.end_of_request.apply(raw, 0.0)
 
     def place(self, request: str, **features: object) -> None:
         """A decision by KV sent a request to replica a."""

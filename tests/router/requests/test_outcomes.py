@@ -9,7 +9,7 @@ from pointsman.contract.events import Finished, FirstToken
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.kv.conversation import Conversation
-from pointsman.router.requests.table import LINGER_S
+from pointsman.router.requests.ended import LINGER_S
 
 
 def test_first_tokens_release_and_teach() -> None:

@@ -15,8 +15,9 @@ from pointsman.contract.registration import Registration, leg_id
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core, CoreConfig
+from pointsman.router.requests.ended import LINGER_S
 from pointsman.router.requests.hold_queue import Outcome
-from pointsman.router.requests.table import LINGER_S, SETTLE_S, RequestTable
+from pointsman.router.requests.table import SETTLE_S, RequestTable
 from pointsman.router.settings import LimitSettings
 
 REPLICAS = 3

@@ -12,7 +12,7 @@ from router_fixture import client_of, running_router
 
 from pointsman.router.errors import RegistrationError, ResolveError
 from pointsman.router.watch import endpoints
-from pointsman.router.watch.endpoints import EndpointResolver
+from pointsman.router.watch.endpoints import EndpointResolver, parse_endpoint
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,23 @@ async def test_a_name_not_resolved_in_time_is_503(monkeypatch: pytest.MonkeyPatc
         answer = await client.put("/v1/replicas/a", json={"url": "http://h:9"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert names.asked == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8000", "https://a:1", "http://a", "http://a:0", "http://a:99999", "http://a:1/v1", "http://:1",
+     "http://a:b", "http://[::1", "unix:///x", "http://a:1?x=1"],
+)  # fmt: skip
+def test_a_url_haproxy_cannot_connect_to_is_refused(url: str) -> None:
+    """The error shows the value and the expected form."""
+    with pytest.raises(RegistrationError, match="http://HOST:PORT"):
+        parse_endpoint(url)
+
+
+async def test_names_are_resolved_when_registered() -> None:
+    """HAProxy takes addresses only, and IPv4 is preferred."""
+    resolver = EndpointResolver()
+    assert await resolver.resolve("http://localhost:8000") == ("127.0.0.1", 8000)
+    assert await resolver.resolve("http://[::1]:8000/") == ("::1", 8000)
+    with pytest.raises(RegistrationError, match="no address"):
+        await resolver.resolve("http://no-such-host.invalid:8000")

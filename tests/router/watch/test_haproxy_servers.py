@@ -9,10 +9,10 @@ from other_task import another_task
 from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.policies.registry import build_policy
 from pointsman.router.core import Core, CoreConfig
-from pointsman.router.counts.requests import EdgeHealth
 from pointsman.router.decide.body_needs import BodyNeeds
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import SLICE_REPLICAS
 from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, WINDOW_VARIABLE, EdgeSync
@@ -60,14 +60,15 @@ class World:
         config = CoreConfig(initial_health=Health.STARTING)
         self.core = Core({"policy": "least_load"}, rng=random.Random(1), config=config)
         self.load, self.requests, self.replicas = self.core.load, self.core.requests, self.core.replicas
-        self.health = EdgeHealth()
+        self.health = self.core.edge_health
         self.readiness = Readiness("haproxy")
-        self.needs = BodyNeeds.NOTHING
         self.sync = EdgeSync(
             self.haproxy,  # type: ignore[arg-type]
-            replicas=self.replicas, load=self.load, requests=self.requests, health=self.health,
-            readiness=self.readiness, body_needs=lambda: self.needs, clock=lambda: self.now_s, interval_s=0.5,
-        )  # fmt: skip
+            self.core,
+            readiness=self.readiness,
+            clock=lambda: self.now_s,
+            interval_s=0.5,
+        )
         for number, name in enumerate(("a", "b"), 1):
             self.replicas.put(name, Registration(url=f"http://h:{number}"), ("10.0.0.1", number), 0.0)
 
@@ -151,11 +152,12 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     """A process variable is gone with its process."""
     await world.round()
     await world.round()
-    world.needs = BodyNeeds.FIELDS | BodyNeeds.PREFIX_KEYS
+    world.core.pipeline.swap_policy(build_policy({"policy": "kv_cost"}))
     await world.round()
     world.haproxy.pid = 101
     await world.round()
-    assert world.haproxy.variables == [(BODY_VARIABLE, 0), (BODY_VARIABLE, 3), (BODY_VARIABLE, 3)]
+    by_kv = BodyNeeds.FIELDS_WITHOUT_SESSION | BodyNeeds.PREFIX_KEYS
+    assert world.haproxy.variables == [(BODY_VARIABLE, needs) for needs in (0, by_kv, by_kv)]
     assert world.health.restarts_seen == 1
 
 

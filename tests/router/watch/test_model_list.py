@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pointsman.router.errors import ScrapeError
-from pointsman.router.fleet.replicas import ServedNames
+from pointsman.router.fleet.replica import ServedNames
 from pointsman.router.watch.model_list import MAX_CARDS, read_models
 
 

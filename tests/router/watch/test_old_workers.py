@@ -111,12 +111,12 @@ class World:
         self.master = FakeMaster()
         self.connections: list[FakeConnection] = []
         self.current = 0
+        self.core.end_of_request = self  # type: ignore[assignment]
         self.old = OldWorkers(
             connect=self._connect,  # type: ignore[arg-type]
             master=self.master,  # type: ignore[arg-type]
             backend="fleet",
-            end_of_request=self,  # type: ignore[arg-type]
-            requests=self.core.requests,
+            core=self.core,
             clock=lambda: 0.0,
         )
         self.start(1)

@@ -15,7 +15,7 @@ from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.router.app import Router
 from pointsman.router.core import Core, CoreConfig
-from pointsman.router.fleet.replicas import Health, ServedNames
+from pointsman.router.fleet.replica import Health, ServedNames
 from pointsman.router.settings import ScrapeSettings
 from pointsman.router.watch.scrape import ASK_AGAIN_S, MAX_PAGE_BYTES, METRICS, MODELS, Scraper
 
@@ -99,7 +99,7 @@ def test_whom_nobody_named_is_asked_again_soon() -> None:
     world = World("a", model="")
     assert world.due(failed=True) == [("a", MODELS)]
     assert world.due(ASK_AGAIN_S) == [("a", MODELS)]
-    world.replicas.listed("a", ServedNames({"m": "m"}))
+    world.replicas.set_listed("a", ServedNames({"m": "m"}))
     assert world.due(ASK_AGAIN_S) == [("a", METRICS)]
 
 
@@ -192,7 +192,7 @@ async def test_what_an_endpoint_shows_reaches_the_tables() -> None:
         stub.pages.pop("/metrics")
         await until(lambda: router.core.load.outside[0] == 0)
         assert router.scraper.results[METRICS, "failed"]
-        assert router.core.replicas.membership("tiny").slots.tolist() == [0], "what does not tell still serves"
+        assert router.core.replicas.memberships.of("tiny").slots.tolist() == [0], "what does not tell still serves"
 
 
 async def test_an_engine_with_another_start_time_has_forgotten_everything() -> None:
@@ -213,14 +213,14 @@ async def test_an_endpoint_nobody_named_waits_while_others_have_names() -> None:
         known.lists("m")
         unnamed.hangs = True
         await join(router, unnamed, "u")
-        assert router.core.replicas.membership("m").slots.tolist() == [0]
+        assert router.core.replicas.memberships.of("m").slots.tolist() == [0]
         await join(router, known, "k", model="m")
-        assert router.core.replicas.membership("m").slots.tolist() == [1]
-        assert router.core.replicas.membership("").slots.tolist() == [1]
+        assert router.core.replicas.memberships.of("m").slots.tolist() == [1]
+        assert router.core.replicas.memberships.of("").slots.tolist() == [1]
         unnamed.lists("m", "other")
         unnamed.hangs = False
-        await until(lambda: router.core.replicas.membership("m").slots.tolist() == [0, 1])
-        assert router.core.replicas.membership("other").slots.tolist() == [0]
+        await until(lambda: router.core.replicas.memberships.of("m").slots.tolist() == [0, 1])
+        assert router.core.replicas.memberships.of("other").slots.tolist() == [0]
 
 
 @pytest.mark.parametrize("page", ["no list", "x" * (MAX_PAGE_BYTES + 1)])

@@ -11,7 +11,7 @@ from pointsman.contract.pools import FleetLease, PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.engine.vllm.fleet.admin_client import AdminClient
 from pointsman.router.app import Router
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 
 
 def lease(ready: int = 1) -> FleetLease:

@@ -8,7 +8,7 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 from router_fixture import client_of, register, running_router
 
-from pointsman.router.fleet.replicas import Health
+from pointsman.router.fleet.replica import Health
 
 JSON = {"content-type": "application/json"}
 
@@ -74,7 +74,7 @@ async def test_an_earlier_life_of_a_replica_changes_nothing() -> None:
             ("DELETE", "/v1/replicas/a?born_ms=100", None),
         ):
             answer = await client.request(method, path, json=body)
-            assert answer.status_code == 409 and "later life" in answer.json()["error"]["message"]
+            assert answer.status_code == 409 and "later incarnation" in answer.json()["error"]["message"]
         view = (await client.get("/v1/replicas/a")).json()
         assert (view["url"], view["state"]) == ("http://127.0.0.1:9", "up")
         assert (await client.delete("/v1/replicas/a?born_ms=x")).status_code == 422
