@@ -218,14 +218,3 @@ class Peers:
     def held(self, replica_id: str) -> bool:
         """Whether a replica's heartbeats reached an edge that is dead: whether they go on is not known."""
         return any(replica_id in peer.holds for peer in self if not peer.alive)
-
-    def validate(self) -> None:
-        """Raises AssertionError when the columns are not the sum of what edges published."""
-        assert len(self) <= MAX_PEERS, "more edges than the limit"
-        for replica in self._replicas:
-            published = [peer.loads.get(replica.id, (0, 0, 0)) for peer in self]
-            requests, tokens, waiting = (sum(part) for part in zip((0, 0, 0), *published, strict=True))
-            slot = replica.slot
-            assert self._load.elsewhere[slot] == requests, f"{replica.id}: requests elsewhere"
-            assert self._load.elsewhere_tokens[slot] == tokens, f"{replica.id}: tokens elsewhere"
-            assert self._columns.waiting_elsewhere[slot] == waiting, f"{replica.id}: waiting elsewhere"

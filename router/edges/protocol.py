@@ -286,12 +286,6 @@ class EdgeProtocol:
         """Ends edges that are silent; their ids."""
         return self.peers.sweep(now_s)
 
-    def validate(self) -> None:
-        """Raises AssertionError when an owner contradicts itself."""
-        self.peers.validate()
-        self.registrations.validate()
-        self.outbox.validate()
-
 
 def _state(known: Conversation, names: Names, now_s: float, was: Name | None = None) -> ConversationState:
     """A conversation as it is published."""

@@ -105,11 +105,3 @@ class SharedReplicas:
             if len(self._gone) > MAX_GONE:
                 first = next(iter(self._gone))
                 del self._gone[first], self._agreed[first]
-
-    def validate(self) -> None:
-        """Raises AssertionError when the registry, with no change left to publish, differs from the agreed records."""
-        if self.changed:
-            return
-        here = {saved.id: saved for saved in self._replicas.saved()}
-        agreed = {r.id: r.replica for r in self._agreed.values() if r.replica is not None and r.id not in self._refused}
-        assert here == agreed, f"registry {sorted(here)}, agreed {sorted(agreed)}"

@@ -87,8 +87,3 @@ class CacheMirror:
             self._held -= tokens
             gone.append(key)
         return gone
-
-    def validate(self) -> None:
-        """Raises AssertionError when the sum is wrong (tests call it after every step)."""
-        assert self._held == sum(self._weights.values()), "the sum is not that of its keys"
-        assert self._held <= self.limit or not self._weights, "more tokens than the limit"

@@ -26,7 +26,6 @@ its share of the footprint is what it brought.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, takewhile
 
@@ -389,24 +388,6 @@ class Conversations:
         self._of_slot[known.slot] -= 1
         known.slot, known.home, known.in_flight = NO_SLOT, "", 0
         known.before = known.pending = None
-
-    def validate(self) -> None:
-        """Raises AssertionError when table and column disagree."""
-        footprint = self._columns.signals.footprint
-        known = self._known.values()
-        own, count = [0] * len(footprint), Counter[int]()
-        for one in known:
-            own[one.slot] += one.own if one.live else 0
-            count[one.slot] += 1
-        assert footprint.tolist() == own, f"the column says {footprint.tolist()}, the table {own}"
-        assert Counter(self._of_slot) == count, f"counted {self._of_slot}, there are {count}"
-        assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
-        for phase, table in zip(Phase, self._in_phase, strict=True):
-            assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
-        assert all(one.slot != NO_SLOT for one in known), "a dropped conversation in the table"
-        assert all(one.home == self._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
-        assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
-        assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
 
 
 def _set_aside(known: Conversation) -> None:

@@ -67,10 +67,6 @@ class KVOutbox:
         """Everything was sent."""
         self.expected, self.conversations, self.dropped, self._keys = [], {}, set(), 0
 
-    def validate(self) -> None:
-        """Raises AssertionError when more waits than may."""
-        assert len(self) <= self._max, "more waits for the next batch than the limit"
-
     def _bound(self) -> None:
         if len(self) > self._max:
             self.clear()

@@ -113,13 +113,3 @@ class PrefillBacklog:
             self.release(entry)
         self._busy_until_s.pop(slot, None)
         self._late_s.pop(slot, None)
-
-    def validate(self) -> None:
-        """Raises AssertionError when entries and column disagree."""
-        waiting = self._columns.signals.waiting - self._columns.waiting_elsewhere
-        own = [0] * len(waiting)
-        entries = [entry for _, _, entry in self._due if entry.open]
-        for entry in entries:
-            own[entry.slot] += entry.tokens
-        assert waiting.tolist() == own, f"the column says {waiting.tolist()}, the entries {own}"
-        assert len(entries) == self._open, "an open entry that will never be due"

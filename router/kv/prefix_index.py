@@ -372,16 +372,3 @@ class PrefixIndex:
                 alive = bits & ~self._dead
                 if alive:
                     yield key, list(map(int, self._slots(alive)))
-
-    def validate(self) -> None:
-        """Raises AssertionError when the index contradicts itself (tests call it after every step)."""
-        assert not self._recent.keys() & self._older.keys(), "a key is in both layers"
-        assert len(self) <= self._max_keys, "more keys than the limit"
-        assert len(self._expected) <= self._max_expected, "more expectations than the limit"
-        assert self._marked == sum(len(mark[2]) for mark in self._marks) <= MAX_MARKED_KEYS, "marks are miscounted"
-        masks = list(self._masks.values())
-        assert len(set(masks)) == len(masks), "two slots share a bit"
-        assert not any(mask & self._dead for mask in masks), "a live slot's bit is dead"
-        assert all(self._slot_of_bit[mask.bit_length() - 1] == slot for slot, mask in self._masks.items()), "bits stale"
-        for layer in (self._recent, self._older, self._expected):
-            assert 0 not in layer.values(), "a key nobody holds"

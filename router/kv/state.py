@@ -322,9 +322,3 @@ class KVState:
         self.index.expire(now_s)
         self.conversations.expire(now_s)
         self._is_silence_known = self.conversations.silence.is_known
-
-    def validate(self) -> None:
-        """Raises AssertionError when an owner contradicts itself (tests call it after every step)."""
-        self.index.validate()
-        self.backlog.validate()
-        self.conversations.validate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
@@ -51,7 +52,7 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
     assert core.load.in_flight[slot] == 0 and len(core.requests) == 0
     known = core.kv.conversations.get("s")
     assert known is not None and (known.slot, known.tokens) == (slot, 950)
-    core.validate()
+    check(core)
 
 
 def test_whoever_follows_a_slot_sees_it_whole() -> None:
@@ -65,7 +66,7 @@ def test_whoever_follows_a_slot_sees_it_whole() -> None:
     assert seen == [("added", 0), ("removed", 1)]
     assert core.load.in_flight[slot] == 0
     core.requests.end("r", 1.0)
-    core.validate()
+    check(core)
 
 
 def test_changes_of_registry_and_policy_are_called_out() -> None:
@@ -105,7 +106,7 @@ def test_a_sweep_ends_what_is_overdue() -> None:
         assert core.sweep(at_s, lambda replica: True).reservations == ended
     assert (len(core.requests), core.load.expired) == (0, 2)
     assert core.sweep(7.0).leases == ["a"]
-    core.validate()
+    check(core)
 
 
 def test_a_process_that_was_stopped_takes_no_replica_for_dead() -> None:

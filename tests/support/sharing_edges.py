@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from invariants import check
+
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision
@@ -109,8 +111,8 @@ class SharingEdge:
         }
 
     def validate(self) -> None:
-        self.core.validate()
-        self.protocol.validate()
+        check(self.core)
+        check(self.protocol)
 
 
 def settle(

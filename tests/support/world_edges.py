@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from faulty_store import FaultyStore, StoreClient
+from invariants import check
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.errors import PolicyError
@@ -118,8 +119,8 @@ class WorldEdge:
         return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
 
     def validate(self) -> None:
-        self.core.validate()
-        self.protocol.validate()
+        check(self.core)
+        check(self.protocol)
 
 
 class Site:

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
@@ -61,7 +62,7 @@ class Edge:
     def over(self, request: str, status: int, now_s: float = 0.0) -> None:
         """HAProxy's line."""
         self.core.requests.end(request, now_s, served=200 <= status < 300)
-        self.core.validate()
+        check(self.core)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,9 @@ def test_a_reservation_that_fails_leaves_nothing() -> None:
     assert "r" not in core.requests
     core.requests.reserve("r", 0, 10**30, 0.0)
     assert core.load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
-    core.validate()
+    check(core)
     core.requests.end("r", 0.0)
-    core.validate()
+    check(core)
 
 
 def test_a_long_prompt_counts_whole_from_its_first_token_on() -> None:

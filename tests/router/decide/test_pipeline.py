@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, FirstToken
 from pointsman.contract.registration import Registration, Role
@@ -202,7 +203,7 @@ class TestPairs:
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
         edge.core.requests.end("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
-        edge.core.validate()
+        check(edge.core)
 
     def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
         """In front of others on the prefill replica alone, until it reports the leg's first token."""
@@ -219,7 +220,7 @@ class TestPairs:
         assert edge.kv.times.observations == 1, "what the decode replica waited for is not its own prefill"
         edge.core.requests.end("r", 0.3)
         edge.core.sweep(100.0)
-        edge.core.validate()
+        check(edge.core)
 
     def test_prefill_replicas_take_no_requests(self) -> None:
         """Not even when nothing else is there."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariants import check
 from sharing_edges import SharingEdge, StreamStore, repeat, settle
 
 from pointsman.policies.candidates import NO_SLOT
@@ -40,7 +41,7 @@ class Table:
                 self.table.add_slot(slot, fact)
         elif fact[0] in self.slots:
             self.table.engine_started(self.slots[fact[0]], fact[1])
-        self.table.validate()
+        check(self.table)
 
     def leave(self, replica: str) -> None:
         slot = self.slots.pop(replica)
@@ -133,7 +134,7 @@ def test_requests_that_were_placed_before_the_drop_change_nothing() -> None:
         table.table.told(known, slot, 40, 999, 1)
         table.table.served_by(known, known.stands, 2)
         table.table.ended(known, 1.0)
-        table.table.validate()
+        check(table.table)
         table.learn("r1")
         table.learn(state("x", "r1", 1, tokens=20))
     again = table.table.get("x")

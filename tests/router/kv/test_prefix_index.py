@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from invariants import check
 
 from pointsman.router.kv import prefix_index
 from pointsman.router.kv.prefix_index import MAX_LEVELS, PrefixIndex
@@ -87,7 +88,7 @@ def test_tidying_frees_what_the_dead_held() -> None:
         index.stored(0, 7)
         while index.tidy(100):
             assert depths(index, [500, 501]) == {1: 1}
-            index.validate()
+            check(index)
     assert len(index) == 501
     assert index._bits <= 4
 
@@ -114,7 +115,7 @@ def test_expectations_are_bounded() -> None:
     index = make_index(max_expected_keys=10)
     for number in range(5):
         index.expect(0, tuple(range(4 * number, 4 * number + 4)), 0, end_s=float(number))
-        index.validate()
+        check(index)
     assert depths(index, [16, 17, 18, 19]) == {0: 3}
     assert depths(index, [0, 1]) == {}
 
@@ -128,7 +129,7 @@ def test_what_is_remembered_of_expectations_is_bounded(monkeypatch: pytest.Monke
         index.expect(0, keys, 0, end_s=30.0)
         for key in keys:
             index.stored(0, key)
-        index.validate()
+        check(index)
         assert len(index._marks) <= 10
     assert depths(index, [0, 1, 2, 3]) == {0: 3}
 
@@ -145,7 +146,7 @@ def test_at_the_limit_what_is_in_use_stays() -> None:
     assert depths(index, hot) == {1: 39}
     assert len(index) == 1000
     assert index.evicted_by_limit == 9040
-    index.validate()
+    check(index)
 
 
 def test_a_snapshot_is_of_confirmed_residency() -> None:
@@ -273,7 +274,7 @@ class AgainstSets(RuleBasedStateMachine):
 
     @invariant()
     def answers_agree(self) -> None:
-        self.index.validate()
+        check(self.index)
         for chain in CHAINS:
             wanted = {}
             for slot in range(12):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from invariants import check
 from reporting_fleet import CHAIN, ReportingFleet
 
 from pointsman.contract.events import Finished, FirstToken
@@ -28,7 +29,7 @@ def test_somebody_else_may_size_an_endpoint() -> None:
     fleet = ReportingFleet()
     fleet.kv.set_scraped_capacity(2, 7_000)
     assert fleet.kv.signals.capacity[:3].tolist() == [100_000, 100_000, 7_000]
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
@@ -55,7 +56,7 @@ def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
     kv.set_scraped_capacity(3, 9_000)
     fleet.ask("r4", 8, slot=3)
     assert kv.index.expected == 8
-    kv.validate()
+    check(kv)
 
 
 def test_a_decision_is_expected_to_come_true() -> None:
@@ -134,7 +135,7 @@ def test_another_epoch_forgets_the_first_life() -> None:
     assert fleet.ask("r3", 9, session="s").conversation is None
     assert fleet.kv.columns.time_ms(0, 1000) == learned
     assert fleet.kv.counters.restarts == 1
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_a_slot_changes_hands_clean() -> None:
@@ -148,7 +149,7 @@ def test_a_slot_changes_hands_clean() -> None:
     assert fleet.kv.index.match(CHAIN) == []
     assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
     fleet.requests.first_token("r1", 0.5)
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_regret_is_what_a_better_holder_held() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from invariants import check
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.kv.columns import KVColumns
@@ -34,12 +35,12 @@ class Table:
             tokens=tokens, resident=0, prompt_bytes=4 * tokens, now_s=0.0,
         )  # fmt: skip
         assert known is not None
-        table.validate()
+        check(table)
         return known, known.stands
 
     def over(self, turn: tuple[Conversation, int], *, served: bool, now_s: float = 1.0) -> None:
         self.conversations.ended(turn[0], now_s, turn[1], served=served)
-        self.conversations.validate()
+        check(self.conversations)
 
     @property
     def footprint(self) -> list[float]:

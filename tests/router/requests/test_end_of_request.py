@@ -6,6 +6,7 @@ import random
 
 import pytest
 from candidates import make_candidates
+from invariants import check
 from ring_line import line
 
 from pointsman.contract.registration import Registration
@@ -186,7 +187,7 @@ def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
     edge.place("r1", session="s", body_bytes=400)
     assert edge.kv.conversations.live == 1
     edge.apply(line(id="r1", st=st, ts="CH"))
-    edge.core.validate()
+    check(edge.core)
     assert edge.kv.conversations.live == live
     assert (edge.kv.conversations.get("s") is not None) == live
     assert (edge.kv.signals.footprint[0] > 0) == live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from invariants import check
 from reporting_fleet import CHAIN, ReportingFleet
 
 from pointsman.contract.events import Finished, FirstToken
@@ -60,7 +61,7 @@ def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
     fleet.ask("r3", 6, slot=1, session="other", now_s=2.0)
     for request in ("r2", "r3"):
         fleet.requests.end(request, 3.0, served=False)
-        fleet.core.validate()
+        check(fleet.core)
     assert fleet.kv.conversations.live == 1
     assert fleet.kv.signals.footprint[0] > 0
     assert fleet.kv.signals.footprint[1] == 0
@@ -112,7 +113,7 @@ def test_who_served_is_the_home() -> None:
     assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
     known = fleet.ask("r2", 8, session="s").conversation
     assert known is not None and known.slot == 2 and not known.under_way
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_who_served_an_earlier_turn_is_not_the_home() -> None:
@@ -123,7 +124,7 @@ def test_who_served_an_earlier_turn_is_not_the_home() -> None:
     fleet.requests.end("r1", 1.0, served_by=2)
     known = fleet.kv.conversations.get("s")
     assert known is not None and (known.home, known.turn, known.tokens) == ("r0", 2, 2000)
-    fleet.core.validate()
+    check(fleet.core)
 
 
 @pytest.mark.parametrize("came_back", [False, True])
@@ -141,7 +142,7 @@ def test_who_served_and_restarted_since_is_no_home(came_back: bool) -> None:
     fleet.ask("r2", 8, slot=2, session="s")
     fleet.requests.end("r2", 2.0)
     assert fleet.kv.conversations.get("s") is not None
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
@@ -153,7 +154,7 @@ def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
     assert fleet.kv.index.holds(0, CHAIN[7])
     fleet.tell(0, finished=[Finished("r1", 1000, 10)])
     assert [fleet.kv.index.holds(0, key) for key in CHAIN[:8]] == [True] * 3 + [False] * 5
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
@@ -165,4 +166,4 @@ def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
     fleet.core.replicas.remove("r0")
     fleet.requests.end("q0", 1.0, served=False)
     assert fleet.kv.index.match((11,))
-    fleet.core.validate()
+    check(fleet.core)
