@@ -98,7 +98,7 @@ class Rounds:
         names: dict[Kind, Sequence[Name]] = {
             Kind.REPLICA: self._registrations.ids(),
             Kind.SESSION: self._sessions.names(),
-            Kind.CONVERSATION: self._conversations.names(),
+            Kind.CONVERSATION: list(self._conversations.by_name),
         }
         self._left = chain.from_iterable(zip(repeat(kind), some, strict=False) for kind, some in names.items())
         self._left_count = sum(map(len, names.values()))
@@ -109,7 +109,7 @@ class Rounds:
 
     def _add(self, part: Part, kind: Kind, name: Name) -> None:
         if kind is Kind.CONVERSATION:
-            known = self._conversations.get(name)
+            known = self._conversations.by_name.get(name)
             if known is not None and not (known.writer and self._is_alive(known.writer)):
                 part.conversations.append(known)
         elif kind is Kind.SESSION:

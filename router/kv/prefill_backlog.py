@@ -86,7 +86,7 @@ class PrefillBacklog:
         self._columns.add_waiting(slot, -entry.tokens)
         if first_s >= 0:
             self._late_s[slot] = max(0.0, first_s - entry.done_s)
-        if not self._columns.waiting(slot):
+        if not self._columns.cells.waiting[slot]:
             self._busy_until_s.pop(slot, None)
         if len(self._due) > 64 + 2 * self._open:
             self._due = [due for due in self._due if due[2].open]

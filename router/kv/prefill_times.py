@@ -58,14 +58,14 @@ class PrefillTimes:
 
     def typical_ms(self, slot: int) -> float:
         """Time to prefill `TYPICAL_TOKENS` there, in milliseconds; 0 where nothing was observed."""
-        return self._columns.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
+        return self._columns.signals.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
 
     def observe(self, slot: int, tokens: int, took_ms: float) -> None:
         """`tokens` uncached tokens took so long to the first token, with nothing in front of them."""
         if tokens < 1 or took_ms < 0:
             return
         self.observations += 1
-        predicted_ms = max(FLOOR_MS, self._columns.time_ms(slot, tokens))
+        predicted_ms = max(FLOOR_MS, self._columns.signals.time_ms(slot, tokens))
         error = abs(math.log(max(FLOOR_MS, took_ms) / predicted_ms))
         usual = self._errors.get(slot, error)
         self._errors[slot] = usual + ERROR_WEIGHT * (error - usual)
@@ -79,8 +79,8 @@ class PrefillTimes:
             for j in range(3):
                 matrix[i][j] = MEMORY * matrix[i][j] + weight * powers[i] * powers[j]
         # The prior weighs as one observation does, at the scale of this replica.
-        empty_ms = max(PRIOR_BASE_MS, self._columns.time_ms(slot, 1))
-        full_ms = max(PRIOR_PER_TOKEN_MS * SCALE, self._columns.time_ms(slot, SCALE))
+        empty_ms = max(PRIOR_BASE_MS, self._columns.signals.time_ms(slot, 1))
+        full_ms = max(PRIOR_PER_TOKEN_MS * SCALE, self._columns.signals.time_ms(slot, SCALE))
         base, linear, square = _fit(matrix, vector, (empty_ms**-2, full_ms**-2, full_ms**-2))
         self._columns.set_times(slot, base, max(MIN_PER_TOKEN_MS, linear / SCALE), square / SCALE**2)
 

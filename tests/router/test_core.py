@@ -43,14 +43,14 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
     report(core, "a", capacity_tokens=10_000)
     decision = core.decide(RequestFeatures(request_id="r", session="s", body_bytes=4000), 0.0)
     assert decision.first == "a"
-    assert (core.load.in_flight[slot], core.kv.signals.waiting[slot]) == (1, 1000)
+    assert (core.load.in_flight[slot], core.kv.columns.signals.waiting[slot]) == (1, 1000)
     report(core, "a", 1, now_s=1.0, first=[FirstToken("r", 900, 0, 30.0)])
-    assert (core.load.in_flight[slot], core.kv.signals.waiting[slot]) == (1, 0)
+    assert (core.load.in_flight[slot], core.kv.columns.signals.waiting[slot]) == (1, 0)
     report(core, "a", 2, now_s=2.0, finished=[Finished("r", 900, 50)])
     assert core.load.in_flight[slot] == 1, "until HAProxy's line"
     core.apply_line(b'{"ev":"end","id":"r","srv":"a","first":"a","st":200,"tr":1,"ta":9,"routed":"1"}', 2.0)
     assert core.load.in_flight[slot] == 0 and len(core.requests) == 0
-    known = core.kv.conversations.get("s")
+    known = core.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.tokens) == (slot, 950)
     check(core)
 
@@ -58,7 +58,7 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
 def test_whoever_follows_a_slot_sees_it_whole() -> None:
     """Added once every table has it, removed while every table still has it."""
     core, seen = make_core(), []
-    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.cursor(slot).past))))
+    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.cursors[slot].past))))
     core.on_slot_removed.append(lambda slot: seen.append(("removed", int(core.load.in_flight[slot]))))
     slot = register(core, "a")
     core.decide(RequestFeatures(request_id="r"), 0.0)

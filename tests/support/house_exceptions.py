@@ -86,16 +86,12 @@ TESTED_BY: dict[str, str] = {
 of. A name that ends in a slash is all of a folder."""
 
 CONSTRUCTORS: dict[str, str] = {
-    "policies/candidates.py:KVSignals": "columns, each named where it is built",
     "router/watch/haproxy_servers.py:EdgeSync": "both sides that it compares",
 }
 """Classes that are built from more than eight arguments."""
 
 LARGE_CLASSES: dict[str, str] = {
     "router/fleet/replicas.py:ReplicaRegistry": "the registry and its memberships",
-    "router/kv/conversations.py:Conversations": "one table, with what it replicates",
-    "router/kv/prefix_index.py:PrefixIndex": "two layers of one index, hot",
-    "router/kv/state.py:KVState": "reads and writes seven tables as one",
     "router/outliers/table.py:OutlierTable": "rules of one table",
     "router/requests/table.py:RequestTable": "the one life of a request, from reservation to end",
     "simulator/fleet.py:VirtualFleet": "a fleet on a virtual clock",
@@ -109,6 +105,5 @@ FUNCTIONS: dict[str, str] = {
     "router/app.py:Router.running": "opens, in the order of closing",
     "router/core.py:Core.__init__": "wiring, a part a line",
     "router/fleet/replicas.py:ReplicaRegistry.put": "one straight line of steps",
-    "router/kv/state.py:KVState.place": "one straight line of steps",
 }
 """Functions of more than sixty lines."""

@@ -45,13 +45,15 @@ def _(kv: KVState) -> None:
 def _(index: PrefixIndex) -> None:
     assert not index._recent.keys() & index._older.keys(), "a key is in both layers"
     assert len(index) <= index._max_keys, "more keys than the limit"
-    assert len(index._expected) <= index._max_expected, "more expectations than the limit"
-    assert index._marked == sum(len(mark[2]) for mark in index._marks) <= MAX_MARKED_KEYS, "marks are miscounted"
+    assert len(index.expectations.sets) <= index.expectations._limit, "more expectations than the limit"
+    assert index.expectations._marked == sum(len(mark[2]) for mark in index.expectations._marks) <= MAX_MARKED_KEYS, (
+        "marks are miscounted"
+    )
     masks = list(index._masks.values())
     assert len(set(masks)) == len(masks), "two slots share a bit"
     assert not any(mask & index._dead for mask in masks), "a live slot's bit is dead"
     assert all(index._slot_of_bit[mask.bit_length() - 1] == slot for slot, mask in index._masks.items()), "bits stale"
-    for layer in (index._recent, index._older, index._expected):
+    for layer in (index._recent, index._older, index.expectations.sets):
         assert 0 not in layer.values(), "a key nobody holds"
 
 
@@ -70,19 +72,19 @@ def _(backlog: PrefillBacklog) -> None:
 @check.register
 def _(table: Conversations) -> None:
     footprint = table._columns.signals.footprint
-    known = table._known.values()
+    known = table.by_name.values()
     own, count = [0] * len(footprint), Counter[int]()
     for one in known:
         own[one.slot] += one.own if one.live else 0
         count[one.slot] += 1
     assert footprint.tolist() == own, f"the column says {footprint.tolist()}, the table {own}"
     assert Counter(table._of_slot) == count, f"counted {table._of_slot}, there are {count}"
-    assert all(name == one.name for name, one in table._known.items()), "a conversation under another's name"
+    assert all(name == one.name for name, one in table.by_name.items()), "a conversation under another's name"
     for phase, some in zip(Phase, table._in_phase, strict=True):
-        assert all(one.phase is phase and table._known[name] is one for name, one in some.items()), f"{phase!r}"
+        assert all(one.phase is phase and table.by_name[name] is one for name, one in some.items()), f"{phase!r}"
     assert all(one.slot != NO_SLOT for one in known), "a dropped conversation in the table"
     assert all(one.home == table._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
-    assert sum(map(len, table._in_phase)) == len(table), "a conversation in no phase, or in two"
+    assert sum(map(len, table._in_phase)) == len(table.by_name), "a conversation in no phase, or in two"
     assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
 
 

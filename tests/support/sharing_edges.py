@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from invariants import check
+from residency import residents
 
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
@@ -102,11 +103,11 @@ class SharingEdge:
         return {
             "replicas": sorted((r.id, r.url, r.draining) for r in self.replicas),
             "in_flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
-            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
-            "footprint": {r.id: float(self.kv.signals.footprint[r.slot]) for r in self.replicas},
+            "waiting": {r.id: float(self.kv.columns.signals.waiting[r.slot]) for r in self.replicas},
+            "footprint": {r.id: float(self.kv.columns.signals.footprint[r.slot]) for r in self.replicas},
             "sessions": {session: replica for session, replica, _ in self.sessions},
-            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
-            "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in self.kv.index.snapshot()},
+            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations.by_name.values()},
+            "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in residents(self.kv.index).items()},
             "document": self.document,
         }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from faulty_store import FaultyStore, StoreClient
 from invariants import check
+from residency import residents
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.errors import PolicyError
@@ -116,7 +117,7 @@ class WorldEdge:
     def resident(self, replica_id: str) -> list[int]:
         """Confirmed prefix keys of a replica."""
         slot = self.replicas.slot_of(replica_id)
-        return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
+        return sorted(key for key, slots in residents(self.kv.index).items() if slot in slots)
 
     def validate(self) -> None:
         check(self.core)

@@ -104,7 +104,7 @@ def test_what_generates_nothing_goes_by_load_alone() -> None:
         assert edge.load.in_flight_tokens.sum() > 1000
         edge.ask("3", session="new", generates=False)
         assert edge.sessions.get("new", 0.0, 10.0) is None
-        assert [conversation.name for conversation in edge.kv.conversations] in ([], ["s"])
+        assert [conversation.name for conversation in edge.kv.conversations.by_name.values()] in ([], ["s"])
 
 
 def test_policies_without_pins_leave_the_table_alone() -> None:
@@ -210,10 +210,10 @@ class TestPairs:
         edge = self.edge("kv_cost")
         edge.ask("r", body_bytes=self.LONG)
         slots = [edge.replicas.get(name).slot for name in "dp"]  # type: ignore[union-attr]
-        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 10_000]
+        assert [edge.kv.columns.cells.waiting[slot] for slot in slots] == [0, 10_000]
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r.prefill", 9000, 0, 200.0)])
         edge.core.engine_events("p", told, 0.1)
-        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 0]
+        assert [edge.kv.columns.cells.waiting[slot] for slot in slots] == [0, 0]
         assert edge.kv.times.observations == 1
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r", 9000, 0, 900.0)])
         edge.core.engine_events("d", told, 0.2)

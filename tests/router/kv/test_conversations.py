@@ -66,7 +66,7 @@ class TestConversations:
         assert found is not None and found.slot == 0
         assert table.find("", (1, 2, 9), 1) is None
         place(table, "", 1, (1, 2, 3, 5, 6, 7), tokens=600)
-        assert len(table) == 1
+        assert len(table.by_name) == 1
         assert place(table, "", 0, (), tokens=5) is None
 
     def test_the_silent_are_forgotten(self) -> None:
@@ -79,7 +79,7 @@ class TestConversations:
         answered(table, "x", now_s=3.0)
         assert [table.expire(12.0), table.expire(12.5), table.expire(13.0)] == [2, 0, 1]
         assert columns.signals.footprint[0] == 1000
-        assert len(table) == 1
+        assert len(table.by_name) == 1
         check(table)
 
     def test_lone_requests_do_not_count_for_a_whole_ttl(self) -> None:
@@ -89,7 +89,7 @@ class TestConversations:
         for number in range(100):
             answered(table, f"s{number}", tokens=1000, now_s=number / 20)
         table.expire(6.0)
-        assert (len(table), table.live) == (100, 0)
+        assert (len(table.by_name), table.counts()[0]) == (100, 0)
         assert columns.signals.footprint[0] == 0
         check(table)
 
@@ -107,7 +107,7 @@ class TestConversations:
         assert columns.signals.footprint[0] == 700
         table.expire(2003.0)
         assert (columns.signals.footprint[0], dormant.live, dormant.counted_tokens) == (0, False, 0)
-        assert (len(table), table.live) == (1, 0)
+        assert (len(table.by_name), table.counts()[0]) == (1, 0)
         assert table.find("d", (), -1) is dormant
         answered(table, "d", tokens=800, now_s=2030.0)
         assert (columns.signals.footprint[0], dormant.live) == (800, True)
@@ -190,5 +190,5 @@ class TestConversations:
                 table.clear_slot(slot)
             table.expire(float(at))
             check(table)
-            assert len(table) <= 3
-            assert all(one.slot != NO_SLOT for one in table._known.values())
+            assert len(table.by_name) <= 3
+            assert all(one.slot != NO_SLOT for one in table.by_name.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from residency import holds
+
 from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.policies.candidates import NOTHING_RESIDENT
 from pointsman.router.kv.mirrors import ANSWER_TOKENS, Mirrors
@@ -27,7 +29,7 @@ def make_mirrors(*sizes: int) -> tuple[Mirrors, PrefixIndex]:
 
 
 def held(index: PrefixIndex, slot: int) -> list[int]:
-    return [key for key in KEYS if index.holds(slot, key)]
+    return [key for key in KEYS if holds(index, slot, key)]
 
 
 def test_what_is_sent_there_is_held_there() -> None:

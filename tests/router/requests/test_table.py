@@ -59,7 +59,7 @@ class Edge:
 
     @property
     def waiting(self) -> list[float]:
-        return self.kv.signals.waiting[:REPLICAS].tolist()
+        return self.kv.columns.signals.waiting[:REPLICAS].tolist()
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_repeated_id_moves_its_reservation(edge: Edge) -> None:
     edge.place("a", 1, prefill=2, session="s")
     assert edge.in_flight == [0, 1, 1]
     assert edge.waiting == [0, 0, 100]
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.in_flight) == (1, 1)
     edge.requests.end("a", 1.0)
     assert edge.in_flight == edge.waiting == [0, 0, 0]
@@ -103,7 +103,7 @@ def test_requests_expire_by_age(edge: Edge) -> None:
     assert edge.core.sweep(60.0).reservations == 1
     assert "young" in edge.requests and "old" not in edge.requests
     assert edge.load.expired == 1
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is None or not known.under_way
     check(edge.core)
 
@@ -121,7 +121,7 @@ def test_line_and_report_of_an_end_come_in_either_order(edge: Edge, end_first: b
         step()
         check(edge.core)
     assert edge.in_flight == edge.waiting == [0, 0, 0]
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.tokens, known.under_way) == (100, False)
     edge.requests.expire(1.0 + LINGER_S)
     assert len(edge.requests) == 0
@@ -210,7 +210,7 @@ def test_the_table_is_bounded() -> None:
         assert len(edge.requests) <= 10
         check(edge.core)
     assert "q29" not in edge.requests and edge.load.expired > 0
-    assert sum(known.under_way for known in edge.kv.conversations) <= 10
+    assert sum(known.under_way for known in edge.kv.conversations.by_name.values()) <= 10
 
 
 def test_a_replica_that_left_takes_its_reservations_along(edge: Edge) -> None:
@@ -232,7 +232,7 @@ def test_a_limit_that_is_met_by_the_turn_before_begins_the_conversation_again() 
     edge = Edge(max_requests=1)
     edge.place("a", 0, session="s")
     edge.place("b", 1, session="s")
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.in_flight) == (1, 1)
     check(edge.core)
 
