@@ -274,7 +274,7 @@ def test_no_binary_is_in_the_tree() -> None:
 PLAIN = (
     *("contract", "policies", "haproxy", "engine", "simulator", "pointsman"),
     *("router/decide", "router/fleet", "router/fronts", "router/metrics", "router/outliers", "router/process"),
-    *("router/requests", "router/watch"),
+    *("router/requests", "router/watch", "router/edges", "router/kv"),
 )
 
 

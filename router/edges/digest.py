@@ -33,7 +33,7 @@ class Part(msgspec.Struct, frozen=True):
 async def digests(
     replicas: ReplicaRegistry, sessions: SessionTable, kv: KVState, policy: Mapping[str, Any]
 ) -> dict[str, Part]:
-    """By kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
+    """Sum up each kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
     ids = replicas.ids
     talks = list(kv.conversations.by_name.values())
     parts = {

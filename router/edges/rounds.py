@@ -29,7 +29,7 @@ MAX_PART = 2048
 
 
 class Kind(Enum):
-    """What a name in a round is the name of."""
+    """Kind of a state that a name in a round stands for."""
 
     REPLICA = 0
     SESSION = 1
@@ -76,12 +76,12 @@ class Rounds:
         """Rounds so far."""
 
     def begin_anew(self) -> None:
-        """The next part starts a round: others lost what the last one said."""
+        """Start a round with the next part: others lost what the last one said."""
         self._left_count = 0
         self._starts_s = float("-inf")
 
     def next_part(self, now_s: float) -> Part:
-        """What to repeat with the heartbeat of this moment."""
+        """Return the states to repeat with the heartbeat of this moment."""
         starts = not self._left_count
         if starts:
             if now_s < self._starts_s:

@@ -47,13 +47,13 @@ class Conversation(msgspec.Struct, gc=False):
     """Leading tokens that others brought."""
     prompt_bytes: int
     prompt_tokens: int
-    """Of the last prompt; 0 until the engine told."""
+    """Length of the last prompt; 0 until the engine told."""
     tail_at: int
     """Index of `tail` in the chain of the last prompt; -1 where that had no keys."""
     tail: int
     """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
     seen_s: float
-    """When a request of it last came or ended."""
+    """Time when a request of the conversation last came or ended."""
     turn: int = 1
     """Requests so far, by whichever edge, and those of them that went elsewhere than they were placed once more."""
     in_flight: int = 0

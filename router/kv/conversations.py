@@ -37,7 +37,7 @@ from pointsman.router.kv.conversation import DORMANT, PAUSING, UNDER_WAY, Conver
 from pointsman.router.kv.idle_timeout import Silence
 
 MAX_CONVERSATIONS = 200_000
-"""About 80 MB. When met, the longest silent go, a batch at a time."""
+"""Limit of the table, about 80 MB. When met, the longest silent go, a batch at a time."""
 
 CONVERSATION_TTL_S = 120.0
 """A conversation silent for longer is over: agents come back within seconds, people within a minute or two."""
@@ -62,12 +62,12 @@ class Conversations:
         self.by_name: dict[Name, Conversation] = {}
         """All of the table, for others to read."""
         self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
-        """Each in the order of `seen_s`, or nearly where other edges have a say."""
+        """Conversations by phase, in the order of `seen_s`, or nearly where other edges have a say."""
         self._of_slot: dict[int, int] = {}
         self._homes: dict[int, str] = {}
-        """By slot, its replica's id."""
+        """Replica id by slot."""
         self._born: dict[int, int] = {}
-        """By slot, start time of its engine where that is known, in milliseconds since 1970."""
+        """Start time of the engine by slot where that is known, in milliseconds since 1970."""
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""

@@ -19,7 +19,7 @@ PAST_EPOCHS = 4
 
 
 class EventCursor:
-    """How far the events of one engine are applied."""
+    """Place in the event stream of one engine up to which events are applied."""
 
     __slots__ = ("at", "block_tokens", "epoch", "handoffs", "in_step", "load", "past", "seq", "started")
 

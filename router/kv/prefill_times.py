@@ -24,7 +24,7 @@ OUTLIER = 0.7
 are usually large the bound is twice the usual, so that a replica unlike the prior, or one that changed, is believed."""
 
 ERROR_WEIGHT = 0.1
-"""Of one observation in the moving average of errors."""
+"""Weight of one observation in the moving average of errors."""
 
 FLOOR_MS = 5.0
 """Predictions below count as this when an error is made relative: timers are no finer."""
@@ -37,13 +37,13 @@ MIN_PER_TOKEN_MS = 1e-5
 
 _PRIOR = (PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS * SCALE, 0.0)
 _ACTIVE = sorted((active for active in product((True, False), repeat=3) if active[1]), key=sum, reverse=True)
-"""Which coefficients may differ from 0, most first; tokens always take time."""
+"""Choices of coefficients that may differ from 0, most first; tokens always take time."""
 
 Vector = list[float]
 
 
 class PrefillTimes:
-    """Fits T for each slot and writes it into the columns."""
+    """The fit of T for each slot, and its writer into the columns."""
 
     def __init__(self, columns: KVColumns) -> None:
         self._columns = columns
@@ -52,7 +52,7 @@ class PrefillTimes:
         self.observations = 0
 
     def clear_slot(self, slot: int) -> None:
-        """Another engine there: back to the prior."""
+        """Go back to the prior for a slot that another engine takes."""
         self._sums.pop(slot, None)
         self._errors.pop(slot, None)
 
@@ -61,7 +61,7 @@ class PrefillTimes:
         return self._columns.signals.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
 
     def observe(self, slot: int, tokens: int, took_ms: float) -> None:
-        """`tokens` uncached tokens took so long to the first token, with nothing in front of them."""
+        """Learn from a first token: `tokens` uncached tokens took so long, with nothing in front of them."""
         if tokens < 1 or took_ms < 0:
             return
         self.observations += 1

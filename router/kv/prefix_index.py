@@ -1,4 +1,4 @@
-"""Which replica holds which prompt prefix.
+"""Residency of prompt prefixes: which replica holds which.
 
 `PrefixIndex` owns a mirror of the replicas' caches: prefix key -> the set of replicas that hold the whole prefix the
 key names. A set is an integer with one bit a replica, so the index is one dict of integers whatever the fleet's size.
@@ -30,7 +30,7 @@ import numpy as np
 from pointsman.policies.candidates import Slots
 
 MAX_KEYS = 1_000_000
-"""About 200 MB. A replica with 500,000 tokens of KV has some 1,000 keys, so this is a fleet of hundreds."""
+"""Limit of confirmed keys, about 200 MB. 500,000 tokens of KV are some 1,000 keys, so this is a fleet of hundreds."""
 
 MAX_EXPECTED_KEYS = 262_144
 """Expectations not yet confirmed: 2,000 prompts of 128 keys. When met, the oldest prompts' go."""
@@ -48,7 +48,7 @@ MAX_LISTED_SETS = 1024
 """Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
 
 FEW_SLOTS = 16
-"""Up to so many holders are listed one by one, which is cheaper than an array."""
+"""Most holders that are listed one by one, which is cheaper than an array."""
 
 Level = tuple[int, Sequence[int] | Slots]
 
@@ -58,7 +58,7 @@ class Expectations:
 
     def __init__(self, limit: int) -> None:
         self.sets: dict[int, int] = {}
-        """By key, the replicas that are expected to hold it."""
+        """Set of replicas expected to hold a key, by key."""
         self._limit = limit
         self._marks: list[tuple[float, int, Sequence[int]]] = []
         """A heap of (end, the slot's set, keys)."""
@@ -125,7 +125,7 @@ class PrefixIndex:
         self._shared: dict[int, int] = {}
         self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
-        """By slot, the set that holds it alone."""
+        """Set of one slot alone, by slot."""
         self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
         self._bits = 0
         self._free_bits: list[int] = []

@@ -65,7 +65,7 @@ class KVState:
         self.counters = KVCounters()
         self.lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
         self.cursors: dict[int, EventCursor] = {}
-        """By slot, how far its engine is followed; for others to read."""
+        """Place in the event stream of each engine, by slot; for others to read."""
         self._starts = 0
         """Starts of engines that were seen: replicas that came, and restarts."""
         self._mirrors = Mirrors(self.index)
@@ -117,7 +117,7 @@ class KVState:
     # A decision
 
     def read(self, features: RequestFeatures, now_s: float, limit: int = MAX_PROMPT_TOKENS) -> Prompt:
-        """Predicts a prompt's length, at most `limit` tokens, and who holds how much of it."""
+        """Predict a prompt's length, at most `limit` tokens, and how much of it replicas hold."""
         self.backlog.expire(now_s)
         self.index.expectations.expire(now_s)
         keys = features.prefix_keys[:MAX_KEYS]
@@ -152,7 +152,7 @@ class KVState:
         *,
         prefill: int = NO_SLOT,
     ) -> Placement:
-        """Expects a prompt's keys on the slot a decision sent it to, and its KV in its conversation's footprint.
+        """Expect a prompt's keys on the slot a decision sent it to, and its KV in its conversation's footprint.
 
         prefill: the slot where the prompt is computed, when that is another; keys are expected on both then.
         """
@@ -238,7 +238,7 @@ class KVState:
     # What engines report
 
     def apply(self, slot: int, events: EngineEvents) -> bool:
-        """Applies what the engine on a slot reports of its keys and its load; True when it must send a snapshot."""
+        """Apply what an engine reports of its keys and its load; True when the engine must send a snapshot."""
         counters, index = self.counters, self.index
         counters.messages += 1
         feed = self.cursors[slot]

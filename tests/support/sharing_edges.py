@@ -90,7 +90,7 @@ class SharingEdge:
             store.append(self.name, outgoing.seq, outgoing.payload)
 
     def follow(self, store: StreamStore, now_s: float) -> None:
-        self.protocol.meet(store.roster(), now_s)
+        self.protocol.peers.meet(store.roster(), now_s)
         for edge, position in self.protocol.following().items():
             for seq, payload in store.after(edge, position):
                 self.protocol.receive(edge, seq, payload, now_s)
@@ -127,7 +127,7 @@ def settle(
             edge.publish(store, now_s)
         for edge in edges:
             edge.follow(store, now_s)
-            edge.protocol.sweep(now_s)
+            edge.protocol.peers.sweep(now_s)
             edge.validate()
     return now_s
 

@@ -246,7 +246,7 @@ class Fleet:
 
     def read(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         """One batch of one stream."""
-        here.protocol.meet(self.store.roster(), self.now_s)
+        here.protocol.peers.meet(self.store.roster(), self.now_s)
         position = here.protocol.following().get(there.name, 0)
         for seq, payload in self.store.after(there.name, position)[:1]:
             here.protocol.receive(there.name, seq, payload, self.now_s)

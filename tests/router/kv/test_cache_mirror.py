@@ -83,4 +83,4 @@ def test_the_sum_holds(prompts: list[tuple[int, int, int, int]], capacity: int) 
         hits += found // 2
         held -= set(mirror.hit(hits))
         check(mirror)
-        assert len(mirror) == len(held)
+        assert len(mirror._weights) == len(held)

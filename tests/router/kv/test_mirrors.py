@@ -61,7 +61,7 @@ def test_a_slot_without_a_mirror_is_left_to_others() -> None:
     assert not mirrors.enter(0, KEYS, 0, make_prompt()) and not mirrors.drop(0)
     mirrors.hit(0, 1000)
     mirrors.restarted(0)
-    assert len(mirrors) == 0 and held(index, 0) == []
+    assert not mirrors._mirrors and held(index, 0) == []
 
 
 def test_an_endpoint_that_began_again_has_room_for_all_of_the_next_prompt() -> None:
@@ -71,4 +71,4 @@ def test_an_endpoint_that_began_again_has_room_for_all_of_the_next_prompt() -> N
     mirrors.restarted(0)
     index.forget(0)
     mirrors.enter(0, KEYS, 0, make_prompt())
-    assert held(index, 0) == list(KEYS) and 0 in mirrors
+    assert held(index, 0) == list(KEYS) and 0 in mirrors._mirrors
