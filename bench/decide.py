@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.form import by_turns, median_and_best, read_options, row, show
 from bench.kv_fleet import KVFleet, make_fleet
-from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
+from pointsman.policies.candidates import NO_SLOT, Candidates, KVArrays, KVSignals
 from pointsman.policies.lib.ring import Rings
 from pointsman.policies.policy import Context, Policy
 from pointsman.policies.registry import build_policy
@@ -63,15 +63,17 @@ def make_candidates(replicas: int) -> Candidates:
         in_flight=load,
         in_flight_tokens=load * 1500 + dice.integers(0, 1500, replicas),
         kv=KVSignals(
-            waiting=(waiting := dice.integers(0, 2000, replicas).astype(float)),
-            prefill_ms=20 + 0.02 * waiting,
-            base_ms=np.full(replicas, 20.0),
-            per_token_ms=np.full(replicas, 0.02),
-            per_square_ms=np.zeros(replicas),
-            recompute_ms_per_token=np.full(replicas, 0.0224),
-            footprint=(footprint := dice.integers(0, 300_000, replicas).astype(float)),
-            capacity=np.full(replicas, 524_288.0),
-            fill=footprint / 524_288,
+            KVArrays(
+                waiting=(waiting := dice.integers(0, 2000, replicas).astype(float)),
+                prefill_ms=20 + 0.02 * waiting,
+                base_ms=np.full(replicas, 20.0),
+                per_token_ms=np.full(replicas, 0.02),
+                per_square_ms=np.zeros(replicas),
+                recompute_ms_per_token=np.full(replicas, 0.0224),
+                footprint=(footprint := dice.integers(0, 300_000, replicas).astype(float)),
+                capacity=np.full(replicas, 524_288.0),
+                fill=footprint / 524_288,
+            ),
             usage=0.3,
         ),
         prompt_tokens=4000,

@@ -52,7 +52,7 @@ class SharedFleet(RecordedFleet):
         self._turns = sum(len(session.turns) for session in trace.sessions)
         self._protocols = [self._join(number, edge) for number, edge in enumerate(self.edges)]
         for protocol in self._protocols:
-            protocol.meet([EdgeInfo(edge=other.edge) for other in self._protocols], 0.0)
+            protocol.peers.meet([EdgeInfo(edge=other.edge) for other in self._protocols], 0.0)
         self._clock.at(0.0, self._tick)
 
     def _join(self, number: int, edge: Edge) -> EdgeProtocol:
@@ -66,7 +66,7 @@ class SharedFleet(RecordedFleet):
             if outgoing is not None:
                 self.told_bytes += len(outgoing.payload)
                 self._clock.at(now_s + TRAVEL_S, partial(self._read, protocol.edge, outgoing.seq, outgoing.payload))
-            protocol.sweep(now_s)
+            protocol.peers.sweep(now_s)
         if len(self._served) < self._turns:
             self._clock.at(now_s + FLUSH_S, self._tick)
 

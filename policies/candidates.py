@@ -39,6 +39,27 @@ class Candidate(NamedTuple):
     """Estimated tokens (prompt and expected output) of the requests in flight."""
 
 
+class KVArrays(NamedTuple):
+    """The columns of `KVSignals`, by slot."""
+
+    waiting: FloatColumn
+    """Prefill backlog in tokens: uncached prompt tokens of requests that have no first token yet."""
+    prefill_ms: FloatColumn
+    """T(waiting): how long the replica needs for its prefill backlog."""
+    base_ms: FloatColumn
+    per_token_ms: FloatColumn
+    per_square_ms: FloatColumn
+    """Coefficients of `T(x) = base + per_token x + per_square x^2`, the replica's time to prefill x > 0 tokens."""
+    recompute_ms_per_token: FloatColumn
+    """T(8192) / 8192: cost of one evicted token that a large prefill computes again."""
+    footprint: FloatColumn
+    """KV that live conversations keep on the replica, in tokens; a prefix they share counts once."""
+    capacity: FloatColumn
+    """KV that fits on the replica, in tokens; inf where it is unknown."""
+    fill: FloatColumn
+    """footprint / capacity."""
+
+
 class KVCells(NamedTuple):
     """The columns of `KVSignals` to read one number at a time from: so they answer twice as fast as arrays."""
 
@@ -54,45 +75,22 @@ class KVCells(NamedTuple):
 
 
 class KVSignals:
-    """KV signals of replicas, as columns by slot. Live arrays: read them, never write or keep them."""
+    """KV signals of replicas, as the columns of `KVArrays`. Live arrays: read them, never write or keep them."""
 
-    __slots__ = (
-        "active_usage", "base_ms", "capacity", "cells", "certainty", "fill", "footprint", "per_square_ms",
-        "per_token_ms", "prefill_ms", "recompute_ms_per_token", "usage", "waiting",
-    )  # fmt: skip
+    __slots__ = ("active_usage", "cells", "certainty", "usage", *KVArrays._fields)
 
     def __init__(
-        self,
-        *,
-        waiting: FloatColumn,
-        prefill_ms: FloatColumn,
-        base_ms: FloatColumn,
-        per_token_ms: FloatColumn,
-        per_square_ms: FloatColumn,
-        recompute_ms_per_token: FloatColumn,
-        footprint: FloatColumn,
-        capacity: FloatColumn,
-        fill: FloatColumn,
-        usage: float = 0.0,
-        active_usage: float = 0.0,
-        certainty: float = 1.0,
+        self, columns: KVArrays, *, usage: float = 0.0, active_usage: float = 0.0, certainty: float = 1.0
     ) -> None:
-        self.waiting = waiting
-        """Prefill backlog in tokens: uncached prompt tokens of requests that have no first token yet."""
-        self.prefill_ms = prefill_ms
-        """T(waiting): how long the replica needs for its prefill backlog."""
-        self.base_ms = base_ms
-        self.per_token_ms = per_token_ms
-        self.per_square_ms = per_square_ms
-        """Coefficients of `T(x) = base + per_token x + per_square x^2`, the replica's time to prefill x > 0 tokens."""
-        self.recompute_ms_per_token = recompute_ms_per_token
-        """T(8192) / 8192: cost of one evicted token that a large prefill computes again."""
-        self.footprint = footprint
-        """KV that live conversations keep on the replica, in tokens; a prefix they share counts once."""
-        self.capacity = capacity
-        """KV that fits on the replica, in tokens; inf where it is unknown."""
-        self.fill = fill
-        """footprint / capacity."""
+        self.waiting, self.prefill_ms = columns.waiting, columns.prefill_ms
+        self.base_ms, self.per_token_ms, self.per_square_ms = (
+            columns.base_ms,
+            columns.per_token_ms,
+            columns.per_square_ms,
+        )
+        self.recompute_ms_per_token = columns.recompute_ms_per_token
+        self.footprint, self.capacity, self.fill = columns.footprint, columns.capacity, columns.fill
+        self.cells = KVCells(*map(_cells, columns))
         self.usage = usage
         """Share of the fleet's KV that live conversations keep, over the replicas whose capacity is known."""
         self.active_usage = active_usage
@@ -102,17 +100,6 @@ class KVSignals:
 
         Below 1 while too few pauses were observed to tell whether silent conversations go on: only those with an active
         request count then."""
-        self.cells = KVCells(
-            waiting=_cells(waiting),
-            prefill_ms=_cells(prefill_ms),
-            base_ms=_cells(base_ms),
-            per_token_ms=_cells(per_token_ms),
-            per_square_ms=_cells(per_square_ms),
-            recompute_ms_per_token=_cells(recompute_ms_per_token),
-            footprint=_cells(footprint),
-            capacity=_cells(capacity),
-            fill=_cells(fill),
-        )
 
     def time_ms(self, slot: int, tokens: float) -> float:
         """T(tokens) of the replica in a slot; 0 for no tokens."""

@@ -278,7 +278,6 @@ class Core:
         self.replicas.validate()
         self.load.validate()
         self.requests.validate()
-        self.kv.validate()
         self.adapters.validate()
         self.outliers.validate()
         self.holds.validate()

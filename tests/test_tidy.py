@@ -274,7 +274,7 @@ def test_no_binary_is_in_the_tree() -> None:
 PLAIN = (
     *("contract", "policies", "haproxy", "engine", "simulator", "pointsman", "bench"),
     *("router/decide", "router/fleet", "router/fronts", "router/metrics", "router/outliers", "router/process"),
-    *("router/requests", "router/watch"),
+    *("router/requests", "router/watch", "router/edges", "router/kv"),
 )
 NOT_YET_PLAIN = ("scale.py", "scale_fleet.py", "scale_streams.py")
 """Files of `bench/` whose docstrings leave their subject to the reader."""

@@ -211,7 +211,7 @@ class Pipeline:
             adapter=self._adapter(features.model) if active.by_adapter else None,
         )
         if prompt is not None:
-            candidates.kv = self._kv.signals
+            candidates.kv = self._kv.columns.signals
             candidates.resident = prompt.resident
             candidates.prompt_tokens = prompt.tokens
             known = prompt.conversation

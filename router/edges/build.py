@@ -1,4 +1,4 @@
-"""Puts a router's part in a fleet of edges together, where its settings name a store."""
+"""Construction of a router's part in a fleet of edges, where its settings name a store."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ log = structlog.get_logger(__name__)
 
 
 def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> EdgeProtocol:
-    """The protocol that shares a core's state under the id `edge`, connected to the core's hooks."""
+    """Return the protocol that shares a core's state under the id `edge`, connected to the core's hooks."""
     protocol = EdgeProtocol(edge, core, documents)
-    core.on_slot_added.append(protocol.slot_added)
-    core.on_slot_removed.append(protocol.slot_removed)
+    core.on_slot_added.append(protocol.peers.slot_added)
+    core.on_slot_removed.append(protocol.loads.clear_slot)
     core.on_registry_changed.append(protocol.registry_changed)
     core.on_policy_changed.append(protocol.document_changed)
     return protocol
 
 
 def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness, clock: Clock) -> Sharing | None:
-    """None for an edge that is alone. Opens nothing."""
+    """Build a router's part in a fleet of edges; None for an edge that is alone. Opens nothing."""
     if not settings.url:
         return None
     # The client takes an eighth of a router's start, in time and in memory: an edge alone goes without.
     from pointsman.router.edges.redis_store import RedisStore
 
     def take_policy(document: dict[str, Any]) -> None:
-        """Another edge put a policy live. Raises ValueError when this one cannot use it."""
+        """Put live a policy of another edge. Raises ValueError when this one cannot use it."""
         try:
             core.policy.put(document, asked=False)
         except PolicyError as error:
@@ -68,7 +68,7 @@ def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness,
 
 
 def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
-    """With what is known once the admin front listens at `admin`; `now_s` since 1970."""
+    """Complete an edge's info once its admin front listens at `admin`; `now_s` since 1970."""
     here = socket.gethostname()
     host, _, port = admin.rpartition(":")
     if host in ("0.0.0.0", "[::]"):

@@ -33,13 +33,14 @@ class Part(msgspec.Struct, frozen=True):
 async def digests(
     replicas: ReplicaRegistry, sessions: SessionTable, kv: KVState, policy: Mapping[str, Any]
 ) -> dict[str, Part]:
-    """By kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
+    """Sum up each kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
     ids = replicas.ids
+    talks = list(kv.conversations.by_name.values())
     parts = {
         "replicas": await _part((saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()),
         "policy": await _part([policy]),
         "sessions": await _part((session, replica) for session, replica, _ in sessions),
-        "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in kv.conversations),
+        "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in talks),
     }
     counts = dict.fromkeys(range(len(ids)), 0)
     sums = dict.fromkeys(range(len(ids)), 0)

@@ -13,7 +13,7 @@ from pointsman.router.edges.records import Document
 
 
 class SharedDocument:
-    """How a document is read and replaced here."""
+    """Way to read and replace one document at this edge."""
 
     def __init__(self, read: Callable[[], dict[str, Any] | None], write: Callable[[dict[str, Any]], None]) -> None:
         """`read` gives None while there is nothing to share; `write` raises ValueError for what cannot be used here."""
@@ -21,16 +21,16 @@ class SharedDocument:
         self.write = write
         self.agreed: Document | None = None
         self.here: dict[str, Any] | None = None
-        """What `read` gave when it last agreed with the others."""
+        """Document that `read` gave when it last agreed with the others."""
 
 
 class SharedDocuments:
-    """All of them, by name."""
+    """All shared documents, by name."""
 
     def __init__(self, documents: Mapping[str, SharedDocument]) -> None:
         self._documents = dict(documents)
         self.changed = bool(documents)
-        """One of them may differ from what is agreed."""
+        """A document may differ from what is agreed."""
         self.refused = 0
         """Documents of others that this edge cannot use."""
 
@@ -44,7 +44,7 @@ class SharedDocuments:
         return 1 if agreed is None else agreed.version + 1
 
     def changes(self) -> list[Document]:
-        """Documents put here since the last call, at their next version; they are agreed from here on."""
+        """Return the documents put here since the last call, at their next version; they are agreed from here on."""
         if not self.changed:
             return []
         self.changed = False
@@ -58,7 +58,7 @@ class SharedDocuments:
         return changes
 
     def merge(self, document: Document) -> None:
-        """Takes over the document of another edge where its rank is greater. `changes` was called before."""
+        """Take over the document of another edge where its rank is greater. `changes` was called before."""
         assert not self.changed, "changes made here come first"
         shared = self._documents.get(document.name)
         if shared is None or (shared.agreed is not None and shared.agreed.rank >= document.rank):

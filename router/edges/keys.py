@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 STREAM_TTL_S = 900
-"""Longer than `peers.FORGET_S`: an edge that another one remembers can be read on where it was."""
+"""Life of a stream, longer than `peers.FORGET_S`: an edge that another one remembers can be read on where it was."""
 
 FIELD = b"b"
 
@@ -32,16 +32,16 @@ class Keys:
         self._log = prefix + "log:"
 
     def log(self, edge: str) -> str:
-        """The stream of an edge."""
+        """Return the key of an edge's stream."""
         return self._log + edge
 
     def edge_of(self, log: bytes) -> str:
-        """Whose stream it is."""
+        """Return the id of the edge that a stream is of."""
         return log.decode()[len(self._log) :]
 
 
 def entry_id(seq: int) -> str:
-    """Redis refuses an id that is not greater than the last: a batch sent twice is stored once."""
+    """Return the stream id of a batch. Redis refuses an id that is not greater than the last: none is stored twice."""
     return f"{seq}-0"
 
 

@@ -1,4 +1,4 @@
-"""What this edge itself has in flight, as it publishes it: found by comparing columns, not noted on the way.
+"""Work that this edge itself has in flight, as published: found by comparing columns, not noted on the way.
 
 A request changes its replica's counts twice, and a batch says only where they stand. So all columns are compared once a
 batch, in a few microseconds, and requests pay nothing.
@@ -16,7 +16,7 @@ from pointsman.router.kv.columns import KVColumns
 
 
 class OwnLoads:
-    """Counts by slot: as they are, and as they were published last."""
+    """Counts of this edge's own work by slot: as they are, and as they were published last."""
 
     def __init__(self, *, replicas: ReplicaRegistry, load: LoadTable, columns: KVColumns) -> None:
         self._replicas = replicas
@@ -55,6 +55,6 @@ class OwnLoads:
         return loads
 
     def clear_slot(self, slot: int) -> None:
-        """Another replica may take the slot; what was published of the one before ends with the next heartbeat."""
+        """Forget a slot that another replica may take; what was published of it ends with the next heartbeat."""
         if slot < self._published.shape[1]:
             self._published[:, slot] = 0

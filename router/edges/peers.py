@@ -39,11 +39,6 @@ Counts = tuple[int, int, int]
 class Peer:
     """One other edge."""
 
-    __slots__ = (
-        "alive", "heard_s", "holds", "in_step", "info", "loads", "met", "past_to", "position", "read_s", "refused",
-        "round_open", "started",
-    )  # fmt: skip
-
     def __init__(self, info: EdgeInfo, now_s: float) -> None:
         self.info = info
         self.past_to = info.seq
@@ -56,18 +51,18 @@ class Peer:
         self.round_open = False
         """No batch is missing since the start of its latest round."""
         self.in_step = False
-        """No state that it answers for is missing here: a whole round was read, and every batch since."""
+        """No state that the edge answers for is missing here: a whole round was read, and every batch since."""
         self.alive = False
         self.met = False
-        """It was alive, or was not heard for `MEET_S`."""
+        """The edge was alive, or was not heard for `MEET_S`."""
         self.heard_s = now_s
-        """When it was alive last; when it was met, where it never was."""
+        """Time when the edge was alive last; when it was met, where it never was."""
         self.read_s = now_s
-        """When a batch of it was read last."""
+        """Time when a batch of the edge was read last."""
         self.refused = ""
-        """Why its batches are not understood; empty while they are."""
+        """Reason why its batches are not understood; empty while they are."""
         self.loads: dict[str, Counts] = {}
-        """By replica id."""
+        """Work in flight by replica id."""
         self.holds: frozenset[str] = frozenset()
         """Replicas whose heartbeats reach it."""
 
@@ -76,7 +71,7 @@ class Peer:
         return f"Peer({self.info.edge}, {state}, at {self.position}{'' if self.in_step else ', a gap'})"
 
     def advance(self, seq: int) -> bool:
-        """Batch `seq` is read next; False when a batch before it is missing."""
+        """Note that batch `seq` is read; False when a batch before it is missing."""
         whole = not self.started or seq == self.position + 1
         self.position, self.started = seq, True
         if not whole:
@@ -84,11 +79,11 @@ class Peer:
         return whole
 
     def missed(self) -> None:
-        """States of a batch are missing: the next whole round repeats them."""
+        """Note that states of a batch are missing: the next whole round repeats them."""
         self.in_step = self.round_open = False
 
     def follow_round(self, *, starts: bool, ends: bool) -> None:
-        """A batch of its round was read."""
+        """Note that a batch of the edge's round was read."""
         self.round_open = self.round_open or starts
         self.in_step = self.in_step or (ends and self.round_open)
 
@@ -130,7 +125,7 @@ class Peers:
         return [peer for peer in self if (peer.alive or not peer.met) and not (peer.in_step or peer.refused)]
 
     def meet(self, infos: Iterable[EdgeInfo], now_s: float) -> None:
-        """Takes over the roster: the edges that have a stream in the store."""
+        """Take over the roster: the edges that have a stream in the store."""
         for info in infos:
             peer = self._by_id.get(info.edge)
             if peer is not None:
@@ -138,13 +133,8 @@ class Peers:
             elif info.edge != self._own and len(self._by_id) < MAX_PEERS:
                 self._by_id[info.edge] = Peer(info, now_s)
 
-    def heard(self, peer: Peer, now_s: float) -> None:
-        """A batch of this moment came from an edge."""
-        peer.heard_s = now_s
-        peer.alive = peer.met = True
-
     def sweep(self, now_s: float) -> list[str]:
-        """Ends edges that are silent; the ids of those that were alive."""
+        """End edges that are silent; return the ids of those that were alive."""
         died = []
         for peer in list(self):
             silent_s = now_s - peer.heard_s
@@ -160,19 +150,19 @@ class Peers:
         return died
 
     def end(self, peer: Peer) -> None:
-        """An edge fell silent, or published that it stops. What it held is remembered; its work in flight is not."""
+        """End an edge that fell silent or stops. What it held is remembered; its work in flight is not."""
         peer.alive = False
         self._replace_loads(peer, {})
 
     def take_forgotten(self) -> list[str]:
-        """Edges that were forgotten since the last call: the roster need not name them."""
+        """Return the edges that were forgotten since the last call: the roster need not name them."""
         forgotten, self._forgotten = self._forgotten, []
         return forgotten
 
     # Work in flight
 
     def update_loads(self, peer: Peer, loads: Iterable[Load], names: Sequence[str], *, complete: bool) -> None:
-        """Takes over what an edge has in flight: all of it, or where it changed. Raises IndexError for a bad name."""
+        """Take over what an edge has in flight: all of it, or where it changed. Raises IndexError for a bad name."""
         counts = {names[load.at]: (load.requests, load.tokens, load.waiting) for load in loads}
         if complete:
             self._replace_loads(peer, counts)
@@ -204,7 +194,7 @@ class Peers:
             self._columns.add_waiting_elsewhere(slot, counts[2] - before[2])
 
     def slot_added(self, slot: int) -> None:
-        """A replica came on which other edges may have work in flight already."""
+        """Count what other edges have in flight already on a replica that came."""
         replica_id = self._replicas.ids[slot]
         for peer in self:
             counts = peer.loads.get(replica_id)
@@ -218,14 +208,3 @@ class Peers:
     def held(self, replica_id: str) -> bool:
         """Whether a replica's heartbeats reached an edge that is dead: whether they go on is not known."""
         return any(replica_id in peer.holds for peer in self if not peer.alive)
-
-    def validate(self) -> None:
-        """Raises AssertionError when the columns are not the sum of what edges published."""
-        assert len(self) <= MAX_PEERS, "more edges than the limit"
-        for replica in self._replicas:
-            published = [peer.loads.get(replica.id, (0, 0, 0)) for peer in self]
-            requests, tokens, waiting = (sum(part) for part in zip((0, 0, 0), *published, strict=True))
-            slot = replica.slot
-            assert self._load.elsewhere[slot] == requests, f"{replica.id}: requests elsewhere"
-            assert self._load.elsewhere_tokens[slot] == tokens, f"{replica.id}: tokens elsewhere"
-            assert self._columns.waiting_elsewhere[slot] == waiting, f"{replica.id}: waiting elsewhere"

@@ -1,11 +1,11 @@
-"""What one edge publishes for the others, and what it takes over from them.
+"""The protocol by which an edge publishes its state for others, and takes over theirs.
 
 `EdgeProtocol` is the whole protocol without a clock, a socket or a task: its driver moves bytes between it and a store.
 Each edge has one stream of batches that it alone writes, numbered from 1 without a gap; every edge reads all streams.
 
 - `next_batch` makes what this edge has to publish; the driver appends it to the edge's stream as number `seq`.
-- `meet` takes over which edges there are, `following` says how far each was read, `receive` takes one batch.
-- `sweep` ends edges that are silent.
+- `following` says how far each edge was read, `receive` takes one batch.
+- `peers.meet` takes over which edges there are, `peers.sweep` ends those that are silent.
 
 **Everything published is a state or a hint.** A state (registration, document, session pin, conversation) has a rank,
 and the greater one is kept in whatever order they arrive; work in flight is absolute and complete with each heartbeat.
@@ -35,7 +35,6 @@ from pointsman.router.edges.records import (
     Batch,
     ConversationState,
     Document,
-    EdgeInfo,
     ExpectedKeys,
     Names,
     Pin,
@@ -54,7 +53,7 @@ from pointsman.router.kv.outbox import KVOutbox
 
 
 class Counters:
-    """What one edge counts of its part among others."""
+    """Counters of one edge's part among others."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -98,7 +97,7 @@ class EdgeProtocol:
             is_alive=self.peers.is_alive,
         )
         self.counters = Counters()
-        self._loads = OwnLoads(replicas=replicas, load=load, columns=kv.columns)
+        self.loads = OwnLoads(replicas=replicas, load=load, columns=kv.columns)
         self.outbox = kv.outbox = KVOutbox()
         sessions.changed = {}
         self.seq = 0
@@ -129,14 +128,6 @@ class EdgeProtocol:
         """A document may differ from the agreed one."""
         self.documents.changed = True
 
-    def slot_added(self, slot: int) -> None:
-        """A replica took a slot, and the tables have made room for it."""
-        self.peers.slot_added(slot)
-
-    def slot_removed(self, slot: int) -> None:
-        """The replica on a slot was removed."""
-        self._loads.clear_slot(slot)
-
     def keeps(self, replica: Replica) -> bool:
         """Whether a replica whose lease ended here stays: its heartbeats reach another edge, or reached one that died
         and HAProxy's checks still pass."""
@@ -148,12 +139,12 @@ class EdgeProtocol:
     # Publishing
 
     def next_batch(self, now_s: float) -> Outgoing | None:
-        """What there is to publish; None when there is nothing and no heartbeat is due."""
+        """Return what there is to publish; None when there is nothing and no heartbeat is due."""
         outbox, pins = self.outbox, self._sessions.changed
         assert pins is not None
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
-        if not (beat or self._loads.changed() or outbox or pins or self._records or self._changed_documents):
+        if not (beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents):
             return None
         self.seq += 1
         records, documents = list(self._records.values()), list(self._changed_documents.values())
@@ -162,8 +153,8 @@ class EdgeProtocol:
         batch = Batch(
             beat=beat,
             bye=self.leaving,
-            loads=self._loads.take(names, complete=beat),
-            holds=names.all_at(r.id for r in self._replicas if (r.heard_until_s or 0.0) > now_s) if beat else [],
+            loads=self.loads.take(names, complete=beat),
+            holds=[names.at(r.id) for r in self._replicas if (r.heard_until_s or 0.0) > now_s] if beat else [],
             replicas=records + part.replicas,
             documents=documents + part.documents,
             pins=self._pins([*pins, *part.sessions], names, now_s),
@@ -194,7 +185,7 @@ class EdgeProtocol:
         self.rounds.begin_anew()
 
     def _gather(self) -> None:
-        """Takes up changes made here, before anything of other edges is taken over that might undo them unseen."""
+        """Take up changes made here, before anything of other edges is taken over that might undo them unseen."""
         if self.registrations.changed:
             self._records.update((record.id, record) for record in self.registrations.changes())
         if self.documents.changed:
@@ -211,17 +202,15 @@ class EdgeProtocol:
 
     # Following
 
-    def meet(self, infos: Iterable[EdgeInfo], now_s: float) -> None:
-        """Takes over which edges the store knows."""
-        self.peers.meet(infos, now_s)
-
     def following(self) -> dict[str, int]:
-        """By edge, the number of the last batch that was read."""
+        """Return the number of the last batch that was read, by edge."""
         return {peer.info.edge: peer.position for peer in self.peers}
 
     def receive(self, edge: str, seq: int, payload: bytes, now_s: float) -> None:
-        """Takes batch `seq` of another edge's stream. Bytes that are no batch, or one of another schema, are counted
-        and passed over."""
+        """Take over batch `seq` of another edge's stream.
+
+        Bytes that are no batch, or a batch of another schema, are counted and passed over.
+        """
         peer = self.peers.get(edge)
         if peer is None or seq <= peer.position:
             return
@@ -233,7 +222,7 @@ class EdgeProtocol:
             peer.refused = ""
             self._merge(batch, edge, now_s)
             if seq > peer.past_to:
-                self.peers.heard(peer, now_s)
+                peer.heard_s, peer.alive, peer.met = now_s, True, True
                 self._follow_present(peer, batch, now_s)
         except SchemaError as error:
             counters.refused += 1
@@ -247,13 +236,13 @@ class EdgeProtocol:
             peer.follow_round(starts=batch.round_starts, ends=batch.round_ends)
 
     def restore(self, records: Iterable[ReplicaRecord], documents: Iterable[Document], now_s: float) -> None:
-        """Takes over what the store kept. It is published: its writer may have died before others read of it."""
+        """Take over what the store kept, and publish it: its writer may have died before others read of it."""
         self._merge(Batch(replicas=list(records), documents=list(documents)), "", now_s)
         self._records.update((record.id, record) for record in self.registrations.records())
         self._changed_documents.update((document.name, document) for document in self.documents.agreed())
 
     def _merge(self, batch: Batch, writer: str, now_s: float) -> None:
-        """Takes over the states of a batch. Reading one twice changes nothing."""
+        """Take over the states of a batch. Reading one twice changes nothing."""
         self._gather()
         for record in batch.replicas:
             if self.registrations.merge(record, now_s):
@@ -271,7 +260,7 @@ class EdgeProtocol:
             )
 
     def _follow_present(self, peer: Peer, batch: Batch, now_s: float) -> None:
-        """Takes over what of a batch is true at its moment alone."""
+        """Take over what of a batch is true at its moment alone."""
         for expected in batch.expected:
             replica = self._replicas.get(batch.names[expected.at])
             if replica is not None:
@@ -281,16 +270,6 @@ class EdgeProtocol:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
         if batch.bye:
             self.peers.end(peer)
-
-    def sweep(self, now_s: float) -> list[str]:
-        """Ends edges that are silent; their ids."""
-        return self.peers.sweep(now_s)
-
-    def validate(self) -> None:
-        """Raises AssertionError when an owner contradicts itself."""
-        self.peers.validate()
-        self.registrations.validate()
-        self.outbox.validate()
 
 
 def _state(known: Conversation, names: Names, now_s: float, was: Name | None = None) -> ConversationState:
@@ -313,7 +292,7 @@ def _state(known: Conversation, names: Names, now_s: float, was: Name | None = N
 
 
 def _conversation(state: ConversationState, home: str, writer: str, now_s: float) -> Conversation:
-    """The same as the table of conversations takes it over."""
+    """A published state as the table of conversations takes it over."""
     return Conversation(
         state.name,
         NO_SLOT,

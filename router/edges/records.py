@@ -1,4 +1,4 @@
-"""What edges send each other: the records of a batch, their bytes, and which of two is right.
+"""Records that edges send each other in batches, their bytes, and which of two is right.
 
 One batch is one entry of an edge's stream. It names replicas once, in `names`; all other records point there. A record
 is either a state (a registration, a document, a session pin, a conversation, work in flight), of which the greater rank
@@ -13,7 +13,7 @@ they do not know, and a field that is missing has its default, so that a field m
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -33,7 +33,7 @@ At = Annotated[int, msgspec.Meta(ge=0)]
 """Index of a replica in a batch's names."""
 
 NO_HOME = -1
-"""In place of a replica: the conversation was dropped."""
+"""Value in place of a replica: the conversation was dropped."""
 
 
 class Load(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -53,7 +53,7 @@ class Pin(msgspec.Struct, array_like=True, frozen=True, gc=False):
     at: At
     moves: int
     age_ms: int = 0
-    """Since the session was last seen."""
+    """Time since the session was last seen."""
 
 
 class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -61,7 +61,7 @@ class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     name: Name
     at: Annotated[int, msgspec.Meta(ge=NO_HOME)]
-    """Its home; `NO_HOME` where its writer dropped it."""
+    """Home of the conversation; `NO_HOME` where its writer dropped it."""
     turn: int = 0
     tokens: int = 0
     shared: int = 0
@@ -70,11 +70,11 @@ class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
     tail_at: int = -1
     tail: int = 0
     age_ms: int = 0
-    """Since a request of it last came or ended."""
+    """Time since a request of the conversation last came or ended."""
     was: Name | None = None
-    """The name that it gave up; None where it kept its name."""
+    """Name that the conversation gave up; None where it kept its name."""
     under_way: bool = False
-    """A request of it is, at the edge that publishes this."""
+    """A request of the conversation is under way at the edge that publishes this."""
     born_ms: int = 0
 
 
@@ -91,9 +91,9 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     id: str
     version: int
     replica: SavedReplica | None = None
-    """None: it was removed."""
+    """Registration of the replica; None for one that was removed."""
     lease_ended: bool = False
-    """It was removed because its heartbeats ceased, not by a request."""
+    """The replica was removed because its heartbeats ceased, not by a request."""
 
     def __post_init__(self) -> None:
         if self.replica is not None and self.replica.id != self.id:
@@ -124,10 +124,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one edge publishes at once."""
+    """Everything that one edge publishes at once."""
 
     schema: int = msgspec.field(default=0, name="v")
-    """0 until it is encoded."""
+    """Schema of the batch; 0 until it is encoded."""
     names: list[str] = msgspec.field(default_factory=list, name="n")
     """Replica ids that `at` points to."""
     beat: bool = msgspec.field(default=False, name="b")
@@ -143,24 +143,24 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     conversations: list[ConversationState] = msgspec.field(default_factory=list, name="c")
     expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
     round_starts: bool = msgspec.field(default=False, name="s")
-    """From this batch on the edge repeats all states that it answers for."""
+    """The edge repeats all states that it answers for from this batch on."""
     round_ends: bool = msgspec.field(default=False, name="e")
-    """With this batch it has repeated all of them."""
+    """The edge has repeated all of them with this batch."""
 
 
 class EdgeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One edge as the others find it in the roster."""
 
     edge: str
-    """Its id, another one after each start of the process."""
+    """Id of the edge, another one after each start of the process."""
     name: str = ""
-    """For people."""
+    """Name of the edge for people."""
     admin_url: str = ""
     schema: int = SHARED_SCHEMA
     seq: int = 0
     """Number of its last batch when this was written."""
     since_s: float = 0.0
-    """When it started, in seconds since 1970. For people."""
+    """Start of the edge in seconds since 1970, for people."""
 
 
 class _Version(msgspec.Struct):
@@ -181,13 +181,16 @@ class SchemaError(Exception):
 
 
 def encode(batch: Batch) -> bytes:
-    """The bytes of a batch, which gets its schema with this."""
+    """Return the bytes of a batch, which gets its schema with this."""
     batch.schema = batch.schema or SHARED_SCHEMA
     return _encoder.encode(batch)
 
 
 def decode(payload: bytes) -> Batch:
-    """Raises SchemaError for another schema, msgspec.MsgspecError for bytes that are no batch."""
+    """Return the batch that was encoded.
+
+    Raises SchemaError for another schema, msgspec.MsgspecError for bytes that are no batch.
+    """
     try:
         schema = _version_decoder.decode(payload).schema
         if schema != SHARED_SCHEMA:
@@ -198,12 +201,12 @@ def decode(payload: bytes) -> Batch:
 
 
 def pack_keys(keys: Sequence[int]) -> bytes:
-    """Prefix keys as u64, little-endian: a third shorter than as integers, and quicker."""
+    """Pack prefix keys as u64, little-endian: a third shorter than as integers, and quicker."""
     return struct.pack(f"<{len(keys)}Q", *keys)
 
 
 def unpack_keys(packed: bytes) -> tuple[int, ...]:
-    """Raises struct.error for a length that is no multiple of eight."""
+    """Unpack prefix keys. Raises struct.error for a length that is no multiple of eight."""
     return struct.unpack(f"<{len(packed) // 8}Q", packed)
 
 
@@ -215,13 +218,9 @@ class Names:
         self._at: dict[str, int] = {}
 
     def at(self, name: str) -> int:
-        """Index of a replica id in `list`, to which it is added."""
+        """Return the index of a replica id in `list`, to which it is added."""
         found = self._at.get(name)
         if found is None:
             found = self._at[name] = len(self.list)
             self.list.append(name)
         return found
-
-    def all_at(self, names: Iterable[str]) -> list[int]:
-        """`at` of several."""
-        return [self.at(name) for name in names]

@@ -37,16 +37,16 @@ from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 from pointsman.router.process.store_url import check_url, sentinels
 
 TIMEOUT_S = 1.0
-"""For one round trip: Redis answers in a fraction of a millisecond, or is in trouble."""
+"""Limit of one round trip: Redis answers in a fraction of a millisecond, or is in trouble."""
 
 ENTRIES_PER_READ = 64
-"""Of each stream: an edge that is far behind catches up in steps that lookups do not notice."""
+"""Entries of each stream in one read: an edge far behind catches up in steps that lookups do not notice."""
 
 _ALREADY_THERE = "equal or smaller"
 """XADD of an id that is not greater than the stream's last (t_stream.c): the batch arrived, its answer did not."""
 
 _TAKES_NO_WRITES = ("UNBLOCKED", "MASTERDOWN", "MISCONF", "NOREPLICAS")
-"""What a server says that became a replica while a read waited, that lost its master, its disk, or its replicas."""
+"""Errors of a server that became a replica while a read waited, that lost its master, its disk, or its replicas."""
 
 _CLAIM = """
 local kept = redis.call('HGET', KEYS[1], ARGV[1])
@@ -63,13 +63,13 @@ class RedisStore:
     """One fleet's keys in Redis."""
 
     def __init__(self, url: str, name: str, *, tls_ca: str = "") -> None:
-        """Connects to nothing yet. Raises ValueError for a URL that cannot be used."""
+        """Prepare two clients that connect later. Raises ValueError for a URL that cannot be used."""
         self._keys = Keys(name)
         self._address = url
         self._writer = connect(url, timeout_s=TIMEOUT_S, tls_ca=tls_ca)
         self._reader = connect(url, timeout_s=2 * TIMEOUT_S, tls_ca=tls_ca)
         self.commands = 0
-        """Sent by the writer and the reader."""
+        """Commands sent by the writer and the reader."""
 
     async def open(self) -> Kept:
         keys, redis = self._keys, self._writer
@@ -159,7 +159,7 @@ class RedisStore:
 
 
 def connect(url: str, *, timeout_s: float, tls_ca: str = "") -> Any:
-    """A client that never tries again by itself. Raises ValueError naming what is wrong with the URL.
+    """Return a client that never tries again by itself. Raises ValueError naming what is wrong with the URL.
 
     `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS, `unix://PATH`;
     `redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT],...[/MASTER[/DB]][?sentinel_password=...]` asks sentinels who the
@@ -208,7 +208,7 @@ def _versioned(document: Document) -> bytes:
 
 
 def _decoded(raws: Any, into: type[T]) -> list[T]:
-    """What can be read: a record of a later version may not be."""
+    """Decode what can be read: a record of a later version may not be."""
     found = []
     for raw in raws:
         try:
@@ -220,7 +220,7 @@ def _decoded(raws: Any, into: type[T]) -> list[T]:
 
 @asynccontextmanager
 async def _mapped() -> AsyncIterator[None]:
-    """Redis' errors as ours."""
+    """Raise errors of Redis as StoreError."""
     try:
         yield
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:

@@ -26,7 +26,7 @@ class SharedReplicas:
         self._gone: dict[str, None] = {}
         self._lease_ended: set[str] = set()
         self._refused: set[str] = set()
-        """Agreed, but the registry is full."""
+        """Replicas that are agreed, but the registry is full."""
         self.changed = False
         """The registry may differ from what is agreed."""
 
@@ -46,11 +46,11 @@ class SharedReplicas:
         return self._agreed.get(replica_id)
 
     def lease_ended(self, replica_ids: Iterable[str]) -> None:
-        """These replicas were removed because their heartbeats ceased."""
+        """Note that replicas were removed because their heartbeats ceased."""
         self._lease_ended.update(name for name in replica_ids if name in self._agreed)
 
     def changes(self) -> list[ReplicaRecord]:
-        """Local changes since the last call, as records of the next version; they are agreed from here on."""
+        """Return local changes since the last call as records of the next version; they are agreed from here on."""
         if not self.changed:
             return []
         self.changed = False
@@ -71,8 +71,10 @@ class SharedReplicas:
         return changes
 
     def merge(self, record: ReplicaRecord, now_s: float) -> bool:
-        """Takes over the record of another edge; True when it is right and was not known. `changes` was called before:
-        else the record would undo a local change that nobody learned of."""
+        """Take over the record of another edge; True when it is right and was not known.
+
+        `changes` was called before: else the record would undo a local change that nobody learned of.
+        """
         assert not self.changed, "changes of the registry come first"
         agreed = self._agreed.get(record.id)
         if agreed is not None and (agreed == record or agreed.rank >= record.rank):
@@ -105,11 +107,3 @@ class SharedReplicas:
             if len(self._gone) > MAX_GONE:
                 first = next(iter(self._gone))
                 del self._gone[first], self._agreed[first]
-
-    def validate(self) -> None:
-        """Raises AssertionError when the registry, with no change left to publish, differs from the agreed records."""
-        if self.changed:
-            return
-        here = {saved.id: saved for saved in self._replicas.saved()}
-        agreed = {r.id: r.replica for r in self._agreed.values() if r.replica is not None and r.id not in self._refused}
-        assert here == agreed, f"registry {sorted(here)}, agreed {sorted(agreed)}"

@@ -29,7 +29,7 @@ MAX_PART = 2048
 
 
 class Kind(Enum):
-    """What a name in a round is the name of."""
+    """Kind of a state that a name in a round stands for."""
 
     REPLICA = 0
     SESSION = 1
@@ -76,12 +76,12 @@ class Rounds:
         """Rounds so far."""
 
     def begin_anew(self) -> None:
-        """The next part starts a round: others lost what the last one said."""
+        """Start a round with the next part: others lost what the last one said."""
         self._left_count = 0
         self._starts_s = float("-inf")
 
     def next_part(self, now_s: float) -> Part:
-        """What to repeat with the heartbeat of this moment."""
+        """Return the states to repeat with the heartbeat of this moment."""
         starts = not self._left_count
         if starts:
             if now_s < self._starts_s:
@@ -98,7 +98,7 @@ class Rounds:
         names: dict[Kind, Sequence[Name]] = {
             Kind.REPLICA: self._registrations.ids(),
             Kind.SESSION: self._sessions.names(),
-            Kind.CONVERSATION: self._conversations.names(),
+            Kind.CONVERSATION: list(self._conversations.by_name),
         }
         self._left = chain.from_iterable(zip(repeat(kind), some, strict=False) for kind, some in names.items())
         self._left_count = sum(map(len, names.values()))
@@ -109,7 +109,7 @@ class Rounds:
 
     def _add(self, part: Part, kind: Kind, name: Name) -> None:
         if kind is Kind.CONVERSATION:
-            known = self._conversations.get(name)
+            known = self._conversations.by_name.get(name)
             if known is not None and not (known.writer and self._is_alive(known.writer)):
                 part.conversations.append(known)
         elif kind is Kind.SESSION:

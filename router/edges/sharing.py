@@ -1,4 +1,4 @@
-"""Moves bytes between an `EdgeProtocol` and a store, for as long as the router runs, whatever becomes of the store.
+"""Transport of bytes between an `EdgeProtocol` and a store, as long as the router runs, whatever becomes of the store.
 
 Two loops. One appends what this edge publishes, a batch every `flush_s` while there is anything, each batch until it
 arrived; the other reads the streams of all other edges. No lookup ever waits for either. A store that is away is tried
@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from pointsman.contract.backoff import Backoff
 from pointsman.contract.events import MAX_EDGES
@@ -25,47 +26,47 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.store_url import is_loopback
 
 FLUSH_S = 0.005
-"""How long what happens is gathered: a few requests of a busy edge, and less than an engine's step."""
+"""Time for which changes are gathered: a few requests of a busy edge, and less than an engine's step."""
 
 IDLE_FLUSHES = 4
 """While nothing changes, changes are looked for so many times less often: the first of them goes out a little later."""
 
 BLOCK_S = 0.25
-"""How long a read waits for a batch; an edge that starts is followed within this time."""
+"""Time that a read waits for a batch; an edge that starts is followed within it."""
 
 GATHER_S = 0.004
-"""Between two reads: batches of several edges come in one."""
+"""Pause between two reads: batches of several edges come in one."""
 
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
-"""Between tries while the store is away."""
+"""Pause between tries while the store is away."""
 
 STREAM_BYTES = 16 * 1024 * 1024
 """Size of one edge's stream: minutes of a busy edge. An edge that was away for longer waits for the next round."""
 
 STREAM_ENTRIES = 65_536
 BATCHES_AT_ONCE = 8
-"""Applied before lookups get their turn."""
+"""Batches applied before lookups get their turn."""
 
 LEAVE_S = 1.0
-"""For the last batch of an edge that stops."""
+"""Time for the last batch of an edge that stops."""
 
 APPEND_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 CONDITION = "shared state"
 JOINING = "joining"
 CATCHING_UP = "catching up with other edges"
-"""Why shared state is degraded for the first moments of an edge that joins well."""
+"""Reason why shared state is degraded for the first moments of an edge that joins well."""
 
 log = structlog.get_logger(__name__)
 
 
 class SharingMetrics:
-    """What the loops count."""
+    """Counters of the two loops."""
 
     def __init__(self) -> None:
         self.errors: Counter[str] = Counter()
-        """By cause."""
+        """Errors by cause."""
         self.append_s = Histogram(APPEND_BOUNDS_S)
         self.batches_sent = 0
         self.bytes_sent = 0
@@ -91,17 +92,19 @@ class Sharing:
         self.protocol = protocol
         self._store = store
         self.info = info
-        """As the others find it; its owner may complete it until `run`."""
+        """Info on this edge for the others; may be completed until `run`."""
         self._readiness = readiness
         self._clock = clock
         self._flush_s = flush_s
         self._stream_bytes = stream_bytes
         self.metrics = SharingMetrics()
         self._causes: dict[str, StoreError] = {}
-        """By what this edge was doing: why the store did not serve."""
+        """Reason why the store did not serve, by what this edge was doing."""
         self._life = ""
-        """Which life of the store the last roster was of; empty until one was read, and whether a state of another edge
-        is missing here cannot be told before."""
+        """Life of the store that the last roster was of; empty until one was read.
+
+        Before that it is not known whether a state of another edge is missing here.
+        """
         self._sizes: deque[tuple[int, int]] = deque()
         self._kept_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,11 +112,11 @@ class Sharing:
 
     @property
     def cause(self) -> Cause | None:
-        """Why the store is of no use at this moment; None while it is."""
+        """Reason why the store is of no use at this moment; None while it serves."""
         return next((error.cause for error in self._causes.values()), None)
 
     async def run(self) -> None:
-        """Shares until cancelled, and then publishes that this edge stops. After an exception it may be run again."""
+        """Share until cancelled, and then publish that this edge stops. May be run again after an exception."""
         leaves = False
         try:
             await self._join()
@@ -132,15 +135,15 @@ class Sharing:
                 await self._leave()
 
     def sweep(self, now_s: float) -> None:
-        """Ends edges that are silent; called a few times a second."""
-        for edge in self.protocol.sweep(now_s):
+        """End edges that are silent; called a few times a second."""
+        for edge in self.protocol.peers.sweep(now_s):
             log.warning("edge is silent, its work in flight is not counted", edge=edge)
         if forgotten := self.protocol.peers.take_forgotten():
             self._spawn(self._forget(forgotten))
         self._report()
 
     def other_edges(self, address: str) -> dict[str, str]:
-        """Admin URLs, by id, of the other edges that are alive: an engine at `address` is to report to each of them.
+        """Return the admin URLs, by id, of the live edges that an engine at `address` is to report to besides this one.
 
         Loopback URLs are left out, unless the engine is on this host and they lead it to the edge that gave them.
         """
@@ -191,7 +194,7 @@ class Sharing:
     async def _append(self, outgoing: Outgoing) -> None:
         self._make_room(outgoing)
         keep_from = self._sizes[0][0]
-        info = self.info if not outgoing.beat else _at(self.info, outgoing.seq)
+        info = self.info if not outgoing.beat else replace(self.info, seq=outgoing.seq)
         started_s = self._clock()
         try:
             roster = await self._store.append(info.edge, outgoing, info, keep_from=keep_from)
@@ -223,7 +226,7 @@ class Sharing:
             log.warning("the store lost what it kept; publishing it all again")
             self.protocol.store_emptied()
         self._life = roster.life
-        self.protocol.meet(roster.edges, self._clock())
+        self.protocol.peers.meet(roster.edges, self._clock())
 
     async def _read(self) -> None:
         protocol = self.protocol
@@ -250,8 +253,11 @@ class Sharing:
             await asyncio.sleep(GATHER_S)
 
     async def claim(self, name: str, body: dict[str, object]) -> bool:
-        """Reserves the next version of a document before it is put live here: False when another edge put a later one
-        that is not known here yet. True while the store is away; the edges then agree on one when it is back."""
+        """Reserve the next version of a document before it is put live here.
+
+        False when another edge put a later one that is not known here yet. True while the store is away; the edges then
+        agree on one when it is back.
+        """
         document = Document(name=name, version=self.protocol.documents.next_version(name), body=body)
         try:
             return await self._store.claim(document)
@@ -271,7 +277,7 @@ class Sharing:
             async with asyncio.timeout(LEAVE_S):
                 last = self.protocol.next_batch(self._clock())
                 if last is not None and not self._causes:
-                    await self._store.append(self.info.edge, last, _at(self.info, last.seq), keep_from=1)
+                    await self._store.append(self.info.edge, last, replace(self.info, seq=last.seq), keep_from=1)
                     await self._store.forget([self.info.edge])
         except (StoreError, TimeoutError):
             log.info("other edges cannot learn that this edge stops")
@@ -298,7 +304,7 @@ class Sharing:
         self._report()
 
     def _failed_once(self, doing: str, error: StoreError) -> None:
-        """Counts and logs a failure of an operation that may never be repeated; readiness is left to the loops."""
+        """Count and log a failure of an operation that may never be repeated; readiness is left to the loops."""
         self.metrics.errors[error.cause] += 1
         log.warning("shared state: the store did not serve", doing=doing, cause=error.cause, error=str(error))
 
@@ -322,15 +328,8 @@ class Sharing:
             self._readiness.restored(CONDITION)
 
 
-def _at(info: EdgeInfo, seq: int) -> EdgeInfo:
-    """How far its stream is."""
-    return EdgeInfo(
-        edge=info.edge, name=info.name, admin_url=info.admin_url, schema=info.schema, seq=seq, since_s=info.since_s
-    )
-
-
 def _heed_cancel() -> None:
-    """Raises CancelledError in a task that was cancelled and went on.
+    """Raise CancelledError in a task that was cancelled and went on.
 
     `asyncio.wait_for`, through which redis-py sends, swallows a cancellation that comes together with its result on
     Python 3.11 (CPython issue 86296); a loop that misses it would never end.

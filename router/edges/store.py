@@ -17,13 +17,13 @@ from pointsman.router.errors import RouterError
 
 
 class Cause(StrEnum):
-    """Why a store did not do what it was asked."""
+    """Cause of a failure of the store."""
 
     UNREACHABLE = "unreachable"
     SLOW = "slow"
-    """No answer in time: it is overloaded, stopped, or the way there is."""
+    """No answer came in time: the store is overloaded, stopped, or the way there is."""
     LOADING = "loading"
-    """It reads its data from disk."""
+    """The store reads its data from disk."""
     REFUSED = "refused"
     """Password, user, or what the user may do."""
     READ_ONLY = "read-only"
@@ -45,7 +45,7 @@ class StoreError(RouterError):
 
 @dataclass(frozen=True)
 class Kept:
-    """What the store keeps for an edge that starts, whether others run or not."""
+    """Records that the store keeps for an edge that starts, whether others run or not."""
 
     replicas: list[ReplicaRecord] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Roster:
     """The edges that publish in a store."""
 
     life: str
-    """Another one means that the store lost what it kept."""
+    """Mark of one life of the store; another one means that the store lost what it kept."""
     edges: list[EdgeInfo]
 
 
@@ -68,23 +68,25 @@ class Store(Protocol):
     """One fleet's place in a store."""
 
     async def open(self) -> Kept:
-        """Checks that it can be used, and by this version."""
+        """Check that the store can be used, and by this version."""
 
     async def append(self, edge: str, outgoing: Outgoing, info: EdgeInfo, *, keep_from: int) -> Roster | None:
-        """Adds a batch to the edge's stream, once however often it is called, and drops what is older than
-        `keep_from`. With a heartbeat it renews what would end and answers who is there."""
+        """Add a batch to the edge's stream, once however often it is called, and drop batches before `keep_from`.
+
+        A heartbeat also renews what would end, and is answered with the roster; None for another batch.
+        """
 
     async def drop_history(self, edge: str, before: int) -> None:
-        """Makes room: batches before this one go."""
+        """Make room by dropping the batches before this one."""
 
     async def read(self, following: Mapping[str, int], block_s: float) -> list[Entry]:
-        """Batches after these numbers, by edge, waiting up to `block_s` seconds for the first."""
+        """Return the batches after these numbers, by edge, waiting up to `block_s` seconds for the first."""
 
     async def claim(self, document: Document) -> bool:
-        """Keeps a document if no later version is kept; False when one is."""
+        """Keep a document if no later version is kept; False when one is."""
 
     async def forget(self, edges: Sequence[str]) -> None:
-        """These edges are not there any more."""
+        """Take edges off the roster."""
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """End all connections."""

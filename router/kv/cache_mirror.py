@@ -15,19 +15,20 @@ LEAST_TRUST = 0.1
 """The mirror never shrinks below a tenth of the endpoint's capacity."""
 
 BELIEVED = 0.9
-"""From this share of the hits that were foreseen on, the mirror is right enough to grow again."""
+"""Share of the foreseen hits from which on the mirror is right enough to grow again."""
 
 SHRINK, GROW = 0.9, 1.02
 
 LEAST_TOKENS = 10_000
-"""Foreseen hits below say nothing about the next."""
+"""Fewest foreseen hits, in tokens, that say something about the next."""
 
 
 class CacheMirror:
     """One endpoint's keys, oldest first. Names what comes and goes; whoever owns the index makes it so."""
 
     def __init__(self, capacity_tokens: int) -> None:
-        self._capacity = capacity_tokens
+        self.capacity = capacity_tokens
+        """Tokens that the endpoint has room for."""
         self._trust = 1.0
         self._weights: OrderedDict[int, int] = OrderedDict()
         self._held = 0
@@ -38,27 +39,22 @@ class CacheMirror:
     def __repr__(self) -> str:
         return f"CacheMirror({len(self._weights)} keys, {self._held} of {self.limit} tokens)"
 
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    @property
-    def capacity(self) -> int:
-        """Tokens the endpoint has room for."""
-        return self._capacity
-
     @property
     def limit(self) -> int:
-        """Tokens it holds at most."""
-        return int(self._capacity * self._trust)
+        """Tokens that the mirror holds at most."""
+        return int(self.capacity * self._trust)
 
     def resize(self, capacity_tokens: int) -> list[int]:
-        """The endpoint has so much room; the keys that no longer fit."""
-        self._capacity = capacity_tokens
+        """Set the room of the endpoint; return the keys that no longer fit."""
+        self.capacity = capacity_tokens
         return self._evict()
 
     def enter(self, keys: Sequence[int], tokens: Sequence[int], foreseen: int) -> list[int]:
-        """A prompt goes there: key by key the tokens it adds to the one before, the last one with all that follows.
-        `foreseen` of them are expected to be hit. Returns the keys that are pushed out."""
+        """Enter a prompt that goes to the endpoint; return the keys that are pushed out.
+
+        - `tokens`: what each key adds to the one before, the last one with all that follows.
+        - `foreseen`: tokens that are expected to be hit.
+        """
         weights = self._weights
         # Deepest first: what is entered first goes first.
         for key, added in zip(reversed(keys), reversed(tokens), strict=True):
@@ -68,7 +64,7 @@ class CacheMirror:
         return self._evict()
 
     def hit(self, total_tokens: int) -> list[int]:
-        """The endpoint found so many tokens cached in its life; the keys that no longer fit."""
+        """Compare with the tokens that the endpoint found cached in its life; return the keys that no longer fit."""
         if self._hit_before < 0:
             self._hit_before, self._foreseen = total_tokens, 0
         foreseen, found = self._foreseen, total_tokens - self._hit_before
@@ -87,8 +83,3 @@ class CacheMirror:
             self._held -= tokens
             gone.append(key)
         return gone
-
-    def validate(self) -> None:
-        """Raises AssertionError when the sum is wrong (tests call it after every step)."""
-        assert self._held == sum(self._weights.values()), "the sum is not that of its keys"
-        assert self._held <= self.limit or not self._weights, "more tokens than the limit"

@@ -16,7 +16,7 @@ Name = str | int
 
 
 class Phase(IntEnum):
-    """What a conversation is doing."""
+    """Activity of a conversation."""
 
     UNDER_WAY = 0
     """A request of it is, at this edge."""
@@ -32,27 +32,11 @@ class Phase(IntEnum):
 UNDER_WAY, ELSEWHERE, PAUSING, DORMANT = Phase
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
-    """What a conversation kept, and where, while another request of it describes it."""
-
-    stands: int
-    name: Name
-    slot: int
-    home: str
-    born_ms: int
-    tokens: int
-    shared: int
-    prompt_bytes: int
-    prompt_tokens: int
-    tail_at: int
-    tail: int
-
-
 Rank = tuple[int, str, int, bool, int, int, int, int, int, int, bool]
 
 
 class Conversation(msgspec.Struct, gc=False):
-    """What is kept of one conversation. Written by `Conversations` alone, once it has it."""
+    """One conversation. Written by `Conversations` alone, once the table has it."""
 
     name: Name
     slot: int
@@ -63,17 +47,17 @@ class Conversation(msgspec.Struct, gc=False):
     """Leading tokens that others brought."""
     prompt_bytes: int
     prompt_tokens: int
-    """Of the last prompt; 0 until the engine told."""
+    """Length of the last prompt; 0 until the engine told."""
     tail_at: int
     """Index of `tail` in the chain of the last prompt; -1 where that had no keys."""
     tail: int
     """A key the next prompt contains: the last but one, since the last chunk may hold what follows the messages."""
     seen_s: float
-    """When a request of it last came or ended."""
+    """Time when a request of the conversation last came or ended."""
     turn: int = 1
     """Requests so far, by whichever edge, and those of them that went elsewhere than they were placed once more."""
     in_flight: int = 0
-    """Of these under way at this edge."""
+    """Requests under way at this edge."""
     phase: Phase = Phase.PAUSING
     born_ms: int = 0
     """Start time of the engine incarnation that has its KV, in milliseconds since 1970; 0 is unknown."""
@@ -87,36 +71,19 @@ class Conversation(msgspec.Struct, gc=False):
     """The turn, of this edge, that all of this describes."""
     answered: bool = True
     """An answer to that turn began, or another edge published it. Until then all of this is pending."""
-    before: Kept | None = None
-    """While it is pending: as it was last answered; None where no turn was."""
-    pending: dict[int, Kept] | None = None
-    """Earlier turns that are pending too, by their numbers."""
-
-    @property
-    def kept(self) -> Kept:
-        """This, to come back to."""
-        return Kept(
-            self.stands,
-            self.name,
-            self.slot,
-            self.home,
-            self.born_ms,
-            self.tokens,
-            self.shared,
-            self.prompt_bytes,
-            self.prompt_tokens,
-            self.tail_at,
-            self.tail,
-        )
+    before: Conversation | None = None
+    """While it is pending: a copy, as it was last answered; None where no turn was."""
+    pending: dict[int, Conversation] | None = None
+    """Copies at earlier turns that are pending too, by their numbers."""
 
     @property
     def own(self) -> int:
-        """What it brought, and its share of the footprint while it is live."""
+        """Tokens that the conversation brought, and its share of the footprint while it is live."""
         return self.tokens - self.shared if self.tokens > self.shared else 0
 
     @property
     def live(self) -> bool:
-        """Whether its share counts."""
+        """Whether the share of the conversation counts."""
         return self.phase is not DORMANT
 
     @property
@@ -125,14 +92,17 @@ class Conversation(msgspec.Struct, gc=False):
 
     @property
     def counted_tokens(self) -> int:
-        """Leading tokens of its next prompt that its slot's footprint has, or that others brought."""
+        """Leading tokens of the next prompt that the footprint of the home has, or that others brought."""
         return self.tokens if self.live else self.shared
 
     @property
     def rank(self) -> Rank:
-        """Of two states of one conversation the greater is right: the later turn; of equal turns the greater replica
-        id, the later incarnation, the length that an engine reported, the longer. The rest makes the order total;
-        whether a request is under way comes last, since each edge may give up waiting for its end."""
+        """Order of states of one conversation, of which the greatest is right.
+
+        The later turn; of equal turns the greater replica id, the later incarnation, the length that an engine
+        reported, the longer. The rest makes the order total; whether a request is under way comes last, since each edge
+        may give up waiting for its end.
+        """
         return (
             self.turn,
             self.home,

@@ -26,25 +26,24 @@ its share of the footprint is what it brought.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice, takewhile
 
 from msgspec.structs import replace
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.kv.columns import KVColumns
-from pointsman.router.kv.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Kept, Name, Phase, tail_of
+from pointsman.router.kv.conversation import DORMANT, PAUSING, UNDER_WAY, Conversation, Name, Phase, tail_of
 from pointsman.router.kv.idle_timeout import Silence
 
 MAX_CONVERSATIONS = 200_000
-"""About 80 MB. When met, the longest silent go, a batch at a time."""
+"""Limit of the table, about 80 MB. When met, the longest silent go, a batch at a time."""
 
 CONVERSATION_TTL_S = 120.0
 """A conversation silent for longer is over: agents come back within seconds, people within a minute or two."""
 
 UNDER_WAY_ELSEWHERE_S = 60.0
-"""How long a request that another edge has under way may take until that edge's silence counts as its end."""
+"""Time after which the silence of another edge counts as the end of a request that it has under way."""
 
 EVICTION_BATCH = 1024
 
@@ -60,50 +59,33 @@ class Conversations:
     ) -> None:
         self._columns = columns
         self._max = max_conversations
-        self._known: dict[Name, Conversation] = {}
+        self.by_name: dict[Name, Conversation] = {}
+        """All of the table, for others to read."""
         self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
-        """Each in the order of `seen_s`, or nearly where other edges have a say."""
+        """Conversations by phase, in the order of `seen_s`, or nearly where other edges have a say."""
         self._of_slot: dict[int, int] = {}
         self._homes: dict[int, str] = {}
-        """By slot, its replica's id."""
+        """Replica id by slot."""
         self._born: dict[int, int] = {}
-        """By slot, start time of its engine where that is known, in milliseconds since 1970."""
+        """Start time of the engine by slot where that is known, in milliseconds since 1970."""
         self.silence = Silence(ttl_s)
         self.evicted = 0
         """Conversations dropped because the table was full."""
 
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def names(self) -> list[Name]:
-        """Names of all conversations at this moment, in no order."""
-        return list(self._known)
-
-    def __iter__(self) -> Iterator[Conversation]:
-        """Least recently seen first."""
-        return iter(sorted(self._known.values(), key=_seen_s))
-
     def __repr__(self) -> str:
-        return f"Conversations({self.live} live of {len(self)}, at most {self._max})"
+        return f"Conversations({self.counts()[0]} live of {len(self.by_name)}, at most {self._max})"
 
-    @property
-    def live(self) -> int:
-        """Conversations whose KV counts."""
-        return len(self._known) - len(self._in_phase[Phase.DORMANT])
-
-    @property
-    def under_way_share(self) -> float:
-        """Share of the live ones that have a request under way; 0 without any."""
+    def counts(self) -> tuple[int, int]:
+        """Return how many conversations are live, and how many of these have a request under way."""
         under_way, elsewhere, pausing, _ = map(len, self._in_phase)
-        live = under_way + elsewhere + pausing
-        return (under_way + elsewhere) / live if live else 0.0
+        return under_way + elsewhere + pausing, under_way + elsewhere
 
     def find(self, session: str, keys: Sequence[int], deepest: int) -> Conversation | None:
-        """The conversation a request continues; `deepest` is the index of the deepest key anybody holds, or -1."""
+        """Find the conversation that a request continues; `deepest` is the index of the deepest key held, or -1."""
         if session:
-            return self._known.get(session)
+            return self.by_name.get(session)
         for at in range(deepest, max(-1, deepest - LOOK_BACK), -1):
-            found = self._known.get(keys[at])
+            found = self.by_name.get(keys[at])
             if found is not None:
                 return found
         return None
@@ -121,17 +103,17 @@ class Conversations:
         now_s: float,
         in_flight: bool = True,
     ) -> Conversation | None:
-        """A request of `known`, or of a conversation that begins, goes to a slot where `resident` of its `tokens` are.
+        """Note that a request of `known`, or of a conversation that begins, goes to where `resident` of its tokens are.
 
-        Unless `in_flight` nobody will tell of its end. None for one without any name: no session, and a prompt too
-        short to have keys.
+        Unless `in_flight` nobody will tell of its end. None for a request without any name: no session, and a prompt
+        too short to have keys.
         """
         tail_at = tail_of(keys)
         name: Name = session or (keys[tail_at] if keys else "")
         if not name:
             return None
         if known is None:
-            known = self._known.get(name)
+            known = self.by_name.get(name)
         if known is None:
             known = self._begin(name, slot, resident, now_s)
             known.answered = not in_flight
@@ -153,7 +135,7 @@ class Conversations:
         return known
 
     def answered(self, known: Conversation, turn: int, tokens: int = 0) -> bool:
-        """An answer to that turn began: what it brought stays. True if that changes what is kept.
+        """Keep what a turn brought, since an answer to it began; True if that changes the footprint.
 
         `tokens`: length of a prompt that did not count before, since it was only announced; 0 for any other.
         """
@@ -171,8 +153,10 @@ class Conversations:
         return True
 
     def ended(self, known: Conversation, now_s: float, turn: int = 0, *, served: bool = True) -> None:
-        """A request of that turn (0: the last) that was under way at this edge is over. Not `served`: no answer to it
-        began, and what it brought is taken back."""
+        """End a request that was under way at this edge, of that turn or, for 0, of the last one.
+
+        Not `served`: no answer to the request began, and what it brought is taken back.
+        """
         if known.slot == NO_SLOT:
             return
         known.in_flight -= 1
@@ -183,7 +167,7 @@ class Conversations:
             self._take_back(known, turn or known.stands)
 
     def _take_back(self, known: Conversation, turn: int) -> None:
-        """Nobody answered that turn: the conversation is as it was before."""
+        """Restore a conversation as it was before a turn that nobody answered."""
         if known.answered:
             return
         if turn != known.stands:
@@ -191,10 +175,16 @@ class Conversations:
                 known.pending.pop(turn, None)
             return
         if known.pending:
-            kept: Kept | None = known.pending.pop(max(known.pending))
+            kept: Conversation | None = known.pending.pop(max(known.pending))
         else:
             kept, known.before, known.answered = known.before, None, True
-        if kept is None or not self._is_there(kept) or (kept.name != known.name and kept.name in self._known):
+        if (
+            kept is None
+            or self._homes.get(kept.slot) != kept.home
+            or 0 < kept.born_ms < self._born.get(kept.slot, 0)
+            or (kept.name != known.name and kept.name in self.by_name)
+        ):
+            # There is no state before, its replica or its engine is gone, or its name is taken.
             self._drop(known)
             return
         if kept.name != known.name:
@@ -203,17 +193,13 @@ class Conversations:
         known.turn += 1
         known.stands = kept.stands
         self._settle(known, kept.slot, kept.tokens, kept.shared)
-        known.born_ms = kept.born_ms
-        known.prompt_bytes, known.prompt_tokens = kept.prompt_bytes, kept.prompt_tokens
-        known.tail_at, known.tail = kept.tail_at, kept.tail
-
-    def _is_there(self, kept: Kept) -> bool:
-        """Whether its replica is registered, and the engine with its KV was not seen to restart."""
-        return self._homes.get(kept.slot) == kept.home and not 0 < kept.born_ms < self._born.get(kept.slot, 0)
+        _describe(known, kept)
 
     def served_by(self, known: Conversation, turn: int, slot: int, *, lost: bool = False) -> None:
-        """An answer to that turn came from another slot than it was placed on: its KV is there, all of it its own.
-        `lost`: it was, and the engine there has begun another life since."""
+        """Note that another slot than the one placed on answered a turn, and has all of its KV.
+
+        `lost`: the KV was there, and the engine has restarted since.
+        """
         if known.slot == NO_SLOT:
             return
         if turn == known.stands:
@@ -232,7 +218,7 @@ class Conversations:
     def told(
         self, known: Conversation, slot: int, prompt_bytes: int, prompt_tokens: int, completion_tokens: int
     ) -> None:
-        """The engine said how long prompt and answer of the conversation's request to `slot` are."""
+        """Take over the lengths that an engine reported of a conversation's request to `slot`."""
         # A later request of the same conversation may be under way; its lengths count.
         if known.slot == slot and known.prompt_bytes == prompt_bytes:
             tokens = prompt_tokens + completion_tokens
@@ -241,21 +227,18 @@ class Conversations:
             known.prompt_tokens = prompt_tokens
             self._settle(known, slot, tokens, min(known.shared, tokens))
 
-    def get(self, name: Name) -> Conversation | None:
-        return self._known.get(name)
-
     def learn(self, state: Conversation, slot: int, *, was: Name | None = None) -> bool:
-        """Takes over a state that another edge published, if it is greater than the one known here; True if it was.
+        """Take over a state that another edge published, if it is greater than the one known here; True if it was.
 
         - `state`: an empty `home` says that its writer dropped the conversation; a state of another writer stays.
         - `slot`: of its home; NO_SLOT where that is not registered here, and the state is of no use.
-        - `was`: the name that it gave up, None where it kept its name.
+        - `was`: the name that the conversation gave up, None where it kept its name.
         """
         if was is not None and was != state.name:
-            before = self._known.get(was)
+            before = self.by_name.get(was)
             if before is not None and before.turn < state.turn:
                 self._drop(before)
-        known = self._known.get(state.name)
+        known = self.by_name.get(state.name)
         if not state.home:
             if known is not None and known.writer == state.writer:
                 self._drop(known)
@@ -264,12 +247,6 @@ class Conversations:
             return False
         if known is not None and not state.outranks(known):
             return False
-        self._take_over(state, slot)
-        return True
-
-    def _take_over(self, state: Conversation, slot: int) -> None:
-        """That state is right, and its home is on `slot`."""
-        known = self._known.get(state.name)
         if known is None:
             known = self._begin(state.name, slot, state.shared, state.seen_s)
         elif not known.under_way and state.turn > known.turn:
@@ -277,13 +254,13 @@ class Conversations:
         if not known.in_flight:
             self._become(known, state.phase, max(state.seen_s, known.seen_s))
         self._settle(known, slot, state.tokens, state.shared)
-        known.born_ms, known.turn, known.writer = state.born_ms, state.turn, state.writer
+        _describe(known, state)
+        known.turn, known.writer = state.turn, state.writer
         known.stands, known.answered, known.before, known.pending = 0, True, None, None
-        known.prompt_bytes, known.prompt_tokens = state.prompt_bytes, state.prompt_tokens
-        known.tail_at, known.tail = state.tail_at, state.tail
+        return True
 
     def expire(self, now_s: float) -> int:
-        """The silent no longer count, and those silent for the ttl are forgotten; how many."""
+        """End the share of silent conversations, and drop those silent for the ttl; return how many of these."""
         elsewhere, pausing, dormant = self._in_phase[Phase.ELSEWHERE :]
         for known in _seen_until(elsewhere, now_s - UNDER_WAY_ELSEWHERE_S):
             self._become(known, Phase.PAUSING, known.seen_s)
@@ -299,36 +276,33 @@ class Conversations:
         return len(over)
 
     def add_slot(self, slot: int, home: str) -> None:
-        """A replica, `home` by its id, takes a slot."""
+        """Note that a replica with the id `home` takes a slot."""
         self._homes[slot] = home
 
     def clear_slot(self, slot: int) -> list[Name]:
-        """Drops the conversations of a replica that left; names of those that this edge wrote."""
-        names = self._drop_at(slot, 0)
+        """Drop the conversations of a replica that left; return the names of those that this edge wrote."""
+        names = self.engine_started(slot, 0, restarted=True)
         self._homes.pop(slot, None)
-        self._born.pop(slot, None)
+        del self._born[slot]
         return names
 
     def engine_started(self, slot: int, born_ms: int, *, restarted: bool = False) -> list[Name]:
-        """Drops the conversations whose KV an earlier incarnation of the engine on a slot had; names of those
-        that this edge wrote.
+        """Drop the conversations whose KV an earlier incarnation of the engine on a slot had.
+
+        Returns the names of those that this edge wrote.
 
         - `born_ms`: start time of the incarnation that reports, in milliseconds since 1970; 0 is unknown.
-        - `restarted`: it was seen to follow another one. Otherwise conversations of an unknown incarnation stay.
+        - `restarted`: another incarnation was there before. Otherwise conversations of an unknown incarnation stay.
         """
         if born_ms <= self._born.get(slot, 0) and not restarted:
             return []
         self._born[slot] = born_ms
-        return self._drop_at(slot, born_ms, unknown=restarted)
-
-    def _drop_at(self, slot: int, born_ms: int, *, unknown: bool = True) -> list[Name]:
-        """Drops what is on a slot: of incarnations before `born_ms` (0: of all), and of `unknown` ones."""
         if not self._of_slot.get(slot):
             return []
-        least_ms = 0 if unknown else 1
+        least_ms = 0 if restarted else 1
         dropped = [
             known
-            for known in self._known.values()
+            for known in self.by_name.values()
             if known.slot == slot and (not born_ms or least_ms <= known.born_ms < born_ms)
         ]
         for known in dropped:
@@ -336,24 +310,24 @@ class Conversations:
         return [known.name for known in dropped if not known.writer]
 
     def _begin(self, name: Name, slot: int, shared: int, now_s: float) -> Conversation:
-        if len(self._known) >= self._max:
+        if len(self.by_name) >= self._max:
             longest_silent = chain.from_iterable(phase.values() for phase in reversed(self._in_phase))
             for known in list(islice(longest_silent, min(EVICTION_BATCH, self._max))):
                 self._drop(known)
                 self.evicted += 1
-        known = self._known[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
+        known = self.by_name[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
         known.home = self._homes.get(slot, "")
         self._in_phase[known.phase][name] = known
         self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
         return known
 
     def _rename(self, known: Conversation, name: Name) -> None:
-        """It goes on under another name, which may have been that of a prompt that ended alike."""
-        alike = self._known.get(name)
+        """Rename a conversation; the name may have been that of a prompt that ended alike."""
+        alike = self.by_name.get(name)
         if alike is not None:
             known.turn = max(known.turn, alike.turn)
             self._drop(alike)
-        for table in (self._known, self._in_phase[known.phase]):
+        for table in (self.by_name, self._in_phase[known.phase]):
             del table[known.name]
             table[name] = known
         known.name = name
@@ -367,7 +341,7 @@ class Conversations:
             self._columns.add_footprint(known.slot, known.own if known.live else -known.own)
 
     def _settle(self, known: Conversation, slot: int, tokens: int, shared: int) -> None:
-        """Its KV is on `slot`, so much of it."""
+        """Put a conversation's KV on a slot: `tokens` of it, `shared` of these brought by others."""
         columns, before = self._columns, known.own
         known.tokens, known.shared = tokens, shared
         if known.slot == slot:
@@ -382,7 +356,7 @@ class Conversations:
         known.slot, known.home, known.born_ms = slot, self._homes.get(slot, ""), self._born.get(slot, 0)
 
     def _drop(self, known: Conversation) -> None:
-        del self._known[known.name]
+        del self.by_name[known.name]
         del self._in_phase[known.phase][known.name]
         if known.live:
             self._columns.add_footprint(known.slot, -known.own)
@@ -390,33 +364,23 @@ class Conversations:
         known.slot, known.home, known.in_flight = NO_SLOT, "", 0
         known.before = known.pending = None
 
-    def validate(self) -> None:
-        """Raises AssertionError when table and column disagree."""
-        footprint = self._columns.signals.footprint
-        known = self._known.values()
-        own, count = [0] * len(footprint), Counter[int]()
-        for one in known:
-            own[one.slot] += one.own if one.live else 0
-            count[one.slot] += 1
-        assert footprint.tolist() == own, f"the column says {footprint.tolist()}, the table {own}"
-        assert Counter(self._of_slot) == count, f"counted {self._of_slot}, there are {count}"
-        assert all(name == one.name for name, one in self._known.items()), "a conversation under another's name"
-        for phase, table in zip(Phase, self._in_phase, strict=True):
-            assert all(one.phase is phase and self._known[name] is one for name, one in table.items()), f"{phase!r}"
-        assert all(one.slot != NO_SLOT for one in known), "a dropped conversation in the table"
-        assert all(one.home == self._homes.get(one.slot, "") for one in known), "a conversation at home elsewhere"
-        assert sum(map(len, self._in_phase)) == len(self._known), "a conversation in no phase, or in two"
-        assert all((one.phase is Phase.UNDER_WAY) == (one.in_flight > 0) for one in known), "under way or not?"
-
 
 def _set_aside(known: Conversation) -> None:
-    """Another request of it follows: what it keeps is what it goes back to if nobody answers that."""
+    """Copy a conversation before another request, to come back to if nobody answers that."""
+    kept = replace(known, before=None, pending=None)
     if known.answered:
-        known.before, known.answered = known.kept, False
+        known.before, known.answered = kept, False
     else:
         if known.pending is None:
             known.pending = {}
-        known.pending[known.stands] = known.kept
+        known.pending[known.stands] = kept
+
+
+def _describe(known: Conversation, state: Conversation) -> None:
+    """Give a conversation the incarnation and the last prompt of one of its states."""
+    known.born_ms = state.born_ms
+    known.prompt_bytes, known.prompt_tokens = state.prompt_bytes, state.prompt_tokens
+    known.tail_at, known.tail = state.tail_at, state.tail
 
 
 def _seen_s(known: Conversation) -> float:
@@ -424,5 +388,5 @@ def _seen_s(known: Conversation) -> float:
 
 
 def _seen_until(table: dict[Name, Conversation], at_s: float) -> list[Conversation]:
-    """Those not seen after that moment, of a table in the order of `seen_s`."""
+    """Return the conversations not seen after that moment, of a table in the order of `seen_s`."""
     return list(takewhile(lambda known: known.seen_s <= at_s, table.values()))

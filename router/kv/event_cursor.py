@@ -19,9 +19,9 @@ PAST_EPOCHS = 4
 
 
 class EventCursor:
-    """How far one engine's events are applied."""
+    """Place in the event stream of one engine up to which events are applied."""
 
-    __slots__ = ("at", "block_tokens", "epoch", "handoffs", "in_step", "load", "past", "seq")
+    __slots__ = ("at", "block_tokens", "epoch", "handoffs", "in_step", "load", "past", "seq", "started")
 
     def __init__(self) -> None:
         self.epoch = ""
@@ -33,6 +33,8 @@ class EventCursor:
         self.seq = 0
         self.in_step = False
         """Nothing is missing: the index has all that is resident."""
+        self.started = 0
+        """Number of this start among all starts of engines that the edge has seen."""
         self.load: EngineLoad | None = None
         self.handoffs: Handoffs | None = None
         self.block_tokens = 0
@@ -46,19 +48,18 @@ class EventCursor:
         return tokens // self.block_tokens * self.block_tokens if self.block_tokens else tokens
 
     def restarted(self) -> None:
-        """Another incarnation of the engine began: nothing of this one counts any more."""
+        """Drop all that was known of an incarnation, since another one of the engine began."""
         if self.epoch:
             self.past.append(self.epoch)
         self.load = self.handoffs = None
         self.lost()
 
     def lost(self) -> None:
-        """The engine's reports reach this edge no more; a snapshot of any incarnation may follow."""
+        """Follow no incarnation: reports reach this edge no more, until a snapshot of any incarnation."""
         self.epoch, self.at, self.in_step = "", 0, False
 
     def apply(self, index: PrefixIndex, slot: int, events: EngineEvents) -> bool:
-        """Takes the keys of one message over into the index. False when something is missing: the engine must send a
-        snapshot."""
+        """Apply the keys of one message to the index; False when the engine must send a snapshot, as one is missing."""
         if events.snapshot:
             if not (self.in_step and events.epoch == self.epoch and 0 < events.at <= self.at):
                 if self.epoch:

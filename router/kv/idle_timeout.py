@@ -23,11 +23,11 @@ FIRST_S = 0.05
 MEMORY = 4096.0
 
 DOUBTFUL = 32
-"""So many silent conversations say nothing yet."""
+"""Number of silent conversations that says nothing yet."""
 
 
 class Silence:
-    """Counts pauses and ends. `ttl_s` (more than `FIRST_S`): silence that ends a conversation whatever was learned."""
+    """Counts of pauses and ends. `ttl_s` (more than `FIRST_S`) of silence end a conversation whatever was learned."""
 
     def __init__(self, ttl_s: float) -> None:
         self.ttl_s = ttl_s
@@ -44,12 +44,12 @@ class Silence:
         return f"Silence(patience {self.patience_s:.3g} s)"
 
     def went_on(self, pause_s: float) -> None:
-        """A conversation went on after so long a pause."""
+        """Count a conversation that went on after a pause."""
         self._pauses[bisect_left(self._bounds, pause_s)] += 1.0
         self._count()
 
     def ended(self) -> None:
-        """A conversation was silent for `ttl_s`."""
+        """Count a conversation that was silent for `ttl_s`."""
         self._ends += 1.0
         self._count()
 

@@ -1,4 +1,4 @@
-"""From prefix keys to tokens: how much of a prompt those hold who hold its keys.
+"""Tokens behind prefix keys: how much of a prompt a replica holds that holds some of its keys.
 
 Keys lie some hundred bytes apart at a prompt's head and 4 KiB at its end, and a byte is no fixed share of a token. What
 is known, best first:
@@ -25,13 +25,13 @@ from pointsman.router.kv.conversation import Conversation
 from pointsman.router.kv.prefix_index import Level
 
 MAX_TOLD_KEYS = 262_144
-"""About 25 MB: the keys of 250 replicas of 500,000 tokens. When met, the half told longest ago goes."""
+"""Limit of keys told of: about 25 MB, 250 replicas of 500,000 tokens. When met, the half told longest ago goes."""
 
 MAX_FOUND_KEYS = 65_536
-"""When met, the half found longest ago goes."""
+"""Limit of keys found. When met, the half found longest ago goes."""
 
 SLACK_TOKENS = 64
-"""By how much a prompt's end may lie behind a key it ends before: lengths not told yet are guesses."""
+"""Tokens by which a prompt's end may lie behind a key it ends before: lengths not told yet are guesses."""
 
 
 class _Latest:
@@ -86,13 +86,13 @@ class KeyTokens:
     # What engines say
 
     def told(self, keys: Sequence[int], tokens: Sequence[int]) -> None:
-        """An engine stored these keys, whose prefixes have so many tokens."""
+        """Learn the lengths of the prefixes of keys that an engine stored."""
         put = self._told.put
         for key, length in zip(keys, tokens, strict=False):
             put(key, length)
 
     def found(self, keys: Sequence[int], at: int, cached_tokens: int, per_byte: float) -> None:
-        """A prompt of which a replica held keys up to number `at` found so many tokens there."""
+        """Learn how many tokens a prompt found where a replica held its keys up to number `at`."""
         low = self._told.get(keys[at])
         if low is not None and at + 1 < len(keys):
             high = _tokens(self._told.deepest(keys, at + 1), at + 1, per_byte)
@@ -111,7 +111,7 @@ class KeyTokens:
         *,
         continues: bool,
     ) -> tuple[int, Residency]:
-        """Length of a prompt of `size` bytes, and how much of it is resident where `levels` of it are.
+        """Return the length of a prompt of `size` bytes, and how much of it is resident where `levels` of it are.
 
         `known` is its conversation; `continues` says that the prompt is the next one of it, whole.
         """

@@ -26,7 +26,7 @@ class Lessons:
         self._counters = counters
 
     def first_token(self, placement: Placement, first: FirstToken) -> None:
-        """The engine reported the first token of a request, with the length of its prompt."""
+        """Learn from the first token of a request, reported with the length of its prompt."""
         if placement.paired:  # another replica computed the prompt
             self._ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
             return
@@ -44,6 +44,6 @@ class Lessons:
             self.prefill_time(placement, first.ttft_ms)
 
     def prefill_time(self, placement: Placement, took_ms: float) -> None:
-        """The first token came so long after the request."""
+        """Learn from the time between a request and its first token."""
         if placement.ahead <= UNQUEUED * placement.uncached:
             self._times.observe(placement.slot, placement.uncached, took_ms)

@@ -18,20 +18,14 @@ ANSWER_TOKENS = 256
 
 
 class Mirrors:
-    """Which slots are mirrored, and by what."""
+    """Mirrors by slot."""
 
     def __init__(self, index: PrefixIndex) -> None:
         self._index = index
         self._mirrors: dict[int, CacheMirror] = {}
 
-    def __len__(self) -> int:
-        return len(self._mirrors)
-
-    def __contains__(self, slot: int) -> bool:
-        return slot in self._mirrors
-
     def sized(self, slot: int, capacity_tokens: int) -> None:
-        """The endpoint there has room for so many tokens, more than 0; said once or again."""
+        """Mirror an endpoint that has room for so many tokens, more than 0; said once or again."""
         mirror = self._mirrors.get(slot)
         if mirror is None:
             self._mirrors[slot] = CacheMirror(capacity_tokens)
@@ -45,7 +39,7 @@ class Mirrors:
             self._evict(slot, mirror.hit(total_tokens))
 
     def enter(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt) -> bool:
-        """A prompt goes there, which holds the keys before `start` already; False where nothing mirrors the slot."""
+        """Enter a prompt whose keys before `start` a slot holds already; False where nothing mirrors the slot."""
         mirror = self._mirrors.get(slot)
         if mirror is None:
             return False
@@ -65,7 +59,7 @@ class Mirrors:
             self._mirrors[slot] = CacheMirror(mirror.capacity)
 
     def drop(self, slot: int) -> bool:
-        """The endpoint left, or tells for itself; False where nothing mirrored it. The index is the caller's."""
+        """End the mirror of an endpoint that left or tells for itself; False without one. The index is the caller's."""
         return self._mirrors.pop(slot, None) is not None
 
     def _evict(self, slot: int, keys: Sequence[int]) -> None:

@@ -24,7 +24,7 @@ class KVOutbox:
         self.expected: list[tuple[int, Sequence[int]]] = []
         """Slot, and the prefix keys expected there."""
         self.conversations: dict[Name, tuple[Conversation, Name | None]] = {}
-        """By name: the conversation, and the name it gave up since the last batch."""
+        """Changed conversations by name, with the name given up since the last batch."""
         self.dropped: set[Name] = set()
         """Names of conversations that this edge wrote and dropped."""
         self.overruns = 0
@@ -37,13 +37,13 @@ class KVOutbox:
         return self._keys + len(self.conversations) + len(self.dropped)
 
     def add_expected(self, slot: int, keys: Sequence[int]) -> None:
-        """A decision expects these prefix keys on a slot."""
+        """Add prefix keys that a decision expects on a slot."""
         self.expected.append((slot, keys))
         self._keys += len(keys)
         self._bound()
 
     def add_conversation(self, known: Conversation, was: Name | None = None) -> None:
-        """A conversation changed; `was` is its name before, where it has another."""
+        """Add a conversation that changed; `was` is its name before, where it has another."""
         conversations = self.conversations
         if was == known.name:
             was = None
@@ -55,21 +55,17 @@ class KVOutbox:
         self._bound()
 
     def add_dropped(self, names: Iterable[Name]) -> None:
-        """Conversations that this edge wrote were dropped: no other edge is to keep these states of them."""
+        """Add conversations that this edge wrote and dropped: no other edge is to keep these states of them."""
         self.dropped.update(names)
         self._bound()
 
     def clear_slot(self, slot: int) -> None:
-        """The replica on a slot left: another one may take the slot before the next batch."""
+        """Drop the keys of a slot whose replica left: another one may take the slot before the next batch."""
         self.expected = [entry for entry in self.expected if entry[0] != slot]
 
     def clear(self) -> None:
-        """Everything was sent."""
+        """Drop everything, since it was sent."""
         self.expected, self.conversations, self.dropped, self._keys = [], {}, set(), 0
-
-    def validate(self) -> None:
-        """Raises AssertionError when more waits than may."""
-        assert len(self) <= self._max, "more waits for the next batch than the limit"
 
     def _bound(self) -> None:
         if len(self) > self._max:

@@ -1,4 +1,4 @@
-"""What `KVState` is made of besides its tables: one prompt, one placement, its counters, the most a candidate holds."""
+"""Parts of `KVState` besides its tables: one prompt, one placement, its counters, the most a candidate holds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Prompt(msgspec.Struct, gc=False):
 
 
 class Placement(msgspec.Struct, gc=False):
-    """What a decision predicted of a prompt, until the engine reports how it was."""
+    """Prediction of a decision about a prompt, until the engine reports how it was."""
 
     slot: int
     model: str
@@ -48,14 +48,14 @@ class Placement(msgspec.Struct, gc=False):
     uncached: int
     conversation: Conversation | None
     ahead: float = 0.0
-    """Tokens in front of it when it was placed."""
+    """Tokens in front of the prompt when it was placed."""
     paired: bool = False
     """Another replica prefills: what this one reports of its first token teaches nothing of its own prefill."""
     keys: Sequence[int] = ()
     at: int = -1
     """Number of the deepest key that was resident, or expected to be; -1 for none."""
     turn: int = 0
-    """Of its conversation."""
+    """Turn of the conversation."""
     claimed: int = 0
     """Tokens of a prompt that was only announced, which count once it is answered; 0 for one that was whole."""
     active: bool = True
@@ -63,11 +63,11 @@ class Placement(msgspec.Struct, gc=False):
     answered: bool = False
     """An answer with a status of 2xx began."""
     starts_seen: int = 0
-    """How many starts of engines this edge had seen when it was placed."""
+    """Starts of engines that this edge had seen when the prompt was placed."""
 
 
 class KVCounters:
-    """What metrics read."""
+    """Counters that metrics read."""
 
     def __init__(self) -> None:
         self.messages = 0
@@ -84,9 +84,9 @@ class KVCounters:
         self.prompt_tokens = 0
         """Prompt tokens of requests whose first token an engine reported."""
         self.best_cached_tokens = 0
-        """At decisions: most that any candidate was predicted to hold, summed up."""
+        """Tokens that the best candidate of each decision was predicted to hold."""
         self.selected_cached_tokens = 0
-        """At decisions: what the chosen one was predicted to hold."""
+        """Tokens that the chosen replica of each decision was predicted to hold."""
 
 
 def arrived_tokens(features: RequestFeatures, known: Conversation | None, tokens: int, per_byte: float) -> int:
@@ -102,7 +102,7 @@ def arrived_tokens(features: RequestFeatures, known: Conversation | None, tokens
 
 
 def best_of(resident: Residency, candidates: Candidates, best: int) -> int:
-    """Most tokens that a candidate holds, where one is known to hold `best`."""
+    """Return the most tokens that a candidate holds, where one is known to hold `best`."""
     for tokens, slots in resident.levels:
         if tokens > best and any(slot in candidates for slot in slots):
             best = tokens
@@ -110,7 +110,7 @@ def best_of(resident: Residency, candidates: Candidates, best: int) -> int:
 
 
 def deepest_of(prompt: Prompt, slot: int) -> int:
-    """Number of the deepest of the prompt's keys that the slot holds, or is expected to; -1 for none."""
+    """Return the number of the deepest key of a prompt that a slot holds, or is expected to; -1 for none."""
     for at, slots in prompt.levels:
         if names(slots, slot):
             return at

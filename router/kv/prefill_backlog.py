@@ -29,13 +29,13 @@ class WaitingPrompt(msgspec.Struct, gc=False):
     slot: int
     tokens: int
     done_s: float
-    """When it should be computed, by the prefill times alone."""
+    """Time when the prompt should be computed, by the prefill times alone."""
     patience_s: float
     """Seconds granted beyond `done_s` and the replica's lateness; negative where no first token is reported."""
     due_s: float
-    """When to look whether it is overdue."""
+    """Time to look whether the prompt is overdue."""
     open: bool = True
-    """It waits."""
+    """The prompt waits."""
 
 
 class PrefillBacklog:
@@ -49,7 +49,7 @@ class PrefillBacklog:
         self._open = 0
         self._busy_until_s: dict[int, float] = {}
         self._late_s: dict[int, float] = {}
-        """By slot, how much later than `done_s` the last first token came."""
+        """Lateness by slot: seconds between `done_s` and the last first token."""
         self.decayed = 0
         """Entries ended because their first token was never reported."""
 
@@ -60,7 +60,7 @@ class PrefillBacklog:
         return f"PrefillBacklog({len(self)} waiting)"
 
     def add(self, slot: int, tokens: int, now_s: float, *, reports: bool) -> WaitingPrompt:
-        """A decision put `tokens` uncached tokens on a slot; `reports`: its first token will be reported."""
+        """Add uncached tokens that a decision put on a slot; `reports`: the first token will be reported."""
         start_s = max(now_s, self._busy_until_s.get(slot, 0.0))
         due_s = done_s = start_s + self._columns.signals.time_ms(slot, tokens) / 1000
         self._busy_until_s[slot] = done_s
@@ -76,8 +76,10 @@ class PrefillBacklog:
         return entry
 
     def release(self, entry: WaitingPrompt, *, first_s: float = -1.0) -> bool:
-        """A prompt's request had its first token at `first_s`, or ended without one (negative); False when it waited no
-        longer."""
+        """End the wait of a prompt; False when it waited no longer.
+
+        first_s: time of the request's first token; negative for a request that ended without one.
+        """
         if not entry.open:
             return False
         entry.open = False
@@ -86,7 +88,7 @@ class PrefillBacklog:
         self._columns.add_waiting(slot, -entry.tokens)
         if first_s >= 0:
             self._late_s[slot] = max(0.0, first_s - entry.done_s)
-        if not self._columns.waiting(slot):
+        if not self._columns.cells.waiting[slot]:
             self._busy_until_s.pop(slot, None)
         if len(self._due) > 64 + 2 * self._open:
             self._due = [due for due in self._due if due[2].open]
@@ -94,7 +96,7 @@ class PrefillBacklog:
         return True
 
     def expire(self, now_s: float) -> None:
-        """Ends the entries that are overdue. O(1) when none is."""
+        """End the entries that are overdue. O(1) when none is."""
         while self._due and self._due[0][0] <= now_s:
             _, arrival, entry = self._due[0]
             if entry.open and entry.patience_s >= 0:
@@ -108,18 +110,8 @@ class PrefillBacklog:
                 self.decayed += 1
 
     def clear_slot(self, slot: int) -> None:
-        """Its replica left or restarted."""
+        """Release the prompts of a replica that left or restarted."""
         for entry in [entry for _, _, entry in self._due if entry.slot == slot]:
             self.release(entry)
         self._busy_until_s.pop(slot, None)
         self._late_s.pop(slot, None)
-
-    def validate(self) -> None:
-        """Raises AssertionError when entries and column disagree."""
-        waiting = self._columns.signals.waiting - self._columns.waiting_elsewhere
-        own = [0] * len(waiting)
-        entries = [entry for _, _, entry in self._due if entry.open]
-        for entry in entries:
-            own[entry.slot] += entry.tokens
-        assert waiting.tolist() == own, f"the column says {waiting.tolist()}, the entries {own}"
-        assert len(entries) == self._open, "an open entry that will never be due"

@@ -24,7 +24,7 @@ OUTLIER = 0.7
 are usually large the bound is twice the usual, so that a replica unlike the prior, or one that changed, is believed."""
 
 ERROR_WEIGHT = 0.1
-"""Of one observation in the moving average of errors."""
+"""Weight of one observation in the moving average of errors."""
 
 FLOOR_MS = 5.0
 """Predictions below count as this when an error is made relative: timers are no finer."""
@@ -37,13 +37,13 @@ MIN_PER_TOKEN_MS = 1e-5
 
 _PRIOR = (PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS * SCALE, 0.0)
 _ACTIVE = sorted((active for active in product((True, False), repeat=3) if active[1]), key=sum, reverse=True)
-"""Which coefficients may differ from 0, most first; tokens always take time."""
+"""Choices of coefficients that may differ from 0, most first; tokens always take time."""
 
 Vector = list[float]
 
 
 class PrefillTimes:
-    """Fits T for each slot and writes it into the columns."""
+    """The fit of T for each slot, and its writer into the columns."""
 
     def __init__(self, columns: KVColumns) -> None:
         self._columns = columns
@@ -52,20 +52,20 @@ class PrefillTimes:
         self.observations = 0
 
     def clear_slot(self, slot: int) -> None:
-        """Another engine there: back to the prior."""
+        """Go back to the prior for a slot that another engine takes."""
         self._sums.pop(slot, None)
         self._errors.pop(slot, None)
 
     def typical_ms(self, slot: int) -> float:
         """Time to prefill `TYPICAL_TOKENS` there, in milliseconds; 0 where nothing was observed."""
-        return self._columns.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
+        return self._columns.signals.time_ms(slot, TYPICAL_TOKENS) if slot in self._sums else 0.0
 
     def observe(self, slot: int, tokens: int, took_ms: float) -> None:
-        """`tokens` uncached tokens took so long to the first token, with nothing in front of them."""
+        """Learn from a first token: `tokens` uncached tokens took so long, with nothing in front of them."""
         if tokens < 1 or took_ms < 0:
             return
         self.observations += 1
-        predicted_ms = max(FLOOR_MS, self._columns.time_ms(slot, tokens))
+        predicted_ms = max(FLOOR_MS, self._columns.signals.time_ms(slot, tokens))
         error = abs(math.log(max(FLOOR_MS, took_ms) / predicted_ms))
         usual = self._errors.get(slot, error)
         self._errors[slot] = usual + ERROR_WEIGHT * (error - usual)
@@ -79,8 +79,8 @@ class PrefillTimes:
             for j in range(3):
                 matrix[i][j] = MEMORY * matrix[i][j] + weight * powers[i] * powers[j]
         # The prior weighs as one observation does, at the scale of this replica.
-        empty_ms = max(PRIOR_BASE_MS, self._columns.time_ms(slot, 1))
-        full_ms = max(PRIOR_PER_TOKEN_MS * SCALE, self._columns.time_ms(slot, SCALE))
+        empty_ms = max(PRIOR_BASE_MS, self._columns.signals.time_ms(slot, 1))
+        full_ms = max(PRIOR_PER_TOKEN_MS * SCALE, self._columns.signals.time_ms(slot, SCALE))
         base, linear, square = _fit(matrix, vector, (empty_ms**-2, full_ms**-2, full_ms**-2))
         self._columns.set_times(slot, base, max(MIN_PER_TOKEN_MS, linear / SCALE), square / SCALE**2)
 

@@ -1,4 +1,4 @@
-"""Which replica holds which prompt prefix.
+"""Residency of prompt prefixes: which replica holds which.
 
 `PrefixIndex` owns a mirror of the replicas' caches: prefix key -> the set of replicas that hold the whole prefix the
 key names. A set is an integer with one bit a replica, so the index is one dict of integers whatever the fleet's size.
@@ -23,14 +23,14 @@ from the older one. So what goes is what no decision and no event has touched fo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pointsman.policies.candidates import Slots
 
 MAX_KEYS = 1_000_000
-"""About 200 MB. A replica with 500,000 tokens of KV has some 1,000 keys, so this is a fleet of hundreds."""
+"""Limit of confirmed keys, about 200 MB. 500,000 tokens of KV are some 1,000 keys, so this is a fleet of hundreds."""
 
 MAX_EXPECTED_KEYS = 262_144
 """Expectations not yet confirmed: 2,000 prompts of 128 keys. When met, the oldest prompts' go."""
@@ -48,9 +48,70 @@ MAX_LISTED_SETS = 1024
 """Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
 
 FEW_SLOTS = 16
-"""Up to so many holders are listed one by one, which is cheaper than an array."""
+"""Most holders that are listed one by one, which is cheaper than an array."""
 
 Level = tuple[int, Sequence[int] | Slots]
+
+
+class Expectations:
+    """Keys that decisions expect on replicas, until a replica confirms them or their time is up."""
+
+    def __init__(self, limit: int) -> None:
+        self.sets: dict[int, int] = {}
+        """Set of replicas expected to hold a key, by key."""
+        self._limit = limit
+        self._marks: list[tuple[float, int, Sequence[int]]] = []
+        """A heap of (end, the slot's set, keys)."""
+        self._marked = 0
+        """Number of keys in the heap."""
+        self.expired = 0
+        """Expected keys that no replica confirmed in time."""
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def add(self, mask: int, keys: Sequence[int], end_s: float) -> None:
+        """Expect keys on one replica until `end_s`. Beyond the limits the oldest expectations end."""
+        sets = self.sets
+        others = sets.get
+        for key in keys:
+            sets[key] = others(key, 0) | mask
+        heapq.heappush(self._marks, (end_s, mask, keys))
+        self._marked += len(keys)
+        while len(sets) > self._limit or self._marked > MAX_MARKED_KEYS:
+            self._void_first()
+
+    def settle(self, key: int, mask: int) -> None:
+        """End the expectation of a key on one replica: it came true, or is void."""
+        bits = self.sets.get(key, 0)
+        if bits & mask:
+            if not bits & ~mask:
+                del self.sets[key]
+            else:
+                self.sets[key] = bits & ~mask
+
+    def expire(self, now_s: float) -> None:
+        """End the expectations whose time is up. O(1) when there are none."""
+        marks = self._marks
+        while marks and marks[0][0] <= now_s:
+            self._void_first()
+
+    def _void_first(self) -> None:
+        _, mask, keys = heapq.heappop(self._marks)
+        self._marked -= len(keys)
+        before = len(self.sets)
+        for key in keys:
+            self.settle(key, mask)
+        self.expired += before - len(self.sets)
+
+    def drop(self, dying: int) -> None:
+        """End all expectations on a set of replicas that are no more."""
+        for key, bits in list(self.sets.items()):
+            if bits & dying:
+                self.settle(key, dying)
+        self._marks = [mark for mark in self._marks if not mark[1] & dying]
+        heapq.heapify(self._marks)
+        self._marked = sum(len(mark[2]) for mark in self._marks)
 
 
 class PrefixIndex:
@@ -58,18 +119,13 @@ class PrefixIndex:
 
     def __init__(self, *, max_keys: int = MAX_KEYS, max_expected_keys: int = MAX_EXPECTED_KEYS) -> None:
         self._max_keys = max_keys
-        self._max_expected = max_expected_keys
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
-        self._expected: dict[int, int] = {}
-        self._marks: list[tuple[float, int, Sequence[int]]] = []
-        """A heap of (end, the slot's set, keys)."""
-        self._marked = 0
-        """Keys in it."""
+        self.expectations = Expectations(max_expected_keys)
         self._shared: dict[int, int] = {}
         self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
-        """By slot, the set that holds it alone."""
+        """Set of one slot alone, by slot."""
         self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
         self._bits = 0
         self._free_bits: list[int] = []
@@ -78,24 +134,17 @@ class PrefixIndex:
         """Dead bits that no key has once the older layer is empty."""
         self.evicted_by_limit = 0
         """Keys dropped because the index was full."""
-        self.expectations_expired = 0
-        """Expected keys that no replica confirmed in time."""
 
     def __len__(self) -> int:
         return len(self._recent) + len(self._older)
 
     def __repr__(self) -> str:
-        return f"PrefixIndex({len(self)} of {self._max_keys} keys, {len(self._expected)} expected)"
-
-    @property
-    def expected(self) -> int:
-        """Keys somebody is expected to hold soon."""
-        return len(self._expected)
+        return f"PrefixIndex({len(self)} of {self._max_keys} keys, {len(self.expectations)} expected)"
 
     # Slots
 
     def add_slot(self, slot: int) -> None:
-        """Makes a slot known; it holds nothing."""
+        """Make room for a replica that holds nothing."""
         if slot in self._masks:
             self.forget(slot)
             return
@@ -111,18 +160,18 @@ class PrefixIndex:
         self._listed.clear()
 
     def clear_slot(self, slot: int) -> None:
-        """The slot's replica left."""
+        """Drop all that is known of a slot whose replica left. O(1)."""
         self._dead |= self._masks.pop(slot)
 
     def forget(self, slot: int) -> None:
-        """All that is known of a slot is void, its expectations included: the engine there restarted. O(1)."""
+        """Drop all that is known of a slot, expectations included: the engine there restarted. O(1)."""
         self.clear_slot(slot)
         self.add_slot(slot)
 
     # Events
 
     def stored(self, slot: int, key: int) -> None:
-        """A replica says that it holds the prefix a key names."""
+        """Note that a replica reported to hold the prefix that a key names."""
         mask = self._masks[slot]
         recent = self._recent
         bits = recent.get(key)
@@ -138,11 +187,11 @@ class PrefixIndex:
                 recent[key] = mask
         elif not bits & mask:
             recent[key] = self._share(bits | mask)
-        if self._expected:
-            self._settle(key, mask)
+        if self.expectations.sets:
+            self.expectations.settle(key, mask)
 
     def evicted(self, slot: int, key: int) -> None:
-        """A replica says that it no longer holds it."""
+        """Note that a replica reported to hold the prefix of a key no longer."""
         mask = self._masks[slot]
         layer = self._recent if key in self._recent else self._older
         bits = layer.get(key, 0)
@@ -153,7 +202,7 @@ class PrefixIndex:
                 layer[key] = self._share(bits ^ mask)
 
     def _share(self, bits: int) -> int:
-        """One object for equal sets: in a fleet of 1,000 a set is 160 bytes, more than its key."""
+        """Return one object for equal sets: in a fleet of 1,000 a set is 160 bytes, more than its key."""
         shared = self._shared
         if len(shared) >= MAX_SHARED_SETS:
             shared.clear()
@@ -174,21 +223,15 @@ class PrefixIndex:
     # Expectations
 
     def expect(self, slot: int, keys: Sequence[int], start: int, end_s: float) -> None:
-        """A decision sends a prompt to a slot: from key `start` on it will hold them soon; by `end_s` it said so or
-        the expectation is void. Lifts the keys before, which the decision counted on, out of reach of the limit."""
+        """Expect a prompt's keys from number `start` on where a decision sends it; void after `end_s`.
+
+        The keys before, which the decision counted on, are lifted out of reach of the limit.
+        """
         if self._older and start:
             self._lift(keys[:start])
         added = keys[start:]
-        if not added:
-            return
-        mask, expected = self._masks[slot], self._expected
-        others = expected.get
-        for key in added:
-            expected[key] = others(key, 0) | mask
-        heapq.heappush(self._marks, (end_s, mask, added))
-        self._marked += len(added)
-        while len(expected) > self._max_expected or self._marked > MAX_MARKED_KEYS:
-            self._void_first()
+        if added:
+            self.expectations.add(self._masks[slot], added, end_s)
 
     def _lift(self, keys: Sequence[int]) -> None:
         older, recent = self._older, self._recent
@@ -200,50 +243,26 @@ class PrefixIndex:
             if not older:
                 self._layer_done()
 
-    def _settle(self, key: int, mask: int) -> None:
-        """An expectation came true, or is void."""
-        bits = self._expected.get(key, 0)
-        if bits & mask:
-            if not bits & ~mask:
-                del self._expected[key]
-            else:
-                self._expected[key] = bits & ~mask
-
     def unexpect(self, slot: int, keys: Sequence[int]) -> None:
-        """A slot will not hold these any more, unless it has said that it does."""
-        expected = self._expected
+        """End the expectation of keys on a slot that has not confirmed them."""
+        expected = self.expectations.sets
         if expected:
             mask = self._masks[slot]
             for key in keys:
                 if key in expected:
-                    self._settle(key, mask)
-
-    def expire(self, now_s: float) -> None:
-        """Ends the expectations whose time is up. O(1) when there are none."""
-        marks = self._marks
-        while marks and marks[0][0] <= now_s:
-            self._void_first()
-
-    def _void_first(self) -> None:
-        _, mask, keys = heapq.heappop(self._marks)
-        self._marked -= len(keys)
-        self._void(mask, keys)
-
-    def _void(self, mask: int, keys: Iterable[int]) -> None:
-        before = len(self._expected)
-        for key in keys:
-            self._settle(key, mask)
-        self.expectations_expired += before - len(self._expected)
+                    self.expectations.settle(key, mask)
 
     # Reading
 
     def match(self, keys: Sequence[int]) -> list[Level]:
-        """Who holds how much of a prompt: (index of the deepest key held, the slots that hold it), deepest first, each
-        slot once, arrays ascending. Beyond `MAX_LEVELS` places, who drops out elsewhere is named at a shallower key it
-        holds."""
+        """Return how much of a prompt replicas hold: (index of the deepest key held, the slots that hold it).
+
+        Deepest first, each slot once, arrays ascending. Beyond `MAX_LEVELS` places where holders drop out, a slot is
+        named at a shallower key than its deepest.
+        """
         if not keys:
             return []
-        recent, expected, older = self._recent.get, self._expected.get, self._older
+        recent, expected, older = self._recent.get, self.expectations.sets.get, self._older
         key = keys[0]
         top = recent(key, 0) | expected(key, 0)
         if older:
@@ -280,7 +299,7 @@ class PrefixIndex:
             middle = (low + high) >> 1
 
     def _slots(self, bits: int) -> Sequence[int] | Slots:
-        """The slots of a set; shared, not to be written to."""
+        """Return the slots of a set; shared, not to be written to."""
         listed = self._listed
         known = listed.get(bits)
         if known is None:
@@ -304,15 +323,10 @@ class PrefixIndex:
         held.sort()
         return held
 
-    def holds(self, slot: int, key: int) -> bool:
-        """Whether a slot has confirmed a key, or is expected to."""
-        bits = self._recent.get(key, 0) | self._older.get(key, 0) | self._expected.get(key, 0)
-        return bool(bits & self._masks[slot])
-
     # Upkeep
 
     def tidy(self, keys: int) -> bool:
-        """Goes through at most so many keys to rid them of dead bits; True while there is more to do."""
+        """Go through at most `keys` keys to rid them of dead bits; True while there is more to do."""
         if not self._older:
             if not self._dead:
                 return False
@@ -335,17 +349,10 @@ class PrefixIndex:
         return bool(self._dead)
 
     def _layer_done(self) -> None:
-        """The older layer is empty: no key has a bit that died before it was made."""
+        """Free the dead bits that no key has any more, now that the older layer is empty."""
         dying, self._dying = self._dying, 0
         if dying:
-            for key, bits in list(self._expected.items()):
-                if bits & dying:
-                    self._expected[key] = bits & ~dying
-            for key in [key for key, bits in self._expected.items() if not bits]:
-                del self._expected[key]
-            self._marks = [mark for mark in self._marks if not mark[1] & dying]
-            heapq.heapify(self._marks)
-            self._marked = sum(len(mark[2]) for mark in self._marks)
+            self.expectations.drop(dying)
             self._dead &= ~dying
             while dying:
                 lowest = dying & -dying
@@ -353,8 +360,11 @@ class PrefixIndex:
                 dying ^= lowest
 
     def export(self, size: int) -> Iterator[list[tuple[Sequence[int] | Slots, list[int]]]]:
-        """Confirmed residency, about `size` keys at a time, each list by who holds them. The index may change between
-        two steps: a key is told as it is when its turn comes, or not at all if it came later."""
+        """Yield confirmed residency, about `size` keys at a time, grouped by the slots that hold them.
+
+        The index may change between two steps: a key is told as it is when its turn comes, or not at all if it came
+        later.
+        """
         keys = [*self._older, *self._recent]
         for at in range(0, len(keys), size):
             recent, older, alive = self._recent.get, self._older.get, ~self._dead
@@ -364,24 +374,3 @@ class PrefixIndex:
                 if bits:
                     groups.setdefault(bits, []).append(key)
             yield [(self._slots(bits), group) for bits, group in groups.items()]
-
-    def snapshot(self) -> Iterator[tuple[int, list[int]]]:
-        """Confirmed residency: (key, slots that hold it), least recently used first."""
-        for layer in (self._older, self._recent):
-            for key, bits in layer.items():
-                alive = bits & ~self._dead
-                if alive:
-                    yield key, list(map(int, self._slots(alive)))
-
-    def validate(self) -> None:
-        """Raises AssertionError when the index contradicts itself (tests call it after every step)."""
-        assert not self._recent.keys() & self._older.keys(), "a key is in both layers"
-        assert len(self) <= self._max_keys, "more keys than the limit"
-        assert len(self._expected) <= self._max_expected, "more expectations than the limit"
-        assert self._marked == sum(len(mark[2]) for mark in self._marks) <= MAX_MARKED_KEYS, "marks are miscounted"
-        masks = list(self._masks.values())
-        assert len(set(masks)) == len(masks), "two slots share a bit"
-        assert not any(mask & self._dead for mask in masks), "a live slot's bit is dead"
-        assert all(self._slot_of_bit[mask.bit_length() - 1] == slot for slot, mask in self._masks.items()), "bits stale"
-        for layer in (self._recent, self._older, self._expected):
-            assert 0 not in layer.values(), "a key nobody holds"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pointsman.contract.events import EngineEvents, EngineLoad
 from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
-from pointsman.policies.candidates import NO_SLOT, Candidates, KVSignals
+from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.kv.columns import KVColumns
 from pointsman.router.kv.conversation import Conversation, Name
@@ -38,10 +38,10 @@ from pointsman.router.kv.prefix_index import PrefixIndex
 from pointsman.router.kv.token_ratio import TokenRatio
 
 EXPECTED_S = 30.0
-"""How long keys are expected on a replica that reports what it stores."""
+"""Time for which keys are expected on a replica that reports what it stores."""
 
 EXPECTED_UNREPORTED_S = 300.0
-"""The same where nothing is ever reported (a plain endpoint): as long as caches under load keep an idle prompt."""
+"""Time for which keys are expected on a plain endpoint: as long as caches under load keep an idle prompt."""
 
 
 class KVState:
@@ -64,35 +64,29 @@ class KVState:
         self._is_silence_known = False
         self.counters = KVCounters()
         self.lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
-        self._feeds: dict[int, EventCursor] = {}
+        self.cursors: dict[int, EventCursor] = {}
+        """Place in the event stream of each engine, by slot; for others to read."""
         self._starts = 0
         """Starts of engines that were seen: replicas that came, and restarts."""
-        self._started: dict[int, int] = {}
-        """By slot, which of them is its engine's."""
         self._mirrors = Mirrors(self.index)
         self.outbox: KVOutbox | None = None
-        """What other edges are to learn with the next batch; None on an edge that is alone."""
+        """Changes that other edges learn with the next batch; None on an edge that is alone."""
 
     def __repr__(self) -> str:
         return f"KVState({self.index!r}, {self.conversations!r}, {len(self.backlog)} waiting)"
 
-    @property
-    def signals(self) -> KVSignals:
-        """The columns policies read."""
-        return self.columns.signals
-
     # Slots
 
     def add_slot(self, slot: int, replica_id: str) -> None:
-        """A replica takes a slot."""
+        """Make room for a replica on a slot."""
         self.columns.add_slot(slot)
         self.index.add_slot(slot)
         self.conversations.add_slot(slot, replica_id)
-        self._feeds[slot] = EventCursor()
+        self.cursors[slot] = EventCursor()
         self._count_start(slot)
 
     def clear_slot(self, slot: int) -> None:
-        """Its replica left."""
+        """Drop all that is known of a slot whose replica left."""
         if self.outbox is not None:
             self.outbox.clear_slot(slot)
         self.backlog.clear_slot(slot)
@@ -101,33 +95,31 @@ class KVState:
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
-        del self._feeds[slot], self._started[slot]
+        del self.cursors[slot]
 
-    def set_scraped_capacity(self, slot: int, tokens: int) -> None:
-        """An endpoint's cache configuration, as scraped, has room for so many tokens of KV, more than 0."""
-        self.columns.set_capacity(slot, tokens)
-        if self.reports(slot):
-            return
-        self._mirrors.sized(slot, tokens)
+    def scraped(self, slot: int, load: EngineLoad, capacity_tokens: int, cached_tokens: int) -> None:
+        """Apply what an endpoint's metrics say.
 
-    def observe_scraped_hits(self, slot: int, total_tokens: int) -> None:
-        """An endpoint's metrics, as scraped, count so many prompt tokens found cached since it started."""
-        self._mirrors.hit(slot, total_tokens)
-
-    def set_scraped_load(self, slot: int, load: EngineLoad) -> None:
-        """An endpoint's load, as scraped."""
-        self._feeds[slot].load = load
+        - `capacity_tokens`: room for KV; 0 where the metrics do not tell it.
+        - `cached_tokens`: prompt tokens found cached since the endpoint started.
+        """
+        self.cursors[slot].load = load
+        if capacity_tokens:
+            self.columns.set_capacity(slot, capacity_tokens)
+            if not self.reports(slot):
+                self._mirrors.sized(slot, capacity_tokens)
+            self._mirrors.hit(slot, cached_tokens)
 
     def reports(self, slot: int) -> bool:
         """Whether the engine on a slot reports what it stores."""
-        return bool(self._feeds[slot].epoch)
+        return bool(self.cursors[slot].epoch)
 
     # A decision
 
     def read(self, features: RequestFeatures, now_s: float, limit: int = MAX_PROMPT_TOKENS) -> Prompt:
-        """Predicts a prompt's length, at most `limit` tokens, and who holds how much of it."""
+        """Predict a prompt's length, at most `limit` tokens, and how much of it replicas hold."""
         self.backlog.expire(now_s)
-        self.index.expire(now_s)
+        self.index.expectations.expire(now_s)
         keys = features.prefix_keys[:MAX_KEYS]
         levels = self.index.match(keys) if keys else ()
         known = self.conversations.find(features.session, keys, levels[0][0] if levels else -1)
@@ -141,9 +133,10 @@ class KVState:
             and (known.tail_at < 0 or keys[known.tail_at] == known.tail)
         )
         signals = self.columns.signals
-        under_way = self.conversations.under_way_share
-        signals.active_usage = signals.usage * under_way
-        signals.certainty = 1.0 if self._is_silence_known else under_way
+        live, under_way = self.conversations.counts()
+        share = under_way / live if live else 0.0
+        signals.active_usage = signals.usage * share
+        signals.certainty = 1.0 if self._is_silence_known else share
         tokens, resident = self.key_tokens.measure(keys, levels, size, per_byte, known, continues=continues)
         tokens = min(tokens, limit)
         arrived = arrived_tokens(features, known, tokens, per_byte) if features.missing_bytes else tokens
@@ -159,15 +152,14 @@ class KVState:
         *,
         prefill: int = NO_SLOT,
     ) -> Placement:
-        """Expects a prompt's keys on the slot a decision sent it to, and its KV in its conversation's footprint.
+        """Expect a prompt's keys on the slot a decision sent it to, and its KV in its conversation's footprint.
 
         prefill: the slot where the prompt is computed, when that is another; keys are expected on both then.
         """
         counters = self.counters
-        cached = self._feeds[slot].whole_blocks(prompt.resident.tokens(slot))
+        cached = self.cursors[slot].whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
         counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
-        whole = prompt.whole
         # A sequence that does not fit the replica's KV is refused by its engine.
         tokens = min(prompt.tokens, self.columns.room(slot))
         keys = features.prefix_keys[:MAX_KEYS]
@@ -176,26 +168,7 @@ class KVState:
             self._expect(slot, keys, at + 1, prompt, now_s)
             if prefill != NO_SLOT:
                 self._expect(prefill, keys, deepest_of(prompt, prefill) + 1, prompt, now_s)
-        known = prompt.conversation
-        if known is not None and known.slot == NO_SLOT:
-            known = None  # given up since the prompt was read
-        before = known.name if known is not None else None
-        resident = min(cached, tokens)
-        # Room is saved for what arrived, not for what was announced.
-        counted = tokens if whole else known.tokens if known is not None and known.slot == slot else resident
-        known = self.conversations.place(
-            known,
-            features.session,
-            slot,
-            keys,
-            tokens=counted,
-            resident=resident,
-            prompt_bytes=features.body_bytes,
-            now_s=now_s,
-            in_flight=bool(features.request_id),
-        )
-        if known is not None:
-            self.publish_conversation(known, before)
+        known = self._converse(features, prompt, slot, keys, tokens, min(cached, tokens), now_s)
         return Placement(
             slot,
             features.model,
@@ -207,39 +180,68 @@ class KVState:
             keys=keys,
             at=at,
             turn=0 if known is None else known.stands,
-            claimed=0 if whole else tokens,
+            claimed=0 if prompt.whole else tokens,
             starts_seen=self._starts,
         )
 
+    def _converse(
+        self,
+        features: RequestFeatures,
+        prompt: Prompt,
+        slot: int,
+        keys: Sequence[int],
+        tokens: int,
+        resident: int,
+        now_s: float,
+    ) -> Conversation | None:
+        """Note that a conversation goes on at a slot; None for a request that belongs to none."""
+        known = prompt.conversation
+        if known is not None and known.slot == NO_SLOT:
+            known = None  # given up since the prompt was read
+        before = known.name if known is not None else None
+        if not prompt.whole:
+            # Room is saved for what arrived, not for what was announced.
+            tokens = known.tokens if known is not None and known.slot == slot else resident
+        known = self.conversations.place(
+            known,
+            features.session,
+            slot,
+            keys,
+            tokens=tokens,
+            resident=resident,
+            prompt_bytes=features.body_bytes,
+            now_s=now_s,
+            in_flight=bool(features.request_id),
+        )
+        if known is not None:
+            self.publish_conversation(known, before)
+        return known
+
     def place_prefill(self, features: RequestFeatures, prompt: Prompt, slot: int) -> Placement:
-        """What is predicted of the prefill request of a prompt on a slot; `place` expects its keys there."""
-        cached, ahead = prompt.resident.tokens(slot), self.columns.waiting(slot)
+        """Predict the prefill request of a prompt on a slot, where `place` expects its keys."""
+        cached, ahead = prompt.resident.tokens(slot), self.columns.cells.waiting[slot]
         uncached = max(1, min(prompt.tokens, self.columns.room(slot)) - cached)
         return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead)
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
-        """The slot will hold the prompt's keys from `start` on."""
+        """Expect a prompt's keys from number `start` on where it is computed."""
         if not self._mirrors.enter(slot, keys, start, prompt):
             self.index.expect(slot, keys, start, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
         if self.outbox is not None and start < len(keys):
             self.outbox.add_expected(slot, keys[start:])
 
     def unexpect(self, placement: Placement) -> None:
-        """Keys of a placement that its replica did not report by now are not expected there any more."""
-        if placement.slot in self._feeds:  # the replica may have left meanwhile
+        """End the expectation of the keys of a placement that its replica did not report by now."""
+        if placement.slot in self.cursors:  # the replica may have left meanwhile
             self.index.unexpect(placement.slot, placement.keys[placement.at + 1 :])
-
-    def has_restarted(self, slot: int, starts_seen: int) -> bool:
-        """Whether the engine on a slot started after this edge had seen so many starts."""
-        return self._started[slot] > starts_seen
 
     # What engines report
 
     def apply(self, slot: int, events: EngineEvents) -> bool:
-        """Applies what the engine on a slot reports of its keys and its load; True when it must send a snapshot."""
+        """Apply what an engine reports of its keys and its load; True when the engine must send a snapshot."""
         counters, index = self.counters, self.index
         counters.messages += 1
-        feed = self._feeds[slot]
+        feed = self.cursors[slot]
         # A late message of an earlier incarnation does not end this one.
         if events.epoch in feed.past:
             in_step = False
@@ -251,7 +253,7 @@ class KVState:
                 index.forget(slot)
             in_step = feed.apply(index, slot, events)
         if in_step:
-            self._set_incarnation(slot, events.born_ms)
+            self._dropped(self.conversations.engine_started(slot, events.born_ms))
             counters.keys += len(events.stored) + len(events.evicted)
             if events.tokens:
                 self.key_tokens.told(events.stored, events.tokens)
@@ -268,63 +270,54 @@ class KVState:
         return not in_step
 
     def stop_reports(self, slot: int) -> None:
-        """The engine's reports reach this edge no more, though the replica stays: its keys would only grow stale. From
-        here on it is an endpoint that reports nothing, until it sends a snapshot."""
-        feed = self._feeds[slot]
+        """Drop the keys of an engine whose reports reach this edge no more, though the replica stays.
+
+        From here on the replica is an endpoint that reports nothing, until it sends a snapshot.
+        """
+        feed = self.cursors[slot]
         if feed.epoch:
             self.index.forget(slot)
             feed.lost()
 
     def expect(self, slot: int, keys: Sequence[int], now_s: float) -> None:
-        """Another edge sent a prompt with these prefix keys to a slot: it will hold them soon."""
+        """Expect prefix keys of a prompt that another edge sent to a slot."""
         self.index.expect(slot, keys, 0, now_s + (EXPECTED_S if self.reports(slot) else EXPECTED_UNREPORTED_S))
 
     def publish_conversation(self, known: Conversation, before: Name | None) -> None:
-        """Has a changed conversation published to the other edges, or that it was dropped; `before` is its name before
-        the change, None for one that began."""
+        """Have other edges told that a conversation changed or was dropped.
+
+        before: the name before the change; None for a conversation that began.
+        """
         if self.outbox is not None:
             if known.slot != NO_SLOT:
                 self.outbox.add_conversation(known, before)
             elif before is not None:
                 self.outbox.add_dropped((before,))
 
-    def cursor(self, slot: int) -> EventCursor:
-        """How far the engine there is followed; for reading only."""
-        return self._feeds[slot]
-
     def restarted(self, slot: int, born_ms: int = 0) -> None:
-        """The engine on a slot restarted: its cache is empty, and no prompt waits there. Its prefill times stay.
+        """Empty the cache and the backlog of a slot whose engine restarted; its prefill times stay.
 
         born_ms: when this incarnation started, in ms since 1970; 0 where that is unknown.
         """
         self.counters.restarts += 1
         self._mirrors.restarted(slot)
         self.index.forget(slot)
-        self._set_incarnation(slot, born_ms, restarted=True)
+        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=True))
         self.backlog.clear_slot(slot)
-        self._feeds[slot].restarted()
+        self.cursors[slot].restarted()
         self._count_start(slot)
 
     def _count_start(self, slot: int) -> None:
         self._starts += 1
-        self._started[slot] = self._starts
-
-    def _set_incarnation(self, slot: int, born_ms: int, *, restarted: bool = False) -> None:
-        self._dropped(self.conversations.engine_started(slot, born_ms, restarted=restarted))
+        self.cursors[slot].started = self._starts
 
     def _dropped(self, names: list[Name]) -> None:
         if self.outbox is not None and names:
             self.outbox.add_dropped(names)
 
     def expire(self, now_s: float) -> None:
-        """Ends what is overdue; called a few times a second."""
+        """End what is overdue; called a few times a second."""
         self.backlog.expire(now_s)
-        self.index.expire(now_s)
+        self.index.expectations.expire(now_s)
         self.conversations.expire(now_s)
         self._is_silence_known = self.conversations.silence.is_known
-
-    def validate(self) -> None:
-        """Raises AssertionError when an owner contradicts itself (tests call it after every step)."""
-        self.index.validate()
-        self.backlog.validate()
-        self.conversations.validate()

@@ -6,7 +6,7 @@ DEFAULT_BYTES_PER_TOKEN = 4.0
 """English text and code run at 3.5 to 4.5 in current vocabularies."""
 
 WEIGHT = 0.05
-"""Of one prompt in the moving average: about the last twenty count."""
+"""Weight of one prompt in the moving average: about the last twenty count."""
 
 PLAUSIBLE = (0.5, 16.0)
 """A ratio outside is a body that is no text (an image), and says nothing about the next."""
@@ -27,7 +27,7 @@ class TokenRatio:
         return self._by_model.get(model, DEFAULT_BYTES_PER_TOKEN)
 
     def observe(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
-        """A prompt of so many bytes had so many tokens."""
+        """Learn from a prompt of known length."""
         if prompt_tokens < 1:
             return
         ratio = prompt_bytes / prompt_tokens

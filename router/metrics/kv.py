@@ -72,21 +72,21 @@ class KVCollector(FamilyCollector):
             (
                 "prefix_index_expected_keys",
                 "Prefix keys expected on a replica because of a decision and not yet reported by the engine.",
-                index.expected,
+                len(index.expectations),
             ),
             (
                 "conversations",
                 "Live conversations: those whose KV counts towards pointsman_kv_footprint_tokens.",
-                kv.conversations.live,
+                kv.conversations.counts()[0],
             ),
-            ("conversations_known", "Conversations in memory, live and dormant ones.", len(kv.conversations)),
+            ("conversations_known", "Conversations in memory, live and dormant ones.", len(kv.conversations.by_name)),
             (
                 "conversation_patience_seconds",
                 "Idle timeout of conversations, learned from traffic: idle for longer, a conversation's KV counts no "
                 "more.",
                 kv.conversations.silence.patience_s,
             ),
-            ("kv_live_usage", "Share of the fleet's KV capacity used by live conversations.", kv.signals.usage),
+            ("kv_live_usage", "Share of the fleet's KV capacity used by live conversations.", kv.columns.signals.usage),
         ):
             yield from gauge(f"pointsman_{name}", text, value)
         for name, text, value in (
@@ -94,7 +94,7 @@ class KVCollector(FamilyCollector):
             (
                 "prefix_expectations_expired",
                 "Expected prefix keys that no engine reported in time.",
-                index.expectations_expired,
+                index.expectations.expired,
             ),
             ("conversations_evicted", "Conversations dropped because the table was full.", kv.conversations.evicted),
             (
@@ -121,7 +121,7 @@ class KVCollector(FamilyCollector):
             yield from counter(f"pointsman_{name}", text, value)
 
     def _replica_families(self) -> Iterator[Metric]:
-        kv, signals = self._kv, self._kv.signals
+        signals = self._kv.columns.signals
         gauges: tuple[tuple[str, str, Callable[[int], float | None]], ...] = (
             (
                 "prefill_backlog_tokens",
@@ -141,7 +141,7 @@ class KVCollector(FamilyCollector):
             (
                 "prefill_8k_seconds",
                 "Time a replica takes to prefill 8,192 tokens, learned from first tokens.",
-                lambda slot: kv.columns.time_ms(slot, 8192) / 1000,
+                lambda slot: signals.time_ms(slot, 8192) / 1000,
             ),
             ("engine_running", "Requests in the engine's batch, as the engine reported.", self._reported("running")),
             (
@@ -186,13 +186,13 @@ class KVCollector(FamilyCollector):
         """Return a field of the load that the engine on a slot reported; None before the first report."""
 
         def of(slot: int) -> float | None:
-            load = self._kv.cursor(slot).load
+            load = self._kv.cursors[slot].load
             return None if load is None else getattr(load, field)
 
         return of
 
     def _handoffs(self) -> Iterator[tuple[Replica, Handoffs]]:
         for replica in by_id(self._replicas):
-            told = self._kv.cursor(replica.slot).handoffs
+            told = self._kv.cursors[replica.slot].handoffs
             if told is not None:
                 yield replica, told

@@ -61,7 +61,7 @@ class Outcomes:
             self.answered(placement)
             if placement.conversation is not None and served_by not in (NO_SLOT, placement.slot):
                 # Of an earlier incarnation, which may have answered, nothing is kept.
-                lost = self._kv.has_restarted(served_by, placement.starts_seen)
+                lost = self._kv.cursors[served_by].started > placement.starts_seen
                 self._conversations.served_by(placement.conversation, placement.turn, served_by, lost=lost)
         else:
             # What nobody computed is nowhere resident, unless a replica says so.

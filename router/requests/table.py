@@ -144,7 +144,7 @@ class RequestTable:
         request = self._requests[features.request_id]
         if request.placement is not None or request.prefill is not None:
             self._give_up(request, now_s)
-        placement.ahead = kv.columns.waiting(slot)
+        placement.ahead = kv.columns.cells.waiting[slot]
         request.placement = placement
         if prefill == NO_SLOT:
             request.waiting = queue_prompt(kv, placement, prompt, now_s)

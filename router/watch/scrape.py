@@ -211,10 +211,7 @@ class Scraper:
             kv.restarted(slot)
             self._adapters.clear_slot(slot)
         watched.started_s = reading.started_s
-        kv.set_scraped_load(slot, reading.load)
-        if reading.capacity_tokens:
-            kv.set_scraped_capacity(slot, reading.capacity_tokens)
-            kv.observe_scraped_hits(slot, reading.cached_tokens)
+        kv.scraped(slot, reading.load, reading.capacity_tokens, reading.cached_tokens)
         if reading.adapters or reading.adapter_slots:
             self._adapters.observe_running(slot, reading.adapters, reading.adapter_slots)
         self._load.observe_engine(slot, reading.load.running + reading.load.waiting)

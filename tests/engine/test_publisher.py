@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 import pytest
 from edge import until
+from residency import holds
 from router_fixture import register, running_router
 
 from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
@@ -51,8 +52,8 @@ def admin_of(router: Router) -> str:
     return f"http://{router.addresses['admin']}"
 
 
-def holds(router: Router, *keys: int) -> bool:
-    return all(router.core.kv.index.holds(0, key) for key in keys)
+def all_held(router: Router, *keys: int) -> bool:
+    return all(holds(router.core.kv.index, 0, key) for key in keys)
 
 
 async def test_a_snapshot_first_then_what_changes() -> None:
@@ -61,12 +62,12 @@ async def test_a_snapshot_first_then_what_changes() -> None:
         await register(router, "a")
         publisher = Engine().publisher(admin_of(router))
         async with publishing(publisher):
-            await until(lambda: _true(holds(router, 1, 2, 3)))
-            assert router.core.kv.signals.capacity[0] == 5000
-            assert router.core.kv.cursor(0).load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
+            await until(lambda: _true(all_held(router, 1, 2, 3)))
+            assert router.core.kv.columns.signals.capacity[0] == 5000
+            assert router.core.kv.cursors[0].load == EngineLoad(running=2, waiting=1, kv_usage=0.5)
             publisher.keys([4], [1])
-            await until(lambda: _true(holds(router, 4)))
-            assert not holds(router, 1)
+            await until(lambda: _true(all_held(router, 4)))
+            assert not all_held(router, 1)
             assert publisher.snapshots == 1
             assert router.core.kv.counters.resyncs == 0
 
@@ -80,9 +81,9 @@ async def test_requests_are_told_by_their_ids() -> None:
         publisher = Engine().publisher(admin_of(router))
         async with publishing(publisher):
             publisher.first_token(FirstToken("r1", 100, 20, 5.0))
-            await until(lambda: _true(router.core.kv.signals.waiting[0] == 100))
+            await until(lambda: _true(router.core.kv.columns.signals.waiting[0] == 100))
             publisher.finished(Finished("r2"))
-            await until(lambda: _true(router.core.kv.signals.waiting[0] == 0))
+            await until(lambda: _true(router.core.kv.columns.signals.waiting[0] == 0))
 
 
 async def test_a_router_that_lost_a_message_is_put_right() -> None:
@@ -92,12 +93,12 @@ async def test_a_router_that_lost_a_message_is_put_right() -> None:
         engine = Engine()
         publisher = engine.publisher(admin_of(router))
         async with publishing(publisher):
-            await until(lambda: _true(holds(router, 1)))
-            router.core.kv._feeds[0].at -= 1
+            await until(lambda: _true(all_held(router, 1)))
+            router.core.kv.cursors[0].at -= 1
             engine.resident = [7]
             publisher.keys([7], [1, 2, 3])
-            await until(lambda: _true(holds(router, 7)))
-            assert not holds(router, 1)
+            await until(lambda: _true(all_held(router, 7)))
+            assert not all_held(router, 1)
             assert (publisher.snapshots, router.core.kv.counters.resyncs) == (2, 1)
 
 
@@ -110,13 +111,13 @@ async def test_a_router_that_begins_again_is_told_at_once(monkeypatch: pytest.Mo
             await register(router, "a")
             publisher = Engine().publisher(admin_of(router))
             await stack.enter_async_context(publishing(publisher))
-            await until(lambda: _true(holds(router, 1, 2, 3)))
+            await until(lambda: _true(all_held(router, 1, 2, 3)))
             publisher.keys([4], [])
             await until(lambda: _true(publisher._listeners[0].transport.fed))  # type: ignore[attr-defined]
             port = router.addresses["admin"].port
         async with running_router(policy=policy, admin={"port": port}) as router:
             await register(router, "a")
-            await until(lambda: _true(holds(router, 1, 2, 3)))
+            await until(lambda: _true(all_held(router, 1, 2, 3)))
             assert router.core.kv.counters.resyncs == 0
 
 
@@ -126,11 +127,11 @@ async def test_another_life_of_the_engine_is_another_epoch() -> None:
         await register(router, "a")
         engine = Engine()
         async with publishing(engine.publisher(admin_of(router))):
-            await until(lambda: _true(holds(router, 1, 2, 3)))
+            await until(lambda: _true(all_held(router, 1, 2, 3)))
         engine.resident = []
         async with publishing(engine.publisher(admin_of(router), epoch="two")):
             await until(lambda: _true(router.core.kv.counters.restarts == 1))
-            assert not any(holds(router, key) for key in (1, 2, 3))
+            assert not any(all_held(router, key) for key in (1, 2, 3))
 
 
 async def test_it_waits_for_a_router_that_is_not_there_and_stays_small() -> None:
@@ -144,7 +145,7 @@ async def test_it_waits_for_a_router_that_is_not_there_and_stays_small() -> None
                 assert all(len(listener._pending) <= MAX_PENDING_KEYS for listener in publisher._listeners)
                 await asyncio.sleep(0)
             await register(router, "a")
-            await until(lambda: _true(holds(router, 1, 2, 3)))
+            await until(lambda: _true(all_held(router, 1, 2, 3)))
 
 
 async def test_routers_say_how_often_they_want_to_be_told() -> None:
@@ -154,7 +155,7 @@ async def test_routers_say_how_often_they_want_to_be_told() -> None:
             await register(router, "a")
             publisher = Engine().publisher(admin_of(router))
             async with publishing(publisher):
-                await until(lambda r=router: _true(holds(r, 1)))  # type: ignore[misc]
+                await until(lambda r=router: _true(all_held(r, 1)))  # type: ignore[misc]
                 await until(lambda p=publisher, i=interval_s: _true(p._listeners[0]._interval_s == i))  # type: ignore[misc]
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from residency import holds
 from router_fixture import register, running_router
 
 from pointsman.contract.events import EngineEvents
@@ -44,7 +45,7 @@ async def test_the_first_message_goes_over_http_and_the_others_do_not() -> None:
             assert not answer.resync
             assert way.fed == (seq > 0)
         assert len(router._feeds) == 1
-        assert all(router.core.kv.index.holds(0, key) for key in range(4))
+        assert all(holds(router.core.kv.index, 0, key) for key in range(4))
 
 
 async def test_the_token_goes_along() -> None:

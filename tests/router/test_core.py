@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
@@ -42,22 +43,22 @@ def test_a_request_lives_from_its_decision_to_its_line() -> None:
     report(core, "a", capacity_tokens=10_000)
     decision = core.decide(RequestFeatures(request_id="r", session="s", body_bytes=4000), 0.0)
     assert decision.first == "a"
-    assert (core.load.in_flight[slot], core.kv.signals.waiting[slot]) == (1, 1000)
+    assert (core.load.in_flight[slot], core.kv.columns.signals.waiting[slot]) == (1, 1000)
     report(core, "a", 1, now_s=1.0, first=[FirstToken("r", 900, 0, 30.0)])
-    assert (core.load.in_flight[slot], core.kv.signals.waiting[slot]) == (1, 0)
+    assert (core.load.in_flight[slot], core.kv.columns.signals.waiting[slot]) == (1, 0)
     report(core, "a", 2, now_s=2.0, finished=[Finished("r", 900, 50)])
     assert core.load.in_flight[slot] == 1, "until HAProxy's line"
     core.end_of_request.apply(b'{"ev":"end","id":"r","srv":"a","first":"a","st":200,"tr":1,"ta":9,"routed":"1"}', 2.0)
     assert core.load.in_flight[slot] == 0 and len(core.requests) == 0
-    known = core.kv.conversations.get("s")
+    known = core.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.tokens) == (slot, 950)
-    core.validate()
+    check(core)
 
 
 def test_whoever_follows_a_slot_sees_it_whole() -> None:
     """Added once every table has it, removed while every table still has it."""
     core, seen = make_core(), []
-    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.cursor(slot).past))))
+    core.on_slot_added.append(lambda slot: seen.append(("added", len(core.kv.cursors[slot].past))))
     core.on_slot_removed.append(lambda slot: seen.append(("removed", int(core.load.in_flight[slot]))))
     slot = register(core, "a")
     core.decide(RequestFeatures(request_id="r"), 0.0)
@@ -65,7 +66,7 @@ def test_whoever_follows_a_slot_sees_it_whole() -> None:
     assert seen == [("added", 0), ("removed", 1)]
     assert core.load.in_flight[slot] == 0
     core.requests.end("r", 1.0)
-    core.validate()
+    check(core)
 
 
 def test_changes_of_registry_and_policy_are_called_out() -> None:
@@ -105,7 +106,7 @@ def test_a_sweep_ends_what_is_overdue() -> None:
         assert core.sweep(at_s, lambda replica: True).reservations == ended
     assert (len(core.requests), core.load.expired) == (0, 2)
     assert core.sweep(7.0).leases == ["a"]
-    core.validate()
+    check(core)
 
 
 def test_a_process_that_was_stopped_takes_no_replica_for_dead() -> None:

@@ -86,12 +86,15 @@ def repeat_registrations(self: Rounds, part: Part, kind: Kind, name: Any) -> Non
         part.replicas.append(self._registrations.get(name))
 
 
-def keep_older(self: Conversations, slot: int, born_ms: int, **kwargs: Any) -> list[Name]:
+def keep_older(self: Conversations, slot: int, born_ms: int, *, restarted: bool = False) -> list[Name]:
     """Drops what a replica had that left, and not what an engine had before it started again."""
-    return [] if born_ms else drop_at(self, slot, born_ms, **kwargs)
+    if not born_ms:
+        return engine_started(self, slot, born_ms, restarted=restarted)
+    self._born[slot] = born_ms
+    return []
 
 
-drop_at = Conversations._drop_at
+engine_started = Conversations.engine_started
 
 
 def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any, likely: int) -> str:
@@ -139,7 +142,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, mutant: Any,
         pytest.param(Peers, "end", lambda self, peer: None, 0, "counts", id="the dead go on counting"),
         pytest.param(
             Conversations,
-            "_drop_at",
+            "engine_started",
             keep_older,
             0,
             "earlier incarnation",

@@ -36,7 +36,7 @@ def make_features(request_id: str = "q1", session: str = "s") -> RequestFeatures
 def test_it_knows_the_capacities_from_the_start() -> None:
     """Replicas say how much KV they have room for in their first message."""
     edge = make_edge()
-    assert edge.kv.signals.capacity[:2].tolist() == [100_000, 100_000]
+    assert edge.kv.columns.signals.capacity[:2].tolist() == [100_000, 100_000]
 
 
 def test_a_decision_is_reserved_until_its_end() -> None:
@@ -44,9 +44,9 @@ def test_a_decision_is_reserved_until_its_end() -> None:
     edge = make_edge()
     decision = edge.decide(make_features(), 0.0)
     slot = int(decision.first[1:])
-    assert (edge.load.in_flight[slot], edge.kv.signals.waiting[slot]) == (1, 1_000)
+    assert (edge.load.in_flight[slot], edge.kv.columns.signals.waiting[slot]) == (1, 1_000)
     edge.ended("q1", 1.0)
-    assert (edge.load.in_flight[slot], edge.kv.signals.waiting[slot]) == (0, 0)
+    assert (edge.load.in_flight[slot], edge.kv.columns.signals.waiting[slot]) == (0, 0)
 
 
 def test_a_first_token_ends_the_backlog() -> None:
@@ -54,14 +54,14 @@ def test_a_first_token_ends_the_backlog() -> None:
     edge = make_edge()
     slot = int(edge.decide(make_features(), 0.0).first[1:])
     edge.heard(slot, EngineEvents(epoch="1", seq=1, first=[FirstToken("q1", 1_000, 0, 35.0)]), 0.05)
-    assert (edge.load.in_flight[slot], edge.kv.signals.waiting[slot]) == (1, 0)
+    assert (edge.load.in_flight[slot], edge.kv.columns.signals.waiting[slot]) == (1, 0)
 
 
 def test_anothers_decision_counts_like_its_own() -> None:
     """Load, backlog, conversation and expected keys: the next turn goes where the other edge sent the first."""
     edge = make_edge()
     edge.decided_elsewhere(Placed(make_features(), 1, "r1"), 0.0)
-    assert (edge.load.in_flight[1], edge.kv.signals.waiting[1]) == (1, 1_000)
+    assert (edge.load.in_flight[1], edge.kv.columns.signals.waiting[1]) == (1, 1_000)
     edge.ended("q1", 0.5)
     assert edge.load.in_flight[1] == 0
     assert edge.decide(make_features("q2"), 1.0).first == "r1"

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from invariants import check
 from msgspec.structs import replace
 from sim_trace import make_conversation, make_session, make_trace, make_turn
 
@@ -103,7 +104,7 @@ def test_every_request_is_served_once(policy: str) -> None:
         assert len(edge.load) == 0
         assert len(edge.kv.backlog) == 0
         edge.load.validate()
-        edge.kv.validate()
+        check(edge.kv)
 
 
 def test_routers_that_talk_see_each_others_load() -> None:
@@ -258,7 +259,7 @@ def test_pools_serve_every_request_once(routers: int) -> None:
         assert len(edge.load) == 0
         assert len(edge.kv.backlog) == 0
         edge.load.validate()
-        edge.kv.validate()
+        check(edge.kv)
 
 
 @pytest.mark.parametrize("dies", [0, 2])

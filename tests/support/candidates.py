@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVSignals, Residency
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates, KVArrays, KVSignals, Residency
 from pointsman.policies.decision import Ranked
 from pointsman.policies.policy import Context
 from pointsman.policies.request import RequestFeatures
@@ -50,15 +50,17 @@ def make_kv(
     room, each = column(capacity, 100_000.0), column(per_token_ms, 0.02)
     known = np.isfinite(room[own])
     return KVSignals(
-        waiting=waits,
-        prefill_ms=np.where(waits > 0, base_ms + each * waits, 0.0),
-        base_ms=column(None, base_ms),
-        per_token_ms=each,
-        per_square_ms=column(None, 0.0),
-        recompute_ms_per_token=column(None, base_ms / 8192) + each,
-        footprint=kept,
-        capacity=room,
-        fill=kept / room,
+        KVArrays(
+            waiting=waits,
+            prefill_ms=np.where(waits > 0, base_ms + each * waits, 0.0),
+            base_ms=column(None, base_ms),
+            per_token_ms=each,
+            per_square_ms=column(None, 0.0),
+            recompute_ms_per_token=column(None, base_ms / 8192) + each,
+            footprint=kept,
+            capacity=room,
+            fill=kept / room,
+        ),
         usage=float(kept[own][known].sum() / room[own][known].sum()) if known.any() else 0.0,
         active_usage=active_usage,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from candidates import make_candidates
+from invariants import check
 
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.prefix_keys import BOUNDARIES
@@ -56,7 +57,7 @@ class ReportingFleet:
         """A decision sent a prompt to a slot."""
         self.requests.reserve(features.request_id, slot, 100, now_s)
         self.requests.place(features, prompt, slot, self.candidates, now_s)
-        self.core.validate()
+        check(self.core)
 
     def resident(self, prompt: Prompt) -> list[int]:
         return [prompt.resident.tokens(slot) for slot in range(len(self.seqs))]

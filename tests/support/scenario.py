@@ -44,6 +44,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.prefix_keys import BOUNDARIES
@@ -98,7 +99,7 @@ def play(story: Story) -> Story:
             continue
         try:
             lines += [ANSWER + answer for answer in router.do(done)]
-            router.core.validate()
+            check(router.core)
         except Exception as error:
             error.add_note(f"{story.title}: {line}")
             raise

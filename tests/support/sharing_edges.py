@@ -7,6 +7,9 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from invariants import check
+from residency import residents
+
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Registration
 from pointsman.policies.decision import Decision
@@ -87,7 +90,7 @@ class SharingEdge:
             store.append(self.name, outgoing.seq, outgoing.payload)
 
     def follow(self, store: StreamStore, now_s: float) -> None:
-        self.protocol.meet(store.roster(), now_s)
+        self.protocol.peers.meet(store.roster(), now_s)
         for edge, position in self.protocol.following().items():
             for seq, payload in store.after(edge, position):
                 self.protocol.receive(edge, seq, payload, now_s)
@@ -100,17 +103,17 @@ class SharingEdge:
         return {
             "replicas": sorted((r.id, r.url, r.draining) for r in self.replicas),
             "in_flight": {r.id: int(self.load.in_flight[r.slot]) for r in self.replicas},
-            "waiting": {r.id: float(self.kv.signals.waiting[r.slot]) for r in self.replicas},
-            "footprint": {r.id: float(self.kv.signals.footprint[r.slot]) for r in self.replicas},
+            "waiting": {r.id: float(self.kv.columns.signals.waiting[r.slot]) for r in self.replicas},
+            "footprint": {r.id: float(self.kv.columns.signals.footprint[r.slot]) for r in self.replicas},
             "sessions": {session: replica for session, replica, _ in self.sessions},
-            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations},
-            "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in self.kv.index.snapshot()},
+            "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations.by_name.values()},
+            "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in residents(self.kv.index).items()},
             "document": self.document,
         }
 
     def validate(self) -> None:
-        self.core.validate()
-        self.protocol.validate()
+        check(self.core)
+        check(self.protocol)
 
 
 def settle(
@@ -124,7 +127,7 @@ def settle(
             edge.publish(store, now_s)
         for edge in edges:
             edge.follow(store, now_s)
-            edge.protocol.sweep(now_s)
+            edge.protocol.peers.sweep(now_s)
             edge.validate()
     return now_s
 

@@ -48,7 +48,7 @@ def _work(edge: WorldEdge) -> Iterator[str]:
     for kind, column in (
         ("in flight", edge.load.in_flight),
         ("tokens in flight", edge.load.in_flight_tokens),
-        ("waiting", edge.kv.signals.waiting),
+        ("waiting", edge.kv.columns.signals.waiting),
     ):
         for replica in edge.replicas:
             if column[replica.slot]:
@@ -80,12 +80,12 @@ def _engine(edge: WorldEdge, engine: WorldEngine) -> Iterator[str]:
         return
     resident, cached = edge.resident(engine.id), sorted(engine.cache)
     if resident != cached:
-        cursor = edge.kv.cursor(replica.slot)
+        cursor = edge.kv.cursors[replica.slot]
         yield (
             f"{edge.name}: keys of {engine!r}: {len(set(cached) - set(resident))} missing, "
             f"{len(set(resident) - set(cached))} too many; {cursor!r}"
         )
-    for known in edge.kv.conversations:
+    for known in edge.kv.conversations.by_name.values():
         if known.slot == replica.slot and 0 < known.born_ms < engine.born_ms:
             yield f"{edge.name}: {known.name} is at home with an earlier incarnation of {engine.id}"
 
@@ -98,8 +98,8 @@ def _missing(edge: WorldEdge, other: WorldEdge, living: set[str]) -> Iterator[st
             assert here is not None
             if there is None or (there[1], there[0]) < (here[1], here[0]):
                 yield f"{other.name}: lacks the pin of {session} that {edge.name} answers for: {here}, {there}"
-    for known in edge.kv.conversations:
+    for known in edge.kv.conversations.by_name.values():
         if known.writer not in living - {edge.name}:
-            copy = other.kv.conversations.get(known.name)
+            copy = other.kv.conversations.by_name.get(known.name)
             if copy is None or known.rank[:-1] > copy.rank[:-1]:  # an edge may wait for the end of a request of its own
                 yield f"{other.name}: lacks the conversation {known.name} that {edge.name} answers for: {known}, {copy}"

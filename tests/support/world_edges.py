@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from faulty_store import FaultyStore, StoreClient
+from invariants import check
+from residency import residents
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.errors import PolicyError
@@ -115,11 +117,11 @@ class WorldEdge:
     def resident(self, replica_id: str) -> list[int]:
         """Confirmed prefix keys of a replica."""
         slot = self.replicas.slot_of(replica_id)
-        return sorted(key for key, slots in self.kv.index.snapshot() if slot in slots)
+        return sorted(key for key, slots in residents(self.kv.index).items() if slot in slots)
 
     def validate(self) -> None:
-        self.core.validate()
-        self.protocol.validate()
+        check(self.core)
+        check(self.protocol)
 
 
 class Site:

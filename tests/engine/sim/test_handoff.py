@@ -225,12 +225,12 @@ async def test_roles_and_outcomes_reach_the_router() -> None:
             slots = {replica.id: replica.slot for replica in router.core.replicas}
 
             def told() -> dict[str, int]:
-                return (router.core.kv.cursor(slots["d"]).handoffs or Handoffs()).outcomes
+                return (router.core.kv.cursors[slots["d"]].handoffs or Handoffs()).outcomes
 
             await until(lambda: told() == Handoffs(ok=1).outcomes)
             await until(lambda: router.core.load.in_flight[slots["p"]] == 0)
             assert router.core.load.in_flight[slots["d"]] == 1, "until HAProxy's end-of-request line"
-            await until(lambda: router.core.kv.index.expected == 0)
+            await until(lambda: len(router.core.kv.index.expectations) == 0)
             ((_, holders),) = router.core.kv.index.match(keys)
             assert sorted(holders) == sorted(slots.values())
             again = msgspec.structs.replace(asked, request_id="r2")

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 from edge import until
+from invariants import check
 from router_fixture import running_router
 from sim_replica import replica
 
@@ -85,11 +86,11 @@ async def test_conversations_get_what_was_predicted() -> None:
                     homes.setdefault(session, set()).add(decision.first)
                     messages.append(answer["choices"][0]["message"])
             assert all(len(home) == 1 for home in homes.values())
-            assert router.core.kv.signals.footprint.sum() > 0
-            assert router.core.kv.signals.waiting.sum() == 0
+            assert router.core.kv.columns.signals.footprint.sum() > 0
+            assert router.core.kv.columns.signals.waiting.sum() == 0
             assert router.core.kv.times.observations > 0
             assert 3.5 < router.core.kv.ratio.bytes_per_token("sim") < 4.8
-            router.core.kv.validate()
+            check(router.core.kv)
             await client.http.aclose()
 
 

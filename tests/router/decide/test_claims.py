@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
@@ -61,7 +62,7 @@ class Edge:
     def over(self, request: str, status: int, now_s: float = 0.0) -> None:
         """HAProxy's line."""
         self.core.requests.end(request, now_s, served=200 <= status < 300)
-        self.core.validate()
+        check(self.core)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +96,10 @@ def test_a_lie_leaves_no_conversation(size: int) -> None:
     """An honest turn, then a lie of the same session that is gone at once: no conversation that begins is refused."""
     edge = Edge(ADMITTING, capacity=32_768)
     edge.honest("liar")
-    before = edge.kv.signals.footprint.tolist()
+    before = edge.kv.columns.signals.footprint.tolist()
     assert edge.ask("lie", size, WINDOW, session=b"liar").first
     edge.over("lie", -1)
-    assert edge.kv.signals.footprint.tolist() == before
+    assert edge.kv.columns.signals.footprint.tolist() == before
     assert {edge.honest(f"h{n}", 0.01 * n) for n in range(100)} <= {"r0", "r1", "r2", "r3"}
 
 
@@ -115,7 +116,7 @@ def test_no_score_exceeds_a_minute_because_of_a_lie(size: int) -> None:
     assert 0 < edge.load.in_flight_tokens[:4].min() <= edge.load.in_flight_tokens.max() <= 60 * CONTEXT
     for number in range(60):
         edge.over(f"lie{number}", 408)
-    assert not edge.load.in_flight_tokens.any() and not edge.kv.signals.waiting.any()
+    assert not edge.load.in_flight_tokens.any() and not edge.kv.columns.signals.waiting.any()
 
 
 def test_a_long_prompt_of_a_known_conversation_is_believed() -> None:
@@ -123,13 +124,13 @@ def test_a_long_prompt_of_a_known_conversation_is_believed() -> None:
     edge = Edge({"policy": "kv_cost"})
     home = edge.ask("first", 400_000, WINDOW, session=b"agent").first
     slot = edge.replicas.slot_of(home)
-    assert edge.kv.signals.waiting[slot] == WINDOW // 4
-    assert edge.kv.signals.footprint[slot] == 0
+    assert edge.kv.columns.signals.waiting[slot] == WINDOW // 4
+    assert edge.kv.columns.signals.footprint[slot] == 0
     edge.tell(home, first=[FirstToken("first", 100_000, 0, 2000.0)], finished=[Finished("first", 100_000, 50)])
     edge.over("first", 200)
-    assert edge.kv.signals.footprint[slot] == 100_050
+    assert edge.kv.columns.signals.footprint[slot] == 100_050
     other = edge.ask("second", 420_000, WINDOW, session=b"agent").first
-    assert edge.kv.signals.footprint[edge.replicas.slot_of(other)] > 100_050
+    assert edge.kv.columns.signals.footprint[edge.replicas.slot_of(other)] > 100_050
 
 
 def test_an_announced_prompt_counts_once_it_is_answered() -> None:
@@ -137,7 +138,7 @@ def test_an_announced_prompt_counts_once_it_is_answered() -> None:
     edge = Edge({"policy": "kv_cost"})
     first = edge.ask("r", 400_000, WINDOW, session=b"s").first
     edge.over("r", 200)
-    assert edge.kv.signals.footprint[edge.replicas.slot_of(first)] == 100_000
+    assert edge.kv.columns.signals.footprint[edge.replicas.slot_of(first)] == 100_000
 
 
 def test_what_has_not_arrived_counts_up_to_a_limit() -> None:
@@ -171,9 +172,9 @@ def test_a_reservation_that_fails_leaves_nothing() -> None:
     assert "r" not in core.requests
     core.requests.reserve("r", 0, 10**30, 0.0)
     assert core.load.in_flight_tokens[0] == MAX_REQUEST_TOKENS
-    core.validate()
+    check(core)
     core.requests.end("r", 0.0)
-    core.validate()
+    check(core)
 
 
 def test_a_long_prompt_counts_whole_from_its_first_token_on() -> None:

@@ -6,6 +6,7 @@ import random
 from typing import Any, ClassVar
 
 import pytest
+from invariants import check
 
 from pointsman.contract.registration import Registration
 from pointsman.policies.candidates import Candidates
@@ -77,7 +78,7 @@ class Edge:
         """Who waits no longer, and what they are told."""
         answers = {held.features.request_id: decision for held, decision in self.core.step_held(now_s)}
         self.holds.validate()
-        self.core.validate()
+        check(self.core)
         return answers
 
 

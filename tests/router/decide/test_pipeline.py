@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, FirstToken
 from pointsman.contract.registration import Registration, Role
@@ -103,7 +104,7 @@ def test_what_generates_nothing_goes_by_load_alone() -> None:
         assert edge.load.in_flight_tokens.sum() > 1000
         edge.ask("3", session="new", generates=False)
         assert edge.sessions.get("new", 0.0, 10.0) is None
-        assert [conversation.name for conversation in edge.kv.conversations] in ([], ["s"])
+        assert [conversation.name for conversation in edge.kv.conversations.by_name.values()] in ([], ["s"])
 
 
 def test_policies_without_pins_leave_the_table_alone() -> None:
@@ -202,24 +203,24 @@ class TestPairs:
         assert (edge.in_flight("d"), edge.in_flight("p")) == (1, 0)
         edge.core.requests.end("r", 0.0)
         assert (edge.in_flight("d"), edge.in_flight("p")) == (0, 0)
-        edge.core.validate()
+        check(edge.core)
 
     def test_the_backlog_is_where_the_prompt_is_computed(self) -> None:
         """In front of others on the prefill replica alone, until it reports the leg's first token."""
         edge = self.edge("kv_cost")
         edge.ask("r", body_bytes=self.LONG)
         slots = [edge.replicas.get(name).slot for name in "dp"]  # type: ignore[union-attr]
-        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 10_000]
+        assert [edge.kv.columns.cells.waiting[slot] for slot in slots] == [0, 10_000]
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r.prefill", 9000, 0, 200.0)])
         edge.core.engine_events("p", told, 0.1)
-        assert [edge.kv.columns.waiting(slot) for slot in slots] == [0, 0]
+        assert [edge.kv.columns.cells.waiting[slot] for slot in slots] == [0, 0]
         assert edge.kv.times.observations == 1
         told = EngineEvents(epoch="e", seq=0, snapshot=True, first=[FirstToken("r", 9000, 0, 900.0)])
         edge.core.engine_events("d", told, 0.2)
         assert edge.kv.times.observations == 1, "what the decode replica waited for is not its own prefill"
         edge.core.requests.end("r", 0.3)
         edge.core.sweep(100.0)
-        edge.core.validate()
+        check(edge.core)
 
     def test_prefill_replicas_take_no_requests(self) -> None:
         """Not even when nothing else is there."""

@@ -95,7 +95,7 @@ def test_a_replica_that_comes_and_goes_waits_as_one_record() -> None:
 def test_the_edges_of_a_roster_are_followed_up_to_a_limit() -> None:
     """Whatever somebody writes into the store."""
     a = SharingEdge("a")
-    a.protocol.meet([EdgeInfo(edge=f"e{number}") for number in range(3 * MAX_PEERS)], 0.0)
+    a.protocol.peers.meet([EdgeInfo(edge=f"e{number}") for number in range(3 * MAX_PEERS)], 0.0)
     assert len(a.protocol.peers) == MAX_PEERS
 
 

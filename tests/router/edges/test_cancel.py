@@ -64,7 +64,7 @@ async def test_an_edge_leaves_where_a_call_swallows_its_cancellation(call: str) 
     """CPython issue 86296: `asyncio.wait_for` of Python 3.11 may return a result instead."""
     store = DeafStore(call)
     protocol = join(Core({"policy": "least_load"}, rng=random.Random(1)), "e1", documents={})
-    protocol.meet([EdgeInfo(edge="e1"), EdgeInfo(edge="e2")], 0.0)
+    protocol.peers.meet([EdgeInfo(edge="e1"), EdgeInfo(edge="e2")], 0.0)
     clock = asyncio.get_running_loop().time
     sharing = Sharing(protocol, store, info=EdgeInfo(edge="e1"), readiness=Readiness(), clock=clock)
     running = asyncio.create_task(sharing.run())

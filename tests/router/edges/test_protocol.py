@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from residency import holds
 from sharing_edges import SharingEdge, StreamStore, repeat, settle
 
 from pointsman.contract.events import Finished, FirstToken
@@ -127,10 +128,10 @@ def test_keys_of_an_engine_that_reports_no_more_are_dropped() -> None:
         b.replicas.expire_leases(now_s, b.protocol.keeps)
         now_s = settle(store, (a, b), now_s, rounds=2)
     slot = b.replicas.get("r1").slot
-    assert not b.kv.index.holds(slot, 1) and not b.kv.reports(slot)
+    assert not holds(b.kv.index, slot, 1) and not b.kv.reports(slot)
     assert b.report("r1", stored=[3]), "a snapshot is asked for"
     assert not b.report("r1", snapshot=True, stored=[1, 2, 3])
-    assert b.kv.index.holds(slot, 1)
+    assert holds(b.kv.index, slot, 1)
 
 
 def test_an_edge_that_dies_takes_no_healthy_replica_with_it() -> None:
@@ -173,11 +174,11 @@ def test_work_in_flight_at_one_edge_is_load_at_the_other() -> None:
     now_s = settle(store, (a, b), now_s, rounds=1)
     slot = b.replicas.get("r1").slot
     assert b.load.in_flight[slot] == 1 and b.load.in_flight_tokens[slot] == 1010
-    assert b.kv.signals.waiting[slot] == 1000
+    assert b.kv.columns.signals.waiting[slot] == 1000
     agree(a, b)
     a.end("q1", now_s)
     settle(store, (a, b), now_s)
-    assert not b.load.in_flight.any() and not b.kv.signals.waiting.any()
+    assert not b.load.in_flight.any() and not b.kv.columns.signals.waiting.any()
 
 
 def test_an_edge_that_falls_silent_takes_its_counts_with_it() -> None:
@@ -220,10 +221,10 @@ def test_a_decision_is_expected_to_come_true_at_all_edges() -> None:
     chosen = a.ask("q1", now_s, prefix_keys=CHAIN, body_bytes=60_000).first
     now_s = settle(store, (a, b), now_s, rounds=1)
     slot = b.replicas.get(chosen).slot
-    assert all(b.kv.index.holds(slot, key) for key in CHAIN)
-    assert not any(b.kv.index.holds(other.slot, CHAIN[0]) for other in b.replicas if other.id != chosen)
+    assert all(holds(b.kv.index, slot, key) for key in CHAIN)
+    assert not any(holds(b.kv.index, other.slot, CHAIN[0]) for other in b.replicas if other.id != chosen)
     b.kv.expire(now_s + 31.0)
-    assert not b.kv.index.holds(slot, CHAIN[0])
+    assert not holds(b.kv.index, slot, CHAIN[0])
 
 
 # Sessions and conversations
@@ -268,7 +269,7 @@ def test_a_conversation_goes_on_at_the_other_edge() -> None:
         edge.report(home, stored=list(CHAIN[:8]), first=[FirstToken("q1", 900, 0, 30.0)])
         edge.report(home, finished=[Finished("q1", 900, 50)])
     now_s = settle(store, (a, b), now_s)
-    assert a.kv.conversations.get("s").tokens == b.kv.conversations.get("s").tokens == 950
+    assert a.kv.conversations.by_name.get("s").tokens == b.kv.conversations.by_name.get("s").tokens == 950
     a.end("q1", now_s)
     decision = b.ask("q2", now_s, session="s", prefix_keys=CHAIN[:10], body_bytes=5300)
     assert (decision.first, decision.reason) == (home, "kv-home")
@@ -286,19 +287,19 @@ def test_a_turn_that_nobody_answered_is_taken_back_at_all_edges(session: str, *,
     a.ask("q1", now_s, session=session, prefix_keys=CHAIN[:8], body_bytes=4200)
     a.end("q1", now_s)
     now_s = settle(store, (a, b), now_s)
-    kept = b.kv.signals.footprint.sum()
+    kept = b.kv.columns.signals.footprint.sum()
     a.ask("q2", now_s, session=session, prefix_keys=CHAIN[:20], body_bytes=14_000)
     b.ask("q3", now_s, session="other", prefix_keys=tuple(range(5000, 5010)), body_bytes=6000)
     if is_published:
         now_s = settle(store, (a, b), now_s)
-        assert b.kv.signals.footprint.sum() > kept
+        assert b.kv.columns.signals.footprint.sum() > kept
     a.end("q2", now_s, served=False)
     b.end("q3", now_s, served=False)
     repeat(store, (a, b), now_s)
     agree(a, b)
     for edge in (a, b):
-        assert edge.kv.signals.footprint.sum() == kept
-        assert len(edge.kv.conversations) == 1
+        assert edge.kv.columns.signals.footprint.sum() == kept
+        assert len(edge.kv.conversations.by_name) == 1
 
 
 def test_a_request_that_was_served_elsewhere_moves_its_conversation_at_all_edges() -> None:
@@ -309,7 +310,7 @@ def test_a_request_that_was_served_elsewhere_moves_its_conversation_at_all_edges
     a.ask("q1", now_s, session="s", body_bytes=4000)
     now_s = settle(store, (a, b), now_s)
     for there in ("r1", "r2", "r1"):
-        known = a.kv.conversations.get("s")
+        known = a.kv.conversations.by_name.get("s")
         a.kv.conversations.served_by(known, known.stands, a.replicas.get(there).slot)
         a.kv.outbox.add_conversation(known)
         now_s = settle(store, (a, b), now_s)
@@ -328,11 +329,11 @@ def test_a_conversation_of_an_incarnation_that_is_over_does_not_come_back() -> N
     now_s = settle(store, (a, b), now_s)
     a.report("r1", epoch="another", born_ms=2, snapshot=True)
     now_s = repeat(store, (a, b), now_s)
-    assert not a.kv.conversations and b.kv.conversations
+    assert not a.kv.conversations.by_name and b.kv.conversations.by_name
     b.report("r1", epoch="another", born_ms=2, snapshot=True)
     repeat(store, (a, b), now_s)
     agree(a, b)
-    assert not a.kv.conversations
+    assert not a.kv.conversations.by_name
 
 
 # What gets lost
@@ -373,7 +374,7 @@ def test_the_last_states_of_a_dead_edge_are_repeated_by_those_that_read_them() -
     now_s = settle(store, (a, b), now_s, rounds=2)
     assert len(b.sessions) == 1 and not len(a.sessions)
     repeat(store, (a, b), now_s + LEASE_S)
-    assert len(a.sessions) == len(a.kv.conversations) == 1
+    assert len(a.sessions) == len(a.kv.conversations.by_name) == 1
     agree(a, b)
 
 

@@ -202,7 +202,7 @@ def test_no_batch_harms_the_edge_that_reads_it(batches_read: list[tuple[Batch, i
     and the tables stay whole."""
     edge = SharingEdge("b")
     edge.register("r1", "r2")
-    edge.protocol.meet([EdgeInfo(edge="a")], 0.0)
+    edge.protocol.peers.meet([EdgeInfo(edge="a")], 0.0)
     seq = 0
     for batch, ahead in batches_read:
         seq += ahead

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import msgspec
+from residency import holds
 from router_fixture import client_of, running_router
 
 from pointsman.contract.events import (
@@ -38,7 +39,7 @@ async def post(client: httpx.AsyncClient, message: dict[str, Any]) -> EventsAnsw
 
 
 def resident(router: Router, *keys: int) -> list[bool]:
-    return [router.core.kv.index.holds(0, key) for key in keys]
+    return [holds(router.core.kv.index, 0, key) for key in keys]
 
 
 async def test_the_example_is_answered_as_the_page_says() -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from residency import holds
 from router_fixture import register, running_router
 
 from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents, EventsAnswer
@@ -211,7 +212,7 @@ async def test_the_router_listens_and_hangs_up_at_its_end() -> None:
         frames = [await reader.readexactly(FEED_HEAD.unpack(await reader.readexactly(4))[0]) for _ in range(2)]
         reply = msgspec.msgpack.decode(frames[1], type=FeedReply)
         assert reply.answer is not None and reply.answer.feed_port == address.port
-        assert router.core.kv.index.holds(0, 7)
+        assert holds(router.core.kv.index, 0, 7)
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()

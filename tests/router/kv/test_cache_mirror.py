@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from invariants import check
 
 from pointsman.router.kv.cache_mirror import LEAST_TOKENS, CacheMirror
 
@@ -15,14 +16,14 @@ def test_what_was_asked_for_longest_ago_goes_tail_first() -> None:
     assert mirror.enter([1, 12, 13, 14], [100, 100, 100, 100], 100) == [3]
     assert mirror.enter([1, 2], [100, 100], 200) == []
     assert mirror.enter([21], [300], 0) == [14, 13, 12]
-    mirror.validate()
+    check(mirror)
 
 
 def test_a_prompt_larger_than_the_cache_keeps_its_head() -> None:
     """What it pushes out is its own tail."""
     mirror = CacheMirror(250)
     assert mirror.enter([1, 2, 3], [100, 100, 100], 0) == [3]
-    mirror.validate()
+    check(mirror)
 
 
 def test_hits_that_do_not_come_make_it_smaller() -> None:
@@ -81,5 +82,5 @@ def test_the_sum_holds(prompts: list[tuple[int, int, int, int]], capacity: int) 
         held -= set(mirror.enter(chain, [tokens] * keys, found))
         hits += found // 2
         held -= set(mirror.hit(hits))
-        mirror.validate()
-        assert len(mirror) == len(held)
+        check(mirror)
+        assert len(mirror._weights) == len(held)

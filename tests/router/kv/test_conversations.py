@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from invariants import check
 from kv_columns import make_columns, place
 
 from pointsman.policies.candidates import NO_SLOT
@@ -18,7 +19,7 @@ def answered(
     known = place(table, session, slot, tokens=tokens, now_s=now_s)
     assert known is not None
     table.ended(known, now_s if ended_s is None else ended_s)
-    table.validate()
+    check(table)
     return known
 
 
@@ -34,7 +35,7 @@ class TestConversations:
         assert columns.signals.footprint[0] == 5500
         place(table, "y", 0, tokens=5000, resident=4500)
         assert columns.signals.footprint[0] == 6000
-        table.validate()
+        check(table)
 
     def test_a_conversation_that_moves_takes_its_share_along(self) -> None:
         """Nothing stays where it was; where it goes others may hold its head."""
@@ -65,7 +66,7 @@ class TestConversations:
         assert found is not None and found.slot == 0
         assert table.find("", (1, 2, 9), 1) is None
         place(table, "", 1, (1, 2, 3, 5, 6, 7), tokens=600)
-        assert len(table) == 1
+        assert len(table.by_name) == 1
         assert place(table, "", 0, (), tokens=5) is None
 
     def test_the_silent_are_forgotten(self) -> None:
@@ -78,8 +79,8 @@ class TestConversations:
         answered(table, "x", now_s=3.0)
         assert [table.expire(12.0), table.expire(12.5), table.expire(13.0)] == [2, 0, 1]
         assert columns.signals.footprint[0] == 1000
-        assert len(table) == 1
-        table.validate()
+        assert len(table.by_name) == 1
+        check(table)
 
     def test_lone_requests_do_not_count_for_a_whole_ttl(self) -> None:
         """A hundred sessions of one request each: their KV is given up long before the first of them is forgotten."""
@@ -88,9 +89,9 @@ class TestConversations:
         for number in range(100):
             answered(table, f"s{number}", tokens=1000, now_s=number / 20)
         table.expire(6.0)
-        assert (len(table), table.live) == (100, 0)
+        assert (len(table.by_name), table.counts()[0]) == (100, 0)
         assert columns.signals.footprint[0] == 0
-        table.validate()
+        check(table)
 
     def test_who_is_likely_over_no_longer_counts(self) -> None:
         """Three times in four a conversation went on, after 2 s, and then no more. Silent for 3 s another is dormant:
@@ -106,7 +107,7 @@ class TestConversations:
         assert columns.signals.footprint[0] == 700
         table.expire(2003.0)
         assert (columns.signals.footprint[0], dormant.live, dormant.counted_tokens) == (0, False, 0)
-        assert (len(table), table.live) == (1, 0)
+        assert (len(table.by_name), table.counts()[0]) == (1, 0)
         assert table.find("d", (), -1) is dormant
         answered(table, "d", tokens=800, now_s=2030.0)
         assert (columns.signals.footprint[0], dormant.live) == (800, True)
@@ -119,10 +120,10 @@ class TestConversations:
         table.ended(known, 2.0)
         assert table.expire(50.0) == 0
         table.ended(known, 50.0)
-        table.validate()
+        check(table)
         assert table.expire(55.0) == 1
         table.ended(known, 56.0)  # what the table let go is let go
-        table.validate()
+        check(table)
 
     def test_the_replica_that_served_is_the_home(self) -> None:
         """A refused connection went to the second choice: the KV is there, the head included."""
@@ -136,7 +137,7 @@ class TestConversations:
         assert place(table, "x", 2, tokens=4500) is known
         table.served_by(known, earlier, 1)  # the later turn says where it lives
         assert known.slot == 2
-        table.validate()
+        check(table)
 
     def test_another_edge_s_request_keeps_it_live(self) -> None:
         """As long as that edge may be believed; its end starts the silence, and what goes on there is learned from."""
@@ -158,10 +159,10 @@ class TestConversations:
         assert columns.signals.footprint[1] == 30
         hear("x", 2, tokens=150, turn=2, seen_s=22.0, under_way=True)
         assert columns.signals.footprint[1:3].tolist() == [30, 150]
-        table.validate()
+        check(table)
         table.expire(UNDER_WAY_ELSEWHERE_S)
         assert columns.signals.footprint[1:3].tolist() == [0, 150]
-        table.validate()
+        check(table)
 
     @given(
         st.lists(
@@ -176,7 +177,7 @@ class TestConversations:
         for at, (session, slot, depth, tokens) in enumerate(steps):
             keys = tuple(range(10 * slot, 10 * slot + depth))
             known = place(table, session, slot, keys, tokens=tokens, resident=tokens // 2, now_s=float(at))
-            table.validate()
+            check(table)
             if known is not None:
                 under_way.append(known)
                 if tokens % 3 == 0:
@@ -188,6 +189,6 @@ class TestConversations:
             if tokens % 7 == 0:
                 table.clear_slot(slot)
             table.expire(float(at))
-            table.validate()
-            assert len(table) <= 3
-            assert all(one.slot != NO_SLOT for one in table._known.values())
+            check(table)
+            assert len(table.by_name) <= 3
+            assert all(one.slot != NO_SLOT for one in table.by_name.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from residency import holds
 
 from pointsman.contract.events import EngineEvents
 from pointsman.router.kv.event_cursor import EventCursor
@@ -28,14 +29,14 @@ def test_changes_are_applied_from_the_snapshot_on(index: PrefixIndex) -> None:
     assert not cursor.apply(index, SLOT, message(at=3, since=2, stored=[9])), "nothing is known yet"
     assert cursor.apply(index, SLOT, message(at=4, snapshot=True, stored=[1, 2]))
     assert cursor.apply(index, SLOT, message(at=3, since=2, evicted=[1])), "old"
-    assert index.holds(SLOT, 1)
+    assert holds(index, SLOT, 1)
     assert cursor.apply(index, SLOT, message(at=6, since=3, evicted=[1], stored=[3]))
-    assert not index.holds(SLOT, 1) and index.holds(SLOT, 3)
+    assert not holds(index, SLOT, 1) and holds(index, SLOT, 3)
     assert not cursor.apply(index, SLOT, message(at=9, since=8, stored=[4]))
     assert not cursor.apply(index, SLOT, message(at=10, since=9, stored=[5])), "until a snapshot comes"
-    assert not index.holds(SLOT, 5)
+    assert not holds(index, SLOT, 5)
     assert cursor.apply(index, SLOT, message(at=10, snapshot=True, stored=[5]))
-    assert index.holds(SLOT, 5) and not index.holds(SLOT, 2)
+    assert holds(index, SLOT, 5) and not holds(index, SLOT, 2)
 
 
 def test_a_snapshot_that_is_no_news_changes_nothing(index: PrefixIndex) -> None:
@@ -44,7 +45,7 @@ def test_a_snapshot_that_is_no_news_changes_nothing(index: PrefixIndex) -> None:
     cursor.apply(index, SLOT, message(at=4, snapshot=True, stored=[1]))
     cursor.apply(index, SLOT, message(at=5, since=4, stored=[2]))
     assert cursor.apply(index, SLOT, message(at=4, snapshot=True, stored=[1]))
-    assert index.holds(SLOT, 2)
+    assert holds(index, SLOT, 2)
 
 
 def test_messages_without_numbers_are_taken_in_order(index: PrefixIndex) -> None:
@@ -54,7 +55,7 @@ def test_messages_without_numbers_are_taken_in_order(index: PrefixIndex) -> None
     assert cursor.apply(index, SLOT, message(seq=4, stored=[2]))
     assert not cursor.apply(index, SLOT, message(seq=6, stored=[3]))
     assert not cursor.apply(index, SLOT, message(seq=7, stored=[4]))
-    assert not index.holds(SLOT, 3) and not index.holds(SLOT, 4)
+    assert not holds(index, SLOT, 3) and not holds(index, SLOT, 4)
 
 
 def test_after_reports_ceased_the_same_incarnation_may_go_on(index: PrefixIndex) -> None:

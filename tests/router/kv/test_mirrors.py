@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from residency import holds
+
 from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.policies.candidates import NOTHING_RESIDENT
 from pointsman.router.kv.mirrors import ANSWER_TOKENS, Mirrors
@@ -27,7 +29,7 @@ def make_mirrors(*sizes: int) -> tuple[Mirrors, PrefixIndex]:
 
 
 def held(index: PrefixIndex, slot: int) -> list[int]:
-    return [key for key in KEYS if index.holds(slot, key)]
+    return [key for key in KEYS if holds(index, slot, key)]
 
 
 def test_what_is_sent_there_is_held_there() -> None:
@@ -59,7 +61,7 @@ def test_a_slot_without_a_mirror_is_left_to_others() -> None:
     assert not mirrors.enter(0, KEYS, 0, make_prompt()) and not mirrors.drop(0)
     mirrors.hit(0, 1000)
     mirrors.restarted(0)
-    assert len(mirrors) == 0 and held(index, 0) == []
+    assert not mirrors._mirrors and held(index, 0) == []
 
 
 def test_an_endpoint_that_began_again_has_room_for_all_of_the_next_prompt() -> None:
@@ -69,4 +71,4 @@ def test_an_endpoint_that_began_again_has_room_for_all_of_the_next_prompt() -> N
     mirrors.restarted(0)
     index.forget(0)
     mirrors.enter(0, KEYS, 0, make_prompt())
-    assert held(index, 0) == list(KEYS) and 0 in mirrors
+    assert held(index, 0) == list(KEYS) and 0 in mirrors._mirrors

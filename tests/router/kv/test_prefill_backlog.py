@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invariants import check
 from kv_columns import make_columns
 
 from pointsman.router.kv.columns import PRIOR_BASE_MS, PRIOR_PER_TOKEN_MS
@@ -83,7 +84,7 @@ class TestBacklog:
         entry = backlog.add(0, 1000, 0.0, reports=True)
         backlog.clear_slot(0)
         assert not backlog.release(entry)
-        backlog.validate()
+        check(backlog)
 
     @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2), st.integers(1, 999), st.booleans()), max_size=60))
     def test_column_and_entries_agree(self, steps: list[tuple[int, int, int, bool]]) -> None:
@@ -98,7 +99,7 @@ class TestBacklog:
             elif tokens % 5 == 0:
                 backlog.clear_slot(slot)
             backlog.expire(at / 100)
-            backlog.validate()
+            check(backlog)
 
     def test_released_entries_do_not_pile_up(self) -> None:
         """A thousand prompts, one after the other, on a replica that has long to report."""

@@ -35,14 +35,14 @@ class TestPrefillTimes:
             took = (base + linear * x + square * x * x) * dice.uniform(0.9, 1.1)
             times.observe(1, x, took * 20 if dice.random() < 0.05 else took)
         for x in (200, 1000, 5000, 20_000):
-            assert columns.time_ms(1, x) == pytest.approx(base + linear * x + square * x * x, rel=0.15)
-        assert columns.time_ms(0, 1000) == pytest.approx(PRIOR_MS_AT_1000)
+            assert columns.signals.time_ms(1, x) == pytest.approx(base + linear * x + square * x * x, rel=0.15)
+        assert columns.signals.time_ms(0, 1000) == pytest.approx(PRIOR_MS_AT_1000)
 
     def test_one_observation_moves_it_and_does_not_own_it(self) -> None:
         """Between the prior and what was seen."""
         columns = make_columns()
         PrefillTimes(columns).observe(0, 1000, 400.0)
-        assert PRIOR_MS_AT_1000 < columns.time_ms(0, 1000) < 400
+        assert PRIOR_MS_AT_1000 < columns.signals.time_ms(0, 1000) < 400
 
     def test_follows_a_replica_that_changes(self) -> None:
         """Three times slower from one moment on: a few hundred requests later it is known."""
@@ -52,7 +52,7 @@ class TestPrefillTimes:
             for _ in range(400):
                 x = dice.randrange(100, 9000)
                 times.observe(0, x, slowness * (20 + 0.02 * x))
-        assert columns.time_ms(0, 4000) == pytest.approx(300, rel=0.1)
+        assert columns.signals.time_ms(0, 4000) == pytest.approx(300, rel=0.1)
 
     @given(st.lists(st.tuples(st.integers(-5, 200_000), st.floats(-10, 1e7)), max_size=80))
     def test_never_falls_whatever_is_reported(self, observed: list[tuple[int, float]]) -> None:
@@ -61,6 +61,6 @@ class TestPrefillTimes:
         times = PrefillTimes(columns)
         for tokens, took_ms in observed:
             times.observe(0, tokens, took_ms)
-        predicted = [columns.time_ms(0, x) for x in (1, 10, 1000, 10_000, 200_000)]
+        predicted = [columns.signals.time_ms(0, x) for x in (1, 10, 1000, 10_000, 200_000)]
         assert predicted[0] > 0
         assert predicted == sorted(predicted)

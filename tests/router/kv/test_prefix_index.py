@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from invariants import check
+from residency import residents
 
 from pointsman.router.kv import prefix_index
 from pointsman.router.kv.prefix_index import MAX_LEVELS, PrefixIndex
@@ -87,7 +89,7 @@ def test_tidying_frees_what_the_dead_held() -> None:
         index.stored(0, 7)
         while index.tidy(100):
             assert depths(index, [500, 501]) == {1: 1}
-            index.validate()
+            check(index)
     assert len(index) == 501
     assert index._bits <= 4
 
@@ -100,13 +102,13 @@ def test_expectations_count_until_their_time_is_up() -> None:
     index.expect(1, (1, 2), 0, end_s=20.0)
     assert depths(index, [1, 2, 3, 4]) == {2: 3, 1: 1}
     index.stored(2, 2)
-    index.expire(9.9)
+    index.expectations.expire(9.9)
     assert depths(index, [1, 2, 3, 4]) == {2: 3, 1: 1}
-    index.expire(10.0)
+    index.expectations.expire(10.0)
     assert depths(index, [1, 2, 3, 4]) == {2: 1, 1: 1}
-    index.expire(20.0)
+    index.expectations.expire(20.0)
     assert depths(index, [1, 2, 3, 4]) == {2: 1}
-    assert (index.expected, index.expectations_expired) == (0, 4)
+    assert (len(index.expectations), index.expectations.expired) == (0, 4)
 
 
 def test_expectations_are_bounded() -> None:
@@ -114,7 +116,7 @@ def test_expectations_are_bounded() -> None:
     index = make_index(max_expected_keys=10)
     for number in range(5):
         index.expect(0, tuple(range(4 * number, 4 * number + 4)), 0, end_s=float(number))
-        index.validate()
+        check(index)
     assert depths(index, [16, 17, 18, 19]) == {0: 3}
     assert depths(index, [0, 1]) == {}
 
@@ -128,8 +130,8 @@ def test_what_is_remembered_of_expectations_is_bounded(monkeypatch: pytest.Monke
         index.expect(0, keys, 0, end_s=30.0)
         for key in keys:
             index.stored(0, key)
-        index.validate()
-        assert len(index._marks) <= 10
+        check(index)
+        assert len(index.expectations._marks) <= 10
     assert depths(index, [0, 1, 2, 3]) == {0: 3}
 
 
@@ -145,7 +147,7 @@ def test_at_the_limit_what_is_in_use_stays() -> None:
     assert depths(index, hot) == {1: 39}
     assert len(index) == 1000
     assert index.evicted_by_limit == 9040
-    index.validate()
+    check(index)
 
 
 def test_a_snapshot_is_of_confirmed_residency() -> None:
@@ -155,7 +157,7 @@ def test_a_snapshot_is_of_confirmed_residency() -> None:
         store(index, slot, [1, 2][: 1 + slot % 2])
     index.expect(3, (1, 2, 5), 2, 1.0)
     index.forget(0)
-    assert {key: sorted(slots) for key, slots in index.snapshot()} == {
+    assert {key: sorted(slots) for key, slots in residents(index).items()} == {
         1: list(range(1, 12)),
         2: list(range(1, 12, 2)),
     }
@@ -231,11 +233,11 @@ class AgainstSets(RuleBasedStateMachine):
         self.marks = [mark for mark in self.marks if mark[1] != slot]
         # Expectations below what was evicted would be gaps; and one made again ends with the one before.
         mask = self.index._masks[slot]
-        self.index._marks = [mark for mark in self.index._marks if mark[1] != mask]
-        heapq.heapify(self.index._marks)
-        self.index._marked = sum(len(mark[2]) for mark in self.index._marks)
+        self.index.expectations._marks = [mark for mark in self.index.expectations._marks if mark[1] != mask]
+        heapq.heapify(self.index.expectations._marks)
+        self.index.expectations._marked = sum(len(mark[2]) for mark in self.index.expectations._marks)
         for other in CHAINS:
-            self.index._void(mask, other)
+            self.index.unexpect(slot, other)
 
     @rule(slot=SLOTS, chain=st.sampled_from(CHAINS), ttl_s=st.integers(1, 5))
     def expect(self, slot: int, chain: list[int], ttl_s: int) -> None:
@@ -250,7 +252,7 @@ class AgainstSets(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 3))
     def time_passes(self, seconds: int) -> None:
         self.now_s += seconds
-        self.index.expire(self.now_s)
+        self.index.expectations.expire(self.now_s)
         self.marks = [mark for mark in self.marks if mark[0] > self.now_s]
 
     @rule(slot=SLOTS)
@@ -273,7 +275,7 @@ class AgainstSets(RuleBasedStateMachine):
 
     @invariant()
     def answers_agree(self) -> None:
-        self.index.validate()
+        check(self.index)
         for chain in CHAINS:
             wanted = {}
             for slot in range(12):

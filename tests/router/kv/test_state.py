@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from invariants import check
 from reporting_fleet import CHAIN, ReportingFleet
+from residency import holds
 
-from pointsman.contract.events import Finished, FirstToken
+from pointsman.contract.events import EngineLoad, Finished, FirstToken
 from pointsman.contract.prefix_keys import BOUNDARIES
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.kv.state import EXPECTED_S
@@ -26,9 +28,9 @@ def test_what_engines_store_is_resident() -> None:
 def test_somebody_else_may_size_an_endpoint() -> None:
     """One that tells nothing itself has the capacity that was read off it."""
     fleet = ReportingFleet()
-    fleet.kv.set_scraped_capacity(2, 7_000)
-    assert fleet.kv.signals.capacity[:3].tolist() == [100_000, 100_000, 7_000]
-    fleet.core.validate()
+    fleet.kv.scraped(2, EngineLoad(), 7_000, 0)
+    assert fleet.kv.columns.signals.capacity[:3].tolist() == [100_000, 100_000, 7_000]
+    check(fleet.core)
 
 
 def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
@@ -37,25 +39,24 @@ def test_an_endpoint_that_tells_nothing_is_mirrored() -> None:
     fleet = ReportingFleet()
     kv = fleet.kv
     fleet.add_slot("r3")
-    kv.set_scraped_capacity(3, 2_500)
+    kv.scraped(3, EngineLoad(), 2_500, 0)
     other = tuple(range(5000, 5010))
     fleet.ask("r1", 8, slot=3)
-    assert kv.index.holds(3, CHAIN[7]) and kv.index.expected == 0
+    assert holds(kv.index, 3, CHAIN[7]) and len(kv.index.expectations) == 0
     features = RequestFeatures(request_id="r2", prefix_keys=other, body_bytes=BOUNDARIES[9])
     fleet.place(features, kv.read(features, 0.0), 3)
-    assert kv.index.holds(3, other[9])
-    assert kv.index.holds(3, CHAIN[0]) and not kv.index.holds(3, CHAIN[7])
+    assert holds(kv.index, 3, other[9])
+    assert holds(kv.index, 3, CHAIN[0]) and not holds(kv.index, 3, CHAIN[7])
     kv.restarted(3)
-    assert not kv.index.holds(3, other[0])
+    assert not holds(kv.index, 3, other[0])
     fleet.ask("r3", 8, slot=3)
     fleet.tell(3, snapshot=True, stored=[CHAIN[0]])
-    assert [kv.index.holds(3, key) for key in CHAIN[:2]] == [True, False]
+    assert [holds(kv.index, 3, key) for key in CHAIN[:2]] == [True, False]
     fleet.tell(3, evicted=[CHAIN[0]])
-    kv.observe_scraped_hits(3, 100_000)
-    kv.set_scraped_capacity(3, 9_000)
+    kv.scraped(3, EngineLoad(), 9_000, 100_000)
     fleet.ask("r4", 8, slot=3)
-    assert kv.index.expected == 8
-    kv.validate()
+    assert len(kv.index.expectations) == 8
+    check(kv)
 
 
 def test_a_decision_is_expected_to_come_true() -> None:
@@ -64,7 +65,7 @@ def test_a_decision_is_expected_to_come_true() -> None:
     fleet.ask("r1", 8, slot=2)
     follower = fleet.ask("r2", 8)
     assert fleet.resident(follower) == [0, 0, (8 * 512 + 50) // 4]
-    assert fleet.kv.signals.waiting[2] == (8 * 512 + 100) // 4
+    assert fleet.kv.columns.signals.waiting[2] == (8 * 512 + 100) // 4
     assert fleet.resident(fleet.ask("r3", 8, now_s=EXPECTED_S)) == [0, 0, 0]
 
 
@@ -127,14 +128,14 @@ def test_another_epoch_forgets_the_first_life() -> None:
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.tell(0, stored=list(CHAIN[:8]), first=[FirstToken("r1", 1000, 0, 500.0)])
     fleet.ask("r2", 9, slot=0)
-    learned = fleet.kv.columns.time_ms(0, 1000)
+    learned = fleet.kv.columns.signals.time_ms(0, 1000)
     assert fleet.tell(0, epoch="second")
     assert fleet.kv.index.match(CHAIN) == []
-    assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
+    assert (fleet.kv.columns.signals.waiting[0], fleet.kv.columns.signals.footprint[0]) == (0, 0)
     assert fleet.ask("r3", 9, session="s").conversation is None
-    assert fleet.kv.columns.time_ms(0, 1000) == learned
+    assert fleet.kv.columns.signals.time_ms(0, 1000) == learned
     assert fleet.kv.counters.restarts == 1
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_a_slot_changes_hands_clean() -> None:
@@ -146,9 +147,9 @@ def test_a_slot_changes_hands_clean() -> None:
     fleet.add_slot("another")
     assert not fleet.kv.reports(0)
     assert fleet.kv.index.match(CHAIN) == []
-    assert (fleet.kv.signals.waiting[0], fleet.kv.signals.footprint[0]) == (0, 0)
+    assert (fleet.kv.columns.signals.waiting[0], fleet.kv.columns.signals.footprint[0]) == (0, 0)
     fleet.requests.first_token("r1", 0.5)
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_regret_is_what_a_better_holder_held() -> None:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from candidates import make_candidates
+from invariants import check
 from ring_line import line
 
 from pointsman.contract.registration import Registration
@@ -57,9 +58,9 @@ def test_first_tokens_and_ends_release_the_prefill_backlog() -> None:
     edge.place("r1", body_bytes=2000)
     edge.place("r2", body_bytes=1200)
     edge.apply(line(ev="first", id="r1"))
-    assert edge.kv.signals.waiting[0] == 300
+    assert edge.kv.columns.signals.waiting[0] == 300
     edge.apply(line(id="r2"))
-    assert edge.kv.signals.waiting[0] == 0
+    assert edge.kv.columns.signals.waiting[0] == 0
 
 
 def test_a_redispatch_is_counted_where_it_landed() -> None:
@@ -184,12 +185,12 @@ def test_a_conversation_lives_once_it_is_answered(st: int, live: int) -> None:
     next, and it has no home."""
     edge = Edge()
     edge.place("r1", session="s", body_bytes=400)
-    assert edge.kv.conversations.live == 1
+    assert edge.kv.conversations.counts()[0] == 1
     edge.apply(line(id="r1", st=st, ts="CH"))
-    edge.core.validate()
-    assert edge.kv.conversations.live == live
-    assert (edge.kv.conversations.get("s") is not None) == live
-    assert (edge.kv.signals.footprint[0] > 0) == live
+    check(edge.core)
+    assert edge.kv.conversations.counts()[0] == live
+    assert (edge.kv.conversations.by_name.get("s") is not None) == live
+    assert (edge.kv.columns.signals.footprint[0] > 0) == live
 
 
 def test_ends_are_evidence_on_the_replica_that_had_the_request() -> None:

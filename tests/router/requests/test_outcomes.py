@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from invariants import check
 from reporting_fleet import CHAIN, ReportingFleet
+from residency import holds
 
 from pointsman.contract.events import Finished, FirstToken
 from pointsman.policies.candidates import NO_SLOT
@@ -16,12 +18,12 @@ def test_first_tokens_release_and_teach() -> None:
     """Backlog, prefill time, prediction error; unknown ids and those of other replicas teach nothing."""
     fleet = ReportingFleet()
     fleet.ask("r1", 8, slot=0)
-    before = fleet.kv.columns.time_ms(0, 1000)
+    before = fleet.kv.columns.signals.time_ms(0, 1000)
     fleet.tell(1, first=[FirstToken("nobody", 10, 0, 5.0)])
     fleet.tell(0, first=[FirstToken("r1", 1000, 100, 500.0)])
     counters = fleet.kv.counters
-    assert fleet.kv.signals.waiting[0] == 0
-    assert fleet.kv.columns.time_ms(0, 1000) > before
+    assert fleet.kv.columns.signals.waiting[0] == 0
+    assert fleet.kv.columns.signals.time_ms(0, 1000) > before
     assert (counters.prompt_tokens, counters.actual_cached_tokens, counters.predicted_cached_tokens) == (1000, 100, 0)
     assert sum(counters.prediction_error.counts) == 1
     assert counters.prediction_error.total == pytest.approx(0.1)
@@ -43,7 +45,7 @@ def test_haproxy_s_lines_end_what_no_engine_told_of() -> None:
     fleet.ask("r2", 9, slot=0)
     fleet.requests.first_token("r2", 0.5)
     fleet.requests.end("r1", 1.0)
-    assert fleet.kv.signals.waiting[0] == 0
+    assert fleet.kv.columns.signals.waiting[0] == 0
     fleet.tell(0, finished=[Finished("r1", 900, 50)])
     assert fleet.ask("r3", 8, session="s").conversation.tokens == 950
     fleet.requests.end("r2", 2.0)
@@ -60,10 +62,10 @@ def test_a_later_turn_nobody_answered_leaves_the_conversation_alive() -> None:
     fleet.ask("r3", 6, slot=1, session="other", now_s=2.0)
     for request in ("r2", "r3"):
         fleet.requests.end(request, 3.0, served=False)
-        fleet.core.validate()
-    assert fleet.kv.conversations.live == 1
-    assert fleet.kv.signals.footprint[0] > 0
-    assert fleet.kv.signals.footprint[1] == 0
+        check(fleet.core)
+    assert fleet.kv.conversations.counts()[0] == 1
+    assert fleet.kv.columns.signals.footprint[0] > 0
+    assert fleet.kv.columns.signals.footprint[1] == 0
     again = fleet.ask("r4", 6, session="other", now_s=4.0)
     assert again.conversation is None, "nobody is at home where nobody was answered"
 
@@ -75,7 +77,7 @@ def test_kv_under_way_is_that_of_conversations_with_a_request() -> None:
         fleet.ask(request, 8, slot=0, session=request)
         fleet.tell(0, first=[FirstToken(request, 30_000, 0, 0.0)])
     fleet.ask("r3")
-    signals = fleet.kv.signals
+    signals = fleet.kv.columns.signals
     assert (signals.usage, signals.active_usage) == (pytest.approx(0.2, abs=0.01), signals.usage)
     fleet.requests.end("r1", 1.0)
     fleet.ask("r3", now_s=1.0)
@@ -96,12 +98,12 @@ def test_prompts_behind_a_late_first_token_still_wait(by_haproxy: bool) -> None:
         fleet.requests.end("late", 65.0, took_ms=60_000.0)
     else:
         fleet.tell(0, first=[FirstToken("late", 1000, 0, 60_000.0)], now_s=60.0)
-    waiting = fleet.kv.signals.waiting[0]
+    waiting = fleet.kv.columns.signals.waiting[0]
     assert waiting > 0
     fleet.kv.expire(60.0)
-    assert fleet.kv.signals.waiting[0] == waiting
+    assert fleet.kv.columns.signals.waiting[0] == waiting
     fleet.kv.expire(70.0)
-    assert fleet.kv.signals.waiting[0] == 0
+    assert fleet.kv.columns.signals.waiting[0] == 0
 
 
 def test_who_served_is_the_home() -> None:
@@ -109,10 +111,10 @@ def test_who_served_is_the_home() -> None:
     fleet = ReportingFleet()
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.requests.end("r1", 1.0, served_by=2)
-    assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
+    assert fleet.kv.columns.signals.footprint[:3].tolist() == [0, 0, (8 * 512 + 100) // 4]
     known = fleet.ask("r2", 8, session="s").conversation
     assert known is not None and known.slot == 2 and not known.under_way
-    fleet.core.validate()
+    check(fleet.core)
 
 
 def test_who_served_an_earlier_turn_is_not_the_home() -> None:
@@ -121,9 +123,9 @@ def test_who_served_an_earlier_turn_is_not_the_home() -> None:
     fleet.ask("r1", 8, slot=0, session="s")
     fleet.kv.conversations.learn(Conversation("s", NO_SLOT, 2000, 0, 8000, 0, -1, 0, 0.5, 2, home="r0"), 0)
     fleet.requests.end("r1", 1.0, served_by=2)
-    known = fleet.kv.conversations.get("s")
+    known = fleet.kv.conversations.by_name.get("s")
     assert known is not None and (known.home, known.turn, known.tokens) == ("r0", 2, 2000)
-    fleet.core.validate()
+    check(fleet.core)
 
 
 @pytest.mark.parametrize("came_back", [False, True])
@@ -136,12 +138,12 @@ def test_who_served_and_restarted_since_is_no_home(came_back: bool) -> None:
         fleet.add_slot("r2")
     fleet.tell(2, epoch="another life", snapshot=True)
     fleet.requests.end("r1", 1.0, served_by=2)
-    assert fleet.kv.conversations.get("s") is None
-    assert fleet.kv.signals.footprint[:3].tolist() == [0, 0, 0]
+    assert fleet.kv.conversations.by_name.get("s") is None
+    assert fleet.kv.columns.signals.footprint[:3].tolist() == [0, 0, 0]
     fleet.ask("r2", 8, slot=2, session="s")
     fleet.requests.end("r2", 2.0)
-    assert fleet.kv.conversations.get("s") is not None
-    fleet.core.validate()
+    assert fleet.kv.conversations.by_name.get("s") is not None
+    check(fleet.core)
 
 
 def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
@@ -150,10 +152,10 @@ def test_what_was_expected_and_never_came_is_void_at_the_end() -> None:
     fleet.ask("r1", 8, slot=0)
     fleet.tell(0, stored=list(CHAIN[:4]))
     fleet.tell(0, evicted=list(CHAIN[3:8]), first=[FirstToken("r1", 1000, 0, 1.0)])
-    assert fleet.kv.index.holds(0, CHAIN[7])
+    assert holds(fleet.kv.index, 0, CHAIN[7])
     fleet.tell(0, finished=[Finished("r1", 1000, 10)])
-    assert [fleet.kv.index.holds(0, key) for key in CHAIN[:8]] == [True] * 3 + [False] * 5
-    fleet.core.validate()
+    assert [holds(fleet.kv.index, 0, key) for key in CHAIN[:8]] == [True] * 3 + [False] * 5
+    check(fleet.core)
 
 
 def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
@@ -165,4 +167,4 @@ def test_the_end_of_a_request_whose_replica_left_meanwhile_is_taken() -> None:
     fleet.core.replicas.remove("r0")
     fleet.requests.end("q0", 1.0, served=False)
     assert fleet.kv.index.match((11,))
-    fleet.core.validate()
+    check(fleet.core)

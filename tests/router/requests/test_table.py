@@ -9,6 +9,7 @@ from candidates import make_candidates
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from invariants import check
 
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration, leg_id
@@ -51,7 +52,7 @@ class Edge:
         self.requests.place(asked, prompt, slot, self.candidates, now_s, prefill=prefill)
         if prefill != NO_SLOT:
             self.requests.reserve_prefill(request, prefill, 100)
-        self.core.validate()
+        check(self.core)
 
     @property
     def in_flight(self) -> list[int]:
@@ -59,7 +60,7 @@ class Edge:
 
     @property
     def waiting(self) -> list[float]:
-        return self.kv.signals.waiting[:REPLICAS].tolist()
+        return self.kv.columns.signals.waiting[:REPLICAS].tolist()
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_reservation_counts_until_the_end(edge: Edge) -> None:
     for _ in range(2):
         edge.requests.end("a", 1.0)
         assert (edge.load.in_flight[1], edge.load.in_flight_tokens[1], len(edge.requests)) == (0, 0, 0)
-        edge.core.validate()
+        check(edge.core)
 
 
 def test_a_repeated_id_moves_its_reservation(edge: Edge) -> None:
@@ -89,7 +90,7 @@ def test_a_repeated_id_moves_its_reservation(edge: Edge) -> None:
     edge.place("a", 1, prefill=2, session="s")
     assert edge.in_flight == [0, 1, 1]
     assert edge.waiting == [0, 0, 100]
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.in_flight) == (1, 1)
     edge.requests.end("a", 1.0)
     assert edge.in_flight == edge.waiting == [0, 0, 0]
@@ -103,9 +104,9 @@ def test_requests_expire_by_age(edge: Edge) -> None:
     assert edge.core.sweep(60.0).reservations == 1
     assert "young" in edge.requests and "old" not in edge.requests
     assert edge.load.expired == 1
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is None or not known.under_way
-    edge.core.validate()
+    check(edge.core)
 
 
 @pytest.mark.parametrize("end_first", [True, False])
@@ -119,9 +120,9 @@ def test_line_and_report_of_an_end_come_in_either_order(edge: Edge, end_first: b
     for step in steps if end_first else reversed(steps):
         assert (edge.in_flight[0] == 0) == (end_first and step is steps[1])
         step()
-        edge.core.validate()
+        check(edge.core)
     assert edge.in_flight == edge.waiting == [0, 0, 0]
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.tokens, known.under_way) == (100, False)
     edge.requests.expire(1.0 + LINGER_S)
     assert len(edge.requests) == 0
@@ -153,7 +154,7 @@ def test_a_prefill_request_ends_with_the_prompt_or_with_the_request(edge: Edge) 
         assert leg_id("a") in edge.requests
         end()
         assert (edge.in_flight[2], edge.waiting) == (0, [0, 0, 0])
-        edge.core.validate()
+        check(edge.core)
 
 
 def test_an_end_frees_the_place_of_a_held_request(edge: Edge) -> None:
@@ -174,7 +175,7 @@ def test_leaked_reservations_go_when_haproxy_has_no_such_session(edge: Edge) -> 
     assert edge.in_flight[0] == 0
     assert edge.load.leaked == 2
     assert "a" not in edge.requests and "b" in edge.requests
-    edge.core.validate()
+    check(edge.core)
 
 
 def test_a_fresh_reservation_is_never_taken_for_leaked(edge: Edge) -> None:
@@ -208,9 +209,9 @@ def test_the_table_is_bounded() -> None:
         if number % 3:
             edge.requests.end(f"q{number}", 0.0)
         assert len(edge.requests) <= 10
-        edge.core.validate()
+        check(edge.core)
     assert "q29" not in edge.requests and edge.load.expired > 0
-    assert sum(known.under_way for known in edge.kv.conversations) <= 10
+    assert sum(known.under_way for known in edge.kv.conversations.by_name.values()) <= 10
 
 
 def test_a_replica_that_left_takes_its_reservations_along(edge: Edge) -> None:
@@ -224,7 +225,7 @@ def test_a_replica_that_left_takes_its_reservations_along(edge: Edge) -> None:
     edge.requests.end("a", 1.0, served=False)
     edge.requests.end("b", 1.0)
     assert edge.in_flight == [0, 0, 0]
-    edge.core.validate()
+    check(edge.core)
 
 
 def test_a_limit_that_is_met_by_the_turn_before_begins_the_conversation_again() -> None:
@@ -232,9 +233,9 @@ def test_a_limit_that_is_met_by_the_turn_before_begins_the_conversation_again() 
     edge = Edge(max_requests=1)
     edge.place("a", 0, session="s")
     edge.place("b", 1, session="s")
-    known = edge.kv.conversations.get("s")
+    known = edge.kv.conversations.by_name.get("s")
     assert known is not None and (known.slot, known.in_flight) == (1, 1)
-    edge.core.validate()
+    check(edge.core)
 
 
 class RequestMachine(RuleBasedStateMachine):
@@ -300,7 +301,7 @@ class RequestMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        self.edge.core.validate()
+        check(self.edge.core)
 
 
 TestRequestMachine = RequestMachine.TestCase

@@ -185,8 +185,8 @@ async def test_what_an_endpoint_shows_reaches_the_tables() -> None:
         stub.runs(3)
         await join(router, stub)
         await until(lambda: router.core.load.outside[0] == 3)
-        assert router.core.kv.signals.capacity[0] == 1600
-        assert router.core.kv.cursor(0).load.running == 3
+        assert router.core.kv.columns.signals.capacity[0] == 1600
+        assert router.core.kv.cursors[0].load.running == 3
         assert router.core.replicas.get("a").names == {"tiny"}
         assert router.core.catalog.cards() == [{"id": "tiny", "max_model_len": 7, "owned_by": ""}]
         stub.pages.pop("/metrics")
