@@ -8,13 +8,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pointsman.contract.registration import Role
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Role
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.model import ModelConfig
 from pointsman.engine.sim.timing import TIMINGS, paced
-
-REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""Pattern of server names that HAProxy accepts."""
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +94,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise SimConfigError("port", self.port, "0 to 65535")
-        if not REPLICA_ID.fullmatch(self.replica_id):
+        if not re.fullmatch(REPLICA_ID_PATTERN, self.replica_id):
             raise SimConfigError("replica_id", self.replica_id, "1 to 64 of A-Z a-z 0-9 _ . : -")
         if not self.model:
             raise SimConfigError("model", self.model, "a name")

@@ -23,12 +23,10 @@ async def registered(
     """A registrar that runs, and withdraws at the end."""
     registration = Registration(url="http://10.0.0.1:8000", model="tiny", ttl_s=ttl_s, born_ms=born_ms)
     registrar = Registrar(urls, token, "r1", registration, heartbeat_s=0.02, renewals=renewals)
-    running = asyncio.create_task(registrar.run())
+    registrar.start()
     try:
         yield registrar
     finally:
-        running.cancel()
-        await asyncio.wait({running})
         await registrar.withdraw()
 
 

@@ -23,13 +23,11 @@ from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_sta
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope
 from pointsman.engine.disaggregation import (
-    CONNECTORS,
     PARAMS,
     PREFILL_HEADER,
     PREFILL_KEYS_HEADER,
     REFUSAL,
     TIMEOUT_S,
-    Connector,
     HandoffOutcome,
     Peer,
     Prefiller,
@@ -38,7 +36,6 @@ from pointsman.engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
-from pointsman.engine.vllm.replica.connector import DEFAULT_CONNECTOR
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.signals import Generate
 
@@ -78,19 +75,12 @@ class Handoff:
     """The handoffs of one replica. Wrap its app and its `generate`; `close` at its end."""
 
     def __init__(
-        self,
-        role: Role,
-        model: str,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        connector: Connector = CONNECTORS[DEFAULT_CONNECTOR],
-        lost: Callable[[], int] = lambda: 0,
-        own: Peer | None = None,
+        self, role: Role, model: str, *, timeout_s: float = TIMEOUT_S, lost: Callable[[], int] = lambda: 0
     ) -> None:
         """`model`: as all replicas of the model serve it. `lost`: transfers that failed in the engine so far."""
         self._model = model
         self._lost = lost
-        self._prefiller = Prefiller(connector, timeout_s=timeout_s, own=own) if role is Role.DECODE else None
+        self._prefiller = Prefiller(timeout_s) if role is Role.DECODE else None
 
     def totals(self) -> Handoffs | None:
         """Totals of handoffs; None unless this is a decode replica."""
@@ -179,8 +169,9 @@ async def _handed_over(
     prefill: PrefillRequest,
     decode: Callable[[dict[str, Any] | None], AsyncIterator[Any]],
 ) -> AsyncIterator[Any]:
+    params = await prefiller.handoff(peer, prefill)
     # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
-    async with prefiller.handoff(peer, prefill) as params, aclosing(decode(params)) as outputs:  # type: ignore[type-var]
+    async with aclosing(decode(params)) as outputs:  # type: ignore[type-var]
         async for output in outputs:
             yield output
 
