@@ -33,7 +33,8 @@ from dataclasses import asdict, dataclass
 import psutil
 
 from bench.http import AnswerReader, chat_body
-from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
+from pointsman.engine.sim.config import ModelConfig
+from pointsman.engine.sim.model import EngineModel, SimRequest
 from pointsman.engine.sim.timeline import Timeline
 
 STREAMS = (1, 32, 256)

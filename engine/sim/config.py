@@ -1,4 +1,4 @@
-"""Settings of one simulated replica."""
+"""Settings of one simulated replica, and of the engine modelled in it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,33 @@ import msgspec
 
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Role
 from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.model import ModelConfig
-from pointsman.engine.sim.timing import TIMINGS, paced
+from pointsman.engine.sim.timing import DENSE_H100, TIMINGS, Timing, paced
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's size. Batch limits are what vLLM takes for one large GPU."""
+
+    blocks: int = 32_768
+    """KV blocks (vLLM: `num_gpu_blocks`)."""
+    block_size: int = 16
+    """Tokens a block."""
+    max_num_seqs: int = 256
+    """Sequences in one batch."""
+    max_num_batched_tokens: int = 8_192
+    """Tokens one step computes: prompt chunks and one for each decoding sequence."""
+    timing: Timing = DENSE_H100
+    adapter_slots: int = 0
+    """LoRA adapters in one batch (vLLM: `max_loras`)."""
+    adapter_load_s: float = 0.0
+    """Time that loading an adapter adds to a step."""
+
+    def __post_init__(self) -> None:
+        for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, key) < 1:
+                raise SimConfigError(key, getattr(self, key), "at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            expected = f"at least max_num_seqs ({self.max_num_seqs}), or a full batch could not decode"
+            raise SimConfigError("max_num_batched_tokens", self.max_num_batched_tokens, expected)
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,37 +20,10 @@ import msgspec
 
 from pointsman.engine.sim.adapters import AdapterSlots
 from pointsman.engine.sim.blocks import BlockCache, Lease, Removed, Stored
-from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.timing import DENSE_H100, Timing
+from pointsman.engine.sim.config import ModelConfig
 
 QUIET_STEPS_MAX = 256
 """Steps planned ahead at once: planning costs a little for each, and an arrival throws the rest of a plan away."""
-
-
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine's size. Batch limits are what vLLM takes for one large GPU."""
-
-    blocks: int = 32_768
-    """KV blocks (vLLM: `num_gpu_blocks`)."""
-    block_size: int = 16
-    """Tokens a block."""
-    max_num_seqs: int = 256
-    """Sequences in one batch."""
-    max_num_batched_tokens: int = 8_192
-    """Tokens one step computes: prompt chunks and one for each decoding sequence."""
-    timing: Timing = DENSE_H100
-    adapter_slots: int = 0
-    """LoRA adapters in one batch (vLLM: `max_loras`)."""
-    adapter_load_s: float = 0.0
-    """Time that loading an adapter adds to a step."""
-
-    def __post_init__(self) -> None:
-        for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
-            if getattr(self, key) < 1:
-                raise SimConfigError(key, getattr(self, key), "at least 1")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            expected = f"at least max_num_seqs ({self.max_num_seqs}), or a full batch could not decode"
-            raise SimConfigError("max_num_batched_tokens", self.max_num_batched_tokens, expected)
 
 
 class SimRequest(msgspec.Struct, frozen=True, gc=False):
@@ -281,7 +254,8 @@ class EngineModel:
             used = sequence.computed % block_size
             # Inside a block nothing changes hands: it is held already and not full yet.
             if used == 0 or used + steps >= block_size:
-                self._grow_within_room(sequence, sequence.computed + steps)
+                grown = self._grow(sequence, sequence.computed + steps)
+                assert grown, "the caller made sure that there is room"
             sequence.computed += steps
             sequence.known += steps
             sequence.emitted += steps
@@ -348,10 +322,12 @@ class EngineModel:
                 self._stats.prefix_hits += sequence.computed
             external = min(sequence.external, sequence.known - 1)
             if external > sequence.computed:
-                self._grow_within_room(sequence, external)
+                grown = self._grow(sequence, external)
+                assert grown, "admission made sure that the whole sequence fits"
                 self._set_computed(sequence, external)
             tokens = min(sequence.known - sequence.computed, budget)
-            self._grow_within_room(sequence, sequence.computed + tokens)
+            grown = self._grow(sequence, sequence.computed + tokens)
+            assert grown, "admission made sure that the whole sequence fits"
             scheduled.append((sequence, tokens))
             budget -= tokens
         if passed:
@@ -399,10 +375,6 @@ class EngineModel:
     def _grow(self, sequence: _Sequence, tokens: int) -> bool:
         assert sequence.lease is not None
         return self.cache.grow(sequence.lease, sequence.request.block_hashes, tokens, self.config.block_size)
-
-    def _grow_within_room(self, sequence: _Sequence, tokens: int) -> None:
-        grown = self._grow(sequence, tokens)
-        assert grown, "admission, or the caller, made sure that there is room"
 
     def _release(self, sequence: _Sequence) -> None:
         assert sequence.lease is not None

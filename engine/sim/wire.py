@@ -103,7 +103,7 @@ class ObjectWire(Wire):
     delta_form: ClassVar[bytes]
     """A choice of a chunk, up to the end of the choices: takes index and text."""
     last_form: ClassVar[bytes]
-    """The same for the last chunk of a choice: takes index, text and reason."""
+    """A choice of the last chunk that has it: takes index, text and reason."""
     counts_created: ClassVar[bool]
     """Whether usage says how many prompt tokens entered the cache."""
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sim_model import make_model, make_request, run_until_idle
 
 from pointsman.engine.sim.blocks import Removed, Stored
+from pointsman.engine.sim.config import ModelConfig
 from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.model import ModelConfig
 from pointsman.engine.sim.timing import Timing
 
 
