@@ -94,11 +94,6 @@ class Registrar:
         """Whether a router has a later incarnation of this replica."""
         self._running: asyncio.Task[None] | None = None
 
-    @property
-    def registered(self) -> int:
-        """Number of routers that accepted the last heartbeat."""
-        return len(self._registered)
-
     def start(self) -> asyncio.Task[None]:
         """Begin to register and renew; the task ends by `withdraw` alone."""
         self._running = asyncio.create_task(self.run(), name="register")

@@ -36,11 +36,13 @@ from pointsman.engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
-from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send, answer_error
 from pointsman.engine.vllm.replica.signals import Generate
 
 BODY_BYTES_MAX = 256 * 2**20
 """A body is held until it is judged, as vLLM holds it; a longer one is refused with 413."""
+
+REFUSED = "BadRequestError"
 
 
 class _Call:
@@ -102,11 +104,11 @@ class Handoff:
                 return
             messages, body = await _whole(receive)
             if body is None:
-                await _refuse(send, 413, f"a body has at most {BODY_BYTES_MAX} bytes", None)
+                await answer_error(send, 413, REFUSED, f"a body has at most {BODY_BYTES_MAX} bytes", None)
                 return
             call = _Call(scope["headers"], body)
             if not call.is_prefill and carries_transfer_params(body):
-                await _refuse(send, 400, REFUSAL, PARAMS)
+                await answer_error(send, 400, REFUSED, REFUSAL, PARAMS)
                 return
             _call.set(call)
             await app(scope, _replayed(messages, receive), send)
@@ -200,12 +202,3 @@ def _replayed(messages: list[Message], receive: Receive) -> Receive:
         return await receive() if message is None else message
 
     return replayed
-
-
-async def _refuse(send: Send, status: int, message: str, param: str | None) -> None:
-    """An error of the form vLLM's own have."""
-    error = {"message": message, "type": "BadRequestError", "param": param, "code": status}
-    body = msgspec.json.encode({"error": error})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
