@@ -197,7 +197,7 @@ class BlockCacheAgainstNaive(RuleBasedStateMachine):
         assert lease.full == len(naive.hashes)
         return [lease, naive, hashes, lease.full * BLOCK]
 
-    @rule(lease=leases, tokens=st.integers(1, 9))
+    @rule(lease=leases, tokens=st.integers(1, 4 * BLOCK))
     def grow(self, lease: list[object], tokens: int) -> None:
         ours, naive, hashes, computed = lease
         assert isinstance(ours, Lease) and isinstance(naive, NaiveLease)
