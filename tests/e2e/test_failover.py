@@ -114,24 +114,6 @@ async def test_a_killed_replica_loses_only_the_answers_it_had_begun() -> None:
         await until(edge.idle)
 
 
-async def test_draining_and_removing_cuts_no_stream() -> None:
-    """Streams on the drained replica finish while fresh requests go elsewhere; then it is gone from HAProxy."""
-    async with running_up(3, engine=PACED) as edge:
-        load = Load(edge, 24, tokens=40)
-        await load.more(24)
-        assert (await edge.admin.post("/v1/replicas/sim-1/drain")).json()["state"] == "draining"
-        fresh = await asyncio.gather(*(edge.chat(f"fresh {n}") for n in range(30)))
-        assert "sim-1" not in {answer.headers["x-pointsman-replica"] for answer in fresh}
-
-        async def drained() -> bool:
-            return (await edge.replicas())["sim-1"]["in_flight"] == 0
-
-        await until(drained)
-        await load.more(24)
-        await load.stop()
-        assert load.failures == []
-
-
 async def test_a_replica_that_joins_is_used_without_a_reload() -> None:
     """Added under load through the admin API: no error, requests reach it, HAProxy is the same process."""
     async with running_up(1) as other, running_up(1, engine=PACED) as edge:
