@@ -96,15 +96,25 @@ async def test_held_requests_are_served_when_a_conversation_ends(lookup: str) ->
         await until(edge.idle)
 
 
+async def behind_one_that_left(edge: RunningEdge, *, http2: bool) -> asyncio.Task[httpx.Response]:
+    """A conversation that waits behind another one, whose client has just left."""
+
+    async def one_is_held() -> bool:
+        return await held(edge) == 1
+
+    async with httpx.AsyncClient(base_url=edge.url, http1=not http2, http2=http2, timeout=LONG_S) as client:
+        body = {"model": "sim", "messages": [{"role": "user", "content": words("gone")}]}
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        await until(one_is_held)
+        behind = await hold(edge, "behind")
+        asking.cancel()
+    return behind
+
+
 async def test_a_client_that_leaves_frees_its_place() -> None:
     """The first in the queue goes; who stood behind it is served when there is room. Nothing is left of the first."""
     async with full_edge(limits={"conversation_ttl_s": ENDS_S}) as edge:
-        async with httpx.AsyncClient(base_url=edge.url, http1=False, http2=True, timeout=LONG_S) as client:
-            body = {"model": "sim", "messages": [{"role": "user", "content": words("gone")}]}
-            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
-            await until(lambda: is_held(edge, 1))
-            behind = await hold(edge, "behind")
-            asking.cancel()
+        behind = await behind_one_that_left(edge, http2=True)
         await until(lambda: left(edge, 1))
         assert (await behind).status_code == 200
         assert await outcomes(edge, "gone") == 1
@@ -117,12 +127,7 @@ async def test_a_client_whose_leaving_is_seen_late_keeps_nothing() -> None:
     """HTTP/1.1: it may take its turn before HAProxy looks. Whoever stands behind is served all the same, and once that
     one is over nothing is in flight and nothing kept."""
     async with full_edge(limits={"conversation_ttl_s": ENDS_S}) as edge:
-        async with httpx.AsyncClient(base_url=edge.url, timeout=LONG_S) as client:
-            body = {"model": "sim", "messages": [{"role": "user", "content": words("gone")}]}
-            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
-            await until(lambda: is_held(edge, 1))
-            behind = await hold(edge, "behind")
-            asking.cancel()
+        behind = await behind_one_that_left(edge, http2=False)
         assert (await behind).status_code == 200
         assert await held(edge) == 0
         assert await outcomes(edge, "gone") + await outcomes(edge, "admitted") == 2
@@ -132,10 +137,6 @@ async def test_a_client_whose_leaving_is_seen_late_keeps_nothing() -> None:
             return (await edge.metrics())["pointsman_kv_live_usage"] == 0
 
         await until(nothing_kept)
-
-
-async def is_held(edge: RunningEdge, number: int) -> bool:
-    return await held(edge) == number
 
 
 async def left(edge: RunningEdge, number: int) -> bool:

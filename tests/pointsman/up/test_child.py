@@ -97,9 +97,7 @@ async def test_exit_code_2_of_what_ran_before_is_a_failure_like_others(log_file:
 async def test_a_start_that_the_system_refuses_is_tried_again(log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, no memory, no process to be had: the watch goes on until there is."""
     said: list[str] = []
-    child = Child(
-        "c", python("print('up', flush=True); import time; time.sleep(60)"), log_file=log_file, say=said.append
-    )
+    child = Child("c", python(UP), log_file=log_file, say=said.append)
     await child.start()
     await until_said(child, "up")
     spawn, refusals = child._spawn, [errno.EMFILE, errno.EAGAIN]
@@ -130,9 +128,7 @@ async def test_the_first_start_that_the_system_refuses_is_one_sentence(log_file:
 async def test_a_watch_that_meets_an_exception_goes_on(log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A programming error in the watch is said, and the process is kept alive all the same."""
     said: list[str] = []
-    child = Child(
-        "c", python("print('up', flush=True); import time; time.sleep(60)"), log_file=log_file, say=said.append
-    )
+    child = Child("c", python(UP), log_file=log_file, say=said.append)
     await child.start()
     await until_said(child, "up")
     spawn, errors = child._spawn, [ZeroDivisionError("oops")]
