@@ -1,6 +1,6 @@
 """CPU that Pointsman adds to vLLM's API server, per streamed token: `python -m bench.engine_gate [--replica URL]`.
 
-A replica wraps vLLM's app (gate, reports) and its `generate` (signals, reports). Here an app that streams one chunk a
+A replica wraps vLLM's app (gate, reports) and its `generate` (reports). Here an app that streams one chunk a
 token, from a `generate` that gives one output a token, runs bare and wrapped, by turns in one process, without sockets
 and without an engine: the difference of their CPU time is what is added. `--replica` names a running replica on this
 machine: it is asked for streams, and the CPU time of its process per token, all of it vLLM's and ours, is what the
@@ -26,7 +26,7 @@ from pointsman.contract.events import EngineLoad
 from pointsman.engine.vllm.replica.gate import App, Gate, Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.kv_events import PrefixCache
 from pointsman.engine.vllm.replica.reporting import Reporter
-from pointsman.engine.vllm.replica.signals import EngineSignals, Generate
+from pointsman.engine.vllm.replica.signals import Generate
 
 TOKENS = 256
 """Of one answer."""
@@ -88,10 +88,9 @@ async def _turn(app: App) -> float:
 
 async def added_us(rounds: int) -> tuple[float, float]:
     """Medians over the rounds of what is added per token, and of the bare app."""
-    signals = EngineSignals()
     reporter = Reporter([], model="m", load=EngineLoad)
     reporter.start(PrefixCache(block_size=32, capacity_tokens=1 << 20))
-    wrapped = Gate(reporter.app(_app(reporter.watch(signals.watch(_generate)))), alive=lambda: True)
+    wrapped = Gate(reporter.app(_app(reporter.watch(_generate))), alive=lambda: True)
     bare = _app(_generate)
     added, alone = [], []
     for _ in range(rounds):

@@ -125,8 +125,6 @@ class Attribution:
         self._keys_of: dict[Block, list[int]] = {}
         self._open: dict[str, _Request] = {}
         self._changed: dict[int, bool] = {}
-        self.unclaimed = 0
-        """Keys that found no room."""
 
     def __repr__(self) -> str:
         return f"Attribution({len(self._copies)} blocks, {len(self._block_of)} keys, {len(self._open)} requests)"
@@ -246,7 +244,6 @@ class Attribution:
         if before is not None:
             self._unclaim(key, before)
         elif len(self._block_of) >= self._max_keys:
-            self.unclaimed += 1
             return
         self._block_of[key] = block
         self._keys_of.setdefault(block, []).append(key)

@@ -22,15 +22,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import ipaddress
 import json
 import logging
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -65,6 +64,17 @@ CONNECTIONS_MAX = 1024
 """Prefill requests at once; each waits for a whole prefill. When met, the next ones wait, within their time."""
 
 COMPLETIONS = "/v1/completions"
+
+NIXL_PARAMS = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+"""`kv_transfer_params` of a prefill request, as vLLM's NixlConnector takes them: the decode replica pulls when the
+prefill is done, from where the answer says."""
 
 PREFILL_TOKENS = 1
 """A prefill ends with one token; the client's first token is the decode replica's own."""
@@ -155,7 +165,7 @@ class PrefillRequest(msgspec.Struct, frozen=True, kw_only=True):
     """See `pack_prefix`."""
 
 
-def prefill_body(prefill: PrefillRequest, params: Mapping[str, Any]) -> bytes:
+def prefill_body(prefill: PrefillRequest) -> bytes:
     """The completion that makes a prefill replica compute a prompt and keep its KV."""
     body: dict[str, Any] = {
         "model": prefill.model,
@@ -163,18 +173,18 @@ def prefill_body(prefill: PrefillRequest, params: Mapping[str, Any]) -> bytes:
         "max_tokens": PREFILL_TOKENS,
         "temperature": 0,
         "stream": False,
-        PARAMS: params,
+        PARAMS: NIXL_PARAMS,
     }
     if prefill.cache_salt:
         body["cache_salt"] = prefill.cache_salt
     return msgspec.json.encode(body)
 
 
-def prefill_headers(prefill: PrefillRequest, request_id: str) -> dict[str, str]:
-    """Headers of a prefill request called `request_id`."""
+def prefill_headers(prefill: PrefillRequest) -> dict[str, str]:
+    """Headers of a prefill request."""
     headers = {
         "content-type": "application/json",
-        "x-request-id": request_id,
+        "x-request-id": leg_id(prefill.request_id),
         PREFILL_KEYS_HEADER: prefill.prefix or "-",
     }
     if prefill.authorization:
@@ -204,67 +214,6 @@ def unpack_prefix(value: str) -> tuple[list[int], int]:
     return keys, prompt_bytes
 
 
-# How KV changes hands
-
-
-class Binding(NamedTuple):
-    """The two replicas of one handoff."""
-
-    request_id: str
-    prefill: Peer
-    decode: Peer | None
-    """Address of the decode replica; None where it is unknown."""
-
-
-class Connector(Protocol):
-    """Parameters of a KV connector for the prefill request and for decoding. `CONNECTORS` has the known ones.
-
-    The two flags are all that makes connectors differ for `Prefiller`.
-    """
-
-    peer_binding: ClassVar[bool]
-    """Whether the prefill request must name the decode replica."""
-    concurrent: ClassVar[bool]
-    """Decoding begins together with the prefill, and waits for KV as it comes, instead of after it."""
-
-    def request_id(self, binding: Binding) -> str:
-        """`x-request-id` of the prefill request."""
-
-    def prefill_params(self, binding: Binding) -> dict[str, Any]:
-        """`kv_transfer_params` of the prefill request."""
-
-    def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
-        """`kv_transfer_params` to decode with. `answered`: those of the prefill replica; None when concurrent."""
-
-
-class NixlConnector:
-    """vLLM's NixlConnector: the decode replica pulls when the prefill is done, from where the answer says."""
-
-    peer_binding: ClassVar[bool] = False
-    concurrent: ClassVar[bool] = False
-
-    def request_id(self, binding: Binding) -> str:
-        return leg_id(binding.request_id)
-
-    def prefill_params(self, binding: Binding) -> dict[str, Any]:
-        return {
-            "do_remote_decode": True,
-            "do_remote_prefill": False,
-            "remote_engine_id": None,
-            "remote_block_ids": None,
-            "remote_host": None,
-            "remote_port": None,
-        }
-
-    def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
-        assert answered is not None, "decoding begins after the prefill"
-        return answered
-
-
-CONNECTORS: dict[str, Connector] = {"NixlConnector": NixlConnector()}
-"""By vLLM's name."""
-
-
 # The prefill requests of one decode replica
 
 
@@ -286,15 +235,9 @@ _answer = msgspec.json.Decoder(_Answer)
 class Prefiller:
     """Runs the prefill requests of one decode replica over kept-alive connections, and counts what became of them."""
 
-    def __init__(self, connector: Connector, *, timeout_s: float = TIMEOUT_S, own: Peer | None = None) -> None:
-        """Prepare without connecting.
-
-        `timeout_s`: the longest a prefill request may take, whatever its length.
-        `own`: where this replica serves; connectors with `peer_binding` need it.
-        """
-        self._connector = connector
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Prepare without connecting. `timeout_s`: the longest a prefill request may take, whatever its length."""
         self._patience = PrefillPatience(timeout_s)
-        self._own = own
         self._counts: Counter[HandoffOutcome] = Counter()
         self._prefill_s = 0.0
         # Environment proxies are for the outside world, not for a replica next door.
@@ -321,52 +264,35 @@ class Prefiller:
         """Close connections; prefill requests under way fail."""
         await self._client.aclose()
 
-    @contextlib.asynccontextmanager
-    async def handoff(self, peer: Peer, prefill: PrefillRequest) -> AsyncIterator[dict[str, Any] | None]:
-        """Run the prefill request and give the parameters to decode with; None: compute the prompt here.
+    async def handoff(self, peer: Peer, prefill: PrefillRequest) -> dict[str, Any] | None:
+        """Run the prefill request and give the `kv_transfer_params` to decode with; None: compute the prompt here.
 
-        A prefill request beside the decoding ends with the block; leaving the block early (the client left) cancels
-        it.
+        To cancel the call (the client left) ends the prefill request on the prefill replica too.
         """
-        binding = Binding(prefill.request_id, peer, self._own)
-        if not self._connector.concurrent:
-            answered = await self._run(binding, prefill)
-            yield None if answered is None else self._connector.decode_params(binding, answered)
-            return
-        beside = asyncio.create_task(self._run(binding, prefill), name=f"prefill request of {prefill.request_id}")
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
         try:
-            yield self._connector.decode_params(binding, None)
-        finally:
-            beside.cancel()
-            await asyncio.wait({beside})
-
-    async def _run(self, binding: Binding, prefill: PrefillRequest) -> dict[str, Any] | None:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            answered = await self._ask(binding, prefill)
+            answered = await self._ask(peer, prefill)
         except PrefillError as error:
             self.count(error.outcome)
-            log.warning("request %s: prefill at %s: %s; computed here", prefill.request_id, binding.prefill, error)
+            log.warning("request %s: prefill at %s: %s; computed here", prefill.request_id, peer, error)
             return None
         self.count(HandoffOutcome.OK)
-        took_s = loop.time() - began_s
+        took_s = clock() - began_s
         self._patience.answered(len(prefill.prompt_token_ids), took_s)
         self._prefill_s += took_s
         return answered
 
-    async def _ask(self, binding: Binding, prefill: PrefillRequest) -> dict[str, Any]:
-        """The prefill request's `kv_transfer_params`. Raises PrefillError."""
-        connector, tokens = self._connector, len(prefill.prompt_token_ids)
+    async def _ask(self, peer: Peer, prefill: PrefillRequest) -> dict[str, Any]:
+        """The `kv_transfer_params` of the answer. Raises PrefillError."""
+        tokens = len(prefill.prompt_token_ids)
         clock, patience_s = asyncio.get_running_loop().time, self._patience.patience_s(tokens)
         began_s = clock()
         try:
             # httpx times each read; this bounds them together.
             async with asyncio.timeout(patience_s):
                 response = await self._client.post(
-                    f"http://{binding.prefill}{COMPLETIONS}",
-                    content=prefill_body(prefill, connector.prefill_params(binding)),
-                    headers=prefill_headers(prefill, connector.request_id(binding)),
+                    f"http://{peer}{COMPLETIONS}", content=prefill_body(prefill), headers=prefill_headers(prefill)
                 )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise PrefillError(HandoffOutcome.REFUSED, f"no connection ({type(error).__name__})") from error
@@ -381,8 +307,8 @@ class Prefiller:
             answered = _answer.decode(response.content).kv_transfer_params
         except msgspec.MsgspecError as error:
             raise PrefillError(HandoffOutcome.FAILED, f"answered no completion: {error}") from error
-        if not answered and not connector.concurrent:
+        if not answered:
             raise PrefillError(
                 HandoffOutcome.FAILED, f"answered without {PARAMS}: it has no KV connector, or kept nothing"
             )
-        return answered or {}
+        return answered

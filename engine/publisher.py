@@ -77,7 +77,7 @@ class EngineReadings:
 
 
 class Publisher:
-    """Publishes one engine's events. Call the three methods; run `run` as a task; `close` closes the transports."""
+    """Publishes one engine's events: call the three methods between `start` and `stop`."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class Publisher:
         self._listeners = [_Listener(transport, self) for transport in transports]
         self._reach = reach
         self._tasks: asyncio.TaskGroup | None = None
+        self._running: asyncio.Task[None] | None = None
         self.facts = facts
         self.readings = readings
         self.changes = 1
@@ -121,16 +122,21 @@ class Publisher:
             listener.finished.append(finished)
             listener.wake()
 
+    def start(self) -> asyncio.Task[None]:
+        """Begin to send; the task ends by `stop` alone."""
+        self._running = asyncio.create_task(self.run(), name="publish")
+        return self._running
+
     async def run(self) -> None:
         """Send until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 for listener in self._listeners:
-                    self._start(listener)
+                    self._serve(listener)
         finally:
             self._tasks = None
 
-    def _start(self, listener: _Listener) -> None:
+    def _serve(self, listener: _Listener) -> None:
         assert self._tasks is not None
         listener.task = self._tasks.create_task(listener.run(), name=f"publish to {listener.transport}")
 
@@ -146,7 +152,7 @@ class Publisher:
             if edge not in by_edge and len(self._listeners) < MAX_EDGES:
                 by_edge[edge] = _Listener(self._reach(url), self, edge=edge, found=True)
                 self._listeners.append(by_edge[edge])
-                self._start(by_edge[edge])
+                self._serve(by_edge[edge])
             if edge in by_edge:
                 by_edge[edge].named_s = now_s
         for known in self._listeners.copy():
@@ -159,8 +165,11 @@ class Publisher:
         listener.task.cancel()
         self._tasks.create_task(listener.transport.close())
 
-    async def close(self) -> None:
-        """Send what waits and close the transports; called after `run` was cancelled."""
+    async def stop(self) -> None:
+        """Send what waits and close the transports."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
         await asyncio.gather(*(listener.send() for listener in self._listeners if listener.changed))
         await asyncio.gather(*(listener.transport.close() for listener in self._listeners))
 

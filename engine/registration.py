@@ -56,7 +56,7 @@ class Renewal(Protocol):
 
 
 class Registrar:
-    """Registers one replica with any number of routers. Run `run` as a task; cancel the task, then `withdraw`."""
+    """Registers one replica with any number of routers. Begins by `start`, ends by `withdraw`."""
 
     def __init__(
         self,
@@ -90,17 +90,14 @@ class Registrar:
         self._renewals = renewals if lasts else ()
         self._registered: set[str] = set()
         self._changed = asyncio.Event()
-        self._superseded = False
-
-    @property
-    def superseded(self) -> bool:
+        self.superseded = False
         """Whether a router has a later incarnation of this replica."""
-        return self._superseded
+        self._running: asyncio.Task[None] | None = None
 
-    @property
-    def registered(self) -> int:
-        """Number of routers that accepted the last heartbeat."""
-        return len(self._registered)
+    def start(self) -> asyncio.Task[None]:
+        """Begin to register and renew; the task ends by `withdraw` alone."""
+        self._running = asyncio.create_task(self.run(), name="register")
+        return self._running
 
     async def run(self) -> None:
         """Register and renew until cancelled."""
@@ -124,6 +121,9 @@ class Registrar:
 
     async def withdraw(self) -> None:
         """Withdraw everywhere and close. A router that is away drops the replica when its lease ends."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
         self._registered.clear()
         await asyncio.gather(*(self._call("DELETE", target) for target in self._targets))
         await self._client.aclose()
@@ -149,7 +149,7 @@ class Registrar:
                 await asyncio.sleep(self._heartbeat_s)
             else:
                 self._registered.discard(target)
-                self._superseded = self._superseded or status == SUPERSEDED
+                self.superseded = self.superseded or status == SUPERSEDED
                 await asyncio.sleep(min(self._heartbeat_s, backoff.take()))
 
     async def _put(self, target: str, registration: Registration) -> tuple[int, str]:

@@ -8,7 +8,8 @@ from itertools import chain
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Role
 from pointsman.engine.sim.blocks import Stored
-from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
+from pointsman.engine.sim.config import ModelConfig
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 from pointsman.engine.sim.timeline import Outcome, Timeline
 from pointsman.simulator.settings import FleetSettings
 from pointsman.simulator.trace import Trace

@@ -38,34 +38,11 @@ def main(
     keep_alive_s: float = 5.0,
 ) -> None:
     """Serve a simulated vLLM replica until SIGTERM or SIGINT."""
+    settings = locals()  # The options have the names of the settings.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        config = SimConfig(
-            host=host,
-            port=port,
-            url=url,
-            replica_id=replica_id,
-            model=model,
-            kv_tokens=kv_tokens,
-            block_size=block_size,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            timing=timing,
-            token_interval_ms=token_interval_ms,
-            first_token_ms=first_token_ms,
-            mean_output_tokens=mean_output_tokens,
-            seed=seed,
-            register=tuple(register or ()),
-            admin_token=admin_token,
-            heartbeat_s=heartbeat_s,
-            ttl_s=ttl_s,
-            echo=echo,
-            faults=faults,
-            drain_s=drain_s,
-            keep_alive_s=keep_alive_s,
-        )
+        config = SimConfig(**(settings | {"register": tuple(register or ())}))
     except SimConfigError as error:
         raise typer.BadParameter(str(error)) from None
     run(config)

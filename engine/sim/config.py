@@ -1,4 +1,4 @@
-"""Settings of one simulated replica."""
+"""Settings of one simulated replica, and of the engine modelled in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,35 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pointsman.contract.registration import Role
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Role
 from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.model import ModelConfig
-from pointsman.engine.sim.timing import TIMINGS, paced
+from pointsman.engine.sim.timing import DENSE_H100, TIMINGS, Timing, paced
 
-REPLICA_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-"""Pattern of server names that HAProxy accepts."""
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's size. Batch limits are what vLLM takes for one large GPU."""
+
+    blocks: int = 32_768
+    """KV blocks (vLLM: `num_gpu_blocks`)."""
+    block_size: int = 16
+    """Tokens a block."""
+    max_num_seqs: int = 256
+    """Sequences in one batch."""
+    max_num_batched_tokens: int = 8_192
+    """Tokens one step computes: prompt chunks and one for each decoding sequence."""
+    timing: Timing = DENSE_H100
+    adapter_slots: int = 0
+    """LoRA adapters in one batch (vLLM: `max_loras`)."""
+    adapter_load_s: float = 0.0
+    """Time that loading an adapter adds to a step."""
+
+    def __post_init__(self) -> None:
+        for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, key) < 1:
+                raise SimConfigError(key, getattr(self, key), "at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            expected = f"at least max_num_seqs ({self.max_num_seqs}), or a full batch could not decode"
+            raise SimConfigError("max_num_batched_tokens", self.max_num_batched_tokens, expected)
 
 
 class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +119,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise SimConfigError("port", self.port, "0 to 65535")
-        if not REPLICA_ID.fullmatch(self.replica_id):
+        if not re.fullmatch(REPLICA_ID_PATTERN, self.replica_id):
             raise SimConfigError("replica_id", self.replica_id, "1 to 64 of A-Z a-z 0-9 _ . : -")
         if not self.model:
             raise SimConfigError("model", self.model, "a name")

@@ -20,7 +20,6 @@ from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
 from pointsman.contract.tls import tls_for
 from pointsman.engine.disaggregation import (
     CONNECT_TIMEOUT_S,
-    CONNECTORS,
     PREFILL_HEADER,
     HandoffOutcome,
     Peer,
@@ -51,7 +50,6 @@ class KeptKV:
         self._lease_s = lease_s
         self._tokens: dict[str, int] = {}
         self.fetched = 0
-        self.expired = 0
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -87,7 +85,6 @@ class KeptKV:
     def _expire(self, sequence_id: str) -> None:
         if self._tokens.pop(sequence_id, None) is not None:
             self._model.let_go(sequence_id)
-            self.expired += 1
 
 
 class HandoffClient:
@@ -95,7 +92,7 @@ class HandoffClient:
 
     def __init__(self, config: SimConfig) -> None:
         self._config = config
-        self._prefiller = Prefiller(CONNECTORS["NixlConnector"], timeout_s=config.prefill_timeout_s)
+        self._prefiller = Prefiller(config.prefill_timeout_s)
         self._client = httpx.AsyncClient(timeout=CONNECT_TIMEOUT_S, trust_env=False, verify=tls_for())
 
     def totals(self) -> Handoffs:
@@ -128,22 +125,22 @@ class HandoffClient:
 
     async def take(self, peer: Peer, prefill: PrefillRequest) -> int:
         """Have the prompt computed and fetch its KV; the tokens that need no computing here, 0 after any failure."""
-        async with self._prefiller.handoff(peer, prefill) as params:
-            if params is None:
-                return 0
-            tokens = int(params["remote_num_tokens"])
-            await asyncio.sleep((self._config.handoff_ms + tokens * self._config.handoff_us_per_token / 1000) / 1000)
-            where = Peer(params["remote_host"], params["remote_port"])
-            try:
-                answer = await self._client.post(
-                    f"http://{where}{FETCH_PATH}", json={"request": params["remote_request_id"]}
-                )
-            except httpx.HTTPError:
-                answer = None
-            if answer is None or answer.status_code != 200:
-                self._prefiller.count(HandoffOutcome.LOST)
-                return 0
-            return tokens
+        params = await self._prefiller.handoff(peer, prefill)
+        if params is None:
+            return 0
+        tokens = int(params["remote_num_tokens"])
+        await asyncio.sleep((self._config.handoff_ms + tokens * self._config.handoff_us_per_token / 1000) / 1000)
+        where = Peer(params["remote_host"], params["remote_port"])
+        try:
+            answer = await self._client.post(
+                f"http://{where}{FETCH_PATH}", json={"request": params["remote_request_id"]}
+            )
+        except httpx.HTTPError:
+            answer = None
+        if answer is None or answer.status_code != 200:
+            self._prefiller.count(HandoffOutcome.LOST)
+            return 0
+        return tokens
 
     async def close(self) -> None:
         await self._prefiller.close()

@@ -20,37 +20,10 @@ import msgspec
 
 from pointsman.engine.sim.adapters import AdapterSlots
 from pointsman.engine.sim.blocks import BlockCache, Lease, Removed, Stored
-from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.timing import DENSE_H100, Timing
+from pointsman.engine.sim.config import ModelConfig
 
 QUIET_STEPS_MAX = 256
 """Steps planned ahead at once: planning costs a little for each, and an arrival throws the rest of a plan away."""
-
-
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine's size. Batch limits are what vLLM takes for one large GPU."""
-
-    blocks: int = 32_768
-    """KV blocks (vLLM: `num_gpu_blocks`)."""
-    block_size: int = 16
-    """Tokens a block."""
-    max_num_seqs: int = 256
-    """Sequences in one batch."""
-    max_num_batched_tokens: int = 8_192
-    """Tokens one step computes: prompt chunks and one for each decoding sequence."""
-    timing: Timing = DENSE_H100
-    adapter_slots: int = 0
-    """LoRA adapters in one batch (vLLM: `max_loras`)."""
-    adapter_load_s: float = 0.0
-    """Time that loading an adapter adds to a step."""
-
-    def __post_init__(self) -> None:
-        for key in ("blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"):
-            if getattr(self, key) < 1:
-                raise SimConfigError(key, getattr(self, key), "at least 1")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            expected = f"at least max_num_seqs ({self.max_num_seqs}), or a full batch could not decode"
-            raise SimConfigError("max_num_batched_tokens", self.max_num_batched_tokens, expected)
 
 
 class SimRequest(msgspec.Struct, frozen=True, gc=False):
@@ -91,57 +64,43 @@ class StepResult(msgspec.Struct, gc=False):
     """Blocks that entered and left the cache, in order."""
 
 
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
+class Stats(msgspec.Struct, kw_only=True):
     """A reading of the engine, in vLLM's terms. Counters run from the engine's start."""
 
-    running: int
-    waiting: int
-    kv_usage: float
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
     """Held blocks over all blocks, 0 to 1."""
-    queued_prefill_tokens: int
+    queued_prefill_tokens: int = 0
     """Prompt tokens in the engine that are not computed yet. A waiting request counts in full: its hits are unknown."""
-    prefix_queries: int
+    prefix_queries: int = 0
     """Tokens looked up in the prefix cache."""
-    prefix_hits: int
+    prefix_hits: int = 0
     """Tokens found there."""
-    prompt_tokens: int
+    prompt_tokens: int = 0
     """Prompt tokens of requests whose prefill is complete."""
-    generation_tokens: int
-    preemptions: int
-    finished: int
-    aborted: int
+    generation_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    aborted: int = 0
 
 
-class _Sequence:
+class _Sequence(msgspec.Struct, eq=False):
     """A request and how far it got. `computed` tokens have their KV; `known` tokens exist (prompt and emitted).
 
     It holds a lease while it runs. `prefilling` until `computed` has once caught up with `known` since it was admitted.
     """
 
-    __slots__ = (
-        "cached",
-        "computed",
-        "emitted",
-        "external",
-        "known",
-        "lease",
-        "output_tokens",
-        "prefilling",
-        "request",
-        "request_id",
-    )
-
-    def __init__(self, request: SimRequest) -> None:
-        self.request = request
-        self.request_id = request.request_id
-        self.output_tokens = request.output_tokens
-        self.lease: Lease | None = None
-        self.computed = 0
-        self.known = request.prompt_tokens
-        self.emitted = 0
-        self.cached = -1
-        self.external = request.external_tokens
-        self.prefilling = False
+    request: SimRequest
+    request_id: str
+    output_tokens: int
+    known: int
+    external: int
+    lease: Lease | None = None
+    computed: int = 0
+    emitted: int = 0
+    cached: int = -1
+    prefilling: bool = False
 
 
 class EngineModel:
@@ -157,10 +116,7 @@ class EngineModel:
         self._kept: dict[str, Lease] = {}
         self._prefilling = 0
         self._stuck = False  # The head of the queue was refused, and nothing was let go since.
-        self._queued_prefill_tokens = 0
-        self._prefix_queries = self._prefix_hits = 0
-        self._prompt_tokens = self._generation_tokens = 0
-        self._preemptions = self._finished = self._aborted = 0
+        self._stats = Stats()
 
     def __len__(self) -> int:
         """Requests in the engine, running and waiting."""
@@ -179,10 +135,11 @@ class EngineModel:
         blocks = -(-(request.prompt_tokens + request.output_tokens) // self.config.block_size)
         if blocks > self.config.blocks:
             raise ValueError(f"request {request.request_id!r} needs {blocks} of {self.config.blocks} blocks")
-        sequence = _Sequence(request)
+        prompt_tokens = request.prompt_tokens
+        sequence = _Sequence(request, request.request_id, request.output_tokens, prompt_tokens, request.external_tokens)
         self._sequences[sequence.request_id] = sequence
         self._waiting.append(sequence)
-        self._queued_prefill_tokens += request.prompt_tokens
+        self._stats.queued_prefill_tokens += prompt_tokens
         if len(self._waiting) == 1 or self.config.adapter_slots:
             self._stuck = False
 
@@ -198,7 +155,7 @@ class EngineModel:
             self._release(sequence)
         self._set_computed(sequence, sequence.request.prompt_tokens)
         self._stuck = False
-        self._aborted += 1
+        self._stats.aborted += 1
         return True
 
     def let_go(self, request_id: str) -> bool:
@@ -212,18 +169,9 @@ class EngineModel:
 
     def stats(self) -> Stats:
         """The engine as it stands."""
-        return Stats(
-            running=len(self._running),
-            waiting=len(self._waiting),
-            kv_usage=self.cache.held / self.cache.capacity,
-            queued_prefill_tokens=self._queued_prefill_tokens,
-            prefix_queries=self._prefix_queries,
-            prefix_hits=self._prefix_hits,
-            prompt_tokens=self._prompt_tokens,
-            generation_tokens=self._generation_tokens,
-            preemptions=self._preemptions,
-            finished=self._finished,
-            aborted=self._aborted,
+        usage = self.cache.held / self.cache.capacity
+        return msgspec.structs.replace(
+            self._stats, running=len(self._running), waiting=len(self._waiting), kv_usage=usage
         )
 
     def step(self) -> StepResult:
@@ -318,7 +266,7 @@ class EngineModel:
         for request_id in result.finished:
             self._finish(self._sequences[request_id])
         result.steps = steps
-        self._generation_tokens += steps * len(result.emitted)
+        self._stats.generation_tokens += steps * len(result.emitted)
         self._take_events(result)
         return duration_s
 
@@ -370,11 +318,12 @@ class EngineModel:
             self._set_computed(sequence, lease.full * block_size)
             if sequence.cached < 0:
                 sequence.cached = sequence.computed
-                self._prefix_queries += sequence.known
-                self._prefix_hits += sequence.computed
+                self._stats.prefix_queries += sequence.known
+                self._stats.prefix_hits += sequence.computed
             external = min(sequence.external, sequence.known - 1)
             if external > sequence.computed:
-                assert self._grow(sequence, external), "admission made sure that the whole sequence fits"
+                grown = self._grow(sequence, external)
+                assert grown, "admission made sure that the whole sequence fits"
                 self._set_computed(sequence, external)
             tokens = min(sequence.known - sequence.computed, budget)
             grown = self._grow(sequence, sequence.computed + tokens)
@@ -396,10 +345,10 @@ class EngineModel:
             self._prefilling -= 1
             if sequence.emitted == 0:
                 result.first[request.request_id] = sequence.cached
-                self._prompt_tokens += request.prompt_tokens
+                self._stats.prompt_tokens += request.prompt_tokens
         sequence.known += 1
         sequence.emitted += 1
-        self._generation_tokens += 1
+        self._stats.generation_tokens += 1
         result.emitted.append(sequence.request_id)
         if sequence.emitted == sequence.output_tokens:
             result.finished.append(sequence.request_id)
@@ -412,7 +361,7 @@ class EngineModel:
         else:
             self._release(sequence)
         del self._sequences[sequence.request_id]
-        self._finished += 1
+        self._stats.finished += 1
 
     def _preempt(self, sequence: _Sequence, result: StepResult) -> None:
         """Take a sequence's blocks and put it back at the head of the queue; what it emitted stays emitted."""
@@ -420,7 +369,7 @@ class EngineModel:
         self._set_computed(sequence, 0)
         sequence.external = 0
         self._waiting.appendleft(sequence)
-        self._preemptions += 1
+        self._stats.preemptions += 1
         result.preempted.append(sequence.request_id)
 
     def _grow(self, sequence: _Sequence, tokens: int) -> bool:
@@ -438,7 +387,8 @@ class EngineModel:
 
     def _set_computed(self, sequence: _Sequence, tokens: int) -> None:
         prompt_tokens = sequence.request.prompt_tokens
-        self._queued_prefill_tokens += max(0, prompt_tokens - tokens) - max(0, prompt_tokens - sequence.computed)
+        change = max(0, prompt_tokens - tokens) - max(0, prompt_tokens - sequence.computed)
+        self._stats.queued_prefill_tokens += change
         sequence.computed = tokens
 
     def _take_events(self, result: StepResult) -> None:

@@ -6,7 +6,6 @@ the router sees, made from the same bytes. Of a request with several prompts or 
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from pointsman.engine.transport import RouterTransport
 
 
 class Reporter:
-    """One simulated engine's reports. Run `run` as a task."""
+    """One simulated engine's reports, sent while its `publisher` runs."""
 
     def __init__(
         self, config: SimConfig, model: EngineModel, handoffs: Callable[[], Handoffs | None] = lambda: None
@@ -51,19 +50,6 @@ class Reporter:
             ),
             reach=lambda admin: RouterTransport(admin, config.admin_token, config.replica_id),
         )
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> asyncio.Task[None]:
-        """Begin to publish; the task ends by `stop` alone."""
-        self._task = asyncio.create_task(self.publisher.run(), name="publish")
-        return self._task
-
-    async def stop(self) -> None:
-        """Publish what waits and close."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        await self.publisher.close()
 
     def began(self, body: bytes, request: SimRequest, scope: int, handed: str = "") -> None:
         """Note a request whose body was read.

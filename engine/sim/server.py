@@ -17,6 +17,7 @@ from types import TracebackType
 import uvloop
 
 from pointsman.contract.registration import Registration
+from pointsman.engine.disaggregation import Peer
 from pointsman.engine.registration import Registrar
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
@@ -47,15 +48,12 @@ class SimServer:
         self.service = Service(self._routes.handle, loop, CORS_HEADERS, config.keep_alive_s)
         if config.faults:
             self._routes.inject(FaultInjection(self.service, self._routes.handle, self._generation.suffer))
-        self._reporter = self._generation.reporter
         self._registrar: Registrar | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """Where others reach this replica."""
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return self.config.url or f"http://{host}:{self.port}"
+        return self.config.url or f"http://{Peer(self.config.host, self.port)}"
 
     @property
     def in_flight(self) -> int:
@@ -73,6 +71,7 @@ class SimServer:
             self.port = self._generation.port = await self.service.listen(self.config.host, self.port)
         except OSError as error:
             raise SimConfigError("port", self.port, f"an address that can be bound: {error}") from error
+        reporter = self._generation.reporter
         if self.config.register:
             registration = Registration(
                 url=self.url,
@@ -87,12 +86,11 @@ class SimServer:
                 self.config.replica_id,
                 registration,
                 heartbeat_s=self.config.heartbeat_s,
-                renewals=self._reporter.transports if self._reporter is not None else (),
+                renewals=reporter.transports if reporter is not None else (),
             )
-            self._heartbeat = asyncio.create_task(self._registrar.run())
-            self._heartbeat.add_done_callback(_raise_failure)
-        if self._reporter is not None:
-            self._reporter.start().add_done_callback(_raise_failure)
+            self._registrar.start().add_done_callback(_raise_failure)
+        if reporter is not None:
+            reporter.publisher.start().add_done_callback(_raise_failure)
 
     async def drain(self) -> bool:
         """Accept nothing more, let running answers finish, withdraw; False if some had not finished within `drain_s`.
@@ -108,7 +106,7 @@ class SimServer:
         self.service.shut_down()
         try:
             async with asyncio.timeout(self.config.drain_s):
-                await self._generation.wait_idle()
+                await self._generation.idle.wait()
         except TimeoutError:
             return False
         finally:
@@ -119,8 +117,7 @@ class SimServer:
         """Close everything at once; running answers are cut."""
         self.service.stop_listening()
         await self._withdraw()
-        self._generation.stop()
-        await self._generation.close()
+        await self._generation.stop()
         await self.service.close(CLOSE_GRACE_S)
 
     async def __aenter__(self) -> SimServer:
@@ -133,16 +130,12 @@ class SimServer:
         await self.stop()
 
     async def _withdraw(self) -> None:
-        registrar, self._registrar = self._registrar, None
-        reporter, self._reporter = self._reporter, None
+        reporter, self._generation.reporter = self._generation.reporter, None
         if reporter is not None:
-            await reporter.stop()
-        if registrar is None:
-            return
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat})
-        await registrar.withdraw()
+            await reporter.publisher.stop()
+        registrar, self._registrar = self._registrar, None
+        if registrar is not None:
+            await registrar.withdraw()
 
     def _set_adapters(self, adapters: Sequence[str]) -> None:
         if self._registrar is not None:

@@ -44,12 +44,7 @@ APIS: dict[str, type[Wire]] = {
 class Generation:
     """Serves the four APIs of one replica."""
 
-    def __init__(
-        self,
-        config: SimConfig,
-        model: EngineModel,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, config: SimConfig, model: EngineModel, loop: asyncio.AbstractEventLoop) -> None:
         self.metrics = Metrics(config, model)
         self.kept = KeptKV(model, loop, config.kv_lease_s)
         self.port = config.port
@@ -61,45 +56,35 @@ class Generation:
         self._config = config
         self.model = model
         self._loop = loop
-        self._reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
+        self.reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
+        """The reporter to routers; None for a plain endpoint."""
         self._driver = Driver(model, self._deliver, loop)
         self._choices: dict[str, Choice] = {}
         self._replies: set[Reply] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        """Set while nothing is in flight."""
+        self.idle.set()
         self._last_id = 0
-
-    @property
-    def reporter(self) -> Reporter | None:
-        """The reporter to routers; None for a plain endpoint."""
-        return self._reporter
 
     def handoffs(self) -> Handoffs | None:
         """Totals of handoffs; None unless this is a decode replica."""
         return None if self._handoff_client is None else self._handoff_client.totals()
-
-    async def close(self) -> None:
-        """After `stop`: connections to other replicas end."""
-        if self._handoff_client is not None:
-            await self._handoff_client.close()
 
     @property
     def in_flight(self) -> int:
         """Requests being served."""
         return len(self._replies)
 
-    async def wait_idle(self) -> None:
-        """Until nothing is in flight."""
-        await self._idle.wait()
-
     def suffer(self, faults: Faults) -> None:
         """Generate with these faults from here on."""
         self._faults = faults
         self._driver.slowness = faults.slowness
 
-    def stop(self) -> None:
-        """No more engine steps."""
+    async def stop(self) -> None:
+        """End engine steps and connections to other replicas."""
         self._driver.stop()
+        if self._handoff_client is not None:
+            await self._handoff_client.close()
 
     def serve(self, exchange: Exchange) -> None:
         """Answer a request to one of `APIS`. Raises RequestError, before anything was sent or queued."""
@@ -146,11 +131,11 @@ class Generation:
                 reply.add(choice)
                 self._choices[request.request_id] = choice
                 requests.append(request)
-        if self._reporter is not None:
+        if self.reporter is not None:
             prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
-            self._reporter.began(exchange.body, requests[0], scope, prefix)
+            self.reporter.began(exchange.body, requests[0], scope, prefix)
         self._replies.add(reply)
-        self._idle.clear()
+        self.idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
         reply.begin()
         client = self._handoff_client
@@ -187,7 +172,7 @@ class Generation:
 
     def _deliver(self, result: StepResult) -> None:
         """Hand a step's tokens to the answers they belong to; some may have been aborted while it ran."""
-        choices, reporter = self._choices, self._reporter
+        choices, reporter = self._choices, self.reporter
         if reporter is not None and result.events:
             reporter.stepped(result)
         if result.first:
@@ -242,14 +227,14 @@ class Generation:
         self._forget(reply)
 
     def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int, decode_ms: float) -> None:
-        if self._reporter is not None:
+        if self.reporter is not None:
             sequence_id = reply.choices[0].request_id
-            self._reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens, decode_ms)
+            self.reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens, decode_ms)
 
     def _forget(self, reply: Reply) -> None:
         self._replies.discard(reply)
         if not self._replies:
-            self._idle.set()
+            self.idle.set()
 
 
 def _check_handoff(exchange: Exchange, ask: Ask, role: Role) -> None:

@@ -100,6 +100,12 @@ class ObjectWire(Wire):
 
     object_name: ClassVar[bytes]
     chunk_name: ClassVar[bytes]
+    delta_form: ClassVar[bytes]
+    """A choice of a chunk, up to the end of the choices: takes index and text."""
+    last_form: ClassVar[bytes]
+    """A choice of the last chunk that has it: takes index, text and reason."""
+    counts_created: ClassVar[bool]
+    """Whether usage says how many prompt tokens entered the cache."""
 
     def __init__(self, request_id: str, created: int, model: str, choices: int, include_usage: bool) -> None:
         super().__init__(request_id, created, model, choices, include_usage)
@@ -110,28 +116,58 @@ class ObjectWire(Wire):
             self.model_json,
         )
 
-    def _object(self, choices: list[dict[str, Any]], usage: Usage, created_tokens: int | None) -> dict[str, Any]:
-        """The whole answer up to its usage, keys in vLLM's order."""
-        return {
-            "id": self.request_id,
-            "object": self.object_name.decode(),
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            "service_tier": None,
-            "system_fingerprint": FINGERPRINT,
-            "usage": {
-                "prompt_tokens": usage.prompt,
-                "total_tokens": usage.prompt + usage.completion,
-                "completion_tokens": usage.completion,
-                "prompt_tokens_details": {
-                    "cached_tokens": usage.cached,
-                    "created_cache_tokens": created_tokens,
-                    "multimodal_tokens": None,
+    @abstractmethod
+    def choice(self, finished: Finished) -> dict[str, Any]:
+        """One choice of a whole answer, keys in vLLM's order."""
+
+    def delta(self, index: int, text: bytes) -> bytes:
+        return event(self._stem + self.delta_form % (index, text) + b"}")
+
+    def last(self, index: int, text: bytes, reason: str) -> bytes:
+        choice = self.last_form % (index, text, reason.encode())
+        return event(self._stem + choice + (b"}" if self.include_usage else _FINGERPRINT_TAIL))
+
+    def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
+        if not self.include_usage:
+            return DONE
+        created = b',"created_cache_tokens":%d' % usage.created if self.counts_created else b""
+        counts = (
+            b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":'
+            b'{"cached_tokens":%d%b}}'
+            % (usage.prompt, usage.prompt + usage.completion, usage.completion, usage.cached, created)
+        )
+        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE
+
+    def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
+        return msgspec.json.encode(
+            {
+                "id": self.request_id,
+                "object": self.object_name.decode(),
+                "created": self.created,
+                "model": self.model,
+                "choices": [self.choice(one) for one in finished],
+                "service_tier": None,
+                "system_fingerprint": FINGERPRINT,
+                "usage": {
+                    "prompt_tokens": usage.prompt,
+                    "total_tokens": usage.prompt + usage.completion,
+                    "completion_tokens": usage.completion,
+                    "prompt_tokens_details": {
+                        "cached_tokens": usage.cached,
+                        "created_cache_tokens": usage.created if self.counts_created else None,
+                        "multimodal_tokens": None,
+                    },
+                    "completion_tokens_details": None,
                 },
-                "completion_tokens_details": None,
-            },
-        }
+                **self.tail(),
+                "ec_transfer_params": None,
+                "metrics": None,
+            }
+        )
+
+    @abstractmethod
+    def tail(self) -> dict[str, Any]:
+        """Fields of a whole answer after its usage."""
 
 
 class ChatWire(ObjectWire):
@@ -140,6 +176,12 @@ class ChatWire(ObjectWire):
     id_prefix = "chatcmpl-"
     object_name = b"chat.completion"
     chunk_name = b"chat.completion.chunk"
+    delta_form = b'{"index":%d,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null,"token_ids":null}]'
+    last_form = (
+        b'{"index":%d,"delta":{"content":"%b"},"logprobs":null,"finish_reason":"%b","stop_reason":null,'
+        b'"token_ids":null}]'
+    )
+    counts_created = True
 
     def opening(self, prompt_tokens: int) -> bytes:
         role = (
@@ -148,62 +190,27 @@ class ChatWire(ObjectWire):
         )
         return b"".join([event(self._stem + role % index) for index in range(self.choices)])
 
-    def delta(self, index: int, text: bytes) -> bytes:
-        return event(
-            self._stem
-            + b'{"index":%d,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null,"token_ids":null}]}'
-            % (index, text)
-        )
+    def choice(self, finished: Finished) -> dict[str, Any]:
+        return {
+            "index": finished.index,
+            "message": {
+                "role": "assistant",
+                "content": finished.text.decode(),
+                "refusal": None,
+                "annotations": None,
+                "audio": None,
+                "function_call": None,
+                "reasoning": None,
+            },
+            "logprobs": None,
+            "finish_reason": finished.reason,
+            "stop_reason": None,
+            "token_ids": None,
+            "routed_experts": None,
+        }
 
-    def last(self, index: int, text: bytes, reason: str) -> bytes:
-        choice = (
-            b'{"index":%d,"delta":{"content":"%b"},"logprobs":null,"finish_reason":"%b","stop_reason":null,'
-            b'"token_ids":null}]' % (index, text, reason.encode())
-        )
-        return event(self._stem + choice + (b"}" if self.include_usage else _FINGERPRINT_TAIL))
-
-    def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        if not self.include_usage:
-            return DONE
-        counts = (
-            b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":'
-            b'{"cached_tokens":%d,"created_cache_tokens":%d}}'
-            % (usage.prompt, usage.prompt + usage.completion, usage.completion, usage.cached, usage.created)
-        )
-        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE
-
-    def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
-        choices = [
-            {
-                "index": choice.index,
-                "message": {
-                    "role": "assistant",
-                    "content": choice.text.decode(),
-                    "refusal": None,
-                    "annotations": None,
-                    "audio": None,
-                    "function_call": None,
-                    "reasoning": None,
-                },
-                "logprobs": None,
-                "finish_reason": choice.reason,
-                "stop_reason": None,
-                "token_ids": None,
-                "routed_experts": None,
-            }
-            for choice in finished
-        ]
-        return msgspec.json.encode(
-            {
-                **self._object(choices, usage, usage.created),
-                "prompt_logprobs": None,
-                "prompt_token_ids": None,
-                "prompt_text": None,
-                "kv_transfer_params": None,
-                "ec_transfer_params": None,
-                "metrics": None,
-            }
-        )
+    def tail(self) -> dict[str, Any]:
+        return {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None, "kv_transfer_params": None}
 
 
 class CompletionWire(ObjectWire):
@@ -211,52 +218,31 @@ class CompletionWire(ObjectWire):
 
     id_prefix = "cmpl-"
     object_name = chunk_name = b"text_completion"
+    delta_form = (
+        b'{"index":%d,"text":"%b","logprobs":null,"finish_reason":null,"stop_reason":null,'
+        b'"prompt_token_ids":null,"token_ids":null}]'
+    )
+    last_form = (
+        b'{"index":%d,"text":"%b","logprobs":null,"finish_reason":"%b","stop_reason":null,'
+        b'"prompt_token_ids":null,"token_ids":null}]'
+    )
+    counts_created = False
 
     def opening(self, prompt_tokens: int) -> bytes:
         return b""
 
-    def delta(self, index: int, text: bytes) -> bytes:
-        return event(
-            self._stem + b'{"index":%d,"text":"%b","logprobs":null,"finish_reason":null,"stop_reason":null,'
-            b'"prompt_token_ids":null,"token_ids":null}]}' % (index, text)
-        )
+    def choice(self, finished: Finished) -> dict[str, Any]:
+        return {
+            "index": finished.index,
+            "text": finished.text.decode(),
+            "logprobs": None,
+            "finish_reason": finished.reason,
+            "stop_reason": None,
+            "token_ids": None,
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
+            "routed_experts": None,
+        }
 
-    def last(self, index: int, text: bytes, reason: str) -> bytes:
-        choice = (
-            b'{"index":%d,"text":"%b","logprobs":null,"finish_reason":"%b","stop_reason":null,'
-            b'"prompt_token_ids":null,"token_ids":null}]' % (index, text, reason.encode())
-        )
-        return event(self._stem + choice + (b"}" if self.include_usage else _FINGERPRINT_TAIL))
-
-    def closing(self, usage: Usage, finished: list[Finished]) -> bytes:
-        if not self.include_usage:
-            return DONE
-        counts = (
-            b'],"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":'
-            b'{"cached_tokens":%d}}' % (usage.prompt, usage.prompt + usage.completion, usage.completion, usage.cached)
-        )
-        return event(self._stem + counts + _FINGERPRINT_TAIL) + DONE
-
-    def whole(self, usage: Usage, finished: list[Finished]) -> bytes:
-        choices = [
-            {
-                "index": choice.index,
-                "text": choice.text.decode(),
-                "logprobs": None,
-                "finish_reason": choice.reason,
-                "stop_reason": None,
-                "token_ids": None,
-                "prompt_logprobs": None,
-                "prompt_token_ids": None,
-                "routed_experts": None,
-            }
-            for choice in finished
-        ]
-        return msgspec.json.encode(
-            {
-                **self._object(choices, usage, None),
-                "kv_transfer_params": self.kv_transfer_params,
-                "ec_transfer_params": None,
-                "metrics": None,
-            }
-        )
+    def tail(self) -> dict[str, Any]:
+        return {"kv_transfer_params": self.kv_transfer_params}

@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.engine.vllm.errors import MissingExtraError, VllmConfigError
+from pointsman.engine.vllm.errors import MissingExtraError
 
 TINY = "tiny"
 TINY_MOE = "tiny-moe"
 """The model names that mean this one: dense, and with four experts."""
-
-ARCHITECTURES = ("qwen3", "llama", "qwen3moe")
 
 CORPUS_CHARACTERS_MAX = 6_000_000
 """The tokenizer learns from this much of Python's standard library: 1.5 s, and the vocabulary is full."""
@@ -49,21 +47,23 @@ _RECIPE = 1
 """Goes into the name of the cached folder: raise it when the files change."""
 
 
-def cached_tiny_model(cache: Path | None = None, *, arch: str = "qwen3", weights: bool = True, seed: int = 0) -> Path:
+def cached_tiny_model(cache: Path | None = None, *, experts: bool = False) -> Path:
     """Folder of the model in the cache, made when it is not there; two processes may ask at once.
 
-    `cache` defaults to `$XDG_CACHE_HOME/pointsman` or `~/.cache/pointsman`. The folder's name holds a digest of all
-    that decides its content. Raises what `make_tiny_model` raises.
+    `experts`: whether the model is one with experts, else dense.
+    `cache`: by default `$XDG_CACHE_HOME/pointsman` or `~/.cache/pointsman`.
+
+    The folder's name holds a digest of all that decides its content. Raises what `make_tiny_model` raises.
     """
     root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointsman"
-    made_of = json.dumps([_RECIPE, arch, weights, seed, platform.python_version(), _version("tokenizers")])
-    folder = root / f"tiny-{arch}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    made_of = json.dumps([_RECIPE, platform.python_version(), _version("tokenizers")])
+    folder = root / f"{TINY_MOE if experts else TINY}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
     try:
-        make_tiny_model(draft, arch=arch, weights=weights, seed=seed)
+        make_tiny_model(draft, experts=experts)
         draft.chmod(0o755)
         draft.rename(folder)
     except OSError:
@@ -74,22 +74,14 @@ def cached_tiny_model(cache: Path | None = None, *, arch: str = "qwen3", weights
     return folder
 
 
-def make_tiny_model(out: Path, *, arch: str = "qwen3", weights: bool = True, seed: int = 0) -> None:
-    """Write the model's files into `out`. Without `weights`, serve it with `--load-format=dummy`.
-
-    Raises VllmConfigError for an architecture not in `ARCHITECTURES`, MissingExtraError without tokenizers (it comes
-    with vLLM).
-    """
-    if arch not in ARCHITECTURES:
-        raise VllmConfigError("arch", arch, f"one of {', '.join(ARCHITECTURES)}")
+def make_tiny_model(out: Path, *, experts: bool = False) -> None:
+    """Write the model's files into `out`. Raises MissingExtraError without tokenizers (it comes with vLLM)."""
     out.mkdir(parents=True, exist_ok=True)
     end_of_turn, padding = _write_tokenizer(out)
-    config = _model_config(arch, end_of_turn, padding)
-    _write_json(out / "config.json", config)
+    _write_json(out / "config.json", _model_config(experts, end_of_turn, padding))
     generation = {"eos_token_id": end_of_turn, "pad_token_id": padding, "do_sample": True, "temperature": 1.0}
     _write_json(out / "generation_config.json", generation)
-    if weights:
-        _write_weights(out / "model.safetensors", arch, seed)
+    _write_weights(out / "model.safetensors", experts)
 
 
 def _write_tokenizer(out: Path) -> tuple[int, int]:
@@ -138,7 +130,7 @@ def _corpus() -> Iterator[str]:
         yield text
 
 
-def _model_config(arch: str, end_of_turn: int, padding: int) -> dict[str, object]:
+def _model_config(experts: bool, end_of_turn: int, padding: int) -> dict[str, object]:
     config: dict[str, object] = {
         "vocab_size": _VOCABULARY,
         "hidden_size": _HIDDEN,
@@ -161,10 +153,8 @@ def _model_config(arch: str, end_of_turn: int, padding: int) -> dict[str, object
         "eos_token_id": end_of_turn,
         "pad_token_id": padding,
     }
-    if arch == "qwen3":
+    if not experts:
         return config | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
-    if arch == "llama":
-        return config | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": False}
     return config | {
         "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe",
@@ -178,7 +168,7 @@ def _model_config(arch: str, end_of_turn: int, padding: int) -> dict[str, object
     }
 
 
-def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
+def _shapes(experts: bool) -> dict[str, tuple[int, ...]]:
     """Tensors of a checkpoint by their Hugging Face names. The output layer is the embedding's (tied)."""
     inner = _HEADS * _HEAD_DIM
     shapes: dict[str, tuple[int, ...]] = {
@@ -192,10 +182,9 @@ def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
         for name in ("q_proj", "k_proj", "v_proj"):
             shapes[f"{at}.self_attn.{name}.weight"] = (inner, _HIDDEN)
         shapes[f"{at}.self_attn.o_proj.weight"] = (_HIDDEN, inner)
-        if arch != "llama":
-            shapes[f"{at}.self_attn.q_norm.weight"] = (_HEAD_DIM,)
-            shapes[f"{at}.self_attn.k_norm.weight"] = (_HEAD_DIM,)
-        if arch == "qwen3moe":
+        shapes[f"{at}.self_attn.q_norm.weight"] = (_HEAD_DIM,)
+        shapes[f"{at}.self_attn.k_norm.weight"] = (_HEAD_DIM,)
+        if experts:
             shapes[f"{at}.mlp.gate.weight"] = (_EXPERTS, _HIDDEN)
             for expert in range(_EXPERTS):
                 shapes |= _feed_forward(f"{at}.mlp.experts.{expert}", _HIDDEN)
@@ -212,13 +201,13 @@ def _feed_forward(at: str, width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _write_weights(path: Path, arch: str, seed: int) -> None:
+def _write_weights(path: Path, experts: bool) -> None:
     """A safetensors file: header length (u64), header (JSON, padded to 8 bytes), tensors. numpy has no bfloat16."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     tensors: list[bytes] = []
     at = 0
-    for name, shape in _shapes(arch).items():
+    for name, shape in _shapes(experts).items():
         # The upper half of each float is its bfloat16.
         tensors.append((_values(rng, name, shape).view(np.uint32) >> 16).astype("<u2").tobytes())
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(tensors[-1])]}

@@ -75,21 +75,6 @@ async def test_three_idle_connections_that_announce_30_mb_move_nobody(policy: st
         await until(edge.idle)
 
 
-async def test_a_lie_makes_nobody_wait_for_room() -> None:
-    """With admission: an honest turn, then a lie of its session that leaves at once. Of 60 conversations that begin
-    after it none is refused, nor of 60 beside three idle lies."""
-    policy = '{"policy": "kv_cost", "admission": {"limit": 0.9}}'
-    async with running_up(4, "--policy", policy, engine={**ENGINE, "kv_tokens": 65_536}) as edge:
-        assert (await edge.chat("first", session="liar")).status_code == 200
-        async with announcing(edge, 1, session="liar"):
-            pass
-        await until(edge.idle)
-        after = await served_by(edge, 60, 16, "after")
-        async with announcing(edge, 3):
-            beside = await served_by(edge, 60, 16, "beside")
-        assert "429" not in after | beside, (after, beside)
-
-
 async def test_a_refused_prompt_leaves_no_conversation() -> None:
     """A whole prompt longer than the context is answered 400: no home, no KV. The next one of the session begins."""
     async with running_up(2, "--policy", "kv_cost", engine={**ENGINE, "max_model_len": 2_000}) as edge:

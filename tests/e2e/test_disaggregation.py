@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -29,9 +28,8 @@ def words(label: str, tokens: int) -> str:
 class Pairs:
     """An edge with decode and prefill replicas. Counts are of what happened since `begin`."""
 
-    def __init__(self, edge: RunningEdge, prefills: int) -> None:
+    def __init__(self, edge: RunningEdge) -> None:
         self.edge = edge
-        self.prefills = [f"prefill-{number}" for number in range(1, prefills + 1)]
         self._before: dict[str, dict[str, int]] = {"decisions": {}, "outcomes": {}}
 
     async def begin(self) -> Pairs:
@@ -90,8 +88,7 @@ class Pairs:
         """Nothing in flight, no leg reserved, no backlog, no KV kept."""
         metrics = await self.edge.metrics()
         waiting = sum(value for name, value in metrics.items() if name.startswith("pointsman_prefill_backlog_tokens"))
-        kept = sum([(await self.stats(name))["kv_kept"] for name in self.prefills])
-        return await self.edge.idle() and not waiting and not kept
+        return await self.edge.idle() and not waiting and not (await self.stats("prefill-1"))["kv_kept"]
 
 
 ROUTER = {"pair": {"min_uncached_tokens": THRESHOLD}}
@@ -102,24 +99,17 @@ async def shared_pair(shared: SharedEdges, lookup: str = "spoe", policy: str = "
     """A decode and a prefill replica whose settings and health stay as they are."""
     arguments = ("--prefill", "1", "--lookup", lookup)
     async with shared.up(1, *arguments, policy={"policy": policy}, engine=ENGINE, router=ROUTER) as edge:
-        fleet = await Pairs(edge, 1).begin()
+        fleet = await Pairs(edge).begin()
         yield fleet
         await until(fleet.idle)
 
 
 @asynccontextmanager
-async def pairs(
-    decodes: int = 1,
-    prefills: int = 1,
-    *,
-    policy: str = "kv_cost",
-    engine: dict[str, Any] | None = None,
-    **haproxy: Any,
-) -> AsyncIterator[Pairs]:
-    arguments = ("--prefill", str(prefills), "--policy", policy)
-    sections = {"router": ROUTER, **({"haproxy": haproxy} if haproxy else {})}
-    async with running_up(decodes, *arguments, engine={**ENGINE, **(engine or {})}, **sections) as edge:
-        yield Pairs(edge, prefills)
+async def pairs(**engine: Any) -> AsyncIterator[Pairs]:
+    """A decode and a prefill replica of their own."""
+    arguments = ("--prefill", "1", "--policy", "kv_cost")
+    async with running_up(1, *arguments, engine={**ENGINE, **engine}, router=ROUTER) as edge:
+        yield Pairs(edge)
 
 
 @pytest.mark.parametrize("lookup", ["spoe", pytest.param("lua", marks=pytest.mark.soak)])
@@ -152,45 +142,10 @@ async def test_policies_that_look_at_load_alone_hand_over_too(shared: SharedEdge
         await fleet.until_outcomes(ok=1)
 
 
-async def test_a_prefill_replica_killed_between_the_legs_costs_the_client_nothing() -> None:
-    """Its answer was given and its KV is being fetched when it dies: 200, computed again, counted as lost.
-
-    The transfer takes two seconds here, so that there is a between.
-    """
-    async with pairs(engine={"handoff_ms": 2000.0}) as fleet:
-        asking = asyncio.create_task(fleet.ask(words("long", 6000)))
-
-        async def prefilled() -> bool:
-            return bool((await fleet.stats("prefill-1"))["kv_kept"])
-
-        await until(prefilled)
-        os.kill(fleet.edge.replica("prefill-1").pid, signal.SIGKILL)
-        await asking
-        await fleet.until_outcomes(ok=1, lost=1)
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        pytest.param({"hang": True}, {"timeout": 1}, id="slow"),
-        pytest.param({"error_status": 500, "error_count": 1}, {"failed": 1}, id="failing"),
-        pytest.param({"reset_before_response": 1}, {"failed": 1}, id="breaking off"),
-    ],
-)
-async def test_a_prefill_that_fails_is_done_at_home(fault: dict[str, Any], expected: dict[str, int]) -> None:
-    """The client waits longer, sees no error, and the cause is counted."""
-    async with pairs() as fleet:
-        await fleet.fault("prefill-1", **fault)
-        await fleet.ask(words("long", 6000))
-        await fleet.until_outcomes(**expected)
-        await fleet.fault("prefill-1", hang=False)
-        await until(fleet.idle)
-
-
 async def test_a_hung_prefill_replica_costs_what_prompts_cost() -> None:
     """It may take an hour by its pool's setting, after a prompt that took a fraction of a second: the next one is
     computed at home long before the client gives up."""
-    async with pairs(engine={"prefill_timeout_s": 3600.0}) as fleet:
+    async with pairs(prefill_timeout_s=3600.0) as fleet:
         await fleet.ask(words("first", 6000))
         await fleet.until_outcomes(ok=1)
         os.kill(fleet.edge.replica("prefill-1").pid, signal.SIGSTOP)
@@ -213,41 +168,6 @@ async def test_without_prefill_replicas_left_requests_are_served() -> None:
         await until(down)
         await fleet.ask(words("long", 6000))
         assert await fleet.decisions() == {"no-prefill": 1}
-
-
-async def test_a_client_that_leaves_ends_both_legs() -> None:
-    """While the prefill replica computes, which takes a minute here."""
-    async with pairs(engine={"first_token_ms": 60_000.0, "prefill_timeout_s": 120.0}) as fleet:
-        asking = asyncio.create_task(fleet.ask(words("long", 6000)))
-
-        async def prefilling() -> bool:
-            return bool((await fleet.stats("prefill-1"))["in_flight"])
-
-        await until(prefilling)
-        asking.cancel()
-        await asyncio.wait({asking})
-
-        async def ended() -> bool:
-            stats = [await fleet.stats(name) for name in ("sim-1", "prefill-1")]
-            return all(s["in_flight"] == 0 and s["finished_by_reason"].get("abort") == 1 for s in stats)
-
-        await until(ended)
-        await until(fleet.idle)
-
-
-async def test_prefills_are_spread() -> None:
-    """Twelve long prompts at once on three prefill replicas and two decode replicas: no prefill replica has over six.
-
-    The router chooses by backlog, so equal prompts that come together go round; what is computed meanwhile may shift
-    one or two.
-    """
-    async with pairs(2, 3) as fleet:
-        await asyncio.gather(*(fleet.ask(words(f"p{number}", 6000), session=str(number)) for number in range(12)))
-        computed = [(await fleet.stats(name))["finished_by_reason"].get("length", 0) for name in fleet.prefills]
-        paired = (await fleet.decisions())["paired"]
-        assert sum(computed) == paired >= 6
-        assert max(computed) <= 6 and min(computed) >= 1, computed
-        await until(fleet.idle)
 
 
 async def test_clients_cannot_pair_by_themselves(shared: SharedEdges) -> None:

@@ -151,28 +151,6 @@ async def test_an_empty_edge_is_joined_and_left_through_the_admin_api() -> None:
         assert (await edge.chat()).status_code == 503
 
 
-async def test_a_request_for_an_unknown_model_is_refused_by_name() -> None:
-    """With two models registered the name decides; an unknown one is the edge's to refuse."""
-    async with running_up(1) as edge:
-        url = (await edge.replicas())["sim-1"]["url"]
-        await edge.admin.put("/v1/replicas/other", json={"url": url, "model": "another"})
-
-        async def both_up() -> bool:
-            return set((await edge.states()).values()) == {"up"}
-
-        await until(both_up)
-
-        async def by_name() -> bool:
-            answers = [await edge.chat(model="sim") for _ in range(6)]
-            return {a.headers["x-pointsman-replica"] for a in answers} == {"sim-1"}
-
-        await until(by_name)
-        unknown = await edge.chat(model="gpt-9")
-        assert unknown.status_code == 404 and "gpt-9" in unknown.text
-        assert unknown.headers["x-pointsman-reason"] == "unknown-model"
-        assert unknown.json()["error"]["type"] == "NotFoundError"
-
-
 async def test_streams_flow_over_h2_too(shared: SharedEdges) -> None:
     """HTTP/2 with prior knowledge on the same port: twenty streams on one connection."""
     async with four(shared) as edge:

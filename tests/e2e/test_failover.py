@@ -84,29 +84,6 @@ async def test_a_killed_router_costs_no_client_anything_and_takes_over_again() -
         await until(edge.idle)
 
 
-async def test_fail_open_keeps_sessions_together() -> None:
-    """Without a router a session hashes to one replica, and sessions spread over all of them."""
-    async with running_up(3) as edge:
-        edge.part("pointsman", "router").send_signal(signal.SIGSTOP)
-        try:
-            homes = {}
-            for session in range(12):
-                answers = [await edge.chat(session=f"s{session}") for _ in range(3)]
-                assert {a.status_code for a in answers} == {200}
-                assert {a.headers["x-pointsman-reason"] for a in answers} == {"fail-open"}
-                homes[session] = {a.headers["x-pointsman-replica"] for a in answers}
-            assert all(len(home) == 1 for home in homes.values())
-            assert len(set.union(*homes.values())) == 3
-        finally:
-            edge.router().send_signal(signal.SIGCONT)
-
-        async def decides_again() -> bool:
-            return (await edge.chat(session="probe")).headers["x-pointsman-reason"] != "fail-open"
-
-        await until(decides_again)
-        await until(edge.idle)
-
-
 async def test_a_killed_replica_loses_only_the_answers_it_had_begun() -> None:
     """Requests it had not begun to answer go to the second choice; it leaves, restarts and serves again."""
     async with running_up(3, engine=PACED) as edge:
@@ -135,38 +112,6 @@ async def test_a_killed_replica_loses_only_the_answers_it_had_begun() -> None:
         assert edge.replica("sim-2").pid != victim.pid
         assert load.served["sim-2"] >= before
         await until(edge.idle)
-
-
-async def test_unanswered_requests_of_a_dead_replica_are_served_by_another() -> None:
-    """A replica that dies while its requests wait for their first byte: all are answered, by the other."""
-    engine = {"first_token_ms": 0, "timing": "fast", "faults": True}
-    async with running_up(2, "--policy", "round_robin", engine=engine) as edge:
-        url = (await edge.replicas())["sim-1"]["url"]
-        async with httpx.AsyncClient(base_url=url) as direct:
-            fault = await direct.post("/sim/fault", json={"reset_before_response": 1000})
-            assert fault.status_code == 200, fault.text
-        answers = await asyncio.gather(*(edge.chat(f"prompt {n}") for n in range(40)))
-        assert {answer.status_code for answer in answers} == {200}
-        assert {answer.headers["x-pointsman-replica"] for answer in answers} == {"sim-2"}
-        await until(edge.idle)
-
-
-async def test_draining_and_removing_cuts_no_stream() -> None:
-    """Streams on the drained replica finish while fresh requests go elsewhere; then it is gone from HAProxy."""
-    async with running_up(3, engine=PACED) as edge:
-        load = Load(edge, 24, tokens=40)
-        await load.more(24)
-        assert (await edge.admin.post("/v1/replicas/sim-1/drain")).json()["state"] == "draining"
-        fresh = await asyncio.gather(*(edge.chat(f"fresh {n}") for n in range(30)))
-        assert "sim-1" not in {answer.headers["x-pointsman-replica"] for answer in fresh}
-
-        async def drained() -> bool:
-            return (await edge.replicas())["sim-1"]["in_flight"] == 0
-
-        await until(drained)
-        await load.more(24)
-        await load.stop()
-        assert load.failures == []
 
 
 async def test_a_replica_that_joins_is_used_without_a_reload() -> None:

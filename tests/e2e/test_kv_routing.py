@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from typing import Any
 
@@ -100,33 +98,6 @@ async def test_turns_find_what_was_predicted() -> None:
         assert within >= 24 - 6, metrics
         assert metrics["pointsman_prefix_index_keys"] > 0
         assert metrics["pointsman_kv_resyncs_total"] == 0
-
-
-async def test_a_restarted_replica_is_forgotten() -> None:
-    """Killed and started anew under its name, it holds nothing: the next turn is not predicted to find anything."""
-    async with running_up(1, "--policy", "kv_cost", engine=ENGINE) as edge:
-        messages = [{"role": "user", "content": words("long", 2000)}]
-        _, reason, tokens, text = await ask(edge, messages, session="s")
-        assert (reason, tokens["cached"]) == ("kv-cold", 0)
-        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "go on"}]
-        _, reason, tokens, _ = await ask(edge, messages, session="s")
-        assert reason == "kv-home"
-        assert tokens["cached"] > 0
-        await until(lambda: all_told(edge, 2))
-        os.kill(edge.replica("sim-1").pid, signal.SIGKILL)
-        await until(lambda: forgotten(edge))
-        await until(lambda: is_up(edge))
-        _, reason, tokens, _ = await ask(edge, messages, session="s")
-        assert (reason, tokens["cached"]) == ("kv-cold", 0)
-
-
-async def forgotten(edge: RunningEdge) -> bool:
-    metrics = await edge.metrics()
-    return metrics["pointsman_engine_restarts_total"] == 1
-
-
-async def is_up(edge: RunningEdge) -> bool:
-    return await edge.states() == {"sim-1": "up"}
 
 
 async def test_odd_prompts_are_routed() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import MAX_KEYS
 from pointsman.engine.disaggregation import (
-    CONNECTORS,
     PARAMS,
     PREFILL_KEYS_HEADER,
-    Binding,
     HandoffOutcome,
     Peer,
     Prefiller,
@@ -32,7 +30,6 @@ from pointsman.engine.disaggregation import (
     unpack_prefix,
 )
 
-NIXL = CONNECTORS["NixlConnector"]
 PREFILL = PrefillRequest(request_id="r1", model="m", prompt_token_ids=[1, 2, 3])
 
 JSON = st.recursive(
@@ -121,9 +118,8 @@ class TestLegs:
     def test_a_leg_is_a_completion_of_one_token(self, ids: list[int], model: str, salt: str) -> None:
         """The tokens as they are, and of the client's wishes only what changes the KV."""
         prefill = PrefillRequest(request_id="r1", model=model, prompt_token_ids=ids, cache_salt=salt)
-        binding = Binding("r1", Peer("10.0.0.1", 80), None)
         try:
-            body = msgspec.json.decode(prefill_body(prefill, NIXL.prefill_params(binding)))
+            body = msgspec.json.decode(prefill_body(prefill))
         except UnicodeEncodeError:  # a lone surrogate, which no JSON body brings
             return
         assert body["prompt"] == ids
@@ -135,11 +131,11 @@ class TestLegs:
 
     def test_a_leg_is_marked_and_has_a_name_of_its_own(self) -> None:
         """The router knows it by `<request>.prefill`; the mark lets it carry transfer parameters."""
-        headers = prefill_headers(PREFILL, NIXL.request_id(Binding("r1", Peer("h", 1), None)))
+        headers = prefill_headers(PREFILL)
         assert headers == {"content-type": "application/json", "x-request-id": "r1.prefill", PREFILL_KEYS_HEADER: "-"}
         keyed = msgspec.structs.replace(PREFILL, authorization="Bearer k", prefix="abc")
-        assert prefill_headers(keyed, "x")["authorization"] == "Bearer k"
-        assert prefill_headers(keyed, "x")[PREFILL_KEYS_HEADER] == "abc"
+        assert prefill_headers(keyed)["authorization"] == "Bearer k"
+        assert prefill_headers(keyed)[PREFILL_KEYS_HEADER] == "abc"
 
     @given(st.lists(st.integers(0, 2**64 - 1), max_size=MAX_KEYS), st.integers(0, 2**32 - 1))
     def test_prefix_keys_survive_their_header(self, keys: list[int], prompt_bytes: int) -> None:
@@ -191,7 +187,7 @@ async def prefill_replica(answer: bytes | None, status: bytes = b"200 OK") -> As
 
 @asynccontextmanager
 async def prefiller(**options: Any) -> AsyncIterator[Prefiller]:
-    made = Prefiller(options.pop("connector", NIXL), **options)
+    made = Prefiller(**options)
     try:
         yield made
     finally:
@@ -205,8 +201,7 @@ class TestHandoffs:
         """And prefill requests share a connection."""
         async with prefill_replica(b'{"kv_transfer_params":{"remote_port":7}}') as (peer, _), prefiller() as prefills:
             for _ in range(2):
-                async with prefills.handoff(peer, PREFILL) as params:
-                    assert params == {"remote_port": 7}
+                assert await prefills.handoff(peer, PREFILL) == {"remote_port": 7}
             assert prefills.totals().outcomes == Handoffs(ok=2).outcomes
             assert prefills.totals().leg_ms > 0
 
@@ -223,8 +218,7 @@ class TestHandoffs:
     async def test_an_odd_answer_is_a_failure(self, answer: bytes, status: bytes) -> None:
         """Computed here, counted; a redirect is not followed."""
         async with prefill_replica(answer, status) as (peer, _), prefiller() as prefills:
-            async with prefills.handoff(peer, PREFILL) as params:
-                assert params is None
+            assert await prefills.handoff(peer, PREFILL) is None
             assert prefills.totals().outcomes == Handoffs(failed=1).outcomes
 
     async def test_a_replica_that_is_gone_is_refused(self) -> None:
@@ -232,78 +226,33 @@ class TestHandoffs:
         async with prefill_replica(None) as (peer, _):
             pass
         async with prefiller() as prefills:
-            async with prefills.handoff(peer, PREFILL) as params:
-                assert params is None
+            assert await prefills.handoff(peer, PREFILL) is None
             assert prefills.totals().outcomes == Handoffs(refused=1).outcomes
 
     async def test_a_replica_that_says_nothing_runs_out_of_time(self) -> None:
         """And its connection is closed, so that it stops."""
         async with prefill_replica(None) as (peer, seen), prefiller(timeout_s=0.05) as prefills:
-            async with prefills.handoff(peer, PREFILL) as params:
-                assert params is None
+            assert await prefills.handoff(peer, PREFILL) is None
             assert prefills.totals().outcomes == Handoffs(timeout=1).outcomes
             await seen.left.wait()
 
     async def test_a_hung_replica_costs_what_the_prompt_costs(self) -> None:
         """Three tokens are not waited for as long as the longest of prompts may take: an hour, here."""
         async with prefill_replica(None) as (peer, _), prefiller(timeout_s=3600.0) as prefills:
-            async with asyncio.timeout(60), prefills.handoff(peer, PREFILL) as params:
-                assert params is None
+            async with asyncio.timeout(60):
+                assert await prefills.handoff(peer, PREFILL) is None
             assert prefills.totals().outcomes == Handoffs(timeout=1).outcomes
 
     async def test_a_client_that_leaves_ends_the_leg(self) -> None:
         """Cancelled here, hung up there; it is no failure of the prefill replica."""
         async with prefill_replica(None) as (peer, seen), prefiller() as prefills:
-
-            async def serve() -> None:
-                async with prefills.handoff(peer, PREFILL):
-                    pass
-
-            task = asyncio.create_task(serve())
+            task = asyncio.create_task(prefills.handoff(peer, PREFILL))
             await seen.asked.wait()
             task.cancel()
             await asyncio.wait({task})
             assert task.cancelled()
             await seen.left.wait()
             assert prefills.totals().outcomes == Handoffs().outcomes
-
-
-class Concurrent:
-    """A connector whose two prefill requests run side by side and know each other."""
-
-    peer_binding: ClassVar[bool] = True
-    concurrent: ClassVar[bool] = True
-
-    def request_id(self, binding: Binding) -> str:
-        return f"{binding.prefill}|{binding.decode}|{binding.request_id}"
-
-    def prefill_params(self, binding: Binding) -> dict[str, Any]:
-        return {"push_to": str(binding.decode)}
-
-    def decode_params(self, binding: Binding, answered: dict[str, Any] | None) -> dict[str, Any]:
-        assert answered is None
-        return {"comes_from": str(binding.prefill)}
-
-
-class TestOtherConnectors:
-    """The two flags are honoured, whoever sets them."""
-
-    async def test_decoding_begins_beside_the_prefill(self) -> None:
-        """The prefill replica has not answered, and never does; leaving the block ends its prefill request."""
-        own = Peer("10.0.0.9", 9)
-        async with prefill_replica(None) as (peer, seen), prefiller(connector=Concurrent(), own=own) as prefills:
-            async with prefills.handoff(peer, PREFILL) as params:
-                assert params == {"comes_from": str(peer)}
-                await seen.asked.wait()
-            await seen.left.wait()
-
-    async def test_a_concurrent_leg_needs_no_parameters_in_its_answer(self) -> None:
-        """It counts as done when it is answered."""
-        async with prefill_replica(b"{}") as (peer, _), prefiller(connector=Concurrent()) as prefills:
-            async with prefills.handoff(peer, PREFILL):
-                while not prefills.totals().ok:
-                    await asyncio.sleep(0)
-            assert prefills.totals().outcomes == Handoffs(ok=1).outcomes
 
 
 def test_every_outcome_is_reported() -> None:

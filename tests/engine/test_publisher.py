@@ -39,13 +39,11 @@ class Engine:
 
 @asynccontextmanager
 async def publishing(publisher: Publisher) -> AsyncIterator[None]:
-    task = asyncio.create_task(publisher.run())
+    publisher.start()
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
-        await publisher.close()
+        await publisher.stop()
 
 
 def admin_of(router: Router) -> str:

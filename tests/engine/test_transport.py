@@ -36,6 +36,16 @@ async def way_to(router: Router, replica: str = "a", token: str = "") -> AsyncIt
         await way.close()
 
 
+@asynccontextmanager
+async def open_way() -> AsyncIterator[tuple[Router, RouterTransport]]:
+    """A way to a router that knows replica a, over the open connection: two messages were sent."""
+    async with running_router() as router, way_to(router) as way:
+        await register(router, "a")
+        await way.send(events(0, snapshot=True))
+        await way.send(events(1))
+        yield router, way
+
+
 async def test_the_first_message_goes_over_http_and_the_others_do_not() -> None:
     """Its answer says where a connection may stay open."""
     async with running_router() as router, way_to(router) as way:
@@ -61,10 +71,7 @@ async def test_the_token_goes_along() -> None:
 
 async def test_a_connection_that_broke_is_made_again_by_way_of_http() -> None:
     """The message on it may be lost, which is said; the next one is taken."""
-    async with running_router() as router, way_to(router) as way:
-        await register(router, "a")
-        await way.send(events(0, snapshot=True))
-        await way.send(events(1))
+    async with open_way() as (router, way):
         router._hang_up_feeds()
         with pytest.raises(TransportError, match="broke"):
             await way.send(events(2))
@@ -88,10 +95,7 @@ async def test_a_port_that_cannot_be_reached_is_left_alone() -> None:
 
 async def test_a_replica_that_is_gone_keeps_its_connection() -> None:
     """Not registered is an expected answer, whatever the way; after it the connection serves on."""
-    async with running_router() as router, way_to(router) as way:
-        await register(router, "a")
-        await way.send(events(0, snapshot=True))
-        await way.send(events(1))
+    async with open_way() as (router, way):
         router.core.replicas.remove("a")
         with pytest.raises(TransportError) as raised:
             await way.send(events(2))
@@ -103,10 +107,7 @@ async def test_a_replica_that_is_gone_keeps_its_connection() -> None:
 
 async def test_a_send_that_is_cancelled_leaves_no_half_frame() -> None:
     """The connection ends with it; what follows is whole."""
-    async with running_router() as router, way_to(router) as way:
-        await register(router, "a")
-        await way.send(events(0, snapshot=True))
-        await way.send(events(1))
+    async with open_way() as (_, way):
         sending = asyncio.create_task(way.send(events(2)))
         await asyncio.sleep(0)
         sending.cancel()
@@ -148,10 +149,7 @@ async def test_messages_over_the_open_connection_renew_the_lease() -> None:
 
 async def test_a_lease_that_is_not_renewed_is_said_not_to_be() -> None:
     """A replica without a lease, and an earlier life of one that has one, go on with heartbeats."""
-    async with running_router() as router, way_to(router) as way:
-        await register(router, "a")
-        await way.send(events(0, snapshot=True))
-        await way.send(events(1))
+    async with open_way() as (router, way):
         assert way.fed
         assert not way.renews
         lease(router, born_ms=7)

@@ -73,15 +73,6 @@ async def test_a_haproxy_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypa
     assert await process.wait() == -9
 
 
-async def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
-    """They name sockets and key files."""
-    process = make_process(tmp_path, '[ "$1" = -c ]')
-    with pytest.raises(ProcessError):
-        await process.start()
-    modes = {stat.S_IMODE((tmp_path / "run" / name).stat().st_mode) for name in FILE_NAMES}
-    assert modes == {0o600}
-
-
 async def test_nothing_to_wait_for_or_to_reload(tmp_path: Path) -> None:
     """Before a start both say so; a stop has nothing to do."""
     process = make_process(tmp_path, "exit 0")

@@ -359,19 +359,6 @@ def test_a_health_path_that_is_no_path_is_refused() -> None:
         health_paths({"r1": make_desired(health_path="/a b")})
 
 
-async def test_everything_is_applied_again_to_a_restarted_haproxy() -> None:
-    """Nothing is remembered, so nothing is missed."""
-    model = ModelHAProxy()
-    reconciler = Reconciler(model)
-    desired = {"r1": make_desired()}
-    before = await reconciler.step(desired)
-    model.restart()
-    after = await reconciler.step(desired)
-    assert after.changed
-    assert after.pid != before.pid
-    assert after.servers == before.servers
-
-
 async def test_a_leaving_server_goes_when_its_last_stream_has_ended() -> None:
     """Maintenance at once, deletion when idle, tried again while the connection is still closing."""
     model = ModelHAProxy()

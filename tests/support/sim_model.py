@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest, StepResult
+from pointsman.engine.sim.config import ModelConfig
+from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 from pointsman.engine.sim.timing import Timing
 
 _IDS = count(1)

@@ -18,7 +18,7 @@ from pointsman.engine.vllm.fleet.spec import Bundle, Rank, group_argv
 from pointsman.engine.vllm.replica.replica import Found, Started, VllmReplica
 
 CALLS_MAX = 64
-"""Calls an actor takes at once; its supervisor has two under way, the others read signals."""
+"""Calls an actor takes at once; its supervisor has two under way, and a driver that finds it asks once more."""
 
 WITHDRAW_S = 1.5
 """Seconds that the remaining ranks of a group have to withdraw from the routers and close."""
@@ -50,10 +50,6 @@ class Incarnation(Protocol):
 
     def kill(self) -> None:
         """End every process at once, whatever it does, and free what was reserved; harmless when all is gone."""
-
-
-MakeIncarnation = Callable[[], Incarnation]
-"""Makes one more incarnation of a replica; nothing happens before its `start`."""
 
 
 class RayActor:

@@ -29,8 +29,6 @@ from pointsman.engine.vllm.fleet.fleet import Fleet, find_replicas
 from pointsman.engine.vllm.fleet.spec import ranks_of, revision_of
 from pointsman.engine.vllm.fleet.store import FleetStore
 
-_TINY = {tiny_model.TINY: "qwen3", tiny_model.TINY_MOE: "qwen3moe"}
-
 
 def run(config: FleetConfig, *, say: Say | None = None) -> None:
     """Run the fleet until SIGTERM or SIGINT, then drain and end it; a second signal ends it at once.
@@ -57,8 +55,8 @@ def run(config: FleetConfig, *, say: Say | None = None) -> None:
 
 def model_path(config: FleetConfig, pool: PoolConfig) -> str:
     """Where the model of a pool lies. A folder is looked for here only if the replicas run here."""
-    if pool.model in _TINY:
-        return str(tiny_model.cached_tiny_model(arch=_TINY[pool.model]))
+    if pool.model in (tiny_model.TINY, tiny_model.TINY_MOE):
+        return str(tiny_model.cached_tiny_model(experts=pool.model == tiny_model.TINY_MOE))
     if not config.ray_address and pool.model.startswith(("/", "./", "../")) and not Path(pool.model).is_dir():
         raise VllmConfigError("model", pool.model, "a folder that exists, or a hub name", source=f"pool {pool.name}")
     return pool.model

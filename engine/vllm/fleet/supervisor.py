@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pointsman.contract.backoff import Backoff
 from pointsman.engine.vllm.errors import ClusterError, EngineStartError, ReplicaDiedError
-from pointsman.engine.vllm.fleet.actor import Incarnation, MakeIncarnation
+from pointsman.engine.vllm.fleet.actor import Incarnation
 from pointsman.engine.vllm.fleet.environment import PoolEnvironment
 from pointsman.engine.vllm.replica.replica import Started
 
@@ -55,7 +55,7 @@ class ReplicaSupervisor:
     def __init__(
         self,
         replica: str,
-        make_incarnation: MakeIncarnation,
+        make_incarnation: Callable[[], Incarnation],
         proven: ConfigProven,
         environment: PoolEnvironment,
         *,
@@ -63,7 +63,8 @@ class ReplicaSupervisor:
         sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_change` is called whenever the condition of the replica differs. `clock` is in seconds."""
+        """`make_incarnation` makes one more incarnation, which does nothing before its `start`. `on_change` is called
+        whenever the condition of the replica differs. `clock` is in seconds."""
         self._replica = replica
         self._make_incarnation = make_incarnation
         self._proven = proven

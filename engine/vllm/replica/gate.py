@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import msgspec
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -71,7 +73,7 @@ class Gate:
         kind = scope["type"]
         if kind == "http":
             if scope["path"] in HEALTH_PATHS and not self.healthy:
-                await _answer(send, 503, self._condition())
+                await _answer(send, self._condition())
                 return
             if scope["method"] in READING_METHODS:
                 await self._app(scope, receive, send)
@@ -101,20 +103,21 @@ async def _refuse(kind: str, send: Send) -> None:
     if kind == "websocket":
         await send({"type": "websocket.close", "code": _WEBSOCKET_TRY_AGAIN_LATER, "reason": "replica is draining"})
     else:
-        await _answer(send, 503, "replica is draining", close=True)
+        # No more comes through a kept-alive connection.
+        await _answer(send, "replica is draining", (b"connection", b"close"))
 
 
-async def _answer(send: Send, status: int, message: str, *, close: bool = False) -> None:
-    """An error of the form vLLM's own have. `close` also ends a kept-alive connection: no more comes through it."""
-    body = (
-        f'{{"error":{{"message":"{message}","type":"ServiceUnavailableError","param":null,"code":{status}}}}}'.encode()
-    )
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(RETRY_AFTER_S).encode()),
-    ]
-    if close:
-        headers.append((b"connection", b"close"))
+async def _answer(send: Send, message: str, *more: tuple[bytes, bytes]) -> None:
+    retry_after = (b"retry-after", str(RETRY_AFTER_S).encode())
+    await answer_error(send, 503, "ServiceUnavailableError", message, None, retry_after, *more)
+
+
+async def answer_error(
+    send: Send, status: int, kind: str, message: str, param: str | None, *more: tuple[bytes, bytes]
+) -> None:
+    """Answer an error of the form vLLM's own have, with headers besides those of its body."""
+    error = {"message": message, "type": kind, "param": param, "code": status}
+    body = msgspec.json.encode({"error": error})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

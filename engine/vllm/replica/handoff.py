@@ -23,13 +23,11 @@ from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_sta
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope
 from pointsman.engine.disaggregation import (
-    CONNECTORS,
     PARAMS,
     PREFILL_HEADER,
     PREFILL_KEYS_HEADER,
     REFUSAL,
     TIMEOUT_S,
-    Connector,
     HandoffOutcome,
     Peer,
     Prefiller,
@@ -38,12 +36,13 @@ from pointsman.engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
-from pointsman.engine.vllm.replica.connector import DEFAULT_CONNECTOR
-from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send, answer_error
 from pointsman.engine.vllm.replica.signals import Generate
 
 BODY_BYTES_MAX = 256 * 2**20
 """A body is held until it is judged, as vLLM holds it; a longer one is refused with 413."""
+
+REFUSED = "BadRequestError"
 
 
 class _Call:
@@ -78,19 +77,12 @@ class Handoff:
     """The handoffs of one replica. Wrap its app and its `generate`; `close` at its end."""
 
     def __init__(
-        self,
-        role: Role,
-        model: str,
-        *,
-        timeout_s: float = TIMEOUT_S,
-        connector: Connector = CONNECTORS[DEFAULT_CONNECTOR],
-        lost: Callable[[], int] = lambda: 0,
-        own: Peer | None = None,
+        self, role: Role, model: str, *, timeout_s: float = TIMEOUT_S, lost: Callable[[], int] = lambda: 0
     ) -> None:
         """`model`: as all replicas of the model serve it. `lost`: transfers that failed in the engine so far."""
         self._model = model
         self._lost = lost
-        self._prefiller = Prefiller(connector, timeout_s=timeout_s, own=own) if role is Role.DECODE else None
+        self._prefiller = Prefiller(timeout_s) if role is Role.DECODE else None
 
     def totals(self) -> Handoffs | None:
         """Totals of handoffs; None unless this is a decode replica."""
@@ -112,11 +104,11 @@ class Handoff:
                 return
             messages, body = await _whole(receive)
             if body is None:
-                await _refuse(send, 413, f"a body has at most {BODY_BYTES_MAX} bytes", None)
+                await answer_error(send, 413, REFUSED, f"a body has at most {BODY_BYTES_MAX} bytes", None)
                 return
             call = _Call(scope["headers"], body)
             if not call.is_prefill and carries_transfer_params(body):
-                await _refuse(send, 400, REFUSAL, PARAMS)
+                await answer_error(send, 400, REFUSED, REFUSAL, PARAMS)
                 return
             _call.set(call)
             await app(scope, _replayed(messages, receive), send)
@@ -179,8 +171,9 @@ async def _handed_over(
     prefill: PrefillRequest,
     decode: Callable[[dict[str, Any] | None], AsyncIterator[Any]],
 ) -> AsyncIterator[Any]:
+    params = await prefiller.handoff(peer, prefill)
     # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
-    async with prefiller.handoff(peer, prefill) as params, aclosing(decode(params)) as outputs:  # type: ignore[type-var]
+    async with aclosing(decode(params)) as outputs:  # type: ignore[type-var]
         async for output in outputs:
             yield output
 
@@ -209,12 +202,3 @@ def _replayed(messages: list[Message], receive: Receive) -> Receive:
         return await receive() if message is None else message
 
     return replayed
-
-
-async def _refuse(send: Send, status: int, message: str, param: str | None) -> None:
-    """An error of the form vLLM's own have."""
-    error = {"message": message, "type": "BadRequestError", "param": param, "code": status}
-    body = msgspec.json.encode({"error": error})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

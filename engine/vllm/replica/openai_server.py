@@ -38,11 +38,6 @@ class OpenAIServer:
         return not self._engine.errored
 
     @property
-    def unfinished(self) -> int:
-        """Requests the engine has accepted and not ended."""
-        return int(self._engine.get_num_unfinished_requests())
-
-    @property
     def queued_tokens(self) -> int:
         """Prompt tokens of requests without a first token yet."""
         return int(self._engine.get_num_queued_tokens())
@@ -89,7 +84,6 @@ async def build(argv: Sequence[str], signals: EngineSignals, *, kv_events: bool 
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
-    engine.generate = signals.watch(engine.generate)
     tasks = await engine.get_supported_tasks()
     if "generate" not in tasks:
         engine.shutdown(timeout=0)

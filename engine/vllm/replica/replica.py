@@ -26,6 +26,7 @@ import uvicorn
 
 from pointsman.contract.events import Handoffs
 from pointsman.contract.registration import Role
+from pointsman.engine.disaggregation import Peer
 from pointsman.engine.vllm.errors import EngineStartError, ReplicaDiedError, VllmError
 from pointsman.engine.vllm.fleet import cluster
 from pointsman.engine.vllm.fleet.config import NODE_ADDRESS
@@ -35,7 +36,7 @@ from pointsman.engine.vllm.replica.connector import open_side_channel
 from pointsman.engine.vllm.replica.gate import App, Gate
 from pointsman.engine.vllm.replica.handoff import Handoff
 from pointsman.engine.vllm.replica.router_link import RouterLink
-from pointsman.engine.vllm.replica.signals import EngineSignals, Signals
+from pointsman.engine.vllm.replica.signals import EngineSignals
 
 log = logging.getLogger("pointsman.vllm.replica")
 
@@ -163,14 +164,6 @@ class VllmReplica:
         if self._handoff is not None:
             await self._handoff.close()
 
-    async def signals(self) -> Signals:
-        """Load of this replica at this moment."""
-        return self._signals.read(
-            in_flight=self._gate.in_flight,
-            unfinished=self._server.unfinished,
-            queued_tokens=self._server.queued_tokens,
-        )
-
     async def _start(self, more: tuple[str, ...]) -> Started:
         began_s = time.monotonic()
         _tell_children_of_ray()
@@ -230,8 +223,7 @@ class VllmReplica:
 
     def _serve(self, gate: Gate) -> str:
         host = self._host()
-        family = _family(host)
-        listening = socket.create_server((host, 0), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, 0), family=_family(host), backlog=BACKLOG)
         config = uvicorn.Config(
             gate,
             lifespan="on",
@@ -244,8 +236,7 @@ class VllmReplica:
         self._http = uvicorn.Server(config)
         self._server.end_with(self._http)
         self._serving = asyncio.create_task(self._http.serve(sockets=[listening]))
-        port = listening.getsockname()[1]
-        return f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}"
+        return f"http://{Peer(host, listening.getsockname()[1])}"
 
     def _paired(self, app: App) -> App:
         """Put handoffs around the engine of a replica with a role; the app to serve instead of `app`."""

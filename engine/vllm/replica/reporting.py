@@ -131,7 +131,6 @@ class Reporter:
         """By tag, requests whose first token the engine's outputs show too late."""
         self._streams: list[KVEventStream] = []
         self._publisher: Publisher | None = None
-        self._publishing: asyncio.Task[None] | None = None
         self._last_tag = 0
 
     def start(self, cache: PrefixCache) -> None:
@@ -158,16 +157,14 @@ class Reporter:
         self._streams = [KVEventStream(source, self.apply, self._lost) for source in cache.sources]
         for stream in self._streams:
             stream.open()
-        self._publishing = asyncio.create_task(self._publisher.run(), name="publish")
+        self._publisher.start()
 
     async def stop(self) -> None:
         """Publish what waits and close."""
         for stream in self._streams:
             stream.close()
-        if self._publishing is not None and self._publisher is not None:
-            self._publishing.cancel()
-            await asyncio.wait({self._publishing})
-            await self._publisher.close()
+        if self._publisher is not None:
+            await self._publisher.stop()
 
     # A request, as bytes
 

@@ -5,7 +5,6 @@ A replica without admin URLs registers nowhere and reports nothing; every call i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from pointsman.contract.events import EngineLoad, Handoffs
@@ -27,7 +26,6 @@ class RouterLink:
         self._transports: list[RouterTransport] = []
         self._reporter: Reporter | None = None
         self._registrar: Registrar | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
 
     @property
     def superseded(self) -> bool:
@@ -91,7 +89,7 @@ class RouterLink:
             heartbeat_s=spec.heartbeat_s,
             renewals=self._transports,
         )
-        self._heartbeat = asyncio.create_task(self._registrar.run())
+        self._registrar.start()
 
     async def drain(self) -> bool:
         """Ask the routers to send no more requests; answers whether all of them accepted."""
@@ -101,9 +99,6 @@ class RouterLink:
         """Withdraw from the routers and publish what waits."""
         registrar, self._registrar = self._registrar, None
         if registrar is not None:
-            if self._heartbeat is not None:
-                self._heartbeat.cancel()
-                await asyncio.wait({self._heartbeat})
             await registrar.withdraw()
         reporter, self._reporter = self._reporter, None
         if reporter is not None:

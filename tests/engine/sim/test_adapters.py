@@ -6,7 +6,8 @@ from sim_model import run_until_idle
 from sim_replica import chat_body, client_of, replica
 
 from pointsman.engine.sim.adapters import AdapterSlots
-from pointsman.engine.sim.model import EngineModel, ModelConfig, SimRequest
+from pointsman.engine.sim.config import ModelConfig
+from pointsman.engine.sim.model import EngineModel, SimRequest
 from pointsman.engine.sim.timing import paced
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sim_model import make_model, make_request, run_until_idle
 
 from pointsman.engine.sim.blocks import Removed, Stored
+from pointsman.engine.sim.config import ModelConfig
 from pointsman.engine.sim.errors import SimConfigError
-from pointsman.engine.sim.model import ModelConfig
 from pointsman.engine.sim.timing import Timing
 
 
@@ -141,22 +141,6 @@ def test_nobody_is_admitted_in_a_step_that_preempted() -> None:
     assert result.preempted == ["b"]
     assert result.emitted == ["a"]
     assert model.stats().waiting == 2
-
-
-@pytest.mark.parametrize("steps", [pytest.param(n, id=f"after {n} steps") for n in range(5)])
-def test_an_abort_gives_every_block_back(steps: int) -> None:
-    """Waiting, in a chunk, or decoding: nothing stays held, and the backlog forgets the prompt."""
-    model = make_model()
-    model.add(make_request("a", prompt=70, output=9))
-    for _ in range(steps):
-        model.step()
-    assert model.abort("a")
-    assert not model.abort("a")
-    stats = model.stats()
-    assert (stats.running, stats.waiting, stats.kv_usage, stats.queued_prefill_tokens) == (0, 0, 0.0, 0)
-    assert stats.aborted == 1
-    assert model.cache.available == 64
-    assert model.step().steps == 0
 
 
 def test_an_abort_lets_the_queue_move() -> None:

@@ -98,42 +98,30 @@ def notify_bytes(stream_id: int, args: dict[str, tuple[object, bytes]]) -> bytes
     return spop_peer.notify(stream_id, 1, encoded("scalars", SCALARS), encoded("strings", args))
 
 
-# A name of `tests/haproxy/golden`, the same bytes written by the peer, and the events they lead to on an open
-# connection (a HELLO: on a new one).
-FROM_HAPROXY = [
-    pytest.param(
-        "healthcheck-hello",
-        spop_peer.healthcheck_hello(),
-        [HealthCheck()],
-        id="healthcheck-hello",
-    ),
-    pytest.param("hello", spop_peer.hello(engine_id=ENGINE_ID), [HELLO_RECEIVED], id="hello"),
-    pytest.param("notify", notify_bytes(0, POSTED), [notify_event(0, POSTED)], id="notify"),
-    pytest.param(
-        "notify-pipelined",
+FROM_HAPROXY = {
+    "healthcheck-hello": (spop_peer.healthcheck_hello(), [HealthCheck()]),
+    "hello": (spop_peer.hello(engine_id=ENGINE_ID), [HELLO_RECEIVED]),
+    "notify": (notify_bytes(0, POSTED), [notify_event(0, POSTED)]),
+    "notify-pipelined": (
         b"".join(notify_bytes(2 + number, asked(f"/{number}")) for number in range(3)),
         [notify_event(2 + number, asked(f"/{number}")) for number in range(3)],
-        id="notify-pipelined",
     ),
-    pytest.param(
-        "disconnect-idle",
+    "disconnect-idle": (
         spop_peer.disconnect(2, "a timeout occurred"),
         [Disconnected(Status.TIMEOUT, "a timeout occurred")],
-        id="disconnect-idle",
     ),
-    pytest.param(
-        "disconnect-stop",
-        spop_peer.disconnect(0, "normal"),
-        [Disconnected(Status.NORMAL, "normal")],
-        id="disconnect-stop",
-    ),
-    pytest.param(
-        "disconnect-version",
+    "disconnect-stop": (spop_peer.disconnect(0, "normal"), [Disconnected(Status.NORMAL, "normal")]),
+    "disconnect-version": (
         spop_peer.disconnect(8, "unsupported version"),
         [Disconnected(Status.UNSUPPORTED_VERSION, "unsupported version")],
-        id="disconnect-version",
     ),
-]
+}
+"""By name in `tests/haproxy/golden`: the same bytes written by the peer, and the events they lead to on an open
+connection (a HELLO: on a new one)."""
+
+CAPTURED = pytest.mark.parametrize(
+    ("name", "written", "events"), [pytest.param(name, *what, id=name) for name, what in FROM_HAPROXY.items()]
+)
 
 
 def open_connection(limits: Limits | None = None) -> SPOPConnection:
@@ -150,7 +138,7 @@ def connection_before(frame: str) -> SPOPConnection:
     return SPOPConnection() if "hello" in frame else open_connection()
 
 
-@pytest.mark.parametrize(("name", "written", "events"), FROM_HAPROXY)
+@CAPTURED
 def test_captured_frames_both_ways(name: str, written: bytes, events: list[Event]) -> None:
     """What HAProxy 2.8.25 sent leads to these events, and these values written by the peer are its very bytes."""
     data = golden(f"haproxy-2.8.25-{name}")
@@ -160,7 +148,7 @@ def test_captured_frames_both_ways(name: str, written: bytes, events: list[Event
     assert connection.events_received() == events
 
 
-@pytest.mark.parametrize(("name", "written", "events"), FROM_HAPROXY)
+@CAPTURED
 def test_captured_frames_in_every_split(name: str, written: bytes, events: list[Event]) -> None:
     """The events, and the bytes answered, are the same however the frame is cut."""
     whole = connection_before(name)
@@ -174,7 +162,7 @@ def test_captured_frames_in_every_split(name: str, written: bytes, events: list[
         assert connection.data_to_send() == answered
 
 
-@pytest.mark.parametrize(("name", "written", "events"), FROM_HAPROXY)
+@CAPTURED
 def test_captured_frames_with_trailing_bytes(name: str, written: bytes, events: list[Event]) -> None:
     """An incomplete frame behind a frame changes nothing, and completes later."""
     tail = spop_peer.notify(9, 1, message("late"))
@@ -187,7 +175,7 @@ def test_captured_frames_with_trailing_bytes(name: str, written: bytes, events: 
         assert connection.events_received() == late
 
 
-@pytest.mark.parametrize(("name", "written", "events"), FROM_HAPROXY)
+@CAPTURED
 def test_cut_short_inside_a_complete_frame(name: str, written: bytes, events: list[Event]) -> None:
     """A frame whose length says it ends early is a ProtocolError, or another good frame, and nothing else."""
     first = 4 + int.from_bytes(written[:4], "big")

@@ -32,7 +32,7 @@ async def until_said(child: Child, word: str) -> None:
 
 async def test_a_killed_process_is_started_again(log_file: Path) -> None:
     """Another pid, one restart counted, what it wrote before still in the log."""
-    child = Child("c", python("import time; print('up', flush=True); time.sleep(60)"), log_file=log_file)
+    child = Child("c", python(UP), log_file=log_file)
     await child.start()
     await until_said(child, "up")
     first = child.pid
@@ -42,19 +42,6 @@ async def test_a_killed_process_is_started_again(log_file: Path) -> None:
     assert child.pid != first and child.restarts == 1
     assert await child.stop()
     assert not psutil.pid_exists(first)
-
-
-async def test_a_stop_is_polite_first(log_file: Path) -> None:
-    """A process that ends on SIGTERM is given the time to."""
-    code = (
-        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(0)));"
-        "print('up', flush=True); time.sleep(60)"
-    )
-    child = Child("c", python(code), log_file=log_file)
-    await child.start()
-    await until_said(child, "up")
-    assert await child.stop()
-    assert child.last_words().endswith("bye") and child.restarts == 0
 
 
 async def test_a_process_that_does_not_stop_is_killed(log_file: Path) -> None:
@@ -110,9 +97,7 @@ async def test_exit_code_2_of_what_ran_before_is_a_failure_like_others(log_file:
 async def test_a_start_that_the_system_refuses_is_tried_again(log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, no memory, no process to be had: the watch goes on until there is."""
     said: list[str] = []
-    child = Child(
-        "c", python("print('up', flush=True); import time; time.sleep(60)"), log_file=log_file, say=said.append
-    )
+    child = Child("c", python(UP), log_file=log_file, say=said.append)
     await child.start()
     await until_said(child, "up")
     spawn, refusals = child._spawn, [errno.EMFILE, errno.EAGAIN]
@@ -143,9 +128,7 @@ async def test_the_first_start_that_the_system_refuses_is_one_sentence(log_file:
 async def test_a_watch_that_meets_an_exception_goes_on(log_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A programming error in the watch is said, and the process is kept alive all the same."""
     said: list[str] = []
-    child = Child(
-        "c", python("print('up', flush=True); import time; time.sleep(60)"), log_file=log_file, say=said.append
-    )
+    child = Child("c", python(UP), log_file=log_file, say=said.append)
     await child.start()
     await until_said(child, "up")
     spawn, errors = child._spawn, [ZeroDivisionError("oops")]
@@ -191,31 +174,3 @@ async def test_lines_of_its_state_are_shown(log_file: Path, monkeypatch: pytest.
     await asyncio.sleep(0.05)
     assert said == ["1", "2"] and child.last_words() == "noise\nstate: 1\nstate: 2"
     await child.stop()
-
-
-async def test_a_child_dies_with_its_supervisor(log_file: Path, tmp_path: Path) -> None:
-    """SIGKILL leaves the supervisor no time to stop anything; the kernel does it."""
-    code = f"""
-import asyncio, sys
-from pathlib import Path
-from pointsman.up.child import Child
-async def main():
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    child = Child("c", sleep, log_file=Path({str(tmp_path / "inner")!r}))
-    await child.start()
-    print("pid", child.pid, flush=True)
-    await asyncio.sleep(60)
-asyncio.run(main())
-"""
-    supervisor = await asyncio.create_subprocess_exec(*python(code), stdout=asyncio.subprocess.PIPE)
-    assert supervisor.stdout
-    line = b""
-    while not line.startswith(b"pid "):
-        line = await supervisor.stdout.readline()
-    pid = int(line[4:])
-    supervisor.kill()
-    await supervisor.wait()
-    supervisor._transport.close()  # type: ignore[attr-defined]
-    async with asyncio.timeout(20):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)

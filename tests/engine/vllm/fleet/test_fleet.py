@@ -6,12 +6,9 @@ Tests run in the order of the file. `make engine-cpu` installs what they need.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +32,6 @@ DRAIN_S = 180.0
 
 WAIT_S = 60.0
 """For what takes a moment on an idle machine."""
-
-_READ_SIGNALS = """
-import json, msgspec, ray, sys
-ray.init(address=sys.argv[1], namespace="pointsman", log_to_driver=False, logging_level="ERROR")
-actors = [ray.get_actor(name) for name in sys.argv[2:]]
-print(json.dumps([msgspec.to_builtins(ray.get(actor.signals.remote())) for actor in actors]))
-"""
 
 
 class Running(NamedTuple):
@@ -182,23 +172,6 @@ async def test_a_client_that_leaves_frees_the_engine(running: Running) -> None:
         while running_requests(url):
             await asyncio.sleep(0.05)
     assert 5 <= metric(url, "vllm:generation_tokens_total") - before < LONG
-
-
-def test_signals_tell_load_and_history(running: Running) -> None:
-    """Anyone on the cluster can read a replica's signals; after the tests above it is idle and has one abort."""
-    read = subprocess.run(
-        [sys.executable, "-c", _READ_SIGNALS, running.ray_address, "vllm-1", "vllm-2"],
-        env=running.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    first, second = json.loads(read.stdout)
-    for signals in (first, second):
-        assert signals["in_flight"] == signals["unfinished"] == signals["running"] == signals["queued_tokens"] == 0
-        assert signals["first_tokens"] == signals["finished"] + signals["aborted"]
-    assert (first["aborted"], second["aborted"]) == (1, 0)
-    assert first["prompt_tokens"] > first["cached_tokens"] >= 0
 
 
 async def test_a_fleet_may_join_a_cluster_and_leaves_it_running(running: Running) -> None:

@@ -82,13 +82,15 @@ class Supervised:
             say=self.said.append,
         )
         self.supervisor = ReplicaSupervisor(
-            "r-1",
-            self._next,
-            self.proven,
-            environment,
-            sleep=self._sleep,
-            clock=self._clock,
+            "r-1", self._next, self.proven, environment, sleep=self._sleep, clock=self._clock
         )
+
+    async def run_until_started(self, last: FakeIncarnation) -> None:
+        """Supervise, stop once this incarnation has started, and wait for the end."""
+        running = asyncio.create_task(self.supervisor.run())
+        await last.started.wait()
+        self.supervisor.stop()
+        await running
 
     def _next(self) -> FakeIncarnation:
         return next(self._incarnations)
@@ -108,10 +110,7 @@ async def test_a_replica_serves_until_the_fleet_stops_and_is_drained_then() -> N
     """Starting, ready, draining, stopped: one line each, and the process is ended."""
     incarnation = FakeIncarnation()
     supervised = Supervised(incarnation)
-    running = asyncio.create_task(supervised.supervisor.run())
-    await incarnation.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(incarnation)
     assert supervised.said == [
         "r-1 starting",
         "ready: http://127.0.0.1:1 replica=r-1 start_s=0.5",
@@ -126,10 +125,7 @@ async def test_requests_that_were_cut_are_told() -> None:
     """A drain that ran out of time says how many requests it cost."""
     incarnation = FakeIncarnation(left=3)
     supervised = Supervised(incarnation)
-    running = asyncio.create_task(supervised.supervisor.run())
-    await incarnation.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(incarnation)
     assert "r-1 cut 3 requests that were not done in 30 s" in supervised.said
 
 
@@ -138,10 +134,7 @@ async def test_a_dead_replica_starts_again_after_a_pause_that_grows() -> None:
     dead = [FakeIncarnation(wait=ReplicaDiedError("r-1: its process died")) for _ in range(3)]
     last = FakeIncarnation()
     supervised = Supervised(*dead, last)
-    running = asyncio.create_task(supervised.supervisor.run())
-    await last.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(last)
     assert supervised.pauses == [1.0, 2.0, 4.0]
     assert all(incarnation.killed for incarnation in dead)
     assert "r-1 died: r-1: its process died; starts again in 1 s" in supervised.said
@@ -152,10 +145,7 @@ async def test_a_long_life_forgives_earlier_deaths() -> None:
     dead = [FakeIncarnation(wait=ReplicaDiedError("died")) for _ in range(3)]
     last = FakeIncarnation()
     supervised = Supervised(*dead, last, run_s=61.0)
-    running = asyncio.create_task(supervised.supervisor.run())
-    await last.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(last)
     assert supervised.pauses == [1.0, 1.0, 1.0]
 
 
@@ -175,10 +165,7 @@ async def test_once_a_replica_has_served_a_refusal_is_tried_again() -> None:
     last = FakeIncarnation()
     supervised = Supervised(FakeIncarnation(start=EngineStartError("no memory")), last)
     supervised.proven.served = True
-    running = asyncio.create_task(supervised.supervisor.run())
-    await last.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(last)
     assert supervised.pauses == [1.0]
 
 
@@ -202,10 +189,7 @@ async def test_a_supervisor_that_stops_does_not_wait_for_a_start() -> None:
     """SIGTERM while the model loads ends the replica at once."""
     incarnation = HangingIncarnation()
     supervised = Supervised(incarnation)
-    running = asyncio.create_task(supervised.supervisor.run())
-    await incarnation.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(incarnation)
     assert supervised.said == ["r-1 starting", "r-1 stopped"]
     assert incarnation.killed
 
@@ -222,9 +206,6 @@ async def test_a_second_signal_does_not_wait_for_the_drain() -> None:
     incarnation = NeverDrains()
     supervised = Supervised(incarnation)
     ask_again: Callable[[], None] = supervised.supervisor.stop
-    running = asyncio.create_task(supervised.supervisor.run())
-    await incarnation.started.wait()
-    supervised.supervisor.stop()
-    await running
+    await supervised.run_until_started(incarnation)
     assert incarnation.killed
     assert supervised.said[-1] == "r-1 stopped"

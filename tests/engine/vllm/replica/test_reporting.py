@@ -76,6 +76,8 @@ class Replica:
         self.kind = kind
         self.prompts = prompts
         self.computed = asyncio.Event()
+        self.closed = 0
+        """Requests that ended in the engine, which a closed generator aborts."""
         self.adapter: Any = None
         self.salt: dict[str, str] = {}
         self.given: list[dict[str, Any]] = []
@@ -88,10 +90,13 @@ class Replica:
     ) -> Any:
         self.tags.append(session_id)
         ids = prompt["prompt_token_ids"]
-        if self.kind is Kind.DELTA:
-            yield output(ids, cached=32)
-        await self.computed.wait()
-        yield output(ids, cached=32, tokens=1 if self.kind is Kind.DELTA else 2, finished=True)
+        try:
+            if self.kind is Kind.DELTA:
+                yield output(ids, cached=32)
+            await self.computed.wait()
+            yield output(ids, cached=32, tokens=1 if self.kind is Kind.DELTA else 2, finished=True)
+        finally:
+            self.closed += 1
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
@@ -224,11 +229,12 @@ async def test_events_may_come_after_the_end(replica: Replica) -> None:
 
 
 async def test_a_client_that_leaves_is_told_of_without_a_prompt(replica: Replica) -> None:
-    """Its prompt counts for nothing; the one token it got says how fast the engine decodes."""
+    """Its prompt counts for nothing; the one token it got says how fast the engine decodes. vLLM aborts it."""
     asking = asyncio.create_task(replica.ask("r1"))
     await replica.until(first=1)
     asking.cancel()
     await replica.until(finished=1)
+    assert replica.closed == 1
     (finished,) = replica.listener.finished
     assert finished == Finished("r1", 0, 1, finished.decode_ms)
 
