@@ -54,8 +54,7 @@ class Client:
         return decision, answer.json()
 
     async def is_told(self, request_id: str) -> bool:
-        request = self.router.core.requests.get(request_id)
-        return request is None or request.placement is None
+        return all(one.placement is None for one in self.router.core.requests if one.id == request_id)
 
 
 async def test_conversations_get_what_was_predicted() -> None:

@@ -99,14 +99,12 @@ async def test_an_engine_that_registers_at_one_edge_reports_to_both(tmp_path: Pa
             EngineReadings(resident=lambda: [1, 2], load=EngineLoad),
             reach=transport,
         )
-        publishing = asyncio.create_task(publisher.run())
+        publisher.start()
         await until(lambda: all(held(router.core, 2) for router in (a, b)))
         publisher.keys([3], [1])
         await until(lambda: all(held(router.core, 3) for router in (a, b)))
         assert not held(b.core, 1)
-        publishing.cancel()
-        await asyncio.wait([publishing])
-        await publisher.close()
+        await publisher.stop()
 
 
 @pytest.mark.soak
