@@ -7,6 +7,7 @@ becomes of a request after that is the caller's to do.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from pointsman.router.requests.request import Request
 
@@ -24,9 +25,16 @@ class EndedRequests:
     def __len__(self) -> int:
         return len(self._ended)
 
-    def add(self, request: Request, now_s: float) -> None:
-        """Remembers a request that ended now."""
-        self._ended.append((now_s, request))
+    def add(self, request: Request, now_s: float) -> Sequence[Request]:
+        """Remember a request that ended now; return up to two that are remembered no longer.
+
+        Two for each that comes: under load the sweep has few to forget, and holds nobody up.
+        """
+        ended = self._ended
+        ended.append((now_s, request))
+        if ended[0][0] > now_s - LINGER_S and len(ended) <= self._max:
+            return ()
+        return self.take_overdue(now_s, 2)
 
     def take_overdue(self, now_s: float, count: int) -> list[Request]:
         """Takes out up to `count` requests that ended too long ago, or that are too many."""

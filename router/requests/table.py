@@ -233,9 +233,7 @@ class RequestTable:
             return
         if not request.ended:
             request.ended = True
-            self._ended.add(request, now_s)
-            # Two for each that comes: under load the sweep has few to forget, and holds nobody up.
-            for overdue in self._ended.take_overdue(now_s, 2):
+            for overdue in self._ended.add(request, now_s):
                 self._drop(overdue, now_s)
 
     def _drop(self, request: Request, now_s: float) -> None:
