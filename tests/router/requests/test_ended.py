@@ -22,8 +22,14 @@ def test_the_first_to_end_are_overdue_first() -> None:
     assert len(requests) == 1
 
 
-def test_more_than_the_limit_are_overdue_at_once() -> None:
+def test_more_than_the_limit_are_given_up_at_once() -> None:
     """The number remembered stays bounded however fast requests end."""
-    requests = ended(0.0, 0.1, 0.2, max_requests=2)
-    assert [request.id for request in requests.take_overdue(0.2, 9)] == ["r0"]
+    requests = ended(0.0, 0.1, max_requests=2)
+    assert [request.id for request in requests.add(Request("r0.2", 0.0, 0, 1), 0.2)] == ["r0"]
+    assert len(requests) == 2
+
+
+def test_each_that_ends_gives_up_two_whose_time_is_over() -> None:
+    requests = ended(0.0, 0.1, 0.2)
+    assert [request.id for request in requests.add(Request("new", 0.0, 0, 1), LINGER_S + 1.0)] == ["r0", "r0.1"]
     assert len(requests) == 2
