@@ -1,4 +1,4 @@
-"""What size costs: thousands of streams, and a thousand replicas.
+"""The bench of size: thousands of streams, and a thousand replicas.
 
 Streams (`bench.scale_streams`): memory of the edge at 1,000, 5,000 and 9,800 open streams, beside vllm-router. Replicas
 (`bench.scale_fleet`): an idle edge and a lightly loaded one with 4, 200 and 1,000 replicas behind it.
@@ -29,7 +29,7 @@ from bench.scale_streams import (
 
 STREAM_BASE_MB = 256.0
 STREAM_KB = 20.0
-"""What HAProxy may take: so much, and so much a stream."""
+"""HAProxy's memory budget: so much, and so much a stream."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ScaleOptions:
 
 
 def allowed_mb(streams: int) -> float:
-    """What HAProxy may take with so many streams."""
+    """Return HAProxy's memory budget with so many streams, in megabytes."""
     return STREAM_BASE_MB + streams * STREAM_KB / 1024
 
 

@@ -1,4 +1,4 @@
-"""What an edge costs with many replicas behind it, at rest and under a light load.
+"""The cost of an edge with many replicas behind it, at rest and under a light load.
 
 `Fleet` says how many replicas there are and of which kind: *endpoints*, plain URLs that the router scrapes, or
 *engines*, which register and report themselves. Per fleet: CPU and wake-ups without a request; latencies and placement
@@ -57,7 +57,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """How much is measured."""
+    """Size of the measurement."""
 
     fleets: tuple[Fleet, ...] = tuple(Fleet(n, kind) for n in (4, 200, 1000) for kind in (ENDPOINTS, ENGINES))
     idle_s: float = 10.0
@@ -72,7 +72,7 @@ class FleetOptions:
 
 @dataclass(frozen=True)
 class FleetFigures:
-    """What was measured of one fleet; shares are of one core."""
+    """Figures of one fleet; shares are of one core."""
 
     fleet: str
     count: int
@@ -89,7 +89,7 @@ class FleetFigures:
     hold_idle_ms: float
     """Median over windows of the worst wait of the prober, without a request."""
     hold_metrics_ms: float
-    """The same while `/metrics` is read."""
+    """Median over windows of the worst wait of the prober while `/metrics` is read."""
     metrics_ms: float
     metrics_bytes: int
     router_mb: float

@@ -1,4 +1,4 @@
-"""What many open streams cost an edge in memory, beside vllm-router.
+"""Memory that many open streams cost an edge, beside vllm-router.
 
 Streams are opened in steps until so many are open; each gets a token every `TOKEN_INTERVAL_S`. Then: resident memory of
 the side's processes, and how long new requests take beside the streams. A side is started anew for each size of body,
@@ -43,7 +43,7 @@ POLICY, PEER_POLICY = "kv_cost", "cache_aware"
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How much is measured."""
+    """Size of the measurement."""
 
     streams: tuple[int, ...] = (1000, 5000, 9800)
     body_kb: tuple[int, ...] = (2, 100)
@@ -64,19 +64,19 @@ class StreamFigures:
     memory_mb: dict[str, float]
     """By part; that of a proxy that is one process is `all`."""
     idle_mb: dict[str, float]
-    """The same before the first stream."""
+    """Resident memory before the first stream, by part."""
     new_p50_ms: float
     new_p99_ms: float
     failed: int
 
     @property
     def proxy_mb(self) -> float:
-        """What the streams themselves go through."""
+        """Resident memory, in megabytes, of the part that the streams themselves go through."""
         return self.memory_mb.get("haproxy", self.memory_mb.get("all", 0.0))
 
     @property
     def kb_a_stream(self) -> float:
-        """What each stream added to the proxy, KiB."""
+        """KiB that each stream added to the proxy."""
         before = self.idle_mb.get("haproxy", self.idle_mb.get("all", 0.0))
         return (self.proxy_mb - before) * 1024 / self.streams
 
