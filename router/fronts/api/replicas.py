@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from pointsman.router.fleet.replica import Replica
 from pointsman.router.fronts.api.outliers import view_outlier
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.slices import in_slices
 from pointsman.router.watch.endpoints import EndpointResolver
 
 BORN_DIGITS_MAX = 16
@@ -68,7 +70,11 @@ class ReplicaFront:
         self._max_body_bytes = max_body_bytes
 
     async def list_replicas(self, request: Request) -> Response:
-        views = [self._views.view(replica) for replica in sorted(self._replicas, key=lambda replica: replica.id)]
+        views: list[ReplicaView] = []
+        for replicas in in_slices(sorted(self._replicas, key=lambda replica: replica.id)):
+            # A replica that left meanwhile has given its slot away.
+            views += [self._views.view(replica) for replica in replicas if self._replicas.get(replica.id) is replica]
+            await asyncio.sleep(0)
         return json_answer(ReplicaList(replicas=views))
 
     async def get_replica(self, request: Request) -> Response:

@@ -1,14 +1,20 @@
 """The admin API: replicas, policy, explanations, health, metrics."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
+from other_task import another_task
 from prometheus_client.parser import text_string_to_metric_families
 from router_fixture import client_of, register, running_router
+from starlette.requests import Request
 
+from pointsman.contract.registration import Registration
 from pointsman.router.fleet.replica import Health
+from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.process.slices import SLICE_REPLICAS
 
 JSON = {"content-type": "application/json"}
 
@@ -25,6 +31,24 @@ async def test_a_replica_lives_through_the_api() -> None:
         assert [r["id"] for r in (await client.get("/v1/replicas")).json()["replicas"]] == ["a"]
         assert (await client.delete("/v1/replicas/a")).status_code == 204
         assert (await client.get("/v1/replicas")).json() == {"replicas": []}
+
+
+async def test_a_large_fleet_is_listed_in_slices_and_without_those_that_leave_meanwhile() -> None:
+    """Lookups wait for a slice of the fleet at most, and a slot that was given away is nobody's any more."""
+    async with running_router() as router:
+        replicas, count = router.core.replicas, 5 * SLICE_REPLICAS
+        for number in range(count):
+            url = f"http://10.0.0.1:{number + 1}"
+            replicas.put(f"r{number:04d}", Registration(url=url), ("10.0.0.1", number + 1), 0.0)
+        front = ReplicaFront(router.core, router.endpoints, clock=router.clock, max_body_bytes=1000)
+        async with another_task() as turns:
+            listing = asyncio.create_task(front.list_replicas(Request({"type": "http"})))
+            await asyncio.sleep(0)
+            replicas.remove(f"r{count - 1:04d}")
+            answer = await listing
+        listed = json.loads(bytes(answer.body))["replicas"]
+        assert [replica["id"] for replica in listed] == [f"r{number:04d}" for number in range(count - 1)]
+        assert turns.count >= 5
 
 
 @pytest.mark.parametrize(
