@@ -256,10 +256,3 @@ class Attribution:
         keys.remove(key)
         if not keys:
             del self._keys_of[block]
-
-    def validate(self) -> None:
-        """Raises AssertionError when the tables contradict each other (tests call it after every step)."""
-        assert all(count > 0 for count in self._copies.values()), "a block without copies"
-        claims = {(key, block) for block, keys in self._keys_of.items() for key in keys}
-        assert claims == set(self._block_of.items()), "keys and blocks disagree"
-        assert len(self._block_of) <= self._max_keys, "more keys than the limit"

@@ -272,12 +272,3 @@ class Core:
     def _policy_changed(self) -> None:
         for changed in self.on_policy_changed:
             changed()
-
-    def validate(self) -> None:
-        """Raises AssertionError when a table contradicts itself (tests call it after every step)."""
-        self.replicas.validate()
-        self.load.validate()
-        self.requests.validate()
-        self.adapters.validate()
-        self.outliers.validate()
-        self.holds.validate()

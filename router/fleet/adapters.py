@@ -133,10 +133,3 @@ class AdapterTable:
     def _changed(self, slot: int) -> None:
         own = self._loaded[slot]
         self.room[slot] = max(0, (own.slots or UNKNOWN_SLOTS) - len(own.names))
-
-    def validate(self) -> None:
-        """Raises AssertionError when the two directions disagree (tests call it after every step)."""
-        held = {(slot, name) for slot, own in self._loaded.items() for name in own.names}
-        assert held == {(slot, name) for name, slots in self._holders.items() for slot in slots}
-        for slot, own in self._loaded.items():
-            assert self.room[slot] == max(0, (own.slots or UNKNOWN_SLOTS) - len(own.names))

@@ -156,12 +156,3 @@ class LoadTable:
     def is_blind(self) -> bool:
         """Whether streams may run where `observe` cannot see them."""
         return self._blind_until_s > 0.0
-
-    def validate(self) -> None:
-        """Raises AssertionError when columns disagree (tests call it after every step)."""
-        parts = self.reserved + self.foreign + self.elsewhere + self.outside
-        assert (self.in_flight == parts).all(), "in-flight is not reserved, foreign, elsewhere and outside"
-        assert self.in_flight.sum() == self.total_in_flight, "the total is not the sum of in-flight"
-        assert self.reserved.sum() == self._held, "the total is not the sum of reserved"
-        for name in ("reserved", "foreign", "elsewhere", "outside"):
-            assert (getattr(self, name) >= 0).all(), f"{name} is negative"

@@ -223,10 +223,3 @@ class ReplicaRegistry:
                 replica.lease_until_s += by_s
             if replica.heard_until_s is not None:
                 replica.heard_until_s += by_s
-
-    def validate(self) -> None:
-        """Raises AssertionError when the registry contradicts itself (tests call it after every step)."""
-        slots = [r.slot for r in self]
-        assert len(set(slots)) == len(slots), "two replicas share a slot"
-        assert all(self.ids[r.slot] == r.id for r in self), "ids by slot are stale"
-        assert not set(slots) & set(self._free_slots), "a used slot is free"

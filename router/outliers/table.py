@@ -301,16 +301,6 @@ class OutlierTable:
             return Demotion(SLOW, max(MIN_SLOW_SHARE, 1.0 / ratio), ratio)
         return None
 
-    def validate(self) -> None:
-        """Raises AssertionError when ejections and the registry disagree (tests call it after every step)."""
-        for members in self._by_model().values():
-            out = [replica for replica in members if replica.ejected]
-            assert len(out) <= self.config.max_share * len(members), "too many are ejected"
-            assert len(out) < len(members) or not out, "all are ejected"
-            assert all(replica.slot in self._ejections for replica in out), "ejected without evidence"
-        assert self.probing <= self._ejections.keys(), "a probe without an ejection"
-        assert self._ejections.keys() <= self._records.keys(), "an ejection without a record"
-
 
 def _draw(session: str, replica_id: str, rng: random.Random) -> float:
     """A number from 0 to 1: of a session always the same for a replica, else from the dice."""

@@ -114,11 +114,3 @@ class HoldQueue:
     def has_waiting(self, replicas: ReplicaRegistry, members: Membership) -> bool:
         """Whether a request waits for the very same replicas."""
         return members.slots.tobytes() in self.lines(replicas).values()
-
-    def validate(self) -> None:
-        """Raises AssertionError when the queue contradicts itself."""
-        assert len(self.held) <= self._max_held, "more wait than may"
-        assert self.models == Counter(held.features.model for held in self), "models are counted wrongly"
-        assert all(held.features.request_id == name for name, held in self.held.items()), "one under another's id"
-        since = [held.since_s for held in self]
-        assert since == sorted(since), "not in the order they came"

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
@@ -299,24 +297,3 @@ class RequestTable:
                 break
             self._drop(oldest, now_s)
         return self._load.expired - before
-
-    def validate(self) -> None:
-        """Raises AssertionError when the table and the columns disagree (tests call it after every step)."""
-        load = self._load
-        reserved, tokens = np.zeros_like(load.reserved), np.zeros_like(load.in_flight_tokens)
-        waiting = 0
-        for request_id, request in self._requests.items():
-            assert request.id == request_id, "a request under another's id"
-            parts = [(request.slot, request.tokens, request.waiting)]
-            if request.prefill is not None:
-                parts.append((request.prefill.slot, request.prefill.tokens, request.prefill.waiting))
-            for slot, count, entry in parts:
-                if slot != NO_SLOT:
-                    reserved[slot] += 1
-                    tokens[slot] += count
-                waiting += entry is not None and entry.open
-            assert request.slot != NO_SLOT or not request.announced, "an announced prompt without its reservation"
-        assert (reserved == load.reserved).all(), "reserved column is not the sum of reservations"
-        assert (tokens + load.elsewhere_tokens == load.in_flight_tokens).all(), "tokens are not those of reservations"
-        assert waiting == len(self._backlog), "a prompt waits whose request is not here"
-        assert len(self._requests) <= self._max and len(self._ended) <= self._max, "more requests than the limit"

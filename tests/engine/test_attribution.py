@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from invariants import check
 
 from pointsman.contract.prefix_keys import BOUNDARIES, MAX_KEYS
 from pointsman.engine.attribution import Attribution, KeyDepths
@@ -61,7 +62,7 @@ def test_a_key_comes_and_goes_with_its_block() -> None:
     attribution.removed([16, 15, 14])
     assert attribution.take() == ([], [103, 102])
     assert attribution.resident() == [101]
-    attribution.validate()
+    check(attribution)
 
 
 def test_blocks_are_found_by_their_request_and_their_parents() -> None:
@@ -74,7 +75,7 @@ def test_blocks_are_found_by_their_request_and_their_parents() -> None:
     assert sorted(attribution.take()[0]) == [101, 102]
     attribution.stored(CHAIN[5:], CHAIN[4], "r")
     assert attribution.take() == ([103], [])
-    attribution.validate()
+    check(attribution)
 
 
 def test_a_prefix_that_goes_while_its_request_waits_is_found_again() -> None:
@@ -90,7 +91,7 @@ def test_a_prefix_that_goes_while_its_request_waits_is_found_again() -> None:
         assert attribution.take() == ([], [103, 102])
         attribution.stored(CHAIN[2:], CHAIN[1], "b")
         assert attribution.take() == ([102, 103], [])
-    attribution.validate()
+    check(attribution)
 
 
 def test_requests_survive_a_cache_that_is_cleared_late() -> None:
@@ -105,7 +106,7 @@ def test_requests_survive_a_cache_that_is_cleared_late() -> None:
     assert attribution.take() == ([101], [102, 103])
     attribution.stored(CHAIN[3:], CHAIN[2], "b")
     assert attribution.take() == ([102, 103], [])
-    attribution.validate()
+    check(attribution)
 
 
 def test_a_block_is_gone_with_its_last_copy() -> None:
@@ -131,7 +132,7 @@ def test_bodies_that_differ_may_share_blocks() -> None:
     assert attribution.take() == ([101, 102, 103, 201, 202], [])
     attribution.removed([16, 15, 14])
     assert sorted(attribution.take()[1]) == [102, 103, 202]
-    attribution.validate()
+    check(attribution)
 
 
 def test_what_a_request_never_computed_is_given_up_at_its_end() -> None:
@@ -216,7 +217,7 @@ class BehindACache(RuleBasedStateMachine):
 
     @invariant()
     def residency_is_the_cache_s(self) -> None:
-        self.attribution.validate()
+        check(self.attribution)
         assert set(self.attribution.resident()) == self.known
         for number in range(4):
             chain = prompt(number)

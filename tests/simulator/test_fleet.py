@@ -103,7 +103,7 @@ def test_every_request_is_served_once(policy: str) -> None:
     for edge in fleet.edges:
         assert len(edge.load) == 0
         assert len(edge.kv.backlog) == 0
-        edge.load.validate()
+        check(edge.load)
         check(edge.kv)
 
 
@@ -258,7 +258,7 @@ def test_pools_serve_every_request_once(routers: int) -> None:
     for edge in fleet.edges:
         assert len(edge.load) == 0
         assert len(edge.kv.backlog) == 0
-        edge.load.validate()
+        check(edge.load)
         check(edge.kv)
 
 

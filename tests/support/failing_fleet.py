@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from invariants import check
 
 from pointsman.contract.registration import Registration
 from pointsman.policies.request import RequestFeatures
@@ -108,7 +109,7 @@ class FailingFleet:
         while self._events and self._events[0][0] <= end_s:
             self.now_s, _, do = heapq.heappop(self._events)
             do()
-            self.outliers.validate()
+            check(self.outliers)
         self.now_s = end_s
 
     def _step(self) -> None:

@@ -1,4 +1,4 @@
-"""What always holds inside the owners of the fleet's KV and of the edges' shared state: `check` after every step.
+"""Invariants of every owner of state: `check` after every step.
 
 `check(owner)` raises AssertionError when an owner contradicts itself, or another one that it has to agree with.
 """
@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from functools import singledispatch
 
+import numpy as np
+
+from pointsman.engine.attribution import Attribution
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.core import Core
 from pointsman.router.edges.peers import MAX_PEERS, Peers
 from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.registrations import SharedReplicas
+from pointsman.router.fleet.adapters import UNKNOWN_SLOTS, AdapterTable
+from pointsman.router.fleet.load import LoadTable
+from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.cache_mirror import CacheMirror
 from pointsman.router.kv.conversation import Phase
 from pointsman.router.kv.conversations import Conversations
@@ -20,6 +26,9 @@ from pointsman.router.kv.outbox import KVOutbox
 from pointsman.router.kv.prefill_backlog import PrefillBacklog
 from pointsman.router.kv.prefix_index import MAX_MARKED_KEYS, PrefixIndex
 from pointsman.router.kv.state import KVState
+from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.hold_queue import HoldQueue
+from pointsman.router.requests.table import RequestTable
 
 
 @singledispatch
@@ -30,8 +39,86 @@ def check(owner: object) -> None:
 
 @check.register
 def _(core: Core) -> None:
-    core.validate()
-    check(core.kv)
+    for owner in (core.replicas, core.load, core.requests, core.adapters, core.outliers, core.holds, core.kv):
+        check(owner)
+
+
+@check.register
+def _(replicas: ReplicaRegistry) -> None:
+    slots = [r.slot for r in replicas]
+    assert len(set(slots)) == len(slots), "two replicas share a slot"
+    assert all(replicas.ids[r.slot] == r.id for r in replicas), "ids by slot are stale"
+    assert not set(slots) & set(replicas._free_slots), "a used slot is free"
+
+
+@check.register
+def _(load: LoadTable) -> None:
+    parts = load.reserved + load.foreign + load.elsewhere + load.outside
+    assert (load.in_flight == parts).all(), "in-flight is not reserved, foreign, elsewhere and outside"
+    assert load.in_flight.sum() == load.total_in_flight, "the total is not the sum of in-flight"
+    assert load.reserved.sum() == load._held, "the total is not the sum of reserved"
+    for name in ("reserved", "foreign", "elsewhere", "outside"):
+        assert (getattr(load, name) >= 0).all(), f"{name} is negative"
+
+
+@check.register
+def _(requests: RequestTable) -> None:
+    load = requests._load
+    reserved, tokens = np.zeros_like(load.reserved), np.zeros_like(load.in_flight_tokens)
+    waiting = 0
+    for request_id, request in requests._requests.items():
+        assert request.id == request_id, "a request under another's id"
+        parts = [(request.slot, request.tokens, request.waiting)]
+        if request.prefill is not None:
+            parts.append((request.prefill.slot, request.prefill.tokens, request.prefill.waiting))
+        for slot, count, entry in parts:
+            if slot != NO_SLOT:
+                reserved[slot] += 1
+                tokens[slot] += count
+            waiting += entry is not None and entry.open
+        assert request.slot != NO_SLOT or not request.announced, "an announced prompt without its reservation"
+    assert (reserved == load.reserved).all(), "reserved column is not the sum of reservations"
+    assert (tokens + load.elsewhere_tokens == load.in_flight_tokens).all(), "tokens are not those of reservations"
+    assert waiting == len(requests._backlog), "a prompt waits whose request is not here"
+    assert len(requests._requests) <= requests._max and len(requests._ended) <= requests._max, (
+        "more requests than the limit"
+    )
+
+
+@check.register
+def _(adapters: AdapterTable) -> None:
+    held = {(slot, name) for slot, own in adapters._loaded.items() for name in own.names}
+    assert held == {(slot, name) for name, slots in adapters._holders.items() for slot in slots}
+    for slot, own in adapters._loaded.items():
+        assert adapters.room[slot] == max(0, (own.slots or UNKNOWN_SLOTS) - len(own.names))
+
+
+@check.register
+def _(outliers: OutlierTable) -> None:
+    for members in outliers._by_model().values():
+        out = [replica for replica in members if replica.ejected]
+        assert len(out) <= outliers.config.max_share * len(members), "too many are ejected"
+        assert len(out) < len(members) or not out, "all are ejected"
+        assert all(replica.slot in outliers._ejections for replica in out), "ejected without evidence"
+    assert outliers.probing <= outliers._ejections.keys(), "a probe without an ejection"
+    assert outliers._ejections.keys() <= outliers._records.keys(), "an ejection without a record"
+
+
+@check.register
+def _(holds: HoldQueue) -> None:
+    assert len(holds.held) <= holds._max_held, "more wait than may"
+    assert holds.models == Counter(held.features.model for held in holds), "models are counted wrongly"
+    assert all(held.features.request_id == name for name, held in holds.held.items()), "one under another's id"
+    since = [held.since_s for held in holds]
+    assert since == sorted(since), "not in the order they came"
+
+
+@check.register
+def _(attribution: Attribution) -> None:
+    assert all(count > 0 for count in attribution._copies.values()), "a block without copies"
+    claims = {(key, block) for block, keys in attribution._keys_of.items() for key in keys}
+    assert claims == set(attribution._block_of.items()), "keys and blocks disagree"
+    assert len(attribution._block_of) <= attribution._max_keys, "more keys than the limit"
 
 
 @check.register

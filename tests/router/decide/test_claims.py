@@ -185,6 +185,6 @@ def test_a_long_prompt_counts_whole_from_its_first_token_on() -> None:
     assert edge.load.in_flight_tokens[slot] == 16_384 // 4 + 256
     edge.tell(first, first=[FirstToken("r", 100_000, 0, 0.0)])
     assert edge.load.in_flight_tokens[slot] == 100_000 + 256
-    edge.load.validate()
+    check(edge.load)
     edge.over("r", 200)
     assert edge.load.in_flight_tokens[slot] == 0

@@ -77,7 +77,7 @@ class Edge:
     def step(self, now_s: float = 1.0) -> dict[str, Decision]:
         """Who waits no longer, and what they are told."""
         answers = {held.features.request_id: decision for held, decision in self.core.step_held(now_s)}
-        self.holds.validate()
+        check(self.holds)
         check(self.core)
         return answers
 

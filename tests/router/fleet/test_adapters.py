@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from invariants import check
 
 from pointsman.router.fleet.adapters import EXPECTED_S, UNKNOWN_SLOTS, AdapterTable
 
@@ -108,7 +109,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def both_directions_agree(self) -> None:
-        self.table.validate()
+        check(self.table)
 
 
 TestMachine = Machine.TestCase

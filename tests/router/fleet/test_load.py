@@ -1,6 +1,7 @@
 """The load table's columns: what is reserved, and what HAProxy and engines count beyond that."""
 
 import pytest
+from invariants import check
 
 from pointsman.router.fleet.load import LoadTable
 
@@ -20,7 +21,7 @@ def test_a_reservation_counts_until_removed(load: LoadTable) -> None:
     assert (load.in_flight[1], load.in_flight_tokens[1], len(load)) == (1, 570, 1)
     load.remove(1, 570)
     assert (load.in_flight[1], load.in_flight_tokens[1], len(load)) == (0, 0, 0)
-    load.validate()
+    check(load)
 
 
 def test_work_past_the_edge_counts_once_an_engine_showed_it_twice(load: LoadTable) -> None:
@@ -32,10 +33,10 @@ def test_work_past_the_edge_counts_once_an_engine_showed_it_twice(load: LoadTabl
     assert (load.in_flight[0], load.outside[0]) == (2, 0)
     load.observe_engine(0, 6)
     assert (load.in_flight[0], load.outside[0]) == (5, 3)
-    load.validate()
+    check(load)
     load.observe_engine(0, 2)
     assert (load.in_flight[0], load.outside[0]) == (2, 0)
-    load.validate()
+    check(load)
 
 
 def test_an_engine_that_counts_less_than_we_do_takes_nothing_away(load: LoadTable) -> None:
@@ -44,7 +45,7 @@ def test_an_engine_that_counts_less_than_we_do_takes_nothing_away(load: LoadTabl
     for _ in range(3):
         load.observe_engine(0, 0)
     assert load.in_flight[0] == 1
-    load.validate()
+    check(load)
 
 
 def test_foreign_work_counts_once_it_is_seen_twice(load: LoadTable) -> None:
@@ -56,7 +57,7 @@ def test_foreign_work_counts_once_it_is_seen_twice(load: LoadTable) -> None:
     assert load.in_flight[0] == 3
     load.observe(0, sessions=1, now_s=2.0)
     assert load.in_flight[0] == 1, "foreign work ends at the first look that does not see it"
-    load.validate()
+    check(load)
 
 
 def test_reservations_without_a_session_are_missed_once_it_is_seen_twice(load: LoadTable) -> None:
@@ -67,7 +68,7 @@ def test_reservations_without_a_session_are_missed_once_it_is_seen_twice(load: L
     load.remove(0, 5)
     load.dropped(0, 1)
     assert load.observe(0, sessions=1, now_s=3.0) == 1
-    load.validate()
+    check(load)
 
 
 def test_none_are_missed_while_some_may_be_out_of_sight(load: LoadTable) -> None:
@@ -87,7 +88,7 @@ def test_columns_grow_and_keep_their_values(load: LoadTable) -> None:
     load.add_slot(500)
     load.add(500, 1)
     assert load.in_flight[0] == 1 and load.in_flight_tokens[0] == 7 and load.in_flight[500] == 1
-    load.validate()
+    check(load)
 
 
 def test_a_cleared_slot_starts_at_zero(load: LoadTable) -> None:
@@ -97,4 +98,4 @@ def test_a_cleared_slot_starts_at_zero(load: LoadTable) -> None:
     load.observe(0, 5, now_s=0.5)
     load.clear_slot(0)
     assert load.in_flight[0] == 0 and len(load) == 0
-    load.validate()
+    check(load)

@@ -1,6 +1,7 @@
 """The registry: who may be routed to."""
 
 import pytest
+from invariants import check
 
 from pointsman.contract.registration import Registration
 from pointsman.router.errors import LimitError, SupersededError
@@ -55,7 +56,7 @@ def test_a_slot_is_cleared_before_another_replica_takes_it() -> None:
     registry.remove("a")
     put(registry, "b")
     assert heard == [("added", 0), ("removed", 0), ("added", 0)]
-    registry.validate()
+    check(registry)
 
 
 def test_an_earlier_incarnation_gives_way_to_a_later_one() -> None:

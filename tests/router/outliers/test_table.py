@@ -2,6 +2,8 @@
 
 import random
 
+from invariants import check
+
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration, Role
 from pointsman.router.fleet.replica import Health
@@ -37,7 +39,7 @@ class Fleet:
         for _ in range(times):
             self._asked += 1
             self.outliers.ended(request or f"q{self._asked}", name, verdict, self.now_s, lasted_s=lasted_s)
-            self.outliers.validate()
+            check(self.outliers)
 
     def fail(self, name: str, times: int = CONFIG.consecutive_failures) -> None:
         self.end(name, Verdict.ERROR, times=times)
@@ -45,7 +47,7 @@ class Fleet:
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self.outliers.step(self.now_s)
-        self.outliers.validate()
+        check(self.outliers)
 
     def probe(self, name: str, request: str) -> None:
         assert self.slot(name) in self.outliers.probing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from invariants import check
 
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
@@ -16,7 +17,7 @@ def make_queue(*ids: str, max_held: int = 8, model: str = "m") -> HoldQueue:
     queue = HoldQueue(max_held=max_held)
     for at_s, request_id in enumerate(ids):
         queue.join(RequestFeatures(request_id=request_id, model=model), float(at_s), 10.0, REFUSAL)
-        queue.validate()
+        check(queue)
     return queue
 
 
@@ -38,7 +39,7 @@ def test_who_leaves_from_the_middle_holds_nobody_up() -> None:
     assert queue.leave("b", 5.0, Outcome.GONE)
     assert not queue.leave("b", 5.0, Outcome.GONE)
     assert not queue.leave("never seen", 5.0, Outcome.GONE)
-    queue.validate()
+    check(queue)
     assert names(queue) == ["a", "c"]
     assert queue.outcomes == {Outcome.GONE: 1}
 
@@ -70,7 +71,7 @@ def test_models_are_counted_while_somebody_waits_for_them() -> None:
     assert queue.models == {"m": 2, "other": 1}
     for request_id in ("c", "a", "b"):
         queue.leave(request_id, 3.0, Outcome.GONE)
-        queue.validate()
+        check(queue)
     assert not queue.models
 
 

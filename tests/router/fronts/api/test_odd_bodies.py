@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from invariants import check
 from router_fixture import running_router
 
 from pointsman.contract.pools import FleetLease, PoolStatus
@@ -160,8 +161,8 @@ async def prepare(client: httpx.AsyncClient) -> None:
 
 def check_whole(router: Router) -> None:
     """What bodies could have half changed agrees with itself, and can be saved and measured."""
-    router.core.replicas.validate()
-    router.core.adapters.validate()
+    check(router.core.replicas)
+    check(router.core.adapters)
     msgspec.json.encode([router.core.replicas.saved(), router.core.policy.document])
     assert list(router.metrics.collect())
 
