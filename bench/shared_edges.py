@@ -67,7 +67,7 @@ def equip(made: Router) -> None:
 
 
 def in_step(made: Router, peers: int) -> bool:
-    """Whether a router has met so many others and misses none of their states."""
+    """Return whether a router has met so many others and misses none of their states."""
     if made.sharing is None:
         return not peers
     protocol = made.sharing.protocol

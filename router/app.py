@@ -151,7 +151,7 @@ class Router:
         """Set by a signal, or by a part that cannot go on."""
         self.failed = False
         self.addresses: dict[str, Listen] = {}
-        """Where each front listens, once serving: spop, lookup, ring, feed, admin."""
+        """Address of each front, once the router serves: spop, lookup, ring, feed, admin."""
 
     def _build_admin(self, guard: Guard) -> AdminFront:
         core, admin = self.core, self.settings.admin

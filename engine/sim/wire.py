@@ -105,7 +105,7 @@ class ObjectWire(Wire):
     last_form: ClassVar[bytes]
     """A choice of the last chunk that has it: takes index, text and reason."""
     counts_created: ClassVar[bool]
-    """Whether usage says how many prompt tokens entered the cache."""
+    """Usage says how many prompt tokens entered the cache."""
 
     def __init__(self, request_id: str, created: int, model: str, choices: int, include_usage: bool) -> None:
         super().__init__(request_id, created, model, choices, include_usage)

@@ -76,7 +76,7 @@ class Replica:
     """Names in the replica's own list; None before it was read."""
     draining: bool = False
     ejected: bool = False
-    """Whether its answers failed so often that it gets no requests for a while (`pointsman.router.outliers.table`)."""
+    """The replica gets no requests for a while, since its answers failed (`pointsman.router.outliers.table`)."""
     probing: bool = False
     """Ejected, and due for the one request that shows whether it is well again."""
 

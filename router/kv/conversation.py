@@ -83,7 +83,7 @@ class Conversation(msgspec.Struct, gc=False):
 
     @property
     def live(self) -> bool:
-        """Whether the share of the conversation counts."""
+        """Return whether the share of the conversation counts."""
         return self.phase is not DORMANT
 
     @property

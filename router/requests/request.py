@@ -20,7 +20,7 @@ class PrefillRequest(msgspec.Struct, gc=False):
     """The part of a request that computes its prompt on another replica."""
 
     slot: int = NO_SLOT
-    """Where it is reserved; NO_SLOT once the prompt is computed."""
+    """Slot that the prefill request is reserved on; NO_SLOT once the prompt is computed."""
     tokens: int = 0
     placement: Placement | None = None
     """Prediction of the request under policies with KV signals, until its engine reports the end."""
@@ -46,7 +46,7 @@ class Request(msgspec.Struct, gc=False):
     id: str
     made_s: float
     slot: int
-    """Where it is reserved; NO_SLOT once that is over."""
+    """Slot that the request is reserved on; NO_SLOT once the reservation is over."""
     tokens: int
     announced: int = 0
     """Tokens of its prompt that were announced and count once it is computed."""
@@ -59,7 +59,7 @@ class Request(msgspec.Struct, gc=False):
 
     @property
     def awaits_report(self) -> bool:
-        """Whether an engine has still to report the end of the request or of its prefill request."""
+        """Return whether an engine has still to report the end of the request or of its prefill request."""
         return self.placement is not None or (self.prefill is not None and self.prefill.placement is not None)
 
     def release(self, load: LoadTable) -> int:

@@ -42,7 +42,7 @@ METRICS = "metrics"
 MODELS = "models"
 
 Wanting = tuple[float, Replica, str]
-"""When an endpoint was last read, and what of it is wanted: METRICS or MODELS."""
+"""Time of an endpoint's last read, the endpoint, and what to read: METRICS or MODELS."""
 
 log = structlog.get_logger(__name__)
 

@@ -159,7 +159,7 @@ def test_clearing_evicts_everything() -> None:
 
 
 def test_keys_beyond_the_limit_are_not_claimed() -> None:
-    """Those that came first are known."""
+    """Keys that came first are known."""
     attribution = Attribution(max_keys=2)
     attribution.begin("r", KEYS, DEPTHS, CHAIN)
     attribution.stored(CHAIN, None)

@@ -49,7 +49,7 @@ async def running_routers(*urls: str) -> AsyncIterator[list[Router]]:
 
 
 def held(core: Core, key: int) -> bool:
-    """Whether a key is known to be resident on r1."""
+    """Return whether a router knows a key to be resident on r1."""
     return holds(core.kv.index, core.replicas.slot_of("r1"), key)
 
 

@@ -1,24 +1,10 @@
 """Memberships: which replicas may serve which name."""
 
 import pytest
+from registered import names, put
 
-from pointsman.contract.registration import Registration
 from pointsman.router.fleet.replica import OTHER_MODEL, Health, ServedNames
 from pointsman.router.fleet.replicas import ReplicaRegistry
-
-
-def put(registry: ReplicaRegistry, name: str, *, port: int = 8000, model: str = "", ttl_s: float | None = None,
-        now_s: float = 0.0, up: bool = True):  # fmt: skip
-    replica = registry.put(
-        name, Registration(url=f"http://127.0.0.1:{port}", model=model, ttl_s=ttl_s), ("127.0.0.1", port), now_s
-    )
-    if up:
-        registry.set_health(name, Health.UP)
-    return replica
-
-
-def names(registry: ReplicaRegistry, model: str = "") -> list[str]:
-    return [registry.ids[slot] for slot in registry.memberships.of(model).slots.tolist()]
 
 
 def listed(*models: str, adapters: tuple[str, ...] = ()) -> ServedNames:
@@ -98,7 +84,7 @@ def test_a_replica_nobody_named_is_held_back_until_it_is_asked() -> None:
 
 
 def test_a_replica_that_was_asked_in_vain_serves_anything() -> None:
-    """It is up, so it serves something."""
+    """A replica that is up and has no list serves any name."""
     registry = ReplicaRegistry(lists_follow=True)
     put(registry, "q1", model="qwen")
     put(registry, "odd")

@@ -2,26 +2,13 @@
 
 import pytest
 from invariants import check
+from registered import names, put
 
 from pointsman.contract.registration import Registration
 from pointsman.router.errors import LimitError, SupersededError
 from pointsman.router.fleet.replica import Health, ServedNames
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.saved import SavedReplica
-
-
-def put(registry: ReplicaRegistry, name: str, *, port: int = 8000, model: str = "", ttl_s: float | None = None,
-        now_s: float = 0.0, up: bool = True):  # fmt: skip
-    replica = registry.put(
-        name, Registration(url=f"http://127.0.0.1:{port}", model=model, ttl_s=ttl_s), ("127.0.0.1", port), now_s
-    )
-    if up:
-        registry.set_health(name, Health.UP)
-    return replica
-
-
-def names(registry: ReplicaRegistry, model: str = "") -> list[str]:
-    return [registry.ids[slot] for slot in registry.memberships.of(model).slots.tolist()]
 
 
 def test_a_replica_serves_once_its_health_check_passed() -> None:
