@@ -58,6 +58,12 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decode_ms: Annotated[
         float, msgspec.Meta(ge=0, le=MAX_MS, description="Time from the first token to the last; 0: unknown.")
     ] = 0.0
+    reason: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=16, description="Why generation ended, in vLLM's words: stop, length or abort; empty: unsaid."
+        ),
+    ] = ""
 
 
 class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

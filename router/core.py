@@ -13,6 +13,7 @@ whether other edges share its state: who replicates it connects to its hooks.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.decision_log import MAX_BYTES, MAX_RECORDS, build_log
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.table import RequestTable
@@ -73,6 +75,9 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     lists_follow: bool = False
     """Whether somebody reads the replicas' own lists of models."""
     max_held: int = MAX_HELD
+    max_decisions: int = MAX_RECORDS
+    """Decisions that are remembered; 0: none are."""
+    max_decision_bytes: int = MAX_BYTES
     created: int = 0
     """Seconds since 1970, for cards of models that no replica gave."""
 
@@ -97,12 +102,14 @@ class Core:
         rng: random.Random,
         config: CoreConfig = CoreConfig(),  # noqa: B008 -- frozen
         policies: PolicyTable | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Raises PolicyError for a document that describes no policy.
 
         policy: the document of the policy that decides first.
         rng: the dice of decisions.
         policies: what may be named in `policy`; None for all that are installed.
+        wall: seconds since 1970.
         """
         limits = config.limits
         self.on_slot_added: list[Callable[[int], None]] = []
@@ -124,6 +131,7 @@ class Core:
             conversation_ttl_s=limits.conversation_ttl_s,
         )
         self.holds = HoldQueue(max_held=config.max_held)
+        self.decisions = build_log(config.max_decisions, config.max_decision_bytes)
         self.requests = RequestTable(
             load=self.load,
             kv=self.kv,
@@ -139,13 +147,14 @@ class Core:
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy(policy, policies), rng, config.decisions)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
-        self.policy = self._build_policy_control(policy)
+        self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = EndOfRequest(
             replicas=self.replicas,
             requests=self.requests,
             kv=self.kv,
             outliers=self.outliers,
             metrics=self.request_metrics,
+            decisions=self.decisions,
         )
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
@@ -170,17 +179,19 @@ class Core:
             kv=self.kv,
             adapters=self.adapters,
             outliers=self.outliers,
+            decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
         )
         return Pipeline(policy, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
 
-    def _build_policy_control(self, configured: Mapping[str, Any]) -> PolicyControl:
+    def _build_policy_control(self, configured: Mapping[str, Any], wall: Callable[[], float]) -> PolicyControl:
         return PolicyControl(
             self.pipeline,
             self.decision_metrics,
             configured,
             on_changed=self._policy_changed,
             window_bytes=lambda: self.edge_health.body_window_bytes,
+            wall=wall,
         )
 
     def __repr__(self) -> str:
@@ -209,6 +220,8 @@ class Core:
             return None
         resync = self.kv.apply(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
+        if self.decisions is not None:
+            self.decisions.report(replica.slot, events)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
             self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)

@@ -20,10 +20,12 @@ from pointsman.router.kv.parts import Prompt
 class ActivePolicy:
     """A policy and its needs as plain booleans: `&` of two Flags takes as long as a short ranking."""
 
-    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy")
+    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy", "revision")
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, revision: int = 0) -> None:
+        """revision: of the live policy's document; 0 for a policy that is not live."""
         self.policy = policy
+        self.revision = revision
         self.name = policy.name
         self.pins = Needs.PIN in policy.needs
         self.by_adapter = Needs.ADAPTER in policy.needs

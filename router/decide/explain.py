@@ -23,7 +23,7 @@ def explain_none(policy: Policy, decision: Decision, replicas: ReplicaRegistry, 
     """A request that was answered before any policy was asked."""
     return {
         "policy": policy.describe(),
-        "excluded": _ineligible(replicas, eligible),
+        "excluded": why_ineligible(replicas, eligible),
         "decision": decision,
         "prompt_tokens": 0,
         "candidates": [],
@@ -40,10 +40,9 @@ def explain(
     """
     policy, candidates = considered.active.policy, considered.candidates
     ranked = considered.ranked or policy.rank(features, candidates, considered.context)
-    demoted = set(eligible.slots.tolist()) - set(candidates.slots.tolist())
     return {
         "policy": policy.describe(),
-        "excluded": _ineligible(replicas, eligible) | {replicas.ids[slot]: "demoted" for slot in demoted},
+        "excluded": why_excluded(replicas, eligible, candidates),
         "decision": considered.decision,
         "prompt_tokens": candidates.prompt_tokens,
         "candidates": _rows(features, policy, candidates, ranked),
@@ -77,7 +76,17 @@ def _place(place: tuple[int, Ranked] | None) -> dict[str, Any]:
     return {"rank": at, "score": ranked.score, "reason": ranked.reason}
 
 
-def _ineligible(replicas: ReplicaRegistry, eligible: Membership) -> dict[str, str]:
+def why_excluded(replicas: ReplicaRegistry, eligible: Membership, candidates: Candidates) -> dict[str, str]:
+    """Return the replicas that are no candidates, by id, each with the cause."""
+    excluded = why_ineligible(replicas, eligible)
+    if len(candidates.slots) < len(eligible.slots):
+        demoted = set(eligible.slots.tolist()) - set(candidates.slots.tolist())
+        excluded |= {replicas.ids[slot]: "demoted" for slot in demoted}
+    return excluded
+
+
+def why_ineligible(replicas: ReplicaRegistry, eligible: Membership) -> dict[str, str]:
+    """Return the replicas that may not serve a model, by id, each with the cause."""
     return {replica.id: _why_ineligible(replica) for replica in replicas if replica.slot not in eligible.slots}
 
 

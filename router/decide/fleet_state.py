@@ -15,6 +15,7 @@ from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.table import RequestTable
 
 
@@ -32,6 +33,8 @@ class FleetState:
     """Where LoRA adapters are loaded."""
     outliers: OutlierTable
     """Which replicas get fewer requests or none."""
+    decisions: DecisionLog | None
+    """Where decisions are remembered; None where they are not."""
     context_tokens: Callable[[str], int]
     """The longest context of a model by its name, in tokens; 0 where it is unknown."""
 

@@ -35,7 +35,7 @@ class Deciding(Protocol):
 
     def decide(self, features: RequestFeatures, now_s: float, *, its_turn: bool = False) -> Decision: ...
 
-    def count_refusal(self, features: RequestFeatures, refusal: Decision) -> None: ...
+    def count_refusal(self, features: RequestFeatures, refusal: Decision, now_s: float) -> None: ...
 
 
 class HoldTurns:
@@ -63,7 +63,7 @@ class HoldTurns:
         if features.request_id and features.request_id not in self._queue.held:
             return self._queue.join(features, now_s, decision.hold_ms / 1000, refusal)
         # A person asks by hand, or twice: nothing will end such a request's wait.
-        self._pipeline.count_refusal(features, refusal)
+        self._pipeline.count_refusal(features, refusal, now_s)
         return refusal
 
     def step(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
@@ -92,7 +92,7 @@ class HoldTurns:
                     continue
             standing.add(line)
             if now_s >= held.until_s:
-                self._pipeline.count_refusal(held.features, held.refusal)
+                self._pipeline.count_refusal(held.features, held.refusal, now_s)
                 queue.leave(request_id, now_s, Outcome.TIMED_OUT)
                 yield held, held.refusal
 

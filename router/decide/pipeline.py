@@ -28,6 +28,7 @@ from pointsman.router.decide.explain import explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.model_recall import ModelRecall
+from pointsman.router.decide.recorder import Recorder
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
@@ -59,7 +60,7 @@ class Pipeline:
         rng: the dice of all decisions.
         holds: where requests wait for room.
         """
-        self._active = ActivePolicy(policy)
+        self._active = ActivePolicy(policy, 1)
         self._replicas = fleet.replicas
         self._memberships = fleet.replicas.memberships
         self._requests = fleet.requests
@@ -68,6 +69,9 @@ class Pipeline:
         self._kv = fleet.kv
         self._adapters = fleet.adapters
         self._outliers = fleet.outliers
+        self._recorder: Recorder | None = None
+        if fleet.decisions is not None:
+            self._recorder = Recorder(fleet.decisions, fleet.replicas, fleet.kv.columns, holds)
         self._context_tokens = fleet.context_tokens
         self._metrics = metrics
         self._rng = rng
@@ -88,9 +92,9 @@ class Pipeline:
         """Whether the active policy looks at prompts or KV."""
         return self._active.by_kv
 
-    def swap_policy(self, policy: Policy) -> None:
+    def swap_policy(self, policy: Policy, revision: int = 0) -> None:
         """Puts a built policy live, then closes the one it replaces."""
-        old, self._active = self._active, ActivePolicy(policy)
+        old, self._active = self._active, ActivePolicy(policy, revision)
         old.policy.close()
 
     def recall_model(self, session: str, naming: Naming, now_s: float) -> str | None:
@@ -113,15 +117,22 @@ class Pipeline:
         """
         active = self._policy_for(features) if features.policy or not features.generates else self._active
         members = self._memberships.of(features.model)
+        recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
+            if recorder is not None:
+                recorder.unplaceable(features, decision, members, now_s)
         else:
             considered = self._consider(active, features, members, now_s, self._rng, RANKED, its_turn)
             decision, refusal = considered.decision, considered.refusal
             if decision.hold_ms:
                 return decision
+            # What the decision saw is recorded before the decision changes it.
+            record = None if recorder is None else recorder.considered(features, considered, members, now_s)
             if refusal is None:
-                self._apply(features, considered, now_s)
+                predicted = self._apply(features, considered, now_s)
+                if record is not None:
+                    record.predicted_cached = predicted
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
         self._metrics.by_reason[active.name, decision.reason] += 1
@@ -142,9 +153,12 @@ class Pipeline:
         twin, members = ActivePolicy(copy.deepcopy(self._active.policy)), self._memberships.of(features.model)
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
-    def count_refusal(self, features: RequestFeatures, refusal: Decision) -> None:
+    def count_refusal(self, features: RequestFeatures, refusal: Decision, now_s: float) -> None:
         """Counts a refusal that `decide` formed earlier, when its request is answered with it."""
-        self._metrics.decided(self._policy_for(features).name, refusal.reason)
+        active = self._policy_for(features)
+        self._metrics.decided(active.name, refusal.reason)
+        if self._recorder is not None and features.request_id:
+            self._recorder.refused(features, refusal, active.name, active.revision, now_s)
 
     def describe(self) -> Mapping[str, object]:
         return self._active.policy.describe()
@@ -306,8 +320,12 @@ class Pipeline:
 
     # Applying
 
-    def _apply(self, features: RequestFeatures, considered: Considered, now_s: float) -> None:
-        """Writes down that a request goes to the best of its ranking."""
+    def _apply(self, features: RequestFeatures, considered: Considered, now_s: float) -> int:
+        """Writes down that a request goes to the best of its ranking.
+
+        The prompt tokens that this replica is predicted to hold; -1 for a policy that does not look at prompts.
+        """
+        predicted = -1
         slot, pair, prompt = considered.ranked[0].slot, considered.pair, considered.prompt
         if features.request_id:  # without one (a person asking by hand) nothing would ever end it
             room = min(considered.longest, self._kv.columns.room(slot))
@@ -328,14 +346,16 @@ class Pipeline:
             self._adapters.placed(slot, features.model, now_s)
         if prompt is not None:
             prefill = NO_SLOT if pair is None else pair.slot
-            self._requests.place(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
+            placement = self._requests.place(features, prompt, slot, considered.candidates, now_s, prefill=prefill)
+            predicted = placement.cached
         self._outliers.budget.refused += considered.decision.once
         if pair is None:
-            return
+            return predicted
         self._metrics.pairings[pair.pairing] += 1
         if pair.slot != NO_SLOT and features.request_id:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
             self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
+        return predicted
 
 
 def _refused(refusal: Refusal, *, may_wait: bool) -> Decision:

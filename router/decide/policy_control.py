@@ -14,10 +14,12 @@ import msgspec
 import structlog
 
 from pointsman.policies.errors import PolicyError
+from pointsman.policies.policy import Policy
 from pointsman.policies.registry import build_policy
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.decide.policy_history import PolicyHistory
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +39,19 @@ class PolicyControl:
         *,
         on_changed: Callable[[], None] = lambda: None,
         window_bytes: Callable[[], int] = lambda: 0,
+        wall: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`window_bytes`: how far HAProxy looks into bodies, 0 where nobody knows."""
+        """window_bytes: how far HAProxy looks into bodies, 0 where nobody knows.
+        wall: seconds since 1970."""
+        self._wall = wall
         self._pipeline = pipeline
         self._window_bytes = window_bytes
         self._on_changed = on_changed
         self._metrics = metrics
         self.configured = dict(configured)
+        self.history = PolicyHistory()
+        """Every document that was live since the router started; the last one is."""
+        self.history.add(self.document, wall())
         self.put_live: dict[str, Any] | None = None
         """The document last put through the admin API; None while the configured one decides."""
 
@@ -51,6 +59,22 @@ class PolicyControl:
     def document(self) -> dict[str, object]:
         """The live policy with every default filled in."""
         return dict(self._pipeline.policy.describe())
+
+    def policy_of(self, name: str, revision: int) -> Policy | None:
+        """Build the policy that decided at a revision of the live document, or by its name alone for revision 0.
+
+        None for a revision that is no longer known, or a policy that cannot be built any more.
+        """
+        document: Mapping[str, Any] = {"policy": name}
+        if revision:
+            known = self.history.get(revision)
+            if known is None:
+                return None
+            document = known.document
+        try:
+            return build_policy(document)
+        except PolicyError:
+            return None
 
     @property
     def etag(self) -> str:
@@ -88,7 +112,8 @@ class PolicyControl:
             policy.close()
             return described
         before = self._pipeline.policy.name
-        self._pipeline.swap_policy(policy)
+        revision = self.history.add(policy.describe(), self._wall())
+        self._pipeline.swap_policy(policy, revision.revision)
         self.put_live = dict(policy.describe())
         self._metrics.policy_reload_ok = 1
         self._metrics.policy_reloads["applied"] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-INITIAL_SLOTS = 64
+INITIAL_SLOTS = 16
 
 
 def grown(size: int, slot: int) -> int:

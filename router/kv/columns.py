@@ -35,23 +35,15 @@ class KVColumns:
         self._known_footprint = 0.0
 
     def _allocate(self, size: int) -> None:
-        def column(value: float = 0.0) -> FloatColumn:
-            return np.full(size, value, dtype=np.float64)
-
-        self.signals = KVSignals(
-            KVArrays(
-                waiting=column(),
-                prefill_ms=column(),
-                base_ms=column(PRIOR_BASE_MS),
-                per_token_ms=column(PRIOR_PER_TOKEN_MS),
-                per_square_ms=column(),
-                recompute_ms_per_token=column(PRIOR_BASE_MS / RECOMPUTE_TOKENS + PRIOR_PER_TOKEN_MS),
-                footprint=column(),
-                capacity=column(math.inf),
-                fill=column(),
-            )
-        )
-        self.waiting_elsewhere: FloatColumn = column()
+        self.table = np.zeros((len(KVArrays._fields), size))
+        """All columns of `KVArrays` as one array, a row each, to copy at once."""
+        columns = KVArrays(*self.table)
+        columns.base_ms.fill(PRIOR_BASE_MS)
+        columns.per_token_ms.fill(PRIOR_PER_TOKEN_MS)
+        columns.recompute_ms_per_token.fill(PRIOR_BASE_MS / RECOMPUTE_TOKENS + PRIOR_PER_TOKEN_MS)
+        columns.capacity.fill(math.inf)
+        self.signals = KVSignals(columns)
+        self.waiting_elsewhere: FloatColumn = np.zeros(size)
         """The part of `waiting` that other edges sent."""
         self.cells = self.signals.cells
         """Cells of the columns, to read and write one number at a time."""
@@ -62,13 +54,12 @@ class KVColumns:
 
     def add_slot(self, slot: int) -> None:
         """Make room for a slot of which nothing is known."""
-        old, elsewhere = self.signals, self.waiting_elsewhere
-        size = len(old.waiting)
+        table, elsewhere = self.table, self.waiting_elsewhere
+        size = len(elsewhere)
         if slot >= size:
             self._allocate(grown(size, slot))
             self.waiting_elsewhere[:size] = elsewhere
-            for name in KVArrays._fields:
-                getattr(self.signals, name)[:size] = getattr(old, name)
+            self.table[:, :size] = table
         self.clear_slot(slot)
 
     def clear_slot(self, slot: int) -> None:

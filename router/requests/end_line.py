@@ -49,6 +49,8 @@ class Line(msgspec.Struct, gc=False):
     rc: str = "0"
     """Connection retries; a leading + says the last one went to another server."""
     routed: str = UNSET
+    cid: str = UNSET
+    """`x-request-id` as the client sent it, where it was well-formed."""
 
     @property
     def placed_alone(self) -> bool:

@@ -17,6 +17,7 @@ from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.answers import Verdict, judge
 from pointsman.router.outliers.pace import Unit
 from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.requests.table import RequestTable
 
@@ -40,7 +41,10 @@ class EndOfRequest:
         kv: KVState,
         outliers: OutlierTable,
         metrics: RequestMetrics,
+        decisions: DecisionLog | None = None,
     ) -> None:
+        """decisions: where decisions are remembered; None where they are not."""
+        self._decisions = decisions
         self._requests = requests
         self._slot_of = replicas.slot_of
         self._outliers = outliers
@@ -68,6 +72,8 @@ class EndOfRequest:
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
             self._count(line)
+            if self._decisions is not None:
+                self._decisions.ended(line, now_s)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]

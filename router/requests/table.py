@@ -24,7 +24,7 @@ from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
-from pointsman.router.kv.parts import Prompt
+from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.state import KVState
 from pointsman.router.requests.ended import EndedRequests
 from pointsman.router.requests.hold_queue import HoldQueue, Outcome
@@ -130,7 +130,7 @@ class RequestTable:
         now_s: float,
         *,
         prefill: int = NO_SLOT,
-    ) -> None:
+    ) -> Placement:
         """A decision sent a prompt to a slot: its keys are expected there, its prefill is in front of others.
 
         prefill: the slot where the prompt is computed, when that is another; keys are expected on both then.
@@ -138,7 +138,7 @@ class RequestTable:
         kv = self._kv
         placement = kv.place(features, prompt, slot, candidates, now_s, prefill=prefill)
         if not features.request_id:  # a person asks by hand: nothing would ever end it
-            return
+            return placement
         request = self._requests[features.request_id]
         if request.placement is not None or request.prefill is not None:
             self._give_up(request, now_s)
@@ -146,9 +146,10 @@ class RequestTable:
         request.placement = placement
         if prefill == NO_SLOT:
             request.waiting = queue_prompt(kv, placement, prompt, now_s)
-            return
+            return placement
         computed = kv.place_prefill(features, prompt, prefill)
         request.prefill = PrefillRequest(placement=computed, waiting=queue_prompt(kv, computed, prompt, now_s))
+        return placement
 
     # Its first token
 
