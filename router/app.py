@@ -32,7 +32,7 @@ from pointsman.router.errors import RegistrationError, ResolveError, SettingsErr
 from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
-from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import AdminTokens
 from pointsman.router.fronts.api.admin import AdminFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.guard import Check, Guard
@@ -130,8 +130,8 @@ class Router:
                 readiness=self.readiness,
             )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
-        self.admin_token = AdminToken(settings.admin.token)
-        guard = Guard(self.admin_token, hosts=settings.admin.hosts)
+        self.admin_tokens = AdminTokens(settings.admin.token)
+        guard = Guard(self.admin_tokens, hosts=settings.admin.hosts)
         self.metrics = build_registry(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
@@ -163,7 +163,6 @@ class Router:
                 FleetTable(),
                 endpoints=self.endpoints,
                 clock=self.clock,
-                token=admin.token,
                 max_body_bytes=admin.max_body_bytes,
             ),
             PolicyFront(core, edges, clock=self.clock, max_body_bytes=admin.max_body_bytes),
@@ -263,7 +262,7 @@ class Router:
         return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.core, self._feeds, self.admin_token, self.clock)
+        return FeedProtocol(self.core, self._feeds, self.admin_tokens, self.clock)
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
