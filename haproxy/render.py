@@ -6,7 +6,8 @@
 What the configuration promises (docs: configuration.txt of HAProxy 2.8; valid up to 3.4):
 
 - Any method, path, query, header value and body passes through unchanged, except that inbound `x-pointsman-*` headers
-  are removed and `x-request-id` is the edge's own.
+  are removed and `x-request-id` is the edge's own. A client's well-formed `x-request-id` comes back to it, with the
+  edge's own beside it (`x-pointsman-request-id`) where decisions are shown.
 - A POST to a generation path asks the router, and where several models are served any other POST too; everything else
   is spread evenly over the ready servers.
 - The router's `first`, then its `second`, serves: also when the first turns out to be dead. Without an answer HAProxy
@@ -66,6 +67,7 @@ def _log_format(first_token: bool) -> str:
         '"first":"%[var(txn.pm.first)]","reason":"%[var(txn.pm.reason)]"',
         f'"st":%ST,"tw":%Tw,"tc":%Tc,"tr":%Tr,"ta":%Ta,"ttft":"{ttft}"',
         '"bytes":%B,"ts":"%ts","rc":"%rc","routed":"%[var(txn.pm.routed)]"',
+        '"cid":"%[var(txn.pm.cid)]"',
     )
     return "{" + ",".join(fields) + "}"
 

@@ -95,6 +95,7 @@ def core_config(settings: Settings) -> CoreConfig:
         # Without HAProxy nobody checks health: a registered replica is taken at its word.
         initial_health=Health.STARTING if settings.edge.admin_socket else Health.UP,
         lists_follow=settings.scrape.enabled,
+        decision_log=settings.decisions,
         created=int(clock.wall()),
     )
 
@@ -107,7 +108,9 @@ class Router:
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
-        self.core = Core(settings.policy, rng=random.Random(settings.seed), config=core_config(settings))
+        self.core = Core(
+            settings.policy, rng=random.Random(settings.seed), config=core_config(settings), wall=clock.wall
+        )
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)

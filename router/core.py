@@ -13,7 +13,6 @@ whether other edges share its state: who replicates it connects to its hooks.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +38,11 @@ from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
-from pointsman.router.requests.decision_log import MAX_BYTES, MAX_RECORDS, build_log
+from pointsman.router.requests.decision_log import build_log
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.settings import LimitSettings
+from pointsman.router.settings import DecisionLogSettings, LimitSettings
 
 SWEEP_INTERVAL_S = 0.5
 """Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
@@ -75,9 +74,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     lists_follow: bool = False
     """Whether somebody reads the replicas' own lists of models."""
     max_held: int = MAX_HELD
-    max_decisions: int = MAX_RECORDS
-    """Decisions that are remembered; 0: none are."""
-    max_decision_bytes: int = MAX_BYTES
+    decision_log: DecisionLogSettings = DecisionLogSettings()
     created: int = 0
     """Seconds since 1970, for cards of models that no replica gave."""
 
@@ -102,7 +99,7 @@ class Core:
         rng: random.Random,
         config: CoreConfig = CoreConfig(),  # noqa: B008 -- frozen
         policies: PolicyTable | None = None,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Raises PolicyError for a document that describes no policy.
 
@@ -131,7 +128,7 @@ class Core:
             conversation_ttl_s=limits.conversation_ttl_s,
         )
         self.holds = HoldQueue(max_held=config.max_held)
-        self.decisions = build_log(config.max_decisions, config.max_decision_bytes)
+        self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = RequestTable(
             load=self.load,
             kv=self.kv,

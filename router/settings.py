@@ -177,6 +177,23 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Log format: `json`, `console` (for people), or `auto`: `console` on a terminal, else `json`."""
 
 
+class DecisionLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Records of the latest decisions, which `GET /v1/decisions` shows, and the access log."""
+
+    max_records: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 2048
+    """Decisions in memory; beyond that the oldest is dropped. 0: none are kept, and policies cannot be tried on past
+    decisions."""
+    max_mb: Annotated[int, msgspec.Meta(ge=1, le=16_384)] = 16
+    """Memory of all records together, in MiB. A record takes 3 to 8 KiB, by the length of the prompt and the size of
+    the fleet."""
+    hash_key: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Secret key of the hashes that stand for session and tenant in records and in the access log. Edges with equal
+    keys show equal hashes. Empty: sessions and tenants are shown as they are."""
+    access_log: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    """File that gets one JSON line for each request when it ends; `-` for standard output. A file that was moved away
+    is opened anew. Empty: no access log."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole settings tree of a router."""
 
@@ -191,6 +208,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     limits: LimitSettings = LimitSettings()
     scrape: ScrapeSettings = ScrapeSettings()
     shared: SharedSettings = SharedSettings()
+    decisions: DecisionLogSettings = DecisionLogSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     """Policy that the router starts with; `PUT /v1/policy` changes it at run time. See

@@ -82,12 +82,10 @@ class Reporter:
         """Report that a request, by the id its client and router use, has its first token."""
         self.publisher.first_token(FirstToken(request_id, prompt_tokens, cached_tokens, ttft_s * 1000))
 
-    def ended(
-        self, sequence_id: str, request_id: str, prompt_tokens: int, completion_tokens: int, decode_ms: float
-    ) -> None:
+    def ended(self, sequence_id: str, finished: Finished) -> None:
         """Reports that a request ended, whole or cut; `sequence_id` is what the model called its first sequence."""
         self.attribution.finish(sequence_id)
-        self.publisher.finished(Finished(request_id, prompt_tokens, completion_tokens, decode_ms))
+        self.publisher.finished(finished)
 
     def _publish_keys(self) -> None:
         self.publisher.keys(*self.attribution.take())

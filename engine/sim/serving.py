@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman.contract.events import Handoffs
+from pointsman.contract.events import Finished, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope, tenant_salt
@@ -209,7 +209,8 @@ class Generation:
         now_s = time.monotonic()
         self.metrics.latency_s.observe(now_s - reply.arrived_s)
         decode_ms = (now_s - reply.first_s) * 1000
-        self._report_end(reply, reply.first_prompt_tokens, reply.choices[0].tokens, decode_ms)
+        first = reply.choices[0]
+        self._report_end(reply, reply.first_prompt_tokens, first.tokens, decode_ms, first.reason)
         self._forget(reply)
 
     def _abort(self, reply: Reply) -> None:
@@ -223,13 +224,13 @@ class Generation:
                 self.metrics.finished["abort"] += 1
         if reply in self._replies:
             decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
-            self._report_end(reply, 0, reply.choices[0].computed, decode_ms)
+            self._report_end(reply, 0, reply.choices[0].computed, decode_ms, "abort")
         self._forget(reply)
 
-    def _report_end(self, reply: Reply, prompt_tokens: int, completion_tokens: int, decode_ms: float) -> None:
+    def _report_end(self, reply: Reply, prompt_tokens: int, tokens: int, decode_ms: float, reason: str) -> None:
         if self.reporter is not None:
-            sequence_id = reply.choices[0].request_id
-            self.reporter.ended(sequence_id, reply.request_id, prompt_tokens, completion_tokens, decode_ms)
+            ended = Finished(reply.request_id, prompt_tokens, tokens, decode_ms, reason)
+            self.reporter.ended(reply.choices[0].request_id, ended)
 
     def _forget(self, reply: Reply) -> None:
         self._replies.discard(reply)

@@ -18,9 +18,6 @@ from pointsman.policies.request import RequestFeatures
 from pointsman.router.requests.decision_record import KEY_BYTES, DecisionRecord
 from pointsman.router.requests.end_line import UNSET, Line
 
-MAX_RECORDS = 2048
-MAX_BYTES = 16 * 1024 * 1024
-
 ENGINE_WORDS_S = 1.5
 """Seconds that an ended request waits for its engine's words: engines report once a second at least."""
 
@@ -46,7 +43,7 @@ class Fleet:
 class DecisionLog:
     """A bounded number of the latest decisions."""
 
-    def __init__(self, *, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, *, max_records: int, max_bytes: int) -> None:
         """Make an empty log.
 
         max_records: records kept, 1 or more.

@@ -37,7 +37,7 @@ async def test_the_routers_first_choice_serves(tmp_path: Path, lookup: str) -> N
         line = await edge.router.line(answer.id)
         expected = {"srv": "r2", "first": "r2", "reason": "hash", "st": 200, "rc": "0", "ts": "--", "routed": "1"}
         assert {key: line[key] for key in expected} == expected
-        assert line.keys() == {"ev", "id", "pid", "tw", "tc", "tr", "ta", "ttft", "bytes", *expected}
+        assert line.keys() == {"ev", "id", "pid", "tw", "tc", "tr", "ta", "ttft", "bytes", "cid", *expected}
         assert line["ttft"] == "-"
 
 
@@ -87,7 +87,7 @@ async def test_requests_pass_unchanged(tmp_path: Path, method: str, target: str,
 
 
 async def test_internal_names_are_the_edges_own(tmp_path: Path) -> None:
-    """What a client calls itself x-pointsman-anything or x-request-id reaches nobody."""
+    """What a client calls itself x-pointsman-anything or x-request-id reaches no replica."""
     async with running_edge(tmp_path, replicas=1) as edge:
         spoofed = [
             ("X-Pointsman-First", "r9"),
@@ -100,6 +100,18 @@ async def test_internal_names_are_the_edges_own(tmp_path: Path) -> None:
         assert not [name for name, _ in got.headers if name.startswith("x-pointsman")]
         assert [value for name, value in got.headers if name == "x-request-id"] == [answer.id]
         assert answer.id not in ("mine", "mine2")
+
+
+async def test_a_client_gets_its_own_well_formed_request_id_back(tmp_path: Path) -> None:
+    """The edge's own stands beside it, and the line of the request's end names both."""
+    async with running_edge(tmp_path, replicas=1) as edge:
+        answer = await edge.ask(headers=[("x-request-id", "trace-7f:3/a")])
+        assert answer.headers["x-request-id"] == "trace-7f:3/a" != answer.id
+        assert (await edge.router.line(answer.id))["cid"] == "trace-7f:3/a"
+        for unfit in ('quote"', "two words", "x" * 129, "line\\nbreak", ""):
+            answer = await edge.ask(headers=[("x-request-id", unfit)])
+            assert answer.headers["x-request-id"] == answer.id, unfit
+            assert (await edge.router.line(answer.id))["cid"] == "-"
 
 
 async def test_the_first_session_header_present_wins(tmp_path: Path) -> None:
@@ -286,7 +298,7 @@ async def test_tokens_pass_one_by_one(tmp_path: Path) -> None:
                     seen.put_nowait(None)
             assert b"".join(events) == b"".join(b"data: %d\n\n" % number for number in range(20))
             first = await edge.router.line(answer.headers["x-request-id"], "first")
-            end = await edge.router.line(answer.headers["x-request-id"])
+            end = await edge.router.line(answer.id)
         assert edge.router.lines.index(first) < edge.router.lines.index(end)
         assert first.keys() == {"ev", "id"}
         assert end["ttft"].isdigit()
@@ -298,7 +310,7 @@ async def test_an_answer_that_comes_whole_tells_no_first_token(tmp_path: Path) -
         async with httpx.AsyncClient() as client, asyncio.timeout(20):
             url = f"http://127.0.0.1:{edge.port}/v1/chat/completions"
             answer = await client.post(url, json={"stream": False})
-            end = await edge.router.line(answer.headers["x-request-id"])
+            end = await edge.router.line(answer.id)
         assert answer.status_code == 200
         assert end["ttft"] == "-"
         assert not [line for line in edge.router.lines if line["ev"] == "first"]

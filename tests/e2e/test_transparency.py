@@ -72,7 +72,7 @@ async def test_answers_pass_unchanged_but_for_our_headers(shared: SharedEdges) -
         url = (await edge.replicas())["sim-1"]["url"]
         for method, path in (("GET", "/version"), ("GET", "/nope"), ("DELETE", "/v1/models")):
             through, plain = await edge.client.request(method, path), await direct.request(method, url + path)
-            ours = {"x-pointsman-replica", "x-request-id", "date"}
+            ours = {"x-pointsman-replica", "x-pointsman-request-id", "x-request-id", "date"}
             assert (through.status_code, through.content) == (plain.status_code, plain.content)
             assert {k: v for k, v in through.headers.items() if k not in ours} == {
                 k: v for k, v in plain.headers.items() if k not in ours

@@ -289,7 +289,8 @@ class Response:
 
     @property
     def id(self) -> str:
-        return self.headers["x-request-id"]
+        """The edge's own id of the request."""
+        return self.headers.get("x-pointsman-request-id") or self.headers["x-request-id"]
 
     def json(self) -> Any:
         return json.loads(self.body)

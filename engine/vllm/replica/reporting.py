@@ -69,6 +69,7 @@ class _Call:
         "keys",
         "prefix_tokens",
         "prompt_tokens",
+        "reason",
         "reported_first",
         "request_id",
         "scope",
@@ -93,6 +94,8 @@ class _Call:
         self.decode_ms = 0.0
         """From its first token to the last one so far."""
         self.finished = False
+        self.reason = ""
+        """Why generation ended, in vLLM's words."""
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
@@ -252,7 +255,9 @@ class Reporter:
                     tokens = len(output.outputs[0].token_ids) if output.outputs else 0
                     call.completion_tokens = call.completion_tokens + tokens if deltas else tokens
                     call.decode_ms = (time.monotonic() - call.first_s) * 1000
-                    call.finished = call.finished or output.finished
+                    if output.finished:
+                        call.finished = True
+                        call.reason = (output.outputs[0].finish_reason or "") if output.outputs else ""
                     yield output
         finally:
             self._calls.pop(call.tag, None)
@@ -269,8 +274,10 @@ class Reporter:
             asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
         if call.request_id and self._publisher is not None:
             prompt_tokens = call.prompt_tokens if call.finished else 0
+            reason = call.reason if call.finished else "abort"
+            decode_ms = round(call.decode_ms, 3)
             self._publisher.finished(
-                Finished(call.request_id, prompt_tokens, call.completion_tokens, round(call.decode_ms, 3))
+                Finished(call.request_id, prompt_tokens, call.completion_tokens, decode_ms, reason)
             )
 
     # A request, as blocks
