@@ -116,7 +116,7 @@ def explain(
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """What follows an unknown name in a sentence: ` (did you mean 'ttl_s'?)`; empty where no known name is near."""
+    """A suffix for an unknown name in a sentence: ` (did you mean 'ttl_s'?)`; empty where no known name is near."""
     near = difflib.get_close_matches(given[:NAME_MAX], known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

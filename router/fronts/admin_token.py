@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: the name of the token, under which changes are recorded, and its roles."""
+    """The maker of a request: the name of the token, under which changes are recorded, and its roles."""
 
     name: str
     roles: frozenset[TokenRole]

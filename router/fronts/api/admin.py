@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.endpoint import Endpoint
 from pointsman.router.fronts.api.guard import Guard
@@ -27,9 +28,10 @@ from pointsman.router.process.version import product_version
 class AdminFront:
     """The app of the admin address, over one front of each kind."""
 
-    def __init__(self, guard: Guard, *fronts: Any) -> None:
+    def __init__(self, guard: Guard, audit: Audit, *fronts: Any) -> None:
         """fronts: objects whose methods the rows name as handlers, one of each class."""
         self._guard = guard
+        self._audit = audit
         self._fronts = (*fronts, DescriptionFront(describe_api(ENDPOINTS, product_version())))
 
     def app(self) -> Starlette:
@@ -41,5 +43,5 @@ class AdminFront:
     def _route(self, endpoint: Endpoint) -> Route:
         name = endpoint.handler.__name__
         front = next(front for front in self._fronts if getattr(type(front), name, None) is endpoint.handler)
-        handler = self._guard.guarded(endpoint, partial(endpoint.handler, front))
+        handler = self._guard.guarded(endpoint, self._audit.recorded(endpoint, partial(endpoint.handler, front)))
         return Route(endpoint.path, handler, methods=[endpoint.method])

@@ -15,6 +15,7 @@ from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
 from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
 from pointsman.router.fleet.replica import Replica
+from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.outliers import view_outlier
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
 from pointsman.router.process.clock import Clock
@@ -85,7 +86,10 @@ class ReplicaFront:
         if not _REPLICA_ID.match(replica_id):
             raise unfit("id", replica_id, f"a string that matches {REPLICA_ID_PATTERN}")
         registration = decode_body(await read_body(request, self._max_body_bytes), Registration)
-        known = self._replicas.get(replica_id) is not None
+        before = self._replicas.get(replica_id)
+        renewed = before is not None and before.registration == registration
+        if registration.born_ms or renewed:
+            unrecorded(request)  # The replica itself, or its next heartbeat.
         try:
             endpoint = await self._endpoints.resolve(registration.url)
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
@@ -97,14 +101,18 @@ class ReplicaFront:
             raise HTTPException(507, str(error)) from error
         except ResolveError as error:
             raise HTTPException(503, str(error), {"retry-after": "2"}) from error
-        return json_answer(self._views.view(replica), 200 if known else 201)
+        record(request, f"replica {replica_id} was {'registered' if before is None else 'changed'}")
+        return json_answer(self._views.view(replica), 201 if before is None else 200)
 
     async def delete_replica(self, request: Request) -> Response:
-        self._replicas.remove(self._not_superseded(request).id)
+        replica = self._not_superseded(request)
+        record(request, f"replica {replica.id} was removed")
+        self._replicas.remove(replica.id)
         return Response(status_code=204)
 
     async def drain_replica(self, request: Request) -> Response:
         replica = self._not_superseded(request)
+        record(request, f"replica {replica.id} drains")
         self._replicas.drain(replica.id)
         return json_answer(self._views.view(replica))
 
@@ -131,6 +139,8 @@ class ReplicaFront:
         """The replica, unless the query's `born_ms` says that an earlier incarnation of it asks."""
         replica = self._registered(request)
         born_ms = request.query_params.get("born_ms", "0")
+        if "born_ms" in request.query_params:
+            unrecorded(request)  # The replica itself.
         if not (born_ms.isascii() and born_ms.isdecimal() and len(born_ms) <= BORN_DIGITS_MAX):
             raise unfit("born_ms", born_ms, "milliseconds since 1970")
         try:

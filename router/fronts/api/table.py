@@ -10,10 +10,21 @@ from pointsman.contract.tokens import TokenRole
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.endpoint import TEXT, Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.events import (
+    AFTER,
+    FOLLOW,
+    KIND,
+    LAST,
+    LAST_EVENT_ID,
+    EventList,
+    EventsFront,
+    Whoami,
+)
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
@@ -87,6 +98,7 @@ NO_DRIVER = {
     503: "The driver of the pool's fleet cannot be reached.",
 }
 UNRESOLVED = {503: "The host name was not resolved in time."}
+TOO_MANY_STREAMS = {503: "As many streams are open as may be."}
 NO_PATH = {404: "No such path: the name in it has a slash."}
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -193,6 +205,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST", "/v1/explain", PolicyFront.explain, "Explain the decision for a request",
         body=ExplainRequest, allowed=(TokenRole.READ,),
         answers={200: Answer("Decision and candidates.", ExplainAnswer)},
+    ),
+    Endpoint(
+        "GET", "/v1/events", EventsFront.list_events, "List events, or follow them",
+        parameters=(KIND, LAST, AFTER, FOLLOW, LAST_EVENT_ID),
+        answers={200: Answer("The events.", EventList, other={SSE: TEXT, NDJSON: TEXT})}, errors=TOO_MANY_STREAMS,
+    ),
+    Endpoint(
+        "GET", "/v1/whoami", EventsFront.whoami, "Get the name and the roles of the token",
+        answers={200: Answer("Name and roles.", Whoami)},
     ),
     Endpoint(
         "GET", "/livez", HealthFront.livez, "Probe whether the router's process answers", public=True,

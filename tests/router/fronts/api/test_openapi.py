@@ -54,7 +54,9 @@ PROBES = {"/readyz"}
 @pytest.fixture(scope="module")
 def router() -> Router:
     """A router that listens nowhere: its app is called in this process."""
-    return Router(load_settings(environment={}, overrides={"admin": {"port": 0}}))
+    router = Router(load_settings(environment={}, overrides={"admin": {"port": 0}}))
+    router.streams.close()  # each stream ends after what there is
+    return router
 
 
 @pytest.fixture(scope="module")
