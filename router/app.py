@@ -59,6 +59,7 @@ from pointsman.router.process.listen import Listen, NearListen
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.sockets import bind_tcp, bind_unix
 from pointsman.router.settings import Settings
+from pointsman.router.watch.decision_feed import build_feed
 from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.old_workers import OldWorkers
@@ -144,6 +145,7 @@ class Router:
         )
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
+        self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
@@ -163,6 +165,7 @@ class Router:
             endpoints=self.endpoints,
             readiness=self.readiness,
             metrics=self.metrics,
+            decisions=self.decisions,
             events=self.events,
             streams=self.streams,
             clock=self.clock,
@@ -196,6 +199,9 @@ class Router:
                 self.tasks.start(stack, "save pins", self._pin_keeper.run)
             if settings.edge.admin_socket:
                 self._start_edge_sync(stack)
+            if self.decisions is not None:
+                stack.callback(self.decisions.close)
+                self.tasks.start(stack, "decisions", self.decisions.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
             await self._listen(stack, "ring", settings.ring, self._ring_protocol)

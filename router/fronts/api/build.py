@@ -11,6 +11,7 @@ from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fronts.api.admin import AdminFront
 from pointsman.router.fronts.api.audit import Audit
+from pointsman.router.fronts.api.decisions import DecisionsFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.guard import Guard
@@ -23,6 +24,7 @@ from pointsman.router.journal.events import EventLog
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings
+from pointsman.router.watch.decision_feed import DecisionFeed
 from pointsman.router.watch.endpoints import EndpointResolver
 
 
@@ -35,6 +37,7 @@ class AdminParts:
     endpoints: EndpointResolver
     readiness: Readiness
     metrics: CollectorRegistry
+    decisions: DecisionFeed | None
     events: EventLog
     streams: Streams
     clock: Clock
@@ -50,6 +53,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         ReplicaFront(core, parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
+        DecisionsFront(parts.decisions, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

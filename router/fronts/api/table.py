@@ -7,6 +7,8 @@ from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, Eve
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
 from pointsman.contract.tokens import TokenRole
+from pointsman.router.decide.decision_view import DecisionView
+from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.endpoint import TEXT, Answer, Endpoint, Parameter, Schema
@@ -21,6 +23,7 @@ from pointsman.router.fronts.api.events import (
     Whoami,
 )
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import ReplicaFront
@@ -191,6 +194,22 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ),
         },
         errors={412: "If-Match names another version."},
+    ),
+    Endpoint(
+        "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
+        parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),
+        answers={
+            200: Answer(
+                "Decisions, the newest first, 100 without a `limit`; with `follow`, an answer that goes on.",
+                DecisionList, other={SSE: TEXT, NDJSON: TEXT},
+            ),
+        },
+        errors={404: "This router keeps no decisions.", **TOO_MANY_STREAMS},
+    ),
+    Endpoint(
+        "GET", "/v1/decisions/{id}", DecisionsFront.get_decision, "Get one decision: candidates, terms and outcome",
+        parameters=(REQUEST_ID,), answers={200: Answer("The decision.", DecisionView)},
+        errors={404: "No decision about such a request is kept."},
     ),
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
