@@ -178,3 +178,7 @@ class DecisionRecord(msgspec.Struct, gc=False):
     """Slot of the engine whose words these are."""
     bytes: int = BASE_BYTES
     """Estimated memory, in bytes."""
+
+    def __repr__(self) -> str:
+        ended = "in flight" if self.line is None else f"ended with {self.line.st}"
+        return f"DecisionRecord({self.features.request_id}: {self.decision.reason} {self.decision.first}, {ended})"
