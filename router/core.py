@@ -129,13 +129,7 @@ class Core:
         )
         self.holds = HoldQueue(max_held=config.max_held)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
-        self.requests = RequestTable(
-            load=self.load,
-            kv=self.kv,
-            holds=self.holds,
-            ttl_s=limits.reservation_ttl_s,
-            max_requests=limits.max_reservations,
-        )
+        self.requests = self._build_requests(limits)
         self.replicas = self._build_registry(config)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
@@ -156,6 +150,15 @@ class Core:
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
+
+    def _build_requests(self, limits: LimitSettings) -> RequestTable:
+        return RequestTable(
+            load=self.load,
+            kv=self.kv,
+            holds=self.holds,
+            ttl_s=limits.reservation_ttl_s,
+            max_requests=limits.max_reservations,
+        )
 
     def _build_registry(self, config: CoreConfig) -> ReplicaRegistry:
         return ReplicaRegistry(
