@@ -5,26 +5,23 @@ Every command that cannot do its work as asked prints one sentence and exits wit
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 import yaml
 
-from pointsman.contract.errors import ConfigurationError
+from pointsman.commands.decision_commands import deciding
+from pointsman.commands.fleet_commands import fleet
+from pointsman.commands.sentence import one_sentence_on_error
 from pointsman.documents import policy_document
-from pointsman.errors import EXIT_CONFIGURATION, StartError
-from pointsman.router.errors import RouterError
 
 app = typer.Typer(
     name="pointsman",
     help="A routing control plane for fleets of vLLM replicas. HAProxy carries the bytes; Pointsman sets the points.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 engine = typer.Typer(help="Run replicas: simulated ones, or vLLM engines as Ray actors.", no_args_is_help=True)
@@ -33,22 +30,10 @@ app.add_typer(engine, name="engine")
 app.add_typer(haproxy, name="haproxy")
 state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
 app.add_typer(state, name="state")
+app.add_typer(fleet)
+app.add_typer(deciding)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextmanager
-def one_sentence_on_error() -> Iterator[None]:
-    """Turns configuration errors into a sentence on stderr and exit code 2."""
-    try:
-        yield
-    except (StartError, ConfigurationError, RouterError) as error:
-        refuse(str(error))
-
-
-def refuse(sentence: str) -> NoReturn:
-    print(f"pointsman: {sentence}", file=sys.stderr)
-    raise typer.Exit(EXIT_CONFIGURATION)
 
 
 @app.command()
