@@ -31,6 +31,8 @@ SILENCE_S = 45.0
 NO_SUCH_PATH = ("Not Found", "no such path", "Method Not Allowed")
 """Beginnings of `detail` where the router does not have the operation at all."""
 
+REVISION_HEADER = "x-pointsman-revision"
+
 UNASKED = (401, 403)
 """Refusals of who asks, whatever the question is."""
 
@@ -60,6 +62,8 @@ class Answer:
     status: int
     body: bytes
     etag: str = ""
+    revision: str = ""
+    """Number of the live policy's revision, where the router says it."""
 
     def json(self) -> Any:
         """The decoded body. Raises UnaskableError for a body that is no JSON."""
@@ -118,7 +122,8 @@ class AdminClient:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         self._check(method, path, answer)
-        return Answer(answer.status_code, answer.content, answer.headers.get("etag", ""))
+        said = answer.headers
+        return Answer(answer.status_code, answer.content, said.get("etag", ""), said.get(REVISION_HEADER, ""))
 
     def follow(self, path: str, **query: Any) -> Iterator[bytes]:
         """Ask for a stream, and yield its JSON documents, one at a time, until the router ends it.

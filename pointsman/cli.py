@@ -15,6 +15,7 @@ import yaml
 
 from pointsman.commands.decision_commands import deciding
 from pointsman.commands.fleet_commands import fleet
+from pointsman.commands.policy_commands import policy as policy_group
 from pointsman.commands.sentence import one_sentence_on_error
 from pointsman.documents import policy_document
 
@@ -32,6 +33,7 @@ state = typer.Typer(help="Show and compare the state of edges that share it.", n
 app.add_typer(state, name="state")
 app.add_typer(fleet)
 app.add_typer(deciding)
+app.add_typer(policy_group, name="policy", rich_help_panel="Look and change")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,33 @@ Tenant = Annotated[str, typer.Option(help="Tenant (API key), or its hash.")]
 Served = Annotated[str, typer.Option("--replica", help="Replica that served.")]
 Reason = Annotated[str, typer.Option(help="Reason of the decision, e.g. kv-moved; docs/metrics.md lists them.")]
 Status = Annotated[str, typer.Option(help="Status that the client received, or a class such as 5xx.")]
+
+
+@asks(deciding, panel=PANEL, example="pointsman explain -f body.json; pointsman explain --request 6f1c8a04-5d3e")
+def explain(
+    inquiry: Inquiry,
+    body: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="BODY", help="File with a request's body; - for standard input."),
+    ] = None,
+    request: Annotated[
+        str, typer.Option(metavar="ID", help="Id of a past request (x-request-id), to see then and now.")
+    ] = "",
+    session: Annotated[str, typer.Option(help="Session of the request.")] = "",
+    model: Annotated[str, typer.Option(help="Model of the request.")] = "",
+    path: Annotated[str, typer.Option(help="Path of the request; by the body's keys if absent.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help="Header of the request, NAME: VALUE; may be repeated.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take the file's bytes as sent, not as OpenAI's client would send its JSON.")
+    ] = False,
+) -> int:
+    """Explain where a request would go: candidates, terms of their scores, and what would change it."""
+    from pointsman.commands.explain import question, run_explain
+
+    asked = question(body=body, raw=raw, path=path, headers=header or [], request=request, session=session, model=model)
+    return run_explain(inquiry, asked)
 
 
 @asks(deciding, panel=PANEL, example="pointsman decisions --status 5xx; pointsman decisions 6f1c8a04-5d3e")
@@ -71,6 +99,17 @@ def tail(
 
     filters = {"session": session, "model": model, "tenant": tenant, "replica": replica}
     return run_tail(inquiry, last=last, **filters, reason=reason, status=status)
+
+
+@asks(deciding, panel=PANEL, example="pointsman top")
+def top(
+    inquiry: Inquiry,
+    once: Annotated[bool, typer.Option("--once", help="Print a single picture and exit.")] = False,
+) -> int:
+    """Show the edge as it works, once a second: replicas, requests by reason, TTFT, hit rate. The key q quits."""
+    from pointsman.commands.top import run_top
+
+    return run_top(inquiry, once=once)
 
 
 @asks(deciding, panel=PANEL, example="pointsman events -f --kind audit")

@@ -19,6 +19,14 @@ PANEL = "Look and change"
 ReplicaId = Annotated[str, typer.Argument(metavar="REPLICA", help="Replica id.")]
 
 
+@asks(fleet, panel=PANEL, example="pointsman status || pointsman events")
+def status(inquiry: Inquiry) -> int:
+    """Print whether the edge is well; exit code 1 if something is not."""
+    from pointsman.commands.status import run_status
+
+    return run_status(inquiry)
+
+
 @asks(fleet, panel=PANEL, example="pointsman replicas; pointsman replicas chat-3")
 def replicas(
     inquiry: Inquiry,
@@ -58,3 +66,22 @@ def reset(inquiry: Inquiry, replica: ReplicaId) -> int:
     from pointsman.commands.replicas import run_change
 
     return run_change(inquiry, replica, "reset")
+
+
+@asks(fleet, panel=PANEL, example="pointsman pools; pointsman pools chat")
+def pools(
+    inquiry: Inquiry,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Name of a pool; all pools if absent.")] = "",
+) -> int:
+    """List pools of replicas, or describe one with its members."""
+    from pointsman.commands.pools import run_list, run_show
+
+    return run_show(inquiry, pool) if pool else run_list(inquiry)
+
+
+@asks(fleet, panel=PANEL, example="pointsman edges")
+def edges(inquiry: Inquiry) -> int:
+    """List the edges that share state with this one; exit code 1 if this one does not follow them all."""
+    from pointsman.commands.edges import run_edges
+
+    return run_edges(inquiry)
