@@ -14,9 +14,10 @@ from pointsman.contract.http_api import decode_body, json_answer, media_type_of,
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
 from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
-from pointsman.router.fleet.replica import Replica
+from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.outliers import view_outlier
+from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.slices import in_slices
@@ -24,6 +25,9 @@ from pointsman.router.watch.endpoints import EndpointResolver
 
 BORN_DIGITS_MAX = 16
 """Milliseconds of the next 300,000 years; int() is quadratic in digits."""
+
+STATES = (*map(str, Health), "draining", "ejected")
+"""States of a replica (`Replica.state`)."""
 
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
 
@@ -71,12 +75,17 @@ class ReplicaFront:
         self._max_body_bytes = max_body_bytes
 
     async def list_replicas(self, request: Request) -> Response:
+        state = request.query_params.get("state", "up")
+        if state not in STATES:
+            raise unfit("state", state, f"one of {', '.join(STATES)}")
+        wanted = [replica for replica in self._replicas if _fits(replica, request)]
+        page, next_ = paged(sorted(wanted, key=_id), request, key=_id)
         views: list[ReplicaView] = []
-        for replicas in in_slices(sorted(self._replicas, key=lambda replica: replica.id)):
+        for replicas in in_slices(page):
             # A replica that left meanwhile has given its slot away.
             views += [self._views.view(replica) for replica in replicas if self._replicas.get(replica.id) is replica]
             await asyncio.sleep(0)
-        return json_answer(ReplicaList(replicas=views))
+        return json_answer(ReplicaList(replicas=views, next=next_))
 
     async def get_replica(self, request: Request) -> Response:
         return json_answer(self._views.view(self._registered(request)))
@@ -148,3 +157,18 @@ class ReplicaFront:
         except SupersededError as error:
             raise HTTPException(409, str(error)) from error
         return replica
+
+
+def _id(replica: Replica) -> str:
+    return replica.id
+
+
+def _fits(replica: Replica, request: Request) -> bool:
+    """Whether a replica is one of those that the query asks for."""
+    asked = request.query_params
+    model = asked.get("model", "")
+    return (
+        asked.get("state", replica.state) == replica.state
+        and asked.get("pool", replica.pool) == replica.pool
+        and (not model or model == replica.model or model in (replica.names or ()))
+    )

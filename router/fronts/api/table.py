@@ -26,7 +26,7 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
-from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
 from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
@@ -80,6 +80,16 @@ DRY_RUN = Parameter(
     description="Validate and answer, change nothing.",
 )
 
+STATE = Parameter(
+    name="state",
+    where="query",
+    schema={"type": "string", "enum": list(STATES)},
+    description="State of the replicas.",
+)
+MODEL = Parameter(
+    name="model", where="query", schema={"type": "string"}, description="Model or other name that the replicas serve."
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 EXCLUDE = Parameter(
     name="exclude",
     where="query",
@@ -107,11 +117,12 @@ NO_PATH = {404: "No such path: the name in it has a slash."}
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
-        answers={200: Answer("All replicas.", ReplicaList)},
+        parameters=(STATE, MODEL, POOL, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID,), allowed=tuple(TokenRole),  # a driver waits until its replicas are up
+        answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
     ),
     Endpoint(
         "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
@@ -160,7 +171,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/pools", PoolFront.list_pools, "List pools",
-        answers={200: Answer("All pools.", PoolList)},
+        parameters=PAGE, answers={200: Answer("The pools, by name.", PoolList)},
     ),
     Endpoint(
         "GET", "/v1/pools/{name}", PoolFront.get_pool, "Get one pool",
@@ -213,7 +224,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
-        answers={200: Answer("The edges.", EdgeList)},
+        parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},
     ),
     Endpoint(
         "GET", "/v1/state/digests", EdgesFront.digests,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET
 
 from pointsman.contract.bounds import Tokens
 from pointsman.contract.events import check_keys
 from pointsman.contract.pools import PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.policies.decision import Decision
+from pointsman.router.fronts.api.paging import Next
 
 
 class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
+    next: Next = UNSET
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):
@@ -74,6 +77,7 @@ class PoolView(PoolStatus, frozen=True, kw_only=True):
 
 class PoolList(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
+    next: Next = UNSET
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +174,7 @@ class EdgeList(msgspec.Struct, frozen=True, kw_only=True):
     store: Annotated[str, msgspec.Meta(description="up, the cause of a failure, or none without a store.")]
     in_step: Annotated[bool, msgspec.Meta(description="Whether every update of the running edges was received.")]
     edges: list[OtherEdge]
+    next: Next = UNSET
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
