@@ -40,6 +40,7 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
+from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.feed import FeedProtocol
@@ -156,9 +157,10 @@ class Router:
     def _build_admin(self, guard: Guard) -> AdminFront:
         core, admin = self.core, self.settings.admin
         edges = EdgesFront(core, self.sharing, clock=self.clock)
+        views = ReplicaViews(core, self.clock, health_path=self.settings.edge.server_options.health_path)
         return AdminFront(
             guard,
-            ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=admin.max_body_bytes),
+            ReplicaFront(core, self.endpoints, views, clock=self.clock, max_body_bytes=admin.max_body_bytes),
             PoolFront(
                 FleetTable(),
                 endpoints=self.endpoints,
