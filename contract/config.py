@@ -7,9 +7,10 @@ its type in words that an operator can act on, since msgspec's own messages name
 
 from __future__ import annotations
 
+import difflib
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -20,6 +21,9 @@ from msgspec import inspect
 from pointsman.contract.errors import ConfigurationError
 
 T = TypeVar("T")
+
+NAME_MAX = 64
+"""Characters of an unknown name that are compared with the known ones."""
 
 _REFUSAL = re.compile(r"(?P<message>.*?)(?: - at `(?P<of_key>key` in `)?\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]|(?P<any>\[\.\.\.\])")
@@ -106,9 +110,15 @@ def explain(
             key, value, problem, expected = join(key, name), None, "missing", describe_type(fields.get(name, Any))
         else:
             names = (*(known if key == at else ()), *fields)
-            key, value, problem = join(key, name), value.get(name), "unknown key"
+            key, value, problem = join(key, name), value.get(name), f"unknown key{did_you_mean(name, names)}"
             expected = f"one of the keys {', '.join(names)}" if names else "no keys"
     return error(key, value, expected, problem, source if isinstance(source, str) else _source_of(key, source))
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A suffix for an unknown name in a sentence: ` (did you mean 'ttl_s'?)`; empty where no known name is near."""
+    near = difflib.get_close_matches(given[:NAME_MAX], known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def join(path: str, key: str) -> str:

@@ -2,7 +2,7 @@
 
 A request that does not fit is an HTTPException with one sentence: 413 for a body beyond the limit, 400 for one that is
 not JSON (msgpack) or not UTF-8, 422 for a value that does not fit, in the form of `pointsman.contract.errors`.
-`answer_error` makes the answer of it, in the shape that OpenAI's API and vLLM use.
+`answer_error` makes the answer of it, in the shape that OpenAI's API and vLLM use; the admin API has its own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FORMATS = {JSON_TYPE: "JSON", MSGPACK_TYPE: "msgpack"}
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     message: str
-    type: str
-    code: int
+    type: str = ""
+    code: int = 0
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,14 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 def unfit(key: str, value: object, expected: str) -> HTTPException:
     """The refusal (422) of a parameter or of a value of a body."""
-    return HTTPException(422, str(ConfigurationError(key, value, expected)))
+    return unfit_for(ConfigurationError(key, value, expected))
+
+
+def unfit_for(error: ConfigurationError) -> HTTPException:
+    """The refusal (422) of what an error says, with the error as its cause, so that an answer may name the field."""
+    refusal = HTTPException(422, str(error))
+    refusal.__cause__ = error
+    return refusal
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -57,7 +64,7 @@ def decode_body(body: bytes, into: type[T], media_type: str = JSON_TYPE) -> T:
         decoded: T = _decode(body, into, media_type)
         return decoded
     except msgspec.ValidationError as refusal:
-        raise HTTPException(422, _explained(refusal, body, into, media_type)) from refusal
+        raise _explained(refusal, body, into, media_type)  # noqa: B904 -- its cause is the explanation
     # msgspec raises Python's own errors for text that is not UTF-8 (ValueError) and for nesting (RecursionError).
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise HTTPException(400, f"body: not {_FORMATS[media_type]}: {error}") from error
@@ -69,12 +76,12 @@ def _decode(body: bytes, into: Any, media_type: str) -> Any:
     return msgspec.msgpack.decode(body, type=into)
 
 
-def _explained(refusal: msgspec.ValidationError, body: bytes, into: Any, media_type: str) -> str:
+def _explained(refusal: msgspec.ValidationError, body: bytes, into: Any, media_type: str) -> HTTPException:
     try:
         values = _decode(body, Any, media_type)
     except (msgspec.DecodeError, ValueError, RecursionError):  # malformed behind what was refused
-        return f"body: {refusal}"
-    return str(explain(refusal, values, into, source="body"))
+        return HTTPException(422, f"body: {refusal}")
+    return unfit_for(explain(refusal, values, into, source="body"))
 
 
 def json_answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -29,25 +29,20 @@ from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
-from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
-from pointsman.router.fronts.admin_token import AdminToken
-from pointsman.router.fronts.api.admin import AdminFront
-from pointsman.router.fronts.api.edges import EdgesFront
+from pointsman.router.fronts.admin_token import AdminTokens
+from pointsman.router.fronts.api.build import AdminParts, build_admin
 from pointsman.router.fronts.api.guard import Check, Guard
-from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.models import ModelsFront
-from pointsman.router.fronts.api.policy import PolicyFront
-from pointsman.router.fronts.api.pools import PoolFront
-from pointsman.router.fronts.api.replica_views import ReplicaViews
-from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.feed import FeedProtocol
 from pointsman.router.fronts.hold import HoldFront
 from pointsman.router.fronts.lookup import FormReader, LookupFront
 from pointsman.router.fronts.ring import RingProtocol
 from pointsman.router.fronts.spop import SPOPProtocol
+from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.families import build_registry
@@ -70,6 +65,7 @@ from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
+from pointsman.router.watch.states import StateWatch
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -131,8 +127,8 @@ class Router:
                 readiness=self.readiness,
             )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
-        self.admin_token = AdminToken(settings.admin.token)
-        guard = Guard(self.admin_token, hosts=settings.admin.hosts)
+        self.admin_tokens = AdminTokens(settings.admin.token)
+        guard = Guard(self.admin_tokens, hosts=settings.admin.hosts)
         self.metrics = build_registry(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
@@ -143,7 +139,10 @@ class Router:
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
-        self.admin = self._build_admin(guard)
+        self.events = EventLog(wall=clock.wall)
+        self.streams = Streams()
+        self.admin = build_admin(guard, self._admin_parts(), settings.admin)
+        self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
         self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
@@ -154,23 +153,17 @@ class Router:
         self.addresses: dict[str, Listen] = {}
         """Address of each front, once the router serves: spop, lookup, ring, feed, admin."""
 
-    def _build_admin(self, guard: Guard) -> AdminFront:
-        core, admin = self.core, self.settings.admin
-        edges = EdgesFront(core, self.sharing, clock=self.clock)
-        views = ReplicaViews(core, self.clock, health_path=self.settings.edge.server_options.health_path)
-        return AdminFront(
-            guard,
-            ReplicaFront(core, self.endpoints, views, clock=self.clock, max_body_bytes=admin.max_body_bytes),
-            PoolFront(
-                FleetTable(),
-                endpoints=self.endpoints,
-                clock=self.clock,
-                token=admin.token,
-                max_body_bytes=admin.max_body_bytes,
-            ),
-            PolicyFront(core, edges, clock=self.clock, max_body_bytes=admin.max_body_bytes),
-            edges,
-            HealthFront(self.readiness, self.metrics),
+    def _admin_parts(self) -> AdminParts:
+        return AdminParts(
+            core=self.core,
+            sharing=self.sharing,
+            endpoints=self.endpoints,
+            readiness=self.readiness,
+            metrics=self.metrics,
+            events=self.events,
+            streams=self.streams,
+            clock=self.clock,
+            health_path=self.settings.edge.server_options.health_path,
         )
 
     def _changed(self) -> None:
@@ -213,6 +206,7 @@ class Router:
             await self._serve_lookup(stack)
             admin = self._bind("admin", settings.admin.listen)
             await serve_http(stack, "admin", admin, self.admin.app(), self._give_up)
+            stack.callback(self.streams.close)
             if self.sharing is not None:
                 self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
                 self.tasks.start(stack, "sharing", self.sharing.run)
@@ -265,7 +259,7 @@ class Router:
         return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.core, self._feeds, self.admin_token, self.clock)
+        return FeedProtocol(self.core, self._feeds, self.admin_tokens, self.clock)
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
@@ -320,6 +314,7 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
+            self._states.look(swept.leases)
             if self.sharing is not None:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)

@@ -38,6 +38,7 @@ ROUTER_FLOORS = (
     "errors",
     "counts",
     "process",
+    "journal",
     "fleet",
     "outliers",
     "settings",

@@ -6,7 +6,7 @@ pools. A pool belongs to the fleet that named it first, until that fleet leaves 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pointsman.contract.pools import FLEETS_MAX, FleetLease, PoolStatus
 from pointsman.router.errors import LimitError, RegistrationError
@@ -20,6 +20,8 @@ class Fleet:
     control: str
     until_s: float
     pools: dict[str, PoolStatus]
+    token: str = field(default="", repr=False)
+    """Bearer token with which the driver took the lease, and by which it knows the router's orders; empty for none."""
 
 
 class FleetTable:
@@ -32,8 +34,8 @@ class FleetTable:
     def __len__(self) -> int:
         return len(self._fleets)
 
-    def put(self, name: str, lease: FleetLease, now_s: float) -> bool:
-        """Takes or renews a lease; True if it is a first one.
+    def put(self, name: str, lease: FleetLease, now_s: float, *, token: str = "") -> bool:
+        """Takes or renews a lease; True if it is a first one. `token` is the driver's bearer token.
 
         Raises LimitError beyond `max_fleets`, RegistrationError when a pool is another fleet's.
         """
@@ -47,7 +49,7 @@ class FleetTable:
                 problem = f"{pool.name!r} belongs to the fleet {owner.name!r}"
                 raise RegistrationError("pools", pool.name, "pools of no other fleet", problem)
         pools = {pool.name: pool for pool in lease.pools}
-        self._fleets[name] = Fleet(name, lease.control.rstrip("/"), now_s + lease.ttl_s, pools)
+        self._fleets[name] = Fleet(name, lease.control.rstrip("/"), now_s + lease.ttl_s, pools, token)
         return not known
 
     def remove(self, name: str) -> bool:

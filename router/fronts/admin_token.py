@@ -1,16 +1,24 @@
-"""The bearer token of the admin API, which engines show on the feed too.
+"""The bearer tokens of the admin API, which engines show on the feed too.
 
-`AdminToken` owns the comparison, which takes the same time for every wrong token, and what wrong ones cost: each is
-counted, they are logged together once a second at most, and their answer is delayed. A delay holds a connection of the
-peer that guesses and nothing else, so its price is his; how many answers are delayed at once is bounded.
+`AdminTokens` says whose token a request shows and what that one may do. Every wrong token takes the same time to
+compare, and costs: each is counted, they are logged together once a second at most, and their answer is delayed. A
+delay holds a connection of the peer that guesses and nothing else, so its price is his; how many answers are delayed at
+once is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import structlog
+
+from pointsman.contract.tokens import TokenRole
+from pointsman.router.fronts.token_file import TokenFile
+from pointsman.router.process import clock
+from pointsman.router.process.clock import Clock
 
 LOG_EVERY_S = 1.0
 """Wrong tokens within this time are one line in the log."""
@@ -25,11 +33,37 @@ rate, and a peer that opens connections without end must not have them kept."""
 log = structlog.get_logger(__name__)
 
 
-class AdminToken:
-    """The token that is expected; an empty one is none, and admits everybody."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The maker of a request: the name of the token, under which changes are recorded, and its roles."""
 
-    def __init__(self, token: str) -> None:
+    name: str
+    roles: frozenset[TokenRole]
+
+    def may(self, allowed: Iterable[TokenRole]) -> bool:
+        """Whether one of these roles is the caller's; empty asks for none."""
+        needed = frozenset(allowed)
+        return not needed or not needed.isdisjoint(self.roles)
+
+
+ALL_ROLES = frozenset(TokenRole)
+
+LOCAL = Caller("local", ALL_ROLES)
+"""A program on this machine, where no token is set."""
+
+ADMIN = Caller("admin", ALL_ROLES)
+"""The bearer of `admin.token`."""
+
+
+class AdminTokens:
+    """The tokens that are expected; without any, everybody is admitted."""
+
+    def __init__(self, token: str = "", listed: TokenFile | None = None, *, wall: Clock = clock.wall) -> None:
+        """token: that of `admin.token`, which has every role; empty for none.
+        listed: named tokens; None where no file is set."""
         self._token = token.encode()
+        self._listed = listed
+        self._wall = wall
         self.wrong = 0
         """Wrong or missing tokens since the start."""
         self._unlogged = 0
@@ -38,22 +72,31 @@ class AdminToken:
         self._log_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"AdminToken(required={self.required}, wrong={self.wrong})"
+        return f"AdminTokens(required={self.required}, wrong={self.wrong})"
 
     @property
     def required(self) -> bool:
-        return bool(self._token)
+        """Whether a request must show a token."""
+        return bool(self._token) or self._listed is not None
 
-    def admits(self, given: str, peer: str) -> bool:
-        """Whether a token is the expected one; a wrong one is counted. `peer` is the address it came from."""
-        if not self._token or hmac.compare_digest(given.encode(), self._token):
-            return True
+    def caller(self, given: str, peer: str) -> Caller | None:
+        """Whose token this is; None for a wrong or expired one, which is counted. `peer` is the address it came from.
+
+        Where none is required, everybody is `LOCAL`.
+        """
+        if not self.required:
+            return LOCAL
+        if self._token and hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token):
+            return ADMIN
+        record = self._listed.find(given, self._wall()) if self._listed is not None else None
+        if record is not None:
+            return Caller(record.name, frozenset(record.roles))
         self.wrong += 1
         self._unlogged += 1
         self._peer = peer
         if self._log_timer is None:
             self._log()
-        return False
+        return None
 
     async def slow_down(self) -> None:
         """Delays the answer to a wrong token."""

@@ -16,8 +16,9 @@ import structlog
 
 from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
+from pointsman.contract.tokens import TokenRole
 from pointsman.router.core import Core
-from pointsman.router.fronts.admin_token import DELAY_S, AdminToken
+from pointsman.router.fronts.admin_token import DELAY_S, AdminTokens
 from pointsman.router.process.clock import Clock
 
 MAX_FEEDS = 8192
@@ -51,10 +52,10 @@ class WrongTokenError(FeedError):
 class FeedProtocol(asyncio.Protocol):
     """One engine's connection."""
 
-    def __init__(self, core: Core, connections: set[FeedProtocol], token: AdminToken, clock: Clock) -> None:
+    def __init__(self, core: Core, connections: set[FeedProtocol], tokens: AdminTokens, clock: Clock) -> None:
         self._core = core
         self._clock = clock
-        self._token = token
+        self._tokens = tokens
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -145,8 +146,11 @@ class FeedProtocol(asyncio.Protocol):
     def _welcome(self, hello: FeedHello) -> None:
         assert self._transport is not None
         peer = self._transport.get_extra_info("peername") or ("",)
-        if not self._token.admits(hello.token, str(peer[0])):
+        caller = self._tokens.caller(hello.token, str(peer[0]))
+        if caller is None:
             raise WrongTokenError
+        if not caller.may((TokenRole.ENGINE,)):
+            raise FeedError(403, f"the role engine is needed, which the token {caller.name!r} has not")
         if not hello.replica:
             raise FeedError(422, "replica: '': a replica's id is expected")
         self._replica = hello.replica

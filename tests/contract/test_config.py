@@ -56,8 +56,8 @@ def test_values_and_defaults() -> None:
         pytest.param(
             {"wanted": "x", "point": 3},
             "at.point",
-            "file: at.point: unknown key, expected one of the keys policy, points, factor, by, weights, wanted, role, "
-            "inner, several, by_name",
+            "file: at.point: unknown key (did you mean 'points'?), expected one of the keys policy, points, factor, "
+            "by, weights, wanted, role, inner, several, by_name",
             id="unknown-key",
         ),
         pytest.param({}, "at.wanted", "at.wanted: missing, expected a string", id="missing"),

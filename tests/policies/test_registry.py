@@ -86,8 +86,8 @@ def test_fallbacks_nest_and_default() -> None:
         pytest.param(
             {"policy": "session_affinity", "fallback": {"policy": "consistent_hash", "virtual_node": 3}},
             "fallback.virtual_node",
-            "fallback.virtual_node: unknown key, expected one of the keys policy, virtual_nodes, load_factor, "
-            "min_bound, compat, fallback",
+            "fallback.virtual_node: unknown key (did you mean 'virtual_nodes'?), expected one of the keys policy, "
+            "virtual_nodes, load_factor, min_bound, compat, fallback",
             id="deep-unknown-key",
         ),
         pytest.param(

@@ -139,7 +139,7 @@ def as_shown(command: Shown, answer: httpx.Response) -> str:
         return piped.stdout.rstrip("\n")
     if not answer.text:
         return f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}"
-    is_json = answer.headers["content-type"].startswith("application/json")
+    is_json = "json" in answer.headers["content-type"]
     return on_lines(json.loads(answer.text)) if is_json else answer.text.rstrip("\n")
 
 

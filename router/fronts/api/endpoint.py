@@ -1,4 +1,9 @@
-"""Description of one operation of the admin API: the row type of `pointsman.router.fronts.api.table`."""
+"""Description of one operation of the admin API: the row type of `pointsman.router.fronts.api.table`.
+
+A row names method, path, handler and what is special; the rest follows from those. The operation's id is the handler's
+name in camel case, its tag the noun in its path, and the role that it asks for `read` where the method is GET, else
+`operate`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pointsman.contract.events import JSON_TYPE
+from pointsman.contract.tokens import TokenRole
 
 Schema = Mapping[str, Any]
 """A JSON schema, for what has no struct."""
+
+TEXT: Schema = {"type": "string"}
+"""Schema of a body that is no JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +36,17 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer that is no error: what it says, and the type of its body; None where there is no body."""
+    """One answer that is no error: what it says, and the type of its body as JSON; None where there is no such body.
+
+    headers: what each header of the answer says, by name.
+    other: schemas of bodies that are no JSON, by media type.
+    """
 
     description: str
     body: type | Schema | None = None
+    _: KW_ONLY
+    headers: Mapping[str, str] = field(default_factory=dict)
+    other: Mapping[str, Schema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +56,8 @@ class Endpoint:
     handler: method of a front, which the app binds to its instance of that front.
     answers: by status; errors, by status, besides those that any operation has.
     body: what the body is decoded as; None where none is read. media_types: those it may have.
-    public: no token is asked for, and the operation is not part of the description.
+    allowed: roles of tokens any one of which is enough, the usual one first; empty for the usual one of the method.
+    public: no token is asked for.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -53,8 +70,55 @@ class Endpoint:
     media_types: tuple[str, ...] = (JSON_TYPE,)
     parameters: tuple[Parameter, ...] = ()
     errors: Mapping[int, str] = field(default_factory=dict)
+    allowed: tuple[TokenRole, ...] = ()
     public: bool = False
+
+    @property
+    def operation_id(self) -> str:
+        """Name of the operation in generated clients: `listReplicas` for a handler `list_replicas`."""
+        first, *others = self.handler.__name__.split("_")
+        return first + "".join(word.capitalize() for word in others)
+
+    @property
+    def roles(self) -> tuple[TokenRole, ...]:
+        """Roles of tokens any one of which is enough; empty where no token is asked for. Who may operate may see."""
+        if self.public:
+            return ()
+        roles = self.allowed or (TokenRole.READ if self.method == "GET" else TokenRole.OPERATE,)
+        return (*roles, TokenRole.OPERATE) if roles == (TokenRole.READ,) else roles
+
+    @property
+    def changes(self) -> bool:
+        """Whether the operation changes what people decide about: such calls are recorded with their author."""
+        return TokenRole.OPERATE in self.roles and TokenRole.READ not in self.roles
+
+    @property
+    def tag(self) -> str:
+        """Group of the operation: `engines`, `health`, or the noun in its path."""
+        if self.public:
+            return "health"
+        if self.roles[0] is TokenRole.ENGINE:
+            return "engines"
+        noun = self.path.split("/")[2]
+        return NOUNS.get(noun, noun)
 
     def names(self, where: Literal["path", "query", "header"]) -> tuple[str, ...]:
         """Names of its parameters in one place of a request."""
         return tuple(parameter.name for parameter in self.parameters if parameter.where == where)
+
+
+NOUNS = {"policy": "policies", "explain": "decisions", "state": "edges", "whoami": "tokens"}
+"""Tag by the noun in a path, where they differ."""
+
+TAGS = {
+    "replicas": "Engines that requests are routed to: list them, drain them, see why one is out.",
+    "policies": "The rules by which a replica is chosen, and the policy that is live.",
+    "decisions": "Where requests went or would go, and why.",
+    "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
+    "edges": "Other edges that share state with this one.",
+    "events": "What changed, when, and by whom.",
+    "tokens": "The token of a request and what it allows.",
+    "engines": "Calls that replicas and drivers of fleets make by themselves: registrations, leases and reports.",
+    "health": "Probes, metrics and this description. No token is asked for.",
+}
+"""Description by tag, in the order of the documentation."""

@@ -1,18 +1,20 @@
 """Checks of every request to the admin API, before its handler runs.
 
-Three questions, in this order. May this peer ask? With `admin.token` the bearer token answers; a browser cannot attach
-it to a request of another site without a preflight, which this API never grants, so nothing more is checked. Without a
-token the peer must be a program on this machine: `Host` names a loopback address or one of `admin.hosts` (a page that
-rebinds its own name to 127.0.0.1 still sends that name), and neither `Sec-Fetch-Site` nor `Origin` says that a page of
-another origin is asking. Does the operation have these query parameters? An unknown one is refused: `?dryrun=true`
-must not put live what `?dry_run=true` would only check. Does the body have a type the operation reads? Forms and plain
-text, which pages may post anywhere without a preflight, are not among them.
+Three questions, in this order. May this peer ask for this? Where tokens are set, the bearer token and its roles answer;
+a browser cannot attach it to a request of another site without a preflight, which this API never grants, so nothing
+more is checked. Without tokens the peer must be a program on this machine: `Host` names a loopback address or one of
+`admin.hosts` (a page that rebinds its own name to 127.0.0.1 still sends that name), and neither `Sec-Fetch-Site` nor
+`Origin` says that a page of another origin is asking. Does the operation have these query parameters? An unknown one is
+refused: `?dryrun=true` must not put live what `?dry_run=true` would only check. Does the body have a type the operation
+reads? Forms and plain text, which pages may post anywhere without a preflight, are not among them.
 
-A refusal is an HTTPException with one sentence, and counted by check. Handlers see only what passed.
+A refusal is an HTTPException with one sentence, and counted by check. Handlers see only what passed, and learn from
+`caller_of` who asks.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
@@ -22,9 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pointsman.contract.events import JSON_TYPE
+from pointsman.contract.config import did_you_mean
 from pointsman.contract.http_api import bearer_token, media_type_of, wrong_token
-from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import LOCAL, AdminTokens, Caller
+from pointsman.router.fronts.api.endpoint import Endpoint
+from pointsman.router.fronts.api.problems import refusal
 from pointsman.router.fronts.hosts import host_of, is_loopback
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -32,74 +36,93 @@ Handler = Callable[[Request], Awaitable[Response]]
 QUOTED_MAX = 100
 """Characters of a peer's header or parameter that a refusal repeats."""
 
+AUTHOR_HEADER = "x-pointsman-author"
+"""Header in which a person on this machine says who makes a change, where no token does."""
+
+_AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@ -]{0,63}")
+
 
 class Check(StrEnum):
     """A check that refused a request."""
 
     TOKEN = "token"
+    ROLE = "role"
     HOST = "host"
     ORIGIN = "origin"
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who makes a request that the guard let pass."""
+    caller: Caller = getattr(request.state, "caller", LOCAL)
+    return caller
 
 
 class Guard:
     """The checks, with the settings they need. `refused` counts refusals of who asks, by check."""
 
-    def __init__(self, token: AdminToken, *, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, tokens: AdminTokens, *, hosts: Iterable[str] = ()) -> None:
         """`hosts` are names besides loopback that `Host` may have where no token is set."""
-        self._token = token
+        self._tokens = tokens
         self._hosts = frozenset(name.lower() for name in hosts)
         self._refused: Counter[Check] = Counter()
 
     @property
     def refused(self) -> Counter[Check]:
         """Requests that each check refused; includes wrong tokens on the feed."""
-        return self._refused + Counter({Check.TOKEN: self._token.wrong})
+        return self._refused + Counter({Check.TOKEN: self._tokens.wrong})
 
-    def public(self, handler: Handler) -> Handler:
-        """For what a token does not protect: health, metrics, the description of the API."""
+    def guarded(self, endpoint: Endpoint, handler: Handler) -> Handler:
+        """The handler of an operation behind all checks; of a public one, behind those of a request without token."""
 
-        async def check_then_handle(request: Request) -> Response:
+        async def check_locality(request: Request) -> Response:
             self._check_local(request.headers)
             return await handler(request)
 
-        return check_then_handle
-
-    def guarded(self, handler: Handler, *, query: Iterable[str] = (), types: Iterable[str] = (JSON_TYPE,)) -> Handler:
-        """For operations of `/v1`; `query` names the parameters they have, `types` the media types of their bodies."""
-        known, accepted = tuple(query), tuple(types)
-
-        async def check_then_handle(request: Request) -> Response:
-            await self._check_token(request)
+        async def check_all(request: Request) -> Response:
+            caller = await self._caller(request)
             self._check_local(request.headers)
-            check_query(request, known)
-            check_body_type(request.headers, accepted)
+            if not caller.may(endpoint.roles):
+                self._refused[Check.ROLE] += 1
+                raise refusal("missing-role", _missing(caller, endpoint))
+            check_query(request, endpoint.names("query"))
+            check_body_type(request.headers, endpoint.media_types)
+            request.state.caller = caller
             return await handler(request)
 
-        return check_then_handle
+        return check_locality if endpoint.public else check_all
 
-    async def _check_token(self, request: Request) -> None:
-        if not self._token.required:
-            return
+    async def _caller(self, request: Request) -> Caller:
         peer = request.client.host if request.client else ""
-        if not self._token.admits(bearer_token(request.headers), peer):
-            await self._token.slow_down()
+        caller = self._tokens.caller(bearer_token(request.headers), peer)
+        if caller is None:
+            await self._tokens.slow_down()
             raise wrong_token()
+        if caller is LOCAL:
+            author = request.headers.get(AUTHOR_HEADER, "")
+            return Caller(author, caller.roles) if _AUTHOR.fullmatch(author) else caller
+        return caller
 
     def _check_local(self, headers: Headers) -> None:
-        if self._token.required:
+        if self._tokens.required:
             return
         given = headers.getlist("host")
         host = host_of(given[0]) if len(given) == 1 else ""
         if not (is_loopback(host) or host in self._hosts):
             self._refused[Check.HOST] += 1
-            raise HTTPException(
-                403,
-                f"host: {_quoted(', '.join(given))}: without admin.token only requests to a loopback address or to one "
+            raise refusal(
+                "foreign-caller",
+                f"host: {_quoted(', '.join(given))}: without a token only requests to a loopback address or to one "
                 "of admin.hosts are served",
             )
         if foreign := foreign_page(headers, given[0]):
             self._refused[Check.ORIGIN] += 1
-            raise HTTPException(403, f"{foreign}: a web page of another origin may not use this API")
+            raise refusal("foreign-caller", f"{foreign}: a web page of another origin may not use this API")
+
+
+def _missing(caller: Caller, endpoint: Endpoint) -> str:
+    has = ", ".join(sorted(caller.roles))
+    needed = " or ".join(endpoint.roles)
+    return f"{endpoint.method} {endpoint.path} needs the role {needed}; the token {caller.name!r} has: {has}"
 
 
 def foreign_page(headers: Headers, host: str) -> str:
@@ -123,7 +146,8 @@ def check_query(request: Request, known: tuple[str, ...]) -> None:
     for name in names:
         if name not in known:
             expected = f"known parameters are {', '.join(known)}" if known else "this operation has no parameters"
-            raise HTTPException(422, f"query: unknown parameter {_quoted(name)}; {expected}")
+            meant = did_you_mean(name, known)
+            raise HTTPException(422, f"query: unknown parameter {_quoted(name)}{meant}; {expected}")
         if names.count(name) > 1:
             raise HTTPException(422, f"query: {name} is given more than once")
 

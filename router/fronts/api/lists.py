@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import Response
 
 from pointsman.contract.events import JSON_TYPE
@@ -24,7 +25,7 @@ class JSONList:
             self._parts.append(_encode(items)[1:-1])
 
     def answer(self, name: str, **more: object) -> Response:
-        """The answer `{name: [...], **more}`."""
+        """The answer `{name: [...], **more}`, without members that are UNSET."""
         members = [_encode(name) + b":[" + b",".join(self._parts) + b"]"]
-        members += [_encode(key) + b":" + _encode(value) for key, value in more.items()]
+        members += [_encode(key) + b":" + _encode(value) for key, value in more.items() if value is not UNSET]
         return Response(b"{" + b",".join(members) + b"}", media_type=JSON_TYPE)

@@ -8,26 +8,42 @@ from typing import Any
 import msgspec
 
 from pointsman.contract.events import JSON_TYPE
-from pointsman.contract.http_api import ErrorBody
-from pointsman.router.fronts.api.endpoint import Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.endpoint import TAGS, Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.problems import PAGE, PROBLEM_TYPE, Problem
 
 REF = "#/components/schemas/{name}"
 
+LOCAL_ERRORS = {403: "No token is set, and the Host is not this machine's or a web page of another origin asks."}
+"""Errors that any operation may answer."""
+
 ERRORS = {
-    401: "The bearer token is missing or wrong.",
-    403: "No token is set, and the Host is not this machine's or a web page of another origin asks.",
+    401: "The bearer token is missing, wrong or expired.",
+    403: "The token has not the role. Without any token set: the Host is not this machine's, or a web page of another "
+    "origin asks.",
     415: "The body has another media type.",
     422: "A parameter or the body is wrong; nothing changed.",
 }
-"""Errors that any operation may answer."""
+"""Errors that any operation of `/v1` may answer."""
 
 BODY_ERRORS = {400: "The body is not JSON, or not UTF-8.", 413: "The body is too large."}
 """Errors that an operation with a body may answer in addition."""
 
+ERROR_HEADERS = {
+    401: {"WWW-Authenticate": "The scheme that is expected, `Bearer`."},
+    503: {"Retry-After": "Seconds to wait before the next try."},
+}
+
+ABOUT = f"""Replicas, policy, decisions and events of one router.
+
+Where tokens are set (`admin.token`, `admin.tokens_file`), a request shows one as `Authorization: Bearer TOKEN`; the
+description of each operation names the roles that allow it. Where none is set, only programs on the router's machine
+are served. Errors are problem documents (RFC 9457); their `type` leads to [{PAGE}]({PAGE}). Times are RFC 3339 in UTC;
+durations have their unit in their name."""
+
 
 def describe_api(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
-    """An OpenAPI 3.1 document of the endpoints that are not public."""
-    described = [endpoint for endpoint in endpoints if not endpoint.public]
+    """An OpenAPI 3.1 document of the endpoints."""
+    described = list(endpoints)
     schemas = _Schemas(described)
     paths: dict[str, Any] = {}
     for endpoint in described:
@@ -36,14 +52,17 @@ def describe_api(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
         if in_path:
             item["parameters"] = in_path
         item[endpoint.method.lower()] = _operation(endpoint, schemas)
+    used = {endpoint.tag for endpoint in described}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Pointsman admin API",
             "version": version,
-            "description": "Replicas, policy and explanations of one router. Where no token is set (`admin.token`), "
-            "only programs on the same machine may ask.",
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": "/", "description": "The admin address of the router that served this description."}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in used],
         "paths": paths,
         "components": {
             "schemas": schemas.components,
@@ -53,19 +72,37 @@ def describe_api(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
-    responses: dict[str, Any] = {}
-    for status, answer in endpoint.answers.items():
-        responses[str(status)] = {"description": answer.description}
-        if answer.body is not None:
-            responses[str(status)]["content"] = _content(schemas.of(answer.body))
-    for status, text in {**ERRORS, **(BODY_ERRORS if endpoint.body else {}), **endpoint.errors}.items():
-        responses[str(status)] = {"description": text, "content": _content(schemas.of(ErrorBody))}
-    operation: dict[str, Any] = {"summary": endpoint.summary, "responses": responses, "security": [{"bearer": []}, {}]}
+    responses = {str(status): _answer(answer, schemas) for status, answer in endpoint.answers.items()}
+    errors = LOCAL_ERRORS if endpoint.public else ERRORS | (BODY_ERRORS if endpoint.body is not None else {})
+    for status, text in {**errors, **endpoint.errors}.items():
+        content = {PROBLEM_TYPE: {"schema": schemas.of(Problem)}}
+        responses[str(status)] = {"description": text, "content": content} | _headers(ERROR_HEADERS.get(status, {}))
+    operation: dict[str, Any] = {
+        "operationId": endpoint.operation_id,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "responses": responses,
+        # Where no token is set, none is needed.
+        "security": [*({"bearer": [str(role)]} for role in endpoint.roles), {}] if endpoint.roles else [],
+    }
+    if endpoint.roles:
+        operation["description"] = f"For tokens with the role {' or '.join(f'`{role}`' for role in endpoint.roles)}."
     if endpoint.body is not None:
-        content = _content(schemas.of(endpoint.body), endpoint.media_types)
+        content = {media_type: {"schema": schemas.of(endpoint.body)} for media_type in endpoint.media_types}
         operation["requestBody"] = {"required": True, "content": content}
     parameters = [_parameter(parameter) for parameter in endpoint.parameters if parameter.where != "path"]
     return operation | ({"parameters": parameters} if parameters else {})
+
+
+def _answer(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    content = {} if answer.body is None else {JSON_TYPE: {"schema": schemas.of(answer.body)}}
+    content |= {media_type: {"schema": schema} for media_type, schema in answer.other.items()}
+    return {"description": answer.description} | ({"content": content} if content else {}) | _headers(answer.headers)
+
+
+def _headers(described: Mapping[str, str]) -> dict[str, Any]:
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
+    return {"headers": headers} if headers else {}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -75,16 +112,12 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return described | ({"description": parameter.description} if parameter.description else {})
 
 
-def _content(schema: Schema, media_types: Iterable[str] = (JSON_TYPE,)) -> dict[str, Any]:
-    return {media_type: {"schema": schema} for media_type in media_types}
-
-
 class _Schemas:
     """Schemas of all types that endpoints name. A struct, and a schema with a title, is described once, in
     `components`, and referred to."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        named: list[type | Schema] = [ErrorBody]
+        named: list[type | Schema] = [Problem]
         for endpoint in endpoints:
             named += [body for body in (endpoint.body, *(one.body for one in endpoint.answers.values())) if body]
         structs = list(dict.fromkeys(one for one in named if isinstance(one, type)))

@@ -14,12 +14,11 @@ from pointsman.policies.registry import installed_policies
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import StaleVersionError
+from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.edges import EdgesFront
+from pointsman.router.fronts.api.flags import flag
 from pointsman.router.fronts.api.types import CandidateView, ExplainAnswer, ExplainRequest, PolicyList, PolicyView
 from pointsman.router.process.clock import Clock
-
-FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-"""Values of a query parameter that is a boolean."""
 
 
 class PolicyFront:
@@ -45,6 +44,8 @@ class PolicyFront:
     async def put_policy(self, request: Request) -> Response:
         body = await read_body(request, self._max_body_bytes)
         dry_run = flag(request, "dry_run")
+        if dry_run:
+            unrecorded(request)
         if_match = request.headers.get("if-match")
         try:
             if not dry_run:
@@ -54,6 +55,8 @@ class PolicyFront:
             raise HTTPException(412, str(error)) from error
         except PolicyError as error:
             raise HTTPException(422, str(error)) from error
+        if not dry_run:
+            record(request, f"policy {self._pipeline.policy.name} is live, version {self._policy.etag}")
         if warnings := self._policy.warnings(applied):
             applied = applied | {"warnings": warnings}
         return json_answer(applied, headers={"etag": self._policy.etag})
@@ -66,14 +69,3 @@ class PolicyFront:
         answer = self._pipeline.explain(features, self._clock())
         answer["candidates"] = [CandidateView(**row) for row in answer["candidates"]]
         return json_answer(ExplainAnswer(**answer))
-
-
-def flag(request: Request, name: str) -> bool:
-    """A boolean query parameter, false where it is absent. Raises HTTPException (422) for any other value: what is
-    misspelt must not count as false."""
-    value = request.query_params.get(name)
-    if value is None:
-        return False
-    if value.lower() not in FLAGS:
-        raise unfit(name, value, f"one of {', '.join(FLAGS)}")
-    return FLAGS[value.lower()]

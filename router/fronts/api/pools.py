@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
+from pointsman.contract.http_api import ErrorBody, bearer_token, decode_body, json_answer, read_body, unfit
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, PoolStatus, ScaleOrder
 from pointsman.contract.tls import tls_for
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError
@@ -32,19 +32,19 @@ MAX_LEASE_BYTES = 8 * 1024 * 1024
 PASSED_ON = (400, 404, 409, 413, 422)
 """A driver's refusals of an order, which are the answer to whoever gave it. Any other status is the driver's fault."""
 
+REFUSAL_BYTES_MAX = 500
+"""Bytes of a driver's refusal that are passed on where it is not in the expected shape."""
+
 _NAME = re.compile(POOL_NAME_PATTERN)
 
 
 class PoolFront:
     """Handlers over the leases."""
 
-    def __init__(
-        self, fleets: FleetTable, *, endpoints: EndpointResolver, clock: Clock, token: str, max_body_bytes: int
-    ) -> None:
+    def __init__(self, fleets: FleetTable, *, endpoints: EndpointResolver, clock: Clock, max_body_bytes: int) -> None:
         self._fleets = fleets
         self._endpoints = endpoints
         self._clock = clock
-        self._token = token
         self._max_body_bytes = max_body_bytes
 
     async def put_fleet(self, request: Request) -> Response:
@@ -53,14 +53,14 @@ class PoolFront:
             raise unfit("name", name, f"a string that matches {POOL_NAME_PATTERN}")
         lease = decode_body(await read_body(request, MAX_LEASE_BYTES), FleetLease)
         try:
-            # Orders go there with the admin token: it is checked as the address of a replica is.
+            # Orders go there: it is checked as the address of a replica is.
             await self._endpoints.check_url(lease.control)
         except RegistrationError as error:
             raise HTTPException(422, f"control: {error}") from error
         except ResolveError as error:
             raise HTTPException(503, f"control: {error}", {"retry-after": "2"}) from error
         try:
-            first = self._fleets.put(name, lease, self._clock())
+            first = self._fleets.put(name, lease, self._clock(), token=bearer_token(request.headers))
         except RegistrationError as error:
             raise HTTPException(409, str(error)) from error
         except LimitError as error:
@@ -104,8 +104,9 @@ class PoolFront:
 
     async def _pass_on(self, fleet: Fleet, request: Request, body: bytes) -> Response:
         headers = {"content-type": "application/json"}
-        if self._token:
-            headers["authorization"] = f"Bearer {self._token}"
+        if fleet.token:
+            # The driver's own, so that whoever may only take a lease is never shown a token that may do more.
+            headers["authorization"] = f"Bearer {fleet.token}"
         verify = tls_for(fleet.control)
         async with httpx.AsyncClient(timeout=ORDER_TIMEOUT_S, trust_env=False, verify=verify) as client:
             try:
@@ -119,7 +120,7 @@ class PoolFront:
                     {"retry-after": "2"},
                 ) from error
         if answer.status_code in PASSED_ON:
-            return Response(answer.content, answer.status_code, media_type="application/json")
+            raise HTTPException(answer.status_code, _said(answer.content))
         try:
             status = msgspec.json.decode(answer.content, type=PoolStatus) if answer.is_success else None
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -131,6 +132,14 @@ class PoolFront:
             )
         fleet.pools[status.name] = status  # The next reader must not see the pool as it was before the order.
         return json_answer(_view(fleet.name, status), 202)
+
+
+def _said(refusal: bytes) -> str:
+    """The sentence in a driver's refusal, which has the shape of OpenAI's API."""
+    try:
+        return msgspec.json.decode(refusal, type=ErrorBody).error.message
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return refusal[:REFUSAL_BYTES_MAX].decode("utf-8", "replace")
 
 
 def _view(fleet: str, pool: PoolStatus) -> PoolView:

@@ -16,8 +16,10 @@ from pointsman.contract.http_api import decode_body, json_answer, media_type_of,
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
-from pointsman.router.fleet.replica import Replica
+from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.lists import JSONList
+from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.slices import in_slices
@@ -32,8 +34,8 @@ SLICE_VIEWS = 32
 _REPLICA_ID = re.compile(REPLICA_ID_PATTERN)
 
 
-STATES = ("starting", "up", "down", "draining", "ejected")
-"""Values of `Replica.state`."""
+STATES = (*map(str, Health), "draining", "ejected")
+"""States of a replica (`Replica.state`)."""
 
 
 class ReplicaFront:
@@ -52,13 +54,14 @@ class ReplicaFront:
     async def list_replicas(self, request: Request) -> Response:
         wanted = _filter(request.query_params)
         pins = await self._views.homes()
+        page, next_ = paged(sorted(filter(wanted, self._replicas), key=_id), request, key=_id)
         listed = JSONList()
-        for replicas in in_slices(sorted(self._replicas, key=lambda replica: replica.id), SLICE_VIEWS):
+        for replicas in in_slices(page, SLICE_VIEWS):
             # A replica that left meanwhile has given its slot away.
-            there = [one for one in replicas if self._replicas.get(one.id) is one and wanted(one)]
+            there = [replica for replica in replicas if self._replicas.get(replica.id) is replica]
             listed.add([self._views.view(replica, pins) for replica in there])
             await asyncio.sleep(0)
-        return listed.answer("replicas")
+        return listed.answer("replicas", next=next_)
 
     async def get_replica(self, request: Request) -> Response:
         self._registered(request)
@@ -70,7 +73,10 @@ class ReplicaFront:
         if not _REPLICA_ID.match(replica_id):
             raise unfit("id", replica_id, f"a string that matches {REPLICA_ID_PATTERN}")
         registration = decode_body(await read_body(request, self._max_body_bytes), Registration)
-        known = self._replicas.get(replica_id) is not None
+        before = self._replicas.get(replica_id)
+        renewed = before is not None and before.registration == registration
+        if registration.born_ms or renewed:
+            unrecorded(request)  # The replica itself, or its next heartbeat.
         try:
             endpoint = await self._endpoints.resolve(registration.url)
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
@@ -82,14 +88,18 @@ class ReplicaFront:
             raise HTTPException(507, str(error)) from error
         except ResolveError as error:
             raise HTTPException(503, str(error), {"retry-after": "2"}) from error
-        return json_answer(self._views.view(replica), 200 if known else 201)
+        record(request, f"replica {replica_id} was {'registered' if before is None else 'changed'}")
+        return json_answer(self._views.view(replica), 201 if before is None else 200)
 
     async def delete_replica(self, request: Request) -> Response:
-        self._replicas.remove(self._not_superseded(request).id)
+        replica = self._not_superseded(request)
+        record(request, f"replica {replica.id} was removed")
+        self._replicas.remove(replica.id)
         return Response(status_code=204)
 
     async def drain_replica(self, request: Request) -> Response:
         replica = self._not_superseded(request)
+        record(request, f"replica {replica.id} drains")
         self._replicas.drain(replica.id, self._clock())
         return json_answer(self._views.view(replica))
 
@@ -98,11 +108,13 @@ class ReplicaFront:
 
     async def undrain_replica(self, request: Request) -> Response:
         replica = self._registered(request)
+        record(request, f"replica {replica.id} drains no longer")
         self._replicas.undrain(replica.id, self._clock())
         return json_answer(self._views.view(replica))
 
     async def reset_replica(self, request: Request) -> Response:
         replica = self._registered(request)
+        record(request, f"replica {replica.id} is judged anew")
         self._core.outliers.reset(replica, self._clock())
         return json_answer(self._views.view(replica))
 
@@ -129,6 +141,8 @@ class ReplicaFront:
         """The replica, unless the query's `born_ms` says that an earlier incarnation of it asks."""
         replica = self._registered(request)
         born_ms = request.query_params.get("born_ms", "0")
+        if "born_ms" in request.query_params:
+            unrecorded(request)  # The replica itself.
         if not (born_ms.isascii() and born_ms.isdecimal() and len(born_ms) <= BORN_DIGITS_MAX):
             raise unfit("born_ms", born_ms, "milliseconds since 1970")
         try:
@@ -136,6 +150,10 @@ class ReplicaFront:
         except SupersededError as error:
             raise HTTPException(409, str(error)) from error
         return replica
+
+
+def _id(replica: Replica) -> str:
+    return replica.id
 
 
 def _filter(query: QueryParams) -> Callable[[Replica], bool]:

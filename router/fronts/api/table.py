@@ -1,7 +1,4 @@
-"""The admin API as one table: its routes, the checks before its handlers and its description come from here.
-
-`/openapi.json` is not a row, since it shows the rows.
-"""
+"""The admin API as one table: its routes, the checks before its handlers and its description come from here."""
 
 from __future__ import annotations
 
@@ -9,12 +6,26 @@ from pointsman.contract.bounds import MAX_COUNT
 from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, EventsAnswer
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
+from pointsman.contract.tokens import TokenRole
+from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
-from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.endpoint import TEXT, Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.events import (
+    AFTER,
+    FOLLOW,
+    KIND,
+    LAST,
+    LAST_EVENT_ID,
+    EventList,
+    EventsFront,
+    Whoami,
+)
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
+from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
@@ -83,6 +94,18 @@ DRY_RUN = Parameter(
     description="Validate and answer, change nothing.",
 )
 
+EXCLUDE = Parameter(
+    name="exclude",
+    where="query",
+    schema={"type": "array", "items": {"type": "string"}},
+    description="Conditions to leave out, such as `replicas`; may be repeated.",
+)
+
+BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
+"""Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
+
+VERSION = {"ETag": "Version of the document, for `If-Match`."}
+
 NO_REPLICA = {404: "No such replica."}
 SUPERSEDED = {409: "A later incarnation of the replica is registered."}
 NO_POOL = {404: "No such pool; the message names those there are."}
@@ -92,12 +115,13 @@ NO_DRIVER = {
     503: "The driver of the pool's fleet cannot be reached.",
 }
 UNRESOLVED = {503: "The host name was not resolved in time."}
+TOO_MANY_STREAMS = {503: "As many streams are open as may be."}
 NO_PATH = {404: "No such path: the name in it has a slash."}
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
-        parameters=(STATE, MODEL, POOL, ROLE), answers={200: Answer("The replicas, by id.", ReplicaList)},
+        parameters=(STATE, MODEL, POOL, ROLE, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
@@ -105,7 +129,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
-        parameters=(REPLICA_ID,), body=Registration,
+        parameters=(REPLICA_ID,), body=Registration, allowed=BY_ENGINES,
         answers={200: Answer("Renewed or changed.", ReplicaView), 201: Answer("Registered.", ReplicaView)},
         errors={
             422: "The registration is wrong, or its address is not in `admin.engine_networks`.",
@@ -117,12 +141,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS), allowed=BY_ENGINES,
+        answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), answers={200: Answer("The replica.", ReplicaView)},
-        errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
+        answers={200: Answer("The replica.", ReplicaView)}, errors={**NO_REPLICA, **SUPERSEDED},
     ),
     Endpoint(
         "DELETE", "/v1/replicas/{id}/drain", ReplicaFront.delete_drain, "End the drain of a replica",
@@ -142,6 +167,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
         "Report changes of an engine: prefix keys, first tokens, ends of requests, load",
         parameters=(REPLICA_ID,), body=EngineEvents, media_types=(JSON_TYPE, MSGPACK_TYPE),
+        allowed=(TokenRole.ENGINE,),
         answers={200: Answer("Accepted; whether a snapshot is needed, and the interval of messages.", EventsAnswer)},
         errors={
             **NO_REPLICA,
@@ -151,13 +177,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools to a driver, which takes orders for them",
-        parameters=(POOL_NAME,), body=FleetLease,
+        parameters=(POOL_NAME,), body=FleetLease, allowed=(TokenRole.ENGINE,),
         answers={201: Answer("Known from here on."), 204: Answer("Renewed.")},
         errors={409: "A pool belongs to another fleet.", 507: "There are too many fleets.", **NO_PATH, **UNRESOLVED},
     ),
     Endpoint(
         "DELETE", "/v1/fleets/{name}", PoolFront.delete_fleet, "End the lease of a fleet's pools",
-        parameters=(POOL_NAME,), answers={204: Answer("Forgotten.")}, errors={404: "No such fleet."},
+        parameters=(POOL_NAME,), allowed=BY_ENGINES,
+        answers={204: Answer("Forgotten.")}, errors={404: "No such fleet."},
     ),
     Endpoint(
         "GET", "/v1/pools", PoolFront.list_pools, "List pools",
@@ -183,15 +210,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
-        answers={200: Answer("The document, with an ETag.", POLICY_SCHEMA)},
+        answers={200: Answer("The document.", POLICY_SCHEMA, headers=VERSION)},
     ),
     Endpoint(
         "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
         parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
         answers={
             200: Answer(
-                "The document as applied, with an ETag. `warnings`, where there are any, say what keeps the "
-                "policy from working as it should.", POLICY_SCHEMA
+                "The document as applied. `warnings`, where there are any, say what keeps the policy from working as "
+                "it should.", POLICY_SCHEMA, headers=VERSION,
             ),
         },
         errors={412: "If-Match names another version."},
@@ -207,9 +234,36 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "POST", "/v1/explain", PolicyFront.explain, "Explain the decision for a request",
-        body=ExplainRequest, answers={200: Answer("Decision and candidates.", ExplainAnswer)},
+        body=ExplainRequest, allowed=(TokenRole.READ,),
+        answers={200: Answer("Decision and candidates.", ExplainAnswer)},
     ),
-    Endpoint("GET", "/metrics", HealthFront.metrics, public=True),
-    Endpoint("GET", "/livez", HealthFront.livez, public=True),
-    Endpoint("GET", "/readyz", HealthFront.readyz, public=True),
+    Endpoint(
+        "GET", "/v1/events", EventsFront.list_events, "List events, or follow them",
+        parameters=(KIND, LAST, AFTER, FOLLOW, LAST_EVENT_ID),
+        answers={200: Answer("The events.", EventList, other={SSE: TEXT, NDJSON: TEXT})}, errors=TOO_MANY_STREAMS,
+    ),
+    Endpoint(
+        "GET", "/v1/whoami", EventsFront.whoami, "Get the name and the roles of the token",
+        answers={200: Answer("Name and roles.", Whoami)},
+    ),
+    Endpoint(
+        "GET", "/livez", HealthFront.livez, "Probe whether the router's process answers", public=True,
+        answers={200: Answer("It does.", other={"text/plain": TEXT})},
+    ),
+    Endpoint(
+        "GET", "/readyz", HealthFront.readyz, "Probe whether requests are decided and served", public=True,
+        parameters=(EXCLUDE,),
+        answers={
+            200: Answer("Ready; a line `degraded: ...` for each part that works badly.", other={"text/plain": TEXT}),
+            503: Answer("Not ready; a line for each reason.", other={"text/plain": TEXT}),
+        },
+    ),
+    Endpoint(
+        "GET", "/metrics", HealthFront.metrics, "Get all metrics for Prometheus", public=True,
+        answers={200: Answer("Prometheus' text format.", other={"text/plain": TEXT})},
+    ),
+    Endpoint(
+        "GET", "/openapi.json", DescriptionFront.get_description, "Get the description of this API", public=True,
+        answers={200: Answer("An OpenAPI 3.1 document.", {"type": "object"})},
+    ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from pointsman.contract.events import check_keys
 from pointsman.contract.pools import PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.policies.decision import Decision
+from pointsman.router.fronts.api.paging import Next
 from pointsman.router.fronts.api.replica_types import LastCheckView, ReplicaEngine, ReplicaKV
 
 
@@ -93,6 +94,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
+    next: Next = msgspec.UNSET
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):

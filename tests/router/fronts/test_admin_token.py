@@ -8,15 +8,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from pointsman.router.fronts import admin_token
-from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import AdminTokens
 
 
 async def test_wrong_tokens_are_logged_together() -> None:
     """The first at once, then one line a second at most, with how many there were."""
-    token = AdminToken("s3cret")
+    token = AdminTokens("s3cret")
     with capture_logs() as lines:
         for _ in range(1000):
-            assert not token.admits("wrong", "10.0.0.1")
+            assert not token.caller("wrong", "10.0.0.1")
         assert [line["count"] for line in lines] == [1]
         token._log_timer.cancel()  # type: ignore[union-attr]
         token._log()  # as the timer does
@@ -30,16 +30,16 @@ async def test_wrong_tokens_are_logged_together() -> None:
 
 async def test_no_token_admits_everybody() -> None:
     """And counts nothing."""
-    token = AdminToken("")
-    assert token.admits("", "") and token.admits("anything", "")
+    token = AdminTokens("")
+    assert token.caller("", "") and token.caller("anything", "")
     assert not token.required and token.wrong == 0
 
 
 @pytest.mark.parametrize("given", ["", "s3cre", "s3cret ", "S3CRET", "s3crét", "\x00"])
 async def test_only_the_token_itself_is_admitted(given: str) -> None:
     """Letters that are no ASCII are wrong, not an error."""
-    token = AdminToken("s3cret")
-    assert token.admits("s3cret", "") and not token.admits(given, "")
+    token = AdminTokens("s3cret")
+    assert token.caller("s3cret", "") and not token.caller(given, "")
     token._log_timer.cancel()  # type: ignore[union-attr]
 
 
@@ -47,7 +47,7 @@ async def test_delayed_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     """One too many is not kept; one that leaves makes room."""
     monkeypatch.setattr(admin_token, "MAX_DELAYED", 2)
     monkeypatch.setattr(admin_token, "DELAY_S", 3600.0)
-    token = AdminToken("s3cret")
+    token = AdminTokens("s3cret")
     delayed = [asyncio.create_task(token.slow_down()) for _ in range(2)]
     await asyncio.sleep(0)
     await token.slow_down()

@@ -16,7 +16,7 @@ from pointsman.contract.events import MAX_EVENTS_BYTES, EngineEvents, EventsAnsw
 from pointsman.contract.feed import FEED_HEAD, MAX_HELLO_BYTES, FeedHello, FeedReply
 from pointsman.router.core import Core
 from pointsman.router.fronts import feed as feed_front
-from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import AdminTokens
 from pointsman.router.fronts.feed import FeedProtocol
 
 
@@ -60,7 +60,7 @@ class Peer:
         self.written = b""
         self.closed = False
         self.protocol = FeedProtocol(
-            self.feed, set() if connections is None else connections, AdminToken(token), lambda: 0.0
+            self.feed, set() if connections is None else connections, AdminTokens(token), lambda: 0.0
         )
         self.protocol.connection_made(cast(asyncio.Transport, self))
 

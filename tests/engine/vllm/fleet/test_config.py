@@ -31,7 +31,11 @@ from pointsman.engine.vllm.fleet.launch import run
             "it is set by the setting `served_name`",
             id="underscores are the same",
         ),
-        pytest.param({"modle": "x"}, "vllm.modle: unknown key, expected one of the keys ", id="a key misspelt"),
+        pytest.param(
+            {"modle": "x"},
+            "vllm.modle: unknown key (did you mean 'model'?), expected one of the keys ",
+            id="a key misspelt",
+        ),
         pytest.param({"device": "tpu"}, "vllm.device: got 'tpu', expected 'auto' or 'cpu' or 'gpu'", id="device"),
     ],
 )

@@ -11,7 +11,8 @@ from router_fixture import client_of, register, running_router
 from starlette.requests import Request
 
 from pointsman.router.fronts import admin_token
-from pointsman.router.fronts.admin_token import AdminToken
+from pointsman.router.fronts.admin_token import AdminTokens
+from pointsman.router.fronts.api.endpoint import Endpoint
 from pointsman.router.fronts.api.guard import Check, Guard
 from pointsman.router.fronts.hosts import host_of, is_loopback
 
@@ -36,7 +37,7 @@ async def test_a_rebinding_host_is_refused() -> None:
             for method, path in requests:
                 answer = await client.request(method, path, headers={"host": host})
                 assert answer.status_code == 403, host
-                assert "admin.hosts" in answer.json()["error"]["message"]
+                assert "admin.hosts" in answer.json()["detail"]
         assert (await client.get("/v1/replicas/a")).json()["state"] == "up"
         count = len(FOREIGN) * len(requests)
         assert f'pointsman_admin_refused_total{{check="host"}} {count}.0' in (await client.get("/metrics")).text
@@ -76,7 +77,7 @@ async def test_a_page_of_another_origin_is_refused(headers: dict[str, str]) -> N
     async with running_router() as router, client_of(router) as client:
         await register(router, "a")
         answer = await client.post("/v1/replicas/a/drain", headers=headers)
-        assert answer.status_code == 403 and "another origin" in answer.json()["error"]["message"]
+        assert answer.status_code == 403 and "another origin" in answer.json()["detail"]
         assert (await client.get("/v1/replicas/a")).json()["state"] == "up"
         assert 'pointsman_admin_refused_total{check="origin"} 1.0' in (await client.get("/metrics")).text
 
@@ -105,7 +106,9 @@ async def test_unknown_parameters_are_refused_by_name() -> None:
     async with running_router() as router, client_of(router) as client:
         answer = await client.put("/v1/policy?dryrun=true", json={"policy": "random"})
         assert answer.status_code == 422
-        assert answer.json()["error"]["message"] == "query: unknown parameter 'dryrun'; known parameters are dry_run"
+        assert answer.json()["detail"] == (
+            "query: unknown parameter 'dryrun' (did you mean 'dry_run'?); known parameters are dry_run"
+        )
         assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
 
 
@@ -114,7 +117,7 @@ async def test_a_flag_is_a_boolean_given_once(query: str) -> None:
     """What is misspelt must not count as false, and put live what was to be checked."""
     async with running_router() as router, client_of(router) as client:
         answer = await client.put(f"/v1/policy?{query}", json={"policy": "random"})
-        assert answer.status_code == 422 and "dry_run" in answer.json()["error"]["message"]
+        assert answer.status_code == 422 and "dry_run" in answer.json()["detail"]
         assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
 
 
@@ -149,7 +152,7 @@ async def test_a_body_has_the_type_that_is_read(headers: dict[str, str], status:
         for content in (b'{"policy": "random"}', chunks()):
             answer = await client.put("/v1/policy", content=content, headers=headers)
             assert answer.status_code == status, answer.text
-            assert status == 200 or "application/json is expected" in answer.json()["error"]["message"]
+            assert status == 200 or "application/json is expected" in answer.json()["detail"]
 
 
 async def test_no_body_needs_no_type() -> None:
@@ -168,7 +171,7 @@ async def test_wrong_tokens_are_counted_and_wait(monkeypatch: pytest.MonkeyPatch
         waits.append(delay_s)
 
     monkeypatch.setattr(admin_token.asyncio, "sleep", sleep)
-    token = AdminToken("s3cret")
+    token = AdminTokens("s3cret")
     guard = Guard(token)
 
     async def handler(request: Request) -> Any:
@@ -177,7 +180,7 @@ async def test_wrong_tokens_are_counted_and_wait(monkeypatch: pytest.MonkeyPatch
     for given in ("", "Bearer ", "Bearer wrong", "Basic s3cret", "Bearer s3cret "):
         request = make_request({"authorization": given})
         with pytest.raises(Exception, match="401"):
-            await guard.guarded(handler)(request)
+            await guard.guarded(Endpoint("GET", "/v1/replicas", handler), handler)(request)
     assert waits == [admin_token.DELAY_S] * 5
     assert guard.refused == {Check.TOKEN: 5}
 

@@ -2,6 +2,8 @@
 
 import json
 
+from msgspec import UNSET
+
 from pointsman.router.fronts.api.lists import JSONList
 
 
@@ -11,7 +13,7 @@ def test_parts_make_one_list() -> None:
     listed.add([{"id": "a"}])
     listed.add([])
     listed.add([{"id": 'b"]'}, {"id": "c"}])
-    answer = listed.answer("replicas", next=None, count=3)
+    answer = listed.answer("replicas", next=None, count=3, cursor=UNSET)
     assert json.loads(bytes(answer.body)) == {
         "replicas": [{"id": "a"}, {"id": 'b"]'}, {"id": "c"}], "next": None, "count": 3
     }  # fmt: skip

@@ -81,7 +81,7 @@ async def test_orders_are_passed_on_to_the_driver() -> None:
         assert scaled.status_code == 202 and scaled.json()["fleet"] == "f"
         driver.status, driver.body = 422, b'{"error": {"message": "model: \'\'"}}'
         put = await client.put("/v1/pools/chat", json={"model": ""})
-        assert put.status_code == 422 and "model" in put.json()["error"]["message"]
+        assert put.status_code == 422 and "model" in put.json()["detail"]
         assert driver.heard == [
             ("POST", "/v1/pools/chat/scale", b'{"replicas":3}'),
             ("PUT", "/v1/pools/chat", b'{"model":""}'),
@@ -110,7 +110,7 @@ async def test_refusals_say_what_was_expected(method: str, path: str, body: Any,
         await lease(client, "http://127.0.0.1:1")
         answer = await client.request(method, path, json=body)
         assert answer.status_code == status, answer.text
-        assert says in answer.json()["error"]["message"]
+        assert says in answer.json()["detail"]
 
 
 async def test_a_pool_of_another_fleet_is_refused() -> None:
@@ -118,4 +118,4 @@ async def test_a_pool_of_another_fleet_is_refused() -> None:
     async with running_router() as router, client_of(router) as client:
         await lease(client, "http://127.0.0.1:1")
         answer = await lease(client, "http://127.0.0.1:2", fleet="g")
-        assert answer.status_code == 409 and "'f'" in answer.json()["error"]["message"]
+        assert answer.status_code == 409 and "'f'" in answer.json()["detail"]
