@@ -102,9 +102,7 @@ def table(policy: str, slices: Mapping[str, list[Latencies]], options: LookupOpt
         f"{policy}: what looking inside costs, at {options.per_s:.0f} lookups a second",
         ["way", "CPU, us a request", "added, us", "p50, ms", "p99, ms", "p99 to the first"],
         rows,
-        [
-            f"{options.rounds} rounds of {options.slice_s:g} s a way, interleaved; CPU of the router, everything included"
-        ],
+        [f"{options.rounds} rounds of {options.slice_s:g} s a way, interleaved; CPU is the whole router's"],
     )
 
 

@@ -171,6 +171,7 @@ class Router:
             events=self.events,
             streams=self.streams,
             clock=self.clock,
+            health_path=self.settings.edge.server_options.health_path,
         )
 
     def _changed(self) -> None:

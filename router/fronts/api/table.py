@@ -5,7 +5,7 @@ from __future__ import annotations
 from pointsman.contract.bounds import MAX_COUNT
 from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, EventsAnswer
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
-from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
@@ -61,6 +61,22 @@ POOL_SCHEMA: Schema = {
 
 REPLICA_ID = Parameter(name="id", where="path", schema={"type": "string", "pattern": REPLICA_ID_PATTERN})
 POOL_NAME = Parameter(name="name", where="path", schema={"type": "string", "pattern": POOL_NAME_PATTERN})
+STATE = Parameter(
+    name="state", where="query", schema={"type": "string", "enum": list(STATES)}, description="State of the replicas."
+)
+ROLE = Parameter(
+    name="role",
+    where="query",
+    schema={"type": "string", "enum": [str(role) for role in Role]},
+    description="Role of the replicas.",
+)
+MODEL = Parameter(
+    name="model",
+    where="query",
+    schema={"type": "string"},
+    description="Model, alias or adapter that the replicas serve.",
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 BORN_MS = Parameter(
     name="born_ms",
     where="query",
@@ -117,7 +133,7 @@ NO_PATH = {404: "No such path: the name in it has a slash."}
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
-        parameters=(STATE, MODEL, POOL, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
+        parameters=(STATE, MODEL, POOL, ROLE, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
@@ -145,6 +161,20 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
         parameters=(REPLICA_ID, BORN_MS), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
         answers={200: Answer("The replica.", ReplicaView)}, errors={**NO_REPLICA, **SUPERSEDED},
+    ),
+    Endpoint(
+        "DELETE", "/v1/replicas/{id}/drain", ReplicaFront.delete_drain, "End the drain of a replica",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/undrain", ReplicaFront.undrain_replica,
+        "End the drain of a replica, as DELETE of its drain does",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/reset", ReplicaFront.reset_replica,
+        "End the ejection or demotion of a replica at this edge; its answers are judged anew",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
