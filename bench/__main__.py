@@ -68,7 +68,7 @@ def lookup_command(
 
 @app.command("watching")
 def watching_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
-    """What decision records, the access log and followers cost a lookup: five minutes, with --quick one."""
+    """Cost of decision records, the access log and followers, per lookup: five minutes, with --quick one."""
     options = LookupOptions.quick() if quick else LookupOptions()
     options = replace(options, slice_s=duration or options.slice_s)
     run({"watching": lambda: run_watching(options)}, json, out)
