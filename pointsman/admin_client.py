@@ -8,6 +8,7 @@ unchanged; a refusal is an `RefusedError` that carries the problem document; a r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,6 +33,8 @@ NO_SUCH_PATH = ("Not Found", "no such path", "Method Not Allowed")
 """Beginnings of `detail` where the router does not have the operation at all."""
 
 REVISION_HEADER = "x-pointsman-revision"
+
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 UNASKED = (401, 403)
 """Refusals of who asks, whatever the question is."""
@@ -64,6 +67,8 @@ class Answer:
     etag: str = ""
     revision: str = ""
     """Number of the live policy's revision, where the router says it."""
+    date: str = ""
+    """The router's clock, in whole seconds as HTTP has it."""
 
     def json(self) -> Any:
         """The decoded body. Raises UnaskableError for a body that is no JSON."""
@@ -123,7 +128,13 @@ class AdminClient:
             raise self._unreachable(error) from None
         self._check(method, path, answer)
         said = answer.headers
-        return Answer(answer.status_code, answer.content, said.get("etag", ""), said.get(REVISION_HEADER, ""))
+        return Answer(
+            answer.status_code,
+            answer.content,
+            etag=said.get("etag", ""),
+            revision=said.get(REVISION_HEADER, ""),
+            date=said.get("date", ""),
+        )
 
     def follow(self, path: str, **query: Any) -> Iterator[bytes]:
         """Ask for a stream, and yield its JSON documents, one at a time, until the router ends it.
@@ -169,13 +180,12 @@ class AdminClient:
         return f"set {TOKEN_VARIABLE}; `pointsman token create` makes a token"
 
     def _unreachable(self, error: Exception) -> UnaskableError:
-        said = str(error) or type(error).__name__
+        said = _ERRNO.sub("", str(error)) or type(error).__name__
         if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in said:
             return UnaskableError(f"--admin: {self.url}: {said}: name the file of its authority with --ca")
         if isinstance(error, httpx.ConnectError):
             return UnaskableError(
-                f"--admin: {self.url}: nobody answers there ({said}): is the router running? `pointsman up` starts an "
-                f"edge; --admin or {URL_VARIABLE} names another"
+                f"--admin: {self.url}: {said}; `pointsman up` starts an edge, --admin or {URL_VARIABLE} names another"
             )
         if isinstance(error, httpx.TimeoutException):
             return UnaskableError(f"--admin: {self.url}: no answer in time ({type(error).__name__})")

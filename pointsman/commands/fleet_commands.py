@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,3 +86,16 @@ def edges(inquiry: Inquiry) -> int:
     from pointsman.commands.edges import run_edges
 
     return run_edges(inquiry)
+
+
+@asks(fleet, panel=PANEL, example="pointsman doctor --config /etc/pointsman/router.yaml")
+def doctor(
+    inquiry: Inquiry,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file of the router; the router itself is asked if absent.")
+    ] = None,
+) -> int:
+    """Check an installation line by line, and say what mends each fault; exit code 1 if there is one."""
+    from pointsman.commands.doctor import run_doctor
+
+    return run_doctor(inquiry, config)
