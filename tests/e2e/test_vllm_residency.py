@@ -59,7 +59,7 @@ ERROR = "pointsman_cached_tokens_error"
 
 
 class Conversations:
-    """Clients that talk in turns, a few at once; `cached` and `prompts` are vLLM's own counts, `ids` those of requests."""
+    """Clients that talk in turns, a few at once; `cached` and `prompts` are vLLM's own counts."""
 
     def __init__(self, edge: RunningEdge, label: str) -> None:
         self.edge = edge
