@@ -14,7 +14,7 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -80,6 +80,8 @@ KEEP_OTHERS_S = 10.0
 """A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
 servers for so long, and chooses among them alone."""
 
+NO_SOURCES: Mapping[str, str] = {}
+
 log = structlog.get_logger(__name__)
 
 
@@ -102,8 +104,10 @@ def core_config(settings: Settings) -> CoreConfig:
 class Router:
     """All parts of one router."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> None:
+        """sources: where values of `settings` were given, by dotted key, for people who ask."""
         self.settings = settings
+        self._sources = sources
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
@@ -112,6 +116,7 @@ class Router:
         )
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
+        self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
@@ -171,7 +176,8 @@ class Router:
             events=self.events,
             streams=self.streams,
             clock=self.clock,
-            health_path=self.settings.edge.server_options.health_path,
+            settings=self.settings,
+            sources=self._sources,
         )
 
     def _changed(self) -> None:
@@ -376,11 +382,11 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> int:
     """One router process: serves until SIGTERM or SIGINT; the exit code. Raises SettingsError before it serves."""
 
     async def serve() -> int:
-        router = Router(settings)
+        router = Router(settings, sources)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, router.stop.set)

@@ -20,6 +20,15 @@ from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEd
 from pointsman.router.process.clock import Clock
 
 
+def state_of(peer: Peer) -> str:
+    """How far this edge follows another one: in-step, behind, silent or refused."""
+    if peer.refused:
+        return "refused"
+    if not peer.alive:
+        return "silent"
+    return "in-step" if peer.in_step else "behind"
+
+
 class EdgesFront:
     """Handlers of `/v1/edges` and `/v1/state/digests`."""
 
@@ -52,16 +61,11 @@ class EdgesFront:
         )
 
     def _view(self, peer: Peer) -> OtherEdge:
-        state = "in-step" if peer.in_step else "behind"
-        if peer.refused:
-            state = "refused"
-        elif not peer.alive:
-            state = "silent"
         return OtherEdge(
             edge=peer.info.edge,
             name=peer.info.name,
             admin_url=peer.info.admin_url,
-            state=state,
+            state=state_of(peer),
             heard_s=round(self._clock() - peer.heard_s, 3),
             position=peer.position,
             lag=max(0, peer.info.seq - peer.position),

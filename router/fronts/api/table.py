@@ -8,6 +8,8 @@ from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
+from pointsman.router.fronts.api.config import ConfigFront
+from pointsman.router.fronts.api.config_types import ConfigView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
@@ -27,6 +29,12 @@ from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
+from pointsman.router.fronts.api.served_model_types import ServedModelList
+from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.signal_types import IndexView, LoadView
+from pointsman.router.fronts.api.signals import SignalsFront
+from pointsman.router.fronts.api.status import StatusFront
+from pointsman.router.fronts.api.status_types import StatusView
 from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
@@ -187,6 +195,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             400: "The body is neither JSON nor msgpack, or not UTF-8.",
             415: "The media type is neither JSON nor msgpack.",
         },
+    ),
+    Endpoint(
+        "GET", "/v1/status", StatusFront.get_status, "Tell whether this edge is well, and what is not",
+        answers={200: Answer("The state of the edge.", StatusView)},
+    ),
+    Endpoint(
+        "GET", "/v1/index", SignalsFront.get_index, "Show the prefix index: keys held, by replica",
+        parameters=PAGE, answers={200: Answer("The index.", IndexView)},
+    ),
+    Endpoint(
+        "GET", "/v1/load", SignalsFront.get_load, "Show the load of each replica as policies read it",
+        parameters=PAGE, answers={200: Answer("The load.", LoadView)},
+    ),
+    Endpoint(
+        "GET", "/v1/models", ServedModelsFront.list_models, "List models with their replicas and adapters",
+        answers={200: Answer("The models, by name.", ServedModelList)},
+    ),
+    Endpoint(
+        "GET", "/v1/config", ConfigFront.get_config,
+        "Show the settings in effect, and where each value comes from; secrets are hidden",
+        answers={200: Answer("The settings.", ConfigView)},
     ),
     Endpoint(
         "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools to a driver, which takes orders for them",
