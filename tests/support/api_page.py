@@ -49,7 +49,7 @@ POOL = PoolStatus(
 
 BLOCK = re.compile(r"^```console\n(.*?)^```", flags=re.M | re.S)
 
-VOLATILE = {"lease_left_s", "digest", "count", "terms", "score", "heard_s", "revision"}
+VOLATILE = {"at", "lease_left_s", "digest", "count", "terms", "score", "heard_s", "revision"}
 """Keys whose values differ from run to run."""
 
 

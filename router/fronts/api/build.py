@@ -17,6 +17,7 @@ from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_revisions import RevisionsFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.api.stream import Streams
@@ -47,12 +48,14 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
     """Build the front of the admin address."""
     core, clock, max_body_bytes = parts.core, parts.clock, settings.max_body_bytes
     edges = EdgesFront(core, parts.sharing, clock=clock)
+    policy = PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes)
     return AdminFront(
         guard,
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
-        PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
+        policy,
+        RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),
