@@ -59,6 +59,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     edge: Annotated[str, msgspec.Meta(description="Edge that the event is about.")] = ""
     policy: Annotated[str, msgspec.Meta(description="Policy that is live from here on.")] = ""
     version: Annotated[str, msgspec.Meta(description="Version of the policy, as its ETag has it.")] = ""
+    revision: Annotated[int, msgspec.Meta(description="Revision of the policy, as this edge counts them.")] = 0
 
 
 class EventLog:

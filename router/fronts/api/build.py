@@ -19,6 +19,7 @@ from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_revisions import RevisionsFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
@@ -57,12 +58,14 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
     core, clock, max_body_bytes = parts.core, parts.clock, settings.max_body_bytes
     edges = EdgesFront(core, parts.sharing, clock=clock)
     views = ReplicaViews(core, clock, health_path=parts.settings.edge.server_options.health_path)
+    policy = PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes)
     return AdminFront(
         guard,
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, views, clock=clock, max_body_bytes=max_body_bytes),
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
-        PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
+        policy,
+        RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),

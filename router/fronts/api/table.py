@@ -27,6 +27,7 @@ from pointsman.router.fronts.api.events import (
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_table import POLICY_ENDPOINTS
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
 from pointsman.router.fronts.api.served_model_types import ServedModelList
@@ -41,26 +42,11 @@ from pointsman.router.fronts.api.types import (
     EdgeList,
     ExplainAnswer,
     ExplainRequest,
-    PolicyList,
     PoolList,
     PoolView,
     ReplicaList,
     ReplicaView,
 )
-
-POLICY = "Policy"
-"""Name of the policy document among the described types."""
-
-POLICY_SCHEMA: Schema = {
-    "title": POLICY,
-    "type": "object",
-    "required": ["policy"],
-    "properties": {
-        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
-        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
-    },
-    "additionalProperties": True,
-}
 
 POOL_SCHEMA: Schema = {
     "type": "object",
@@ -91,19 +77,6 @@ BORN_MS = Parameter(
     schema={"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
     description="Start time of the replica that calls; 409 while a later incarnation is registered.",
 )
-IF_MATCH = Parameter(
-    name="If-Match",
-    where="header",
-    schema={"type": "string"},
-    description="ETag that the live policy must have; otherwise nothing changes.",
-)
-DRY_RUN = Parameter(
-    name="dry_run",
-    where="query",
-    schema={"type": "boolean"},
-    description="Validate and answer, change nothing.",
-)
-
 STATE = Parameter(
     name="state",
     where="query",
@@ -123,8 +96,6 @@ EXCLUDE = Parameter(
 
 BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
 """Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
-
-VERSION = {"ETag": "Version of the document, for `If-Match`."}
 
 NO_REPLICA = {404: "No such replica."}
 SUPERSEDED = {409: "A later incarnation of the replica is registered."}
@@ -246,25 +217,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Accepted; the pool at present.", PoolView)},
         errors={**NO_POOL, **NO_DRIVER},
     ),
-    Endpoint(
-        "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
-        answers={200: Answer("Policies.", PolicyList)},
-    ),
-    Endpoint(
-        "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
-        answers={200: Answer("The document.", POLICY_SCHEMA, headers=VERSION)},
-    ),
-    Endpoint(
-        "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
-        parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
-        answers={
-            200: Answer(
-                "The document as applied. `warnings`, where there are any, say what keeps the policy from working as "
-                "it should.", POLICY_SCHEMA, headers=VERSION,
-            ),
-        },
-        errors={412: "If-Match names another version."},
-    ),
+    *POLICY_ENDPOINTS,
     Endpoint(
         "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
         parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),
