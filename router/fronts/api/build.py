@@ -14,12 +14,14 @@ from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.decisions import DecisionsFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.events import EventsFront
+from pointsman.router.fronts.api.explain import ExplainFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.api.stream import Streams
+from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
@@ -33,6 +35,7 @@ class AdminParts:
     """What the fronts of the admin API read and change."""
 
     core: Core
+    decider: Decider
     sharing: Sharing | None
     endpoints: EndpointResolver
     readiness: Readiness
@@ -52,8 +55,9 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
-        PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
+        PolicyFront(core, edges, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
+        ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),
