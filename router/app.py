@@ -168,6 +168,7 @@ class Router:
     def _admin_parts(self) -> AdminParts:
         return AdminParts(
             core=self.core,
+            decider=self.decider,
             sharing=self.sharing,
             endpoints=self.endpoints,
             readiness=self.readiness,

@@ -16,6 +16,7 @@ from pointsman.router.fronts.api.config import ConfigFront
 from pointsman.router.fronts.api.decisions import DecisionsFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.events import EventsFront
+from pointsman.router.fronts.api.explain import ExplainFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.policy import PolicyFront
@@ -27,6 +28,7 @@ from pointsman.router.fronts.api.served_models import ServedModelsFront
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
+from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
@@ -40,6 +42,7 @@ class AdminParts:
     """Parts that the fronts of the admin API read and change."""
 
     core: Core
+    decider: Decider
     sharing: Sharing | None
     endpoints: EndpointResolver
     readiness: Readiness
@@ -58,7 +61,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
     core, clock, max_body_bytes = parts.core, parts.clock, settings.max_body_bytes
     edges = EdgesFront(core, parts.sharing, clock=clock)
     views = ReplicaViews(core, clock, health_path=parts.settings.edge.server_options.health_path)
-    policy = PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes)
+    policy = PolicyFront(core, edges, max_body_bytes=max_body_bytes)
     return AdminFront(
         guard,
         Audit(parts.events),
@@ -67,6 +70,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
+        ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

@@ -1,20 +1,17 @@
-"""Policies in the admin API: which there are, which one is live, and what it would decide."""
+"""Policies in the admin API: which there are, and which one is live."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
+from pointsman.contract.http_api import json_answer, read_body, unfit
 from pointsman.policies.errors import PolicyError
 from pointsman.policies.registry import describe as describe_policies
-from pointsman.policies.registry import installed_policies
-from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.decide.policy_history import WHY_MAX
@@ -22,18 +19,16 @@ from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.flags import flag
 from pointsman.router.fronts.api.guard import QUOTED_MAX, caller_of
-from pointsman.router.fronts.api.types import CandidateView, ExplainAnswer, ExplainRequest, PolicyList, PolicyView
-from pointsman.router.process.clock import Clock
+from pointsman.router.fronts.api.types import PolicyList, PolicyView
 
 
 class PolicyFront:
-    """Handlers of `/v1/policies`, `/v1/policy` and `/v1/explain`."""
+    """Handlers of `/v1/policies` and `/v1/policy`."""
 
-    def __init__(self, core: Core, edges: EdgesFront, *, clock: Clock, max_body_bytes: int) -> None:
+    def __init__(self, core: Core, edges: EdgesFront, *, max_body_bytes: int) -> None:
         self._pipeline = core.pipeline
         self._policy = core.policy
         self._edges = edges
-        self._clock = clock
         self._max_body_bytes = max_body_bytes
 
     async def list_policies(self, request: Request) -> Response:
@@ -88,15 +83,6 @@ class PolicyFront:
 
     def _stale(self, error: StaleVersionError) -> HTTPException:
         return HTTPException(412, str(error), self._version())
-
-    async def explain(self, request: Request) -> Response:
-        asked = decode_body(await read_body(request, self._max_body_bytes), ExplainRequest)
-        if asked.policy and asked.policy not in installed_policies():
-            raise unfit("policy", asked.policy, f"one of {', '.join(sorted(installed_policies()))}")
-        features = RequestFeatures(request_id="explain", **msgspec.structs.asdict(asked))
-        answer = self._pipeline.explain(features, self._clock())
-        answer["candidates"] = [CandidateView(**row) for row in answer["candidates"]]
-        return json_answer(ExplainAnswer(**answer))
 
 
 def read_why(request: Request) -> str:

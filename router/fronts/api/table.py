@@ -24,9 +24,9 @@ from pointsman.router.fronts.api.events import (
     EventsFront,
     Whoami,
 )
+from pointsman.router.fronts.api.explain import ExplainAnswer, ExplainFront, ExplainRequest
 from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.paging import PAGE
-from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_table import POLICY_ENDPOINTS
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
@@ -40,8 +40,6 @@ from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
-    ExplainAnswer,
-    ExplainRequest,
     PoolList,
     PoolView,
     ReplicaList,
@@ -244,9 +242,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answers={200: Answer("Digests by kind of state.", Digests)},
     ),
     Endpoint(
-        "POST", "/v1/explain", PolicyFront.explain, "Explain the decision for a request",
+        "POST", "/v1/explain", ExplainFront.explain, "Explain the decision for a request, of a client or past",
         body=ExplainRequest, allowed=(TokenRole.READ,),
-        answers={200: Answer("Decision and candidates.", ExplainAnswer)},
+        answers={200: Answer("The decision, what it was made of, and the candidates, the best first.", ExplainAnswer)},
+        errors={404: "No decision about such a request is kept."},
     ),
     Endpoint(
         "GET", "/v1/events", EventsFront.list_events, "List events, or follow them",

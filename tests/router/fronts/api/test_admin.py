@@ -267,8 +267,8 @@ async def test_answers_have_the_described_shape() -> None:
         replica = (await client.get("/v1/replicas/a")).json()
         assert set(replica) == set(schemas["ReplicaView"]["properties"])
         told = (await client.post("/v1/explain", json={})).json()
-        assert set(told) == set(schemas["ExplainAnswer"]["properties"])
-        assert set(told["candidates"][0]) == set(schemas["CandidateView"]["properties"])
+        assert set(schemas["ExplainAnswer"]["required"]) <= set(told) <= set(schemas["ExplainAnswer"]["properties"])
+        assert set(told["candidates"][0]) <= set(schemas["CandidateView"]["properties"])
 
 
 async def test_metrics_tell_state_and_decisions() -> None:
