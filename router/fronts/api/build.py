@@ -16,6 +16,7 @@ from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import ReplicaFront
@@ -26,6 +27,7 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings
 from pointsman.router.watch.decision_feed import DecisionFeed
 from pointsman.router.watch.endpoints import EndpointResolver
+from pointsman.router.watch.live_figures import LiveFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class AdminParts:
     readiness: Readiness
     metrics: CollectorRegistry
     decisions: DecisionFeed | None
+    live: LiveFigures
     events: EventLog
     streams: Streams
     clock: Clock
@@ -54,6 +57,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
+        LiveFront(parts.live, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

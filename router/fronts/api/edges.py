@@ -48,16 +48,11 @@ class EdgesFront:
         )
 
     def _view(self, peer: Peer) -> OtherEdge:
-        state = "in-step" if peer.in_step else "behind"
-        if peer.refused:
-            state = "refused"
-        elif not peer.alive:
-            state = "silent"
         return OtherEdge(
             edge=peer.info.edge,
             name=peer.info.name,
             admin_url=peer.info.admin_url,
-            state=state,
+            state=peer.state,
             heard_s=round(self._clock() - peer.heard_s, 3),
             position=peer.position,
             lag=max(0, peer.info.seq - peer.position),

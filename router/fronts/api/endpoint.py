@@ -114,6 +114,7 @@ TAGS = {
     "replicas": "Engines that requests are routed to: list them, drain them, see why one is out.",
     "policies": "The rules by which a replica is chosen, and the policy that is live.",
     "decisions": "Where requests went or would go, and why.",
+    "live": "The edge at this moment, as the page and terminals show it.",
     "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
     "edges": "Other edges that share state with this one.",
     "events": "What changed, when, and by whom.",
