@@ -59,7 +59,7 @@ class ConsideredCandidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a request, as HAProxy and the engine reported it."""
+    """Outcome of a request, as HAProxy and the engine reported it."""
 
     replica: Annotated[Text, Meta(description="Replica that served; absent where none did.")] = UNSET
     status: Annotated[Whole, Meta(description="HTTP status that the client received.")] = UNSET
@@ -115,7 +115,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Annotated[Text, Meta(description="Replica that computes the prompt for the first choice.")] = UNSET
     pairing: Annotated[Text, Meta(description="Why there is a prefill replica or none.")] = UNSET
     status: Annotated[Whole, Meta(description="HTTP status of a refusal.")] = UNSET
-    held_ms: Annotated[Real, Meta(description="How long HAProxy held the request before this decision.")] = UNSET
+    held_ms: Annotated[Real, Meta(description="Time that HAProxy held the request before this decision.")] = UNSET
     score: Annotated[Real, Meta(description="Score of the first choice.")] = UNSET
     outcome: DecisionOutcome | UnsetType = UNSET
     candidates: Annotated[
@@ -129,7 +129,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str] | UnsetType, Meta(description="Replicas that could not be chosen, each with the cause.")
     ] = UNSET
     would_change: Annotated[
-        Text, Meta(description="What would have made the second best candidate the choice, as a sentence.")
+        Text, Meta(description="Change that would have made the second best candidate the choice, as a sentence.")
     ] = UNSET
 
 

@@ -92,6 +92,11 @@ class Pipeline:
         """Whether the active policy looks at prompts or KV."""
         return self._active.by_kv
 
+    @property
+    def pins(self) -> bool:
+        """Whether the active policy pins sessions."""
+        return self._active.pins
+
     def swap_policy(self, policy: Policy, revision: int = 0) -> None:
         """Puts a built policy live, then closes the one it replaces."""
         old, self._active = self._active, ActivePolicy(policy, revision)

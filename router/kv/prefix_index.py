@@ -126,6 +126,8 @@ class PrefixIndex:
         self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
         """Set of one slot alone, by slot."""
+        self.held: dict[int, int] = {}
+        """Number of confirmed keys by slot, for others to read."""
         self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
         self._bits = 0
         self._free_bits: list[int] = []
@@ -156,12 +158,14 @@ class PrefixIndex:
             if bit >= len(self._slot_of_bit):
                 self._slot_of_bit = np.concatenate([self._slot_of_bit, np.zeros_like(self._slot_of_bit)])
         self._masks[slot] = 1 << bit
+        self.held[slot] = 0
         self._slot_of_bit[bit] = slot
         self._listed.clear()
 
     def clear_slot(self, slot: int) -> None:
         """Drop all that is known of a slot whose replica left. O(1)."""
         self._dead |= self._masks.pop(slot)
+        del self.held[slot]
 
     def forget(self, slot: int) -> None:
         """Drop all that is known of a slot, expectations included: the engine there restarted. O(1)."""
@@ -179,13 +183,16 @@ class PrefixIndex:
             older = self._older
             bits = older.pop(key, 0) & ~self._dead if older else 0
             if bits:
+                self.held[slot] += not bits & mask
                 recent[key] = self._share(bits | mask)
             else:
+                self.held[slot] += 1
                 if len(recent) + len(older) >= self._max_keys:
                     self._make_room()
                     recent = self._recent
                 recent[key] = mask
         elif not bits & mask:
+            self.held[slot] += 1
             recent[key] = self._share(bits | mask)
         if self.expectations.sets:
             self.expectations.settle(key, mask)
@@ -196,6 +203,7 @@ class PrefixIndex:
         layer = self._recent if key in self._recent else self._older
         bits = layer.get(key, 0)
         if bits & mask:
+            self.held[slot] -= 1
             if bits == mask:
                 del layer[key]
             else:
@@ -211,7 +219,9 @@ class PrefixIndex:
     def _make_room(self) -> None:
         if not self._older:
             self._rotate()
-        self._older.popitem()
+        _, bits = self._older.popitem()
+        for slot in self._slots(bits & ~self._dead):
+            self.held[int(slot)] -= 1
         self.evicted_by_limit += 1
         if not self._older:
             self._layer_done()

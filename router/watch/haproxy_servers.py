@@ -77,6 +77,7 @@ class EdgeSync:
         self._load = core.load
         self._requests = core.requests
         self._health = core.edge_health
+        self._checks = core.replicas.checks
         self._readiness = readiness
         self._clock = clock
         self._interval_s = interval_s
@@ -169,7 +170,8 @@ class EdgeSync:
         replica = self._replicas.get(server.name)
         if replica is None or (server.host, server.port) != (replica.host, replica.port):
             return  # it changed while we asked; the next round sees it
-        if self._replicas.set_health(server.name, _HEALTH[server.health]):
+        self._checks.saw(replica.slot, server.check, now_s)
+        if self._replicas.set_health(server.name, _HEALTH[server.health], now_s):
             log.info("replica health", replica=server.name, health=server.health, url=replica.url)
         if replica.role is not Role.PREFILL:  # decode replicas send it its work, past HAProxy
             self._requests.observe(replica.slot, server.sessions + server.queued + elsewhere, now_s)

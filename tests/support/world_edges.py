@@ -191,5 +191,5 @@ class Site:
 
     def look_at(self, edge: WorldEdge, replica: Replica) -> None:
         up = self._world.serves(replica.id, replica.port)
-        edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN)
+        edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN, self.clock())
         edge.core.requests.observe(replica.slot, self.sessions[replica.id], self.clock())

@@ -19,6 +19,7 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
+from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.journal.events import EventLog
@@ -32,7 +33,7 @@ from pointsman.router.watch.live_figures import LiveFigures
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the fronts of the admin API read and change."""
+    """Parts that the fronts of the admin API read and change."""
 
     core: Core
     sharing: Sharing | None
@@ -44,16 +45,19 @@ class AdminParts:
     events: EventLog
     streams: Streams
     clock: Clock
+    health_path: str
+    """Path of HAProxy's health checks of replicas that name none of their own."""
 
 
 def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> AdminFront:
     """Build the front of the admin address."""
     core, clock, max_body_bytes = parts.core, parts.clock, settings.max_body_bytes
     edges = EdgesFront(core, parts.sharing, clock=clock)
+    views = ReplicaViews(core, clock, health_path=parts.health_path)
     return AdminFront(
         guard,
         Audit(parts.events),
-        ReplicaFront(core, parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
+        ReplicaFront(core, parts.endpoints, views, clock=clock, max_body_bytes=max_body_bytes),
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         PolicyFront(core, edges, clock=clock, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),

@@ -19,6 +19,7 @@ from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, PoolStatus, 
 from pointsman.contract.tls import tls_for
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError
 from pointsman.router.fleet.fleets import Fleet, FleetTable
+from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import PoolList, PoolView
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.endpoints import EndpointResolver
@@ -73,8 +74,8 @@ class PoolFront:
         return Response(status_code=204)
 
     async def list_pools(self, request: Request) -> Response:
-        views = [_view(fleet, pool) for fleet, pool in self._fleets.pools(self._clock())]
-        return json_answer(PoolList(pools=views))
+        pools, next_ = paged(self._fleets.pools(self._clock()), request, key=lambda named: named[1].name)
+        return json_answer(PoolList(pools=[_view(fleet, pool) for fleet, pool in pools], next=next_))
 
     async def get_pool(self, request: Request) -> Response:
         fleet = self._owner(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pointsman.contract.bounds import MAX_COUNT
 from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, EventsAnswer
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
-from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
@@ -27,7 +27,7 @@ from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.pools import PoolFront
-from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
 from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
@@ -63,6 +63,22 @@ POOL_SCHEMA: Schema = {
 
 REPLICA_ID = Parameter(name="id", where="path", schema={"type": "string", "pattern": REPLICA_ID_PATTERN})
 POOL_NAME = Parameter(name="name", where="path", schema={"type": "string", "pattern": POOL_NAME_PATTERN})
+STATE = Parameter(
+    name="state", where="query", schema={"type": "string", "enum": list(STATES)}, description="State of the replicas."
+)
+ROLE = Parameter(
+    name="role",
+    where="query",
+    schema={"type": "string", "enum": [str(role) for role in Role]},
+    description="Role of the replicas.",
+)
+MODEL = Parameter(
+    name="model",
+    where="query",
+    schema={"type": "string"},
+    description="Model, alias or adapter that the replicas serve.",
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 BORN_MS = Parameter(
     name="born_ms",
     where="query",
@@ -82,6 +98,16 @@ DRY_RUN = Parameter(
     description="Validate and answer, change nothing.",
 )
 
+STATE = Parameter(
+    name="state",
+    where="query",
+    schema={"type": "string", "enum": list(STATES)},
+    description="State of the replicas.",
+)
+MODEL = Parameter(
+    name="model", where="query", schema={"type": "string"}, description="Model or other name that the replicas serve."
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 EXCLUDE = Parameter(
     name="exclude",
     where="query",
@@ -109,11 +135,12 @@ NO_PATH = {404: "No such path: the name in it has a slash."}
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
-        answers={200: Answer("All replicas.", ReplicaList)},
+        parameters=(STATE, MODEL, POOL, ROLE, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID,), allowed=tuple(TokenRole),  # a driver waits until its replicas are up
+        answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
     ),
     Endpoint(
         "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
@@ -136,6 +163,20 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
         parameters=(REPLICA_ID, BORN_MS), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
         answers={200: Answer("The replica.", ReplicaView)}, errors={**NO_REPLICA, **SUPERSEDED},
+    ),
+    Endpoint(
+        "DELETE", "/v1/replicas/{id}/drain", ReplicaFront.delete_drain, "End the drain of a replica",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/undrain", ReplicaFront.undrain_replica,
+        "End the drain of a replica, as DELETE of its drain does",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/reset", ReplicaFront.reset_replica,
+        "End the ejection or demotion of a replica at this edge; its answers are judged anew",
+        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
@@ -162,7 +203,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/pools", PoolFront.list_pools, "List pools",
-        answers={200: Answer("All pools.", PoolList)},
+        parameters=PAGE, answers={200: Answer("The pools, by name.", PoolList)},
     ),
     Endpoint(
         "GET", "/v1/pools/{name}", PoolFront.get_pool, "Get one pool",
@@ -220,7 +261,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
-        answers={200: Answer("The edges.", EdgeList)},
+        parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},
     ),
     Endpoint(
         "GET", "/v1/state/digests", EdgesFront.digests,

@@ -159,8 +159,8 @@ def test_explaining_changes_nothing(policy: str) -> None:
 def test_explaining_names_every_replica_once() -> None:
     """Candidates with signals and places, the others with the cause of their exclusion."""
     edge = Edge("a", "b", "c", "d")
-    edge.replicas.drain("c")
-    edge.replicas.set_health("d", Health.DOWN)
+    edge.replicas.drain("c", 0.0)
+    edge.replicas.set_health("d", Health.DOWN, 0.0)
     edge.ask("1")
     told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
     assert told["excluded"] == {"c": "draining", "d": "down"}

@@ -22,7 +22,7 @@ def test_a_request_that_nobody_can_serve_is_recorded_without_candidates() -> Non
     """Every replica stands among the excluded, with its state."""
     fleet = RecordedFleet()
     for name in ("a", "b"):
-        fleet.core.replicas.drain(name)
+        fleet.core.replicas.drain(name, 0.0)
     fleet.ask("r")
     record = fleet.record("r")
     assert record.decision.reason is Reason.NO_CANDIDATES and record.kept is None
@@ -43,6 +43,6 @@ def test_exclusions_are_found_again_when_a_replica_changes() -> None:
     """They are kept for as long as the same replicas may serve."""
     fleet = RecordedFleet("a", "b", "c")
     fleet.ask("before")
-    fleet.core.replicas.drain("c")
+    fleet.core.replicas.drain("c", 0.0)
     fleet.ask("after")
     assert (fleet.record("before").excluded, fleet.record("after").excluded) == ({}, {"c": "draining"})

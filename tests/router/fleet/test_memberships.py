@@ -32,7 +32,7 @@ def test_a_membership_keeps_its_token_while_it_is_the_same() -> None:
     both = registry.memberships.of("")
     put(registry, "a", now_s=5.0)
     assert registry.memberships.of("").token == both.token
-    registry.set_health("b", Health.DOWN)
+    registry.set_health("b", Health.DOWN, 0.0)
     alone = registry.memberships.of("")
     assert alone.token != both.token
     registry.remove("b")
