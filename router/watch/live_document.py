@@ -86,13 +86,15 @@ class LiveReplica(msgspec.Struct, frozen=True, kw_only=True):
         Real, Meta(description="Share of the KV capacity that live conversations use, as this edge reckons.")
     ] = UNSET
     backlog_ms: Annotated[float, Meta(description="Predicted time for the prompts without a first token.")]
-    hit_share: Annotated[Real, Meta(description="Share of prompt tokens found in the prefix cache.")] = UNSET
+    hit_share: Annotated[
+        Real, Meta(description="Share of prompt tokens found in the prefix cache in the last one to two minutes.")
+    ] = UNSET
 
 
 class LiveDocument(msgspec.Struct, frozen=True, kw_only=True):
     """One edge at one moment.
 
-    Rates are of the last 5 seconds; `ttft_ms`, `hit`, `regret` and `hit_share` are of the last `over_s` seconds, at
+    Rates are of the last 5 seconds; `ttft_ms`, `hit` and `regret` are of the last `over_s` seconds, at
     most 60 and at most 2,048 requests.
     """
 

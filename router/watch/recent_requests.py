@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from pointsman.contract.events import FirstToken
 from pointsman.router.core import Core
 from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates
 
@@ -72,8 +71,6 @@ class RecentRequests:
         """Of all requests with a reported first token; `predicted` and `best` are not counted here."""
         self.foreseen = CacheTokens()
         """Of those whose caches the policy looked at."""
-        self.by_replica: dict[str, tuple[int, int]] = {}
-        """Prompt tokens, and those found cached, by replica."""
         self.given_up = 0
         """Cached tokens that choices gave up: the most that a candidate held, less what the chosen one held."""
         self.given_up_ms = 0.0
@@ -91,16 +88,10 @@ class RecentRequests:
                 model = OTHER_MODELS
             self.ttft_ms.setdefault(model, []).append(ttft_ms)
         if record.first is not None:
-            self._reported(record, record.first)
+            self.tokens.prompt += record.first.prompt_tokens
+            self.tokens.actual += record.first.cached_tokens
         if record.kept is not None and record.kept.table and record.decision.first:
             self._compare(record, record.kept)
-
-    def _reported(self, record: DecisionRecord, first: FirstToken) -> None:
-        self.tokens.prompt += first.prompt_tokens
-        self.tokens.actual += first.cached_tokens
-        served_by = record.decision.first if record.line is None else record.line.srv
-        prompt, cached = self.by_replica.get(served_by, (0, 0))
-        self.by_replica[served_by] = (prompt + first.prompt_tokens, cached + first.cached_tokens)
 
     def _compare(self, record: DecisionRecord, kept: KeptCandidates) -> None:
         self.compared += 1

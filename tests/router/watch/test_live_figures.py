@@ -12,6 +12,7 @@ import pytest
 from recorded_fleet import NOON_S, RecordedFleet
 
 from pointsman.contract.events import EngineLoad
+from pointsman.haproxy.last_check import CheckColumns, CheckRow
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.fleet.replica import Health
 from pointsman.router.journal.followers import Follower
@@ -82,8 +83,8 @@ async def test_an_engines_words_are_in_its_row() -> None:
 async def test_each_replica_that_is_out_says_why() -> None:
     fleet = RecordedFleet("drained", "down", "ejected", "well", "other", "another")
     core = fleet.core
-    core.replicas.drain("drained")
-    core.replicas.set_health("down", Health.DOWN)
+    core.replicas.drain("drained", NOW_S)
+    core.replicas.set_health("down", Health.DOWN, NOW_S)
     for number in range(5):
         core.outliers.ended(f"r{number}", "ejected", Verdict.ERROR, NOW_S, lasted_s=0.1)
     rows = await replicas_of(core)
@@ -94,6 +95,9 @@ async def test_each_replica_that_is_out_says_why() -> None:
     }
     assert rows["ejected"]["why"] == "5 failed answers (error), probe in 1 s"
     assert rows["down"]["why"] == "its health check fails"
+    row = CheckRow(CheckColumns.among(("check_status", "check_code", "check_desc")), "L7STS,404,Layer7 wrong status")
+    core.replicas.checks.saw(core.replicas.slot_of("down"), row, NOW_S)
+    assert (await replicas_of(core))["down"]["why"] == "health check: Layer7 wrong status, code 404"
 
 
 async def test_what_is_wrong_with_the_edge_is_said() -> None:

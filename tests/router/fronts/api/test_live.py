@@ -27,7 +27,7 @@ async def test_a_follower_gets_the_figures_at_once_and_then_again() -> None:
             lines = (json.loads(line) async for line in answer.aiter_lines() if line)
             first = await anext(lines)
             assert first["replicas"][0]["state"] == "up"
-            router.core.replicas.drain("a")
+            router.core.replicas.drain("a", router.clock())
             later = await anext(lines)
             assert later["replicas"][0]["state"] == "draining" and later["at"] > first["at"]
         while router.live.followers:
