@@ -63,6 +63,7 @@ from pointsman.router.settings import Settings
 from pointsman.router.watch.decision_feed import build_feed
 from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
+from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.scrape import Scraper
@@ -152,6 +153,7 @@ class Router:
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
+        self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
@@ -174,6 +176,7 @@ class Router:
             readiness=self.readiness,
             metrics=self.metrics,
             decisions=self.decisions,
+            live=self.live,
             events=self.events,
             streams=self.streams,
             clock=self.clock,
@@ -215,6 +218,7 @@ class Router:
             if self.decisions is not None:
                 stack.callback(self.decisions.close)
                 self.tasks.start(stack, "decisions", self.decisions.run)
+            self.tasks.start(stack, "live figures", self.live.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
             await self._listen(stack, "ring", settings.ring, self._ring_protocol)

@@ -29,6 +29,7 @@ PLAIN_DATA: tuple[str, ...] = (
     "router/process/clock.py",
     "router/process/listen.py",
     "router/process/version.py",
+    "router/watch/live_document.py",
     "simulator/errors.py",
 )
 """Modules of values and errors alone: nothing in them can be wrong by itself."""

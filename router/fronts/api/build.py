@@ -19,6 +19,7 @@ from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.explain import ExplainFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import RevisionsFront
 from pointsman.router.fronts.api.pools import PoolFront
@@ -35,6 +36,7 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings, Settings
 from pointsman.router.watch.decision_feed import DecisionFeed
 from pointsman.router.watch.endpoints import EndpointResolver
+from pointsman.router.watch.live_figures import LiveFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class AdminParts:
     readiness: Readiness
     metrics: CollectorRegistry
     decisions: DecisionFeed | None
+    live: LiveFigures
     events: EventLog
     streams: Streams
     clock: Clock
@@ -71,6 +74,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
+        LiveFront(parts.live, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

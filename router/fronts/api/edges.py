@@ -28,15 +28,6 @@ HEAR_STEPS = 50
 """Half a second at most for a change that another edge made to arrive here, which usually takes 10 ms."""
 
 
-def state_of(peer: Peer) -> str:
-    """How far this edge follows another one: in-step, behind, silent or refused."""
-    if peer.refused:
-        return "refused"
-    if not peer.alive:
-        return "silent"
-    return "in-step" if peer.in_step else "behind"
-
-
 class EdgesFront:
     """Handlers of `/v1/edges` and `/v1/state/digests`."""
 
@@ -73,7 +64,7 @@ class EdgesFront:
             edge=peer.info.edge,
             name=peer.info.name,
             admin_url=peer.info.admin_url,
-            state=state_of(peer),
+            state=peer.state,
             heard_s=round(self._clock() - peer.heard_s, 3),
             position=peer.position,
             lag=max(0, peer.info.seq - peer.position),

@@ -124,6 +124,7 @@ TAGS = {
     "sessions": "Sessions and conversations: where they live, how to move or forget one.",
     "models": "Models and adapters that the fleet serves.",
     "signals": "Signals that policies decide by: prefix index and load.",
+    "live": "The edge at this moment, as the page and terminals show it.",
     "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
     "edges": "Other edges that share state with this one.",
     "status": "Whether this edge is well, in one document.",

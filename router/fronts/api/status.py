@@ -13,7 +13,6 @@ from pointsman.contract.http_api import json_answer
 from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replica import Health
-from pointsman.router.fronts.api.edges import state_of
 from pointsman.router.fronts.api.moments import moment
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.status_types import (
@@ -122,6 +121,6 @@ class StatusFront:
             return []
         peers = sorted(self._sharing.protocol.peers, key=lambda peer: peer.info.name)
         return [
-            EdgeBrief(name=peer.info.name or peer.info.edge, admin_url=peer.info.admin_url, state=state_of(peer))
+            EdgeBrief(name=peer.info.name or peer.info.edge, admin_url=peer.info.admin_url, state=peer.state)
             for peer in peers
         ]

@@ -26,6 +26,7 @@ from pointsman.router.fronts.api.events import (
 )
 from pointsman.router.fronts.api.explain import ExplainAnswer, ExplainFront, ExplainRequest
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy_table import POLICY_ENDPOINTS
 from pointsman.router.fronts.api.pools import PoolFront
@@ -45,6 +46,7 @@ from pointsman.router.fronts.api.types import (
     ReplicaList,
     ReplicaView,
 )
+from pointsman.router.watch.live_document import LiveDocument
 
 POOL_SCHEMA: Schema = {
     "type": "object",
@@ -231,6 +233,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET", "/v1/decisions/{id}", DecisionsFront.get_decision, "Get one decision: candidates, terms and outcome",
         parameters=(REQUEST_ID,), answers={200: Answer("The decision.", DecisionView)},
         errors={404: "No decision about such a request is kept."},
+    ),
+    Endpoint(
+        "GET", "/v1/live", LiveFront.get_live, "Get the figures of this moment, or follow them, once a second",
+        parameters=(FOLLOW,), answers={200: Answer("The figures.", LiveDocument, other={SSE: TEXT, NDJSON: TEXT})},
+        errors=TOO_MANY_STREAMS,
     ),
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
