@@ -49,7 +49,7 @@ from pointsman.router.fronts.ring import RingProtocol
 from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
-from pointsman.router.metrics.families import build_registry
+from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.outliers import OutlierCollector
@@ -132,7 +132,7 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.admin_token = AdminToken(settings.admin.token)
         guard = Guard(self.admin_token, hosts=settings.admin.hosts)
-        self.metrics = build_registry(
+        self.metrics = collect_all(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
             HoldCollector(core.holds),

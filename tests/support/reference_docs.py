@@ -135,9 +135,8 @@ def metrics_page() -> str:
 
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
     router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # with the metrics of sharing
-    for family in sorted(router.metrics.collect(), key=lambda family: family.name):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        yield code(name), family.type, ", ".join(map(code, family._labelnames)), family.documentation
+    for family in sorted(router.metrics(), key=lambda family: family.name.removesuffix("_total")):
+        yield code(family.name), family.kind, ", ".join(map(code, family.labels)), family.text
 
 
 def _label_values() -> Iterator[tuple[str, str]]:
