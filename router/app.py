@@ -52,6 +52,7 @@ from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
+from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
@@ -135,6 +136,7 @@ class Router:
         self.metrics = collect_all(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
+            ModelCollector(core.meter.counts),
             HoldCollector(core.holds),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),

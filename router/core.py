@@ -40,6 +40,7 @@ from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
+from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import LimitSettings
 
@@ -132,6 +133,7 @@ class Core:
             max_requests=limits.max_reservations,
         )
         self.replicas = self._build_registry(config)
+        self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
         self.decision_metrics = DecisionMetrics()
@@ -140,13 +142,7 @@ class Core:
         self.pipeline = self._build_pipeline(build_policy(policy, policies), rng, config.decisions)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy)
-        self.end_of_request = EndOfRequest(
-            replicas=self.replicas,
-            requests=self.requests,
-            kv=self.kv,
-            outliers=self.outliers,
-            metrics=self.request_metrics,
-        )
+        self.end_of_request = self._build_end_of_request()
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
@@ -173,6 +169,16 @@ class Core:
             context_tokens=self.catalog.context_tokens,
         )
         return Pipeline(policy, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_end_of_request(self) -> EndOfRequest:
+        return EndOfRequest(
+            replicas=self.replicas,
+            requests=self.requests,
+            kv=self.kv,
+            outliers=self.outliers,
+            metrics=self.request_metrics,
+            meter=self.meter,
+        )
 
     def _build_policy_control(self, configured: Mapping[str, Any]) -> PolicyControl:
         return PolicyControl(
@@ -208,6 +214,7 @@ class Core:
         if replica is None:
             return None
         resync = self.kv.apply(replica.slot, events)
+        self.meter.report(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import cache
 from itertools import accumulate
+from math import inf
 
 
 class Histogram:
@@ -29,6 +30,14 @@ class Histogram:
     def cumulative(self) -> list[tuple[str, int]]:
         """Buckets as the exposition format wants them: upper bound and count of all at or below it."""
         return list(zip(bound_texts(self.bounds), accumulate(self.counts), strict=True))
+
+    def coarser(self, bounds: tuple[float, ...]) -> Histogram:
+        """The same observations over fewer bounds, each of which is one of its own."""
+        found = Histogram(bounds)
+        for bound, count in zip((*self.bounds, inf), self.counts, strict=True):
+            found.counts[bisect_left(bounds, bound)] += count
+        found.total = self.total
+        return found
 
     def add(self, other: Histogram) -> None:
         """Adds the observations of a histogram of the same bounds."""

@@ -34,21 +34,6 @@ class KVCollector(FamilyCollector):
         )
         for name, text, value in (
             (
-                "prompt_tokens",
-                "Prompt tokens of requests whose first token an engine reported.",
-                counters.prompt_tokens,
-            ),
-            (
-                "cached_tokens",
-                "Prompt tokens found in an engine's prefix cache, as engines reported with first tokens.",
-                counters.actual_cached_tokens,
-            ),
-            (
-                "cached_tokens_predicted",
-                "Prompt tokens predicted to be in the prefix cache, of requests whose first token an engine reported.",
-                counters.predicted_cached_tokens,
-            ),
-            (
                 "cached_tokens_selected",
                 "Prompt tokens that chosen replicas were predicted to have cached, at the decision.",
                 counters.selected_cached_tokens,

@@ -167,9 +167,9 @@ class StateCollector(FamilyCollector):
         )
         yield from histogram(
             "pointsman_first_token_seconds",
-            "Time from request to the first token of streamed answers, by replica; needs HAProxy's `first_token` "
-            "filter.",
-            ((replica, own.first_token_s) for replica, own in served),
+            "Time from request to the first token of streamed answers, as HAProxy's `first_token` filter measured, by "
+            "replica; absent where the filter is off.",
+            ((replica, own.first_token_s) for replica, own in served if own.first_token_s.count),
             "replica",
         )
         yield from histogram(

@@ -1,8 +1,8 @@
 """Effects of one line of HAProxy's log ring on the router's state: a request had its first token, or ended.
 
 `EndOfRequest` owns nothing but the id of the last request that each HAProxy worker reported. A line releases the
-reservation of its request and the prefill in front of others, feeds the per-replica counters, and proves something
-about the replica that answered. Lines come from the ring, and after a reload of HAProxy from its old workers.
+reservation of its request and the prefill in front of others, feeds the counters of its replica and model, and proves
+something about the replica that answered. Lines come from the ring, and after a reload of HAProxy from its old workers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pointsman.router.outliers.answers import Verdict, judge
 from pointsman.router.outliers.pace import Unit
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
+from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 
 CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
@@ -40,12 +41,14 @@ class EndOfRequest:
         kv: KVState,
         outliers: OutlierTable,
         metrics: RequestMetrics,
+        meter: ModelMeter,
     ) -> None:
         self._requests = requests
         self._slot_of = replicas.slot_of
         self._outliers = outliers
         self._kv = kv
         self._metrics = metrics
+        self._meter = meter
         self.last_ids: dict[int, str] = {}
         """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
@@ -59,6 +62,7 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
+            self._count(line)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             self._requests.end(
                 line.id,
@@ -67,7 +71,6 @@ class EndOfRequest:
                 served=200 <= line.st < 300,
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
-            self._count(line)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]
@@ -102,6 +105,8 @@ class EndOfRequest:
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
             return
+        if line.routed != UNSET:
+            self._meter.ended(line, self._slot_of(line.srv))
         served = metrics.served(line.srv)
         served.by_class[f"{line.st // 100}xx" if line.st > 0 else "none"] += 1
         if line.rc.startswith("+"):
