@@ -16,20 +16,17 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
 import uvloop
 
-from pointsman.contract.registration import Registration
 from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
-from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_access import AdminAccess
@@ -46,9 +43,10 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
-from pointsman.router.metrics.families import build_registry
+from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
+from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
@@ -61,7 +59,7 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.sockets import bind_tcp, bind_unix
 from pointsman.router.settings import Settings
 from pointsman.router.watch.decision_feed import build_feed
-from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
+from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
@@ -69,6 +67,7 @@ from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
+from pointsman.router.watch.static_replicas import forget_unlisted, register_static
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -140,9 +139,10 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
-        self.metrics = build_registry(
+        self.metrics = collect_all(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
+            ModelCollector(core.meter.counts),
             HoldCollector(core.holds),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
@@ -198,9 +198,9 @@ class Router:
         self.access.load()
         if self._keeper is not None and self._pin_keeper is not None:
             self._keeper.load(self.clock())
-            self._forget_unlisted()
+            forget_unlisted(self.core.replicas, self.endpoints)
             self._pin_keeper.load()
-        await self._register_static()
+        await register_static(self.settings.replicas, self.core.replicas, self.endpoints, self.clock())
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
             settings = self.settings
@@ -352,31 +352,6 @@ class Router:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
-
-    def _forget_unlisted(self) -> None:
-        """Removes restored replicas that `admin.engine_networks`, changed since they were saved, leaves out."""
-        for replica in list(self.core.replicas):
-            try:
-                self.endpoints.check(ip_address(replica.host))
-            except RegistrationError as error:
-                log.warning("saved replica not restored", replica=replica.id, error=str(error))
-                self.core.replicas.remove(replica.id)
-
-    async def _register_static(self) -> None:
-        for static in self.settings.replicas:
-            registration = Registration(
-                url=static.url,
-                model=static.model,
-                adapters=static.adapters,
-                health_path=static.health_path,
-                role=static.role,
-            )
-            try:
-                endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
-                self.core.replicas.put(static.id, registration, endpoint, self.clock())
-            except (RegistrationError, ResolveError) as error:
-                expected = f"a replica {static.id} that can be registered ({error})"
-                raise SettingsError("replicas", static.url, expected) from error
 
 
 def spare_the_collector() -> None:

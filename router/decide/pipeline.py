@@ -335,10 +335,10 @@ class Pipeline:
             room = min(considered.longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._requests.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, features=features)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced, features=features)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
-
 from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.fleets import FleetTable
@@ -31,6 +29,7 @@ from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
+from pointsman.router.metrics.exposition import Collect
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings, Settings
@@ -48,7 +47,7 @@ class AdminParts:
     sharing: Sharing | None
     endpoints: EndpointResolver
     readiness: Readiness
-    metrics: CollectorRegistry
+    metrics: Collect
     decisions: DecisionFeed | None
     live: LiveFigures
     events: EventLog
