@@ -43,6 +43,7 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
+from pointsman.router.metrics.exposition import Collect
 from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
@@ -139,17 +140,7 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
-        self.metrics = collect_all(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
-            ModelCollector(core.meter.counts),
-            HoldCollector(core.holds),
-            OutlierCollector(core.outliers, core.replicas),
-            ScrapeCollector(self.scraper, core.load, core.replicas),
-            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
-            ProcessCollector(self.tasks, self.readiness, self._keeper),
-            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
-        )
+        self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
@@ -166,6 +157,21 @@ class Router:
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Address of each front, once the router serves: spop, lookup, ring, feed, admin."""
+
+    def _collect(self, guard: Guard) -> Collect:
+        """Return the source of the page of metrics."""
+        core = self.core
+        return collect_all(
+            StateCollector(core),
+            KVCollector(core.kv, core.replicas),
+            ModelCollector(core.meter.counts),
+            HoldCollector(core.holds),
+            OutlierCollector(core.outliers, core.replicas),
+            ScrapeCollector(self.scraper, core.load, core.replicas),
+            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
+            ProcessCollector(self.tasks, self.readiness, self._keeper),
+            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
+        )
 
     def _admin_parts(self) -> AdminParts:
         return AdminParts(

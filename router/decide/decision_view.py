@@ -216,7 +216,7 @@ def _row(candidates: Candidates, at: int, terms: Mapping[str, list[float]], *, p
 
 
 def _would_change(rows: list[ConsideredCandidate], unit: str) -> Text:
-    """What would have made another candidate the choice; rows: the first choice, then all others."""
+    """Sentence about the change that would have made another candidate the choice; rows: the first choice, then all others."""
     first, *others = rows
     known = [row for row in others if row.score is not UNSET]
     if first.score is UNSET or not known:

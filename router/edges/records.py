@@ -112,7 +112,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     body: dict[str, Any]
     about: dict[str, str] = {}
-    """What people said of it when they put it: author, why. No part of the rank."""
+    """Words of the people who put it: author, why. No part of the rank."""
 
     def __post_init__(self) -> None:
         try:

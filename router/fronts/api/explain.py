@@ -116,7 +116,7 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class FeaturesView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read of a request."""
+    """Features that were read of a request."""
 
     path: str
     model: Annotated[Text, Meta(description="Model that the request asks for; absent where any will do.")] = UNSET
