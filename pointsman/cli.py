@@ -18,6 +18,8 @@ from pointsman.commands.fleet_commands import PANEL as CHANGE
 from pointsman.commands.fleet_commands import fleet
 from pointsman.commands.policy_commands import policy as policy_group
 from pointsman.commands.sentence import one_sentence_on_error
+from pointsman.contract.config import read_mapping
+from pointsman.contract.effective import shown
 from pointsman.documents import policy_document
 
 RUN = "Run an edge"
@@ -121,30 +123,33 @@ def router(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resulting settings and exit.")
     ] = False,
+    sources: Annotated[
+        Path | None,
+        typer.Option(hidden=True, help="YAML file that says where each value of the settings file comes from."),
+    ] = None,
 ) -> None:
     """Run one router: answer HAProxy's lookups, manage its servers, serve the admin API."""
     from pointsman.router.app import run
     from pointsman.router.fronts.admin_access import AdminAccess
     from pointsman.router.process.logs import configure
     from pointsman.router.process.readiness import Readiness
-    from pointsman.router.process.store_url import without_password
-    from pointsman.router.settings import load_settings
+    from pointsman.router.settings import read_settings
 
     with one_sentence_on_error():
-        settings = load_settings(config, overrides={"policy": policy_document(policy)})
+        loaded = read_settings(
+            config,
+            overrides={"command line": {"policy": policy_document(policy)}},
+            file_sources=read_mapping(sources, str(sources)) if sources is not None else None,
+        )
         if print_config:
-            shown = msgspec.to_builtins(settings)
-            if shown["admin"]["token"]:
-                shown["admin"]["token"] = "***"
-            shown["shared"]["url"] = without_password(shown["shared"]["url"])
-            print(yaml.safe_dump(shown, sort_keys=False), end="")
+            print(yaml.safe_dump(shown("", msgspec.to_builtins(loaded.settings)), sort_keys=False), end="")
             return
         if check_config:
-            AdminAccess(settings.admin, readiness=Readiness()).load()
+            AdminAccess(loaded.settings.admin, readiness=Readiness()).load()
             print("the settings are valid")
             return
-        configure(level=settings.log.level, fmt=settings.log.format)
-        code = run(settings)
+        configure(level=loaded.settings.log.level, fmt=loaded.settings.log.format)
+        code = run(*loaded)
     raise typer.Exit(code)
 
 

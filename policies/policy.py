@@ -79,6 +79,10 @@ class Policy(Protocol):
     def pin_ttl_s(self) -> float:
         """Seconds after its last request for which a session keeps its pin; read only when `needs` has PIN."""
 
+    @property
+    def score_unit(self) -> str:
+        """Unit of all its scores, for people: `ms`, `requests`, `tokens`; empty where scores only make an order."""
+
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""
 
@@ -98,6 +102,11 @@ class Policy(Protocol):
         """Called once, after the last `rank`, when another policy has taken over."""
 
 
+def score_unit(policy: Policy) -> str:
+    """Return the unit of a policy's scores; empty for a policy from outside that does not say."""
+    return getattr(policy, "score_unit", "")
+
+
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 
 
@@ -111,6 +120,7 @@ class PlainPolicy(Generic[ConfigT]):
         self.config = config
         self.needs = Needs.NOTHING
         self.pin_ttl_s = 0.0
+        self.score_unit = ""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"

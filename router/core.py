@@ -41,6 +41,7 @@ from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import build_log
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
+from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
 
@@ -131,6 +132,7 @@ class Core:
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = self._build_requests(limits)
         self.replicas = self._build_registry(config)
+        self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
         self.decision_metrics = DecisionMetrics()
@@ -139,14 +141,7 @@ class Core:
         self.pipeline = self._build_pipeline(build_policy(policy, policies), rng, config.decisions)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
-        self.end_of_request = EndOfRequest(
-            replicas=self.replicas,
-            requests=self.requests,
-            kv=self.kv,
-            outliers=self.outliers,
-            metrics=self.request_metrics,
-            decisions=self.decisions,
-        )
+        self.end_of_request = self._build_end_of_request()
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
@@ -184,6 +179,17 @@ class Core:
         )
         return Pipeline(policy, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
 
+    def _build_end_of_request(self) -> EndOfRequest:
+        return EndOfRequest(
+            replicas=self.replicas,
+            requests=self.requests,
+            kv=self.kv,
+            outliers=self.outliers,
+            metrics=self.request_metrics,
+            meter=self.meter,
+            decisions=self.decisions,
+        )
+
     def _build_policy_control(self, configured: Mapping[str, Any], wall: Callable[[], float]) -> PolicyControl:
         return PolicyControl(
             self.pipeline,
@@ -219,6 +225,7 @@ class Core:
         if replica is None:
             return None
         resync = self.kv.apply(replica.slot, events)
+        self.meter.report(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)

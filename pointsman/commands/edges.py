@@ -25,7 +25,7 @@ def run_edges(inquiry: Inquiry) -> int:
 
 
 def edges_shown(view: Mapping[str, Any]) -> RenderableType:
-    """This edge in a line, the others in a table."""
+    """Render the edge that was asked in a line, the others in a table."""
     if view["store"] == "none":
         return "this edge shares nothing; docs/how-to-share-state.md says how edges do"
     agree = "agrees with all others" if view["in_step"] else "does not follow all others"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
@@ -24,7 +23,7 @@ from pointsman.policies.registry import build_policy, installed_policies
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.considered import ActivePolicy, Considered
-from pointsman.router.decide.explain import explain, explain_none
+from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.model_recall import ModelRecall
@@ -143,7 +142,7 @@ class Pipeline:
         self._metrics.by_reason[active.name, decision.reason] += 1
         return decision
 
-    def explain(self, features: RequestFeatures, now_s: float) -> dict[str, Any]:
+    def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
         active, members = self._policy_for(features), self._memberships.of(features.model)
         if features.naming or not len(members.slots):
@@ -336,10 +335,10 @@ class Pipeline:
             room = min(considered.longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._requests.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, features=features)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced, features=features)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:

@@ -72,6 +72,10 @@ class DecisionFeed:
         """
         return self._views.view(record, self._wall() - self._clock(), detail=detail)
 
+    def shown(self, name: str) -> str:
+        """Return a session or tenant as people see it."""
+        return self._views.shown(name)
+
     def wants(self, chosen: DecisionFilter, record: DecisionRecord) -> bool:
         """Return whether a record has all that a filter asks for."""
         return chosen.wants(record, self._views.shown)

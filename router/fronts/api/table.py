@@ -8,6 +8,8 @@ from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
+from pointsman.router.fronts.api.config import ConfigFront
+from pointsman.router.fronts.api.config_types import ConfigView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
@@ -22,37 +24,29 @@ from pointsman.router.fronts.api.events import (
     EventsFront,
     Whoami,
 )
+from pointsman.router.fronts.api.explain import ExplainAnswer, ExplainFront, ExplainRequest
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.paging import PAGE
-from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_table import POLICY_ENDPOINTS
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
+from pointsman.router.fronts.api.served_model_types import ServedModelList
+from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.signal_types import IndexView, LoadView
+from pointsman.router.fronts.api.signals import SignalsFront
+from pointsman.router.fronts.api.status import StatusFront
+from pointsman.router.fronts.api.status_types import StatusView
 from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
-    ExplainAnswer,
-    ExplainRequest,
-    PolicyList,
     PoolList,
     PoolView,
     ReplicaList,
     ReplicaView,
 )
-
-POLICY = "Policy"
-"""Name of the policy document among the described types."""
-
-POLICY_SCHEMA: Schema = {
-    "title": POLICY,
-    "type": "object",
-    "required": ["policy"],
-    "properties": {
-        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
-        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
-    },
-    "additionalProperties": True,
-}
+from pointsman.router.watch.live_document import LiveDocument
 
 POOL_SCHEMA: Schema = {
     "type": "object",
@@ -83,19 +77,6 @@ BORN_MS = Parameter(
     schema={"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
     description="Start time of the replica that calls; 409 while a later incarnation is registered.",
 )
-IF_MATCH = Parameter(
-    name="If-Match",
-    where="header",
-    schema={"type": "string"},
-    description="ETag that the live policy must have; otherwise nothing changes.",
-)
-DRY_RUN = Parameter(
-    name="dry_run",
-    where="query",
-    schema={"type": "boolean"},
-    description="Validate and answer, change nothing.",
-)
-
 STATE = Parameter(
     name="state",
     where="query",
@@ -115,8 +96,6 @@ EXCLUDE = Parameter(
 
 BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
 """Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
-
-VERSION = {"ETag": "Version of the document, for `If-Match`."}
 
 NO_REPLICA = {404: "No such replica."}
 SUPERSEDED = {409: "A later incarnation of the replica is registered."}
@@ -189,6 +168,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         },
     ),
     Endpoint(
+        "GET", "/v1/status", StatusFront.get_status, "Tell whether this edge is well, and what is not",
+        answers={200: Answer("The state of the edge.", StatusView)},
+    ),
+    Endpoint(
+        "GET", "/v1/index", SignalsFront.get_index, "Show the prefix index: keys held, by replica",
+        parameters=PAGE, answers={200: Answer("The index.", IndexView)},
+    ),
+    Endpoint(
+        "GET", "/v1/load", SignalsFront.get_load, "Show the load of each replica as policies read it",
+        parameters=PAGE, answers={200: Answer("The load.", LoadView)},
+    ),
+    Endpoint(
+        "GET", "/v1/models", ServedModelsFront.list_models, "List models with their replicas and adapters",
+        answers={200: Answer("The models, by name.", ServedModelList)},
+    ),
+    Endpoint(
+        "GET", "/v1/config", ConfigFront.get_config,
+        "Show the settings in effect, and where each value comes from; secrets are hidden",
+        answers={200: Answer("The settings.", ConfigView)},
+    ),
+    Endpoint(
         "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools to a driver, which takes orders for them",
         parameters=(POOL_NAME,), body=FleetLease, allowed=(TokenRole.ENGINE,),
         answers={201: Answer("Known from here on."), 204: Answer("Renewed.")},
@@ -217,25 +217,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Accepted; the pool at present.", PoolView)},
         errors={**NO_POOL, **NO_DRIVER},
     ),
-    Endpoint(
-        "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
-        answers={200: Answer("Policies.", PolicyList)},
-    ),
-    Endpoint(
-        "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
-        answers={200: Answer("The document.", POLICY_SCHEMA, headers=VERSION)},
-    ),
-    Endpoint(
-        "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
-        parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
-        answers={
-            200: Answer(
-                "The document as applied. `warnings`, where there are any, say what keeps the policy from working as "
-                "it should.", POLICY_SCHEMA, headers=VERSION,
-            ),
-        },
-        errors={412: "If-Match names another version."},
-    ),
+    *POLICY_ENDPOINTS,
     Endpoint(
         "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
         parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),
@@ -253,6 +235,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors={404: "No decision about such a request is kept."},
     ),
     Endpoint(
+        "GET", "/v1/live", LiveFront.get_live, "Get the figures of this moment, or follow them, once a second",
+        parameters=(FOLLOW,), answers={200: Answer("The figures.", LiveDocument, other={SSE: TEXT, NDJSON: TEXT})},
+        errors=TOO_MANY_STREAMS,
+    ),
+    Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
         parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},
     ),
@@ -262,9 +249,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answers={200: Answer("Digests by kind of state.", Digests)},
     ),
     Endpoint(
-        "POST", "/v1/explain", PolicyFront.explain, "Explain the decision for a request",
+        "POST", "/v1/explain", ExplainFront.explain, "Explain the decision for a request, of a client or past",
         body=ExplainRequest, allowed=(TokenRole.READ,),
-        answers={200: Answer("Decision and candidates.", ExplainAnswer)},
+        answers={200: Answer("The decision, what it was made of, and the candidates, the best first.", ExplainAnswer)},
+        errors={404: "No decision about such a request is kept."},
     ),
     Endpoint(
         "GET", "/v1/events", EventsFront.list_events, "List events, or follow them",

@@ -174,11 +174,11 @@ def test_explain_says_who_would_be_held() -> None:
     """For how long; also behind others, though there is room. Nobody joins by asking."""
     edge = Edge()
     assert edge.ask("0", 800, session="known").first
-    explained = edge.pipeline.explain(edge.features("explain", 500), 0.0)["decision"]
+    explained = edge.pipeline.explain(edge.features("explain", 500), 0.0).decision
     assert (explained.status, explained.hold_ms) == (429, 10_000)
-    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].first == "only"
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0).decision.first == "only"
     edge.hold("large", 500)
-    assert edge.pipeline.explain(edge.features("explain", 100), 0.0)["decision"].hold_ms == 10_000
+    assert edge.pipeline.explain(edge.features("explain", 100), 0.0).decision.hold_ms == 10_000
     assert len(edge.holds) == 1
 
 
