@@ -50,6 +50,11 @@ class Inquiry:
         else:
             self.console.print(render(answer.json()))
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence for people; nothing with `--json`."""
+        if not self.as_json:
+            self.console.print(sentence, soft_wrap=True)
+
 
 def print_raw(body: bytes) -> None:
     """Print the API's own answer unchanged, on a line of its own; nothing for an empty one."""

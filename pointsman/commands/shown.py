@@ -36,7 +36,7 @@ def ms(value: Number) -> str:
         return ABSENT
     if abs(value) >= 10_000:
         return f"{value / 1000:,.1f} s"
-    exact = 0 < abs(value) < 9.95 and value != int(value)
+    exact = 0.05 <= abs(value) < 9.95 and value != int(value)
     return f"{value:.1f} ms" if exact else f"{value:,.0f} ms"
 
 
