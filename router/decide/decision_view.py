@@ -137,11 +137,11 @@ class DecisionViews:
     """Views of records."""
 
     def __init__(
-        self, policies: Callable[[str, int], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
+        self, policies: Callable[[str, int, str], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
     ) -> None:
         """Make the renderer of one router's records.
 
-        policies: the policy of a name and revision, built anew; None where it is no longer known.
+        policies: the policy of a name, revision and model, built anew; None where it is no longer known.
         edge: id of this edge; empty for one that is alone.
         secret: key of the hashes that stand for sessions and tenants; empty: they are shown as they are.
         """
@@ -196,7 +196,7 @@ class DecisionViews:
 
     def _why(self, record: DecisionRecord, kept: KeptCandidates) -> dict[str, Any]:
         candidates = kept.candidates()
-        policy = self._policies(record.policy, record.revision)
+        policy = self._policies(record.policy, record.revision, record.features.model)
         terms: Mapping[str, Any] = {}
         if policy is not None:
             terms = {name: column.tolist() for name, column in policy.terms(record.features, candidates).items()}

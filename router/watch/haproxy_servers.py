@@ -126,7 +126,7 @@ class EdgeSync:
         if observation.pid != self._pid:
             self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
         await self._apply(observation)
-        needs = body_needs(self._pipeline.policy.needs, len(self._replicas.memberships.names()))
+        needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
         if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs

@@ -9,6 +9,7 @@ from other_task import another_task
 from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds
@@ -152,7 +153,7 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     """A process variable is gone with its process."""
     await world.round()
     await world.round()
-    world.core.pipeline.swap_policy(build_policy({"policy": "kv_cost"}))
+    world.core.pipeline.swap_policies(PolicySet(build_policy({"policy": "kv_cost"})))
     await world.round()
     world.haproxy.pid = 101
     await world.round()
