@@ -27,7 +27,7 @@ from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.process.listen import Listen
 from pointsman.router.settings import LoadedSettings, Settings, read_settings
@@ -344,7 +344,6 @@ def _read(path: Path | None) -> UpFile:
 
 def _body_window(settings: Settings) -> dict[str, int]:
     """Body window of HAProxy, in bytes: as much as the configured policy uses."""
-    policy = build_policy(settings.policy)
-    needs = policy.needs
-    policy.close()
-    return {"body_window_bytes": body_window(needs)}
+    policies = build_policy_set(settings.policy)
+    policies.close()
+    return {"body_window_bytes": body_window(policies.needs)}
