@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fronts.api.audit import record, unrecorded
+from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.outliers import view_outlier
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import ReplicaList, ReplicaView
@@ -75,11 +77,7 @@ class ReplicaFront:
         self._max_body_bytes = max_body_bytes
 
     async def list_replicas(self, request: Request) -> Response:
-        state = request.query_params.get("state", "up")
-        if state not in STATES:
-            raise unfit("state", state, f"one of {', '.join(STATES)}")
-        wanted = [replica for replica in self._replicas if _fits(replica, request)]
-        page, next_ = paged(sorted(wanted, key=_id), request, key=_id)
+        page, next_ = paged(sorted(_wanted(self._replicas, request), key=_id), request, key=_id)
         views: list[ReplicaView] = []
         for replicas in in_slices(page):
             # A replica that left meanwhile has given its slot away.
@@ -88,19 +86,21 @@ class ReplicaFront:
         return json_answer(ReplicaList(replicas=views, next=next_))
 
     async def get_replica(self, request: Request) -> Response:
-        return json_answer(self._views.view(self._registered(request)))
+        return self._answer(self._registered(request))
 
     async def put_replica(self, request: Request) -> Response:
         replica_id = request.path_params["id"]
         if not _REPLICA_ID.match(replica_id):
             raise unfit("id", replica_id, f"a string that matches {REPLICA_ID_PATTERN}")
         registration = decode_body(await read_body(request, self._max_body_bytes), Registration)
-        before = self._replicas.get(replica_id)
-        renewed = before is not None and before.registration == registration
-        if registration.born_ms or renewed:
-            unrecorded(request)  # The replica itself, or its next heartbeat.
+        if registration.born_ms:
+            unrecorded(request)  # The replica itself.
         try:
             endpoint = await self._endpoints.resolve(registration.url)
+            before = self._replicas.get(replica_id)
+            check_match(request, etag_of(before.saved) if before is not None else None)
+            if before is not None and before.registration == registration:
+                unrecorded(request)  # A heartbeat.
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
         except RegistrationError as error:
             raise HTTPException(422, str(error)) from error
@@ -111,7 +111,7 @@ class ReplicaFront:
         except ResolveError as error:
             raise HTTPException(503, str(error), {"retry-after": "2"}) from error
         record(request, f"replica {replica_id} was {'registered' if before is None else 'changed'}")
-        return json_answer(self._views.view(replica), 201 if before is None else 200)
+        return self._answer(replica, 201 if before is None else 200)
 
     async def delete_replica(self, request: Request) -> Response:
         replica = self._not_superseded(request)
@@ -123,7 +123,7 @@ class ReplicaFront:
         replica = self._not_superseded(request)
         record(request, f"replica {replica.id} drains")
         self._replicas.drain(replica.id)
-        return json_answer(self._views.view(replica))
+        return self._answer(replica)
 
     async def take_events(self, request: Request) -> Response:
         """Events of one engine; the answer says whether to send all of it again."""
@@ -137,6 +137,10 @@ class ReplicaFront:
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
         return json_answer(answer)
 
+    def _answer(self, replica: Replica, status: int = 200) -> Response:
+        """A replica as it is now, with the version of its registration."""
+        return json_answer(self._views.view(replica), status, {"etag": etag_of(replica.saved)})
+
     def _registered(self, request: Request) -> Replica:
         replica_id = request.path_params["id"]
         replica = self._replicas.get(replica_id)
@@ -145,7 +149,7 @@ class ReplicaFront:
         return replica
 
     def _not_superseded(self, request: Request) -> Replica:
-        """The replica, unless the query's `born_ms` says that an earlier incarnation of it asks."""
+        """The replica, unless an earlier incarnation of it asks (`born_ms`), or it was changed (`If-Match`)."""
         replica = self._registered(request)
         born_ms = request.query_params.get("born_ms", "0")
         if "born_ms" in request.query_params:
@@ -156,6 +160,7 @@ class ReplicaFront:
             replica.check_incarnation(int(born_ms))
         except SupersededError as error:
             raise HTTPException(409, str(error)) from error
+        check_match(request, etag_of(replica.saved))
         return replica
 
 
@@ -163,12 +168,15 @@ def _id(replica: Replica) -> str:
     return replica.id
 
 
-def _fits(replica: Replica, request: Request) -> bool:
-    """Whether a replica is one of those that the query asks for."""
-    asked = request.query_params
-    model = asked.get("model", "")
-    return (
-        asked.get("state", replica.state) == replica.state
-        and asked.get("pool", replica.pool) == replica.pool
-        and (not model or model == replica.model or model in (replica.names or ()))
-    )
+def _wanted(replicas: Iterable[Replica], request: Request) -> list[Replica]:
+    """The replicas that the query asks for. Raises HTTPException (422) for a state that there is not."""
+    state, model, pool = (request.query_params.get(name) for name in ("state", "model", "pool"))
+    if state is not None and state not in STATES:
+        raise unfit("state", state, f"one of {', '.join(STATES)}")
+    return [
+        replica
+        for replica in replicas
+        if (state is None or state == replica.state)
+        and (pool is None or pool == replica.pool)
+        and (model is None or model == replica.model or model in (replica.names or ()))
+    ]
