@@ -40,7 +40,7 @@ from pointsman.router.watch.live_figures import LiveFigures
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """Parts that the fronts of the admin API read and change."""
+    """Parts of a router that the fronts of its admin API read and change."""
 
     core: Core
     decider: Decider
