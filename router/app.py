@@ -54,6 +54,7 @@ from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
+from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
@@ -132,6 +133,7 @@ class Router:
             )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.admin_token = AdminToken(settings.admin.token)
+        self.fleets = FleetTable()
         guard = Guard(self.admin_token, hosts=settings.admin.hosts)
         self.metrics = collect_all(
             StateCollector(core),
@@ -141,6 +143,7 @@ class Router:
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}),
+            PoolCollector(self.fleets, self.clock),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
@@ -162,7 +165,7 @@ class Router:
             guard,
             ReplicaFront(core, self.endpoints, clock=self.clock, max_body_bytes=admin.max_body_bytes),
             PoolFront(
-                FleetTable(),
+                self.fleets,
                 endpoints=self.endpoints,
                 clock=self.clock,
                 token=admin.token,
