@@ -46,6 +46,7 @@ class AdminParts:
     decider: Decider
     sharing: Sharing | None
     endpoints: EndpointResolver
+    fleets: FleetTable
     readiness: Readiness
     metrics: Collect
     decisions: DecisionFeed | None
@@ -68,7 +69,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         guard,
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, views, clock=clock, max_body_bytes=max_body_bytes),
-        PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
+        PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
