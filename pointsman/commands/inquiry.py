@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,11 @@ class Inquiry:
         else:
             self.console.print(render(answer.json()))
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence for people; nothing with `--json`."""
+        if not self.as_json:
+            self.console.print(sentence, soft_wrap=True)
+
 
 def print_raw(body: bytes) -> None:
     """Print the API's own answer unchanged, on a line of its own; nothing for an empty one."""
@@ -86,11 +91,14 @@ def table_of(
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for at in kept:
         name = columns[at]
+        widest = max([len(name), *(len(row[at]) for row in kept_rows)])
         table.add_column(
             name,
             justify="right" if name in right else "left",
             no_wrap=name != flexible,
             overflow="fold" if name == flexible else "ellipsis",
+            # Half a number is a wrong number: where there is no room, names give way.
+            min_width=widest if name in right else None,
         )
     for row in kept_rows:
         table.add_row(*(row[at] for at in kept))
@@ -104,6 +112,16 @@ def flowed_text(parts: Iterable[str], width: int, *, style: str = "") -> Text:
     for line in others:
         text.append(f"\n{line}", style="none")
     return text
+
+
+def notes(lines: Iterable[str | Text], *, mark: str = "!") -> Iterator[Table]:
+    """Lines that a mark leads; one that wraps goes on below its own beginning."""
+    for line in lines:
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_row(mark, line)
+        yield table
 
 
 def facts(rows: dict[str, str]) -> Table:

@@ -15,6 +15,9 @@ policy = typer.Typer(help="See, change and try the live policy.", no_args_is_hel
 
 MAX_LIST = 1000
 
+MAX_REPLAYED = 100_000
+"""Decisions that a router tries a policy on at most."""
+
 Document = Annotated[str, typer.Argument(metavar="POLICY", help="Policy name, YAML or JSON file, or inline document.")]
 Why = Annotated[str, typer.Option(help="Reason of the change, kept with its revision.")]
 IfMatch = Annotated[
@@ -92,3 +95,19 @@ def rollback(
     from pointsman.commands.policy import run_rollback
 
     return run_rollback(inquiry, revision, why=why, if_match=if_match)
+
+
+@asks(policy, name="dry-run", example="pointsman policy dry-run policy.yaml --last 5000")
+def dry_run(
+    inquiry: Inquiry,
+    document: Document,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=1, max=MAX_REPLAYED, help="Number of decisions, the latest ones.")
+    ] = 1000,
+    model: Annotated[str, typer.Option(help="Model of the requests.")] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant of the requests, or its hash.")] = "",
+) -> int:
+    """Print what a policy would have decided on past requests: share that moves, TTFT, cached tokens."""
+    from pointsman.commands.policy_trial import run_dry_run
+
+    return run_dry_run(inquiry, document, last=last, model=model, tenant=tenant)

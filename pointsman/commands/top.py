@@ -118,7 +118,7 @@ def _show(feed: LiveFeed, console: Console, keys: Keys, screen: Live) -> None:
         rows = max(console.height - OTHER_LINES, 4)
         picture = top_shown(live, now_utc(), None, width=console.width, rows=rows)
         note = [Text(f"! {trouble}; this is old", style="bold red")] if trouble else []
-        screen.update(Group(*note, picture), refresh=True)
+        screen.update(Group(*note, picture, Text("q quits", style="dim")), refresh=True)
 
 
 def top_shown(
@@ -132,7 +132,6 @@ def top_shown(
         Columns([_models(live), _reasons(live)], padding=(0, 4)),
         "",
         _replicas(live["replicas"], rows),
-        Text("q quits", style="dim"),
     )
 
 
