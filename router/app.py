@@ -27,6 +27,7 @@ from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
+from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_access import AdminAccess
@@ -49,6 +50,7 @@ from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
+from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
@@ -140,6 +142,7 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
+        self.fleets = FleetTable()
         self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
@@ -169,6 +172,7 @@ class Router:
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
+            PoolCollector(self.fleets, self.clock),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
@@ -179,6 +183,7 @@ class Router:
             decider=self.decider,
             sharing=self.sharing,
             endpoints=self.endpoints,
+            fleets=self.fleets,
             readiness=self.readiness,
             metrics=self.metrics,
             decisions=self.decisions,

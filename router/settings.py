@@ -24,7 +24,7 @@ from pointsman.haproxy.config import BACKEND
 from pointsman.haproxy.server_options import ServerOptions
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.process.listen import Listen, NearListen, Port
@@ -329,7 +329,7 @@ def _check(settings: Settings) -> None:
                 "shared.url", without_password(settings.shared.url), f"the address of a store ({error})"
             ) from None
     try:
-        build_policy(settings.policy).close()
+        build_policy_set(settings.policy).close()
     except PolicyConfigError as error:
         raise SettingsError(
             join("policy", error.key), error.value, error.expected, error.problem, error.source

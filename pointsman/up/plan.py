@@ -26,7 +26,7 @@ from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
 from pointsman.policies.errors import PolicyConfigError
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.process.listen import Listen
 from pointsman.router.settings import LoadedSettings, Settings, read_settings
@@ -174,7 +174,7 @@ def _check_file(options: UpOptions, document: UpFile) -> None:
     check_sections(options.config, document, admin=where, engine=options.engine)
     if options.policy:
         try:
-            build_policy(options.policy).close()
+            build_policy_set(options.policy).close()
         except PolicyConfigError as error:
             raise ConfigurationError(error.key, error.value, error.expected, error.problem, "--policy") from error
 
@@ -344,7 +344,6 @@ def default_threads(cores: int) -> int:
 
 def _body_window(settings: Settings) -> dict[str, int]:
     """Body window of HAProxy, in bytes: as much as the configured policy uses."""
-    policy = build_policy(settings.policy)
-    needs = policy.needs
-    policy.close()
-    return {"body_window_bytes": body_window(needs)}
+    policies = build_policy_set(settings.policy)
+    policies.close()
+    return {"body_window_bytes": body_window(policies.needs)}

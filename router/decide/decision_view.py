@@ -124,11 +124,11 @@ class DecisionViews:
     """Views of records."""
 
     def __init__(
-        self, policies: Callable[[str, int], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
+        self, policies: Callable[[str, int, str], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
     ) -> None:
         """Make the renderer of one router's records.
 
-        policies: the policy of a name and revision, built anew; None where it is no longer known.
+        policies: the policy of a name, revision and model, built anew; None where it is no longer known.
         edge: id of this edge; empty for one that is alone.
         secret: key of the hashes that stand for sessions and tenants; empty: they are shown as they are.
         """
@@ -183,7 +183,7 @@ class DecisionViews:
 
     def _why(self, record: DecisionRecord, kept: KeptCandidates) -> dict[str, Any]:
         candidates = kept.candidates()
-        policy = self._policies(record.policy, record.revision)
+        policy = self._policies(record.policy, record.revision, record.features.model)
         terms: Mapping[str, Any] = {}
         unit = ""
         if policy is not None:
@@ -216,7 +216,10 @@ def _row(candidates: Candidates, at: int, terms: Mapping[str, list[float]], *, p
 
 
 def _would_change(rows: list[ConsideredCandidate], unit: str) -> Text:
-    """Sentence about the change that would have made another candidate the choice; rows: the first choice, then all others."""
+    """Sentence about the change that would have made another candidate the choice.
+
+    rows: the first choice, then all others.
+    """
     first, *others = rows
     known = [row for row in others if row.score is not UNSET]
     if first.score is UNSET or not known:

@@ -14,7 +14,8 @@ import structlog
 
 from pointsman.policies.errors import PolicyError
 from pointsman.policies.policy import Policy
-from pointsman.policies.registry import build_policy
+from pointsman.policies.policy_set import PolicySet, document_for
+from pointsman.policies.registry import build_policy, build_policy_set
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.decide.pipeline import Pipeline
@@ -42,10 +43,13 @@ class PolicyControl:
         *,
         on_changed: Callable[[], None] = lambda: None,
         window_bytes: Callable[[], int] = lambda: 0,
+        serves: Callable[[str], bool] = lambda model: True,
         wall: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """window_bytes: how far HAProxy looks into bodies, 0 where nobody knows.
+        serves: whether something registered may serve a model.
         wall: seconds since 1970."""
+        self._serves = serves
         self._wall = wall
         self._pipeline = pipeline
         self._window_bytes = window_bytes
@@ -63,11 +67,12 @@ class PolicyControl:
     @property
     def document(self) -> dict[str, object]:
         """The live policy with every default filled in."""
-        return dict(self._pipeline.policy.describe())
+        return dict(self._pipeline.describe())
 
-    def policy_of(self, name: str, revision: int) -> Policy | None:
+    def policy_of(self, name: str, revision: int, model: str = "") -> Policy | None:
         """Build the policy that decided at a revision of the live document, or by its name alone for revision 0.
 
+        model: name that the request asked for.
         None for a revision that is no longer known, or a policy that cannot be built any more.
         """
         document: Mapping[str, Any] = {"policy": name}
@@ -75,7 +80,7 @@ class PolicyControl:
             known = self.history.get(revision)
             if known is None:
                 return None
-            document = known.document
+            document = document_for(known.document, model)
         try:
             return build_policy(document)
         except PolicyError:
@@ -113,7 +118,7 @@ class PolicyControl:
         if if_match is not None and if_match not in ("*", self.etag):
             raise StaleVersionError(f"If-Match: {if_match}: the live policy is {self.etag}, {self.revision_line}")
         try:
-            policy = build_policy(document)
+            policies = build_policy_set(document)
         except PolicyError:
             if not dry_run:
                 if not asked:
@@ -121,39 +126,43 @@ class PolicyControl:
                 self._metrics.policy_reloads["refused"] += 1
             raise
         if dry_run:
-            described = dict(policy.describe())
-            policy.close()
+            described = dict(policies.describe())
+            policies.close()
             return described
         before = self._pipeline.policy.name
-        self._swap(policy, author=author, why=why)
-        self.put_live = dict(policy.describe())
+        self._swap(policies, author=author, why=why)
+        self.put_live = dict(policies.describe())
         self._metrics.policy_reload_ok = 1
         self._metrics.policy_reloads["applied"] += 1
         self._on_changed()
-        log.info("policy changed", before=before, after=policy.name, version=self.etag)
+        log.info("policy changed", before=before, after=policies.main.name, version=self.etag)
         for warning in self.warnings(self.put_live):
             log.warning("policy is not served as it should be", cause=warning)
         return self.document
 
-    def _swap(self, policy: Policy, *, author: str, why: str) -> None:
-        document = policy.describe()
+    def _swap(self, policies: PolicySet, *, author: str, why: str) -> None:
+        document = policies.describe()
         if document != self.revision.document:
             self.revision = self.history.add(document, self._wall(), author=author, why=why)
-        self._pipeline.swap_policy(policy, self.revision.revision)
+        self._pipeline.swap_policies(policies, self.revision.revision)
 
     def warnings(self, document: Mapping[str, Any]) -> list[str]:
         """Return warnings about a valid document, one sentence each; none where HAProxy supports all of it."""
-        policy = build_policy(document)
-        wanted, window = body_window(policy.needs), self._window_bytes()
-        policy.close()
-        if not 0 < window < wanted:
-            return []
-        return [
-            f"{policy.name} goes by the first {wanted} bytes of a body, and HAProxy looks at {window}: longer prompts "
-            "that begin alike are not told apart. `pointsman up` reloads HAProxy with a larger window within seconds, "
-            "unless its file sets body_window_bytes; elsewhere render HAProxy's files with "
-            f"body_window_bytes: {wanted} and reload it."
-        ]
+        policies = build_policy_set(document)
+        policies.close()
+        wanted, window = body_window(policies.needs), self._window_bytes()
+        warnings = []
+        if 0 < window < wanted:
+            warnings.append(
+                f"{policies.main.name} goes by the first {wanted} bytes of a body, and HAProxy looks at {window}: "
+                "longer prompts that begin alike are not told apart. `pointsman up` reloads HAProxy with a larger "
+                "window within seconds, unless its file sets body_window_bytes; elsewhere render HAProxy's files with "
+                f"body_window_bytes: {wanted} and reload it."
+            )
+        if unserved := [model for model in policies.models if not self._serves(model)]:
+            names = ", ".join(sorted(unserved))
+            warnings.append(f"no replica serves {names}: policies by model go by the names that requests ask for")
+        return warnings
 
     def restore(
         self,
@@ -177,4 +186,4 @@ class PolicyControl:
                 why = f"the saved policy is not usable: {error}"
             else:
                 return
-        self._swap(build_policy(self.configured), author=CONFIGURATION, why=why)
+        self._swap(build_policy_set(self.configured), author=CONFIGURATION, why=why)

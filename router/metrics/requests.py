@@ -72,7 +72,16 @@ class StateCollector(FamilyCollector):
         yield from gauge(
             "pointsman_spop_connections", "Open SPOP connections from HAProxy.", decisions.spop_connections
         )
-        yield from gauge("pointsman_policy_info", "1 for the live policy.", [(self._pipeline.policy.name, 1)], "policy")
+        policies = self._pipeline.choice.live.policies
+        yield from gauge(
+            "pointsman_policy_info",
+            "1 for the live policy; with a label `model`, for the policy of one model.",
+            [
+                ((policies.main.name, ""), 1),
+                *(((own.name, model), 1) for model, own in sorted(policies.models.items())),
+            ],
+            *("policy", "model"),
+        )
         yield from gauge(
             "pointsman_config_last_reload_successful",
             "1 unless the policy in the state file or published by another edge was refused and another policy is "
@@ -82,7 +91,7 @@ class StateCollector(FamilyCollector):
         yield from counter(
             "pointsman_policy_changes",
             "Changes of the live policy, by result (applied, refused), from the admin API and from other edges.",
-            sorted(decisions.policy_reloads.items()),
+            ((result, decisions.policy_reloads[result]) for result in ("applied", "refused")),
             "result",
         )
 
@@ -240,5 +249,5 @@ class StateCollector(FamilyCollector):
             "pointsman_policy_body_window_bytes",
             "Bytes at the start of a request body that the live policy uses. Where HAProxy inspects fewer bytes, "
             "prompts that begin alike look equal to the policy.",
-            body_window(self._pipeline.policy.needs),
+            body_window(self._pipeline.choice.needs),
         )

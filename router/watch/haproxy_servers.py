@@ -130,7 +130,7 @@ class EdgeSync:
             rules = await self._reconciler.get_text(RULES_VARIABLE)
             self._health.lookup_rules = LookupRules.read(rules) if rules else None
         await self._apply(observation)
-        needs = body_needs(self._pipeline.policy.needs, len(self._replicas.memberships.names()))
+        needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
         if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs

@@ -40,12 +40,13 @@ from pointsman.router.watch.live_figures import LiveFigures
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """Parts that the fronts of the admin API read and change."""
+    """Parts of a router that the fronts of its admin API read and change."""
 
     core: Core
     decider: Decider
     sharing: Sharing | None
     endpoints: EndpointResolver
+    fleets: FleetTable
     readiness: Readiness
     metrics: Collect
     decisions: DecisionFeed | None
@@ -68,7 +69,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         guard,
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, views, clock=clock, max_body_bytes=max_body_bytes),
-        PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
+        PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),

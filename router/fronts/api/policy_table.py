@@ -19,6 +19,11 @@ POLICY_SCHEMA: Schema = {
     "properties": {
         "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
         "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
+        "models": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "Policy documents by model, as requests name it; other models have the policy above.",
+        },
     },
     "additionalProperties": True,
 }

@@ -12,6 +12,7 @@ from pointsman.contract.registration import Registration, Role
 from pointsman.policies.decision import Reason
 from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
@@ -129,7 +130,7 @@ def test_a_swapped_policy_decides_from_the_next_request_on() -> None:
     closed: list[str] = []
     old = edge.pipeline.policy
     old.close = lambda: closed.append("old")  # type: ignore[method-assign]
-    edge.pipeline.swap_policy(build_policy({"policy": "round_robin"}))
+    edge.pipeline.swap_policies(PolicySet(build_policy({"policy": "round_robin"})))
     assert closed == ["old"]
     assert edge.ask().reason is Reason.ROUND_ROBIN
 

@@ -11,6 +11,7 @@ from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.last_check import COLUMNS, CheckColumns, CheckRow
 from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds
@@ -174,7 +175,7 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     """A process variable is gone with its process."""
     await world.round()
     await world.round()
-    world.core.pipeline.swap_policy(build_policy({"policy": "kv_cost"}))
+    world.core.pipeline.swap_policies(PolicySet(build_policy({"policy": "kv_cost"})))
     await world.round()
     world.haproxy.pid = 101
     await world.round()
