@@ -99,6 +99,10 @@ class AdminClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; a read under way fails."""
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Answer:

@@ -158,7 +158,7 @@ def history_shown(revisions: list[dict[str, Any]], zone: tzinfo | None) -> Rende
             day_and_time(view["at"], zone)[:19],
             fitted(view["author"], NAME_WIDTH),
             fitted(view["document"].get("policy"), NAME_WIDTH),
-            ("tried by a rollout" if view.get("tried") else "") + (view["why"] or ""),
+            ": ".join(filter(None, ("tried by a rollout" if view.get("tried") else "", view["why"]))),
         )
         for view in revisions
     ]
