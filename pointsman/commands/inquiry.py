@@ -37,7 +37,7 @@ STATE_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """What a command asks with, and how it answers."""
+    """A command's client and terminal."""
 
     client: AdminClient
     console: Console

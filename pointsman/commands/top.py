@@ -76,7 +76,7 @@ class LiveFeed:
         self.trouble = ""
         """Why nothing comes; empty while it does."""
         self.refused: Exception | None = None
-        """What ended the feed for good, before its first document."""
+        """Error that ended the feed for good, before its first document."""
 
     def __enter__(self) -> LiveFeed:
         """Begin to follow."""
