@@ -116,7 +116,8 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str] | UnsetType, Meta(description="Replicas that could not be chosen, each with the cause.")
     ] = UNSET
     would_change: Annotated[
-        Text, Meta(description="What would have made the second best candidate the choice, as a sentence.")
+        Text,
+        Meta(description="Circumstances in which the second best candidate would have been the choice, as a sentence."),
     ] = UNSET
 
 

@@ -134,12 +134,17 @@ class FeaturesView(msgspec.Struct, frozen=True, kw_only=True):
 class ExplainAnswer(Explanation, frozen=True, kw_only=True):
     """The decision that a request would get at this moment, and why."""
 
-    features: Annotated[FeaturesView, Meta(description="What was read of the request.")]
+    features: Annotated[
+        FeaturesView, Meta(description="Features of the request, as the router reads them of a lookup.")
+    ]
     assumed: Annotated[
         list[str],
-        Meta(description="Settings of HAProxy that its configuration does not state: their defaults were taken."),
+        Meta(description="Settings of HAProxy that its configuration does not state; their defaults were taken."),
     ]
-    warnings: Annotated[list[str], Meta(description="What else there is to know about the answer, a sentence each.")]
+    warnings: Annotated[
+        list[str],
+        Meta(description="Circumstances that make the answer another than one might expect, a sentence each."),
+    ]
     then: Annotated[DecisionView | UnsetType, Meta(description="The decision as it was made, for a past request.")] = (
         UNSET
     )
