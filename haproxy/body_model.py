@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 NAMED, ABSENT, UNSEEN = 0, 1, 2
-"""How a model is known: it was read; a body that was seen whole has none; it was not found in what was seen."""
+"""Ways to know a model: it was read; a body that was seen whole has none; it was not found in what was seen."""
 
 FIELD_MAX_BYTES = 256
 TAIL_BYTES = 2048
