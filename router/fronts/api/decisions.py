@@ -78,7 +78,8 @@ class DecisionsFront:
         self._streams = streams
 
     async def list_decisions(self, request: Request) -> Response:
-        feed, chosen, limit, cursor = self._kept(), _filter(request), read_limit(request), read_cursor(request)
+        feed, chosen = kept_decisions(self._feed), _filter(request)
+        limit, cursor = read_limit(request), read_cursor(request)
         detail = flag(request, "detail")
         if flag(request, "follow"):
             return await self._follow(feed, request, chosen, limit or 0)
@@ -95,7 +96,7 @@ class DecisionsFront:
         return json_answer(DecisionList(decisions=views, next=more))
 
     async def get_decision(self, request: Request) -> Response:
-        feed, request_id = self._kept(), request.path_params["id"]
+        feed, request_id = kept_decisions(self._feed), request.path_params["id"]
         record = feed.log.get(request_id)
         if record is None:
             by_client = await _find(feed, iter(feed.log), DecisionFilter(client_id=request_id), 1)
@@ -104,12 +105,6 @@ class DecisionsFront:
                 raise HTTPException(404, f"no decision about request {request_id!r} is known here: {kept}")
             record = by_client[0]
         return json_answer(feed.view(record, detail=True))
-
-    def _kept(self) -> DecisionFeed:
-        """The decisions of this router. Raises HTTPException (404) where none are kept."""
-        if self._feed is None:
-            raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")
-        return self._feed
 
     async def _follow(self, feed: DecisionFeed, request: Request, chosen: DecisionFilter, limit: int) -> Response:
         """The decisions that end from now on, after the last `limit` that ended before."""
@@ -121,6 +116,13 @@ class DecisionsFront:
             backlog=[feed.ended(record) for record in reversed(past) if record.line is not None],
             wants=None if chosen == DecisionFilter() else lambda ended: feed.wants(chosen, ended.record),
         )
+
+
+def kept_decisions(feed: DecisionFeed | None) -> DecisionFeed:
+    """The decisions of a router. Raises HTTPException (404) where none are kept."""
+    if feed is None:
+        raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")
+    return feed
 
 
 async def _find(
