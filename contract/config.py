@@ -120,7 +120,7 @@ def explain(
 
 
 def _one_of(names: tuple[str, ...], meant: str) -> str:
-    """What is expected in place of an unknown key. meant: the suffix that names the nearest one; empty for none."""
+    """Name the expectation in place of an unknown key. meant: the suffix that names the nearest one; empty for none."""
     if not names:
         return "no keys"
     if meant and len(names) > KEYS_LISTED:

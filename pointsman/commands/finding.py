@@ -10,7 +10,7 @@ class Finding:
     """The outcome of one check."""
 
     subject: str
-    """What was looked at, in a word or two."""
+    """Subject of the check, in a word or two."""
     said: str
     """What was found."""
     is_well: bool | None = True

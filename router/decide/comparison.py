@@ -26,7 +26,7 @@ HELD = "(held)"
 
 
 class Prediction(NamedTuple):
-    """What is predicted of a request on one replica."""
+    """Prediction of a request on one replica."""
 
     ttft_ms: float
     cached_tokens: int

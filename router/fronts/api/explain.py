@@ -247,7 +247,7 @@ class ExplainFront:
         )
 
     def _warnings(self, asked: ExplainRequest, features: RequestFeatures, explanation: Explanation) -> list[str]:
-        """What keeps a decision from being what one might expect."""
+        """Reasons why a decision may not be the one to expect."""
         warnings = []
         policy, name = self._core.pipeline.policy, str(explanation.policy["policy"])
         if features.naming:

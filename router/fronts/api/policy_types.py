@@ -129,7 +129,7 @@ class ComparedWhole(Compared, frozen=True, kw_only=True):
 
     moves: Annotated[list[Move], Meta(description=f"Largest {MOVES_SHOWN} moves, the most requests first.")]
     moves_left_out: Annotated[int, Meta(description="Moved requests that `moves` leaves out.")]
-    by_reason: Annotated[dict[str, Compared], Meta(description="The same numbers by reason of the decision made.")]
+    by_reason: Annotated[dict[str, Compared], Meta(description="Numbers as above, by reason of the decision made.")]
 
 
 class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
