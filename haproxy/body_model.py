@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 NAMED, ABSENT, UNSEEN = 0, 1, 2
-"""How a model is known: it was read; a body that was seen whole has none; it was not found in what was seen."""
+"""Ways to know a model: it was read; a body that was seen whole has none; it was not found in what was seen."""
 
 FIELD_MAX_BYTES = 256
 TAIL_BYTES = 2048
@@ -101,7 +101,7 @@ def _string_end(s: bytes, start: int) -> int:
 
 
 def _nesting(s: bytes, first: int, stop: int) -> tuple[int, int]:
-    """How many more brackets are opened than closed from `first` to before `stop`, and the steps it took to count."""
+    """Number of brackets opened beyond those closed from `first` to before `stop`, and of steps taken."""
     gap = s[first:stop]
     counts = {bracket: gap.count(bracket) for bracket in _BRACKETS}
     depth = sum(change * counts[bracket] for bracket, change in _BRACKETS.items())

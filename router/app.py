@@ -358,7 +358,8 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
-            self._states.look(swept.leases)
+            for _ in self._states.look(swept.leases):
+                await asyncio.sleep(0)
             if self.sharing is not None:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)

@@ -66,7 +66,8 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Networks that replicas may be in, such as `10.0.0.0/8`; a replica or fleet outside them is refused with 422.
     Empty: every network, except link-local addresses, where clouds serve credentials (169.254.169.254)."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
-    """Largest request body, in bytes. Engine event messages and fleet leases have a limit of their own, 8 MiB."""
+    """Largest request body, in bytes. Engine event messages, fleet leases and requests to explain have a limit of their
+    own, 8 MiB."""
     feed_port: Port = 0
     """TCP port where engines keep a connection open to report KV events, on the same host and with the same token.
     Engines learn the port from the admin API and use HTTP where they cannot reach it. 0 lets the system pick one."""

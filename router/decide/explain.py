@@ -47,7 +47,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     decision: Decision
     would_change: Annotated[
-        Text, Meta(description="What would make the second best candidate the choice, as a sentence.")
+        Text, Meta(description="Circumstances in which the second best candidate would be the choice, as a sentence.")
     ] = UNSET
     margin: Annotated[Real, Meta(description="Score of the second best candidate less that of the best.")] = UNSET
     margin_unit: Annotated[

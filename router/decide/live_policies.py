@@ -87,6 +87,8 @@ class PolicyChoice:
         self.chooser = chooser if chooser is not None else live if live.models else None
         self.needs = live.policies.needs | besides
         """Signals that are gathered for whatever decides."""
+        for active in (live.main, *live.models.values()):
+            active.gather(self.needs)
         self.by_kv = bool(self.needs & (Needs.PREFIX | Needs.KV))
         """Whether any of it looks at prompts or KV."""
 

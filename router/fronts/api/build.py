@@ -20,6 +20,7 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import RevisionsFront
+from pointsman.router.fronts.api.policy_trials import TrialsFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
@@ -30,7 +31,7 @@ from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.exposition import Collect
-from pointsman.router.process.clock import Clock
+from pointsman.router.process.clock import Clock, perf_counter
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings, Settings
 from pointsman.router.watch.decision_feed import DecisionFeed
@@ -72,6 +73,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
+        TrialsFront(parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),

@@ -78,7 +78,8 @@ class DecisionsFront:
         self._streams = streams
 
     async def list_decisions(self, request: Request) -> Response:
-        feed, chosen, limit, cursor = self._kept(), _filter(request), read_limit(request), read_cursor(request)
+        feed, chosen = kept_decisions(self._feed), _filter(request)
+        limit, cursor = read_limit(request), read_cursor(request)
         detail = flag(request, "detail")
         if flag(request, "follow"):
             return await self._follow(feed, request, chosen, limit or 0)
@@ -95,11 +96,8 @@ class DecisionsFront:
         return json_answer(DecisionList(decisions=views, next=more))
 
     async def get_decision(self, request: Request) -> Response:
-        feed = self._kept()
+        feed = kept_decisions(self._feed)
         return json_answer(feed.view(await find_record(feed, request.path_params["id"]), detail=True))
-
-    def _kept(self) -> DecisionFeed:
-        return kept(self._feed)
 
     async def _follow(self, feed: DecisionFeed, request: Request, chosen: DecisionFilter, limit: int) -> Response:
         """The decisions that end from now on, after the last `limit` that ended before."""
@@ -113,7 +111,7 @@ class DecisionsFront:
         )
 
 
-def kept(feed: DecisionFeed | None) -> DecisionFeed:
+def kept_decisions(feed: DecisionFeed | None) -> DecisionFeed:
     """The decisions of a router. Raises HTTPException (404) where none are kept."""
     if feed is None:
         raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")

@@ -35,7 +35,7 @@ from pointsman.router.decide.body_needs import body_needs
 from pointsman.router.decide.candidate_view import Text
 from pointsman.router.decide.decision_view import DecisionView
 from pointsman.router.decide.explain import Explanation
-from pointsman.router.fronts.api.decisions import find_record, kept
+from pointsman.router.fronts.api.decisions import find_record, kept_decisions
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.decision_feed import DecisionFeed
@@ -44,6 +44,9 @@ MAX_EXPLAIN_BYTES = 8 * 1024 * 1024
 """A prompt of a million tokens is 4 MiB, and longer as a string in JSON."""
 
 MAX_REQUEST_ID = 128
+
+SLICE = 256
+"""Messages or tokens of a body that are encoded at once."""
 
 REQUEST_ID = "explain"
 """Request id of what is explained."""
@@ -131,12 +134,17 @@ class FeaturesView(msgspec.Struct, frozen=True, kw_only=True):
 class ExplainAnswer(Explanation, frozen=True, kw_only=True):
     """The decision that a request would get at this moment, and why."""
 
-    features: Annotated[FeaturesView, Meta(description="What was read of the request.")]
+    features: Annotated[
+        FeaturesView, Meta(description="Features of the request, as the router reads them of a lookup.")
+    ]
     assumed: Annotated[
         list[str],
-        Meta(description="Settings of HAProxy that its configuration does not state: their defaults were taken."),
+        Meta(description="Settings of HAProxy that its configuration does not state; their defaults were taken."),
     ]
-    warnings: Annotated[list[str], Meta(description="What else there is to know about the answer, a sentence each.")]
+    warnings: Annotated[
+        list[str],
+        Meta(description="Circumstances that make the answer another than one might expect, a sentence each."),
+    ]
     then: Annotated[DecisionView | UnsetType, Meta(description="The decision as it was made, for a past request.")] = (
         UNSET
     )
@@ -188,7 +196,7 @@ class ExplainFront:
         return Asked(RequestFeatures(request_id=REQUEST_ID, **given), [], [])
 
     async def _past(self, request_id: str) -> Asked:
-        feed = kept(self._feed)
+        feed = kept_decisions(self._feed)
         record = await find_record(feed, request_id)
         if record.excluded is None:
             raise unfit("request", request_id, "a request that this router decided; HAProxy placed that one alone")
@@ -205,13 +213,14 @@ class ExplainFront:
                 assumed.append("body_window_bytes")
         needs = int(body_needs(self._core.pipeline.policy.needs, len(self._core.replicas.memberships.names())))
         path = asked.path.partition("?")[0]
-        request = PlainRequest(path, tuple((asked.headers or {}).items()), encode_body(asked.body))
+        # To encode a long body, and to read an odd one, takes as long as HAProxy waits for a lookup: in a thread.
+        body = await asyncio.to_thread(encode_body, asked.body)
+        request = PlainRequest(path, tuple((asked.headers or {}).items()), body)
         warnings = [] if is_asked(path, rules, needs) else [_not_asked(path)]
         tenant = asked.tenant
         if rules.api_keys_map and not tenant:
             tenant, missing = await _tenant_of(request, rules.api_keys_map)
             warnings += missing
-        # Reading an odd body takes as long as HAProxy waits for a lookup: others have their turn meanwhile.
         arguments = await asyncio.to_thread(
             lookup_arguments, request, rules, needs=needs, window_bytes=window_bytes, tenant=tenant
         )
@@ -238,7 +247,7 @@ class ExplainFront:
         )
 
     def _warnings(self, asked: ExplainRequest, features: RequestFeatures, explanation: Explanation) -> list[str]:
-        """What keeps a decision from being what one might expect."""
+        """Reasons why a decision may not be the one to expect."""
         warnings = []
         policy, name = self._core.pipeline.policy, str(explanation.policy["policy"])
         if features.naming:
@@ -267,7 +276,8 @@ def _decoded(body: bytes) -> ExplainRequest:
         cause = refusal.__cause__
         if isinstance(cause, ConfigurationError) and cause.key in KEYS_OF_BODIES and cause.problem:
             whole = 'a whole request: {"path": "/v1/chat/completions", "headers": {...}, "body": {...}}'
-            raise unfit_for(ConfigurationError(cause.key, cause.value, whole, "a key of the request's body")) from None
+            wrong = ConfigurationError(cause.key, cause.value, whole, "a key of the request's body")
+            raise unfit_for(wrong)  # noqa: B904 -- its cause is the explanation
         raise
 
 
@@ -279,9 +289,21 @@ def encode_body(body: dict[str, Any] | str | None) -> bytes:
     if body is None:
         return b""
     try:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        pairs = (f"{_json(name)}:{_sliced(value)}" for name, value in body.items())
+        return f"{{{','.join(pairs)}}}".encode()
     except (ValueError, RecursionError) as error:
         raise unfit("body", body, f"an object that can be sent as JSON ({error})") from error
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def _sliced(value: Any) -> str:
+    """A value as JSON; a long list of messages or tokens in slices, for nothing else runs while one is encoded."""
+    if not isinstance(value, list):
+        return _json(value)
+    slices = (_json(value[at : at + SLICE])[1:-1] for at in range(0, len(value), SLICE))
+    return f"[{','.join(slices)}]"
 
 
 async def _tenant_of(request: PlainRequest, keys_map: str) -> tuple[str, list[str]]:

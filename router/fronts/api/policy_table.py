@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pointsman.contract.tokens import TokenRole
 from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import FROM, REVISION, TO, RevisionsFront
-from pointsman.router.fronts.api.policy_types import PolicyDiff, RevisionList, RevisionView, Rollback
+from pointsman.router.fronts.api.policy_trials import TrialsFront
+from pointsman.router.fronts.api.policy_types import (
+    DryRunAnswer,
+    DryRunRequest,
+    PolicyDiff,
+    RevisionList,
+    RevisionView,
+    Rollback,
+)
 from pointsman.router.fronts.api.types import PolicyList
 
 POLICY = "Policy"
@@ -89,5 +98,11 @@ POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST", "/v1/policy/rollback", RevisionsFront.rollback_policy, "Put an earlier revision live again",
         parameters=(IF_MATCH,), body=Rollback, answers={200: APPLIED}, errors={**STALE, **NO_REVISION},
+    ),
+    Endpoint(
+        "POST", "/v1/policy/dry-run", TrialsFront.dry_run_policy, "Try a document on past decisions",
+        body=DryRunRequest, allowed=(TokenRole.READ,),
+        answers={200: Answer("What the document would have decided.", DryRunAnswer)},
+        errors={404: "This router keeps no decisions."},
     ),
 )  # fmt: skip
