@@ -292,11 +292,15 @@ class Reconciler:
 
     async def get_variable(self, name: str) -> int:
         """A process variable of the configuration; 0 where it has none of that name, or no number."""
-        try:
-            value = await self._api.get_variable(name)
-        except CommandRefused:
-            return 0
+        value = await self.get_text(name) or ""
         return int(value) if value.isascii() and value.isdigit() else 0
+
+    async def get_text(self, name: str) -> str | None:
+        """A process variable of the configuration as text; None where it has none of that name."""
+        try:
+            return await self._api.get_variable(name)
+        except CommandRefused:
+            return None
 
     async def _look(self) -> tuple[int, dict[str, ObservedServer], list[dict[str, str]]]:
         commands = ["show info", f"show servers state {self._backend}", f"show stat {self._backend} 4 -1"]

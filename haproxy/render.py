@@ -30,20 +30,21 @@ import jinja2
 from pointsman.haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
 from pointsman.haproxy.config import (
     GROUPS_MAP,
+    HEAD_ROOM_BYTES,
     HEALTH_MAP,
     MODELS_MAP,
     PLACES_TABLE,
     PLACES_VARIABLE,
+    REWRITE_ROOM_BYTES,
     RING,
     EdgeConfig,
     server_ids,
 )
 from pointsman.haproxy.descriptors import FD_HARD_LIMIT, connections_within, reserved_pairs
+from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 
 HASH_HEAD_BYTES = 2048
 """Bytes of the body that stand for the prompt when HAProxy chooses alone and there is no session key."""
-HEAD_ROOM_BYTES = 16384
-"""Of each buffer, what is kept for request head and header rewriting; HAProxy's own default buffer size."""
 REPLAY_MAX_BUFFER_BYTES = 131072
 """The largest buffers whose copy costs HAProxy less than a quarter of what the request does."""
 
@@ -125,10 +126,13 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "log_format": _log_format(edge.first_token),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
+        "rewrite_room": REWRITE_ROOM_BYTES,
         "ring": RING,
         "unknown_model": UNKNOWN_MODEL,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "replay_requests_max": max(1, (edge.replay_memory_mb << 20) // bufsize),
+        "rules": LookupRules.of(edge).stated(),
+        "rules_variable": RULES_VARIABLE,
         "server_ids": server_ids(server.name for server in edge.servers),
         "server_keywords": edge.server_options.keywords(len(edge.servers), before=0),
     }

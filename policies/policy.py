@@ -41,6 +41,8 @@ class Needs(Flag):
     """`candidates.kv`, `home` and `home_tokens`: prefill backlogs, prefill times, live conversations, capacities."""
     ADAPTER = auto()
     """`features.model` and `candidates.adapter`: where the LoRA adapter is loaded that the request names."""
+    MODEL = auto()
+    """`features.model`, where there is one model only, too."""
 
 
 class Context(msgspec.Struct, gc=False):
@@ -57,7 +59,8 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Base of each policy's own configuration; decoded strictly, an unknown key is an error naming the known ones.
 
     A field called `fallback` of type `PolicyDocument` makes the policy a composed one: the registry builds that
-    document and hands the result to the constructor. No field may be called `policy`: that key names the policy.
+    document and hands the result to the constructor. No field may be called `policy`, which
+    names the policy, or `models`, which has policies by model.
     """
 
 
@@ -79,6 +82,10 @@ class Policy(Protocol):
     def pin_ttl_s(self) -> float:
         """Seconds after its last request for which a session keeps its pin; read only when `needs` has PIN."""
 
+    @property
+    def score_unit(self) -> str:
+        """Unit of all its scores, for people: `ms`, `requests`, `tokens`; empty where scores only make an order."""
+
     def rank(self, features: RequestFeatures, candidates: Candidates, context: Context) -> list[Ranked]:
         """The best `min(context.limit, len(candidates))` candidates, best first, none twice. Scores never fall."""
 
@@ -98,6 +105,11 @@ class Policy(Protocol):
         """Called once, after the last `rank`, when another policy has taken over."""
 
 
+def score_unit(policy: Policy) -> str:
+    """Return the unit of a policy's scores; empty for a policy from outside that does not say."""
+    return getattr(policy, "score_unit", "")
+
+
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 
 
@@ -111,6 +123,7 @@ class PlainPolicy(Generic[ConfigT]):
         self.config = config
         self.needs = Needs.NOTHING
         self.pin_ttl_s = 0.0
+        self.score_unit = ""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"

@@ -14,22 +14,20 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
 import uvloop
 
-from pointsman.contract.registration import Registration
 from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
-from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
+from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_access import AdminAccess
@@ -46,10 +44,13 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
-from pointsman.router.metrics.families import build_registry
+from pointsman.router.metrics.exposition import Collect
+from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
+from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
+from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
@@ -61,7 +62,7 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.sockets import bind_tcp, bind_unix
 from pointsman.router.settings import Settings
 from pointsman.router.watch.decision_feed import build_feed
-from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
+from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
@@ -69,6 +70,7 @@ from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
+from pointsman.router.watch.static_replicas import forget_unlisted, register_static
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -80,6 +82,8 @@ SPOP_LEAVE_S = 0.2
 KEEP_OTHERS_S = 10.0
 """A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
 servers for so long, and chooses among them alone."""
+
+NO_SOURCES: Mapping[str, str] = {}
 
 log = structlog.get_logger(__name__)
 
@@ -103,8 +107,10 @@ def core_config(settings: Settings) -> CoreConfig:
 class Router:
     """All parts of one router."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> None:
+        """sources: where values of `settings` were given, by dotted key, for people who ask."""
         self.settings = settings
+        self._sources = sources
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
@@ -113,6 +119,7 @@ class Router:
         )
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
+        self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
@@ -135,16 +142,8 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
-        self.metrics = build_registry(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
-            HoldCollector(core.holds),
-            OutlierCollector(core.outliers, core.replicas),
-            ScrapeCollector(self.scraper, core.load, core.replicas),
-            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
-            ProcessCollector(self.tasks, self.readiness, self._keeper),
-            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
-        )
+        self.fleets = FleetTable()
+        self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
@@ -162,11 +161,29 @@ class Router:
         self.addresses: dict[str, Listen] = {}
         """Address of each front, once the router serves: spop, lookup, ring, feed, admin."""
 
+    def _collect(self, guard: Guard) -> Collect:
+        """Return the source of the page of metrics."""
+        core = self.core
+        return collect_all(
+            StateCollector(core),
+            KVCollector(core.kv, core.replicas),
+            ModelCollector(core.meter.counts),
+            HoldCollector(core.holds),
+            OutlierCollector(core.outliers, core.replicas),
+            ScrapeCollector(self.scraper, core.load, core.replicas),
+            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
+            PoolCollector(self.fleets, self.clock),
+            ProcessCollector(self.tasks, self.readiness, self._keeper),
+            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
+        )
+
     def _admin_parts(self) -> AdminParts:
         return AdminParts(
             core=self.core,
+            decider=self.decider,
             sharing=self.sharing,
             endpoints=self.endpoints,
+            fleets=self.fleets,
             readiness=self.readiness,
             metrics=self.metrics,
             decisions=self.decisions,
@@ -174,7 +191,8 @@ class Router:
             events=self.events,
             streams=self.streams,
             clock=self.clock,
-            health_path=self.settings.edge.server_options.health_path,
+            settings=self.settings,
+            sources=self._sources,
         )
 
     def _changed(self) -> None:
@@ -191,9 +209,9 @@ class Router:
         self.access.load()
         if self._keeper is not None and self._pin_keeper is not None:
             self._keeper.load(self.clock())
-            self._forget_unlisted()
+            forget_unlisted(self.core.replicas, self.endpoints)
             self._pin_keeper.load()
-        await self._register_static()
+        await register_static(self.settings.replicas, self.core.replicas, self.endpoints, self.clock())
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
             settings = self.settings
@@ -340,36 +358,12 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
-            self._states.look(swept.leases)
+            for _ in self._states.look(swept.leases):
+                await asyncio.sleep(0)
             if self.sharing is not None:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
-
-    def _forget_unlisted(self) -> None:
-        """Removes restored replicas that `admin.engine_networks`, changed since they were saved, leaves out."""
-        for replica in list(self.core.replicas):
-            try:
-                self.endpoints.check(ip_address(replica.host))
-            except RegistrationError as error:
-                log.warning("saved replica not restored", replica=replica.id, error=str(error))
-                self.core.replicas.remove(replica.id)
-
-    async def _register_static(self) -> None:
-        for static in self.settings.replicas:
-            registration = Registration(
-                url=static.url,
-                model=static.model,
-                adapters=static.adapters,
-                health_path=static.health_path,
-                role=static.role,
-            )
-            try:
-                endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
-                self.core.replicas.put(static.id, registration, endpoint, self.clock())
-            except (RegistrationError, ResolveError) as error:
-                expected = f"a replica {static.id} that can be registered ({error})"
-                raise SettingsError("replicas", static.url, expected) from error
 
 
 def spare_the_collector() -> None:
@@ -380,11 +374,11 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> int:
     """One router process: serves until SIGTERM or SIGINT; the exit code. Raises SettingsError before it serves."""
 
     async def serve() -> int:
-        router = Router(settings)
+        router = Router(settings, sources)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, router.stop.set)

@@ -13,17 +13,18 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from pointsman.contract.config import decode, join, parse_value, read_mapping
+from pointsman.contract.config import decode, join, parse_value, read_mapping, source_of
+from pointsman.contract.effective import leaf_sources
 from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
 from pointsman.haproxy.config import BACKEND
 from pointsman.haproxy.server_options import ServerOptions
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.process.listen import Listen, NearListen, Port
@@ -65,7 +66,8 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Networks that replicas may be in, such as `10.0.0.0/8`; a replica or fleet outside them is refused with 422.
     Empty: every network, except link-local addresses, where clouds serve credentials (169.254.169.254)."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 262_144
-    """Largest request body, in bytes. Engine event messages and fleet leases have a limit of their own, 8 MiB."""
+    """Largest request body, in bytes. Engine event messages, fleet leases and requests to explain have a limit of their
+    own, 8 MiB."""
     feed_port: Port = 0
     """TCP port where engines keep a connection open to report KV events, on the same host and with the same token.
     Engines learn the port from the admin API and use HTTP where they cannot reach it. 0 lets the system pick one."""
@@ -250,31 +252,56 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Seed of the policies' random numbers. None: drawn from the system."""
 
 
+class LoadedSettings(NamedTuple):
+    """Settings, and where they come from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """Source of each value that was given, by dotted key; the others have their defaults."""
+
+
 def load_settings(
     path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
+    """The settings alone of `read_settings`, with one set of overrides: flags of the command line."""
+    return read_settings(path, environment=environment, overrides={"command line": overrides or {}}).settings
+
+
+def read_settings(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    file_sources: Mapping[str, str] | None = None,
+) -> LoadedSettings:
     """Reads, merges, decodes and checks. Raises SettingsError.
 
-    `overrides` are flags, as a tree of the same shape; absent (None) leaves are not given.
+    overrides: by source, trees of the same shape, the later the stronger; absent (None) leaves are not given.
+    file_sources: where the values of the file come from, by dotted key, if the file is a copy that a program wrote.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if path is not None:
         _merge(tree, read_mapping(path, str(path), error=SettingsError), sources, str(path))
+        sources |= file_sources or {}
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
             keys = name[len(ENV_PREFIX) :].lower().split("__")
             if keys[0] in Settings.__struct_fields__:
                 source = f"environment variable {name}"
                 _merge(tree, _nest(keys, parse_value(value, source, error=SettingsError)), sources, source)
-    if overrides:
-        _merge(tree, _without_none(overrides), sources, "command line")
+    for source, more in (overrides or {}).items():
+        _merge(tree, _without_none(more), sources, source)
     settings = decode(tree, Settings, source=sources, error=SettingsError, strict=False)
-    _check(settings)
-    return settings
+    try:
+        _check(settings)
+    except SettingsError as error:
+        source = error.source or source_of(error.key, sources)
+        raise SettingsError(error.key, error.value, error.expected, error.problem, source) from error.__cause__
+    return LoadedSettings(settings, leaf_sources({**tree, **({"policy": ""} if "policy" in tree else {})}, sources))
 
 
 def _check(settings: Settings) -> None:
@@ -303,7 +330,7 @@ def _check(settings: Settings) -> None:
                 "shared.url", without_password(settings.shared.url), f"the address of a store ({error})"
             ) from None
     try:
-        build_policy(settings.policy).close()
+        build_policy_set(settings.policy).close()
     except PolicyConfigError as error:
         raise SettingsError(
             join("policy", error.key), error.value, error.expected, error.problem, error.source

@@ -8,8 +8,9 @@
 --   lua.pm_place         converter: a server's name -> what makes HAProxy's own balancing hit that server
 --   lua.pm_first_token   filter: milliseconds to the first byte of the answer's body
 --
--- contract/prefix_keys.py, tests/support/body_model.py and tests/support/body_fields.py are the Python twins of the parts of the digest;
--- golden vectors hold both sides together. A fetch must never raise: whatever arrives, the digest says what could be read.
+-- contract/prefix_keys.py, haproxy/body_model.py and haproxy/body_fields.py are the Python twins of the parts of the digest,
+-- haproxy/lookup_arguments.py of the whole; golden vectors hold both sides together. A fetch must never raise: whatever
+-- arrives, the digest says what could be read.
 
 -- Nearly all that is made here dies with its request, which is what this mode is for: 3 to 10 % fewer instructions a
 -- digest than the incremental collector, and no more memory.

@@ -18,20 +18,30 @@ import msgspec
 import yaml
 
 from pointsman.contract.config import decode
+from pointsman.contract.effective import given_values
 from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
-from pointsman.documents import read_mapping
-from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
-from pointsman.policies.registry import build_policy
+from pointsman.policies.errors import PolicyConfigError
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.process.listen import Listen
-from pointsman.router.settings import Settings, load_settings
+from pointsman.router.settings import LoadedSettings, Settings, read_settings
 from pointsman.up.ports import parse_listen
 from pointsman.up.run_folder import RunFolder
+from pointsman.up.sections import (
+    NEAR,
+    UpFile,
+    check_sections,
+    decode_engine,
+    named_by_section,
+    read_file,
+    router_section,
+    source_of,
+)
 from pointsman.up.valkey import valkey_url
 
 ENGINES = ("sim", "vllm")
@@ -56,14 +66,6 @@ class UpOptions:
     lookup: str | None = None
     run_dir: Path | None = None
     verbose: bool = False
-
-
-class UpFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file of `--config`: a section for each kind of process, in that process's own terms."""
-
-    router: dict[str, Any] = {}
-    haproxy: dict[str, Any] = {}
-    engine: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,11 @@ class EdgePlan:
         return self.run_dir / "router.yaml"
 
     @property
+    def router_sources(self) -> Path:
+        """File that says where each value of `router_config` comes from."""
+        return self.run_dir / "router.sources.yaml"
+
+    @property
     def state_file(self) -> Path:
         return self.run_dir / "state.json"
 
@@ -112,7 +119,7 @@ class EdgePlan:
         return self.folder.logs / f"{name}.log"
 
     def router_argv(self) -> list[str]:
-        return [*COMMAND, "router", "--config", str(self.router_config)]
+        return [*COMMAND, "router", "--config", str(self.router_config), "--sources", str(self.router_sources)]
 
     def sim_argvs(self) -> dict[str, list[str]]:
         """The command lines of the simulated replicas, by replica id."""
@@ -160,9 +167,21 @@ def _check_flags(options: UpOptions) -> None:
         raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
 
 
+def _check_file(options: UpOptions, document: UpFile) -> None:
+    """Raises ConfigurationError for a mistake in any section, before a port or a folder is taken."""
+    admin = parse_listen(options.admin, "--admin")
+    where = {"host": admin.host, "port": admin.port}
+    check_sections(options.config, document, admin=where, engine=options.engine)
+    if options.policy:
+        try:
+            build_policy_set(options.policy).close()
+        except PolicyConfigError as error:
+            raise ConfigurationError(error.key, error.value, error.expected, error.problem, "--policy") from error
+
+
 def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     """Checks flags and file and lays the run folder out. Raises ConfigurationError or StartError."""
-    document = _read(options.config)
+    document = read_file(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
         raise ConfigurationError("--lookup", lookup, f"one of {', '.join(LOOKUPS)}")
@@ -175,7 +194,8 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     run_dir = folder.path
     near = _near_addresses(folder, document)
     spop, ring, near_lookup = near
-    settings = _settings(options, folder, document, admin, near)
+    loaded = _settings(options, folder, document, admin, near)
+    settings = loaded.settings
     edge = decode(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
@@ -194,7 +214,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "isolate_tenants": settings.isolate_tenants,
         },
         EdgeConfig,
-        source="haproxy section",
+        source=source_of(options.config, "haproxy"),
         error=ConfigError,
     )
     made = EdgePlan(
@@ -208,7 +228,8 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
         engine_settings=document.engine,
         window_is_configured="body_window_bytes" in document.haproxy,
     )
-    _write_yaml(made.router_config, msgspec.to_builtins(settings))  # it may hold the admin token
+    _write_yaml(made.router_config, given_values(*loaded))  # it may hold the admin token
+    _write_yaml(made.router_sources, dict(loaded.sources))
     if document.engine:
         _write_yaml(run_dir / "engine.yaml", document.engine)
     return made
@@ -216,26 +237,25 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
 
 def _settings(
     options: UpOptions, folder: RunFolder, document: UpFile, admin: Listen, near: Sequence[_Near]
-) -> Settings:
+) -> LoadedSettings:
     """The router's settings: those of the file, with the addresses of this edge."""
     spop, ring, near_lookup = near
     run_dir = folder.path
-    return load_settings(
+    chosen = {
+        "spop": spop.listen,
+        "ring": ring.listen,
+        "lookup": near_lookup.listen,
+        "admin": {"host": admin.host, "port": admin.port},
+        "edge": {"admin_socket": str(run_dir / "admin.sock"), "master_socket": str(run_dir / "master.sock")},
+        "state_file": str(run_dir / "state.json"),
+    }
+    flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
+    return read_settings(
         overrides={
-            **document.router,
-            "spop": spop.listen,
-            "ring": ring.listen,
-            "lookup": near_lookup.listen,
-            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
-            "edge": {
-                **document.router.get("edge", {}),
-                "admin_socket": str(run_dir / "admin.sock"),
-                "master_socket": str(run_dir / "master.sock"),
-                "server_options": document.haproxy.get("server_options"),
-            },
-            "state_file": str(run_dir / "state.json"),
-            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
-            **({"policy": options.policy} if options.policy else {}),
+            source_of(options.config, "router"): router_section(document),
+            source_of(options.config, "haproxy"): {"edge": {"server_options": document.haproxy.get("server_options")}},
+            "pointsman up": chosen,
+            "command line": flags,
         }
     )
 
@@ -253,7 +273,7 @@ def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
     tree = dict(engine)
     if "pools" not in tree:
         tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
-    return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree, source="engine section").pools)
+    return sum(pool.replicas * pool.data_parallel_size for pool in decode_engine(options.config, tree).pools)
 
 
 class _Near(NamedTuple):
@@ -261,10 +281,6 @@ class _Near(NamedTuple):
 
     listen: dict[str, Any]
     address: str
-
-
-NEAR = ("spop", "ring", "lookup")
-"""The router's listeners that only HAProxy connects to."""
 
 
 def _near_addresses(folder: RunFolder, document: UpFile) -> list[_Near]:
@@ -282,10 +298,11 @@ def plan_edges(options: UpOptions) -> list[EdgePlan]:
     StartError, SettingsError or ConfigError, and leaves no folder behind then.
     """
     _check_flags(options)
-    document = _read(options.config)
+    document = read_file(options.config)
+    _check_file(options, document)
     if options.edges > 1 and document.haproxy.get("binds"):
         raise StartError(f"--edges: {options.edges}: only one edge can have the haproxy.binds of {options.config}")
-    with ExitStack() as undo:
+    with ExitStack() as undo, named_by_section(options.config):
         folder = RunFolder.take(options.run_dir)
         undo.callback(folder.refuse)
         if options.edges == 1:
@@ -325,15 +342,8 @@ def default_threads(cores: int) -> int:
     return max(1, min(4, cores // 2))
 
 
-def _read(path: Path | None) -> UpFile:
-    if path is None:
-        return UpFile()
-    return decode(read_mapping(path), UpFile, source=f"--config: {path}")
-
-
 def _body_window(settings: Settings) -> dict[str, int]:
     """Body window of HAProxy, in bytes: as much as the configured policy uses."""
-    policy = build_policy(settings.policy)
-    needs = policy.needs
-    policy.close()
-    return {"body_window_bytes": body_window(needs)}
+    policies = build_policy_set(settings.policy)
+    policies.close()
+    return {"body_window_bytes": body_window(policies.needs)}

@@ -185,6 +185,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
     def __init__(self, config: KVCostConfig) -> None:
         super().__init__(config)
         self.needs = Needs.SESSION | Needs.PREFIX | Needs.KV
+        self.score_unit = "ms"
         self._constants = _Constants.of(config)
 
     def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:

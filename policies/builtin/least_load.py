@@ -28,6 +28,7 @@ class LeastLoad(PlainPolicy[LeastLoadConfig]):
 
     def __init__(self, config: LeastLoadConfig) -> None:
         super().__init__(config)
+        self.score_unit = config.by
         if config.by == "tokens":
             self.needs = Needs.TOKENS
 

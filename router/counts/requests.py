@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from pointsman.haproxy.lookup_rules import LookupRules
 from pointsman.policies.decision import Reason
 from pointsman.policies.lib.pair import Pairing
 from pointsman.router.counts.histogram import Histogram
@@ -88,3 +89,5 @@ class EdgeHealth:
         self.last_error = ""
         self.body_window_bytes = 0
         """Body window of HAProxy, in bytes; 0 where the configuration does not state it."""
+        self.lookup_rules: LookupRules | None = None
+        """Rules by which HAProxy makes lookups; None where its configuration does not state them."""

@@ -16,11 +16,14 @@ from pointsman.policies.lib.pair import Pair
 from pointsman.policies.policy import Context, Needs, Policy
 from pointsman.router.kv.parts import Prompt
 
+OF_BODIES = Needs.SESSION | Needs.TOKENS | Needs.MODEL
+"""Signals that are features of the request: read from the body for all policies if one needs them."""
+
 
 class ActivePolicy:
     """A policy and its needs as plain booleans: `&` of two Flags takes as long as a short ranking."""
 
-    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy", "revision")
+    __slots__ = ("by_adapter", "by_kv", "gathers", "name", "pins", "policy", "revision")
 
     def __init__(self, policy: Policy, revision: int = 0) -> None:
         """revision: of the live policy's document; 0 for a policy that is not live."""
@@ -30,6 +33,17 @@ class ActivePolicy:
         self.pins = Needs.PIN in policy.needs
         self.by_adapter = Needs.ADAPTER in policy.needs
         self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
+        self.gathers = policy.needs
+        """Signals that are there when the policy is asked, as records keep them."""
+        self.gather(Needs.NOTHING)
+
+    def gather(self, of_bodies: Needs) -> None:
+        """Note what HAProxy reads of bodies, for this policy and for others.
+
+        Prompts and KV are looked at together.
+        """
+        kv = Needs.PREFIX | Needs.KV if self.by_kv else Needs.NOTHING
+        self.gathers = self.policy.needs | kv | (of_bodies & OF_BODIES)
 
 
 class Considered(msgspec.Struct, gc=False):

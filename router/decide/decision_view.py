@@ -8,7 +8,6 @@ a decision pays for none of it.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -16,18 +15,24 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, Candidates
-from pointsman.policies.policy import Policy
+from pointsman.policies.candidates import Candidates
+from pointsman.policies.policy import Policy, score_unit
+from pointsman.router.decide.candidate_view import (
+    ConsideredCandidate,
+    Real,
+    Text,
+    Whole,
+    finite,
+    home_of,
+    shown_terms,
+    would_change,
+)
 from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates
 from pointsman.router.requests.end_line import NO_SERVER, Line
 from pointsman.router.requests.end_line import UNSET as UNSET_TEXT
 
 HASH_BYTES = 8
 """Length of the keyed hash shown instead of a session or tenant, in bytes."""
-
-Text = str | UnsetType
-Whole = int | UnsetType
-Real = float | UnsetType
 
 
 class PolicyRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,24 +43,6 @@ class PolicyRef(msgspec.Struct, frozen=True, kw_only=True):
         int | UnsetType,
         Meta(description="Revision of the live policy, see GET /v1/policy/revisions; absent for another policy."),
     ] = UNSET
-
-
-class ConsideredCandidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica that could have been chosen, with its signals at the time of the decision."""
-
-    replica: str
-    in_flight: Annotated[int, Meta(description="Requests in flight.")]
-    in_flight_tokens: int
-    resident_tokens: Annotated[
-        Whole, Meta(description="Leading tokens of the prompt that the replica was predicted to hold.")
-    ] = UNSET
-    score: Annotated[Real, Meta(description="Sum of the terms; the least is best.")] = UNSET
-    terms: Annotated[
-        dict[str, float] | UnsetType, Meta(description="Terms of the score by name; milliseconds under kv_cost.")
-    ] = UNSET
-    is_home: Annotated[bool | UnsetType, Meta(description="True for the conversation's home or the session's pin.")] = (
-        UNSET
-    )
 
 
 class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,11 +124,11 @@ class DecisionViews:
     """Views of records."""
 
     def __init__(
-        self, policies: Callable[[str, int], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
+        self, policies: Callable[[str, int, str], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
     ) -> None:
         """Make the renderer of one router's records.
 
-        policies: the policy of a name and revision, built anew; None where it is no longer known.
+        policies: the policy of a name, revision and model, built anew; None where it is no longer known.
         edge: id of this edge; empty for one that is alone.
         secret: key of the hashes that stand for sessions and tenants; empty: they are shown as they are.
         """
@@ -189,33 +176,34 @@ class DecisionViews:
             pairing=decision.pairing or UNSET,
             status=decision.status or UNSET,
             held_ms=round(1000 * record.held_s, 1) or UNSET,
-            score=_real(record.score) if decision.first and kept is not None else UNSET,
+            score=finite(record.score) if decision.first and kept is not None else UNSET,
             outcome=_outcome(record) if record.line is not None or record.first is not None else UNSET,
             **why,
         )
 
     def _why(self, record: DecisionRecord, kept: KeptCandidates) -> dict[str, Any]:
         candidates = kept.candidates()
-        policy = self._policies(record.policy, record.revision)
+        policy = self._policies(record.policy, record.revision, record.features.model)
         terms: Mapping[str, Any] = {}
+        unit = ""
         if policy is not None:
+            unit = score_unit(policy)
             terms = {name: column.tolist() for name, column in policy.terms(record.features, candidates).items()}
             policy.close()
         rows = [_row(candidates, at, terms, predicts=bool(kept.table)) for at in range(len(candidates))]
         decision = record.decision
         order = {decision.first: -2, decision.second: -1}
-        rows.sort(key=lambda row: (order.get(row.replica, 0), row.score if row.score is not UNSET else 0.0))
+        rows.sort(key=lambda row: (order.get(row.replica, 0), _score_of(row)))
         found: dict[str, Any] = {"candidates": rows}
         if len(rows) < len(kept.seen.slots):
             found["candidates_total"] = len(kept.seen.slots)
-        if len(rows) > 1 and (sentence := _would_change(rows)):
-            found["would_change"] = sentence
+        if rows:
+            found["would_change"] = _would_change(rows, unit)
         return found
 
 
 def _row(candidates: Candidates, at: int, terms: Mapping[str, list[float]], *, predicts: bool) -> ConsideredCandidate:
-    shown = {name: round(column[at], 3) for name, column in terms.items() if math.isfinite(column[at])}
-    home = candidates.home if candidates.home not in (NO_SLOT, GONE_SLOT) else candidates.pin
+    shown = shown_terms(terms, at)
     return ConsideredCandidate(
         replica=candidates.ids[at],
         in_flight=int(candidates.in_flight[at]),
@@ -223,24 +211,25 @@ def _row(candidates: Candidates, at: int, terms: Mapping[str, list[float]], *, p
         resident_tokens=candidates.resident.tokens(at) if predicts else UNSET,
         score=round(sum(shown.values()), 3) if shown else UNSET,
         terms=shown if shown else UNSET,
-        is_home=True if at == home else UNSET,
+        is_home=True if at == home_of(candidates) else UNSET,
     )
 
 
-def _would_change(rows: list[ConsideredCandidate]) -> str:
-    """The sentence for a score whose terms are milliseconds with a queue; empty for another score."""
-    first = rows[0]
-    others = [row for row in rows[1:] if row.score is not UNSET]
-    if first.terms is UNSET or "queue" not in first.terms or first.score is UNSET or not others:
-        return ""
-    rival = min(others, key=lambda row: row.score)  # type: ignore[arg-type,return-value]
-    assert rival.score is not UNSET
-    margin = rival.score - first.score
-    if margin < 0.5:
-        return f"{rival.replica} costs the same within 1 ms: equal costs are decided at random."
-    return (
-        f"It leaves {first.replica} for {rival.replica} when the queue of {first.replica} is {margin:,.0f} ms longer."
-    )
+def _would_change(rows: list[ConsideredCandidate], unit: str) -> Text:
+    """Sentence about the change that would have made another candidate the choice.
+
+    rows: the first choice, then all others.
+    """
+    first, *others = rows
+    known = [row for row in others if row.score is not UNSET]
+    if first.score is UNSET or not known:
+        return UNSET
+    rival = min(known, key=_score_of)
+    return would_change(first.replica, rival.replica, _score_of(rival) - first.score, unit)
+
+
+def _score_of(row: ConsideredCandidate) -> float:
+    return 0.0 if row.score is UNSET else row.score
 
 
 def _outcome(record: DecisionRecord) -> DecisionOutcome:
@@ -302,7 +291,3 @@ def _ended(line: Line, record: DecisionRecord) -> str:
 def _text(text: str) -> str:
     """Return text that can be encoded; lone surrogates stand for bytes that were no UTF-8."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _real(number: float) -> Real:
-    return round(number, 3) if math.isfinite(number) else UNSET

@@ -52,6 +52,7 @@ class Recorder:
             keep(candidates, ranked, fleet.ids, self._columns.table),
             fleet.excluded,
             ranked[0].score if ranked else 0.0,
+            gathered=active.gathers,
         )
         self._add(record)
         return record

@@ -18,7 +18,7 @@ UNQUEUED = 0.1
 
 
 class Lessons:
-    """The writer of prefill times, token ratio, key lengths and prediction counters."""
+    """The writer of prefill times, token ratio, key lengths and prediction errors."""
 
     def __init__(
         self,
@@ -40,12 +40,8 @@ class Lessons:
         if placement.paired:  # another replica computed the prompt
             self._ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
             return
-        counters = self._counters
-        counters.prompt_tokens += first.prompt_tokens
-        counters.actual_cached_tokens += first.cached_tokens
-        counters.predicted_cached_tokens += placement.cached
         self._hit_rates.saw(placement.slot, first.prompt_tokens, first.cached_tokens, placement.cached)
-        counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
+        self._counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
         if placement.at >= 0:
             per_byte = 1.0 / self._ratio.bytes_per_token(placement.model)
             self._key_tokens.found(placement.keys, placement.at, first.cached_tokens, per_byte)

@@ -23,6 +23,7 @@ from the older one. So what goes is what no decision and no event has touched fo
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -46,6 +47,9 @@ MAX_LEVELS = 16
 
 MAX_LISTED_SETS = 1024
 """Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
+
+KEY_BYTES = 48
+"""Memory of one key, an integer of 64 bits."""
 
 FEW_SLOTS = 16
 """Most holders that are listed one by one, which is cheaper than an array."""
@@ -118,7 +122,7 @@ class PrefixIndex:
     """Confirmed and expected residency of prefix keys."""
 
     def __init__(self, *, max_keys: int = MAX_KEYS, max_expected_keys: int = MAX_EXPECTED_KEYS) -> None:
-        self._max_keys = max_keys
+        self.max_keys = max_keys
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
         self.expectations = Expectations(max_expected_keys)
@@ -141,7 +145,7 @@ class PrefixIndex:
         return len(self._recent) + len(self._older)
 
     def __repr__(self) -> str:
-        return f"PrefixIndex({len(self)} of {self._max_keys} keys, {len(self.expectations)} expected)"
+        return f"PrefixIndex({len(self)} of {self.max_keys} keys, {len(self.expectations)} expected)"
 
     # Slots
 
@@ -187,7 +191,7 @@ class PrefixIndex:
                 recent[key] = self._share(bits | mask)
             else:
                 self.held[slot] += 1
-                if len(recent) + len(older) >= self._max_keys:
+                if len(recent) + len(older) >= self.max_keys:
                     self._make_room()
                     recent = self._recent
                 recent[key] = mask
@@ -384,3 +388,9 @@ class PrefixIndex:
                 if bits:
                     groups.setdefault(bits, []).append(key)
             yield [(self._slots(bits), group) for bits, group in groups.items()]
+
+
+def size_bytes(index: PrefixIndex) -> int:
+    """Estimate of the memory that confirmed keys and the sets of their holders take."""
+    tables = sum(map(sys.getsizeof, (index._recent, index._older, index._shared)))
+    return tables + KEY_BYTES * len(index) + sys.getsizeof(1 << index._bits) * len(index._shared)

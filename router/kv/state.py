@@ -168,7 +168,8 @@ class KVState:
         counters = self.counters
         cached = self.cursors[slot].whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
-        counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
+        best = best_of(prompt.resident, candidates, cached)
+        counters.best_cached_tokens += best
         # A sequence that does not fit the replica's KV is refused by its engine.
         tokens = min(prompt.tokens, self.columns.room(slot))
         keys = features.prefix_keys[:MAX_KEYS]
@@ -191,6 +192,7 @@ class KVState:
             turn=0 if known is None else known.stands,
             claimed=0 if prompt.whole else tokens,
             starts_seen=self._starts,
+            best=best,
         )
 
     def _converse(
@@ -230,7 +232,7 @@ class KVState:
         """Predict the prefill request of a prompt on a slot, where `place` expects its keys."""
         cached, ahead = prompt.resident.tokens(slot), self.columns.cells.waiting[slot]
         uncached = max(1, min(prompt.tokens, self.columns.room(slot)) - cached)
-        return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead)
+        return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead, best=cached)
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """Expect a prompt's keys from number `start` on where it is computed."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client.core import Metric
-
+from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter
 
 
@@ -16,7 +15,7 @@ class AdminCollector(FamilyCollector):
         self._refused = refused
         self._file_errors = file_errors
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         yield from counter(
             "pointsman_admin_refused",
             "Requests to the admin API and engine feeds refused by a check of the sender: token (wrong or missing), "

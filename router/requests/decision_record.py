@@ -25,6 +25,7 @@ from pointsman.policies.candidates import (
     names,
 )
 from pointsman.policies.decision import Decision, Ranked
+from pointsman.policies.policy import Needs
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.requests.end_line import Line
 
@@ -176,8 +177,17 @@ class DecisionRecord(msgspec.Struct, gc=False):
     """The prefill replica's words about the prompt it computed."""
     reported_by: int = NO_SLOT
     """Slot of the engine whose words these are."""
+    gathered: Needs = Needs.NOTHING
+    """Signals that were there for the policy; more than it needed where another policy needed them too."""
     bytes: int = BASE_BYTES
     """Estimated memory, in bytes."""
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token in milliseconds: as HAProxy measured it, else as the engine did; None where unknown."""
+        if self.line is not None and self.line.ttft.isdecimal():
+            return float(self.line.ttft)
+        return self.first.ttft_ms if self.first is not None and self.first.ttft_ms else None
 
     def __repr__(self) -> str:
         ended = "in flight" if self.line is None else f"ended with {self.line.st}"

@@ -72,6 +72,14 @@ class DecisionFeed:
         """
         return self._views.view(record, self._wall() - self._clock(), detail=detail)
 
+    def shown(self, name: str) -> str:
+        """Return a session or tenant as people see it."""
+        return self._views.shown(name)
+
+    def wall_s(self, record: DecisionRecord) -> float:
+        """Return the time of a decision in seconds since 1970."""
+        return record.at_s + self._wall() - self._clock()
+
     def wants(self, chosen: DecisionFilter, record: DecisionRecord) -> bool:
         """Return whether a record has all that a filter asks for."""
         return chosen.wants(record, self._views.shown)

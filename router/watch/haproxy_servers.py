@@ -15,6 +15,7 @@ import structlog
 
 from pointsman.contract.registration import Role
 from pointsman.haproxy.errors import HAProxyError
+from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer, Reconciler
 from pointsman.router.core import Core
 from pointsman.router.decide.body_needs import BodyNeeds, body_needs
@@ -126,8 +127,10 @@ class EdgeSync:
         await self._look_at_old_workers(observation.pid)
         if observation.pid != self._pid:
             self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
+            rules = await self._reconciler.get_text(RULES_VARIABLE)
+            self._health.lookup_rules = LookupRules.read(rules) if rules else None
         await self._apply(observation)
-        needs = body_needs(self._pipeline.policy.needs, len(self._replicas.memberships.names()))
+        needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
         if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs

@@ -7,12 +7,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from body_fields import BodyFields, body_fields
-from body_model import BodyModel, body_model
 from golden import HAPROXY, body_of, load_cases
 from haproxy_fixture import Edge, running_edge
 
 from pointsman.contract.prefix_keys import PROMPT_KEYS, prefix_keys, prompt_start
+from pointsman.haproxy.body_fields import BodyFields, body_fields
+from pointsman.haproxy.body_model import BodyModel, body_model
 from pointsman.policies.request import Naming
 from pointsman.router.decide.features import GENERATES_NOTHING, NAMING_SHIFT
 

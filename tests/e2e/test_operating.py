@@ -53,6 +53,28 @@ async def test_an_endpoint_that_fails_its_check_says_what_haproxy_saw() -> None:
         assert up["why"] is None and up["since"] > down["since"]
 
 
+async def test_an_edge_says_where_its_settings_come_from() -> None:
+    """Those that `up` chose, those of a section of its file, and defaults; the document of its state is whole."""
+    router = {"limits": {"max_sessions": 1000}, "policy": {"policy": "least_load"}}
+    async with running_up(1, router=router) as edge:
+        values = (await edge.admin.get("/v1/config")).json()["values"]
+        sources = {one["key"]: (one["value"], one["source"]) for one in values}
+        section = f"{edge.run_dir.parent / 'up.yaml'}, section router"
+        assert sources["limits.max_sessions"] == (1000, section)
+        assert sources["policy"] == ({"policy": "least_load"}, section)
+        assert sources["limits.max_replicas"] == (4096, "default")
+        assert sources["edge.admin_socket"] == (str(edge.run_dir / "admin.sock"), "pointsman up")
+        await reaches(edge, "sim-1", "up")
+        await edge.chat()
+        status = (await edge.admin.get("/v1/status")).json()
+        assert (status["state"], status["policy"]["name"], status["haproxy"]["attached"]) == (
+            "ready",
+            "least_load",
+            True,
+        )
+        assert status["lookups"] >= 1 and status["replicas"]["by_state"] == {"up": 1}
+
+
 async def test_traffic_returns_to_a_replica_that_is_undrained() -> None:
     """Drained it gets nothing; undrained it serves again, without registering again."""
     async with (

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from body_fields import MAX_TOKENS_LIMIT, BodyFields, body_fields
-from body_model import body_model
 from golden import HAPROXY, assert_golden, body_of, load_cases, rewriting
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.contract.prefix_keys import prompt_start, salt_of
+from pointsman.haproxy.body_fields import MAX_TOKENS_LIMIT, BodyFields, body_fields
+from pointsman.haproxy.body_model import body_model
 from pointsman.policies.request import Naming
 
 GOLDEN = HAPROXY / "body_fields.json"
@@ -130,7 +130,7 @@ def vectors() -> str:
         body = body_of({"body": parts})
         model, naming = body_model(body, prompt_start(body), announced=len(body))
         session, max_tokens, salt = body_fields(body)
-        found = {"model": model.decode("latin-1"), "naming": naming.name.lower()}
+        found = {"model": model.decode("latin-1"), "naming": Naming(naming).name.lower()}
         found |= {"session": session.decode("latin-1"), "max_tokens": max_tokens}
         cases[name] = {"body": parts} | found | {"salt": f"{salt:016x}"}
     return json.dumps(cases, indent=1) + "\n"

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from body_model import MAX_STEPS, BodyModel, body_model
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pointsman.contract.prefix_keys import prompt_start
+from pointsman.haproxy.body_model import MAX_STEPS, BodyModel, body_model
 from pointsman.policies.request import Naming
 
 NAMED, ABSENT, UNSEEN = Naming.NAMED, Naming.ABSENT, Naming.UNSEEN

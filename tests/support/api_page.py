@@ -56,7 +56,21 @@ POOL = PoolStatus(
 
 BLOCK = re.compile(r"^```console\n(.*?)^```", flags=re.M | re.S)
 
-VOLATILE = {"at", "lease_left_s", "digest", "count", "terms", "score", "heard_s", "revision", "since", "until"}
+VOLATILE = {
+    "at",
+    "lease_left_s",
+    "digest",
+    "count",
+    "terms",
+    "score",
+    "heard_s",
+    "revision",
+    "since",
+    "until",
+    "started",
+    "version",
+    "bytes",
+}
 """Keys whose values differ from run to run."""
 
 
@@ -87,7 +101,7 @@ def commands(block: str) -> Iterator[Shown]:
 async def running_example() -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client of the router's admin API, and the URL of the driver."""
     async with (
-        running_router(scrape={"enabled": False}) as router,
+        running_router(scrape={"enabled": False}, shared={"edge": "edge-1"}) as router,
         client_of(router) as client,
         running_driver() as driver,
     ):

@@ -132,7 +132,7 @@ def _(kv: KVState) -> None:
 @check.register
 def _(index: PrefixIndex) -> None:
     assert not index._recent.keys() & index._older.keys(), "a key is in both layers"
-    assert len(index) <= index._max_keys, "more keys than the limit"
+    assert len(index) <= index.max_keys, "more keys than the limit"
     assert len(index.expectations.sets) <= index.expectations._limit, "more expectations than the limit"
     assert index.expectations._marked == sum(len(mark[2]) for mark in index.expectations._marks) <= MAX_MARKED_KEYS, (
         "marks are miscounted"

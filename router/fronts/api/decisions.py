@@ -87,7 +87,8 @@ class DecisionsFront:
         self._streams = streams
 
     async def list_decisions(self, request: Request) -> Response:
-        feed, chosen, limit, cursor = self._kept(), _filter(request), read_limit(request), read_cursor(request)
+        feed, chosen = kept_decisions(self._feed), _filter(request)
+        limit, cursor = read_limit(request), read_cursor(request)
         detail = flag(request, "detail")
         if flag(request, "follow"):
             return await self._follow(feed, request, chosen, limit or 0)
@@ -104,21 +105,8 @@ class DecisionsFront:
         return json_answer(DecisionList(decisions=views, next=more))
 
     async def get_decision(self, request: Request) -> Response:
-        feed, request_id = self._kept(), request.path_params["id"]
-        record = feed.log.get(request_id)
-        if record is None:
-            by_client = await _find(feed, iter(feed.log), DecisionFilter(client_id=request_id), 1)
-            if not by_client:
-                kept = f"the last {len(feed.log)} are kept"
-                raise HTTPException(404, f"no decision about request {request_id!r} is known here: {kept}")
-            record = by_client[0]
-        return json_answer(feed.view(record, detail=True))
-
-    def _kept(self) -> DecisionFeed:
-        """The decisions of this router. Raises HTTPException (404) where none are kept."""
-        if self._feed is None:
-            raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")
-        return self._feed
+        feed = kept_decisions(self._feed)
+        return json_answer(feed.view(await find_record(feed, request.path_params["id"]), detail=True))
 
     async def _follow(self, feed: DecisionFeed, request: Request, chosen: DecisionFilter, limit: int) -> Response:
         """The decisions that end from now on, after the last `limit` that ended before."""
@@ -130,6 +118,25 @@ class DecisionsFront:
             backlog=[feed.ended(record) for record in reversed(past) if record.line is not None],
             wants=None if chosen == DecisionFilter() else lambda ended: feed.wants(chosen, ended.record),
         )
+
+
+def kept_decisions(feed: DecisionFeed | None) -> DecisionFeed:
+    """The decisions of a router. Raises HTTPException (404) where none are kept."""
+    if feed is None:
+        raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")
+    return feed
+
+
+async def find_record(feed: DecisionFeed, request_id: str) -> DecisionRecord:
+    """The record of a request by the edge's id or the client's. Raises HTTPException (404) where none is kept."""
+    record = feed.log.get(request_id)
+    if record is not None:
+        return record
+    by_client = await _find(feed, iter(feed.log), DecisionFilter(client_id=request_id), 1)
+    if not by_client:
+        count = f"the last {len(feed.log)} are kept"
+        raise HTTPException(404, f"no decision about request {request_id!r} is known here: {count}")
+    return by_client[0]
 
 
 async def _find(

@@ -5,6 +5,10 @@ On an edge that is alone the lists are empty and every claim succeeds.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +22,10 @@ from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
 from pointsman.router.process.clock import Clock
+
+HEAR_STEP_S = 0.01
+HEAR_STEPS = 50
+"""Half a second at most for a change that another edge made to arrive here, which usually takes 10 ms."""
 
 
 class EdgesFront:
@@ -70,16 +78,33 @@ class EdgesFront:
         shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
         return json_answer(Digests(parts=shown))
 
-    async def claim_policy(self, body: bytes, if_match: str | None) -> None:
-        """Before a policy is put live. Raises StaleVersionError when another edge put one that is not known here."""
+    async def claim_policy(
+        self, document: Mapping[str, Any] | bytes, if_match: str | None, about: dict[str, str]
+    ) -> None:
+        """Before a policy is put live. Raises StaleVersionError when another edge put one that is not known here.
+
+        about: author and reason, for the other edges.
+        """
         if self._sharing is None:
             return
         try:
-            described = self._policy.put(body, if_match=if_match, dry_run=True)
+            described = self._policy.put(document, if_match=if_match, dry_run=True)
         except PolicyError:
             return  # putting it will say so, and count it
-        if not await self._sharing.claim("policy", described):
-            raise StaleVersionError("another edge changed the policy at the same time: look at it and put again")
+        before = self._policy.etag
+        if not await self._sharing.claim("policy", described, about):
+            await self._hear_of_another(before)
+            raise StaleVersionError(
+                f"another edge changed the policy at the same time: the live policy is {self._policy.etag}, "
+                f"{self._policy.revision_line}"
+            )
+
+    async def _hear_of_another(self, before: str) -> None:
+        """Wait until the policy that another edge put is live here too, so that a refusal can name it."""
+        for _ in range(HEAR_STEPS):
+            if self._policy.etag != before:
+                return
+            await asyncio.sleep(HEAR_STEP_S)
 
 
 def _key(edge: OtherEdge) -> str:

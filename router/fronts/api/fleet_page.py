@@ -11,28 +11,24 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pointsman.router.fronts.api.pages import FOLDER, SECURITY_HEADERS
+
 INDEX = "index.html"
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Media type by the end of a file's name; other files of the folder are not served."""
 
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+HEADERS = SECURITY_HEADERS | {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # A router of another version serves another page: browsers ask each time, and are answered 304.
-    "cache-control": "no-cache",
 }
+"""Headers of the files; browsers ask each time, for a router of another version serves another page, and get 304."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +40,14 @@ class PageFile:
     etag: str
 
 
+def fleet_page_routes() -> list[Route]:
+    """Return the routes of the page."""
+    page = FleetPage()
+    return [Route("/", page.get_index, methods=["GET"]), Route("/page/{name}", page.get_file, methods=["GET"])]
+
+
 class FleetPage:
     """Handlers of the page."""
-
-    def routes(self) -> list[Route]:
-        """Return the routes of the page."""
-        return [
-            Route("/", self.get_index, methods=["GET"]),
-            Route("/page/{name}", self.get_file, methods=["GET"]),
-        ]
 
     async def get_index(self, request: Request) -> Response:
         return self._answer(request, INDEX)
@@ -64,7 +59,7 @@ class FleetPage:
     def _files(self) -> dict[str, PageFile]:
         """All files by name."""
         found: dict[str, PageFile] = {}
-        for file in (files("pointsman.router.fronts") / "pages" / "fleet").iterdir():
+        for file in (FOLDER / "fleet").iterdir():
             media_type = MEDIA_TYPES.get(file.name[file.name.rfind(".") :])
             if media_type is not None:
                 content = file.read_bytes()

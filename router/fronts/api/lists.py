@@ -25,7 +25,7 @@ class JSONList:
             self._parts.append(_encode(items)[1:-1])
 
     def answer(self, name: str, **more: object) -> Response:
-        """The answer `{name: [...], **more}`, without members that are UNSET."""
-        members = [_encode(name) + b":[" + b",".join(self._parts) + b"]"]
-        members += [_encode(key) + b":" + _encode(value) for key, value in more.items() if value is not UNSET]
+        """The answer `{**more, name: [...]}`, without members that are UNSET."""
+        members = [_encode(key) + b":" + _encode(value) for key, value in more.items() if value is not UNSET]
+        members.append(_encode(name) + b":[" + b",".join(self._parts) + b"]")
         return Response(b"{" + b",".join(members) + b"}", media_type=JSON_TYPE)

@@ -86,7 +86,8 @@ KINDS = (
         "send it with the ETag of that answer.",
     ),
     ProblemKind(
-        "too-large", 413, "The body is too large", "`detail` says how many bytes are allowed (`admin.max_body_bytes`).",
+        "too-large", 413, "The body is too large",
+        "`detail` says how many bytes are allowed; for most operations that is `admin.max_body_bytes`.",
     ),
     ProblemKind(
         "wrong-media-type", 415, "The body has another media type", "Send the header that `detail` names.",

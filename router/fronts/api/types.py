@@ -7,11 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET
 
-from pointsman.contract.bounds import Tokens
-from pointsman.contract.events import check_keys
 from pointsman.contract.pools import PoolStatus
 from pointsman.contract.registration import Role
-from pointsman.policies.decision import Decision
 from pointsman.router.fronts.api.paging import Next
 from pointsman.router.fronts.api.replica_types import LastCheckView, ReplicaEngine, ReplicaKV
 
@@ -120,61 +117,6 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
 class PolicyList(msgspec.Struct, frozen=True, kw_only=True):
     active: str
     policies: list[PolicyView]
-
-
-class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A request to explain, as the features of its lookup; all optional."""
-
-    path: str = "/v1/chat/completions"
-    model: str = ""
-    session: str = ""
-    tenant: str = ""
-    body_bytes: Tokens = 0
-    max_tokens: Tokens = 0
-    prefix_keys: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=0)], ...],
-        msgspec.Meta(
-            max_length=128, description="Prefix keys of the prompt, shortest prefix first; see contract/prefix_keys.py."
-        ),
-    ] = ()
-    policy: Annotated[
-        str,
-        msgspec.Meta(
-            description="Another policy, as in the header `x-pointsman-policy`; ignored unless `override_header` is on."
-        ),
-    ] = ""
-
-    def __post_init__(self) -> None:
-        check_keys(self.prefix_keys)
-
-
-class CandidateView(msgspec.Struct, frozen=True, kw_only=True):
-    """One eligible replica with its signals and its place in the ranking."""
-
-    replica: str
-    in_flight: int
-    in_flight_tokens: int
-    pinned: bool
-    adapter_loaded: Annotated[
-        bool, msgspec.Meta(description="Whether the replica has the LoRA adapter of the request loaded.")
-    ]
-    resident_tokens: Annotated[int, msgspec.Meta(description="Leading tokens of the prompt predicted to be cached.")]
-    terms: Annotated[dict[str, float], msgspec.Meta(description="Terms of the score, by the policy's names.")]
-    rank: int | None
-    score: float | None
-    reason: str | None
-
-
-class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    decision: Decision
-    policy: dict[str, Any]
-    prompt_tokens: Annotated[
-        int, msgspec.Meta(description="Predicted tokens of the prompt; 0 for policies without prefix keys.")
-    ]
-    candidates: list[CandidateView]
-    excluded: Annotated[
-        dict[str, str], msgspec.Meta(description="Replicas that may not serve the request, each with the cause.")
-    ]
 
 
 class OtherEdge(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,7 +111,7 @@ def test_no_score_exceeds_a_minute_because_of_a_lie(size: int) -> None:
         edge.ask(f"lie{number}", size, WINDOW)
     for body_bytes in (2_000, size):
         features = RequestFeatures(request_id="", body_bytes=min(body_bytes, 2**53))
-        scores = [row["score"] for row in edge.pipeline.explain(features, 0.0)["candidates"]]
+        scores = [row.score for row in edge.pipeline.explain(features, 0.0).candidates]
         assert max(scores) < MINUTE_MS
     assert 0 < edge.load.in_flight_tokens[:4].min() <= edge.load.in_flight_tokens.max() <= 60 * CONTEXT
     for number in range(60):

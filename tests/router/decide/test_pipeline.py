@@ -12,6 +12,7 @@ from pointsman.contract.registration import Registration, Role
 from pointsman.policies.decision import Reason
 from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
@@ -88,7 +89,7 @@ def test_a_request_whose_model_nothing_tells_is_refused(naming: Naming) -> None:
     edge.put("l", 1, "llama")
     explained = edge.pipeline.explain(RequestFeatures(request_id="1", naming=naming), 0.0)
     refused = edge.ask("1", naming=naming)
-    assert explained["decision"] == refused and explained["candidates"] == []
+    assert explained.decision == refused and explained.candidates == []
     assert (refused.first, refused.status, refused.reason) == ("", 400, Reason.NO_MODEL)
     assert edge.metrics.by_reason == {("least_load", Reason.NO_MODEL): 1}
     assert len(edge.load) == 0
@@ -129,7 +130,7 @@ def test_a_swapped_policy_decides_from_the_next_request_on() -> None:
     closed: list[str] = []
     old = edge.pipeline.policy
     old.close = lambda: closed.append("old")  # type: ignore[method-assign]
-    edge.pipeline.swap_policy(build_policy({"policy": "round_robin"}))
+    edge.pipeline.swap_policies(PolicySet(build_policy({"policy": "round_robin"})))
     assert closed == ["old"]
     assert edge.ask().reason is Reason.ROUND_ROBIN
 
@@ -152,7 +153,7 @@ def test_explaining_changes_nothing(policy: str) -> None:
             told = explained.pipeline.explain(RequestFeatures(request_id="x", session=f"s{number}"), 0.0)
         decided = explained.ask(str(number), session=f"s{number}")
         assert decided == plain.ask(str(number), session=f"s{number}")
-        assert told["decision"] == decided
+        assert told.decision == decided
     assert len(explained.load) == 6
 
 
@@ -163,12 +164,12 @@ def test_explaining_names_every_replica_once() -> None:
     edge.replicas.set_health("d", Health.DOWN, 0.0)
     edge.ask("1")
     told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
-    assert told["excluded"] == {"c": "draining", "d": "down"}
-    assert {row["replica"]: row["rank"] for row in told["candidates"]} == {
-        told["decision"].first: 1,
-        told["decision"].second: 2,
+    assert told.excluded == {"c": "draining", "d": "down"}
+    assert {row.replica: row.rank for row in told.candidates} == {
+        told.decision.first: 1,
+        told.decision.second: 2,
     }
-    assert {row["in_flight"] for row in told["candidates"]} == {0, 1}
+    assert {row.in_flight for row in told.candidates} == {0, 1}
 
 
 def test_pins_are_looked_up_only_for_policies_that_need_them() -> None:
@@ -228,7 +229,7 @@ class TestPairs:
         edge.put("p", role=Role.PREFILL)
         assert edge.ask("1").reason is Reason.NO_CANDIDATES
         told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
-        assert told["excluded"] == {"p": "prefill"}
+        assert told.excluded == {"p": "prefill"}
 
     @pytest.mark.parametrize("policy", ["least_load", "kv_cost"])
     def test_prefills_are_spread(self, policy: str) -> None:
@@ -251,7 +252,7 @@ class TestPairs:
         """As the decision would be."""
         edge = self.edge("kv_cost")
         features = RequestFeatures(request_id="x", body_bytes=self.LONG)
-        told = edge.pipeline.explain(features, 0.0)["decision"]
+        told = edge.pipeline.explain(features, 0.0).decision
         assert (told.first, told.prefill, told.pairing) == ("d", "p", "paired")
         assert len(edge.load) == 0 and not edge.metrics.pairings
 
@@ -289,7 +290,7 @@ def test_explaining_names_what_is_ejected_or_demoted() -> None:
         edge.outliers.ended(f"f{number}", "a", Verdict.ERROR, 0.0, lasted_s=0.0)
     edge.outliers.ended("p", "b", Verdict.BACKPRESSURE, 0.0, lasted_s=0.0)
     sessions = [
-        edge.pipeline.explain(RequestFeatures(request_id="", session=f"s{n}"), 0.0)["excluded"] for n in range(100)
+        edge.pipeline.explain(RequestFeatures(request_id="", session=f"s{n}"), 0.0).excluded for n in range(100)
     ]
     assert all(excluded["a"] == "ejected" for excluded in sessions)
     assert 75 < sum(excluded.get("b") == "demoted" for excluded in sessions) < 100

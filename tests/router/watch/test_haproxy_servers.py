@@ -9,7 +9,9 @@ from other_task import another_task
 from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
 from pointsman.haproxy.last_check import COLUMNS, CheckColumns, CheckRow
+from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds
@@ -31,6 +33,7 @@ class FakeHAProxy:
         self.checks: dict[str, CheckRow] = {}
         self.variables: list[tuple[str, int]] = []
         self.window = 16_384
+        self.rules: LookupRules | None = None
 
     async def step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool = False) -> Observation:
         if self.away:
@@ -51,6 +54,9 @@ class FakeHAProxy:
 
     async def get_variable(self, name: str) -> int:
         return {WINDOW_VARIABLE: self.window}.get(name, 0)
+
+    async def get_text(self, name: str) -> str | None:
+        return self.rules.stated() if self.rules is not None and name == RULES_VARIABLE else None
 
 
 class World:
@@ -169,7 +175,7 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     """A process variable is gone with its process."""
     await world.round()
     await world.round()
-    world.core.pipeline.swap_policy(build_policy({"policy": "kv_cost"}))
+    world.core.pipeline.swap_policies(PolicySet(build_policy({"policy": "kv_cost"})))
     await world.round()
     world.haproxy.pid = 101
     await world.round()
@@ -178,16 +184,17 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     assert world.health.restarts_seen == 1
 
 
-async def test_the_body_window_is_read_off_each_haproxy(world: World) -> None:
-    """A reload may bring a larger one; within the life of a process it does not change."""
+async def test_the_body_window_and_the_rules_are_read_off_each_haproxy(world: World) -> None:
+    """A reload may bring others; within the life of a process they do not change."""
     await world.round()
-    assert world.health.body_window_bytes == 16_384
+    assert (world.health.body_window_bytes, world.health.lookup_rules) == (16_384, None)
     world.haproxy.window = 114_688
+    world.haproxy.rules = LookupRules(session_headers=("x-session-id",))
     await world.round()
-    assert world.health.body_window_bytes == 16_384
+    assert (world.health.body_window_bytes, world.health.lookup_rules) == (16_384, None)
     world.haproxy.pid = 101
     await world.round()
-    assert world.health.body_window_bytes == 114_688
+    assert (world.health.body_window_bytes, world.health.lookup_rules) == (114_688, world.haproxy.rules)
 
 
 class FakeOldWorkers:

@@ -5,8 +5,9 @@ of a form (multipart/form-data) the field `model`, the last one too. The structu
 stands ahead that can be the key. A name that was read is looked for once more before the prompt and in the last 2 KiB
 alone. Of a body that is no JSON something is read, or nothing; never raises.
 
-This is the Python twin of the part "The model" of haproxy/lua/pointsman.lua, function by function: both must agree on
-any bytes, so shortcuts are the same ones."""
+The Python twin of the part "The model" of haproxy/lua/pointsman.lua, function by function: both must agree on any
+bytes, so shortcuts are the same ones. HAProxy runs the Lua; the router uses the twin to explain a request that HAProxy
+was not sent."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pointsman.policies.request import Naming
+NAMED, ABSENT, UNSEEN = 0, 1, 2
+"""Ways to know a model: it was read; a body that was seen whole has none; it was not found in what was seen."""
 
 FIELD_MAX_BYTES = 256
 TAIL_BYTES = 2048
@@ -48,7 +50,7 @@ class BodyModel(NamedTuple):
     """The model a body names; empty unless it is NAMED."""
 
     name: bytes
-    naming: Naming
+    naming: int
 
 
 Meet = Callable[[int, bytes, int], int | None]
@@ -81,7 +83,8 @@ def _unescaped(raw: bytes) -> bytes | None:
     return b"".join(parts)
 
 
-def _is_name(text: bytes | None) -> bool:
+def is_name(text: bytes | None) -> bool:
+    """Whether a model can be called so."""
     return bool(text) and len(text or b"") <= FIELD_MAX_BYTES and _CONTROL.search(text or b"") is None
 
 
@@ -236,7 +239,7 @@ def body_model(body: bytes, start: int = -1, *, announced: int | None = None) ->
         start = len(body)
     first = _MODEL_FIRST.match(body)
     if first is not None and len(first[1]) <= FIELD_MAX_BYTES and not _again_ahead(body, first.end(), start):
-        return BodyModel(first[1], Naming.NAMED)
+        return BodyModel(first[1], NAMED)
     boundary = _BOUNDARY.match(body)
     model: bytes | None
     if boundary is not None and len(boundary[1]) <= MAX_BOUNDARY_BYTES:
@@ -249,6 +252,6 @@ def body_model(body: bytes, start: int = -1, *, announced: int | None = None) ->
         model = _model_in_tail(body) if whole else None
         if model is None:
             model = _model_from_start(body, start)
-    if _is_name(model):
-        return BodyModel(model or b"", Naming.NAMED)
-    return BodyModel(b"", Naming.ABSENT if model == b"" or (model is None and whole) else Naming.UNSEEN)
+    if is_name(model):
+        return BodyModel(model or b"", NAMED)
+    return BodyModel(b"", ABSENT if model == b"" or (model is None and whole) else UNSEEN)

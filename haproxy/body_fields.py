@@ -7,8 +7,7 @@ searched first and its first match wins, then the last 2 KiB of what follows, wh
 may be as long as the part that is searched and may have escapes, but what stands behind an escaped quote does not
 count. Never raises.
 
-This is the Python twin of the part "Fields" of haproxy/lua/pointsman.lua. The model has rules of its own
-(`body_model.py`). Leaf module.
+The Python twin of the part "Fields" of haproxy/lua/pointsman.lua. The model has rules of its own (`body_model.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_
 
 
 class BodyFields(NamedTuple):
-    """What a body says of its request; missing values are empty or 0."""
+    """Fields of a body; missing values are empty or 0."""
 
     session: bytes = b""
     max_tokens: int = 0
