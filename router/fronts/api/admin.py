@@ -18,6 +18,7 @@ from starlette.routing import Route
 from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.endpoint import Endpoint
+from pointsman.router.fronts.api.fleet_page import fleet_page_routes
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.openapi import describe_api
 from pointsman.router.fronts.api.pages import page_routes
@@ -37,7 +38,11 @@ class AdminFront:
 
     def app(self) -> Starlette:
         return Starlette(
-            routes=[*(self._route(endpoint) for endpoint in ENDPOINTS), *page_routes(self._guard)],
+            routes=[
+                *(self._route(endpoint) for endpoint in ENDPOINTS),
+                *page_routes(self._guard),
+                *fleet_page_routes(),
+            ],
             exception_handlers={HTTPException: answer_problem, Exception: answer_problem},
         )
 
