@@ -30,6 +30,7 @@ from bench.report import Bystanders, Report, Table, load_report, make_report, wr
 from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
 from bench.survival import run_survival
+from bench.watching import run_watching
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,6 +64,14 @@ def lookup_command(
 ) -> None:
     """Latency of lookups at 2,000 a second, and what one costs the router."""
     run({"lookup": _lookup(quick, duration, compiled)}, json, out)
+
+
+@app.command("watching")
+def watching_command(quick: Quick = False, json: AsJson = False, out: Out = None, duration: Duration = None) -> None:
+    """Cost of decision records, the access log and followers, per lookup: five minutes, with --quick one."""
+    options = LookupOptions.quick() if quick else LookupOptions()
+    options = replace(options, slice_s=duration or options.slice_s)
+    run({"watching": lambda: run_watching(options)}, json, out)
 
 
 @app.command("failover")

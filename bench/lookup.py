@@ -17,7 +17,7 @@ import random
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,10 +75,27 @@ class Latencies:
     """Of the router, per lookup; only where it was asked alone."""
 
 
+@dataclass(frozen=True)
+class LoneRouter:
+    """A router without HAProxy."""
+
+    process: Spawned
+    spop_port: int
+    ring_port: int
+    admin_port: int
+
+
 @contextlib.asynccontextmanager
-async def lone_router(policy: str, python: str, log_dir: Path) -> AsyncIterator[tuple[Spawned, int, int]]:
-    """A router without HAProxy, with `REPLICAS` replicas it takes at their word; its SPOP and ring ports."""
+async def lone_router(
+    policy: str, python: str, log_dir: Path, *, name: str = "", more: Mapping[str, Any] | None = None
+) -> AsyncIterator[LoneRouter]:
+    """A router with `REPLICAS` replicas that it takes at their word.
+
+    name: tells routers of one policy apart.
+    more: further settings.
+    """
     spop, lookup, ring, admin = pick_ports(4)
+    named = f"{policy}-{name}" if name else policy
     settings = {
         "spop": {"port": spop},
         "lookup": {"port": lookup},
@@ -86,11 +103,12 @@ async def lone_router(policy: str, python: str, log_dir: Path) -> AsyncIterator[
         "admin": {"port": admin},
         "replicas": [{"id": f"replica-{n}", "url": f"http://127.0.0.1:{9 + n}"} for n in range(1, REPLICAS + 1)],
         "policy": {"policy": policy},
+        **(more or {}),
     }
-    config = log_dir / f"{policy}.yaml"
+    config = log_dir / f"{named}.yaml"
     config.write_text(yaml.safe_dump(settings))
     argv = [python, "-m", "pointsman", "router", "--config", str(config)]
-    process = Spawned(f"router-{policy}", argv, log_dir, speaks=False, environment=installed_only(python))
+    process = Spawned(f"router-{named}", argv, log_dir, speaks=False, environment=installed_only(python))
 
     async def listens() -> bool:
         with contextlib.suppress(OSError):
@@ -101,7 +119,7 @@ async def lone_router(policy: str, python: str, log_dir: Path) -> AsyncIterator[
 
     try:
         await until(listens, "the router", process)
-        yield process, spop, ring
+        yield LoneRouter(process, spop, ring, admin)
     finally:
         await process.stop()
 
@@ -147,23 +165,28 @@ async def play(what: str, target: SPOPTarget | HTTPTarget, due_s: list[float]) -
     return summarise(what, latencies_s, late_s)
 
 
+async def ask_alone(
+    router: LoneRouter, policy: str, what: str, per_s: float, seconds: float, rng: random.Random
+) -> Latencies:
+    """One slice of lookups at a router."""
+    due_s, tree = poisson(per_s, seconds, rng), ProcessTree(router.process.pid)
+    target = SPOPTarget(router.spop_port, router.ring_port, sessions=SESSIONS, keys=KEYS[policy], count=len(due_s))
+    before = tree.read()
+    latencies = await play(what, target, due_s)
+    return replace(latencies, cpu_us=sum(used_s(before, tree.read()).values()) / len(due_s) * 1e6)
+
+
 async def measure_router(
     policy: str, python: str, options: LookupOptions, folder: Path, rng: random.Random
 ) -> list[Latencies]:
     """Slices of lookups at a router alone, run by that Python."""
     slices = []
-    async with lone_router(policy, python, folder) as (process, spop_port, ring_port):
-        pin(process.pid, split_cores()[0])
-        tree = ProcessTree(process.pid)
-        for turn in range(options.rounds + 1):  # the first one warms up
-            due_s = poisson(options.per_s, options.slice_s if turn else 0.5, rng)
-            target = SPOPTarget(spop_port, ring_port, sessions=SESSIONS, keys=KEYS[policy], count=len(due_s))
-            before = tree.read()
-            latencies = await play(policy, target, due_s)
-            cpu_us = sum(used_s(before, tree.read()).values()) / len(due_s) * 1e6
-            if turn:
-                say(f"lookup: {policy} alone, slice {turn} of {options.rounds}")
-                slices.append(replace(latencies, cpu_us=cpu_us))
+    async with lone_router(policy, python, folder) as router:
+        pin(router.process.pid, split_cores()[0])
+        await ask_alone(router, policy, policy, options.per_s, 0.5, rng)  # warms up
+        for turn in range(options.rounds):
+            slices.append(await ask_alone(router, policy, policy, options.per_s, options.slice_s, rng))
+            say(f"lookup: {policy} alone, slice {turn + 1} of {options.rounds}")
     return slices
 
 

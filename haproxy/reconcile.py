@@ -19,6 +19,7 @@ from xxhash import xxh64_hexdigest
 
 from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, server_ids
 from pointsman.haproxy.errors import CommandRefused
+from pointsman.haproxy.last_check import CheckRow
 from pointsman.haproxy.places import Places
 from pointsman.haproxy.runtime_api import (
     RuntimeAPI,
@@ -84,6 +85,8 @@ class ObservedServer(NamedTuple):
     id: int
     checked: bool
     """Whether its health check is switched on."""
+    check: CheckRow | None = None
+    """The server's last health check, unread; None where nobody looked."""
 
 
 class Observation(NamedTuple):
@@ -130,6 +133,7 @@ def observe(states: Iterable[ServerState], stats: Mapping[str, ServerStat]) -> d
             queued=stats[state.name].queued,
             id=state.id,
             checked=bool(state.check_state & _CHECK_ENABLED),
+            check=stats[state.name].check,
         )
         for state in states
         if state.name in stats

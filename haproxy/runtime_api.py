@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple
 
 from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, WorkerGone
+from pointsman.haproxy.last_check import NO_CHECK, CheckColumns, CheckRow
 
 MAX_ANSWER_BYTES = 16 << 20
 """One answer; `show stat` takes about 300 bytes a server."""
@@ -78,6 +79,8 @@ class ServerStat(NamedTuple):
     """Requests being served."""
     queued: int
     """Requests waiting in HAProxy for this server."""
+    check: CheckRow = NO_CHECK
+    """The server's last health check, unread."""
 
 
 class ReloadResult(NamedTuple):
@@ -145,9 +148,11 @@ def parse_stat(text: str) -> list[ServerStat]:
     lines = text.splitlines()
     if not lines or not lines[0].startswith("# "):
         raise ProtocolError("show stat: no column names")
-    column = {name: i for i, name in enumerate(lines[0][2:].split(","))}
+    names = lines[0][2:].split(",")
+    column = {name: i for i, name in enumerate(names)}
     # Plain commas: the columns that HAProxy quotes (last_chk and later) stand behind those read here; none is split.
     wanted = 1 + max(column.get(name, 0) for name in ("pxname", "svname", "status", "scur", "qcur", "type"))
+    checks = CheckColumns.among(names[wanted:])
     try:
         return [
             ServerStat(
@@ -156,6 +161,7 @@ def parse_stat(text: str) -> list[ServerStat]:
                 status=row[column["status"]],
                 sessions=int(row[column["scur"]]),
                 queued=int(row[column["qcur"]] or 0),
+                check=CheckRow(checks, row[wanted]),
             )
             for row in (line.split(",", wanted) for line in lines[1:])
             if row[column["type"]] == "2"

@@ -1,57 +1,68 @@
-"""The command line: one subcommand a process, plus what people run by hand.
+"""The command line: one subcommand a process, plus what people run by hand (`pointsman/commands/*_commands.py`).
 
 Every command that cannot do its work as asked prints one sentence and exits with code 2.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 import yaml
 
-from pointsman.contract.errors import ConfigurationError
+from pointsman.commands.decision_commands import deciding
+from pointsman.commands.fleet_commands import PANEL as CHANGE
+from pointsman.commands.fleet_commands import fleet
+from pointsman.commands.policy_commands import policy as policy_group
+from pointsman.commands.sentence import one_sentence_on_error
+from pointsman.contract.config import read_mapping
+from pointsman.contract.effective import shown
 from pointsman.documents import policy_document
-from pointsman.errors import EXIT_CONFIGURATION, StartError
-from pointsman.router.errors import RouterError
+
+RUN = "Run an edge"
+"""Heading of the commands that start something, in `pointsman --help`."""
 
 app = typer.Typer(
     name="pointsman",
     help="A routing control plane for fleets of vLLM replicas. HAProxy carries the bytes; Pointsman sets the points.",
+    epilog="Example: pointsman up; in another terminal pointsman status and pointsman tail. Manual: docs/commands.md",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 engine = typer.Typer(help="Run replicas: simulated ones, or vLLM engines as Ray actors.", no_args_is_help=True)
 haproxy = typer.Typer(help="Render the configuration of an edge's HAProxy.", no_args_is_help=True)
-app.add_typer(engine, name="engine")
-app.add_typer(haproxy, name="haproxy")
+app.add_typer(engine, name="engine", rich_help_panel=RUN)
+app.add_typer(haproxy, name="haproxy", rich_help_panel=RUN)
+app.add_typer(fleet)
+app.add_typer(deciding)
+app.add_typer(policy_group, name="policy", rich_help_panel=CHANGE)
 state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
-app.add_typer(state, name="state")
+app.add_typer(state, name="state", rich_help_panel=CHANGE)
+token = typer.Typer(help="Make tokens of the admin API.", no_args_is_help=True)
+app.add_typer(token, name="token", rich_help_panel=CHANGE)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-@contextmanager
-def one_sentence_on_error() -> Iterator[None]:
-    """Turns configuration errors into a sentence on stderr and exit code 2."""
-    try:
-        yield
-    except (StartError, ConfigurationError, RouterError) as error:
-        refuse(str(error))
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
 
 
-def refuse(sentence: str) -> NoReturn:
-    print(f"pointsman: {sentence}", file=sys.stderr)
-    raise typer.Exit(EXIT_CONFIGURATION)
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def up(
     replicas: Annotated[int, typer.Option(min=0, max=256, help="Number of replicas; 0 starts an empty edge.")] = 4,
     prefill: Annotated[
@@ -104,33 +115,41 @@ def up(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def router(
     config: Annotated[Path | None, typer.Option(help="YAML settings file.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy name, file or inline document.")] = None,
-    check_config: Annotated[bool, typer.Option(help="Check the settings and exit.")] = False,
-    print_config: Annotated[bool, typer.Option(help="Print the resulting settings and exit.")] = False,
+    check_config: Annotated[bool, typer.Option("--check-config", help="Check the settings and exit.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resulting settings and exit.")
+    ] = False,
+    sources: Annotated[
+        Path | None,
+        typer.Option(hidden=True, help="YAML file that says where each value of the settings file comes from."),
+    ] = None,
 ) -> None:
     """Run one router: answer HAProxy's lookups, manage its servers, serve the admin API."""
     from pointsman.router.app import run
+    from pointsman.router.fronts.admin_access import AdminAccess
     from pointsman.router.process.logs import configure
-    from pointsman.router.process.store_url import without_password
-    from pointsman.router.settings import load_settings
+    from pointsman.router.process.readiness import Readiness
+    from pointsman.router.settings import read_settings
 
     with one_sentence_on_error():
-        settings = load_settings(config, overrides={"policy": policy_document(policy)})
+        loaded = read_settings(
+            config,
+            overrides={"command line": {"policy": policy_document(policy)}},
+            file_sources=read_mapping(sources, str(sources)) if sources is not None else None,
+        )
         if print_config:
-            shown = msgspec.to_builtins(settings)
-            if shown["admin"]["token"]:
-                shown["admin"]["token"] = "***"
-            shown["shared"]["url"] = without_password(shown["shared"]["url"])
-            print(yaml.safe_dump(shown, sort_keys=False), end="")
+            print(yaml.safe_dump(shown("", msgspec.to_builtins(loaded.settings)), sort_keys=False), end="")
             return
         if check_config:
+            AdminAccess(loaded.settings.admin, readiness=Readiness()).load()
             print("the settings are valid")
             return
-        configure(level=settings.log.level, fmt=settings.log.format)
-        code = run(settings)
+        configure(level=loaded.settings.log.level, fmt=loaded.settings.log.format)
+        code = run(*loaded)
     raise typer.Exit(code)
 
 
@@ -175,7 +194,7 @@ def engine_vllm(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def simulate(
     trace: Annotated[Path | None, typer.Argument(help="Trace in Mooncake's JSON lines.")] = None,
     generate: Annotated[str | None, typer.Option(help="Workload to generate instead of a trace, e.g. agentic.")] = None,
@@ -268,7 +287,25 @@ def state_check(admin: AdminUrls = None, json: Json = False) -> None:
     raise typer.Exit(code)
 
 
-@app.command()
+@token.command("create")
+def token_create(
+    name: Annotated[str, typer.Option(help="Name of the token, under which changes are recorded.")],
+    role: Annotated[list[str], typer.Option(help="Role: read, operate or engine; may be repeated.")],
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until the token expires; never if absent.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="File of admin.tokens_file to add the token to.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a token, print it once, and add its hash to a file or print the line for one."""
+    from pointsman.commands.tokens import run_create
+
+    with one_sentence_on_error():
+        code = run_create(name, role, days=days, file=file, as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command(hidden=True)
 def version() -> None:
     """Print the version."""
     from pointsman.router.process.version import product_version

@@ -25,13 +25,13 @@ def read_policy(name: str, flag: str) -> dict[str, Any] | None:
     return read_mapping(path, flag) if path.suffix in SUFFIXES else None
 
 
-def policy_document(value: str | None) -> dict[str, Any] | None:
+def policy_document(value: str | None, flag: str = "--policy") -> dict[str, Any] | None:
     """The policy document of a flag: a policy's name, a file, or an inline document; None without the flag."""
     if value is None:
         return None
     text = value.strip()
     if text.startswith("{"):
-        inline: dict[str, Any] = config.parse_value(text, "--policy")
+        inline: dict[str, Any] = config.parse_value(text, flag)
         return inline
-    document = read_policy(text, "--policy")
+    document = read_policy(text, flag)
     return {"policy": text} if document is None else document

@@ -41,6 +41,8 @@ class Needs(Flag):
     """`candidates.kv`, `home` and `home_tokens`: prefill backlogs, prefill times, live conversations, capacities."""
     ADAPTER = auto()
     """`features.model` and `candidates.adapter`: where the LoRA adapter is loaded that the request names."""
+    MODEL = auto()
+    """`features.model`, where there is one model only, too."""
 
 
 class Context(msgspec.Struct, gc=False):
@@ -57,7 +59,8 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Base of each policy's own configuration; decoded strictly, an unknown key is an error naming the known ones.
 
     A field called `fallback` of type `PolicyDocument` makes the policy a composed one: the registry builds that
-    document and hands the result to the constructor. No field may be called `policy`: that key names the policy.
+    document and hands the result to the constructor. No field may be called `policy`, which
+    names the policy, or `models`, which has policies by model.
     """
 
 

@@ -5,7 +5,8 @@ group `pointsman.policies`. A document is a mapping, or JSON, of the form
 
     {"policy": "session_affinity", "ttl_s": 900, "fallback": {"policy": "power_of_two", "by": "tokens"}}
 
-decoded strictly: whatever is not understood is refused and named, so a typing error never becomes a default.
+decoded strictly: whatever is not understood is refused and named, so a typing error never becomes a default. Beside
+these keys, the document of a router may have `models`: policy documents by model (`build_policy_set`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pointsman.policies.builtin.session_affinity import SessionAffinity
 from pointsman.policies.builtin.weighted import Weighted
 from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
 from pointsman.policies.policy import Policy, PolicyConfig
+from pointsman.policies.policy_set import KEY_MODELS, MAX_MODELS, MODEL_NAME_MAX, PolicySet
 
 PolicyTable = Mapping[str, type[Policy]]
 
@@ -68,6 +70,26 @@ def build_policy(document: Mapping[str, Any] | bytes, table: PolicyTable | None 
     return _build(_parse(document) if isinstance(document, bytes) else document, known, path="", depth=1)
 
 
+def build_policy_set(document: Mapping[str, Any] | bytes, table: PolicyTable | None = None) -> PolicySet:
+    """The policies of a document that may have policies by model; arguments and errors as those of `build_policy`."""
+    known = installed_policies() if table is None else table
+    values = _parse(document) if isinstance(document, bytes) else document
+    if not isinstance(values, Mapping) or KEY_MODELS not in values:
+        return PolicySet(_build(values, known, path="", depth=1, beside=(KEY_MODELS,)))
+    documents = values[KEY_MODELS]
+    if not isinstance(documents, Mapping):
+        raise PolicyConfigError(KEY_MODELS, documents, "policy documents by model, an object")
+    if len(documents) > MAX_MODELS:
+        raise PolicyConfigError(KEY_MODELS, len(documents), f"at most {MAX_MODELS} models")
+    for name in documents:
+        if not (isinstance(name, str) and 1 <= len(name) <= MODEL_NAME_MAX):
+            raise PolicyConfigError(KEY_MODELS, name, f"names of models, of 1 to {MODEL_NAME_MAX} characters")
+    rest = {key: value for key, value in values.items() if key != KEY_MODELS}
+    main = _build(rest, known, path="", depth=1, beside=(KEY_MODELS,))
+    paths = {name: join(KEY_MODELS, name) for name in documents}
+    return PolicySet(main, {name: _build(documents[name], known, path=paths[name], depth=1) for name in documents})
+
+
 def _parse(document: bytes) -> object:
     try:
         return msgspec.json.decode(document)
@@ -77,7 +99,11 @@ def _parse(document: bytes) -> object:
         raise PolicyConfigError("", document, f"at most {MAX_DEPTH} nested policies") from error
 
 
-def _build(document: object, table: PolicyTable, *, path: str, depth: int) -> Policy:
+def _build(document: object, table: PolicyTable, *, path: str, depth: int, beside: tuple[str, ...] = ()) -> Policy:
+    """Build one policy and its fallbacks.
+
+    path: of the document in the whole one. beside: keys that may stand beside those of the policy.
+    """
     if depth > MAX_DEPTH:
         raise PolicyConfigError(path, document, f"at most {MAX_DEPTH} nested policies")
     if not isinstance(document, Mapping):
@@ -90,7 +116,7 @@ def _build(document: object, table: PolicyTable, *, path: str, depth: int) -> Po
     if not isinstance(name, str) or name not in table:
         raise PolicyConfigError(join(path, KEY_POLICY), name, names)
     construct: Callable[..., Policy] = table[name]
-    config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=(KEY_POLICY,))
+    config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=(KEY_POLICY, *beside))
     if KEY_FALLBACK not in config.__struct_fields__:
         return construct(config)
     below = getattr(config, KEY_FALLBACK)
@@ -147,6 +173,7 @@ def _load(entry: EntryPoint, where: str) -> type[Policy]:
     config = getattr(policy, "Config", None)
     if not (isinstance(config, type) and issubclass(config, PolicyConfig)):
         raise PolicyPluginError(f"{where}: {entry.value}.Config is no PolicyConfig")
-    if KEY_POLICY in config.__struct_fields__:
-        raise PolicyPluginError(f"{where}: {config.__name__} has a field {KEY_POLICY!r}, the key that names the policy")
+    for key, what in ((KEY_POLICY, "the key that names the policy"), (KEY_MODELS, "the key of policies by model")):
+        if key in config.__struct_fields__:
+            raise PolicyPluginError(f"{where}: {config.__name__} has a field {key!r}, {what}")
     return policy

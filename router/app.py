@@ -13,25 +13,23 @@ import gc
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
 import uvloop
 
-from pointsman.contract.registration import Registration
 from pointsman.haproxy.reconcile import Reconciler
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
-from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
-from pointsman.router.fronts.admin_token import AdminTokens
+from pointsman.router.fronts.admin_access import AdminAccess
 from pointsman.router.fronts.api.build import AdminParts, build_admin
 from pointsman.router.fronts.api.guard import Check, Guard
 from pointsman.router.fronts.api.models import ModelsFront
@@ -45,9 +43,11 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
-from pointsman.router.metrics.families import build_registry
+from pointsman.router.metrics.exposition import Collect
+from pointsman.router.metrics.families import collect_all
 from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
+from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
@@ -60,13 +60,15 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.sockets import bind_tcp, bind_unix
 from pointsman.router.settings import Settings
 from pointsman.router.watch.decision_feed import build_feed
-from pointsman.router.watch.endpoints import START_RESOLVE_S, EndpointResolver
+from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
+from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.pin_keeper import build_pin_keeper
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
+from pointsman.router.watch.static_replicas import forget_unlisted, register_static
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -78,6 +80,8 @@ SPOP_LEAVE_S = 0.2
 KEEP_OTHERS_S = 10.0
 """A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
 servers for so long, and chooses among them alone."""
+
+NO_SOURCES: Mapping[str, str] = {}
 
 log = structlog.get_logger(__name__)
 
@@ -101,8 +105,10 @@ def core_config(settings: Settings) -> CoreConfig:
 class Router:
     """All parts of one router."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> None:
+        """sources: where values of `settings` were given, by dotted key, for people who ask."""
         self.settings = settings
+        self._sources = sources
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
@@ -111,6 +117,7 @@ class Router:
         )
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
+        self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
@@ -131,32 +138,40 @@ class Router:
                 readiness=self.readiness,
             )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
-        self.admin_tokens = AdminTokens(settings.admin.token)
-        guard = Guard(self.admin_tokens, hosts=settings.admin.hosts)
-        self.metrics = build_registry(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
-            HoldCollector(core.holds),
-            OutlierCollector(core.outliers, core.replicas),
-            ScrapeCollector(self.scraper, core.load, core.replicas),
-            AdminCollector(lambda: {check: guard.refused[check] for check in Check}),
-            ProcessCollector(self.tasks, self.readiness, self._keeper),
-            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
-        )
+        self.access = AdminAccess(settings.admin, readiness=self.readiness)
+        guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
+        self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
+        self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
         self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
+        self.access.on_tokens_changed += [self._check_feeds, self.streams.end]
         self.stop = asyncio.Event()
         """Set by a signal, or by a part that cannot go on."""
         self.failed = False
         self.addresses: dict[str, Listen] = {}
         """Address of each front, once the router serves: spop, lookup, ring, feed, admin."""
+
+    def _collect(self, guard: Guard) -> Collect:
+        """Return the source of the page of metrics."""
+        core = self.core
+        return collect_all(
+            StateCollector(core),
+            KVCollector(core.kv, core.replicas),
+            ModelCollector(core.meter.counts),
+            HoldCollector(core.holds),
+            OutlierCollector(core.outliers, core.replicas),
+            ScrapeCollector(self.scraper, core.load, core.replicas),
+            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
+            ProcessCollector(self.tasks, self.readiness, self._keeper),
+            *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
+        )
 
     def _admin_parts(self) -> AdminParts:
         return AdminParts(
@@ -167,9 +182,12 @@ class Router:
             readiness=self.readiness,
             metrics=self.metrics,
             decisions=self.decisions,
+            live=self.live,
             events=self.events,
             streams=self.streams,
             clock=self.clock,
+            settings=self.settings,
+            sources=self._sources,
         )
 
     def _changed(self) -> None:
@@ -183,16 +201,19 @@ class Router:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
+        self.access.load()
         if self._keeper is not None and self._pin_keeper is not None:
             self._keeper.load(self.clock())
-            self._forget_unlisted()
+            forget_unlisted(self.core.replicas, self.endpoints)
             self._pin_keeper.load()
-        await self._register_static()
+        await register_static(self.settings.replicas, self.core.replicas, self.endpoints, self.clock())
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
             settings = self.settings
             self.tasks.watch_loop(stack)
             self.tasks.start(stack, "sweep", self._sweep)
+            for files in self.access.files:
+                self.tasks.start(stack, files.part, files.run)
             if self._keeper is not None and self._pin_keeper is not None:
                 stack.callback(self._keeper.save)
                 self.tasks.start(stack, "save", self._keeper.run)
@@ -203,21 +224,24 @@ class Router:
             if self.decisions is not None:
                 stack.callback(self.decisions.close)
                 self.tasks.start(stack, "decisions", self.decisions.run)
+            self.tasks.start(stack, "live figures", self.live.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
             await self._listen(stack, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
             feed = NearListen(settings.admin.host, settings.admin.feed_port)
-            await self._listen(stack, "feed", feed, self._feed_protocol)
+            await self._listen(stack, "feed", feed, self._feed_protocol, tls=self.access.tls)
             self.core.feed_port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             await self._serve_lookup(stack)
             admin = self._bind("admin", settings.admin.listen)
-            await serve_http(stack, "admin", admin, self.admin.app(), self._give_up)
+            await serve_http(stack, "admin", admin, self.admin.app(), self._give_up, tls=self.access.tls)
             stack.callback(self.streams.close)
             if self.sharing is not None:
-                self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
+                self.sharing.info = introduce(
+                    self.sharing.info, str(self.addresses["admin"]), clock.wall(), scheme=settings.admin.scheme
+                )
                 self.tasks.start(stack, "sharing", self.sharing.run)
             log.info(
                 "router serving",
@@ -268,7 +292,11 @@ class Router:
         return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.core, self._feeds, self.admin_tokens, self.clock)
+        return FeedProtocol(self.core, self._feeds, self.access.tokens, self.clock)
+
+    def _check_feeds(self) -> None:
+        for connection in list(self._feeds):
+            connection.check_token()
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
@@ -283,12 +311,14 @@ class Router:
         name: str,
         address: NearListen,
         protocol: Callable[[], asyncio.Protocol],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         loop, sock = asyncio.get_running_loop(), self._bind_near(stack, name, address)
         if address.path:
             server = await loop.create_unix_server(protocol, sock=sock)
         else:
-            server = await loop.create_server(protocol, sock=sock)
+            server = await loop.create_server(protocol, sock=sock, ssl=tls)
         stack.callback(server.close)
 
     def _bind_near(self, stack: AsyncExitStack, name: str, address: NearListen) -> socket.socket:
@@ -329,31 +359,6 @@ class Router:
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
-    def _forget_unlisted(self) -> None:
-        """Removes restored replicas that `admin.engine_networks`, changed since they were saved, leaves out."""
-        for replica in list(self.core.replicas):
-            try:
-                self.endpoints.check(ip_address(replica.host))
-            except RegistrationError as error:
-                log.warning("saved replica not restored", replica=replica.id, error=str(error))
-                self.core.replicas.remove(replica.id)
-
-    async def _register_static(self) -> None:
-        for static in self.settings.replicas:
-            registration = Registration(
-                url=static.url,
-                model=static.model,
-                adapters=static.adapters,
-                health_path=static.health_path,
-                role=static.role,
-            )
-            try:
-                endpoint = await self.endpoints.resolve(static.url, within_s=START_RESOLVE_S)
-                self.core.replicas.put(static.id, registration, endpoint, self.clock())
-            except (RegistrationError, ResolveError) as error:
-                expected = f"a replica {static.id} that can be registered ({error})"
-                raise SettingsError("replicas", static.url, expected) from error
-
 
 def spare_the_collector() -> None:
     """Keep objects that live as long as the router out of every garbage collection, and collect less often. A lookup
@@ -363,11 +368,11 @@ def spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> int:
     """One router process: serves until SIGTERM or SIGINT; the exit code. Raises SettingsError before it serves."""
 
     async def serve() -> int:
-        router = Router(settings)
+        router = Router(settings, sources)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, router.stop.set)

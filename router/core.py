@@ -21,8 +21,8 @@ import msgspec
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
 from pointsman.policies.decision import Decision
-from pointsman.policies.policy import Needs, Policy
-from pointsman.policies.registry import PolicyTable, build_policy
+from pointsman.policies.policy_set import PolicySet
+from pointsman.policies.registry import PolicyTable, build_policy_set
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics, EdgeHealth, RequestMetrics
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
@@ -41,6 +41,7 @@ from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import build_log
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
+from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
 
@@ -129,33 +130,30 @@ class Core:
         )
         self.holds = HoldQueue(max_held=config.max_held)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
-        self.requests = RequestTable(
+        self.requests = self._build_requests(limits)
+        self.replicas = self._build_registry(config)
+        self.meter = ModelMeter(self.requests, self.kv, self.replicas)
+        self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
+        self.catalog = ModelCatalog(self.replicas, created=config.created)
+        self.decision_metrics = DecisionMetrics()
+        self.request_metrics = RequestMetrics()
+        self.edge_health = EdgeHealth()
+        self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
+        self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
+        self.policy = self._build_policy_control(policy, wall)
+        self.end_of_request = self._build_end_of_request()
+        self.feed_port = 0
+        """TCP port where engines may keep a connection for their events; 0 where there is none."""
+        self._swept_s: float | None = None
+
+    def _build_requests(self, limits: LimitSettings) -> RequestTable:
+        return RequestTable(
             load=self.load,
             kv=self.kv,
             holds=self.holds,
             ttl_s=limits.reservation_ttl_s,
             max_requests=limits.max_reservations,
         )
-        self.replicas = self._build_registry(config)
-        self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
-        self.catalog = ModelCatalog(self.replicas, created=config.created)
-        self.decision_metrics = DecisionMetrics()
-        self.request_metrics = RequestMetrics()
-        self.edge_health = EdgeHealth()
-        self.pipeline = self._build_pipeline(build_policy(policy, policies), rng, config.decisions)
-        self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
-        self.policy = self._build_policy_control(policy, wall)
-        self.end_of_request = EndOfRequest(
-            replicas=self.replicas,
-            requests=self.requests,
-            kv=self.kv,
-            outliers=self.outliers,
-            metrics=self.request_metrics,
-            decisions=self.decisions,
-        )
-        self.feed_port = 0
-        """TCP port where engines may keep a connection for their events; 0 where there is none."""
-        self._swept_s: float | None = None
 
     def _build_registry(self, config: CoreConfig) -> ReplicaRegistry:
         return ReplicaRegistry(
@@ -167,7 +165,7 @@ class Core:
             on_changed=self._registry_changed,
         )
 
-    def _build_pipeline(self, policy: Policy, rng: random.Random, settings: DecisionSettings) -> Pipeline:
+    def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
         state = FleetState(
             replicas=self.replicas,
             requests=self.requests,
@@ -179,7 +177,18 @@ class Core:
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
         )
-        return Pipeline(policy, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
+        return Pipeline(policies, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_end_of_request(self) -> EndOfRequest:
+        return EndOfRequest(
+            replicas=self.replicas,
+            requests=self.requests,
+            kv=self.kv,
+            outliers=self.outliers,
+            metrics=self.request_metrics,
+            meter=self.meter,
+            decisions=self.decisions,
+        )
 
     def _build_policy_control(self, configured: Mapping[str, Any], wall: Callable[[], float]) -> PolicyControl:
         return PolicyControl(
@@ -188,6 +197,7 @@ class Core:
             configured,
             on_changed=self._policy_changed,
             window_bytes=lambda: self.edge_health.body_window_bytes,
+            serves=self.replicas.memberships.serves,
             wall=wall,
         )
 
@@ -216,13 +226,14 @@ class Core:
         if replica is None:
             return None
         resync = self.kv.apply(replica.slot, events)
+        self.meter.report(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
             self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
-        interval_ms = EVENTS_INTERVAL_MS if self.pipeline.goes_by_kv else IDLE_EVENTS_INTERVAL_MS
+        interval_ms = EVENTS_INTERVAL_MS if self.pipeline.choice.by_kv else IDLE_EVENTS_INTERVAL_MS
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = replica.renew(events.born_ms, now_s)
         return EventsAnswer(
@@ -251,9 +262,9 @@ class Core:
         self.kv.expire(now_s)
         self.adapters.expire(now_s)
         self.kv.index.tidy(TIDY_KEYS)
-        policy = self.pipeline.policy
         # A policy without pins leaves the table as it is: the one before it may come back.
-        self.sessions.expire(now_s, policy.pin_ttl_s if policy.needs & Needs.PIN else DEFAULT_TTL_S)
+        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
+        self.sessions.expire(now_s, DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s)
         return Swept(leases, reservations)
 
     # Slots

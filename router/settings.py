@@ -13,17 +13,18 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from pointsman.contract.config import decode, join, parse_value, read_mapping
+from pointsman.contract.effective import leaf_sources
 from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
 from pointsman.haproxy.config import BACKEND
 from pointsman.haproxy.server_options import ServerOptions
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.lib.pair import PairConfig
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.process.listen import Listen, NearListen, Port
@@ -42,12 +43,21 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """The admin API, health checks and metrics."""
 
     host: str = "127.0.0.1"
-    """IP address or host name of the admin API; beyond loopback a `token` is required."""
+    """IP address or host name of the admin API; beyond loopback a `token` or a `tokens_file` is required."""
     port: Port = 8001
     """TCP port of the admin API; 0 lets the system pick one."""
     token: str = ""
-    """Bearer token that `/v1` requires; mandatory unless the address is loopback. `/metrics`, `/livez` and `/readyz`
-    never require it."""
+    """Bearer token for `/v1` with every role. Beyond loopback this or `tokens_file` is mandatory. `/metrics`, `/livez`,
+    `/readyz` and `/openapi.json` never require a token."""
+    tokens_file: str = ""
+    """File with named tokens for `/v1`, each with its roles and its SHA-256
+    ([who may use the admin API](how-to-deploy.md#who-may-use-the-admin-api)). A change of the file takes effect within
+    a second. Empty: `token` is the only one."""
+    tls_cert: str = ""
+    """PEM file with the certificate chain of the admin API and of the feed, which then speak TLS alone. A renewed
+    certificate takes effect within a second. Empty: plain HTTP."""
+    tls_key: str = ""
+    """PEM file with the key of `tls_cert`. Empty: the key stands in the same file."""
     hosts: list[str] = []
     """Values of the `Host` header that are accepted besides loopback while no token is set, such as the name of a
     reverse proxy on this machine. Any other `Host` is refused with 403, because a web page can make its own name
@@ -65,6 +75,11 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @property
     def listen(self) -> Listen:
         return Listen(self.host, self.port)
+
+    @property
+    def scheme(self) -> str:
+        """`https` with a certificate, else `http`."""
+        return "https" if self.tls_cert else "http"
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -237,39 +252,64 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Seed of the policies' random numbers. None: drawn from the system."""
 
 
+class LoadedSettings(NamedTuple):
+    """Settings, and where they come from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """Source of each value that was given, by dotted key; the others have their defaults."""
+
+
 def load_settings(
     path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
+    """The settings alone of `read_settings`, with one set of overrides: flags of the command line."""
+    return read_settings(path, environment=environment, overrides={"command line": overrides or {}}).settings
+
+
+def read_settings(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    file_sources: Mapping[str, str] | None = None,
+) -> LoadedSettings:
     """Reads, merges, decodes and checks. Raises SettingsError.
 
-    `overrides` are flags, as a tree of the same shape; absent (None) leaves are not given.
+    overrides: by source, trees of the same shape, the later the stronger; absent (None) leaves are not given.
+    file_sources: where the values of the file come from, by dotted key, if the file is a copy that a program wrote.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if path is not None:
         _merge(tree, read_mapping(path, str(path), error=SettingsError), sources, str(path))
+        sources |= file_sources or {}
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
             keys = name[len(ENV_PREFIX) :].lower().split("__")
             if keys[0] in Settings.__struct_fields__:
                 source = f"environment variable {name}"
                 _merge(tree, _nest(keys, parse_value(value, source, error=SettingsError)), sources, source)
-    if overrides:
-        _merge(tree, _without_none(overrides), sources, "command line")
+    for source, more in (overrides or {}).items():
+        _merge(tree, _without_none(more), sources, source)
     settings = decode(tree, Settings, source=sources, error=SettingsError, strict=False)
     _check(settings)
-    return settings
+    return LoadedSettings(settings, leaf_sources({**tree, **({"policy": ""} if "policy" in tree else {})}, sources))
 
 
 def _check(settings: Settings) -> None:
     admin = settings.admin
-    if not admin.listen.is_loopback and not admin.token:
+    if not (admin.listen.is_loopback or admin.token or admin.tokens_file):
         raise SettingsError(
-            "admin.token", admin.token, f"a bearer token where admin.host, {admin.host!r}, is not loopback"
+            "admin.token",
+            admin.token,
+            f"a bearer token, or admin.tokens_file, where admin.host, {admin.host!r}, is not loopback",
         )
+    if admin.tls_key and not admin.tls_cert:
+        raise SettingsError("admin.tls_key", admin.tls_key, "a key of a certificate in admin.tls_cert")
     for network in admin.engine_networks:
         try:
             ipaddress.ip_network(network)
@@ -286,7 +326,7 @@ def _check(settings: Settings) -> None:
                 "shared.url", without_password(settings.shared.url), f"the address of a store ({error})"
             ) from None
     try:
-        build_policy(settings.policy).close()
+        build_policy_set(settings.policy).close()
     except PolicyConfigError as error:
         raise SettingsError(
             join("policy", error.key), error.value, error.expected, error.problem, error.source

@@ -110,10 +110,10 @@ class Edge:
         answer = self.core.engine_events(self.core.replicas.ids[slot], events, now_s)
         assert answer is not None and not answer.resync, "messages come in order and none is lost"
 
-    def down(self, replica: str) -> None:
+    def down(self, replica: str, now_s: float) -> None:
         """HAProxy's check failed."""
-        self.core.replicas.set_health(replica, Health.DOWN)
+        self.core.replicas.set_health(replica, Health.DOWN, now_s)
 
-    def back(self, replica: str) -> None:
+    def back(self, replica: str, now_s: float) -> None:
         """HAProxy's check passed."""
-        self.core.replicas.set_health(replica, Health.UP)
+        self.core.replicas.set_health(replica, Health.UP, now_s)

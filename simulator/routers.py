@@ -100,10 +100,10 @@ class VirtualRouters:
     def down(self, replica: VirtualReplica, now_s: float) -> None:
         """HAProxy's check of a replica failed."""
         for edge in self.edges:
-            edge.down(replica.id)
+            edge.down(replica.id, now_s)
 
     def back(self, replica: VirtualReplica, now_s: float) -> None:
         """HAProxy's check of a replica passed, whose engine reports that it begins with nothing."""
         for edge in self.edges:
-            edge.back(replica.id)
+            edge.back(replica.id, now_s)
             edge.heard(replica.index, replica.snapshot(), now_s)

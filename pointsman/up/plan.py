@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from pointsman.contract.config import decode
+from pointsman.contract.effective import given_values
 from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
@@ -26,10 +27,10 @@ from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.process.listen import Listen
-from pointsman.router.settings import Settings, load_settings
+from pointsman.router.settings import LoadedSettings, Settings, read_settings
 from pointsman.up.ports import parse_listen
 from pointsman.up.run_folder import RunFolder
 from pointsman.up.valkey import valkey_url
@@ -98,11 +99,16 @@ class EdgePlan:
         host = self.admin.host
         if host in ("0.0.0.0", "::"):
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-        return f"http://{Listen(host, self.admin.port)}"
+        return f"{self.settings.admin.scheme}://{Listen(host, self.admin.port)}"
 
     @property
     def router_config(self) -> Path:
         return self.run_dir / "router.yaml"
+
+    @property
+    def router_sources(self) -> Path:
+        """File that says where each value of `router_config` comes from."""
+        return self.run_dir / "router.sources.yaml"
 
     @property
     def state_file(self) -> Path:
@@ -112,7 +118,7 @@ class EdgePlan:
         return self.folder.logs / f"{name}.log"
 
     def router_argv(self) -> list[str]:
-        return [*COMMAND, "router", "--config", str(self.router_config)]
+        return [*COMMAND, "router", "--config", str(self.router_config), "--sources", str(self.router_sources)]
 
     def sim_argvs(self) -> dict[str, list[str]]:
         """The command lines of the simulated replicas, by replica id."""
@@ -175,7 +181,8 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     run_dir = folder.path
     near = _near_addresses(folder, document)
     spop, ring, near_lookup = near
-    settings = _settings(options, folder, document, admin, near)
+    loaded = _settings(options, folder, document, admin, near)
+    settings = loaded.settings
     edge = decode(
         {
             "ops": {"host": "127.0.0.1", "port": ops},
@@ -208,7 +215,8 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
         engine_settings=document.engine,
         window_is_configured="body_window_bytes" in document.haproxy,
     )
-    _write_yaml(made.router_config, msgspec.to_builtins(settings))  # it may hold the admin token
+    _write_yaml(made.router_config, given_values(*loaded))  # it may hold the admin token
+    _write_yaml(made.router_sources, dict(loaded.sources))
     if document.engine:
         _write_yaml(run_dir / "engine.yaml", document.engine)
     return made
@@ -216,26 +224,29 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
 
 def _settings(
     options: UpOptions, folder: RunFolder, document: UpFile, admin: Listen, near: Sequence[_Near]
-) -> Settings:
+) -> LoadedSettings:
     """The router's settings: those of the file, with the addresses of this edge."""
     spop, ring, near_lookup = near
     run_dir = folder.path
-    return load_settings(
+    # The sockets between router and HAProxy are this command's to choose, and options of servers HAProxy's.
+    section = {key: value for key, value in document.router.items() if key not in NEAR}
+    if isinstance(section.get("edge"), dict):
+        section["edge"] = section["edge"] | {"server_options": None}
+    chosen = {
+        "spop": spop.listen,
+        "ring": ring.listen,
+        "lookup": near_lookup.listen,
+        "admin": {"host": admin.host, "port": admin.port},
+        "edge": {"admin_socket": str(run_dir / "admin.sock"), "master_socket": str(run_dir / "master.sock")},
+        "state_file": str(run_dir / "state.json"),
+    }
+    flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
+    return read_settings(
         overrides={
-            **document.router,
-            "spop": spop.listen,
-            "ring": ring.listen,
-            "lookup": near_lookup.listen,
-            "admin": {**document.router.get("admin", {}), "host": admin.host, "port": admin.port},
-            "edge": {
-                **document.router.get("edge", {}),
-                "admin_socket": str(run_dir / "admin.sock"),
-                "master_socket": str(run_dir / "master.sock"),
-                "server_options": document.haproxy.get("server_options"),
-            },
-            "state_file": str(run_dir / "state.json"),
-            "shared": {**document.router.get("shared", {}), **({"url": options.redis} if options.redis else {})},
-            **({"policy": options.policy} if options.policy else {}),
+            f"{options.config}, section router": section,
+            f"{options.config}, section haproxy": {"edge": {"server_options": document.haproxy.get("server_options")}},
+            "pointsman up": chosen,
+            "command line": flags,
         }
     )
 
@@ -333,7 +344,6 @@ def _read(path: Path | None) -> UpFile:
 
 def _body_window(settings: Settings) -> dict[str, int]:
     """Body window of HAProxy, in bytes: as much as the configured policy uses."""
-    policy = build_policy(settings.policy)
-    needs = policy.needs
-    policy.close()
-    return {"body_window_bytes": body_window(needs)}
+    policies = build_policy_set(settings.policy)
+    policies.close()
+    return {"body_window_bytes": body_window(policies.needs)}

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from pointsman.policies.errors import PolicyError
-from pointsman.policies.registry import build_policy
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.errors import RouterError
 from pointsman.router.fleet.saved import StateFile
@@ -34,12 +34,11 @@ def saved_window(state_file: Path) -> int:
     if document is None:
         return 0
     try:
-        policy = build_policy(document)
+        policies = build_policy_set(document)
     except PolicyError:
         return 0
-    needs = policy.needs
-    policy.close()
-    return body_window(needs)
+    policies.close()
+    return body_window(policies.needs)
 
 
 class WindowWatch:

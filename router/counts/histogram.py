@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import cache
+from itertools import accumulate
+from math import inf
 
 
 class Histogram:
@@ -19,11 +22,30 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts)
+
+    def cumulative(self) -> list[tuple[str, int]]:
         """Buckets as the exposition format wants them: upper bound and count of all at or below it."""
-        running = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(repr, self.bounds), "+Inf"), self.counts, strict=True):
-            running += count
-            buckets.append((bound, running))
-        return buckets
+        return list(zip(bound_texts(self.bounds), accumulate(self.counts), strict=True))
+
+    def coarser(self, bounds: tuple[float, ...]) -> Histogram:
+        """The same observations over fewer bounds, each of which is one of its own."""
+        found = Histogram(bounds)
+        for bound, count in zip((*self.bounds, inf), self.counts, strict=True):
+            found.counts[bisect_left(bounds, bound)] += count
+        found.total = self.total
+        return found
+
+    def add(self, other: Histogram) -> None:
+        """Adds the observations of a histogram of the same bounds."""
+        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+
+@cache
+def bound_texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """The bounds as the exposition format wants them, the last one of all that is above."""
+    return (*map(repr, bounds), "+Inf")

@@ -36,7 +36,7 @@ def body_needs(policy: Needs, names: int) -> BodyNeeds:
         needs |= BodyNeeds.PREFIX_KEYS
     if names > 1:
         needs |= BodyNeeds.FIELDS | BodyNeeds.MODELS
-    elif policy & (Needs.TOKENS | Needs.ADAPTER):
+    elif policy & (Needs.TOKENS | Needs.ADAPTER | Needs.MODEL):
         needs |= BodyNeeds.FIELDS
     elif policy & Needs.SESSION:
         needs |= BodyNeeds.FIELDS_WITHOUT_SESSION

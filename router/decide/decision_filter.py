@@ -16,7 +16,7 @@ _STATUS = re.compile(STATUS_PATTERN)
 
 
 class DecisionFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a record must have; an empty field lets every record pass."""
+    """Conditions on a record; an empty field lets every record pass."""
 
     session: str = ""
     """The session as the client named it, or the hash that is shown for it."""

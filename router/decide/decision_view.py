@@ -46,7 +46,7 @@ class PolicyRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a request, as HAProxy and the engine reported it."""
+    """Outcome of a request, as HAProxy and the engine reported it."""
 
     replica: Annotated[Text, Meta(description="Replica that served; absent where none did.")] = UNSET
     status: Annotated[Whole, Meta(description="HTTP status that the client received.")] = UNSET
@@ -102,7 +102,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Annotated[Text, Meta(description="Replica that computes the prompt for the first choice.")] = UNSET
     pairing: Annotated[Text, Meta(description="Why there is a prefill replica or none.")] = UNSET
     status: Annotated[Whole, Meta(description="HTTP status of a refusal.")] = UNSET
-    held_ms: Annotated[Real, Meta(description="How long HAProxy held the request before this decision.")] = UNSET
+    held_ms: Annotated[Real, Meta(description="Time that HAProxy held the request before this decision.")] = UNSET
     score: Annotated[Real, Meta(description="Score of the first choice.")] = UNSET
     outcome: DecisionOutcome | UnsetType = UNSET
     candidates: Annotated[
@@ -116,8 +116,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str] | UnsetType, Meta(description="Replicas that could not be chosen, each with the cause.")
     ] = UNSET
     would_change: Annotated[
-        Text,
-        Meta(description="Circumstances in which the second best candidate would have been the choice, as a sentence."),
+        Text, Meta(description="Change that would have made the second best candidate the choice, as a sentence.")
     ] = UNSET
 
 
@@ -125,11 +124,11 @@ class DecisionViews:
     """Views of records."""
 
     def __init__(
-        self, policies: Callable[[str, int], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
+        self, policies: Callable[[str, int, str], Policy | None], *, edge: Callable[[], str] = str, secret: str = ""
     ) -> None:
         """Make the renderer of one router's records.
 
-        policies: the policy of a name and revision, built anew; None where it is no longer known.
+        policies: the policy of a name, revision and model, built anew; None where it is no longer known.
         edge: id of this edge; empty for one that is alone.
         secret: key of the hashes that stand for sessions and tenants; empty: they are shown as they are.
         """
@@ -184,7 +183,7 @@ class DecisionViews:
 
     def _why(self, record: DecisionRecord, kept: KeptCandidates) -> dict[str, Any]:
         candidates = kept.candidates()
-        policy = self._policies(record.policy, record.revision)
+        policy = self._policies(record.policy, record.revision, record.features.model)
         terms: Mapping[str, Any] = {}
         unit = ""
         if policy is not None:
@@ -217,7 +216,10 @@ def _row(candidates: Candidates, at: int, terms: Mapping[str, list[float]], *, p
 
 
 def _would_change(rows: list[ConsideredCandidate], unit: str) -> Text:
-    """What would have made another candidate the choice; rows: the first choice, then all others."""
+    """Sentence about the change that would have made another candidate the choice.
+
+    rows: the first choice, then all others.
+    """
     first, *others = rows
     known = [row for row in others if row.score is not UNSET]
     if first.score is UNSET or not known:

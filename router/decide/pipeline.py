@@ -1,6 +1,6 @@
 """One straight, synchronous line: features -> gather -> rank -> reserve -> answer.
 
-`Pipeline` owns the active policy and writes what a decision changes: a reservation, where the policy pins the session's
+`Pipeline` owns the live policies and writes what a decision changes: a reservation, where the policy pins the session's
 home, and for policies that go by KV what is expected of the chosen replica. It awaits nothing, so no other task runs
 between reading a load and reserving it.
 
@@ -19,13 +19,14 @@ from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Ca
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
-from pointsman.policies.registry import build_policy, installed_policies
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.considered import ActivePolicy, Considered
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.recorder import Recorder
 from pointsman.router.fleet.memberships import Membership
@@ -45,7 +46,7 @@ class Pipeline:
 
     def __init__(
         self,
-        policy: Policy,
+        policies: PolicySet,
         fleet: FleetState,
         *,
         metrics: DecisionMetrics,
@@ -55,11 +56,12 @@ class Pipeline:
     ) -> None:
         """A pipeline over the state of one edge.
 
-        policy: the one that decides first; the pipeline closes it when another takes its place.
+        policies: those that decide first; the pipeline closes them when others take their place.
         rng: the dice of all decisions.
         holds: where requests wait for room.
         """
-        self._active = ActivePolicy(policy, 1)
+        self.choice = PolicyChoice(policies, override_header=settings.override_header)
+        """Which policy decides a request."""
         self._replicas = fleet.replicas
         self._memberships = fleet.replicas.memberships
         self._requests = fleet.requests
@@ -76,25 +78,19 @@ class Pipeline:
         self._rng = rng
         self._pair_config = settings.pair
         self._silence_ms = {model: round(1000 * seconds) for model, seconds in settings.silence_s.items()}
-        self._override_header = settings.override_header
-        self._overrides: dict[str, ActivePolicy] = {}
-        self._by_load = ActivePolicy(build_policy({"policy": "least_load"}))
         self._recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
         self.holds = holds
 
     @property
     def policy(self) -> Policy:
-        return self._active.policy
+        """The live policy for every model that has none of its own."""
+        return self.choice.main.policy
 
-    @property
-    def goes_by_kv(self) -> bool:
-        """Whether the active policy looks at prompts or KV."""
-        return self._active.by_kv
-
-    def swap_policy(self, policy: Policy, revision: int = 0) -> None:
-        """Puts a built policy live, then closes the one it replaces."""
-        old, self._active = self._active, ActivePolicy(policy, revision)
-        old.policy.close()
+    def swap_policies(self, policies: PolicySet, revision: int = 0) -> None:
+        """Puts built policies live, then closes those they replace."""
+        old = self.choice.live
+        self.choice.put(LivePolicies(policies, revision))
+        old.policies.close()
 
     def recall_model(self, session: str, naming: Naming, now_s: float) -> str | None:
         """The model of a request that does not show it.
@@ -103,9 +99,8 @@ class Pipeline:
         naming: why the model is not shown.
         "" where any replica may serve the request; None where nothing tells the model.
         """
-        active = self._active
-        pin_ttl_s = active.policy.pin_ttl_s if active.pins else None
-        return self._recall.model_of(session, naming, now_s, pin_ttl_s=pin_ttl_s, by_kv=active.by_kv)
+        choice = self.choice
+        return self._recall.model_of(session, naming, now_s, pin_ttl_s=choice.live.pin_ttl_s, by_kv=choice.by_kv)
 
     def decide(self, features: RequestFeatures, now_s: float, *, its_turn: bool = False) -> Decision:
         """Chooses replicas for a request, reserves and pins.
@@ -114,7 +109,10 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
-        active = self._policy_for(features) if features.policy or not features.generates else self._active
+        choice = self.choice
+        active = choice.main
+        if choice.chooser is not None or features.policy or not features.generates:
+            active = choice.of(features, now_s)
         members = self._memberships.of(features.model)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
@@ -139,7 +137,7 @@ class Pipeline:
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self._policy_for(features), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
@@ -148,19 +146,21 @@ class Pipeline:
         return explain(features, considered, self._replicas, members)
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
-        """The candidates that the active policy would be given for a request; at least one replica is eligible."""
-        twin, members = ActivePolicy(copy.deepcopy(self._active.policy)), self._memberships.of(features.model)
+        """The candidates that a policy would be given for a request; at least one replica is eligible."""
+        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        twin = ActivePolicy(copy.deepcopy(active.policy))
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
     def count_refusal(self, features: RequestFeatures, refusal: Decision, now_s: float) -> None:
         """Counts a refusal that `decide` formed earlier, when its request is answered with it."""
-        active = self._policy_for(features)
+        active = self.choice.peek(features, now_s)
         self._metrics.decided(active.name, refusal.reason)
         if self._recorder is not None and features.request_id:
             self._recorder.refused(features, refusal, active.name, active.revision, now_s)
 
     def describe(self) -> Mapping[str, object]:
-        return self._active.policy.describe()
+        """The live document, defaults filled in."""
+        return self.choice.live.policies.describe()
 
     # Considering: nothing changes
 
@@ -301,22 +301,6 @@ class Pipeline:
             return None
         return self._adapters.signals(model)
 
-    def _policy_for(self, features: RequestFeatures) -> ActivePolicy:
-        """The active policy, or the one that the override header names, with its defaults.
-
-        Least load for a request that generates nothing.
-        """
-        if not features.generates:
-            return self._by_load
-        if not features.policy or not self._override_header:
-            return self._active
-        active = self._overrides.get(features.policy)
-        if active is None:
-            if features.policy not in installed_policies():
-                return self._active
-            active = self._overrides[features.policy] = ActivePolicy(build_policy({"policy": features.policy}))
-        return active
-
     # Applying
 
     def _apply(self, features: RequestFeatures, considered: Considered, now_s: float) -> int:
@@ -330,10 +314,10 @@ class Pipeline:
             room = min(considered.longest, self._kv.columns.room(slot))
             tokens = expected_tokens(features, room)
             if not features.missing_bytes:
-                self._requests.reserve(features.request_id, slot, tokens, now_s)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, features=features)
             else:
                 announced = min(features.missing_bytes // BYTES_PER_TOKEN, room - tokens)
-                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced)
+                self._requests.reserve(features.request_id, slot, tokens, now_s, announced=announced, features=features)
             if slot in self._outliers.probing:
                 self._outliers.probe(slot, features.request_id, now_s)
         if features.session:

@@ -41,19 +41,20 @@ def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness,
     # The client takes an eighth of a router's start, in time and in memory: an edge alone goes without.
     from pointsman.router.edges.redis_store import RedisStore
 
-    def take_policy(document: dict[str, Any]) -> None:
+    def take_policy(document: dict[str, Any], about: Mapping[str, str]) -> None:
         """Put live a policy of another edge. Raises ValueError when this one cannot use it."""
         try:
-            core.policy.put(document, asked=False)
+            core.policy.put(document, asked=False, author=about.get("author", ""), why=about.get("why", ""))
         except PolicyError as error:
             log.error("the policy live on other edges is not usable here", error=str(error))
             raise ValueError(str(error)) from error
 
-    protocol = join(
-        core,
-        f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        documents={"policy": SharedDocument(lambda: core.policy.put_live, take_policy)},
+    policy = SharedDocument(
+        lambda: core.policy.put_live,
+        take_policy,
+        lambda: {"author": core.policy.revision.author, "why": core.policy.revision.why},
     )
+    protocol = join(core, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", documents={"policy": policy})
     sharing = Sharing(
         protocol,
         RedisStore(settings.url, settings.name, tls_ca=settings.tls_ca),
@@ -67,13 +68,13 @@ def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness,
     return sharing
 
 
-def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
-    """Complete an edge's info once its admin front listens at `admin`; `now_s` since 1970."""
+def introduce(info: EdgeInfo, admin: str, now_s: float, *, scheme: str = "http") -> EdgeInfo:
+    """Complete an edge's info once its admin front listens at `admin`; `now_s` since 1970. `scheme`: http or https."""
     here = socket.gethostname()
     host, _, port = admin.rpartition(":")
     if host in ("0.0.0.0", "[::]"):
         host = here  # listening everywhere is no address to ask at
-    url = f"http://{host}:{port}"
+    url = f"{scheme}://{host}:{port}"
     return msgspec.structs.replace(
         info, name=info.name or f"{here}:{port}", admin_url=info.admin_url or url, since_s=now_s
     )

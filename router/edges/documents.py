@@ -15,10 +15,18 @@ from pointsman.router.edges.records import Document
 class SharedDocument:
     """Way to read and replace one document at this edge."""
 
-    def __init__(self, read: Callable[[], dict[str, Any] | None], write: Callable[[dict[str, Any]], None]) -> None:
-        """`read` gives None while there is nothing to share; `write` raises ValueError for what cannot be used here."""
+    def __init__(
+        self,
+        read: Callable[[], dict[str, Any] | None],
+        write: Callable[[dict[str, Any], Mapping[str, str]], None],
+        about: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        """read: the document; None while there is nothing to share.
+        write: takes over one of another edge, with what was said of it; raises ValueError for one of no use here.
+        about: what was said of the document that `read` gives."""
         self.read = read
         self.write = write
+        self.about = about
         self.agreed: Document | None = None
         self.here: dict[str, Any] | None = None
         """Document that `read` gave when it last agreed with the others."""
@@ -53,7 +61,7 @@ class SharedDocuments:
             body = shared.read()
             if body is not None and body != shared.here:
                 shared.here = body
-                shared.agreed = Document(name=name, version=self.next_version(name), body=body)
+                shared.agreed = Document(name=name, version=self.next_version(name), body=body, about=shared.about())
                 changes.append(shared.agreed)
         return changes
 
@@ -65,7 +73,7 @@ class SharedDocuments:
             return
         shared.agreed = document
         try:
-            shared.write(document.body)
+            shared.write(document.body, document.about)
         except ValueError:
             self.refused += 1
         shared.here = shared.read()

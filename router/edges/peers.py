@@ -70,6 +70,15 @@ class Peer:
         state = "alive" if self.alive else "silent"
         return f"Peer({self.info.edge}, {state}, at {self.position}{'' if self.in_step else ', a gap'})"
 
+    @property
+    def state(self) -> str:
+        """One word for people: refused, silent, behind or in-step."""
+        if self.refused:
+            return "refused"
+        if not self.alive:
+            return "silent"
+        return "in-step" if self.in_step else "behind"
+
     def advance(self, seq: int) -> bool:
         """Note that batch `seq` is read; False when a batch before it is missing."""
         whole = not self.started or seq == self.position + 1

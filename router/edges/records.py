@@ -111,6 +111,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     body: dict[str, Any]
+    about: dict[str, str] = {}
+    """Words of the people who put it: author, why. No part of the rank."""
 
     def __post_init__(self) -> None:
         try:

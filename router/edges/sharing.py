@@ -252,13 +252,14 @@ class Sharing:
                     await asyncio.sleep(0)
             await asyncio.sleep(GATHER_S)
 
-    async def claim(self, name: str, body: dict[str, object]) -> bool:
+    async def claim(self, name: str, body: dict[str, object], about: dict[str, str]) -> bool:
         """Reserve the next version of a document before it is put live here.
 
         False when another edge put a later one that is not known here yet. True while the store is away; the edges then
         agree on one when it is back.
         """
-        document = Document(name=name, version=self.protocol.documents.next_version(name), body=body)
+        version = self.protocol.documents.next_version(name)
+        document = Document(name=name, version=version, body=body, about=about)
         try:
             return await self._store.claim(document)
         except StoreError as error:

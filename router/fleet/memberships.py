@@ -24,6 +24,9 @@ from pointsman.router.fleet.replica import ANY_MODEL, ANYTHING, OTHER_MODEL, Rep
 MAX_NARROWED = 64
 """Memberships less some members that are kept: with a few demoted replicas every subset of them fits."""
 
+MAX_NAMED = 10
+"""Models that a reason names; how many more there are is said beside them."""
+
 Members = tuple[tuple[int, str], ...]
 """Slots and ids, ascending by slot."""
 
@@ -161,8 +164,27 @@ class Memberships:
             return ""
         if not serving:
             return "no replica can serve: none is registered"
-        counts = Counter(r.state for r in serving)
-        return f"no replica can serve: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}"
+        return f"no replica can serve: {_counted(serving)}"
+
+    def why_some_models_are_out(self) -> str:
+        """Return which models no replica can serve, and why, while others are served; empty where there is none."""
+        by_model: dict[str, list[Replica]] = {}
+        for replica in self._replicas.values():
+            if replica.role is not Role.PREFILL:
+                if replica.eligible and replica.names == ANYTHING:
+                    return ""  # it takes requests for any of them
+                by_model.setdefault(replica.model, []).append(replica)
+        out = {name: some for name, some in by_model.items() if name and not any(one.eligible for one in some)}
+        if not out or not any(one.eligible for some in by_model.values() for one in some):
+            return ""  # with none of any model, `why_none_serves` says so
+        words = [f"no replica can serve {name}: {_counted(out[name])}" for name in sorted(out)[:MAX_NAMED]]
+        return "; ".join([*words, f"and {len(out) - MAX_NAMED} models more"] if len(out) > MAX_NAMED else words)
+
+
+def _counted(replicas: list[Replica]) -> str:
+    """Replicas by state, in words: `1 down, 2 draining`."""
+    counts = Counter(replica.state for replica in replicas)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 
 def _may_serve(replica: Replica, model: str, some_are_named: bool) -> bool:

@@ -57,7 +57,7 @@ class ModelCatalog:
         found: dict[str, int] = {}
         for cards in self._cards.values():
             for name, card in cards.items():
-                tokens = _context_of(card) or _context_of(cards.get(card.get("parent") or "", {}))
+                tokens = context_of(card) or context_of(cards.get(card.get("parent") or "", {}))
                 for key in (name, ANY_MODEL):
                     found[key] = max(found.get(key, 0), tokens)
         return found
@@ -86,7 +86,7 @@ class ModelCatalog:
         return card | {"root": name, "parent": parent} if parent else card
 
 
-def _context_of(card: Card) -> int:
+def context_of(card: Card) -> int:
     """`max_model_len` of a card, which may say anything; 0 where it is no length."""
     tokens = card.get("max_model_len")
     return tokens if type(tokens) is int and 0 < tokens <= MAX_CONTEXT_TOKENS else 0

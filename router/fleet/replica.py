@@ -79,6 +79,8 @@ class Replica:
     """The replica gets no requests for a while, since its answers failed (`pointsman.router.outliers.table`)."""
     probing: bool = False
     """Ejected, and due for the one request that shows whether it is well again."""
+    since_s: float = 0.0
+    """When the replica came into its present `state`, as this edge saw it."""
 
     @property
     def url(self) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pointsman.contract.registration import Registration
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.errors import LimitError
+from pointsman.router.fleet.health_checks import HealthChecks
 from pointsman.router.fleet.memberships import Memberships
 from pointsman.router.fleet.replica import Health, Replica, ServedNames
 from pointsman.router.fleet.saved import SavedReplica
@@ -54,6 +55,8 @@ class ReplicaRegistry:
         self.ids: list[str] = []
         """Replica id by slot; empty string for a free slot."""
         self.memberships = Memberships(self._by_id)
+        self.checks = HealthChecks()
+        """HAProxy's health checks, which people are shown."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -99,11 +102,14 @@ class ReplicaRegistry:
         is_new = replica is None
         if replica is None:
             replica = self._add(replica_id, registration, endpoint)
+            replica.since_s = now_s
             changed = True
         else:
             if not remote:
                 replica.check_incarnation(registration.born_ms)
+            before = replica.state
             changed = replica.update(registration, endpoint, self._initial_health)
+            _note_state(replica, before, now_s)
         replica.lease_until_s = None if registration.ttl_s is None else now_s + registration.ttl_s
         if not remote:
             replica.heard_until_s = replica.lease_until_s
@@ -131,14 +137,13 @@ class ReplicaRegistry:
         """Registers a replica of the state file; its lease starts afresh."""
         replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s)
         if saved.draining:
-            self.drain(saved.id)
+            self.drain(saved.id, now_s)
         return replica
 
     def learn(self, saved: SavedReplica, now_s: float) -> Replica:
         """Registers a replica as another edge published it, drain flag included."""
         replica = self.put(saved.id, saved.registration, (saved.host, saved.port), now_s, remote=True)
-        if replica.draining is not saved.draining:
-            replica.draining = saved.draining
+        if _set_draining(replica, saved.draining, now_s):
             self._changed()
         return replica
 
@@ -148,6 +153,7 @@ class ReplicaRegistry:
         if replica is None:
             return False
         self._on_removed(replica.slot)
+        self.checks.clear_slot(replica.slot)
         self.ids[replica.slot] = ""
         self._free_slots.append(replica.slot)
         self._changed()
@@ -166,26 +172,31 @@ class ReplicaRegistry:
         self._changed()
         return True
 
-    def drain(self, replica_id: str) -> bool:
+    def drain(self, replica_id: str, now_s: float) -> bool:
         """Routes no further request to a replica; True if the replica is known."""
         replica = self._by_id.get(replica_id)
-        if replica is None:
-            return False
-        if not replica.draining:
-            replica.draining = True
+        if replica is not None and _set_draining(replica, True, now_s):
             self._changed()
-        return True
+        return replica is not None
 
-    def set_health(self, replica_id: str, health: Health) -> bool:
+    def undrain(self, replica_id: str, now_s: float) -> bool:
+        """Routes requests to a replica that was drained; True if the replica is known."""
+        replica = self._by_id.get(replica_id)
+        if replica is not None and _set_draining(replica, False, now_s):
+            self._changed()
+        return replica is not None
+
+    def set_health(self, replica_id: str, health: Health, now_s: float) -> bool:
         """Applies what HAProxy observes; True if the health changed."""
         replica = self._by_id.get(replica_id)
         if replica is None or replica.health is health:
             return False
-        replica.health = health
+        before, replica.health = replica.state, health
+        _note_state(replica, before, now_s)
         self._changed()
         return True
 
-    def set_ejected(self, replica_id: str, ejected: bool, *, probing: bool = False) -> bool:
+    def set_ejected(self, replica_id: str, ejected: bool, now_s: float, *, probing: bool = False) -> bool:
         """Takes a replica out because of its answers, or back in; True if that changed anything.
 
         Decisions of this edge follow it, and nothing else: HAProxy, other edges and the state file do not learn of it.
@@ -193,7 +204,9 @@ class ReplicaRegistry:
         replica = self._by_id.get(replica_id)
         if replica is None or (replica.ejected, replica.probing) == (ejected, probing):
             return False
+        before = replica.state
         replica.ejected, replica.probing = ejected, probing
+        _note_state(replica, before, now_s)
         self.memberships.eligibility_changed()
         return True
 
@@ -223,3 +236,18 @@ class ReplicaRegistry:
                 replica.lease_until_s += by_s
             if replica.heard_until_s is not None:
                 replica.heard_until_s += by_s
+
+
+def _set_draining(replica: Replica, draining: bool, now_s: float) -> bool:
+    """Drains a replica or ends that; True if it was not so before."""
+    if replica.draining is draining:
+        return False
+    before, replica.draining = replica.state, draining
+    _note_state(replica, before, now_s)
+    return True
+
+
+def _note_state(replica: Replica, before: str, now_s: float) -> None:
+    """Notes when a replica came into its state, which was `before` until then."""
+    if replica.state != before:
+        replica.since_s = now_s

@@ -53,6 +53,20 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class PolicyRevision(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy document that is or was live, or that a rollout tried."""
+
+    revision: int
+    document: dict[str, Any]
+    """All defaults filled in."""
+    at_s: float
+    """When it was put, in seconds since 1970."""
+    author: str = ""
+    why: str = ""
+    live: bool = True
+    """Whether the document was live for all requests; False for one that a rollout tried on a share of them."""
+
+
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     """State that a restarted router needs to take over at once."""
 
@@ -62,6 +76,8 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     """The policy document put live through the admin API, if any."""
     configured_policy: dict[str, Any] | None = None
     """The document that was configured when `policy` was put; a changed configuration wins over a saved policy."""
+    policy_revisions: list[PolicyRevision] = []
+    """The latest revisions of the live policy, oldest first."""
 
 
 class StateFile:

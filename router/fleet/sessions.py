@@ -10,7 +10,7 @@ in whatever order they arrive. `changed` collects pins that other edges have not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 MAX_SESSIONS = 200_000
 """About 60 MB. Agents hold a session for minutes to hours; one edge with more live ones than this is rare."""
@@ -57,6 +57,10 @@ class SessionTable:
     def names(self) -> list[str]:
         """All pinned sessions at this moment."""
         return list(self._pins)
+
+    def homes(self) -> Sequence[tuple[str, float, int, float, str]]:
+        """All pins at this moment, without their sessions; the replica id comes first."""
+        return list(self._pins.values())
 
     def writer(self, session: str) -> str | None:
         """Id of the other edge that published the pin of a session; empty for this edge, None without a pin."""

@@ -63,7 +63,8 @@ class Conversations:
         """All of the table, for others to read."""
         self._in_phase: tuple[dict[Name, Conversation], ...] = tuple({} for _ in Phase)
         """Conversations by phase, in the order of `seen_s`, or nearly where other edges have a say."""
-        self._of_slot: dict[int, int] = {}
+        self.of_slot: dict[int, int] = {}
+        """Number of conversations by slot, for others to read."""
         self._homes: dict[int, str] = {}
         """Replica id by slot."""
         self._born: dict[int, int] = {}
@@ -297,7 +298,7 @@ class Conversations:
         if born_ms <= self._born.get(slot, 0) and not restarted:
             return []
         self._born[slot] = born_ms
-        if not self._of_slot.get(slot):
+        if not self.of_slot.get(slot):
             return []
         least_ms = 0 if restarted else 1
         dropped = [
@@ -318,7 +319,7 @@ class Conversations:
         known = self.by_name[name] = Conversation(name, slot, shared, shared, 0, 0, -1, 0, now_s, 0)
         known.home = self._homes.get(slot, "")
         self._in_phase[known.phase][name] = known
-        self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
+        self.of_slot[slot] = self.of_slot.get(slot, 0) + 1
         return known
 
     def _rename(self, known: Conversation, name: Name) -> None:
@@ -351,8 +352,8 @@ class Conversations:
         if known.live:
             columns.add_footprint(known.slot, -before)
             columns.add_footprint(slot, known.own)
-        self._of_slot[known.slot] -= 1
-        self._of_slot[slot] = self._of_slot.get(slot, 0) + 1
+        self.of_slot[known.slot] -= 1
+        self.of_slot[slot] = self.of_slot.get(slot, 0) + 1
         known.slot, known.home, known.born_ms = slot, self._homes.get(slot, ""), self._born.get(slot, 0)
 
     def _drop(self, known: Conversation) -> None:
@@ -360,7 +361,7 @@ class Conversations:
         del self._in_phase[known.phase][known.name]
         if known.live:
             self._columns.add_footprint(known.slot, -known.own)
-        self._of_slot[known.slot] -= 1
+        self.of_slot[known.slot] -= 1
         known.slot, known.home, known.in_flight = NO_SLOT, "", 0
         known.before = known.pending = None
 

@@ -7,6 +7,7 @@ writes the difference where predictions come from. It owns nothing and keeps not
 from __future__ import annotations
 
 from pointsman.contract.events import FirstToken
+from pointsman.router.kv.hit_rates import HitRates
 from pointsman.router.kv.key_tokens import KeyTokens
 from pointsman.router.kv.parts import KVCounters, Placement
 from pointsman.router.kv.prefill_times import PrefillTimes
@@ -17,10 +18,19 @@ UNQUEUED = 0.1
 
 
 class Lessons:
-    """The writer of prefill times, token ratio, key lengths and prediction counters."""
+    """The writer of prefill times, token ratio, key lengths and prediction errors."""
 
-    def __init__(self, *, times: PrefillTimes, ratio: TokenRatio, key_tokens: KeyTokens, counters: KVCounters) -> None:
+    def __init__(
+        self,
+        *,
+        times: PrefillTimes,
+        ratio: TokenRatio,
+        key_tokens: KeyTokens,
+        counters: KVCounters,
+        hit_rates: HitRates,
+    ) -> None:
         self._times = times
+        self._hit_rates = hit_rates
         self._ratio = ratio
         self._key_tokens = key_tokens
         self._counters = counters
@@ -30,11 +40,8 @@ class Lessons:
         if placement.paired:  # another replica computed the prompt
             self._ratio.observe(placement.model, placement.prompt_bytes, first.prompt_tokens)
             return
-        counters = self._counters
-        counters.prompt_tokens += first.prompt_tokens
-        counters.actual_cached_tokens += first.cached_tokens
-        counters.predicted_cached_tokens += placement.cached
-        counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
+        self._hit_rates.saw(placement.slot, first.prompt_tokens, first.cached_tokens, placement.cached)
+        self._counters.prediction_error.observe(abs(placement.cached - first.cached_tokens) / first.prompt_tokens)
         if placement.at >= 0:
             per_byte = 1.0 / self._ratio.bytes_per_token(placement.model)
             self._key_tokens.found(placement.keys, placement.at, first.cached_tokens, per_byte)

@@ -64,6 +64,8 @@ class Placement(msgspec.Struct, gc=False):
     """An answer with a status of 2xx began."""
     starts_seen: int = 0
     """Starts of engines that this edge had seen when the prompt was placed."""
+    best: int = 0
+    """Cached tokens predicted for the candidate that holds most, at least `cached`."""
 
 
 class KVCounters:
@@ -79,10 +81,6 @@ class KVCounters:
         """Engines that came back under another epoch."""
         self.prediction_error = Histogram(ERROR_BOUNDS)
         """|predicted - actual| cached tokens over prompt tokens."""
-        self.predicted_cached_tokens = 0
-        self.actual_cached_tokens = 0
-        self.prompt_tokens = 0
-        """Prompt tokens of requests whose first token an engine reported."""
         self.best_cached_tokens = 0
         """Tokens that the best candidate of each decision was predicted to hold."""
         self.selected_cached_tokens = 0

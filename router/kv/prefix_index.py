@@ -23,6 +23,7 @@ from the older one. So what goes is what no decision and no event has touched fo
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -46,6 +47,9 @@ MAX_LEVELS = 16
 
 MAX_LISTED_SETS = 1024
 """Sets whose slots are remembered as a list or an array; a system prompt's holders are asked for with every prompt."""
+
+KEY_BYTES = 48
+"""Memory of one key, an integer of 64 bits."""
 
 FEW_SLOTS = 16
 """Most holders that are listed one by one, which is cheaper than an array."""
@@ -118,7 +122,7 @@ class PrefixIndex:
     """Confirmed and expected residency of prefix keys."""
 
     def __init__(self, *, max_keys: int = MAX_KEYS, max_expected_keys: int = MAX_EXPECTED_KEYS) -> None:
-        self._max_keys = max_keys
+        self.max_keys = max_keys
         self._recent: dict[int, int] = {}
         self._older: dict[int, int] = {}
         self.expectations = Expectations(max_expected_keys)
@@ -126,6 +130,8 @@ class PrefixIndex:
         self._listed: dict[int, Sequence[int] | Slots] = {}
         self._masks: dict[int, int] = {}
         """Set of one slot alone, by slot."""
+        self.held: dict[int, int] = {}
+        """Number of confirmed keys by slot, for others to read."""
         self._slot_of_bit: Slots = np.zeros(64, dtype=np.intp)
         self._bits = 0
         self._free_bits: list[int] = []
@@ -139,7 +145,7 @@ class PrefixIndex:
         return len(self._recent) + len(self._older)
 
     def __repr__(self) -> str:
-        return f"PrefixIndex({len(self)} of {self._max_keys} keys, {len(self.expectations)} expected)"
+        return f"PrefixIndex({len(self)} of {self.max_keys} keys, {len(self.expectations)} expected)"
 
     # Slots
 
@@ -156,12 +162,14 @@ class PrefixIndex:
             if bit >= len(self._slot_of_bit):
                 self._slot_of_bit = np.concatenate([self._slot_of_bit, np.zeros_like(self._slot_of_bit)])
         self._masks[slot] = 1 << bit
+        self.held[slot] = 0
         self._slot_of_bit[bit] = slot
         self._listed.clear()
 
     def clear_slot(self, slot: int) -> None:
         """Drop all that is known of a slot whose replica left. O(1)."""
         self._dead |= self._masks.pop(slot)
+        del self.held[slot]
 
     def forget(self, slot: int) -> None:
         """Drop all that is known of a slot, expectations included: the engine there restarted. O(1)."""
@@ -179,13 +187,16 @@ class PrefixIndex:
             older = self._older
             bits = older.pop(key, 0) & ~self._dead if older else 0
             if bits:
+                self.held[slot] += not bits & mask
                 recent[key] = self._share(bits | mask)
             else:
-                if len(recent) + len(older) >= self._max_keys:
+                self.held[slot] += 1
+                if len(recent) + len(older) >= self.max_keys:
                     self._make_room()
                     recent = self._recent
                 recent[key] = mask
         elif not bits & mask:
+            self.held[slot] += 1
             recent[key] = self._share(bits | mask)
         if self.expectations.sets:
             self.expectations.settle(key, mask)
@@ -196,6 +207,7 @@ class PrefixIndex:
         layer = self._recent if key in self._recent else self._older
         bits = layer.get(key, 0)
         if bits & mask:
+            self.held[slot] -= 1
             if bits == mask:
                 del layer[key]
             else:
@@ -211,7 +223,9 @@ class PrefixIndex:
     def _make_room(self) -> None:
         if not self._older:
             self._rotate()
-        self._older.popitem()
+        _, bits = self._older.popitem()
+        for slot in self._slots(bits & ~self._dead):
+            self.held[int(slot)] -= 1
         self.evicted_by_limit += 1
         if not self._older:
             self._layer_done()
@@ -374,3 +388,9 @@ class PrefixIndex:
                 if bits:
                     groups.setdefault(bits, []).append(key)
             yield [(self._slots(bits), group) for bits, group in groups.items()]
+
+
+def size_bytes(index: PrefixIndex) -> int:
+    """Estimate of the memory that confirmed keys and the sets of their holders take."""
+    tables = sum(map(sys.getsizeof, (index._recent, index._older, index._shared)))
+    return tables + KEY_BYTES * len(index) + sys.getsizeof(1 << index._bits) * len(index._shared)

@@ -18,6 +18,7 @@ from pointsman.router.kv.columns import KVColumns
 from pointsman.router.kv.conversation import Conversation, Name
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S, MAX_CONVERSATIONS, Conversations
 from pointsman.router.kv.event_cursor import EventCursor
+from pointsman.router.kv.hit_rates import HitRates
 from pointsman.router.kv.key_tokens import KeyTokens
 from pointsman.router.kv.lessons import Lessons
 from pointsman.router.kv.mirrors import Mirrors
@@ -63,7 +64,14 @@ class KVState:
         self.key_tokens = KeyTokens()
         self._is_silence_known = False
         self.counters = KVCounters()
-        self.lessons = Lessons(times=self.times, ratio=self.ratio, key_tokens=self.key_tokens, counters=self.counters)
+        self.hit_rates = HitRates()
+        self.lessons = Lessons(
+            times=self.times,
+            ratio=self.ratio,
+            key_tokens=self.key_tokens,
+            counters=self.counters,
+            hit_rates=self.hit_rates,
+        )
         self.cursors: dict[int, EventCursor] = {}
         """Place in the event stream of each engine, by slot; for others to read."""
         self._starts = 0
@@ -95,6 +103,7 @@ class KVState:
         self.columns.clear_slot(slot)
         self.index.clear_slot(slot)
         self._mirrors.drop(slot)
+        self.hit_rates.clear_slot(slot)
         del self.cursors[slot]
 
     def scraped(self, slot: int, load: EngineLoad, capacity_tokens: int, cached_tokens: int) -> None:
@@ -159,7 +168,8 @@ class KVState:
         counters = self.counters
         cached = self.cursors[slot].whole_blocks(prompt.resident.tokens(slot))
         counters.selected_cached_tokens += cached
-        counters.best_cached_tokens += best_of(prompt.resident, candidates, cached)
+        best = best_of(prompt.resident, candidates, cached)
+        counters.best_cached_tokens += best
         # A sequence that does not fit the replica's KV is refused by its engine.
         tokens = min(prompt.tokens, self.columns.room(slot))
         keys = features.prefix_keys[:MAX_KEYS]
@@ -182,6 +192,7 @@ class KVState:
             turn=0 if known is None else known.stands,
             claimed=0 if prompt.whole else tokens,
             starts_seen=self._starts,
+            best=best,
         )
 
     def _converse(
@@ -221,7 +232,7 @@ class KVState:
         """Predict the prefill request of a prompt on a slot, where `place` expects its keys."""
         cached, ahead = prompt.resident.tokens(slot), self.columns.cells.waiting[slot]
         uncached = max(1, min(prompt.tokens, self.columns.room(slot)) - cached)
-        return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead)
+        return Placement(slot, features.model, features.body_bytes, cached, uncached, None, ahead, best=cached)
 
     def _expect(self, slot: int, keys: Sequence[int], start: int, prompt: Prompt, now_s: float) -> None:
         """Expect a prompt's keys from number `start` on where it is computed."""
@@ -304,6 +315,7 @@ class KVState:
         self.index.forget(slot)
         self._dropped(self.conversations.engine_started(slot, born_ms, restarted=True))
         self.backlog.clear_slot(slot)
+        self.hit_rates.clear_slot(slot)
         self.cursors[slot].restarted()
         self._count_start(slot)
 
@@ -320,4 +332,5 @@ class KVState:
         self.backlog.expire(now_s)
         self.index.expectations.expire(now_s)
         self.conversations.expire(now_s)
+        self.hit_rates.expire(now_s)
         self._is_silence_known = self.conversations.silence.is_known

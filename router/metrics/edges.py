@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.edges.store import Cause
+from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
@@ -17,7 +16,7 @@ class SharingCollector(FamilyCollector):
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         sharing = self._sharing
         protocol, metrics, counters = sharing.protocol, sharing.metrics, sharing.protocol.counters
         peers = list(protocol.peers)

@@ -7,15 +7,12 @@ counts: each reads, at scrape, what its noun counts. A family of many series com
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from itertools import chain
 
 from pointsman.router.counts.histogram import Histogram
-from pointsman.router.metrics.exposition import in_pieces
+from pointsman.router.metrics.exposition import COUNTER, GAUGE, HISTOGRAM, Collect, Family, Series, in_pieces
 
 LabelValues = str | tuple[str, ...]
 """Values of the labels of one time series; of a single label also without a tuple."""
@@ -24,47 +21,41 @@ Values = float | Iterable[tuple[LabelValues, float]]
 """The value of a metric without labels, or of each time series; read while the page is made."""
 
 
-class FamilyCollector(Collector):
-    """Base of the collectors: yields families when asked for them, and none before."""
+class FamilyCollector(ABC):
+    """Base of the collectors: makes families when asked for them, and none before."""
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing up front: the registry must not collect while the app is being built."""
-        return ()
-
-
-def counter(name: str, text: str, values: Values, *labels: str) -> Iterator[Metric]:
-    """A count that only grows; Prometheus appends `_total` to its name."""
-    return in_pieces(CounterMetricFamily, name, text, labels, _samples(values))
+    @abstractmethod
+    def collect(self) -> Iterator[Family]:
+        """Return the families, each read from what its noun counts when its turn comes."""
 
 
-def gauge(name: str, text: str, values: Values, *labels: str) -> Iterator[Metric]:
+def counter(name: str, text: str, values: Values, *labels: str) -> Iterator[Family]:
+    """A count that only grows; Prometheus's `_total` is appended to its name."""
+    return in_pieces(Family(f"{name}_total", COUNTER, text, labels), _series(values))
+
+
+def gauge(name: str, text: str, values: Values, *labels: str) -> Iterator[Family]:
     """A value that goes up and down."""
-    return in_pieces(GaugeMetricFamily, name, text, labels, _samples(values))
+    return in_pieces(Family(name, GAUGE, text, labels), _series(values))
 
 
 def histogram(
     name: str, text: str, values: Histogram | Iterable[tuple[LabelValues, Histogram]], *labels: str
-) -> Iterator[Metric]:
+) -> Iterator[Family]:
     """Observations counted by upper bound."""
-    series = [((), values)] if isinstance(values, Histogram) else values
-    samples = ((_tuple(of), {"buckets": one.cumulative(), "sum_value": one.total}) for of, one in series)
-    return in_pieces(HistogramMetricFamily, name, text, labels, samples)
+    return in_pieces(Family(name, HISTOGRAM, text, labels), _series(values))
 
 
-def _samples(values: Values) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    if isinstance(values, (int, float)):
-        yield (), {"value": values}
-    else:
-        for of, value in values:
-            yield _tuple(of), {"value": value}
+def _series(values: float | Histogram | Iterable[tuple[LabelValues, float | Histogram]]) -> Series:
+    if isinstance(values, int | float | Histogram):
+        return (((), values),)
+    return (((of,) if isinstance(of, str) else of, value) for of, value in values)
 
 
-def _tuple(of: LabelValues) -> tuple[str, ...]:
-    return (of,) if isinstance(of, str) else of
+def collect_all(*collectors: FamilyCollector) -> Collect:
+    """Return what makes the families of all collectors."""
 
+    def collect() -> Iterator[Family]:
+        return chain.from_iterable(collector.collect() for collector in collectors)
 
-def build_registry(*collectors: Collector) -> CollectorRegistry:
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in collectors:
-        registry.register(collector)
-    return registry
+    return collect

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
+from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 from pointsman.router.requests.hold_queue import HoldQueue, Outcome
 
@@ -16,7 +15,7 @@ class HoldCollector(FamilyCollector):
     def __init__(self, holds: HoldQueue) -> None:
         self._holds = holds
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         holds = self._holds
         yield from gauge("pointsman_held", "Requests held at the edge that wait for free KV.", len(holds))
         yield from counter(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client.core import Metric
-
 from pointsman.contract.events import Handoffs
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
-from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.exposition import Family, by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
@@ -21,13 +19,13 @@ class KVCollector(FamilyCollector):
         self._kv = kv
         self._replicas = replicas
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         yield from self._prediction_families()
         yield from self._table_families()
         yield from self._feed_families()
         yield from self._replica_families()
 
-    def _prediction_families(self) -> Iterator[Metric]:
+    def _prediction_families(self) -> Iterator[Family]:
         counters = self._kv.counters
         yield from histogram(
             "pointsman_cached_tokens_error",
@@ -35,21 +33,6 @@ class KVCollector(FamilyCollector):
             counters.prediction_error,
         )
         for name, text, value in (
-            (
-                "prompt_tokens",
-                "Prompt tokens of requests whose first token an engine reported.",
-                counters.prompt_tokens,
-            ),
-            (
-                "cached_tokens",
-                "Prompt tokens found in an engine's prefix cache, as engines reported with first tokens.",
-                counters.actual_cached_tokens,
-            ),
-            (
-                "cached_tokens_predicted",
-                "Prompt tokens predicted to be in the prefix cache, of requests whose first token an engine reported.",
-                counters.predicted_cached_tokens,
-            ),
             (
                 "cached_tokens_selected",
                 "Prompt tokens that chosen replicas were predicted to have cached, at the decision.",
@@ -64,7 +47,7 @@ class KVCollector(FamilyCollector):
         ):
             yield from counter(f"pointsman_{name}", text, value)
 
-    def _table_families(self) -> Iterator[Metric]:
+    def _table_families(self) -> Iterator[Family]:
         kv = self._kv
         index = kv.index
         for name, text, value in (
@@ -106,7 +89,7 @@ class KVCollector(FamilyCollector):
         ):
             yield from counter(f"pointsman_{name}", text, value)
 
-    def _feed_families(self) -> Iterator[Metric]:
+    def _feed_families(self) -> Iterator[Family]:
         counters = self._kv.counters
         for name, text, value in (
             ("engine_messages", "Event messages received from engines.", counters.messages),
@@ -120,7 +103,7 @@ class KVCollector(FamilyCollector):
         ):
             yield from counter(f"pointsman_{name}", text, value)
 
-    def _replica_families(self) -> Iterator[Metric]:
+    def _replica_families(self) -> Iterator[Family]:
         signals = self._kv.columns.signals
         gauges: tuple[tuple[str, str, Callable[[int], float | None]], ...] = (
             (

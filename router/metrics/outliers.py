@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
 from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.exposition import Family, by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.outliers.table import OutlierTable
 
@@ -19,7 +17,7 @@ class OutlierCollector(FamilyCollector):
         self._outliers = outliers
         self._replicas = replicas
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         outliers = self._outliers
         yield from counter(
             "pointsman_replica_failures",

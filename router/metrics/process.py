@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
+from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.process.background import LOOP, BackgroundTasks
 from pointsman.router.process.readiness import Readiness
@@ -21,7 +20,7 @@ class ProcessCollector(FamilyCollector):
         self._readiness = readiness
         self._keeper = keeper
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         keeper, errors = self._keeper, self._tasks.errors
         impaired = set(self._readiness.degraded_parts())
         parts = impaired | (errors.keys() - {LOOP}) | ({LOADED, SAVED} if keeper is not None else set())

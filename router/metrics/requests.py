@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
 from pointsman.contract.registration import Role
 from pointsman.router.core import Core
 from pointsman.router.decide.body_needs import body_window
-from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.exposition import Family, by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 REQUEST_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
@@ -34,14 +32,14 @@ class StateCollector(FamilyCollector):
         self._requests = core.request_metrics
         self._edge = core.edge_health
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         yield from self._decision_families()
         yield from self._replica_families()
         yield from self._served_families()
         yield from self._unserved_families()
         yield from self._edge_families()
 
-    def _decision_families(self) -> Iterator[Metric]:
+    def _decision_families(self) -> Iterator[Family]:
         decisions = self._decisions
         yield from counter(
             "pointsman_decisions",
@@ -74,7 +72,16 @@ class StateCollector(FamilyCollector):
         yield from gauge(
             "pointsman_spop_connections", "Open SPOP connections from HAProxy.", decisions.spop_connections
         )
-        yield from gauge("pointsman_policy_info", "1 for the live policy.", [(self._pipeline.policy.name, 1)], "policy")
+        policies = self._pipeline.choice.live.policies
+        yield from gauge(
+            "pointsman_policy_info",
+            "1 for the live policy; with a label `model`, for the policy of one model.",
+            [
+                ((policies.main.name, ""), 1),
+                *(((own.name, model), 1) for model, own in sorted(policies.models.items())),
+            ],
+            *("policy", "model"),
+        )
         yield from gauge(
             "pointsman_config_last_reload_successful",
             "1 unless the policy in the state file or published by another edge was refused and another policy is "
@@ -88,7 +95,7 @@ class StateCollector(FamilyCollector):
             "result",
         )
 
-    def _replica_families(self) -> Iterator[Metric]:
+    def _replica_families(self) -> Iterator[Family]:
         yield from gauge(
             "pointsman_replica_state",
             "1 for the state that a replica is in, by replica and state.",
@@ -147,7 +154,7 @@ class StateCollector(FamilyCollector):
         for replica in by_id(self._replicas):
             yield replica.id, int(getattr(self._load, name)[replica.slot])
 
-    def _served_families(self) -> Iterator[Metric]:
+    def _served_families(self) -> Iterator[Family]:
         served = list(self._requests.replicas.items())
         yield from counter(
             "pointsman_requests",
@@ -169,9 +176,9 @@ class StateCollector(FamilyCollector):
         )
         yield from histogram(
             "pointsman_first_token_seconds",
-            "Time from request to the first token of streamed answers, by replica; needs HAProxy's `first_token` "
-            "filter.",
-            ((replica, own.first_token_s) for replica, own in served),
+            "Time from request to the first token of streamed answers, as HAProxy's `first_token` filter measured, by "
+            "replica; absent where the filter is off.",
+            ((replica, own.first_token_s) for replica, own in served if own.first_token_s.count),
             "replica",
         )
         yield from histogram(
@@ -181,7 +188,7 @@ class StateCollector(FamilyCollector):
             "replica",
         )
 
-    def _unserved_families(self) -> Iterator[Metric]:
+    def _unserved_families(self) -> Iterator[Family]:
         """Requests that no replica served, and the ring that reports them all."""
         requests = self._requests
         yield from counter(
@@ -214,7 +221,7 @@ class StateCollector(FamilyCollector):
             "pointsman_ring_connections", "Open connections of HAProxy's log rings.", requests.ring_connections
         )
 
-    def _edge_families(self) -> Iterator[Metric]:
+    def _edge_families(self) -> Iterator[Family]:
         edge = self._edge
         yield from gauge(
             "pointsman_haproxy_up", "1 while HAProxy's admin socket answers the router.", int(edge.haproxy_up)
@@ -242,5 +249,5 @@ class StateCollector(FamilyCollector):
             "pointsman_policy_body_window_bytes",
             "Bytes at the start of a request body that the live policy uses. Where HAProxy inspects fewer bytes, "
             "prompts that begin alike look equal to the policy.",
-            body_window(self._pipeline.policy.needs),
+            body_window(self._pipeline.choice.needs),
         )

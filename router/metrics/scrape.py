@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import Metric
-
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.metrics.exposition import by_id
+from pointsman.router.metrics.exposition import Family, by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.watch.scrape import Scraper
 
@@ -21,7 +19,7 @@ class ScrapeCollector(FamilyCollector):
         self._load = load
         self._replicas = replicas
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         yield from counter(
             "pointsman_scrapes",
             "Reads of `/metrics` and `/v1/models` of endpoints, by what was read (metrics, models) and result (ok, "

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mmh3
 import msgspec
@@ -119,9 +119,9 @@ class OutlierTable:
         slot = replica.slot
         if verdict is _GOOD and slot not in self._ejections:
             # Nearly every answer. Whether the record is of this incarnation matters to failures alone.
-            (self._records.get(slot) or self._record(replica)).good(now_s, self.config)
+            (self._records.get(slot) or self._record(replica, now_s)).good(now_s, self.config)
             return
-        record = self._record(replica)
+        record = self._record(replica, now_s)
         if verdict is Verdict.UNANSWERED and (lasted_s < self.config.unanswered_s or record.good_s > now_s - lasted_s):
             verdict = Verdict.NEUTRAL
         if verdict in FAILURES:
@@ -133,7 +133,7 @@ class OutlierTable:
         elif verdict in FAILURES and record.failure(now_s, self.config):
             self._ejections[slot] = record.eject(verdict, now_s, self.config)
             self.ejected[replica.id, verdict] += 1
-            self._settle(replica.model)
+            self._settle(now_s, replica.model)
 
     def retried(self, request_id: str, replica_id: str, now_s: float) -> None:
         """A request went to another replica because this one refused or dropped it, or answered it with 503.
@@ -144,7 +144,7 @@ class OutlierTable:
         replica = self._replicas.get(replica_id) if self.config.enabled else None
         if replica is None:
             return
-        record = self._record(replica)
+        record = self._record(replica, now_s)
         ejection = self._ejections.get(replica.slot)
         if ejection is not None and ejection.probes.pop(request_id, None) is not None:
             self._failed_again(replica, ejection, ejection.cause, now_s)
@@ -176,40 +176,46 @@ class OutlierTable:
         if verdict is Verdict.GOOD:
             del self._ejections[replica.slot]
             record.brought_back(ejection, now_s)
-            self._settle(replica.model)
+            self._settle(now_s, replica.model)
         elif verdict is Verdict.BACKPRESSURE:
             self._press(replica, record, now_s)
         if probed and verdict is Verdict.NEUTRAL:
             ejection.is_open = ejection.is_open or not ejection.probes
-            self._settle(replica.model)
+            self._settle(now_s, replica.model)
         elif probed and verdict is not Verdict.GOOD:
             self._failed_again(replica, ejection, verdict if verdict in FAILURES else ejection.cause, now_s)
 
     def _failed_again(self, replica: Replica, ejection: Ejection, cause: Verdict, now_s: float) -> None:
         ejection.failed_again(cause, now_s, self.config)
         self.ejected[replica.id, cause] += 1
-        self._settle(replica.model)
+        self._settle(now_s, replica.model)
 
     def _press(self, replica: Replica, record: Record, now_s: float) -> None:
         self.backpressure[replica.id] += 1
         record.backpressure_until_s = now_s + self.config.backpressure_s
         if replica.slot not in self._pressed:
             self._pressed.add(replica.slot)
-            self._settle(replica.model)
+            self._settle(now_s, replica.model)
 
-    def _record(self, replica: Replica) -> Record:
+    def _record(self, replica: Replica, now_s: float) -> Record:
         """The record of the engine that is registered; of an earlier incarnation nothing is kept."""
         incarnation = (replica.address, replica.registration.born_ms)
         record = self._records.get(replica.slot)
         if record is None or record.incarnation != incarnation:
             if record is not None:
-                self._forgive(replica)
+                self._forgive(replica, now_s)
             record = self._records[replica.slot] = Record(incarnation)
         return record
 
-    def _forgive(self, replica: Replica) -> None:
+    def _forgive(self, replica: Replica, now_s: float) -> None:
         self.clear_slot(replica.slot)
-        self._replicas.set_ejected(replica.id, False)
+        self._replicas.set_ejected(replica.id, False, now_s)
+
+    def reset(self, replica: Replica, now_s: float) -> None:
+        """Forgets all that a replica's answers proved, as somebody wishes who knows better: its ejection or demotion
+        ends at once, and evidence is gathered anew."""
+        self._forgive(replica, now_s)
+        self._settle(now_s, replica.model)
 
     # Decisions
 
@@ -232,7 +238,7 @@ class OutlierTable:
         self._ejections[slot].probe(request_id, now_s, self.config)
         replica = self._replicas.get(self._replicas.ids[slot])
         assert replica is not None, "what was decided for is registered"
-        self._settle(replica.model)
+        self._settle(now_s, replica.model)
 
     # Time
 
@@ -246,13 +252,13 @@ class OutlierTable:
                 ejection.reopen()
         self._pressed = {slot for slot in self._pressed if self._records[slot].backpressure_until_s > now_s}
         if self._slow.is_due(now_s):
-            self._slow.compare(self._by_model().values(), now_s)
+            self._slow.compare(healthy_by_model(self._replicas).values(), now_s)
         if self._ejections or self._pressed or self._slow.ratios or self.demoted:
             for slot in list(self._ejections):
                 replica = self._replicas.get(self._replicas.ids[slot])
                 if replica is not None:
-                    self._record(replica)
-            self._settle()
+                    self._record(replica, now_s)
+            self._settle(now_s)
 
     # What follows
 
@@ -260,20 +266,12 @@ class OutlierTable:
         """The ejection a replica is in, or is only spared because too many others fail; None for one that is well."""
         return self._ejections.get(slot)
 
-    def _by_model(self) -> dict[str, list[Replica]]:
-        """The healthy replicas of each model that take requests."""
-        groups: dict[str, list[Replica]] = {}
-        for replica in self._replicas:
-            if replica.health is Health.UP and not replica.draining and replica.role is not Role.PREFILL:
-                groups.setdefault(replica.model, []).append(replica)
-        return groups
-
-    def _settle(self, model: str | None = None) -> None:
+    def _settle(self, now_s: float, model: str | None = None) -> None:
         """Applies what the evidence means, for one model or for all: who is ejected, who may be probed, who is demoted.
 
         A replica that is not healthy is none of its model's: its checks keep it out, and its demotion means nothing.
         """
-        groups = self._by_model()
+        groups = healthy_by_model(self._replicas)
         for group in groups.values() if model is None else [groups.get(model, [])]:
             failing = [replica for replica in group if replica.slot in self._ejections]
             spared = len(failing) > self.config.max_share * len(group) or len(failing) == len(group)
@@ -285,7 +283,7 @@ class OutlierTable:
                     self.probing.add(slot)
                 else:
                     self.probing.discard(slot)
-                self._replicas.set_ejected(replica.id, out, probing=may_probe)
+                self._replicas.set_ejected(replica.id, out, now_s, probing=may_probe)
                 demotion = self._demotion(slot, None if out else ejection)
                 if demotion is not None:
                     self.demoted[slot] = demotion
@@ -300,6 +298,15 @@ class OutlierTable:
         if (ratio := self._slow.ratios.get(slot)) is not None:
             return Demotion(SLOW, max(MIN_SLOW_SHARE, 1.0 / ratio), ratio)
         return None
+
+
+def healthy_by_model(replicas: Iterable[Replica]) -> dict[str, list[Replica]]:
+    """The healthy replicas of each model that take requests."""
+    groups: dict[str, list[Replica]] = {}
+    for replica in replicas:
+        if replica.health is Health.UP and not replica.draining and replica.role is not Role.PREFILL:
+            groups.setdefault(replica.model, []).append(replica)
+    return groups
 
 
 def _draw(session: str, replica_id: str, rng: random.Random) -> float:

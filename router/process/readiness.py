@@ -12,6 +12,7 @@ class Readiness:
         self._missing: dict[str, str] = dict.fromkeys(names, "starting")
         self._watched: dict[str, Callable[[], str]] = {}
         self._degraded: dict[str, str] = {}
+        self._watched_parts: dict[str, Callable[[], str]] = {}
 
     def __repr__(self) -> str:
         return f"Readiness({self.missing() or 'ready'})"
@@ -33,6 +34,11 @@ class Readiness:
     def restored(self, name: str) -> None:
         self._degraded.pop(name, None)
 
+    def watch_part(self, name: str, why: Callable[[], str]) -> None:
+        """Adds a part that is looked at whenever somebody asks for what is degraded; `why` is empty while it is well.
+        Whatever it is has a metric and an alert of its own, so `degraded_parts` does not name it."""
+        self._watched_parts[name] = why
+
     def degraded_parts(self) -> list[str]:
         """Names of the parts that are degraded."""
         return list(self._degraded)
@@ -40,7 +46,8 @@ class Readiness:
     def impaired(self) -> list[str]:
         """`name: why` of each part that is degraded. It does not make the router unready: nobody else would serve its
         clients better."""
-        return [f"{name}: {why}" for name, why in self._degraded.items()]
+        reasons = self._degraded | {name: why() for name, why in self._watched_parts.items()}
+        return [f"{name}: {why}" for name, why in reasons.items() if why]
 
     def missing(self, *, exclude: Collection[str] = ()) -> list[str]:
         """`name: why` of each condition that does not hold, but for those of `exclude`."""

@@ -11,8 +11,8 @@ SLICE_REPLICAS = 128
 Item = TypeVar("Item")
 
 
-def in_slices(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Return the items as they are at this moment, `SLICE_REPLICAS` at a time."""
+def in_slices(items: Iterable[Item], size: int = SLICE_REPLICAS) -> Iterator[list[Item]]:
+    """Return the items as they are at this moment, `size` at a time."""
     all_items = list(items)
-    for at in range(0, len(all_items), SLICE_REPLICAS):
-        yield all_items[at : at + SLICE_REPLICAS]
+    for at in range(0, len(all_items), size):
+        yield all_items[at : at + size]

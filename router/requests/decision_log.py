@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
@@ -67,6 +68,10 @@ class DecisionLog:
     def __iter__(self) -> Iterator[DecisionRecord]:
         """Iterates over the records, the newest first, as they are at the call."""
         return iter([*self._order][::-1])
+
+    def newest(self, count: int) -> list[DecisionRecord]:
+        """Up to `count` records, the newest first; costs nothing for those beyond."""
+        return [*islice(reversed(self._order), count)]
 
     def __repr__(self) -> str:
         return f"DecisionLog({len(self)} of at most {self._max_records}, {self._bytes} bytes)"

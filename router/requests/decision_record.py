@@ -48,7 +48,7 @@ class KeptCandidates(msgspec.Struct, gc=False):
     """The candidates of one decision, with copies of the columns that change."""
 
     seen: Candidates
-    """What the policy was given; its columns are live and have changed since."""
+    """Candidates as the policy was given them; their columns are live and have changed since."""
     ids: Sequence[str]
     """Replica id by slot, as far as the candidates reach."""
     picked: Sequence[int] | None

@@ -1,8 +1,8 @@
 """Effects of one line of HAProxy's log ring on the router's state: a request had its first token, or ended.
 
 `EndOfRequest` owns nothing but the id of the last request that each HAProxy worker reported. A line releases the
-reservation of its request and the prefill in front of others, feeds the per-replica counters, and proves something
-about the replica that answered. Lines come from the ring, and after a reload of HAProxy from its old workers.
+reservation of its request and the prefill in front of others, feeds the counters of its replica and model, and proves
+something about the replica that answered. Lines come from the ring, and after a reload of HAProxy from its old workers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pointsman.router.outliers.pace import Unit
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
+from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 
 CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
@@ -41,6 +42,7 @@ class EndOfRequest:
         kv: KVState,
         outliers: OutlierTable,
         metrics: RequestMetrics,
+        meter: ModelMeter,
         decisions: DecisionLog | None = None,
     ) -> None:
         """decisions: where decisions are remembered; None where they are not."""
@@ -50,6 +52,7 @@ class EndOfRequest:
         self._outliers = outliers
         self._kv = kv
         self._metrics = metrics
+        self._meter = meter
         self.last_ids: dict[int, str] = {}
         """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
@@ -63,6 +66,7 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
+            self._count(line)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             self._requests.end(
                 line.id,
@@ -71,7 +75,6 @@ class EndOfRequest:
                 served=200 <= line.st < 300,
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
-            self._count(line)
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
             self.last_ids[line.pid] = line.id
@@ -108,6 +111,8 @@ class EndOfRequest:
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
             return
+        if line.routed != UNSET:
+            self._meter.ended(line, self._slot_of(line.srv))
         served = metrics.served(line.srv)
         served.by_class[f"{line.st // 100}xx" if line.st > 0 else "none"] += 1
         if line.rc.startswith("+"):

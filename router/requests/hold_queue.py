@@ -107,6 +107,11 @@ class HoldQueue:
         self.waited_s.observe(now_s - held.since_s)
         return True
 
+    def waited_of(self, request_id: str, now_s: float) -> float:
+        """Return the seconds for which a request has waited; 0 for one that does not wait."""
+        held = self.held.get(request_id)
+        return 0.0 if held is None else now_s - held.since_s
+
     def lines(self, replicas: ReplicaRegistry) -> dict[str, bytes]:
         """For each model that a request waits for, the slots that may serve it: equal bytes are one line."""
         return {model: replicas.memberships.of(model).slots.tobytes() for model in self.models}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.counts.models import ModelRow
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.prefill_backlog import PrefillBacklog, WaitingPrompt
@@ -50,12 +52,20 @@ class Request(msgspec.Struct, gc=False):
     tokens: int
     announced: int = 0
     """Tokens of its prompt that were announced and count once it is computed."""
+    features: RequestFeatures | None = None
+    """Features that the decision saw, to count the request by model and tenant; None for one made by hand."""
+    held_s: float = 0.0
+    """Seconds for which it was held at the edge before it was placed."""
+    row: ModelRow | None = None
+    """Counts of its model and tenant; None before anything was counted there."""
     placement: Placement | None = None
     """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
     prefill: PrefillRequest | None = None
     ended: bool = False
     """HAProxy reported its end."""
+    finished: bool = False
+    """The engine reported the end."""
 
     @property
     def awaits_report(self) -> bool:

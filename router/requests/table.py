@@ -77,6 +77,10 @@ class RequestTable:
     def __repr__(self) -> str:
         return f"RequestTable({len(self)} of at most {self._max}, {len(self._ended)} ended)"
 
+    def get(self, request_id: str) -> Request | None:
+        """The record of a request; None for one that was not placed here, or ended long ago."""
+        return self._requests.get(request_id)
+
     def is_reserved(self, request_id: str) -> bool:
         """Whether a request is in flight as far as HAProxy's lines tell."""
         request = self._requests.get(request_id)
@@ -84,10 +88,20 @@ class RequestTable:
 
     # A decision
 
-    def reserve(self, request_id: str, slot: int, tokens: int, now_s: float, *, announced: int = 0) -> None:
+    def reserve(
+        self,
+        request_id: str,
+        slot: int,
+        tokens: int,
+        now_s: float,
+        *,
+        announced: int = 0,
+        features: RequestFeatures | None = None,
+    ) -> None:
         """Counts a request on a slot until its end. A repeated id (HAProxy asked twice) moves its reservation.
 
         announced: tokens it has beyond `tokens` if all of its body arrives; they count once its prompt is computed.
+        features: what the request asked for.
         """
         requests = self._requests
         if tokens > MAX_REQUEST_TOKENS:
@@ -100,10 +114,12 @@ class RequestTable:
         if request is None:
             if len(requests) >= self._max:
                 self._drop(next(iter(requests.values())), now_s)
-            requests[request_id] = Request(request_id, now_s, slot, tokens, announced)
+            request = requests[request_id] = Request(request_id, now_s, slot, tokens, announced, features)
+            if self._holds.held:
+                request.held_s = self._holds.waited_of(request_id, now_s)
             return
         request.release(self._load)
-        again = Request(request_id, now_s, slot, tokens, announced)
+        again = Request(request_id, now_s, slot, tokens, announced, features, request.held_s)
         # What was expected of it is given up when it is placed again: until then its conversation lasts.
         again.placement, again.waiting, again.prefill = request.placement, request.waiting, request.prefill
         requests[request_id] = again
@@ -189,6 +205,7 @@ class RequestTable:
         any more (negative); None for one that was not placed here."""
         request = self._requests.get(request_id)
         if request is not None:
+            request.finished = request.finished or first_s < 0
             request.prompt_computed(self._load, self._backlog, first_s)
             return request
         if request_id.endswith(LEG_SUFFIX):
@@ -220,6 +237,7 @@ class RequestTable:
         request = self._requests.get(request_id)
         if request is None:
             return
+        slot = request.slot
         request.release(self._load)
         if took_ms >= 0:
             self._first_token(request, now_s, took_ms)
@@ -227,7 +245,7 @@ class RequestTable:
         placement = request.placement
         if placement is not None:
             self._outcomes.ended(placement, now_s, served_by=served_by, served=served)
-        elif request.prefill is None or not request.awaits_report:
+        elif not request.awaits_report and (request.finished or slot == NO_SLOT or not self._kv.reports(slot)):
             del self._requests[request_id]  # nothing is left to be reported
             return
         if not request.ended:

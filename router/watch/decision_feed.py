@@ -35,7 +35,7 @@ class EndedDecision(NamedTuple):
 
     record: DecisionRecord
     data: bytes
-    """Its view, as JSON on one line."""
+    """View of the record, as JSON on one line."""
 
 
 class DecisionFeed:

@@ -78,6 +78,7 @@ class EdgeSync:
         self._load = core.load
         self._requests = core.requests
         self._health = core.edge_health
+        self._checks = core.replicas.checks
         self._readiness = readiness
         self._clock = clock
         self._interval_s = interval_s
@@ -129,7 +130,7 @@ class EdgeSync:
             rules = await self._reconciler.get_text(RULES_VARIABLE)
             self._health.lookup_rules = LookupRules.read(rules) if rules else None
         await self._apply(observation)
-        needs = body_needs(self._pipeline.policy.needs, len(self._replicas.memberships.names()))
+        needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
         if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs
@@ -172,7 +173,8 @@ class EdgeSync:
         replica = self._replicas.get(server.name)
         if replica is None or (server.host, server.port) != (replica.host, replica.port):
             return  # it changed while we asked; the next round sees it
-        if self._replicas.set_health(server.name, _HEALTH[server.health]):
+        self._checks.saw(replica.slot, server.check, now_s)
+        if self._replicas.set_health(server.name, _HEALTH[server.health], now_s):
             log.info("replica health", replica=server.name, health=server.health, url=replica.url)
         if replica.role is not Role.PREFILL:  # decode replicas send it its work, past HAProxy
             self._requests.observe(replica.slot, server.sessions + server.queued + elsewhere, now_s)

@@ -62,7 +62,7 @@ class StateKeeper:
             except LimitError as error:
                 log.error("saved replicas left out", error=str(error))
                 break
-        self._policy.restore(saved.policy, saved.configured_policy)
+        self._policy.restore(saved.policy, saved.configured_policy, saved.policy_revisions)
         if saved.replicas:
             log.info("state restored", replicas=len(saved.replicas), policy=self._policy.document["policy"])
 
@@ -109,6 +109,7 @@ class StateKeeper:
             replicas=self._replicas.saved(),
             policy=policy.put_live,
             configured_policy=policy.configured if policy.put_live is not None else None,
+            policy_revisions=policy.history.saved(),
         )
 
     def _write(self, state: SavedState) -> OSError | None:

@@ -61,8 +61,15 @@ class StateWatch:
             self._look_at_edges(self._peers)
 
     def _policy_changed(self) -> None:
-        name = self._core.pipeline.policy.name
-        self._events.add(EventKind.POLICY, f"policy {name} is live", policy=name, version=self._core.policy.etag)
+        name, policy = self._core.pipeline.policy.name, self._core.policy
+        self._events.add(
+            EventKind.POLICY,
+            f"policy {name} is live, {policy.revision_line}",
+            policy=name,
+            version=policy.etag,
+            revision=policy.revision.revision,
+            author=policy.revision.author,
+        )
 
     def _changed(self, before: str, state: str, ids: list[str], expired: Collection[str]) -> None:
         if len(ids) > EACH_MAX:

@@ -68,6 +68,7 @@ class Conversations:
         self.reasons: Counter[str] = Counter()
         self.cached: list[int] = []
         self.prompts: list[int] = []
+        self.ids: list[str] = []
         head = [{"role": "system", "content": self.text(700)}]
         self.idle = [(f"{label}-{n}", list(head)) for n in range(CONVERSATIONS)]
 
@@ -99,6 +100,7 @@ class Conversations:
         assert answer.status_code == 200, answer.text
         said = answer.json()
         self.reasons[answer.headers["x-pointsman-reason"]] += 1
+        self.ids.append(answer.headers["x-pointsman-request-id"])
         self.prompts.append(said["usage"]["prompt_tokens"])
         self.cached.append(said["usage"]["prompt_tokens_details"]["cached_tokens"])
         messages.append({"role": "assistant", "content": said["choices"][0]["message"]["content"]})
@@ -135,9 +137,25 @@ async def check(edge: RunningEdge, talk: Conversations, turns: int, what: str) -
     now = await edge.metrics()
     for name, actual in (("cached_tokens", cached), ("prompt_tokens", prompts)):
         assert now[f"pointsman_{name}_total"] - metrics[f"pointsman_{name}_total"] == actual, name
+    await check_records(edge, talk, first)
     foreseen = share_within(histogram, await errors(edge), BOUND)
     assert foreseen >= SHARE_OF_A_PART, what
     return foreseen * turns
+
+
+async def check_records(edge: RunningEdge, talk: Conversations, first: int) -> None:
+    """Holds the decision records since request number `first` to vLLM's own counts, request by request."""
+    foreseen = 0
+    for request_id, cached, prompt in zip(talk.ids[first:], talk.cached[first:], talk.prompts[first:], strict=True):
+        record = (await edge.admin.get(f"/v1/decisions/{request_id}")).json()
+        outcome = record["outcome"]
+        assert (outcome["prompt_tokens"], outcome["actual_cached"]) == (prompt, cached), record
+        assert (outcome["output_tokens"], outcome["ended"], outcome["status"]) == (24, "length", 200), record
+        foreseen += abs(outcome["predicted_cached"] - cached) <= BOUND * prompt
+    print(
+        f"{foreseen} of {len(talk.ids) - first} records foresaw vLLM's cached tokens within {BOUND:.0%} of the prompt"
+    )
+    assert foreseen >= SHARE_OF_A_PART * (len(talk.ids) - first)
 
 
 async def kill_replica(edge: RunningEdge, replica: str) -> None:

@@ -77,11 +77,11 @@ def test_anothers_pin_is_a_pin() -> None:
 def test_a_replica_that_is_down_is_no_candidate() -> None:
     """Until it is back."""
     edge = make_edge()
-    edge.down("r0")
+    edge.down("r0", 0.0)
     assert {edge.decide(make_features(f"q{i}", f"s{i}"), 0.0).first for i in range(20)} == {"r1"}
-    edge.down("r1")
+    edge.down("r1", 0.0)
     assert edge.decide(make_features("x"), 0.0).first == ""
-    edge.back("r0")
+    edge.back("r0", 0.0)
     assert edge.decide(make_features("y"), 0.0).first == "r0"
 
 

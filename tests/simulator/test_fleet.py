@@ -130,7 +130,7 @@ def test_events_come_after_their_lag() -> None:
     for lag_s in (0.0, 3.0):
         fleet = run(trace, "kv_cost", replicas=1, event_lag_s=lag_s)
         counters = fleet.edges[0].kv.counters
-        assert counters.prompt_tokens == 1_000
+        assert counters.prediction_error.count == 1
         assert fleet.edges[0].kv.times.observations == 1
 
 

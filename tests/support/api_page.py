@@ -21,19 +21,26 @@ import httpx
 import msgspec
 import uvicorn
 from curl_lines import Curl, parsed
+from ring_line import line
 from router_fixture import client_of, register, running_router
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.pools import PoolMember, PoolStatus
 from pointsman.contract.registration import Role
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.app import Router
 
 PAGE = Path(__file__).parents[2] / "docs" / "admin-api.md"
 ADMIN = "http://127.0.0.1:8001"
 DRIVER = "http://127.0.0.1:9000"
 WIDTH = 116
+
+REQUEST = "6f1c9ad2-5be1-4c0f-9a52-3d2f1d4be1a7"
+"""The edge's id of the request on the page."""
 
 POOL = PoolStatus(
     name="chat",
@@ -49,7 +56,21 @@ POOL = PoolStatus(
 
 BLOCK = re.compile(r"^```console\n(.*?)^```", flags=re.M | re.S)
 
-VOLATILE = {"lease_left_s", "digest", "count", "terms", "score", "heard_s", "revision"}
+VOLATILE = {
+    "at",
+    "lease_left_s",
+    "digest",
+    "count",
+    "terms",
+    "score",
+    "heard_s",
+    "revision",
+    "since",
+    "until",
+    "started",
+    "version",
+    "bytes",
+}
 """Keys whose values differ from run to run."""
 
 
@@ -80,12 +101,26 @@ def commands(block: str) -> Iterator[Shown]:
 async def running_example() -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client of the router's admin API, and the URL of the driver."""
     async with (
-        running_router(scrape={"enabled": False}) as router,
+        running_router(scrape={"enabled": False}, shared={"edge": "edge-1"}) as router,
         client_of(router) as client,
         running_driver() as driver,
     ):
         await register(router, "sim-1", "sim-2", model="sim")
+        serve_one_request(router)
         yield client, driver
+
+
+def serve_one_request(router: Router) -> None:
+    """One request of a client, from HAProxy's lookup to the end that engine and HAProxy report."""
+    core, now_s = router.core, router.clock()
+    asked = RequestFeatures(
+        request_id=REQUEST, path="/v1/chat/completions", model="sim", session="me", body_bytes=4000, max_tokens=64
+    )
+    chosen = core.decide(asked, now_s).first
+    told = {"first": [FirstToken(REQUEST, 988, 0, 41.2)], "finished": [Finished(REQUEST, 988, 64, 630.0, "stop")]}
+    core.engine_events(chosen, EngineEvents(epoch="1", seq=0, snapshot=True, **told), now_s)
+    ended = line(id=REQUEST, srv=chosen, first=chosen, reason="kv-cold", ta=674, cid="trace-7")
+    core.end_of_request.apply(ended, now_s)
 
 
 @asynccontextmanager

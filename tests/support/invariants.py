@@ -9,6 +9,7 @@ from collections import Counter
 from functools import singledispatch
 
 import numpy as np
+from residency import residents
 
 from pointsman.engine.attribution import Attribution
 from pointsman.policies.candidates import NO_SLOT
@@ -26,7 +27,7 @@ from pointsman.router.kv.outbox import KVOutbox
 from pointsman.router.kv.prefill_backlog import PrefillBacklog
 from pointsman.router.kv.prefix_index import MAX_MARKED_KEYS, PrefixIndex
 from pointsman.router.kv.state import KVState
-from pointsman.router.outliers.table import OutlierTable
+from pointsman.router.outliers.table import OutlierTable, healthy_by_model
 from pointsman.router.requests.hold_queue import HoldQueue
 from pointsman.router.requests.table import RequestTable
 
@@ -95,7 +96,7 @@ def _(adapters: AdapterTable) -> None:
 
 @check.register
 def _(outliers: OutlierTable) -> None:
-    for members in outliers._by_model().values():
+    for members in healthy_by_model(outliers._replicas).values():
         out = [replica for replica in members if replica.ejected]
         assert len(out) <= outliers.config.max_share * len(members), "too many are ejected"
         assert len(out) < len(members) or not out, "all are ejected"
@@ -131,7 +132,7 @@ def _(kv: KVState) -> None:
 @check.register
 def _(index: PrefixIndex) -> None:
     assert not index._recent.keys() & index._older.keys(), "a key is in both layers"
-    assert len(index) <= index._max_keys, "more keys than the limit"
+    assert len(index) <= index.max_keys, "more keys than the limit"
     assert len(index.expectations.sets) <= index.expectations._limit, "more expectations than the limit"
     assert index.expectations._marked == sum(len(mark[2]) for mark in index.expectations._marks) <= MAX_MARKED_KEYS, (
         "marks are miscounted"
@@ -140,6 +141,8 @@ def _(index: PrefixIndex) -> None:
     assert len(set(masks)) == len(masks), "two slots share a bit"
     assert not any(mask & index._dead for mask in masks), "a live slot's bit is dead"
     assert all(index._slot_of_bit[mask.bit_length() - 1] == slot for slot, mask in index._masks.items()), "bits stale"
+    held = Counter(slot for slots in residents(index).values() for slot in slots)
+    assert {slot: count for slot, count in index.held.items() if count} == dict(held), "keys are miscounted"
     for layer in (index._recent, index._older, index.expectations.sets):
         assert 0 not in layer.values(), "a key nobody holds"
 
@@ -165,7 +168,7 @@ def _(table: Conversations) -> None:
         own[one.slot] += one.own if one.live else 0
         count[one.slot] += 1
     assert footprint.tolist() == own, f"the column says {footprint.tolist()}, the table {own}"
-    assert Counter(table._of_slot) == count, f"counted {table._of_slot}, there are {count}"
+    assert Counter(table.of_slot) == count, f"counted {table.of_slot}, there are {count}"
     assert all(name == one.name for name, one in table.by_name.items()), "a conversation under another's name"
     for phase, some in zip(Phase, table._in_phase, strict=True):
         assert all(one.phase is phase and table.by_name[name] is one for name, one in some.items()), f"{phase!r}"

@@ -27,8 +27,10 @@ from pointsman.engine.vllm.fleet.config import FleetConfig
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
+from pointsman.router.counts.models import MAX_MODELS, MAX_TENANTS, OPERATIONS, OTHER
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fronts.api.guard import Check
+from pointsman.router.metrics.models import PARTS, PROVIDER
 from pointsman.router.metrics.requests import REQUEST_CLASSES
 from pointsman.router.outliers.answers import FAILURES
 from pointsman.router.outliers.table import BACKPRESSURE, SLOW
@@ -99,8 +101,16 @@ Values of the labels:
 
 {labels}
 
-`replica` is the id a replica registered under, `policy` the name of a policy, `status` an HTTP status. Session and
-request ids are never labels.
+`replica` is the id a replica registered under, `policy` the name of a policy, `status` an HTTP status. `model` is the
+model, alias or LoRA adapter that a request names, else the model of the replica that served it; `tenant` is the name
+beside the API key in `api_keys_map`, and empty without API keys. {models} models and {tenants} tenants are told apart;
+further ones are counted as `{other}`. Session and request ids are never labels.
+
+### OpenTelemetry
+
+The families `gen_ai_server_*` have the names, labels and bounds of OpenTelemetry's
+[conventions for generative AI](https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), so that dashboards
+made for these work unchanged. `gen_ai_provider_name` is `{provider}`, and `error_type` the HTTP status of an error.
 
 ### Reasons
 
@@ -130,14 +140,17 @@ def metrics_page() -> str:
         metrics=table(("name", "type", "labels", "help"), _metric_rows()),
         labels=table(("label", "values"), _label_values()),
         reasons=table(("reason", "meaning"), _reason_rows()),
+        models=MAX_MODELS,
+        tenants=MAX_TENANTS,
+        other=OTHER,
+        provider=PROVIDER,
     )
 
 
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
     router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # with the metrics of sharing
-    for family in sorted(router.metrics.collect(), key=lambda family: family.name):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        yield code(name), family.type, ", ".join(map(code, family._labelnames)), family.documentation
+    for family in sorted(router.metrics(), key=lambda family: family.name.removesuffix("_total")):
+        yield code(family.name), family.kind, ", ".join(map(code, family.labels)), family.text
 
 
 def _label_values() -> Iterator[tuple[str, str]]:
@@ -151,6 +164,8 @@ def _label_values() -> Iterator[tuple[str, str]]:
         ("`result`", ("applied", "refused")),
         ("`check`", Check),
         ("`outcome` of `pointsman_holds_total`", Outcome),
+        ("`part` of `pointsman_time_to_first_token_part_seconds_total`", PARTS),
+        ("`gen_ai_operation_name`", sorted({*OPERATIONS.values(), OTHER})),
     ):
         yield label, ", ".join(map(code, values))
 

@@ -21,7 +21,7 @@ def put(
     registration = Registration(url=f"http://127.0.0.1:{port}", model=model, ttl_s=ttl_s)
     replica = registry.put(name, registration, ("127.0.0.1", port), now_s)
     if up:
-        registry.set_health(name, Health.UP)
+        registry.set_health(name, Health.UP, 0.0)
     return replica
 
 

@@ -148,10 +148,10 @@ class Router:
         self._tell(name, snapshot=True, capacity_tokens=int(kv))
 
     def do_health(self, name: str, health: str) -> None:
-        self.core.replicas.set_health(name, Health(health))
+        self.core.replicas.set_health(name, Health(health), self.now_s)
 
     def do_drain(self, name: str) -> None:
-        self.core.replicas.drain(name)
+        self.core.replicas.drain(name, self.now_s)
 
     def do_remove(self, name: str) -> None:
         self.core.replicas.remove(name)

@@ -373,7 +373,7 @@ class World:
         self.faults[f"person {deed}"] += 1
         self.note(f"a person at {edge.name} {deed} {engine.id if 'policy' not in deed else ''}")
         if deed == "drains":
-            edge.replicas.drain(engine.id)
+            edge.replicas.drain(engine.id, edge.clock())
         elif deed == "removes":
             edge.replicas.remove(engine.id)
         elif deed == "registers":

@@ -4,7 +4,7 @@ store in memory through which a test moves batches when it likes."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from invariants import check
@@ -56,7 +56,7 @@ class SharingEdge:
         self.protocol = join(self.core, name, documents={"policy": SharedDocument(lambda: self.document, self._write)})
         self.engine_seqs: dict[str, int] = {}
 
-    def _write(self, body: dict[str, Any]) -> None:
+    def _write(self, body: dict[str, Any], about: Mapping[str, str]) -> None:
         if body.get("policy") == "unknown":
             raise ValueError("unknown policy")
         self.document = body

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from faulty_store import FaultyStore, StoreClient
@@ -82,7 +82,7 @@ class WorldEdge:
     def __repr__(self) -> str:
         return f"WorldEdge({self.name})"
 
-    def _take_policy(self, document: dict[str, Any]) -> None:
+    def _take_policy(self, document: dict[str, Any], about: Mapping[str, str]) -> None:
         try:
             self.policy.put(document)
         except PolicyError as error:
@@ -100,7 +100,7 @@ class WorldEdge:
 
     async def put_policy(self, document: dict[str, Any]) -> bool:
         """As the admin front does: claimed first, then live."""
-        if not await self.sharing.claim("policy", document):
+        if not await self.sharing.claim("policy", document, {}):
             return False
         self.policy.put(document)
         return True
@@ -191,5 +191,5 @@ class Site:
 
     def look_at(self, edge: WorldEdge, replica: Replica) -> None:
         up = self._world.serves(replica.id, replica.port)
-        edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN)
+        edge.replicas.set_health(replica.id, Health.UP if up else Health.DOWN, self.clock())
         edge.core.requests.observe(replica.slot, self.sessions[replica.id], self.clock())

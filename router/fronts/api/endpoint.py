@@ -107,15 +107,28 @@ class Endpoint:
         return tuple(parameter.name for parameter in self.parameters if parameter.where == where)
 
 
-NOUNS = {"policy": "policies", "explain": "decisions", "state": "edges", "whoami": "tokens"}
+NOUNS = {
+    "policy": "policies",
+    "explain": "decisions",
+    "state": "edges",
+    "whoami": "tokens",
+    "index": "signals",
+    "load": "signals",
+}
 """Tag by the noun in a path, where they differ."""
 
 TAGS = {
     "replicas": "Engines that requests are routed to: list them, drain them, see why one is out.",
     "policies": "The rules by which a replica is chosen, and the policy that is live.",
     "decisions": "Where requests went or would go, and why.",
+    "sessions": "Sessions and conversations: where they live, how to move or forget one.",
+    "models": "Models and adapters that the fleet serves.",
+    "signals": "Signals that policies decide by: prefix index and load.",
+    "live": "The edge at this moment, as the page and terminals show it.",
     "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
     "edges": "Other edges that share state with this one.",
+    "status": "Whether this edge is well, in one document.",
+    "config": "The settings in effect, and where they come from.",
     "events": "What changed, when, and by whom.",
     "tokens": "The token of a request and what it allows.",
     "engines": "Calls that replicas and drivers of fleets make by themselves: registrations, leases and reports.",

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from pointsman.router.metrics.exposition import render
+from pointsman.router.metrics.exposition import CONTENT_TYPE, Collect, render
 from pointsman.router.process.readiness import Readiness
 
 
 class HealthFront:
     """Handlers of `/metrics`, `/livez` and `/readyz`."""
 
-    def __init__(self, readiness: Readiness, metrics: CollectorRegistry) -> None:
+    def __init__(self, readiness: Readiness, metrics: Collect) -> None:
         self._readiness = readiness
         self._metrics = metrics
 
     async def metrics(self, request: Request) -> Response:
-        return Response(await render(self._metrics), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await render(self._metrics), headers={"content-type": CONTENT_TYPE})
 
     async def livez(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")

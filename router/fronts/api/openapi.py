@@ -30,6 +30,7 @@ BODY_ERRORS = {400: "The body is not JSON, or not UTF-8.", 413: "The body is too
 
 ERROR_HEADERS = {
     401: {"WWW-Authenticate": "The scheme that is expected, `Bearer`."},
+    412: {"ETag": "Version of the live document."},
     503: {"Retry-After": "Seconds to wait before the next try."},
 }
 

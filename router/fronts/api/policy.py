@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pointsman.contract.http_api import json_answer, read_body
+from pointsman.contract.http_api import json_answer, read_body, unfit
 from pointsman.policies.errors import PolicyError
 from pointsman.policies.registry import describe as describe_policies
 from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import StaleVersionError
+from pointsman.router.decide.policy_history import WHY_MAX
 from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.flags import flag
+from pointsman.router.fronts.api.guard import QUOTED_MAX, caller_of
 from pointsman.router.fronts.api.types import PolicyList, PolicyView
 
 
@@ -34,24 +39,55 @@ class PolicyFront:
         return json_answer(PolicyList(active=self._pipeline.policy.name, policies=described))
 
     async def get_policy(self, request: Request) -> Response:
-        return json_answer(self._policy.document, headers={"etag": self._policy.etag})
+        return json_answer(self._policy.document, headers=self._version())
 
     async def put_policy(self, request: Request) -> Response:
         body = await read_body(request, self._max_body_bytes)
-        dry_run = flag(request, "dry_run")
-        if dry_run:
-            unrecorded(request)
-        if_match = request.headers.get("if-match")
+        why = read_why(request)
+        if not flag(request, "dry_run"):
+            return await self.change(request, body, why=why)
+        unrecorded(request)
         try:
-            if not dry_run:
-                await self._edges.claim_policy(body, if_match)
-            applied = self._policy.put(body, if_match=if_match, dry_run=dry_run)
+            described = self._policy.put(body, if_match=request.headers.get("if-match"), dry_run=True)
         except StaleVersionError as error:
-            raise HTTPException(412, str(error)) from error
+            raise self._stale(error) from error
         except PolicyError as error:
             raise HTTPException(422, str(error)) from error
-        if not dry_run:
-            record(request, f"policy {self._pipeline.policy.name} is live, version {self._policy.etag}")
-        if warnings := self._policy.warnings(applied):
-            applied = applied | {"warnings": warnings}
-        return json_answer(applied, headers={"etag": self._policy.etag})
+        return self._answer(described)
+
+    async def change(self, request: Request, document: Mapping[str, Any] | bytes, *, why: str) -> Response:
+        """Put a document live as a request asks for it, with its author and under its `If-Match`.
+
+        why: the reason that the author gives. Raises HTTPException (412, 422).
+        """
+        if_match, author = request.headers.get("if-match"), caller_of(request).name
+        try:
+            await self._edges.claim_policy(document, if_match, {"author": author, "why": why})
+            applied = self._policy.put(document, if_match=if_match, author=author, why=why)
+        except StaleVersionError as error:
+            raise self._stale(error) from error
+        except PolicyError as error:
+            raise HTTPException(422, str(error)) from error
+        said = f" ({why})" if why else ""
+        number, etag = self._policy.revision.revision, self._policy.etag
+        record(request, f"policy {self._pipeline.policy.name} is live, revision {number}, version {etag}{said}")
+        return self._answer(applied)
+
+    def _answer(self, document: dict[str, object]) -> Response:
+        if warnings := self._policy.warnings(document):
+            document = document | {"warnings": warnings}
+        return json_answer(document, headers=self._version())
+
+    def _version(self) -> dict[str, str]:
+        return {"etag": self._policy.etag, "x-pointsman-revision": str(self._policy.revision.revision)}
+
+    def _stale(self, error: StaleVersionError) -> HTTPException:
+        return HTTPException(412, str(error), self._version())
+
+
+def read_why(request: Request) -> str:
+    """The reason that a request gives for its change. Raises HTTPException (422) for one that is too long."""
+    given = request.query_params.get("why", "")
+    if len(given) > WHY_MAX:
+        raise unfit("why", given[:QUOTED_MAX], f"at most {WHY_MAX} characters")
+    return given

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from pointsman.router.fronts.api.problems import refusal
-from pointsman.router.journal.followers import Follower, Followers
+from pointsman.router.journal.followers import QUEUE_MAX, Follower, Followers
 
 MAX_STREAMS = 64
 """Streams open at once: pages and terminals of the people on duty. One more is refused with 503."""
@@ -76,12 +76,14 @@ class Streams:
         *,
         backlog: Iterable[Item] = (),
         wants: Callable[[Item], bool] | None = None,
+        queue_max: int = QUEUE_MAX,
     ) -> Response:
         """The answer that goes on. Raises HTTPException (503) when as many streams are open as may be.
 
         followers: hands out the items. frame: how one is written.
         backlog: items before those, oldest first, of which `wants` is not asked.
         wants: whether the reader is to get an item; None for all.
+        queue_max: items that wait for a slow reader; beyond, the oldest are dropped and counted.
         """
         if request.method == "HEAD":
             return Response(media_type=_media_type(request))
@@ -89,7 +91,7 @@ class Streams:
             raise refusal(
                 "too-many-followers", f"at most {self._max_streams} streams may be open", {"retry-after": "5"}
             )
-        follower: Follower[Item] = Follower(wants)
+        follower: Follower[Item] = Follower(wants, queue_max=queue_max)
         stream = _Stream(follower, frame, list(backlog), _media_type(request), self._ended)
         followers.join(follower)
         stream.left = lambda: followers.leave(follower)
@@ -98,11 +100,15 @@ class Streams:
             stream.end()
         return stream
 
+    def end(self) -> None:
+        """End all streams; whoever may follow connects again."""
+        for stream in self._open:
+            stream.end()
+
     def close(self) -> None:
         """End all streams, and each one that is asked for from now on after its backlog."""
         self._closed = True
-        for stream in self._open:
-            stream.end()
+        self.end()
 
     def _ended(self, stream: _Stream[Any]) -> None:
         self._open.discard(stream)

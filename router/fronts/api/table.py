@@ -5,9 +5,11 @@ from __future__ import annotations
 from pointsman.contract.bounds import MAX_COUNT
 from pointsman.contract.events import JSON_TYPE, MSGPACK_TYPE, EngineEvents, EventsAnswer
 from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
-from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration
+from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
+from pointsman.router.fronts.api.config import ConfigFront
+from pointsman.router.fronts.api.config_types import ConfigView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
@@ -24,34 +26,27 @@ from pointsman.router.fronts.api.events import (
 )
 from pointsman.router.fronts.api.explain import ExplainAnswer, ExplainFront, ExplainRequest
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.paging import PAGE
-from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_table import POLICY_ENDPOINTS
 from pointsman.router.fronts.api.pools import PoolFront
-from pointsman.router.fronts.api.replicas import ReplicaFront
+from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
+from pointsman.router.fronts.api.served_model_types import ServedModelList
+from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.signal_types import IndexView, LoadView
+from pointsman.router.fronts.api.signals import SignalsFront
+from pointsman.router.fronts.api.status import StatusFront
+from pointsman.router.fronts.api.status_types import StatusView
 from pointsman.router.fronts.api.stream import NDJSON, SSE
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
-    PolicyList,
     PoolList,
     PoolView,
     ReplicaList,
     ReplicaView,
 )
-
-POLICY = "Policy"
-"""Name of the policy document among the described types."""
-
-POLICY_SCHEMA: Schema = {
-    "title": POLICY,
-    "type": "object",
-    "required": ["policy"],
-    "properties": {
-        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
-        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
-    },
-    "additionalProperties": True,
-}
+from pointsman.router.watch.live_document import LiveDocument
 
 POOL_SCHEMA: Schema = {
     "type": "object",
@@ -60,6 +55,22 @@ POOL_SCHEMA: Schema = {
 
 REPLICA_ID = Parameter(name="id", where="path", schema={"type": "string", "pattern": REPLICA_ID_PATTERN})
 POOL_NAME = Parameter(name="name", where="path", schema={"type": "string", "pattern": POOL_NAME_PATTERN})
+STATE = Parameter(
+    name="state", where="query", schema={"type": "string", "enum": list(STATES)}, description="State of the replicas."
+)
+ROLE = Parameter(
+    name="role",
+    where="query",
+    schema={"type": "string", "enum": [str(role) for role in Role]},
+    description="Role of the replicas.",
+)
+MODEL = Parameter(
+    name="model",
+    where="query",
+    schema={"type": "string"},
+    description="Model, alias or adapter that the replicas serve.",
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 BORN_MS = Parameter(
     name="born_ms",
     where="query",
@@ -70,15 +81,18 @@ IF_MATCH = Parameter(
     name="If-Match",
     where="header",
     schema={"type": "string"},
-    description="ETag that the live policy must have; otherwise nothing changes.",
+    description="ETag that the present version must have; otherwise nothing changes.",
 )
-DRY_RUN = Parameter(
-    name="dry_run",
+STATE = Parameter(
+    name="state",
     where="query",
-    schema={"type": "boolean"},
-    description="Validate and answer, change nothing.",
+    schema={"type": "string", "enum": list(STATES)},
+    description="State of the replicas.",
 )
-
+MODEL = Parameter(
+    name="model", where="query", schema={"type": "string"}, description="Model or other name that the replicas serve."
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 EXCLUDE = Parameter(
     name="exclude",
     where="query",
@@ -89,7 +103,10 @@ EXCLUDE = Parameter(
 BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
 """Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
 
-VERSION = {"ETag": "Version of the document, for `If-Match`."}
+VERSION = {"ETag": "Version, for `If-Match`."}
+REPLICA = Answer("The replica.", ReplicaView, headers=VERSION)
+ORDERED = Answer("Accepted; the pool at present.", PoolView, headers=VERSION)
+STALE = {412: "If-Match names another version."}
 
 NO_REPLICA = {404: "No such replica."}
 SUPERSEDED = {409: "A later incarnation of the replica is registered."}
@@ -106,33 +123,52 @@ NO_PATH = {404: "No such path: the name in it has a slash."}
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/replicas", ReplicaFront.list_replicas, "List replicas",
-        answers={200: Answer("All replicas.", ReplicaList)},
+        parameters=(STATE, MODEL, POOL, ROLE, *PAGE), answers={200: Answer("The replicas, by id.", ReplicaList)},
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID,), allowed=tuple(TokenRole),  # a driver waits until its replicas are up
+        answers={200: REPLICA}, errors=NO_REPLICA,
     ),
     Endpoint(
         "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
-        parameters=(REPLICA_ID,), body=Registration, allowed=BY_ENGINES,
-        answers={200: Answer("Renewed or changed.", ReplicaView), 201: Answer("Registered.", ReplicaView)},
+        parameters=(REPLICA_ID, IF_MATCH), body=Registration, allowed=BY_ENGINES,
+        answers={
+            200: Answer("Renewed or changed.", ReplicaView, headers=VERSION),
+            201: Answer("Registered.", ReplicaView, headers=VERSION),
+        },
         errors={
             422: "The registration is wrong, or its address is not in `admin.engine_networks`.",
             507: "The registry is full.",
             **NO_PATH,
             **SUPERSEDED,
+            **STALE,
             **UNRESOLVED,
         },
     ),
     Endpoint(
         "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), allowed=BY_ENGINES,
-        answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS, IF_MATCH), allowed=BY_ENGINES,
+        answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED, **STALE},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
-        answers={200: Answer("The replica.", ReplicaView)}, errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS, IF_MATCH), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
+        answers={200: REPLICA}, errors={**NO_REPLICA, **SUPERSEDED, **STALE},
+    ),
+    Endpoint(
+        "DELETE", "/v1/replicas/{id}/drain", ReplicaFront.delete_drain, "End the drain of a replica",
+        parameters=(REPLICA_ID, IF_MATCH), answers={200: REPLICA}, errors={**NO_REPLICA, **STALE},
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/undrain", ReplicaFront.undrain_replica,
+        "End the drain of a replica, as DELETE of its drain does",
+        parameters=(REPLICA_ID, IF_MATCH), answers={200: REPLICA}, errors={**NO_REPLICA, **STALE},
+    ),
+    Endpoint(
+        "POST", "/v1/replicas/{id}/reset", ReplicaFront.reset_replica,
+        "End the ejection or demotion of a replica at this edge; its answers are judged anew",
+        parameters=(REPLICA_ID, IF_MATCH), answers={200: REPLICA}, errors={**NO_REPLICA, **STALE},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
@@ -147,6 +183,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         },
     ),
     Endpoint(
+        "GET", "/v1/status", StatusFront.get_status, "Tell whether this edge is well, and what is not",
+        answers={200: Answer("The state of the edge.", StatusView)},
+    ),
+    Endpoint(
+        "GET", "/v1/index", SignalsFront.get_index, "Show the prefix index: keys held, by replica",
+        parameters=PAGE, answers={200: Answer("The index.", IndexView)},
+    ),
+    Endpoint(
+        "GET", "/v1/load", SignalsFront.get_load, "Show the load of each replica as policies read it",
+        parameters=PAGE, answers={200: Answer("The load.", LoadView)},
+    ),
+    Endpoint(
+        "GET", "/v1/models", ServedModelsFront.list_models, "List models with their replicas and adapters",
+        answers={200: Answer("The models, by name.", ServedModelList)},
+    ),
+    Endpoint(
+        "GET", "/v1/config", ConfigFront.get_config,
+        "Show the settings in effect, and where each value comes from; secrets are hidden",
+        answers={200: Answer("The settings.", ConfigView)},
+    ),
+    Endpoint(
         "PUT", "/v1/fleets/{name}", PoolFront.put_fleet, "Lease pools to a driver, which takes orders for them",
         parameters=(POOL_NAME,), body=FleetLease, allowed=(TokenRole.ENGINE,),
         answers={201: Answer("Known from here on."), 204: Answer("Renewed.")},
@@ -159,41 +216,23 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/pools", PoolFront.list_pools, "List pools",
-        answers={200: Answer("All pools.", PoolList)},
+        parameters=PAGE, answers={200: Answer("The pools, by name.", PoolList)},
     ),
     Endpoint(
         "GET", "/v1/pools/{name}", PoolFront.get_pool, "Get one pool",
-        parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView)}, errors=NO_POOL,
+        parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView, headers=VERSION)}, errors=NO_POOL,
     ),
     Endpoint(
         "PUT", "/v1/pools/{name}", PoolFront.put_pool, "Change a pool's configuration; replicas are rolled one by one",
-        parameters=(POOL_NAME,), body=POOL_SCHEMA, answers={202: Answer("Accepted; the pool at present.", PoolView)},
-        errors={**NO_POOL, **NO_DRIVER},
+        parameters=(POOL_NAME, IF_MATCH), body=POOL_SCHEMA, answers={202: ORDERED},
+        errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
     Endpoint(
         "POST", "/v1/pools/{name}/scale", PoolFront.scale_pool, "Scale a pool",
-        parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Accepted; the pool at present.", PoolView)},
-        errors={**NO_POOL, **NO_DRIVER},
+        parameters=(POOL_NAME, IF_MATCH), body=ScaleOrder, answers={202: ORDERED},
+        errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
-    Endpoint(
-        "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
-        answers={200: Answer("Policies.", PolicyList)},
-    ),
-    Endpoint(
-        "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
-        answers={200: Answer("The document.", POLICY_SCHEMA, headers=VERSION)},
-    ),
-    Endpoint(
-        "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
-        parameters=(IF_MATCH, DRY_RUN), body=POLICY_SCHEMA,
-        answers={
-            200: Answer(
-                "The document as applied. `warnings`, where there are any, say what keeps the policy from working as "
-                "it should.", POLICY_SCHEMA, headers=VERSION,
-            ),
-        },
-        errors={412: "If-Match names another version."},
-    ),
+    *POLICY_ENDPOINTS,
     Endpoint(
         "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
         parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),
@@ -211,8 +250,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors={404: "No decision about such a request is kept."},
     ),
     Endpoint(
+        "GET", "/v1/live", LiveFront.get_live, "Get the figures of this moment, or follow them, once a second",
+        parameters=(FOLLOW,), answers={200: Answer("The figures.", LiveDocument, other={SSE: TEXT, NDJSON: TEXT})},
+        errors=TOO_MANY_STREAMS,
+    ),
+    Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
-        answers={200: Answer("The edges.", EdgeList)},
+        parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},
     ),
     Endpoint(
         "GET", "/v1/state/digests", EdgesFront.digests,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET
 
 from pointsman.contract.pools import PoolStatus
 from pointsman.contract.registration import Role
+from pointsman.router.fronts.api.paging import Next
+from pointsman.router.fronts.api.replica_types import LastCheckView, ReplicaEngine, ReplicaKV
 
 
 class DemotionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +43,37 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     pool: Annotated[str, msgspec.Meta(description="Pool of the replica, see GET /v1/pools; empty: none.")]
     state: Annotated[str, msgspec.Meta(description="starting, up, down, draining or ejected")]
+    since: Annotated[
+        str, msgspec.Meta(description="Time at which the present state began, as this edge saw it, RFC 3339.")
+    ]
+    why: Annotated[
+        str | None, msgspec.Meta(description="Why the replica gets no requests, in one sentence; null: it is up.")
+    ]
+    last_check: Annotated[
+        LastCheckView | None, msgspec.Meta(description="HAProxy's last health check; null: none has ended.")
+    ]
     in_flight: Annotated[int, msgspec.Meta(description="Requests in flight, including those that no decision placed.")]
     in_flight_tokens: int
+    kv: ReplicaKV
+    engine: Annotated[ReplicaEngine | None, msgspec.Meta(description="Load that the engine reported; null: none.")]
+    hit_rate: Annotated[
+        float | None,
+        msgspec.Meta(
+            description="Share of the prompt tokens of the last one to two minutes that the engine found cached; null: "
+            "it reported no prompt."
+        ),
+    ]
+    hit_rate_predicted: Annotated[
+        float | None, msgspec.Meta(description="Share of the same tokens that was predicted to be cached.")
+    ]
+    keys: Annotated[int, msgspec.Meta(description="Prefix keys that the replica holds, as the index knows.")]
+    sessions: Annotated[
+        int | None,
+        msgspec.Meta(
+            description="Sessions at home on the replica: pinned ones where the live policy pins sessions, else live "
+            "and dormant conversations. Null: pins were not counted for an answer to a change."
+        ),
+    ]
     ttl_s: float | None
     lease_left_s: Annotated[float | None, msgspec.Meta(description="Seconds until the lease ends; null: permanent.")]
     cause: Annotated[
@@ -49,7 +81,6 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(description="Cause of the ejection: error, cut, dropped, unreachable, timeout or unanswered."),
     ] = None
     failures: Annotated[int | None, msgspec.Meta(description="Failed answers that caused the ejection.")] = None
-    since: Annotated[str | None, msgspec.Meta(description="Time of the ejection, RFC 3339.")] = None
     until: Annotated[
         str | None,
         msgspec.Meta(description="Time from which the next request probes the replica, RFC 3339."),
@@ -61,6 +92,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
+    next: Next = msgspec.UNSET
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):
@@ -71,6 +103,7 @@ class PoolView(PoolStatus, frozen=True, kw_only=True):
 
 class PoolList(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
+    next: Next = UNSET
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +145,7 @@ class EdgeList(msgspec.Struct, frozen=True, kw_only=True):
     store: Annotated[str, msgspec.Meta(description="up, the cause of a failure, or none without a store.")]
     in_step: Annotated[bool, msgspec.Meta(description="Whether every update of the running edges was received.")]
     edges: list[OtherEdge]
+    next: Next = UNSET
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,6 +57,12 @@ class Client:
         return all(one.placement is None for one in self.router.core.requests if one.id == request_id)
 
 
+def cached_tokens(router: Router) -> tuple[int, int]:
+    """All cached tokens so far, as reported and as predicted."""
+    rows = [row for _, row in router.core.meter.counts]
+    return sum(row.cached_tokens for row in rows), sum(row.predicted_tokens for row in rows)
+
+
 async def test_conversations_get_what_was_predicted() -> None:
     """Five turns of three conversations below one system prompt: all at home, and all cached tokens foreseen."""
     async with running_router(policy={"policy": "kv_cost"}) as router:
@@ -70,14 +76,10 @@ async def test_conversations_get_what_was_predicted() -> None:
                 messages = [{"role": "system", "content": SYSTEM}]
                 for turn in range(5):
                     messages.append({"role": "user", "content": f"{session} asks {turn}: " + "why " * 300})
-                    before = (
-                        router.core.kv.counters.actual_cached_tokens,
-                        router.core.kv.counters.predicted_cached_tokens,
-                    )
+                    before = cached_tokens(router)
                     decision, answer = await client.chat(messages, session)
                     usage = answer["usage"]
-                    actual = router.core.kv.counters.actual_cached_tokens - before[0]
-                    predicted = router.core.kv.counters.predicted_cached_tokens - before[1]
+                    actual, predicted = (now - then for now, then in zip(cached_tokens(router), before, strict=True))
                     assert actual == usage["prompt_tokens_details"]["cached_tokens"]
                     if turn:
                         assert decision.reason == "kv-home"

@@ -14,6 +14,7 @@ from pointsman.router.decide.body_needs import BodyNeeds, body_needs
         pytest.param(Needs.SESSION | Needs.PIN, 0, BodyNeeds.FIELDS_WITHOUT_SESSION, id="an empty fleet is one model"),
         pytest.param(Needs.NOTHING, 2, BodyNeeds.FIELDS | BodyNeeds.MODELS, id="two models: the name decides"),
         pytest.param(Needs.TOKENS, 1, BodyNeeds.FIELDS, id="tokens: max_tokens is in the body"),
+        pytest.param(Needs.MODEL, 1, BodyNeeds.FIELDS, id="policies by model: the name is in the body"),
         pytest.param(Needs.PREFIX, 1, BodyNeeds.PREFIX_KEYS, id="prefix keys"),
         pytest.param(
             Needs.PREFIX | Needs.SESSION, 2, BodyNeeds.PREFIX_KEYS | BodyNeeds.FIELDS | BodyNeeds.MODELS, id="all"

@@ -12,6 +12,7 @@ from pointsman.contract.registration import Registration
 from pointsman.policies.candidates import Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core, CoreConfig
@@ -154,7 +155,7 @@ def test_another_policy_lets_all_go() -> None:
     requests = [str(number) for number in range(MAX_TURNS + 5)]
     for request in requests:
         assert isinstance(edge.hold(request), Held)
-    edge.pipeline.swap_policy(build_policy({"policy": "least_load"}))
+    edge.pipeline.swap_policies(PolicySet(build_policy({"policy": "least_load"})))
     assert list(edge.step()) == requests[:MAX_TURNS]
     assert list(edge.step()) == requests[MAX_TURNS:]
 
@@ -198,6 +199,6 @@ class Closed(PlainPolicy[PolicyConfig]):
 def test_a_policy_that_knows_nothing_of_waiting_refuses() -> None:
     """At once, as ever."""
     edge = Edge()
-    edge.pipeline.swap_policy(Closed(PolicyConfig()))
+    edge.pipeline.swap_policies(PolicySet(Closed(PolicyConfig())))
     assert edge.ask("1") == Decision(Reason.CUSTOM, status=429, retry_after_s=5)
     assert edge.metrics.by_reason["closed", Reason.CUSTOM] == 1

@@ -12,6 +12,7 @@ from pointsman.contract.registration import Registration, Role
 from pointsman.policies.decision import Reason
 from pointsman.policies.lib.pair import Pairing
 from pointsman.policies.policy import Needs
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
@@ -129,7 +130,7 @@ def test_a_swapped_policy_decides_from_the_next_request_on() -> None:
     closed: list[str] = []
     old = edge.pipeline.policy
     old.close = lambda: closed.append("old")  # type: ignore[method-assign]
-    edge.pipeline.swap_policy(build_policy({"policy": "round_robin"}))
+    edge.pipeline.swap_policies(PolicySet(build_policy({"policy": "round_robin"})))
     assert closed == ["old"]
     assert edge.ask().reason is Reason.ROUND_ROBIN
 
@@ -159,8 +160,8 @@ def test_explaining_changes_nothing(policy: str) -> None:
 def test_explaining_names_every_replica_once() -> None:
     """Candidates with signals and places, the others with the cause of their exclusion."""
     edge = Edge("a", "b", "c", "d")
-    edge.replicas.drain("c")
-    edge.replicas.set_health("d", Health.DOWN)
+    edge.replicas.drain("c", 0.0)
+    edge.replicas.set_health("d", Health.DOWN, 0.0)
     edge.ask("1")
     told = edge.pipeline.explain(RequestFeatures(request_id="x"), 0.0)
     assert told.excluded == {"c": "draining", "d": "down"}

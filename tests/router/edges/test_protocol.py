@@ -37,15 +37,19 @@ def agree(*edges: SharingEdge) -> None:
 
 
 def test_a_replica_registered_at_one_edge_is_known_at_all() -> None:
-    """And drained and removed at all, at whichever edge that is asked for."""
+    """And drained, undrained and removed at all, at whichever edge that is asked for."""
     store, a, b = two()
     a.register("r1", "r2")
     now_s = settle(store, (a, b), 0.0)
     assert {r.id for r in b.replicas} == {"r1", "r2"}
-    b.replicas.drain("r1")
+    b.replicas.drain("r1", 0.0)
     a.replicas.remove("r2")
-    settle(store, (a, b), now_s)
+    now_s = settle(store, (a, b), now_s)
     assert [(r.id, r.draining) for r in a.replicas] == [(r.id, r.draining) for r in b.replicas] == [("r1", True)]
+    a.replicas.undrain("r1", now_s)
+    b.register("r1", now_s=now_s)
+    settle(store, (a, b), now_s)
+    assert [(r.id, r.draining) for r in a.replicas] == [(r.id, r.draining) for r in b.replicas] == [("r1", False)]
 
 
 def test_the_document_put_last_is_live_everywhere() -> None:
@@ -143,7 +147,7 @@ def test_an_edge_that_dies_takes_no_healthy_replica_with_it() -> None:
         b.replicas.expire_leases(now_s, b.protocol.keeps)
         now_s = settle(store, (b,), now_s, rounds=2)
     assert b.replicas.get("r1") is not None
-    b.replicas.set_health("r1", "down")
+    b.replicas.set_health("r1", "down", 0.0)
     now_s += 5
     b.replicas.expire_leases(now_s, b.protocol.keeps)
     assert b.replicas.get("r1") is None

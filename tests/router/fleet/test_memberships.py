@@ -32,7 +32,7 @@ def test_a_membership_keeps_its_token_while_it_is_the_same() -> None:
     both = registry.memberships.of("")
     put(registry, "a", now_s=5.0)
     assert registry.memberships.of("").token == both.token
-    registry.set_health("b", Health.DOWN)
+    registry.set_health("b", Health.DOWN, 0.0)
     alone = registry.memberships.of("")
     assert alone.token != both.token
     registry.remove("b")
@@ -99,6 +99,26 @@ def test_a_list_that_says_the_same_changes_nothing() -> None:
     put(registry, "a", model="qwen")
     assert not registry.set_listed("a", listed("qwen"))
     assert not registry.set_listed("gone", listed("qwen"))
+
+
+def test_models_that_no_replica_can_serve_are_named_while_others_are_served() -> None:
+    """With the states of their replicas; a replica that serves any name serves them, too."""
+    registry = ReplicaRegistry()
+    why = registry.memberships.why_some_models_are_out
+    put(registry, "q1", model="qwen")
+    put(registry, "q2", model="qwen")
+    assert why() == ""
+    registry.drain("q1", 0.0)
+    registry.set_health("q2", Health.DOWN, 0.0)
+    assert why() == ""  # nothing else is served
+    put(registry, "l1", model="llama")
+    assert why() == "no replica can serve qwen: 1 down, 1 draining"
+    put(registry, "any")
+    assert why() == ""
+    registry.drain("any", 0.0)
+    for number in range(20):
+        put(registry, f"m{number}", model=f"m{number}", up=False)
+    assert why().endswith("no replica can serve m17: 1 starting; and 11 models more")
 
 
 def test_names_that_are_gone_leave_no_trace() -> None:

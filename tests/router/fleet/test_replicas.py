@@ -16,9 +16,9 @@ def test_a_replica_serves_once_its_health_check_passed() -> None:
     registry = ReplicaRegistry()
     put(registry, "a", up=False)
     assert names(registry) == []
-    registry.set_health("a", Health.UP)
+    registry.set_health("a", Health.UP, 0.0)
     assert names(registry) == ["a"]
-    registry.set_health("a", Health.DOWN)
+    registry.set_health("a", Health.DOWN, 0.0)
     assert names(registry) == []
 
 
@@ -26,11 +26,47 @@ def test_a_draining_replica_is_not_eligible_until_it_restarts_elsewhere() -> Non
     """Renewing keeps it draining; another address is another engine."""
     registry = ReplicaRegistry()
     put(registry, "a")
-    registry.drain("a")
+    registry.drain("a", 0.0)
     put(registry, "a")
     assert names(registry) == []
     put(registry, "a", port=9000)
     assert names(registry) == ["a"]
+
+
+def test_a_drain_ends_when_somebody_ends_it_and_a_registration_brings_none_back() -> None:
+    """Renewing leaves the replica as it is, either way; nobody is told twice."""
+    changes: list[bool] = []
+    registry = ReplicaRegistry(on_changed=lambda: changes.append(True))
+    put(registry, "a")
+    registry.drain("a", 1.0)
+    changes.clear()
+    assert registry.undrain("a", 2.0) and registry.undrain("a", 3.0)
+    assert len(changes) == 1
+    put(registry, "a")
+    assert names(registry) == ["a"]
+    assert not registry.saved()[0].draining
+    assert not registry.undrain("nobody", 2.0)
+
+
+def test_a_state_has_the_time_it_began() -> None:
+    """Of the word that people read: what does not change it leaves its time alone."""
+    registry = ReplicaRegistry()
+    replica = put(registry, "a", up=False, now_s=1.0)
+    assert (replica.state, replica.since_s) == ("starting", 1.0)
+    registry.set_health("a", Health.UP, 2.0)
+    assert (replica.state, replica.since_s) == ("up", 2.0)
+    put(registry, "a", up=False, now_s=3.0)
+    registry.set_ejected("a", True, 4.0)
+    registry.set_ejected("a", True, 5.0, probing=True)
+    assert (replica.state, replica.since_s) == ("ejected", 4.0)
+    registry.drain("a", 6.0)
+    registry.set_health("a", Health.DOWN, 7.0)
+    registry.drain("a", 8.0)
+    assert (replica.state, replica.since_s) == ("draining", 6.0)
+    registry.undrain("a", 9.0)
+    assert (replica.state, replica.since_s) == ("down", 9.0)
+    put(registry, "a", port=9000, up=False, now_s=10.0)
+    assert (replica.state, replica.since_s) == ("starting", 10.0)
 
 
 def test_a_slot_is_cleared_before_another_replica_takes_it() -> None:
@@ -94,7 +130,7 @@ def test_saved_registrations_come_back_with_their_drain_flag() -> None:
     registry = ReplicaRegistry()
     put(registry, "a", model="qwen", ttl_s=10.0)
     put(registry, "b")
-    registry.drain("b")
+    registry.drain("b", 0.0)
     again = ReplicaRegistry()
     for saved in registry.saved():
         again.restore(saved, now_s=100.0)

@@ -14,6 +14,7 @@ from router_fixture import client_of, register, running_router
 from pointsman.policies.candidates import Candidates
 from pointsman.policies.decision import Ranked, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 from pointsman.router.requests.hold_queue import Outcome
@@ -147,7 +148,7 @@ async def test_a_policy_that_fails_holds_nobody_up() -> None:
     """A programming error costs those who wait their answer, and is counted."""
     async with full_router() as full:
         asking = [await full.hold("1"), await full.hold("2")]
-        full.router.core.pipeline.swap_policy(Broken(PolicyConfig()))
+        full.router.core.pipeline.swap_policies(PolicySet(Broken(PolicyConfig())))
         assert [await one for one in asking] == ["503 nobody decided\n"] * 2
         assert full.holds.outcomes == {Outcome.DROPPED: 2}
         assert full.router.core.decision_metrics.lookup_errors == 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import pytest
 from other_task import another_task
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from pointsman.contract.registration import Registration
+from pointsman.router.counts.histogram import Histogram
 from pointsman.router.fleet.replicas import ReplicaRegistry
-from pointsman.router.metrics.exposition import PIECE_SAMPLES, by_id, in_pieces, render
+from pointsman.router.metrics.exposition import PIECE_SAMPLES, Family, by_id, render
+from pointsman.router.metrics.families import counter, gauge, histogram
 
 COUNT = 3 * PIECE_SAMPLES + 10
 
@@ -26,47 +30,65 @@ class Families(Collector):
         return self._families
 
 
-def gauges(count: int) -> Iterator[Metric]:
-    yield from in_pieces(
-        GaugeMetricFamily, "load", "In flight.", ("replica",), (((f"r{n}",), {"value": n}) for n in range(count))
-    )
+def gauges(count: int) -> Iterator[Family]:
+    return gauge("load", "In flight.", ((f"r{n}", n) for n in range(count)), "replica")
 
 
-async def test_a_page_in_pieces_is_the_page_as_a_whole() -> None:
-    """Every sample once and in order, HELP and TYPE once a family, whatever its kind and number of pieces."""
+def observed(count: int) -> Histogram:
+    took = Histogram((0.5, 1.0))
+    for n in range(count):
+        took.observe(n % 3 / 2)
+    return took
+
+
+async def test_a_page_in_pieces_is_what_prometheus_client_writes() -> None:
+    """Every sample once and in order, labels and numbers as usual, HELP and TYPE once a family."""
     whole = GaugeMetricFamily("load", "In flight.", labels=("replica",))
-    counter = CounterMetricFamily("served", "Requests.", labels=("replica",))
-    histogram = HistogramMetricFamily("took", "Seconds.", labels=("replica",))
+    served = CounterMetricFamily("served", "Requests.\nBy \\ class.", labels=("replica", "class"))
+    took = HistogramMetricFamily("took", "Seconds.", labels=("replica", "edge"))
+    alone = HistogramMetricFamily("alone", "Seconds.")
+    alone.add_metric((), buckets=list(observed(7).cumulative()), sum_value=observed(7).total)
     for n in range(COUNT):
         whole.add_metric((f"r{n}",), n)
-        counter.add_metric((f"r{n}",), n)
-        histogram.add_metric((f"r{n}",), buckets=[("1.0", n), ("+Inf", n)], sum_value=n)
-    series = [((f"r{n}",), {"value": n}) for n in range(COUNT)]
-    buckets = [((f"r{n}",), {"buckets": [("1.0", n), ("+Inf", n)], "sum_value": n}) for n in range(COUNT)]
+        served.add_metric((f'a "b" \\ \n {n}', "2xx"), n / 3)
+        took.add_metric((f"r{n}", "e"), buckets=list(observed(n).cumulative()), sum_value=observed(n).total)
     pieces = (
         *gauges(COUNT),
-        *in_pieces(CounterMetricFamily, "served", "Requests.", ("replica",), series),
-        *in_pieces(HistogramMetricFamily, "took", "Seconds.", ("replica",), buckets),
-        *in_pieces(GaugeMetricFamily, "empty", "Nothing yet.", ("replica",), ()),
+        *counter(
+            "served",
+            "Requests.\nBy \\ class.",
+            (((f'a "b" \\ \n {n}', "2xx"), n / 3) for n in range(COUNT)),
+            *("replica", "class"),
+        ),
+        *histogram("took", "Seconds.", (((f"r{n}", "e"), observed(n)) for n in range(COUNT)), "replica", "edge"),
+        *histogram("alone", "Seconds.", observed(7)),
+        *gauge("empty", "Nothing yet.", (), "replica"),
     )
     assert len(pieces) > 12
-    expected = generate_latest(Families(whole, counter, histogram, GaugeMetricFamily("empty", "Nothing yet.")))
-    assert await render(Families(*pieces)) == expected
+    expected = Families(whole, served, took, alone, GaugeMetricFamily("empty", "Nothing yet."))
+    assert await render(lambda: iter(pieces)) == generate_latest(expected)
+
+
+@pytest.mark.parametrize("value", [10**9, 2**53, 1e21, 1e-9, float("inf"), float("-inf"), True])
+async def test_numbers_are_read_as_they_were(value: float) -> None:
+    """However large, small or infinite."""
+    (family,) = text_string_to_metric_families((await render(lambda: gauge("x", "A value.", value))).decode())
+    assert [sample.value for sample in family.samples] == [value]
 
 
 async def test_others_run_between_two_pieces() -> None:
     """At least once a piece, so that no lookup waits for the whole page."""
     async with another_task() as turns:
-        await render(Families(*gauges(COUNT)))
+        await render(lambda: gauges(COUNT))
     assert turns.count >= COUNT // PIECE_SAMPLES
 
 
 def test_a_piece_holds_what_is_made_in_a_millisecond() -> None:
     """The limit is of samples: a histogram has many a replica."""
-    buckets = [(f"{n}.0", n) for n in range(30)] + [("+Inf", 30)]
-    series = [((f"r{n}",), {"buckets": buckets, "sum_value": 1}) for n in range(100)]
-    pieces = list(in_pieces(HistogramMetricFamily, "took", "Seconds.", ("replica",), series))
-    assert max(len(piece.samples) for piece in pieces) < PIECE_SAMPLES + len(buckets) + 2
+    pieces = list(histogram("took", "Seconds.", ((f"r{n}", observed(n)) for n in range(PIECE_SAMPLES)), "replica"))
+    samples = len(observed(1).counts) + 2  # buckets, count and sum
+    assert max(len(piece.lines) for piece in pieces) < PIECE_SAMPLES + samples
+    assert sum(len(piece.lines) for piece in pieces) == samples * PIECE_SAMPLES
 
 
 def test_a_replica_that_leaves_before_its_turn_is_left_out() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import generate_latest
-from prometheus_client.core import Metric
-
 from pointsman.router.counts.histogram import Histogram
-from pointsman.router.metrics.families import FamilyCollector, build_registry, counter, gauge, histogram
+from pointsman.router.metrics.exposition import Family, render
+from pointsman.router.metrics.families import FamilyCollector, collect_all, counter, gauge, histogram
 
 
 class Everything(FamilyCollector):
     """One family of each kind, with and without labels."""
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         took = Histogram((1.0,))
         took.observe(0.5)
         took.observe(2.0)
@@ -26,9 +24,9 @@ class Everything(FamilyCollector):
         yield from histogram("waited", "Seconds.", [("r1", took)], "replica")
 
 
-def test_families_as_prometheus_reads_them() -> None:
+async def test_families_as_prometheus_reads_them() -> None:
     """A family without series has HELP and TYPE alone."""
-    page = generate_latest(build_registry(Everything())).decode().splitlines()
+    page = (await render(collect_all(Everything()))).decode().splitlines()
     samples = [line for line in page if not line.startswith("#")]
     assert samples == [
         "served_total 3.0",

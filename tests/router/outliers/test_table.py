@@ -198,8 +198,8 @@ def test_a_good_answer_of_a_spared_replica_brings_it_back_and_the_others_out() -
 def test_replicas_that_are_down_or_draining_do_not_count_as_others() -> None:
     """Of four, two are up: one may be ejected, and the last one never."""
     fleet = Fleet()
-    fleet.replicas.set_health("r3", Health.DOWN)
-    fleet.replicas.drain("r4")
+    fleet.replicas.set_health("r3", Health.DOWN, 0.0)
+    fleet.replicas.drain("r4", 0.0)
     fleet.fail("r1")
     assert fleet.eligible == {"r2"}
     fleet.fail("r2")
@@ -211,7 +211,7 @@ def test_when_a_healthy_replica_leaves_the_ejected_one_is_spared() -> None:
     fleet = Fleet(2)
     fleet.fail("r1")
     assert fleet.eligible == {"r2"}
-    fleet.replicas.set_health("r2", Health.DOWN)
+    fleet.replicas.set_health("r2", Health.DOWN, 0.0)
     fleet.wait(0.5)
     assert fleet.eligible == {"r1"}
 
@@ -225,6 +225,37 @@ def test_models_are_judged_apart() -> None:
     fleet.fail("r1")
     fleet.fail("r2")
     assert fleet.states == {"r1": "up", "r2": "ejected", "r3": "up"}
+
+
+def test_a_reset_ends_an_ejection_and_what_led_to_it() -> None:
+    """The next failures are counted anew, and the next ejection is a first one again; the others are settled, too."""
+    fleet = Fleet()
+    for name in ("r1", "r2"):
+        fleet.fail(name)
+    fleet.fail("r3")
+    assert fleet.states == {"r1": "up", "r2": "up", "r3": "up", "r4": "up"}  # three of four: none is ejected
+    replica = fleet.replicas.get("r1")
+    assert replica is not None
+    fleet.outliers.reset(replica, fleet.now_s)
+    check(fleet.outliers)
+    assert fleet.states == {"r1": "up", "r2": "ejected", "r3": "ejected", "r4": "up"}
+    assert fleet.outliers.ejection(replica.slot) is None and replica.slot not in fleet.outliers.demoted
+    fleet.fail("r1", CONFIG.consecutive_failures - 1)
+    assert fleet.outliers.ejection(replica.slot) is None
+
+
+def test_a_reset_ends_a_demotion() -> None:
+    """A replica that said that it is full gets its share again; of one that is well nothing changes."""
+    fleet = Fleet()
+    fleet.end("r1", Verdict.BACKPRESSURE)
+    replica = fleet.replicas.get("r1")
+    assert replica is not None and replica.slot in fleet.outliers.demoted
+    for _ in range(2):
+        fleet.outliers.reset(replica, fleet.now_s)
+        check(fleet.outliers)
+        assert not fleet.outliers.demoted
+    fleet.wait(0.5)
+    assert not fleet.outliers.demoted
 
 
 def test_a_restarted_replica_has_no_record() -> None:

@@ -33,3 +33,16 @@ def test_a_degraded_part_does_not_make_it_unready() -> None:
     assert (readiness.degraded_parts(), readiness.impaired()) == (["store"], ["store: no answer"])
     readiness.restored("store")
     assert readiness.impaired() == []
+
+
+def test_a_watched_part_is_named_while_it_is_degraded() -> None:
+    """Nobody has to report that it changed, and it is ready all the same."""
+    why = "nobody serves qwen"
+    readiness = Readiness()
+    readiness.watch_part("models", lambda: why)
+    readiness.degraded("store", "no answer")
+    assert readiness.missing() == []
+    assert readiness.impaired() == ["store: no answer", "models: nobody serves qwen"]
+    assert readiness.degraded_parts() == ["store"]
+    why = ""
+    assert readiness.impaired() == ["store: no answer"]

@@ -44,8 +44,8 @@ def test_ids_stay_those_of_the_time() -> None:
 def test_slots_that_are_no_candidates_do_not_shift_the_columns() -> None:
     """Positions are those of the candidates, whatever slots they have."""
     fleet = RecordedFleet("a", "b", "c", "d")
-    fleet.core.replicas.drain("a")
-    fleet.core.replicas.drain("c")
+    fleet.core.replicas.drain("a", 0.0)
+    fleet.core.replicas.drain("c", 0.0)
     for number in range(5):
         fleet.core.requests.reserve(f"busy-{number}", 3, 100, 0.0)
     fleet.report("d", stored=list(CHAIN[:8]))

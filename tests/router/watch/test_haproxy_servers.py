@@ -8,8 +8,10 @@ from other_task import another_task
 
 from pointsman.contract.registration import Registration, Role
 from pointsman.haproxy.errors import HAProxyUnavailable
+from pointsman.haproxy.last_check import COLUMNS, CheckColumns, CheckRow
 from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 from pointsman.haproxy.reconcile import DesiredServer, Observation, ObservedServer
+from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.decide.body_needs import BodyNeeds
@@ -20,7 +22,7 @@ from pointsman.router.watch.haproxy_servers import BODY_VARIABLE, WINDOW_VARIABL
 
 
 class FakeHAProxy:
-    """A reconciler whose HAProxy takes every wish at once. `sessions` and `down` are what it observes."""
+    """A reconciler whose HAProxy takes every wish at once. `sessions`, `down` and `checks` are what it observes."""
 
     def __init__(self) -> None:
         self.pid = 100
@@ -28,6 +30,7 @@ class FakeHAProxy:
         self.desired: dict[str, DesiredServer] = {}
         self.sessions: dict[str, int] = {}
         self.down: set[str] = set()
+        self.checks: dict[str, CheckRow] = {}
         self.variables: list[tuple[str, int]] = []
         self.window = 16_384
         self.rules: LookupRules | None = None
@@ -40,7 +43,7 @@ class FakeHAProxy:
             name: ObservedServer(
                 name=name, host=server.host, port=server.port, health="down" if name in self.down else "up",
                 admin="drain" if server.drain else "ready", sessions=self.sessions.get(name, 0),
-                queued=0, id=1, checked=True,
+                queued=0, id=1, checked=True, check=self.checks.get(name),
             )
             for name, server in desired.items()
         }  # fmt: skip
@@ -107,12 +110,27 @@ async def test_a_server_marked_down_stops_being_eligible(world: World) -> None:
     assert world.replicas.get("a").health is Health.UP  # type: ignore[union-attr]
 
 
+async def test_the_check_that_took_a_server_out_is_kept_for_people(world: World) -> None:
+    """With the time of the round that saw it; an address that nobody checked yet has none."""
+    world.haproxy.checks = {"a": CheckRow(CheckColumns.among(COLUMNS), "L7STS,404,7,,Layer7 wrong status")}
+    await world.round()
+    seen = world.replicas.checks.of(world.replicas.slot_of("a"))
+    assert seen is not None and (seen.check.code, seen.seen_s) == (404, world.now_s)
+    assert world.replicas.checks.of(world.replicas.slot_of("b")) is None
+    world.replicas.remove("a")
+    world.replicas.put("c", Registration(url="http://h:3"), ("10.0.0.1", 3), 0.0)
+    assert world.replicas.checks.of(world.replicas.slot_of("c")) is None
+
+
 async def test_draining_is_wished_for_and_removal_is_the_end_of_the_wish(world: World) -> None:
     """The registry says what should be; the reconciler does the rest."""
-    world.replicas.drain("a")
+    world.replicas.drain("a", 0.0)
     world.replicas.remove("b")
     await world.round()
     assert world.haproxy.desired == {"a": DesiredServer("a", "10.0.0.1", 1, drain=True)}
+    world.replicas.undrain("a", 1.0)
+    await world.round()
+    assert world.haproxy.desired == {"a": DesiredServer("a", "10.0.0.1", 1, drain=False)}
 
 
 async def test_of_a_prefill_replica_health_is_checked_and_nothing_else(world: World) -> None:
@@ -157,7 +175,7 @@ async def test_body_needs_are_told_on_change_and_after_a_restart(world: World) -
     """A process variable is gone with its process."""
     await world.round()
     await world.round()
-    world.core.pipeline.swap_policy(build_policy({"policy": "kv_cost"}))
+    world.core.pipeline.swap_policies(PolicySet(build_policy({"policy": "kv_cost"})))
     await world.round()
     world.haproxy.pid = 101
     await world.round()

@@ -88,9 +88,9 @@ def test_who_is_down_is_not_asked_and_is_at_once_when_back() -> None:
     """Coming back may mean another model: its list is read again."""
     world = World("a")
     world.due()
-    world.replicas.set_health("a", Health.DOWN)
+    world.replicas.set_health("a", Health.DOWN, 0.0)
     assert world.due(100.0) == []
-    world.replicas.set_health("a", Health.UP)
+    world.replicas.set_health("a", Health.UP, 0.0)
     assert world.due() == [("a", MODELS)]
 
 

@@ -50,11 +50,11 @@ async def test_a_replica_is_routed_to_when_every_router_that_answers_has_it_up()
     async with running_router() as router:
         admin = AdminClient("f", [f"http://{router.addresses['admin']}", "http://127.0.0.1:9"], "", heartbeat_s=1.0)
         await register(router, "a")
-        router.core.replicas.set_health("a", Health.DOWN)
+        router.core.replicas.set_health("a", Health.DOWN, 0.0)
         waiting = asyncio.create_task(admin.wait_routed(["a"]))
         await asyncio.sleep(0)
         assert not waiting.done()
-        router.core.replicas.set_health("a", Health.UP)
+        router.core.replicas.set_health("a", Health.UP, 0.0)
         async with asyncio.timeout(5):
             await waiting
         await admin.withdraw()

@@ -1,0 +1,24 @@
+"""Moments as the admin API writes them: RFC 3339, in UTC, with milliseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from pointsman.router.process import clock
+
+
+def moment(when_s: float, now_s: float) -> str:
+    """A moment of the monotonic clock; `now_s` is its time at present."""
+    return wall_moment(clock.wall() + when_s - now_s)
+
+
+def wall_moment(wall_s: float) -> str:
+    """A moment in seconds since 1970."""
+    seconds, millis = divmod(int(wall_s * 1000), 1000)
+    return f"{_to_the_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=4096)  # Of a fleet that started at once, most moments fall into a few seconds.
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

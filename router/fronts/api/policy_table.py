@@ -1,0 +1,93 @@
+"""The rows of the admin API that are about policies; part of `pointsman.router.fronts.api.table`."""
+
+from __future__ import annotations
+
+from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.paging import PAGE
+from pointsman.router.fronts.api.policy import PolicyFront
+from pointsman.router.fronts.api.policy_revisions import FROM, REVISION, TO, RevisionsFront
+from pointsman.router.fronts.api.policy_types import PolicyDiff, RevisionList, RevisionView, Rollback
+from pointsman.router.fronts.api.types import PolicyList
+
+POLICY = "Policy"
+"""Name of the policy document among the described types."""
+
+POLICY_SCHEMA: Schema = {
+    "title": POLICY,
+    "type": "object",
+    "required": ["policy"],
+    "properties": {
+        "policy": {"type": "string", "description": "Name of a policy, see GET /v1/policies."},
+        "fallback": {"type": "object", "description": "Another policy document, for what this one leaves open."},
+        "models": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "Policy documents by model, as requests name it; other models have the policy above.",
+        },
+    },
+    "additionalProperties": True,
+}
+
+IF_MATCH = Parameter(
+    name="If-Match",
+    where="header",
+    schema={"type": "string"},
+    description="ETag that the live policy must have; otherwise nothing changes.",
+)
+DRY_RUN = Parameter(
+    name="dry_run",
+    where="query",
+    schema={"type": "boolean"},
+    description="Validate and answer, change nothing.",
+)
+WHY = Parameter(
+    name="why",
+    where="query",
+    schema={"type": "string", "maxLength": 500},
+    description="Reason of the change, kept with its revision.",
+)
+
+VERSION = {
+    "ETag": "Version of the live document, for `If-Match`.",
+    "X-Pointsman-Revision": "Revision that is live, as this edge counts them.",
+}
+
+STALE = {412: "If-Match names another version, or another edge was faster; the header `ETag` has the live version."}
+NO_REVISION = {404: "No such revision is kept."}
+
+APPLIED = Answer(
+    "The document as applied. `warnings`, where there are any, say what keeps the policy from working as it should.",
+    POLICY_SCHEMA,
+    headers=VERSION,
+)
+
+POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
+        answers={200: Answer("Policies.", PolicyList)},
+    ),
+    Endpoint(
+        "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",
+        answers={200: Answer("The document.", POLICY_SCHEMA, headers=VERSION)},
+    ),
+    Endpoint(
+        "PUT", "/v1/policy", PolicyFront.put_policy, "Change the live policy",
+        parameters=(IF_MATCH, DRY_RUN, WHY), body=POLICY_SCHEMA, answers={200: APPLIED}, errors=STALE,
+    ),
+    Endpoint(
+        "GET", "/v1/policy/revisions", RevisionsFront.list_policy_revisions, "List what was live, by whom and why",
+        parameters=PAGE, answers={200: Answer("Revisions, the newest first.", RevisionList)},
+    ),
+    Endpoint(
+        "GET", "/v1/policy/revisions/{revision}", RevisionsFront.get_policy_revision, "Get one revision",
+        parameters=(REVISION,), answers={200: Answer("The revision.", RevisionView)}, errors=NO_REVISION,
+    ),
+    Endpoint(
+        "GET", "/v1/policy/diff", RevisionsFront.diff_policy, "Compare two revisions",
+        parameters=(FROM, TO), answers={200: Answer("What differs.", PolicyDiff)}, errors=NO_REVISION,
+    ),
+    Endpoint(
+        "POST", "/v1/policy/rollback", RevisionsFront.rollback_policy, "Put an earlier revision live again",
+        parameters=(IF_MATCH,), body=Rollback, answers={200: APPLIED}, errors={**STALE, **NO_REVISION},
+    ),
+)  # fmt: skip
