@@ -18,7 +18,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, Candidates
 from pointsman.policies.policy import Policy
-from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates
+from pointsman.router.decide.comparison import HELD, REFUSED
+from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates, ShadowChoice
 from pointsman.router.requests.end_line import NO_SERVER, Line
 from pointsman.router.requests.end_line import UNSET as UNSET_TEXT
 
@@ -91,6 +92,17 @@ class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
 
 
+class ShadowView(msgspec.Struct, frozen=True, kw_only=True):
+    """Choice of the policy that decided beside the live one, to no effect."""
+
+    policy: str
+    first: Annotated[str, Meta(description=f"First choice: a replica, `{REFUSED}` or `{HELD}`.")]
+    reason: str
+    score: Annotated[Real, Meta(description="Score of that replica, in the unit of the policy.")] = UNSET
+    ttft_ms: Annotated[Real, Meta(description="Predicted time to first token of this choice.")] = UNSET
+    made_ttft_ms: Annotated[Real, Meta(description="Predicted time to first token of the decision made.")] = UNSET
+
+
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     """One decision and its outcome."""
 
@@ -117,6 +129,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[Whole, Meta(description="HTTP status of a refusal.")] = UNSET
     held_ms: Annotated[Real, Meta(description="How long HAProxy held the request before this decision.")] = UNSET
     score: Annotated[Real, Meta(description="Score of the first choice.")] = UNSET
+    shadow: ShadowView | UnsetType = UNSET
     outcome: DecisionOutcome | UnsetType = UNSET
     candidates: Annotated[
         list[ConsideredCandidate] | UnsetType,
@@ -190,6 +203,7 @@ class DecisionViews:
             status=decision.status or UNSET,
             held_ms=round(1000 * record.held_s, 1) or UNSET,
             score=_real(record.score) if decision.first and kept is not None else UNSET,
+            shadow=_shadow(record.shadow) if record.shadow is not None else UNSET,
             outcome=_outcome(record) if record.line is not None or record.first is not None else UNSET,
             **why,
         )
@@ -240,6 +254,17 @@ def _would_change(rows: list[ConsideredCandidate]) -> str:
         return f"{rival.replica} costs the same within 1 ms: equal costs are decided at random."
     return (
         f"It leaves {first.replica} for {rival.replica} when the queue of {first.replica} is {margin:,.0f} ms longer."
+    )
+
+
+def _shadow(choice: ShadowChoice) -> ShadowView:
+    return ShadowView(
+        policy=choice.policy,
+        first=choice.first,
+        reason=choice.reason,
+        score=UNSET if choice.first in (REFUSED, HELD) else _real(choice.score),
+        ttft_ms=UNSET if choice.ttft_ms is None else _real(choice.ttft_ms),
+        made_ttft_ms=UNSET if choice.made_ttft_ms is None else _real(choice.made_ttft_ms),
     )
 
 

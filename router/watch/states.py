@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pointsman.router.core import Core
+from pointsman.router.decide.trials import TrialNews
 from pointsman.router.edges.peers import Peers
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.journal.events import EventKind, EventLog
@@ -41,6 +42,7 @@ class StateWatch:
         self._known: dict[str, str] = {}
         self._edges: dict[str, str] = {}
         core.on_policy_changed.append(self._policy_changed)
+        core.on_trial_changed.append(self._trial_changed)
 
     def look(self, expired: Collection[str] = ()) -> None:
         """Put what changed since the last look into the log. `expired` are replicas whose lease ended meanwhile."""
@@ -70,6 +72,9 @@ class StateWatch:
             revision=policy.revision.revision,
             author=policy.revision.author,
         )
+
+    def _trial_changed(self, news: TrialNews) -> None:
+        self._events.add(EventKind.POLICY, news.text, policy=news.policy, author=news.author)
 
     def _changed(self, before: str, state: str, ids: list[str], expired: Collection[str]) -> None:
         if len(ids) > EACH_MAX:
