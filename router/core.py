@@ -29,6 +29,7 @@ from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettin
 from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.decide.trials import TrialNews, Trials
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
@@ -101,6 +102,7 @@ class Core:
         config: CoreConfig = CoreConfig(),  # noqa: B008 -- frozen
         policies: PolicyTable | None = None,
         wall: Callable[[], float] = lambda: 0.0,
+        stopwatch: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Raises PolicyError for a document that describes no policy.
 
@@ -108,6 +110,7 @@ class Core:
         rng: the dice of decisions.
         policies: what may be named in `policy`; None for all that are installed.
         wall: seconds since 1970.
+        stopwatch: seconds, for what trials of policies cost.
         """
         limits = config.limits
         self.on_slot_added: list[Callable[[int], None]] = []
@@ -116,6 +119,8 @@ class Core:
         """Called with the slot of a replica that leaves, while every table still has it."""
         self.on_registry_changed: list[Callable[[], None]] = []
         self.on_policy_changed: list[Callable[[], None]] = []
+        self.on_trial_changed: list[Callable[[TrialNews], None]] = []
+        """Called when a policy begins to be tried beside the live one, or ends."""
         self.edge = ""
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
@@ -139,6 +144,7 @@ class Core:
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
+        self.trials = self._build_trials(config.decisions, stopwatch, wall)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = self._build_end_of_request()
@@ -165,8 +171,8 @@ class Core:
             on_changed=self._registry_changed,
         )
 
-    def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
-        state = FleetState(
+    def _fleet_state(self) -> FleetState:
+        return FleetState(
             replicas=self.replicas,
             requests=self.requests,
             load=self.load,
@@ -177,7 +183,22 @@ class Core:
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
         )
-        return Pipeline(policies, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
+        state, metrics = self._fleet_state(), self.decision_metrics
+        return Pipeline(policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_trials(
+        self, settings: DecisionSettings, stopwatch: Callable[[], float], wall: Callable[[], float]
+    ) -> Trials:
+        return Trials(
+            self.pipeline,
+            self._fleet_state(),
+            pair=settings.pair,
+            stopwatch=stopwatch,
+            wall=wall,
+            on_changed=self._trial_changed,
+        )
 
     def _build_end_of_request(self) -> EndOfRequest:
         return EndOfRequest(
@@ -290,6 +311,11 @@ class Core:
         for changed in self.on_registry_changed:
             changed()
 
+    def _trial_changed(self, news: TrialNews) -> None:
+        for changed in self.on_trial_changed:
+            changed(news)
+
     def _policy_changed(self) -> None:
+        self.trials.policy_changed()
         for changed in self.on_policy_changed:
             changed()

@@ -22,7 +22,7 @@ from pointsman.policies.policy import Context, Policy
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.decide.considered import ActivePolicy, Considered
+from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
@@ -62,6 +62,8 @@ class Pipeline:
         """
         self.choice = PolicyChoice(policies, override_header=settings.override_header)
         """Which policy decides a request."""
+        self.watcher: Watcher | None = None
+        """Observer of decisions beside the live policy; None where nobody looks."""
         self._replicas = fleet.replicas
         self._memberships = fleet.replicas.memberships
         self._requests = fleet.requests
@@ -124,8 +126,10 @@ class Pipeline:
             decision, refusal = considered.decision, considered.refusal
             if decision.hold_ms:
                 return decision
+            watcher = self.watcher
+            beside = None if watcher is None else watcher.watch(features, considered, now_s)
             # What the decision saw is recorded before the decision changes it.
-            record = None if recorder is None else recorder.considered(features, considered, members, now_s)
+            record = None if recorder is None else recorder.considered(features, considered, members, now_s, beside)
             if refusal is None:
                 predicted = self._apply(features, considered, now_s)
                 if record is not None:
@@ -224,13 +228,7 @@ class Pipeline:
             adapter=self._adapter(features.model) if active.by_adapter else None,
         )
         if prompt is not None:
-            candidates.kv = self._kv.columns.signals
-            candidates.resident = prompt.resident
-            candidates.prompt_tokens = prompt.tokens
-            known = prompt.conversation
-            if known is not None:
-                candidates.home = known.slot
-                candidates.home_tokens = known.counted_tokens
+            add_prompt(candidates, prompt, self._kv.columns.signals)
         elif len(members.slots) == len(self._replicas):
             # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
             candidates.counted_in_flight = self._load.total_in_flight

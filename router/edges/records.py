@@ -112,7 +112,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     body: dict[str, Any]
     about: dict[str, str] = {}
-    """Words of the people who put it: author, why. No part of the rank."""
+    """Author and reason of the document, as people gave them when they put it. No part of the rank."""
 
     def __post_init__(self) -> None:
         try:
