@@ -28,6 +28,7 @@ from pointsman.router.decide.explain import explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.model_recall import ModelRecall
+from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
@@ -189,6 +190,8 @@ class Pipeline:
             decision = _refused(refusal, may_wait=its_turn or not self.holds.full)
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
         ranked = active.policy.rank(features, candidates, context)
+        if self._sessions.ordered and features.generates:
+            ranked = as_ordered(features.session, self._sessions, self._replicas, eligible, ranked)
         pair = None
         if members.prefills is not None and features.generates:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
@@ -327,6 +330,8 @@ class Pipeline:
         if features.session:
             if considered.active.pins:
                 self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
+            if self._sessions.ordered and features.generates:
+                self._sessions.followed(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
         if considered.candidates.adapter is not None:
