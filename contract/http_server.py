@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,12 +19,17 @@ class HTTPServer(uvicorn.Server):
 
     app: what it serves.
     close_s: seconds that requests under way may take after `leave`.
+    tls: context of every connection; None for plain HTTP.
     """
 
-    def __init__(self, app: Starlette, *, close_s: int) -> None:
-        super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=close_s)
+    def __init__(self, app: Starlette, *, close_s: int, tls: ssl.SSLContext | None = None) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=close_s
         )
+        # Given files, uvicorn would make a context of its own, which takes no renewed certificate.
+        config.load()
+        config.ssl = tls
+        super().__init__(config)
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:

@@ -29,7 +29,7 @@ TOKEN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$"
 
 
 class TokenRole(StrEnum):
-    """What the bearer of a token may do."""
+    """A right of the bearer of a token."""
 
     READ = "read"
     """See everything, change nothing."""

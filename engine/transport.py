@@ -13,6 +13,7 @@ protocol.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -23,7 +24,7 @@ import msgspec
 
 from pointsman.contract.events import MSGPACK_TYPE, EngineEvents, EventsAnswer
 from pointsman.contract.feed import FEED_HEAD, FeedHello, FeedReply
-from pointsman.contract.tls import tls_for
+from pointsman.contract.tls import tls_for, trusting
 
 TIMEOUT_S = 2.0
 """For one message; a router answers in milliseconds or is away."""
@@ -122,9 +123,10 @@ class _Watched(asyncio.StreamReaderProtocol):
 class FeedConnection:
     """A connection that stays open: `open`, then `send`; any failure ends it."""
 
-    def __init__(self, host: str, port: int, hung_up: Callable[[], None]) -> None:
-        """`hung_up` is called when the other side ends the connection while nothing is sent."""
+    def __init__(self, host: str, port: int, hung_up: Callable[[], None], *, tls: ssl.SSLContext | None = None) -> None:
+        """`hung_up` is called when the other side ends the connection while nothing is sent. `tls`: None for none."""
         self._address = (host, port)
+        self._tls = tls
         self._hung_up = hung_up
         self._asking = False
         self._reader: asyncio.StreamReader | None = None
@@ -146,7 +148,9 @@ class FeedConnection:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         self._reader = reader = asyncio.StreamReader(limit=MAX_REPLY_BYTES, loop=loop)
-        transport, protocol = await loop.create_connection(lambda: _Watched(reader, self._ended), *self._address)
+        transport, protocol = await loop.create_connection(
+            lambda: _Watched(reader, self._ended), *self._address, ssl=self._tls
+        )
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def _ended(self) -> None:
@@ -201,6 +205,7 @@ class RouterTransport:
     def __init__(self, admin_url: str, token: str, replica_id: str) -> None:
         self._http = HttpTransport(admin_url, token, replica_id)
         self._host = urlsplit(admin_url).hostname or ""
+        self._tls = trusting() if admin_url.startswith("https://") else None
         self._hello = FeedHello(replica_id, token)
         self._port = 0
         self._feed: FeedConnection | None = None
@@ -264,7 +269,7 @@ class RouterTransport:
         await self._http.close()
 
     async def _open(self) -> None:
-        feed = FeedConnection(self._host, self._port, lambda: self._hung_up())
+        feed = FeedConnection(self._host, self._port, lambda: self._hung_up(), tls=self._tls)
         try:
             await feed.open(self._hello)
         except TransportError:

@@ -35,6 +35,8 @@ app.add_typer(engine, name="engine")
 app.add_typer(haproxy, name="haproxy")
 state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
 app.add_typer(state, name="state")
+token = typer.Typer(help="Make tokens of the admin API.", no_args_is_help=True)
+app.add_typer(token, name="token")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -119,7 +121,9 @@ def router(
 ) -> None:
     """Run one router: answer HAProxy's lookups, manage its servers, serve the admin API."""
     from pointsman.router.app import run
+    from pointsman.router.fronts.admin_access import AdminAccess
     from pointsman.router.process.logs import configure
+    from pointsman.router.process.readiness import Readiness
     from pointsman.router.settings import read_settings
 
     with one_sentence_on_error():
@@ -132,6 +136,7 @@ def router(
             print(yaml.safe_dump(shown("", msgspec.to_builtins(loaded.settings)), sort_keys=False), end="")
             return
         if check_config:
+            AdminAccess(loaded.settings.admin, readiness=Readiness()).load()
             print("the settings are valid")
             return
         configure(level=loaded.settings.log.level, fmt=loaded.settings.log.format)
@@ -270,6 +275,24 @@ def state_check(admin: AdminUrls = None, json: Json = False) -> None:
 
     with one_sentence_on_error():
         code = run_check(admin or ["http://127.0.0.1:8001"], as_json=json)
+    raise typer.Exit(code)
+
+
+@token.command("create")
+def token_create(
+    name: Annotated[str, typer.Option(help="Name of the token, under which changes are recorded.")],
+    role: Annotated[list[str], typer.Option(help="Role: read, operate or engine; may be repeated.")],
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until the token expires; never if absent.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="File of admin.tokens_file to add the token to.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a token, print it once, and add its hash to a file or print the line for one."""
+    from pointsman.commands.tokens import run_create
+
+    with one_sentence_on_error():
+        code = run_create(name, role, days=days, file=file, as_json=json)
     raise typer.Exit(code)
 
 

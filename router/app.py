@@ -13,6 +13,7 @@ import gc
 import random
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
@@ -31,7 +32,7 @@ from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.errors import RegistrationError, ResolveError, SettingsError
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
-from pointsman.router.fronts.admin_token import AdminTokens
+from pointsman.router.fronts.admin_access import AdminAccess
 from pointsman.router.fronts.api.build import AdminParts, build_admin
 from pointsman.router.fronts.api.guard import Check, Guard
 from pointsman.router.fronts.api.models import ModelsFront
@@ -132,15 +133,15 @@ class Router:
                 readiness=self.readiness,
             )
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
-        self.admin_tokens = AdminTokens(settings.admin.token)
-        guard = Guard(self.admin_tokens, hosts=settings.admin.hosts)
+        self.access = AdminAccess(settings.admin, readiness=self.readiness)
+        guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.metrics = build_registry(
             StateCollector(core),
             KVCollector(core.kv, core.replicas),
             HoldCollector(core.holds),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
-            AdminCollector(lambda: {check: guard.refused[check] for check in Check}),
+            AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
         )
@@ -152,6 +153,7 @@ class Router:
         self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
+        self.access.on_tokens_changed += [self._check_feeds, self.streams.end]
         self.stop = asyncio.Event()
         """Set by a signal, or by a part that cannot go on."""
         self.failed = False
@@ -183,6 +185,7 @@ class Router:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
+        self.access.load()
         if self._keeper is not None and self._pin_keeper is not None:
             self._keeper.load(self.clock())
             self._forget_unlisted()
@@ -193,6 +196,8 @@ class Router:
             settings = self.settings
             self.tasks.watch_loop(stack)
             self.tasks.start(stack, "sweep", self._sweep)
+            for files in self.access.files:
+                self.tasks.start(stack, files.part, files.run)
             if self._keeper is not None and self._pin_keeper is not None:
                 stack.callback(self._keeper.save)
                 self.tasks.start(stack, "save", self._keeper.run)
@@ -206,15 +211,17 @@ class Router:
             await self._listen(stack, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
             feed = NearListen(settings.admin.host, settings.admin.feed_port)
-            await self._listen(stack, "feed", feed, self._feed_protocol)
+            await self._listen(stack, "feed", feed, self._feed_protocol, tls=self.access.tls)
             self.core.feed_port = self.addresses["feed"].port
             stack.callback(self._hang_up_feeds)
             await self._serve_lookup(stack)
             admin = self._bind("admin", settings.admin.listen)
-            await serve_http(stack, "admin", admin, self.admin.app(), self._give_up)
+            await serve_http(stack, "admin", admin, self.admin.app(), self._give_up, tls=self.access.tls)
             stack.callback(self.streams.close)
             if self.sharing is not None:
-                self.sharing.info = introduce(self.sharing.info, str(self.addresses["admin"]), clock.wall())
+                self.sharing.info = introduce(
+                    self.sharing.info, str(self.addresses["admin"]), clock.wall(), scheme=settings.admin.scheme
+                )
                 self.tasks.start(stack, "sharing", self.sharing.run)
             log.info(
                 "router serving",
@@ -265,7 +272,11 @@ class Router:
         return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
-        return FeedProtocol(self.core, self._feeds, self.admin_tokens, self.clock)
+        return FeedProtocol(self.core, self._feeds, self.access.tokens, self.clock)
+
+    def _check_feeds(self) -> None:
+        for connection in list(self._feeds):
+            connection.check_token()
 
     def _hang_up_feeds(self) -> None:
         for connection in list(self._feeds):
@@ -280,12 +291,14 @@ class Router:
         name: str,
         address: NearListen,
         protocol: Callable[[], asyncio.Protocol],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         loop, sock = asyncio.get_running_loop(), self._bind_near(stack, name, address)
         if address.path:
             server = await loop.create_unix_server(protocol, sock=sock)
         else:
-            server = await loop.create_server(protocol, sock=sock)
+            server = await loop.create_server(protocol, sock=sock, ssl=tls)
         stack.callback(server.close)
 
     def _bind_near(self, stack: AsyncExitStack, name: str, address: NearListen) -> socket.socket:
@@ -320,7 +333,8 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
-            self._states.look(swept.leases)
+            for _ in self._states.look(swept.leases):
+                await asyncio.sleep(0)
             if self.sharing is not None:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)

@@ -43,12 +43,21 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """The admin API, health checks and metrics."""
 
     host: str = "127.0.0.1"
-    """IP address or host name of the admin API; beyond loopback a `token` is required."""
+    """IP address or host name of the admin API; beyond loopback a `token` or a `tokens_file` is required."""
     port: Port = 8001
     """TCP port of the admin API; 0 lets the system pick one."""
     token: str = ""
-    """Bearer token that `/v1` requires; mandatory unless the address is loopback. `/metrics`, `/livez` and `/readyz`
-    never require it."""
+    """Bearer token for `/v1` with every role. Beyond loopback this or `tokens_file` is mandatory. `/metrics`, `/livez`,
+    `/readyz` and `/openapi.json` never require a token."""
+    tokens_file: str = ""
+    """File with named tokens for `/v1`, each with its roles and its SHA-256
+    ([who may use the admin API](how-to-deploy.md#who-may-use-the-admin-api)). A change of the file takes effect within
+    a second. Empty: `token` is the only one."""
+    tls_cert: str = ""
+    """PEM file with the certificate chain of the admin API and of the feed, which then speak TLS alone. A renewed
+    certificate takes effect within a second. Empty: plain HTTP."""
+    tls_key: str = ""
+    """PEM file with the key of `tls_cert`. Empty: the key stands in the same file."""
     hosts: list[str] = []
     """Values of the `Host` header that are accepted besides loopback while no token is set, such as the name of a
     reverse proxy on this machine. Any other `Host` is refused with 403, because a web page can make its own name
@@ -65,6 +74,11 @@ class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @property
     def listen(self) -> Listen:
         return Listen(self.host, self.port)
+
+    @property
+    def scheme(self) -> str:
+        """`https` with a certificate, else `http`."""
+        return "https" if self.tls_cert else "http"
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -269,10 +283,14 @@ def read_settings(
 
 def _check(settings: Settings) -> None:
     admin = settings.admin
-    if not admin.listen.is_loopback and not admin.token:
+    if not (admin.listen.is_loopback or admin.token or admin.tokens_file):
         raise SettingsError(
-            "admin.token", admin.token, f"a bearer token where admin.host, {admin.host!r}, is not loopback"
+            "admin.token",
+            admin.token,
+            f"a bearer token, or admin.tokens_file, where admin.host, {admin.host!r}, is not loopback",
         )
+    if admin.tls_key and not admin.tls_cert:
+        raise SettingsError("admin.tls_key", admin.tls_key, "a key of a certificate in admin.tls_cert")
     for network in admin.engine_networks:
         try:
             ipaddress.ip_network(network)

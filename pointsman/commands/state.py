@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pointsman.commands.engine import admin_token
+from pointsman.contract.tls import trusting
 from pointsman.errors import StartError
 
 TIMEOUT_S = 10.0
@@ -147,7 +148,7 @@ def _known_table(views: Views, known: dict[str, dict[str, Any]]) -> Table:
 def _client() -> httpx.Client:
     token = admin_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    return httpx.Client(headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=trusting())
 
 
 def _get(client: httpx.Client, url: str) -> Any:

@@ -99,7 +99,7 @@ class EdgePlan:
         host = self.admin.host
         if host in ("0.0.0.0", "::"):
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-        return f"http://{Listen(host, self.admin.port)}"
+        return f"{self.settings.admin.scheme}://{Listen(host, self.admin.port)}"
 
     @property
     def router_config(self) -> Path:

@@ -68,13 +68,13 @@ def build_sharing(settings: SharedSettings, core: Core, *, readiness: Readiness,
     return sharing
 
 
-def introduce(info: EdgeInfo, admin: str, now_s: float) -> EdgeInfo:
-    """Complete an edge's info once its admin front listens at `admin`; `now_s` since 1970."""
+def introduce(info: EdgeInfo, admin: str, now_s: float, *, scheme: str = "http") -> EdgeInfo:
+    """Complete an edge's info once its admin front listens at `admin`; `now_s` since 1970. `scheme`: http or https."""
     here = socket.gethostname()
     host, _, port = admin.rpartition(":")
     if host in ("0.0.0.0", "[::]"):
         host = here  # listening everywhere is no address to ask at
-    url = f"http://{host}:{port}"
+    url = f"{scheme}://{host}:{port}"
     return msgspec.structs.replace(
         info, name=info.name or f"{here}:{port}", admin_url=info.admin_url or url, since_s=now_s
     )

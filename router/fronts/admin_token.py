@@ -80,23 +80,32 @@ class AdminTokens:
         return bool(self._token) or self._listed is not None
 
     def caller(self, given: str, peer: str) -> Caller | None:
-        """Whose token this is; None for a wrong or expired one, which is counted. `peer` is the address it came from.
+        """The bearer of a token; None for a wrong or expired one, which is counted. `peer` is the address it came from.
 
         Where none is required, everybody is `LOCAL`.
         """
-        if not self.required:
-            return LOCAL
-        if self._token and hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token):
-            return ADMIN
-        record = self._listed.find(given, self._wall()) if self._listed is not None else None
-        if record is not None:
-            return Caller(record.name, frozenset(record.roles))
+        caller = self._bearer(given)
+        if caller is not None:
+            return caller
         self.wrong += 1
         self._unlogged += 1
         self._peer = peer
         if self._log_timer is None:
             self._log()
         return None
+
+    def still_admit(self, given: str, role: TokenRole) -> bool:
+        """Whether a token that was admitted before still is one with this role; a wrong one is not counted."""
+        caller = self._bearer(given)
+        return caller is not None and caller.may((role,))
+
+    def _bearer(self, given: str) -> Caller | None:
+        if not self.required:
+            return LOCAL
+        if self._token and hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token):
+            return ADMIN
+        record = self._listed.find(given, self._wall()) if self._listed is not None else None
+        return Caller(record.name, frozenset(record.roles)) if record is not None else None
 
     async def slow_down(self) -> None:
         """Delays the answer to a wrong token."""

@@ -63,6 +63,8 @@ class FeedProtocol(asyncio.Protocol):
         """Bytes of the frame under way; 0 before its length is known."""
         self._replica = ""
         """Empty until its hello."""
+        self._shown = ""
+        """The token of its hello."""
         self._watch: asyncio.TimerHandle | None = None
         self._heard = True
 
@@ -101,6 +103,12 @@ class FeedProtocol(asyncio.Protocol):
         assert self._transport is not None
         if not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def check_token(self) -> None:
+        """Hangs up if the engine's token is valid no more; called when tokens changed."""
+        if self._replica and not self._tokens.still_admit(self._shown, TokenRole.ENGINE):
+            log.warning("feed closed, its token is valid no more", replica=self._replica)
+            self.close()
 
     def close(self) -> None:
         """Hang up; the engine learns it at once."""
@@ -153,7 +161,7 @@ class FeedProtocol(asyncio.Protocol):
             raise FeedError(403, f"the role engine is needed, which the token {caller.name!r} has not")
         if not hello.replica:
             raise FeedError(422, "replica: '': a replica's id is expected")
-        self._replica = hello.replica
+        self._replica, self._shown = hello.replica, hello.token
         self._reply(FeedReply())
 
     def _refuse(self, error: FeedError) -> None:

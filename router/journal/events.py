@@ -43,7 +43,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """Something that changed."""
 
     id: Annotated[int, msgspec.Meta(description="Number of the event; later events have greater ones.")]
-    at: Annotated[str, msgspec.Meta(description="Time of the event, RFC 3339.")]
+    at: Annotated[
+        str, msgspec.Meta(description="Time of the event, RFC 3339.", extra_json_schema={"format": "date-time"})
+    ]
     kind: EventKind
     text: Annotated[str, msgspec.Meta(description="The event in one sentence.")]
     author: Annotated[str, msgspec.Meta(description="Name of the token, or of the person, that made the call.")] = ""

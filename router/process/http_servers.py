@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -19,13 +20,20 @@ log = structlog.get_logger(__name__)
 
 
 async def serve_http(
-    stack: AsyncExitStack, name: str, sock: socket.socket, app: Starlette, on_ended: Callable[[], None]
+    stack: AsyncExitStack,
+    name: str,
+    sock: socket.socket,
+    app: Starlette,
+    on_ended: Callable[[], None],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves an app on a socket until the stack unwinds; returns once it answers.
 
-    `on_ended` is called when the server ends before that, which is logged. Raises what keeps it from starting.
+    `on_ended` is called when the server ends before that, which is logged. `tls`: None for plain HTTP. Raises what
+    keeps it from starting.
     """
-    server = HTTPServer(app, close_s=CLOSE_S)
+    server = HTTPServer(app, close_s=CLOSE_S, tls=tls)
 
     async def stop() -> None:
         server.leave()

@@ -15,7 +15,10 @@ from command_line import accept
 from deploy_files import ROOT, alert_queries, load_yaml
 
 from pointsman.commands.haproxy import DEFAULTS
+from pointsman.contract.config import decode
+from pointsman.contract.tokens import TokenList
 from pointsman.haproxy.config import EdgeConfig
+from pointsman.router.settings import load_settings
 
 PAGE = (ROOT / "docs" / "how-to-deploy.md").read_text()
 UNITS = ROOT / "deploy" / "systemd"
@@ -41,7 +44,8 @@ def test_the_units_use_the_same_commands() -> None:
     """What is to be run by hand is what the units run."""
     units = "".join(path.read_text() for path in UNITS.glob("*.service")).replace("/opt/pointsman/bin/", "")
     for line in commands():
-        if line.startswith(("pointsman ", "haproxy ")) and "--check-config" not in line:
+        by_people = "--check-config" in line or line.startswith("pointsman token ")
+        if line.startswith(("pointsman ", "haproxy ")) and not by_people:
             assert line in units, line
 
 
@@ -86,9 +90,15 @@ def test_a_key_line_is_what_haproxy_looks_up(tmp_path: Path) -> None:
 
 
 def test_the_settings_it_shows_are_accepted() -> None:
-    """YAML blocks are parts of haproxy.yaml."""
+    """YAML blocks are parts of haproxy.yaml or router.yaml, or a file of tokens."""
     for block in blocks("yaml"):
-        assert msgspec.convert(DEFAULTS | yaml.safe_load(block), EdgeConfig)
+        shown = yaml.safe_load(block)
+        if "tokens" in shown:
+            assert decode(shown, TokenList).tokens
+        elif "admin" in shown:
+            assert load_settings(environment={}, overrides=shown).admin.scheme == "https"
+        else:
+            assert msgspec.convert(DEFAULTS | shown, EdgeConfig)
 
 
 def test_the_alerts_it_names_exist() -> None:

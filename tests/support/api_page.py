@@ -63,6 +63,7 @@ VOLATILE = {
     "version",
     "bytes",
     "last_active",
+    "at",
 }
 """Keys whose values differ from run to run."""
 

@@ -16,6 +16,7 @@ import msgspec
 
 from pointsman.contract.events import JSON_TYPE
 from pointsman.contract.pools import FleetLease
+from pointsman.contract.tls import tls_for
 
 log = logging.getLogger("pointsman.fleet")
 
@@ -39,7 +40,10 @@ class AdminClient:
         self._renewals = {admin: asyncio.Event() for admin in self._admins}
         authorization = {"authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.AsyncClient(
-            headers={"content-type": JSON_TYPE} | authorization, timeout=TIMEOUT_S, trust_env=False
+            headers={"content-type": JSON_TYPE} | authorization,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            verify=tls_for(*self._admins),
         )
 
     def renew_now(self) -> None:

@@ -20,6 +20,7 @@ from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.endpoint import Endpoint
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.openapi import describe_api
+from pointsman.router.fronts.api.pages import page_routes
 from pointsman.router.fronts.api.problems import answer_problem
 from pointsman.router.fronts.api.table import ENDPOINTS
 from pointsman.router.process.version import product_version
@@ -36,7 +37,7 @@ class AdminFront:
 
     def app(self) -> Starlette:
         return Starlette(
-            routes=[self._route(endpoint) for endpoint in ENDPOINTS],
+            routes=[*(self._route(endpoint) for endpoint in ENDPOINTS), *page_routes(self._guard)],
             exception_handlers={HTTPException: answer_problem, Exception: answer_problem},
         )
 

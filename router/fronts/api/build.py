@@ -35,7 +35,7 @@ from pointsman.router.watch.endpoints import EndpointResolver
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the fronts of the admin API read and change."""
+    """Parts of a router that the fronts of its admin API read and change."""
 
     core: Core
     sharing: Sharing | None

@@ -15,12 +15,13 @@ from pointsman.router.decide.policy_control import StaleVersionError
 from pointsman.router.edges.digest import digests
 from pointsman.router.edges.peers import Peer
 from pointsman.router.edges.sharing import Sharing
+from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import Digest, Digests, EdgeList, OtherEdge
 from pointsman.router.process.clock import Clock
 
 
 def state_of(peer: Peer) -> str:
-    """How far this edge follows another one: in-step, behind, silent or refused."""
+    """Return in one word how far this edge follows another one: in-step, behind, silent or refused."""
     if peer.refused:
         return "refused"
     if not peer.alive:
@@ -42,8 +43,10 @@ class EdgesFront:
 
     async def list_edges(self, request: Request) -> Response:
         sharing = self._sharing
+        views = [self._view(peer) for peer in sharing.protocol.peers] if sharing is not None else []
+        page, next_ = paged(sorted(views, key=_key), request, key=_key)
         if sharing is None:
-            return json_answer(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=[]))
+            return json_answer(EdgeList(edge="", name="", batches=0, store="none", in_step=True, edges=page))
         protocol = sharing.protocol
         return json_answer(
             EdgeList(
@@ -52,7 +55,8 @@ class EdgesFront:
                 batches=protocol.seq,
                 store=str(sharing.cause or "up"),
                 in_step=protocol.in_step,
-                edges=sorted((self._view(peer) for peer in protocol.peers), key=lambda view: view.name),
+                edges=page,
+                next=next_,
             )
         )
 
@@ -85,3 +89,7 @@ class EdgesFront:
             return  # putting it will say so, and count it
         if not await self._sharing.claim("policy", described):
             raise StaleVersionError("another edge changed the policy at the same time: look at it and put again")
+
+
+def _key(edge: OtherEdge) -> str:
+    return f"{edge.name} {edge.edge}"  # names may be alike; ids are not

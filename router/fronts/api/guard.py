@@ -74,10 +74,6 @@ class Guard:
     def guarded(self, endpoint: Endpoint, handler: Handler) -> Handler:
         """The handler of an operation behind all checks; of a public one, behind those of a request without token."""
 
-        async def check_locality(request: Request) -> Response:
-            self._check_local(request.headers)
-            return await handler(request)
-
         async def check_all(request: Request) -> Response:
             caller = await self._caller(request)
             self._check_local(request.headers)
@@ -89,7 +85,16 @@ class Guard:
             request.state.caller = caller
             return await handler(request)
 
-        return check_locality if endpoint.public else check_all
+        return self.local(handler) if endpoint.public else check_all
+
+    def local(self, handler: Handler) -> Handler:
+        """A handler that asks for no token: it is served to programs on this machine, or wherever a token is set."""
+
+        async def check_then_handle(request: Request) -> Response:
+            self._check_local(request.headers)
+            return await handler(request)
+
+        return check_then_handle
 
     async def _caller(self, request: Request) -> Caller:
         peer = request.client.host if request.client else ""

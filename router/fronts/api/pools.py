@@ -19,6 +19,8 @@ from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, PoolStatus, 
 from pointsman.contract.tls import tls_for
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError
 from pointsman.router.fleet.fleets import Fleet, FleetTable
+from pointsman.router.fronts.api.etag import check_match, etag_of
+from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.types import PoolList, PoolView
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.endpoints import EndpointResolver
@@ -73,12 +75,13 @@ class PoolFront:
         return Response(status_code=204)
 
     async def list_pools(self, request: Request) -> Response:
-        views = [_view(fleet, pool) for fleet, pool in self._fleets.pools(self._clock())]
-        return json_answer(PoolList(pools=views))
+        pools, next_ = paged(self._fleets.pools(self._clock()), request, key=lambda named: named[1].name)
+        return json_answer(PoolList(pools=[_view(fleet, pool) for fleet, pool in pools], next=next_))
 
     async def get_pool(self, request: Request) -> Response:
         fleet = self._owner(request)
-        return json_answer(_view(fleet.name, fleet.pools[request.path_params["name"]]))
+        pool = fleet.pools[request.path_params["name"]]
+        return json_answer(_view(fleet.name, pool), headers={"etag": _etag(pool)})
 
     async def scale_pool(self, request: Request) -> Response:
         """The size a pool shall have; refused here when the pool cannot have it."""
@@ -103,6 +106,7 @@ class PoolFront:
         return fleet
 
     async def _pass_on(self, fleet: Fleet, request: Request, body: bytes) -> Response:
+        check_match(request, _etag(fleet.pools[request.path_params["name"]]))
         headers = {"content-type": "application/json"}
         if fleet.token:
             # The driver's own, so that whoever may only take a lease is never shown a token that may do more.
@@ -131,7 +135,7 @@ class PoolFront:
                 f"the driver of fleet {fleet.name!r} at {fleet.control} answered {answer.status_code}, not with a pool",
             )
         fleet.pools[status.name] = status  # The next reader must not see the pool as it was before the order.
-        return json_answer(_view(fleet.name, status), 202)
+        return json_answer(_view(fleet.name, status), 202, {"etag": _etag(status)})
 
 
 def _said(refusal: bytes) -> str:
@@ -144,3 +148,8 @@ def _said(refusal: bytes) -> str:
 
 def _view(fleet: str, pool: PoolStatus) -> PoolView:
     return PoolView(fleet=fleet, **{key: getattr(pool, key) for key in pool.__struct_fields__})
+
+
+def _etag(pool: PoolStatus) -> str:
+    """Version of what people decide about a pool: its size and its configuration."""
+    return etag_of([pool.name, pool.model, pool.replicas, pool.revision])

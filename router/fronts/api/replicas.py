@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -18,6 +18,7 @@ from pointsman.router.core import Core
 from pointsman.router.errors import LimitError, RegistrationError, ResolveError, SupersededError
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fronts.api.audit import record, unrecorded
+from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.lists import JSONList
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.replica_views import ReplicaViews
@@ -66,19 +67,21 @@ class ReplicaFront:
     async def get_replica(self, request: Request) -> Response:
         self._registered(request)
         pins = await self._views.homes()
-        return json_answer(self._views.view(self._registered(request), pins))
+        return self._answer(self._registered(request), pins=pins)
 
     async def put_replica(self, request: Request) -> Response:
         replica_id = request.path_params["id"]
         if not _REPLICA_ID.match(replica_id):
             raise unfit("id", replica_id, f"a string that matches {REPLICA_ID_PATTERN}")
         registration = decode_body(await read_body(request, self._max_body_bytes), Registration)
-        before = self._replicas.get(replica_id)
-        renewed = before is not None and before.registration == registration
-        if registration.born_ms or renewed:
-            unrecorded(request)  # The replica itself, or its next heartbeat.
+        if registration.born_ms or registration.ttl_s is not None:
+            unrecorded(request)  # The replica itself, or whatever renews its lease.
         try:
             endpoint = await self._endpoints.resolve(registration.url)
+            before = self._replicas.get(replica_id)
+            check_match(request, etag_of(before.saved) if before is not None else None)
+            if before is not None and before.registration == registration:
+                unrecorded(request)  # A heartbeat.
             replica = self._replicas.put(replica_id, registration, endpoint, self._clock())
         except RegistrationError as error:
             raise HTTPException(422, str(error)) from error
@@ -89,7 +92,7 @@ class ReplicaFront:
         except ResolveError as error:
             raise HTTPException(503, str(error), {"retry-after": "2"}) from error
         record(request, f"replica {replica_id} was {'registered' if before is None else 'changed'}")
-        return json_answer(self._views.view(replica), 201 if before is None else 200)
+        return self._answer(replica, 201 if before is None else 200)
 
     async def delete_replica(self, request: Request) -> Response:
         replica = self._not_superseded(request)
@@ -101,22 +104,23 @@ class ReplicaFront:
         replica = self._not_superseded(request)
         record(request, f"replica {replica.id} drains")
         self._replicas.drain(replica.id, self._clock())
-        return json_answer(self._views.view(replica))
+        return self._answer(replica)
 
     async def delete_drain(self, request: Request) -> Response:
         return await self.undrain_replica(request)
 
     async def undrain_replica(self, request: Request) -> Response:
         replica = self._registered(request)
+        check_match(request, etag_of(replica.saved))
         record(request, f"replica {replica.id} drains no longer")
         self._replicas.undrain(replica.id, self._clock())
-        return json_answer(self._views.view(replica))
+        return self._answer(replica)
 
     async def reset_replica(self, request: Request) -> Response:
         replica = self._registered(request)
         record(request, f"replica {replica.id} is judged anew")
         self._core.outliers.reset(replica, self._clock())
-        return json_answer(self._views.view(replica))
+        return self._answer(replica)
 
     async def take_events(self, request: Request) -> Response:
         """Events of one engine; the answer says whether to send all of it again."""
@@ -130,6 +134,10 @@ class ReplicaFront:
             raise HTTPException(404, f"replica {replica.id!r} is not registered")
         return json_answer(answer)
 
+    def _answer(self, replica: Replica, status: int = 200, *, pins: Mapping[str, int] | None = None) -> Response:
+        """A replica as it is now, with the version of its registration. `pins`: as `ReplicaViews.view` takes them."""
+        return json_answer(self._views.view(replica, pins), status, {"etag": etag_of(replica.saved)})
+
     def _registered(self, request: Request) -> Replica:
         replica_id = request.path_params["id"]
         replica = self._replicas.get(replica_id)
@@ -138,7 +146,7 @@ class ReplicaFront:
         return replica
 
     def _not_superseded(self, request: Request) -> Replica:
-        """The replica, unless the query's `born_ms` says that an earlier incarnation of it asks."""
+        """The replica, unless an earlier incarnation of it asks (`born_ms`), or it was changed (`If-Match`)."""
         replica = self._registered(request)
         born_ms = request.query_params.get("born_ms", "0")
         if "born_ms" in request.query_params:
@@ -149,6 +157,7 @@ class ReplicaFront:
             replica.check_incarnation(int(born_ms))
         except SupersededError as error:
             raise HTTPException(409, str(error)) from error
+        check_match(request, etag_of(replica.saved))
         return replica
 
 

@@ -98,11 +98,15 @@ class Streams:
             stream.end()
         return stream
 
+    def end(self) -> None:
+        """End all streams; whoever may follow connects again."""
+        for stream in self._open:
+            stream.end()
+
     def close(self) -> None:
         """End all streams, and each one that is asked for from now on after its backlog."""
         self._closed = True
-        for stream in self._open:
-            stream.end()
+        self.end()
 
     def _ended(self, stream: _Stream[Any]) -> None:
         self._open.discard(stream)

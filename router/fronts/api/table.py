@@ -96,7 +96,7 @@ IF_MATCH = Parameter(
     name="If-Match",
     where="header",
     schema={"type": "string"},
-    description="ETag that the live policy must have; otherwise nothing changes.",
+    description="ETag that the present version must have; otherwise nothing changes.",
 )
 DRY_RUN = Parameter(
     name="dry_run",
@@ -105,6 +105,16 @@ DRY_RUN = Parameter(
     description="Validate and answer, change nothing.",
 )
 
+STATE = Parameter(
+    name="state",
+    where="query",
+    schema={"type": "string", "enum": list(STATES)},
+    description="State of the replicas.",
+)
+MODEL = Parameter(
+    name="model", where="query", schema={"type": "string"}, description="Model or other name that the replicas serve."
+)
+POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 EXCLUDE = Parameter(
     name="exclude",
     where="query",
@@ -115,7 +125,10 @@ EXCLUDE = Parameter(
 BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
 """Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
 
-VERSION = {"ETag": "Version of the document, for `If-Match`."}
+VERSION = {"ETag": "Version, for `If-Match`."}
+REPLICA = Answer("The replica.", ReplicaView, headers=VERSION)
+ORDERED = Answer("Accepted; the pool at present.", PoolView, headers=VERSION)
+STALE = {412: "If-Match names another version."}
 
 NO_REPLICA = {404: "No such replica."}
 NO_SESSION = {404: "No such session."}
@@ -137,43 +150,48 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/replicas/{id}", ReplicaFront.get_replica, "Get one replica",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID,), allowed=tuple(TokenRole),  # a driver waits until its replicas are up
+        answers={200: REPLICA}, errors=NO_REPLICA,
     ),
     Endpoint(
         "PUT", "/v1/replicas/{id}", ReplicaFront.put_replica, "Register or renew a replica",
-        parameters=(REPLICA_ID,), body=Registration, allowed=BY_ENGINES,
-        answers={200: Answer("Renewed or changed.", ReplicaView), 201: Answer("Registered.", ReplicaView)},
+        parameters=(REPLICA_ID, IF_MATCH), body=Registration, allowed=BY_ENGINES,
+        answers={
+            200: Answer("Renewed or changed.", ReplicaView, headers=VERSION),
+            201: Answer("Registered.", ReplicaView, headers=VERSION),
+        },
         errors={
             422: "The registration is wrong, or its address is not in `admin.engine_networks`.",
             507: "The registry is full.",
             **NO_PATH,
             **SUPERSEDED,
+            **STALE,
             **UNRESOLVED,
         },
     ),
     Endpoint(
         "DELETE", "/v1/replicas/{id}", ReplicaFront.delete_replica, "Remove a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), allowed=BY_ENGINES,
-        answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS, IF_MATCH), allowed=BY_ENGINES,
+        answers={204: Answer("Removed.")}, errors={**NO_REPLICA, **SUPERSEDED, **STALE},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/drain", ReplicaFront.drain_replica, "Drain a replica; running streams finish",
-        parameters=(REPLICA_ID, BORN_MS), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
-        answers={200: Answer("The replica.", ReplicaView)}, errors={**NO_REPLICA, **SUPERSEDED},
+        parameters=(REPLICA_ID, BORN_MS, IF_MATCH), allowed=(TokenRole.OPERATE, TokenRole.ENGINE),
+        answers={200: REPLICA}, errors={**NO_REPLICA, **SUPERSEDED, **STALE},
     ),
     Endpoint(
         "DELETE", "/v1/replicas/{id}/drain", ReplicaFront.delete_drain, "End the drain of a replica",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID, IF_MATCH), answers={200: REPLICA}, errors={**NO_REPLICA, **STALE},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/undrain", ReplicaFront.undrain_replica,
         "End the drain of a replica, as DELETE of its drain does",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID, IF_MATCH), answers={200: REPLICA}, errors={**NO_REPLICA, **STALE},
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/reset", ReplicaFront.reset_replica,
         "End the ejection or demotion of a replica at this edge; its answers are judged anew",
-        parameters=(REPLICA_ID,), answers={200: Answer("The replica.", ReplicaView)}, errors=NO_REPLICA,
+        parameters=(REPLICA_ID,), answers={200: REPLICA}, errors=NO_REPLICA,
     ),
     Endpoint(
         "POST", "/v1/replicas/{id}/events", ReplicaFront.take_events,
@@ -243,21 +261,21 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET", "/v1/pools", PoolFront.list_pools, "List pools",
-        answers={200: Answer("All pools.", PoolList)},
+        parameters=PAGE, answers={200: Answer("The pools, by name.", PoolList)},
     ),
     Endpoint(
         "GET", "/v1/pools/{name}", PoolFront.get_pool, "Get one pool",
-        parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView)}, errors=NO_POOL,
+        parameters=(POOL_NAME,), answers={200: Answer("The pool.", PoolView, headers=VERSION)}, errors=NO_POOL,
     ),
     Endpoint(
         "PUT", "/v1/pools/{name}", PoolFront.put_pool, "Change a pool's configuration; replicas are rolled one by one",
-        parameters=(POOL_NAME,), body=POOL_SCHEMA, answers={202: Answer("Accepted; the pool at present.", PoolView)},
-        errors={**NO_POOL, **NO_DRIVER},
+        parameters=(POOL_NAME, IF_MATCH), body=POOL_SCHEMA, answers={202: ORDERED},
+        errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
     Endpoint(
         "POST", "/v1/pools/{name}/scale", PoolFront.scale_pool, "Scale a pool",
-        parameters=(POOL_NAME,), body=ScaleOrder, answers={202: Answer("Accepted; the pool at present.", PoolView)},
-        errors={**NO_POOL, **NO_DRIVER},
+        parameters=(POOL_NAME, IF_MATCH), body=ScaleOrder, answers={202: ORDERED},
+        errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
     Endpoint(
         "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
@@ -276,11 +294,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                 "it should.", POLICY_SCHEMA, headers=VERSION,
             ),
         },
-        errors={412: "If-Match names another version."},
+        errors=STALE,
     ),
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
-        answers={200: Answer("The edges.", EdgeList)},
+        parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},
     ),
     Endpoint(
         "GET", "/v1/state/digests", EdgesFront.digests,

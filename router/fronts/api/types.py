@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET
 
 from pointsman.contract.bounds import Tokens
 from pointsman.contract.events import check_keys
@@ -94,7 +95,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
-    next: Next = msgspec.UNSET
+    next: Next = UNSET
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):
@@ -105,6 +106,7 @@ class PoolView(PoolStatus, frozen=True, kw_only=True):
 
 class PoolList(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[PoolView]
+    next: Next = UNSET
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +203,7 @@ class EdgeList(msgspec.Struct, frozen=True, kw_only=True):
     store: Annotated[str, msgspec.Meta(description="up, the cause of a failure, or none without a store.")]
     in_step: Annotated[bool, msgspec.Meta(description="Whether every update of the running edges was received.")]
     edges: list[OtherEdge]
+    next: Next = UNSET
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):

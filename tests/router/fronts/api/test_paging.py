@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec import UNSET
+from router_fixture import client_of, register, running_router
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -56,3 +57,26 @@ def test_a_cursor_has_a_length(cursor: str) -> None:
     with pytest.raises(HTTPException) as refused:
         page(f"cursor={cursor}")
     assert refused.value.status_code == 422
+
+
+async def test_replicas_are_listed_in_pages_and_by_what_they_are() -> None:
+    """By id; a filter holds for every page; without parameters all are there, as before there were pages."""
+    async with running_router(scrape={"enabled": False}) as router, client_of(router) as client:
+        await register(router, *"dbca", model="m")
+        await register(router, "other", model="n")
+        await client.post("/v1/replicas/c/drain")
+
+        async def listed(query: str) -> tuple[list[str], str | None]:
+            answer = (await client.get(f"/v1/replicas{query}")).json()
+            return [replica["id"] for replica in answer["replicas"]], answer.get("next")
+
+        assert await listed("") == (["a", "b", "c", "d", "other"], None)
+        assert await listed("?model=m&limit=2") == (["a", "b"], "b")
+        assert await listed("?model=m&limit=2&cursor=b") == (["c", "d"], None)
+        assert await listed("?state=draining") == (["c"], None)
+        assert await listed("?state=up&model=n") == (["other"], None)
+        assert await listed("?pool=x") == ([], None)
+        assert (await client.get("/v1/replicas?state=upp")).status_code == 422
+        for path in ("/v1/pools", "/v1/edges"):
+            assert (await client.get(f"{path}?limit=1")).status_code == 200
+            assert (await client.get(f"{path}?limit=0")).status_code == 422

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from pointsman.contract.pools import FleetLease, PoolStatus
 from pointsman.contract.registration import Role
+from pointsman.contract.tokens import hash_token
 
 STATUS = PoolStatus(
     name="chat", model="m", role=Role.BOTH, replicas=2, replicas_max=8, ready=2, state="ready", revision="r"
@@ -30,11 +32,14 @@ class Driver:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, bytes]] = []
+        self.shown: list[str] = []
+        """Authorization of each order."""
         self.status = 202
         self.body = msgspec.json.encode(STATUS)
         self.url = ""
 
     async def hear(self, request: Request) -> Response:
+        self.shown.append(request.headers.get("authorization", ""))
         self.heard.append((request.method, request.url.path, await request.body()))
         return Response(self.body, self.status)
 
@@ -119,3 +124,40 @@ async def test_a_pool_of_another_fleet_is_refused() -> None:
         await lease(client, "http://127.0.0.1:1")
         answer = await lease(client, "http://127.0.0.1:2", fleet="g")
         assert answer.status_code == 409 and "'f'" in answer.json()["detail"]
+
+
+async def test_orders_carry_the_token_that_the_driver_registered_with(tmp_path: Path) -> None:
+    """A token that may only register must not earn one that may do more."""
+    tokens = tmp_path / "tokens.yaml"
+    tokens.write_text(f"tokens: [{{name: fleet, roles: [engine], sha256: {hash_token('mine')}}}]")
+    admin = {"port": 0, "token": "all", "tokens_file": str(tokens)}
+    async with running_router(admin=admin) as router, client_of(router) as client, running_driver() as driver:
+        client.headers["authorization"] = "Bearer mine"
+        assert (await lease(client, driver.url)).status_code == 201
+        assert (await client.post("/v1/pools/chat/scale", json={"replicas": 3})).status_code == 403
+        client.headers["authorization"] = "Bearer all"
+        assert (await client.post("/v1/pools/chat/scale", json={"replicas": 3})).status_code == 202
+        assert driver.shown == ["Bearer mine"]
+
+
+async def test_an_order_for_another_version_is_not_passed_on() -> None:
+    """Somebody else scaled the pool in the meantime: 412, with the version there is."""
+    async with running_router() as router, client_of(router) as client, running_driver() as driver:
+        await lease(client, driver.url)
+        etag = (await client.get("/v1/pools/chat")).headers["etag"]
+        driver.body = msgspec.json.encode(msgspec.structs.replace(STATUS, replicas=3))
+        first = await client.post("/v1/pools/chat/scale", json={"replicas": 3}, headers={"if-match": etag})
+        assert first.status_code == 202 and first.headers["etag"] != etag
+        second = await client.post("/v1/pools/chat/scale", json={"replicas": 4}, headers={"if-match": etag})
+        assert second.status_code == 412 and first.headers["etag"] in second.json()["detail"]
+        assert len(driver.heard) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"no json", b'{"error": "x"}', b"\xff" * 10_000, b"[" * 5000])
+async def test_a_refusal_in_another_shape_is_passed_on_as_it_is(body: bytes) -> None:
+    """In part, when it is long."""
+    async with running_router() as router, client_of(router) as client, running_driver() as driver:
+        await lease(client, driver.url)
+        driver.status, driver.body = 409, body
+        answer = await client.post("/v1/pools/chat/scale", json={"replicas": 3})
+        assert answer.status_code == 409 and len(answer.json()["detail"]) <= 500
