@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
+from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Decision
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import PolicyTable, build_policy_set
@@ -36,6 +38,7 @@ from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
@@ -121,6 +124,8 @@ class Core:
         self.on_policy_changed: list[Callable[[], None]] = []
         self.on_trial_changed: list[Callable[[TrialNews], None]] = []
         """Called when a policy begins to be tried beside the live one, or ends."""
+        self.on_session_forgotten: list[Callable[[Name, float], None]] = []
+        """Called with the name of a session that somebody had forgotten here, and when."""
         self.edge = ""
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
@@ -128,11 +133,7 @@ class Core:
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
-        self.kv = KVState(
-            max_keys=limits.max_prefix_keys,
-            max_conversations=limits.max_conversations,
-            conversation_ttl_s=limits.conversation_ttl_s,
-        )
+        self.kv = _build_kv(limits)
         self.holds = HoldQueue(max_held=config.max_held)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = self._build_requests(limits)
@@ -239,6 +240,34 @@ class Core:
         """The held requests that wait no longer, with their decisions."""
         return self.turns.step(now_s)
 
+    # Sessions
+
+    @property
+    def pin_ttl_s(self) -> float:
+        """Seconds after which a pin that nobody used ends."""
+        # A policy without pins leaves the table as it is: the one before it may come back.
+        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
+        return DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s
+
+    def forget_session(self, name: Name, now_s: float) -> bool:
+        """Drops the pin and the conversation of a session, here and on other edges; False where there is neither."""
+        known = self.drop_session(name, now_s)
+        if known:
+            for forgotten in self.on_session_forgotten:
+                forgotten(name, now_s)
+        return known
+
+    def drop_session(self, name: Name, before_s: float) -> bool:
+        """Drops what is known here of a session that was not in use after `before_s`; False where there is nothing."""
+        pin = self.sessions.state(name) if isinstance(name, str) else None
+        dropped = pin is not None and pin[2] <= before_s and self.sessions.forget(str(name))
+        known = self.kv.conversations.by_name.get(name)
+        if known is None or known.seen_s > before_s:
+            return dropped
+        # A state without a home, of whoever wrote the present one, says that it is dropped.
+        self.kv.conversations.learn(replace(known, home="", before=None, pending=None), NO_SLOT)
+        return True
+
     # Engines
 
     def engine_events(self, replica_id: str, events: EngineEvents, now_s: float) -> EventsAnswer | None:
@@ -283,9 +312,7 @@ class Core:
         self.kv.expire(now_s)
         self.adapters.expire(now_s)
         self.kv.index.tidy(TIDY_KEYS)
-        # A policy without pins leaves the table as it is: the one before it may come back.
-        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
-        self.sessions.expire(now_s, DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s)
+        self.sessions.expire(now_s, self.pin_ttl_s)
         return Swept(leases, reservations)
 
     # Slots
@@ -319,3 +346,11 @@ class Core:
         self.trials.policy_changed()
         for changed in self.on_policy_changed:
             changed()
+
+
+def _build_kv(limits: LimitSettings) -> KVState:
+    return KVState(
+        max_keys=limits.max_prefix_keys,
+        max_conversations=limits.max_conversations,
+        conversation_ttl_s=limits.conversation_ttl_s,
+    )

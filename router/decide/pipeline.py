@@ -28,6 +28,7 @@ from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
+from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.decide.recorder import Recorder
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
@@ -87,6 +88,11 @@ class Pipeline:
     def policy(self) -> Policy:
         """The live policy for every model that has none of its own."""
         return self.choice.main.policy
+
+    @property
+    def pins(self) -> bool:
+        """Whether a live policy pins sessions."""
+        return self.choice.live.pin_ttl_s is not None
 
     def swap_policies(self, policies: PolicySet, revision: int = 0) -> None:
         """Puts built policies live, then closes those they replace."""
@@ -201,6 +207,8 @@ class Pipeline:
             decision = _refused(refusal, may_wait=its_turn or not self.holds.full)
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
         ranked = active.policy.rank(features, candidates, context)
+        if self._sessions.ordered and features.generates:
+            ranked = as_ordered(features.session, self._sessions, self._replicas, eligible, ranked)
         pair = None
         if members.prefills is not None and features.generates:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
@@ -321,6 +329,8 @@ class Pipeline:
         if features.session:
             if considered.active.pins:
                 self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
+            if self._sessions.ordered and features.generates:
+                self._sessions.followed(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
         if considered.candidates.adapter is not None:

@@ -54,6 +54,8 @@ class Pin(msgspec.Struct, array_like=True, frozen=True, gc=False):
     moves: int
     age_ms: int = 0
     """Time since the session was last seen."""
+    ordered: bool = False
+    """An operator moved the session there, and no request of it followed yet."""
 
 
 class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -83,6 +85,14 @@ class ExpectedKeys(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     at: At
     keys: bytes
+
+
+class ForgottenSession(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A session that somebody had forgotten: states of it that were in use only before are void."""
+
+    name: Name
+    age_ms: Annotated[int, msgspec.Meta(ge=0)]
+    """Time since it was forgotten."""
 
 
 class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +154,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")
     conversations: list[ConversationState] = msgspec.field(default_factory=list, name="c")
     expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
+    forgotten: list[ForgottenSession] = msgspec.field(default_factory=list, name="g")
+    """Sessions that somebody had forgotten at this edge lately."""
     round_starts: bool = msgspec.field(default=False, name="s")
     """The edge repeats all states that it answers for from this batch on."""
     round_ends: bool = msgspec.field(default=False, name="e")
