@@ -40,6 +40,12 @@ DETAIL = Parameter(
     schema={"type": "boolean"},
     description="Show the candidates of each decision, with the terms of their scores.",
 )
+ENDED = Parameter(
+    name="ended",
+    where="query",
+    schema={"type": "boolean"},
+    description="Leave out requests in flight.",
+)
 ABOUT = {
     "session": "Session as the client named it, or the hash that is shown for it.",
     "tenant": "Tenant, or the hash that is shown for it.",
@@ -50,14 +56,17 @@ ABOUT = {
     "policy": "Policy that decided.",
     "client_id": "`x-request-id` as the client sent it.",
 }
-FILTERS = tuple(
-    Parameter(
-        name=name,
-        where="query",
-        schema={"type": "string", "maxLength": 256} | ({"pattern": STATUS_PATTERN} if name == "status" else {}),
-        description=text,
-    )
-    for name, text in ABOUT.items()
+FILTERS = (
+    ENDED,
+    *(
+        Parameter(
+            name=name,
+            where="query",
+            schema={"type": "string", "maxLength": 256} | ({"pattern": STATUS_PATTERN} if name == "status" else {}),
+            description=text,
+        )
+        for name, text in ABOUT.items()
+    ),
 )
 """Query parameters that choose decisions: the fields of `DecisionFilter`."""
 
@@ -150,7 +159,8 @@ def _skip(records: Iterator[DecisionRecord], cursor: str) -> None:
 
 
 def _filter(request: Request) -> DecisionFilter:
-    chosen = DecisionFilter(**{name: request.query_params.get(name, "") for name in ABOUT})
+    texts = {name: request.query_params.get(name, "") for name in ABOUT}
+    chosen = DecisionFilter(**texts, ended=flag(request, "ended"))
     try:
         chosen.check()
     except ValueError as error:
