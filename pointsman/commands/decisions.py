@@ -84,6 +84,7 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
     policy = view.get("policy") or {}
     revision = f" r{policy['revision']}" if policy.get("revision") else ""
     chosen = f"-> {view['first']}" if view.get("first") else f"-> refused with {view.get('status', ABSENT)}"
+    chosen = f"{chosen}  {view['reason']}"
     head = [
         f"{view['id']}",
         day_and_time(view["at"], zone),
@@ -98,7 +99,7 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
         f"{whole(view['prompt_tokens'])} tokens" if view.get("prompt_tokens") is not None else "",
         f"held {ms(view['held_ms'])}" if view.get("held_ms") else "",
         f"policy {policy['name']}{revision}" if policy else "",
-        f"{chosen}  {view['reason']}",
+        chosen,
         f"prefill by {view['prefill']}" if view.get("prefill") else "",
     ]
     why = why_shown(
@@ -108,7 +109,8 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
         would_change=view.get("would_change"),
         total=view.get("candidates_total"),
     )
-    return Group(flowed_text(head, width, style="bold"), flowed_text(asked, width), "", why, *_came(view))
+    top = flowed_text(head, width, strong=view["id"])
+    return Group(top, flowed_text(asked, width, strong=chosen), "", why, *_came(view))
 
 
 def _came(view: Mapping[str, Any]) -> list[RenderableType]:

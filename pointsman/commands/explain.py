@@ -130,4 +130,4 @@ def explanation_shown(view: Mapping[str, Any], *, width: int) -> RenderableType:
     remarks = list(view.get("warnings") or ())
     if view.get("assumed"):
         remarks.append(f"HAProxy's configuration does not state {', '.join(view['assumed'])}: defaults were taken.")
-    return Group(flowed_text(head, width), "", why, *notes(remarks, mark="note:"))
+    return Group(flowed_text(head, width, strong=chosen), "", why, *notes(remarks, mark="note:"))

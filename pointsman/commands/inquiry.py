@@ -104,12 +104,11 @@ def table_of(
     return table
 
 
-def flowed_text(parts: Iterable[str], width: int, *, style: str = "") -> Text:
-    """Parts side by side, in as many lines as they need; the first line in a style."""
-    first, *others = flowed(parts, width) or [""]
-    text = Text(first, style=style)
-    for line in others:
-        text.append(f"\n{line}", style="none")
+def flowed_text(parts: Iterable[str], width: int, *, strong: str = "") -> Text:
+    """Parts side by side, in as many lines as they need. strong: the part that counts."""
+    text = Text("\n".join(flowed(parts, width)))
+    if strong:
+        text.highlight_words([strong], "bold")
     return text
 
 

@@ -101,7 +101,8 @@ def _why(view: Mapping[str, Any]) -> str:
     """Why a replica gets no requests, with the command in place of the call that ends a drain."""
     why: str = view.get("why") or view.get("cause") or ""
     name = view["id"]
-    return why.replace(f"DELETE /v1/replicas/{name}/drain ends that", f"`pointsman undrain {name}` ends that")
+    ends = f"`pointsman undrain {name}` ends that"
+    return why.removeprefix("Drained: ").replace(f"DELETE /v1/replicas/{name}/drain ends that", ends)
 
 
 def replica_facts(view: Mapping[str, Any], now: datetime) -> RenderableType:

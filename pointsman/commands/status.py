@@ -15,7 +15,7 @@ from rich.text import Text
 from pointsman.admin_client import AdminClient, MissingOperationError
 from pointsman.commands.inquiry import STATE_STYLES, Inquiry, notes
 from pointsman.commands.options import EXIT_NO
-from pointsman.commands.shown import flowed, ms, now_utc, rate, share, since, span, state_and_why, whole
+from pointsman.commands.shown import fitted, flowed, ms, now_utc, rate, share, since, span, state_and_why, whole
 
 STATES = ("up", "starting", "draining", "ejected", "down")
 """States of replicas in the order of their counts."""
@@ -28,6 +28,8 @@ APART = ("silent", "refused", "behind")
 
 NAMED_MAX = 10
 """Replicas with a line of their own; more are counted."""
+
+MODEL_WIDTH = 24
 
 MODELS_MAX = 3
 """Models whose TTFT is in the line, the busiest ones; `pointsman top` shows all."""
@@ -74,6 +76,8 @@ def status_shown(status: Mapping[str, Any], live: Mapping[str, Any], now: dateti
 def _trouble(line: str, command: str, width: int) -> Text:
     """One trouble, and the command that shows more at the right, or below where there is no room."""
     text = Text(line)
+    for state, style in STATE_STYLES.items():
+        text.highlight_words([f" {state} "], style)
     if command:
         gap = width - len(line) - len(command)
         text.append(" " * gap if gap >= 3 else "\n")
@@ -101,7 +105,7 @@ def _traffic(live: Mapping[str, Any]) -> Iterator[str]:
     by_model = live.get("ttft_ms") or {}
     busiest = sorted(by_model, key=lambda model: by_model[model]["count"], reverse=True)[:MODELS_MAX]
     for model in busiest:
-        named = f" of {model}" if len(by_model) > 1 else ""
+        named = f" of {fitted(model, MODEL_WIDTH)}" if len(by_model) > 1 else ""
         yield f"ttft{named} p50 {ms(by_model[model]['p50'])} p99 {ms(by_model[model]['p99'])}"
     yield hit_shown(live)
     if live.get("fail_open_per_s"):

@@ -210,13 +210,13 @@ def _reasons(live: Mapping[str, Any]) -> Table:
     by_reason = live["by_reason"]
     busiest = sorted(by_reason, key=lambda reason: (-by_reason[reason], reason))
     most = max(by_reason.values(), default=0.0) or 1.0
-    rows = [
-        (reason.ljust(NAME_WIDTH - 4), rate(by_reason[reason]).rjust(5), bar(by_reason[reason] / most))
+    rows: list[tuple[str | Text, ...]] = [
+        (reason.ljust(NAME_WIDTH - 4), rate(by_reason[reason]).rjust(5), Text(bar(by_reason[reason] / most), "cyan"))
         for reason in busiest[:REASONS_MAX]
     ]
     rest = sum(by_reason[reason] for reason in busiest[REASONS_MAX:])
     if rest:
-        rows.append((f"{len(busiest) - REASONS_MAX} more", rate(rest), bar(rest / most)))
+        rows.append((f"{len(busiest) - REASONS_MAX} more", rate(rest), Text(bar(rest / most), "cyan")))
     if not rows:
         return table_of(("reason",), [("no request in the last seconds",)])
     return table_of(("reason", "req/s", ""), rows, right=("req/s",))

@@ -36,9 +36,9 @@ def test_facts_without_a_value_have_no_line() -> None:
     assert drawn(facts({"one": "1", "two": ""})) == "one   1\n"
 
 
-def test_parts_flow_and_the_first_line_has_a_style() -> None:
-    """The others have none."""
-    text = flowed_text(["a" * 60, "b" * 60], 100, style="bold")
+def test_parts_flow_and_one_of_them_counts() -> None:
+    """None is broken, and the one that counts is bold."""
+    text = flowed_text(["a" * 60, "b" * 60], 100, strong="b" * 60)
     assert text.plain == "a" * 60 + "\n" + "b" * 60
     assert drawn(flowed_text([], 100)) == "\n"
 
