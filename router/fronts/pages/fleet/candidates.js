@@ -19,18 +19,33 @@ const slotOf = (name, at) => TERMS[name] ?? 5 + (at % 2);
  */
 export function candidatesTable(rows, { chosen, served = "", total = rows.length, ms = true }) {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.terms || {})))];
-  const most = Math.max(1e-9, ...rows.map((row) => Object.values(row.terms || {}).reduce((sum, term) => sum + Math.max(0, term), 0)));
+  const most = Math.max(
+    1e-9,
+    ...rows.map((row) => Object.values(row.terms || {}).reduce((sum, term) => sum + Math.max(0, term), 0)),
+  );
   const written = ms ? duration : (value) => (Number.isInteger(value) ? String(value) : value.toFixed(2));
   const body = el("tbody", {});
-  const draw = (shown) => body.replaceChildren(...rows.slice(0, shown).map((row) => candidateRow(row, names, most, written, chosen, served)));
+  const draw = (shown) =>
+    body.replaceChildren(...rows.slice(0, shown).map((row) => candidateRow(row, names, most, written, chosen, served)));
   draw(ROWS);
   const hidden = rows.length - ROWS;
   const more =
     hidden > 0
-      ? el("button", { type: "button", class: "small", on: { click: (event) => (draw(rows.length), event.target.remove()) } }, `show ${hidden} more`)
+      ? el(
+          "button",
+          { type: "button", class: "small", on: { click: (event) => (draw(rows.length), event.target.remove()) } },
+          `show ${hidden} more`,
+        )
       : null;
   const parts = names.length ? legend(names) : el("p", { class: "quiet" }, "This policy's score has no terms.");
-  const rest = total > rows.length ? el("p", { class: "quiet" }, `${count(total)} replicas were considered; those are shown that say most about the choice.`) : null;
+  const rest =
+    total > rows.length
+      ? el(
+          "p",
+          { class: "quiet" },
+          `${count(total)} replicas were considered; those are shown that say most about the choice.`,
+        )
+      : null;
   return el(
     "div",
     { class: "candidates" },
@@ -38,7 +53,15 @@ export function candidatesTable(rows, { chosen, served = "", total = rows.length
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, ["Replica", ms ? "Cost" : "Score", "", "Cached", "In flight"].map((name) => el("th", { scope: "col" }, name)))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          ["Replica", ms ? "Cost" : "Score", "", "Cached", "In flight"].map((name) => el("th", { scope: "col" }, name)),
+        ),
+      ),
       body,
     ),
     more,
@@ -78,7 +101,16 @@ function bar(terms, names, most, written) {
   let left = 0;
   names.forEach((name, at) => {
     const width = (100 * Math.max(0, terms[name] || 0)) / most;
-    if (width > 0) picture.append(svg("rect", { x: left.toFixed(2), y: 0, width: width.toFixed(2), height: 10, class: `term-${slotOf(name, at)}` }));
+    if (width > 0)
+      picture.append(
+        svg("rect", {
+          x: left.toFixed(2),
+          y: 0,
+          width: width.toFixed(2),
+          height: 10,
+          class: `term-${slotOf(name, at)}`,
+        }),
+      );
     left += width;
   });
   return picture;
@@ -87,13 +119,24 @@ function bar(terms, names, most, written) {
 /** The replicas that could not be chosen, by cause. */
 export function excludedList(excluded) {
   const causes = new Map();
-  for (const [replica, cause] of Object.entries(excluded || {})) causes.set(cause, [...(causes.get(cause) || []), replica]);
+  for (const [replica, cause] of Object.entries(excluded || {}))
+    causes.set(cause, [...(causes.get(cause) || []), replica]);
   if (!causes.size) return null;
   return el(
     "section",
     {},
     el("h3", {}, "Could not be chosen"),
-    el("ul", { class: "plain" }, [...causes].map(([cause, ids]) => el("li", {}, el("b", {}, cause), ` ${ids.slice(0, 12).join(", ")}${ids.length > 12 ? ` and ${ids.length - 12} more` : ""}`))),
+    el(
+      "ul",
+      { class: "plain" },
+      [...causes].map(([cause, ids]) =>
+        el(
+          "li",
+          {},
+          el("b", {}, cause),
+          ` ${ids.slice(0, 12).join(", ")}${ids.length > 12 ? ` and ${ids.length - 12} more` : ""}`,
+        ),
+      ),
+    ),
   );
 }
-

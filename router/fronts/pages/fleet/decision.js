@@ -25,13 +25,27 @@ function decisionParts(decision) {
       "p",
       { class: "headline" },
       el("span", { class: `reason ${kindOf(decision.reason)}` }, decision.reason),
-      decision.first ? el("b", {}, ` → ${decision.first}`) : el("b", { class: "wrong" }, decision.status ? ` refused with ${decision.status}` : " nobody chosen"),
+      decision.first
+        ? el("b", {}, ` → ${decision.first}`)
+        : el("b", { class: "wrong" }, decision.status ? ` refused with ${decision.status}` : " nobody chosen"),
       decision.prefill ? el("span", { class: "quiet" }, ` prompt computed by ${decision.prefill}`) : null,
     ),
     decision.would_change ? el("p", { class: "would-change" }, decision.would_change) : null,
     decision.shadow ? shadowLine(decision) : null,
     cameOf(decision, outcome),
-    decision.candidates ? el("section", {}, el("h3", {}, "Candidates"), candidatesTable(decision.candidates, { chosen: decision.first, served: outcome.replica, total: decision.candidates_total ?? decision.candidates.length, ms })) : null,
+    decision.candidates
+      ? el(
+          "section",
+          {},
+          el("h3", {}, "Candidates"),
+          candidatesTable(decision.candidates, {
+            chosen: decision.first,
+            served: outcome.replica,
+            total: decision.candidates_total ?? decision.candidates.length,
+            ms,
+          }),
+        )
+      : null,
     excludedList(decision.excluded),
     el("section", {}, el("h3", {}, "Request"), requestFacts(decision)),
   ];
@@ -40,7 +54,13 @@ function decisionParts(decision) {
 function shadowLine(decision) {
   const shadow = decision.shadow;
   const same = shadow.first === decision.first;
-  return el("p", { class: "quiet" }, `Shadow policy ${shadow.policy}: `, same ? "the same choice" : el("b", {}, shadow.first || "nobody"), ` (${shadow.reason}).`);
+  return el(
+    "p",
+    { class: "quiet" },
+    `Shadow policy ${shadow.policy}: `,
+    same ? "the same choice" : el("b", {}, shadow.first || "nobody"),
+    ` (${shadow.reason}).`,
+  );
 }
 
 /** Predicted beside what came, in two columns. */
@@ -52,17 +72,45 @@ function cameOf(decision, outcome) {
   const rows = [
     ["Replica", decision.first || "", outcome.replica || ""],
     ["Prompt tokens", count(decision.prompt_tokens), count(outcome.prompt_tokens)],
-    ["Cached tokens", shareOf(decision.resident_tokens, decision.prompt_tokens), shareOf(outcome.actual_cached, prompt)],
+    [
+      "Cached tokens",
+      shareOf(decision.resident_tokens, decision.prompt_tokens),
+      shareOf(outcome.actual_cached, prompt),
+    ],
     ["Time to first token", ahead, duration(outcome.ttft_ms)],
-    ["Duration", "", outcome.duration_ms === undefined ? "" : `${duration(outcome.duration_ms)}${outcome.output_tokens === undefined ? "" : `, ${count(outcome.output_tokens)} tokens out`}`],
-    ["End", "", el("span", { class: wrong ? "wrong" : null }, outcome.ended === undefined ? "in flight" : `${status} · ${outcome.ended}`)],
+    [
+      "Duration",
+      "",
+      outcome.duration_ms === undefined
+        ? ""
+        : `${duration(outcome.duration_ms)}${outcome.output_tokens === undefined ? "" : `, ${count(outcome.output_tokens)} tokens out`}`,
+    ],
+    [
+      "End",
+      "",
+      el(
+        "span",
+        { class: wrong ? "wrong" : null },
+        outcome.ended === undefined ? "in flight" : `${status} · ${outcome.ended}`,
+      ),
+    ],
   ];
   return el(
     "table",
     { class: "compare" },
     el("colgroup", {}, el("col", { class: "names" }), el("col", {}), el("col", {})),
-    el("thead", {}, el("tr", {}, el("td", {}), el("th", { scope: "col" }, "predicted"), el("th", { scope: "col" }, "came"))),
-    el("tbody", {}, rows.map(([name, predicted, came]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, predicted), el("td", {}, came)))),
+    el(
+      "thead",
+      {},
+      el("tr", {}, el("td", {}), el("th", { scope: "col" }, "predicted"), el("th", { scope: "col" }, "came")),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map(([name, predicted, came]) =>
+        el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, predicted), el("td", {}, came)),
+      ),
+    ),
   );
 }
 

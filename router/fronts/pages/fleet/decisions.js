@@ -195,7 +195,20 @@ export class Decisions {
 
   fits(decision) {
     if (!this.words.length) return true;
-    const text = [decision.id, decision.client_id, decision.reason, decision.model, decision.session, decision.tenant, decision.first, decision.outcome?.replica, decision.outcome?.status, decision.path].join(" ").toLowerCase();
+    const text = [
+      decision.id,
+      decision.client_id,
+      decision.reason,
+      decision.model,
+      decision.session,
+      decision.tenant,
+      decision.first,
+      decision.outcome?.replica,
+      decision.outcome?.status,
+      decision.path,
+    ]
+      .join(" ")
+      .toLowerCase();
     return this.words.every((word) => text.includes(word));
   }
 
@@ -227,14 +240,19 @@ export class Decisions {
     this.list.querySelector(".nothing")?.remove();
     if (!nothing) return;
     const filtered = this.query.size || this.words.length;
-    const text = this.problem || (filtered ? "No decision fits the filter." : "No decision yet. Requests that this edge routes are listed here as they end.");
+    const text =
+      this.problem ||
+      (filtered
+        ? "No decision fits the filter."
+        : "No decision yet. Requests that this edge routes are listed here as they end.");
     this.list.append(el("li", { class: "nothing" }, el("p", {}, text)));
   }
 
   drawNote() {
     const parts = [];
     if (this.problem) parts.push(this.problem);
-    else if (this.stands && this.waiting) parts.push(`${this.waiting >= ROWS_MAX ? `over ${ROWS_MAX}` : count(this.waiting)} newer`);
+    else if (this.stands && this.waiting)
+      parts.push(`${this.waiting >= ROWS_MAX ? `over ${ROWS_MAX}` : count(this.waiting)} newer`);
     else if (!this.follows) parts.push(`newest of ${rate(this.perSecond)}/s`);
     setText(this.note, parts.join(" · "));
     this.note.classList.toggle("wrong", this.problem !== "");
@@ -295,4 +313,3 @@ export function statusOf(decision) {
   const wrong = outcome.status === undefined || outcome.status >= 400;
   return [wrong ? `✕ ${outcome.status ?? "cut"}` : String(outcome.status), wrong];
 }
-

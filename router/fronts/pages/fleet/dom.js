@@ -1,5 +1,7 @@
 // Making and changing elements. Text goes in as text: nothing that a router says is read as HTML.
 
+import { UNKNOWN } from "./format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Make an element. `about` holds attributes; `on` in it, listeners by event; null and false leave an attribute out. */
@@ -43,7 +45,7 @@ export function shape(state, { label = "" } = {}) {
   return picture;
 }
 
-/** A quantity with its unit set off: a number that changes keeps its place. */
+/** A quantity with its unit set off; what is not known has none. */
 export function quantity([number, unit]) {
-  return [el("b", {}, number), unit ? el("span", { class: "unit" }, `\u202f${unit}`) : null];
+  return [el("b", {}, number), unit && number !== UNKNOWN ? el("span", { class: "unit" }, `\u202f${unit}`) : null];
 }

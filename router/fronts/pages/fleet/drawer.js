@@ -12,7 +12,10 @@ export class Drawer {
     this.kind = "";
     this.ended = () => {};
     byId("close-drawer").addEventListener("click", () => this.close());
-    this.dialog.addEventListener("close", () => this.leave());
+    this.dialog.addEventListener("close", () => {
+      this.leave();
+      this.body.replaceChildren();
+    });
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog) this.close();
     });
@@ -75,6 +78,8 @@ export function facts(pairs) {
   return el(
     "dl",
     { class: "facts" },
-    pairs.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+    pairs
+      .filter(([, value]) => value !== undefined && value !== null && value !== "")
+      .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
   );
 }

@@ -55,7 +55,9 @@ export class Events {
     setTimeout(() => {
       this.saidAt = Date.now();
       const many = this.unsaid.length > 3;
-      byId("said").textContent = many ? `${this.unsaid.length} changes, the last: ${this.unsaid.at(-1)}` : this.unsaid.join(". ");
+      byId("said").textContent = many
+        ? `${this.unsaid.length} changes, the last: ${this.unsaid.at(-1)}`
+        : this.unsaid.join(". ");
       this.unsaid = [];
     }, waitMs);
   }
@@ -64,8 +66,17 @@ export class Events {
 function row(event) {
   const by = event.kind === "audit" && event.author ? el("span", { class: "quiet" }, ` by ${event.author}`) : null;
   const text = event.replica
-    ? [el("button", { type: "button", class: "link", "data-id": event.replica }, event.replica), event.text.startsWith(event.replica) ? event.text.slice(event.replica.length) : ` ${event.text}`]
+    ? [
+        el("button", { type: "button", class: "link", "data-id": event.replica }, event.replica),
+        event.text.startsWith(event.replica) ? event.text.slice(event.replica.length) : ` ${event.text}`,
+      ]
     : [event.text];
   const wrong = ["down", "ejected", "silent"].includes(event.state) || event.status >= 400;
-  return el("li", {}, el("time", { datetime: event.at, class: "quiet" }, clock(event.at)), el("span", { class: `kind ${event.kind}` }, event.kind), el("span", { class: wrong ? "text wrong" : "text" }, text, by));
+  return el(
+    "li",
+    {},
+    el("time", { datetime: event.at, class: "quiet" }, clock(event.at)),
+    el("span", { class: `kind ${event.kind}` }, event.kind),
+    el("span", { class: wrong ? "text wrong" : "text" }, text, by),
+  );
 }

@@ -1,6 +1,6 @@
 // Where would a request go? A form with a body, and the decision that this edge would make of it.
 
-import { ask, describe } from "./api.js";
+import { ask } from "./api.js";
 import { candidatesTable, excludedList } from "./candidates.js";
 import { el } from "./dom.js";
 import { sentence } from "./drawer.js";
@@ -25,9 +25,25 @@ function example(live) {
 }
 
 function form(live, answer) {
-  const path = el("select", { id: "explain-path" }, PATHS.map((one) => el("option", { selected: one === left.path }, one)));
-  const session = el("input", { id: "explain-session", type: "text", value: left.session, placeholder: "none", autocomplete: "off", spellcheck: "false" });
-  const body = el("textarea", { id: "explain-body", rows: 10, spellcheck: "false", "aria-describedby": "explain-hint" });
+  const path = el(
+    "select",
+    { id: "explain-path" },
+    PATHS.map((one) => el("option", { selected: one === left.path }, one)),
+  );
+  const session = el("input", {
+    id: "explain-session",
+    type: "text",
+    value: left.session,
+    placeholder: "none",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  const body = el("textarea", {
+    id: "explain-body",
+    rows: 10,
+    spellcheck: "false",
+    "aria-describedby": "explain-hint",
+  });
   body.value = left.body || example(live);
   const submit = async (event) => {
     event.preventDefault();
@@ -40,7 +56,7 @@ function form(live, answer) {
       return;
     }
     try {
-      answer.replaceChildren(...(await explained(path.value, session.value, parsed, body.value)).filter(Boolean));
+      answer.replaceChildren(...(await explained(path.value, session.value, parsed)).filter(Boolean));
     } catch (error) {
       answer.replaceChildren(el("p", { class: "wrong" }, sentence(error)));
     }
@@ -59,30 +75,40 @@ function form(live, answer) {
   );
 }
 
-async function explained(path, session, body, text) {
-  const { components } = await describe();
-  const whole = "body" in components.schemas.ExplainRequest.properties;
-  const asked = whole
-    ? { path, headers: session ? { "x-session-id": session } : {}, body }
-    : { path, session, model: String(body.model || ""), body_bytes: text.length };
-  const { data } = await ask("/v1/explain", { method: "POST", body: JSON.stringify(asked) });
-  return explanation(data, whole);
+async function explained(path, session, body) {
+  const headers = session ? { "x-session-id": session } : {};
+  const { data } = await ask("/v1/explain", { method: "POST", body: JSON.stringify({ path, headers, body }) });
+  return explanation(data);
 }
 
-/** The best first; a place in the ranking is known of the first few. */
-const ranked = (rows) => [...rows].sort((one, other) => (one.rank ?? 1e9) - (other.rank ?? 1e9) || (one.score ?? 0) - (other.score ?? 0));
-
-function explanation(data, whole) {
+function explanation(data) {
   const { decision } = data;
-  const notes = [...(data.warnings || [])];
-  if (!whole) notes.push("This router explains by model and session alone: what of the prompt is cached is not looked at.");
+  const cached = data.resident_tokens === undefined ? "" : `, of which ${count(data.resident_tokens)} are cached there`;
   return [
-    el("p", { class: "headline" }, el("span", { class: `reason ${kindOf(decision.reason)}` }, decision.reason), el("b", {}, decision.first ? ` → ${decision.first}` : ` nobody${decision.status ? `, refused with ${decision.status}` : ""}`)),
+    el(
+      "p",
+      { class: "headline" },
+      el("span", { class: `reason ${kindOf(decision.reason)}` }, decision.reason),
+      el(
+        "b",
+        {},
+        decision.first
+          ? ` → ${decision.first}`
+          : ` nobody${decision.status ? `, refused with ${decision.status}` : ""}`,
+      ),
+    ),
     data.would_change ? el("p", { class: "would-change" }, data.would_change) : null,
-    data.prompt_tokens ? el("p", { class: "quiet" }, `${count(data.prompt_tokens)} prompt tokens, as predicted.`) : null,
-    ...notes.map((one) => el("p", { class: "quiet" }, one)),
-    data.candidates?.length ? candidatesTable(ranked(data.candidates), { chosen: decision.first, ms: (data.policy?.policy ?? data.policy?.name) === "kv_cost" }) : null,
+    data.prompt_tokens
+      ? el("p", { class: "quiet" }, `${count(data.prompt_tokens)} prompt tokens as predicted${cached}.`)
+      : null,
+    ...data.warnings.map((one) => el("p", { class: "quiet" }, one)),
+    ...data.assumed.map((one) => el("p", { class: "quiet" }, `Assumed: ${one}`)),
+    data.candidates.length
+      ? candidatesTable(data.candidates, {
+          chosen: decision.first,
+          ms: data.margin_unit === "ms" || data.policy.policy === "kv_cost",
+        })
+      : null,
     excludedList(data.excluded),
   ];
 }
-

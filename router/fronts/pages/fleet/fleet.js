@@ -81,7 +81,10 @@ export class Fleet {
     wanting.sort((one, other) => STATES.indexOf(one.state) - STATES.indexOf(other.state));
     this.arrange(wanting.slice(0, LOOKS_MAX));
     const left = wanting.length - LOOKS_MAX;
-    setText(this.more, !wanting.length ? "All get requests." : left > 0 ? `and ${count(left)} more that need a look` : "");
+    setText(
+      this.more,
+      !wanting.length ? "All get requests." : left > 0 ? `and ${count(left)} more that need a look` : "",
+    );
     this.map.draw(replicas);
   }
 
@@ -109,7 +112,11 @@ function nobody() {
     { class: "nothing" },
     el("p", {}, "No replica is registered."),
     el("p", { class: "quiet" }, "Engines register by themselves. An endpoint that runs already is registered with"),
-    el("pre", {}, `curl -X PUT ${location.origin}/v1/replicas/gpu-1 \\\n  -H 'content-type: application/json' \\\n  -d '{"url": "http://10.0.0.7:8000"}'`),
+    el(
+      "pre",
+      {},
+      `curl -X PUT ${location.origin}/v1/replicas/gpu-1 \\\n  -H 'content-type: application/json' \\\n  -d '{"url": "http://10.0.0.7:8000"}'`,
+    ),
   );
 }
 
@@ -121,13 +128,27 @@ class Tile {
     this.button = el("button", { type: "button", class: "open", on: { click: () => fleet.open(id) } }, id);
     this.model = el("span", { class: "quiet model" });
     this.line = svg("polyline", { points: "" });
-    this.spark = svg("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, this.line);
+    this.spark = svg(
+      "svg",
+      { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" },
+      this.line,
+    );
     this.load = el("p", { class: "load" });
     this.why = el("p", { class: "why" });
-    this.bar = el("div", { class: "bar", "aria-hidden": "true" }, el("i", { class: "live" }), el("i", { class: "used" }));
+    this.bar = el(
+      "div",
+      { class: "bar", "aria-hidden": "true" },
+      el("i", { class: "live" }),
+      el("i", { class: "used" }),
+    );
     this.kv = el("p", { class: "kv" });
     this.rest = el("p", { class: "rest" });
-    this.action = el("button", { type: "button", class: "small act", hidden: true, on: { click: () => fleet.act(this.wants, id) } });
+    this.action = el("button", {
+      type: "button",
+      class: "small act",
+      hidden: true,
+      on: { click: () => fleet.act(this.wants, id) },
+    });
     this.wants = "";
     this.element = el(
       "li",
@@ -162,7 +183,7 @@ class Tile {
     this.wants = this.fleet.mayOperate() ? { draining: "undrain", ejected: "reset" }[state] || "" : "";
     this.action.hidden = !this.wants;
     setText(this.action, this.wants);
-    setAttribute(this.action, "aria-label", this.wants && `${this.wants} ${this.id}`);
+    setAttribute(this.action, "aria-label", this.wants ? `${this.wants} ${this.id}` : null);
   }
 }
 
@@ -177,5 +198,7 @@ function sparkOf(values) {
   const most = Math.max(4, ...values);
   const step = 100 / (Math.max(SPARK_MIN_S, values.length) - 1);
   const left = 100 - step * (values.length - 1);
-  return values.map((value, at) => `${(left + step * at).toFixed(1)},${(23 - (21 * value) / most).toFixed(1)}`).join(" ");
+  return values
+    .map((value, at) => `${(left + step * at).toFixed(1)},${(23 - (21 * value) / most).toFixed(1)}`)
+    .join(" ");
 }

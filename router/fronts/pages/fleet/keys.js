@@ -58,7 +58,10 @@ export function bindToken({ started, forgotten }) {
       dialog.close();
       started(data);
     } catch (error) {
-      setText(wrong, error instanceof Refused && error.status === 401 ? "The router does not know this token." : sentence(error));
+      setText(
+        wrong,
+        error instanceof Refused && error.status === 401 ? "The router does not know this token." : sentence(error),
+      );
       field.select();
     }
   });

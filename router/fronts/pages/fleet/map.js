@@ -16,9 +16,19 @@ const CELLS = [
 /** Figures a map can be shaded by: value of a replica, the least that is drawn darkest, and how it is written. */
 const SHADES = [
   { name: "in flight", of: (replica) => replica.in_flight, floor: 8, text: count },
-  { name: "KV live", of: (replica) => replica.kv_live ?? replica.kv_used ?? 0, floor: 1, text: (share) => percent(share, 0) },
+  {
+    name: "KV live",
+    of: (replica) => replica.kv_live ?? replica.kv_used ?? 0,
+    floor: 1,
+    text: (share) => percent(share, 0),
+  },
   { name: "backlog", of: (replica) => replica.backlog_ms, floor: 500, text: duration },
-  { name: "misses", of: (replica) => (replica.hit_share === undefined ? 0 : 1 - replica.hit_share), floor: 1, text: (share) => percent(share, 0) },
+  {
+    name: "misses",
+    of: (replica) => (replica.hit_share === undefined ? 0 : 1 - replica.hit_share),
+    floor: 1,
+    text: (share) => percent(share, 0),
+  },
 ];
 
 export class FleetMap {
@@ -41,13 +51,28 @@ export class FleetMap {
     this.least = el("span", {});
     this.most = el("span", {});
     const steps = Array.from({ length: STEPS }, (_, step) => el("i", { class: `shade-${step}` }));
-    this.element = el("div", { class: "fleet-map" }, this.grid, el("div", { class: "under" }, this.told, el("p", { class: "scale", "aria-hidden": "true" }, this.least, steps, this.most)));
+    this.element = el(
+      "div",
+      { class: "fleet-map" },
+      this.grid,
+      el(
+        "div",
+        { class: "under" },
+        this.told,
+        el("p", { class: "scale", "aria-hidden": "true" }, this.least, steps, this.most),
+      ),
+    );
     this.offer(choice);
   }
 
   offer(choice) {
     for (const shade of SHADES) {
-      const radio = el("input", { type: "radio", name: "shade", checked: shade === this.shade, on: { change: () => this.choose(shade) } });
+      const radio = el("input", {
+        type: "radio",
+        name: "shade",
+        checked: shade === this.shade,
+        on: { change: () => this.choose(shade) },
+      });
       choice.append(el("label", {}, radio, el("span", {}, shade.name)));
     }
   }
@@ -96,7 +121,14 @@ export class FleetMap {
     const at = cells.indexOf(document.activeElement);
     if (at < 0) return;
     const width = Math.max(1, Math.round(this.grid.clientWidth / cells[0].parentElement.getBoundingClientRect().width));
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: at + width, ArrowUp: at - width, Home: 0, End: cells.length - 1 }[event.key];
+    const to = {
+      ArrowRight: at + 1,
+      ArrowLeft: at - 1,
+      ArrowDown: at + width,
+      ArrowUp: at - width,
+      Home: 0,
+      End: cells.length - 1,
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     const next = cells[Math.max(0, Math.min(cells.length - 1, to))];

@@ -25,13 +25,25 @@ export class Plot {
     this.area = svg("g", {});
     this.marks = svg("g", { class: "marks" });
     this.pointer = svg("line", { class: "pointer", y1: 0, y2: HEIGHT, visibility: "hidden" });
-    this.picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, svg("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }), this.area, this.marks, this.pointer);
+    this.picture = svg(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
+      svg("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
+      this.area,
+      this.marks,
+      this.pointer,
+    );
     this.label = svg("title", {});
     this.picture.prepend(this.label);
     this.most = el("span", { class: "axis" });
     this.since = el("span", { class: "axis since" });
     this.legend = el("ul", { class: "legend" });
-    this.element = el("figure", { class: "plot" }, el("figcaption", {}, el("h3", {}, title), this.legend), el("div", { class: "field" }, this.most, this.picture, this.since));
+    this.element = el(
+      "figure",
+      { class: "plot" },
+      el("figcaption", {}, el("h3", {}, title), this.legend),
+      el("div", { class: "field" }, this.most, this.picture, this.since),
+    );
     this.title = title;
   }
 
@@ -40,7 +52,9 @@ export class Plot {
    * said: [[name, class, text]] beside the title: the values pointed at, or the newest.
    */
   draw(series, said, marks = []) {
-    const most = this.stacked ? Math.max(0, ...sums(series)) : Math.max(0, ...series.flatMap((one) => one.values.filter((value) => value !== null)));
+    const most = this.stacked
+      ? Math.max(0, ...sums(series))
+      : Math.max(0, ...series.flatMap((one) => one.values.filter((value) => value !== null)));
     this.scale(most);
     setText(this.most, this.unit(this.top));
     this.span = spanOf(series[0]?.values.length || 0);
@@ -63,7 +77,11 @@ export class Plot {
       setAttribute(path, "class", `${this.stacked ? "filled" : "drawn"} ${one.class}`);
       setAttribute(path, "d", this.stacked ? this.areaOf(one.values, below) : this.lineOf(one.values));
     }
-    this.marks.replaceChildren(...marks.map(({ ago, text }) => svg("line", { x1: this.x(ago), x2: this.x(ago), y1: 0, y2: HEIGHT }, svg("title", {}, text))));
+    this.marks.replaceChildren(
+      ...marks.map(({ ago, text }) =>
+        svg("line", { x1: this.x(ago), x2: this.x(ago), y1: 0, y2: HEIGHT }, svg("title", {}, text)),
+      ),
+    );
     this.tell(said);
   }
 
@@ -72,7 +90,11 @@ export class Plot {
     setText(this.label, `${this.title}: ${text || "nothing yet"}`);
     if (this.legend.dataset.said === text) return;
     this.legend.dataset.said = text;
-    this.legend.replaceChildren(...said.map(([name, kind, value]) => el("li", {}, kind ? el("i", { class: kind }) : null, name && `${name} `, el("b", {}, value))));
+    this.legend.replaceChildren(
+      ...said.map(([name, kind, value]) =>
+        el("li", {}, kind ? el("i", { class: kind }) : null, name && `${name} `, el("b", {}, value)),
+      ),
+    );
   }
 
   /** Mark the second so many before the last one; null for none. */

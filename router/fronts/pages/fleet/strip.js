@@ -66,7 +66,12 @@ function drawEdges(edges) {
     ),
   );
   place.replaceChildren(
-    el("details", { class: apart.length ? "menu wrong" : "menu" }, el("summary", {}, `· ${sentence}`), el("ul", {}, links)),
+    el(
+      "details",
+      { class: apart.length ? "menu wrong" : "menu" },
+      el("summary", {}, `· ${sentence}`),
+      el("ul", {}, links),
+    ),
   );
 }
 
@@ -106,6 +111,9 @@ function drawAge(live) {
   body.classList.toggle("stale", stale);
   const age = Date.now() - live.heardAt;
   const again = live.retryAt > Date.now() ? `, next try in ${duration(live.retryAt - Date.now())}` : "";
-  setText(place, stale ? `stale: as of ${clock(live.latest.at)}, ${duration(age)} ago${again}` : `as of ${clock(live.latest.at)}`);
+  setText(
+    place,
+    stale ? `stale: as of ${clock(live.latest.at)}, ${duration(age)} ago${again}` : `as of ${clock(live.latest.at)}`,
+  );
   setAttribute(place, "title", `Time of this edge: ${live.latest.at}`);
 }
