@@ -52,6 +52,7 @@ from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
+from pointsman.router.metrics.tracing import TracingCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.http_servers import serve_http
@@ -69,6 +70,7 @@ from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
+from pointsman.router.watch.tracing import build_tracing
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -122,12 +124,14 @@ class Router:
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
         core.on_policy_changed.append(self._changed)
+        self.tracing = build_tracing(settings, core, readiness=self.readiness)
         self.decider = Decider(
             core.pipeline,
             core.decision_metrics,
             clock=self.clock,
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
+            trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None
         if settings.state_file:
@@ -171,6 +175,7 @@ class Router:
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
+            *((TracingCollector(self.tracing),) if self.tracing is not None else ()),
         )
 
     def _admin_parts(self) -> AdminParts:
@@ -224,6 +229,8 @@ class Router:
             if self.decisions is not None:
                 stack.callback(self.decisions.close)
                 self.tasks.start(stack, "decisions", self.decisions.run)
+                if self.tracing is not None:
+                    self.tracing.start_sending(stack, self.tasks, self.decisions)
             self.tasks.start(stack, "live figures", self.live.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
