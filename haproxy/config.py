@@ -235,6 +235,10 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     whether the prompt was cached. `auto`: only while no API keys are required."""
     policy_override: bool = False
     """Whether clients may send `x-pointsman-policy`; must equal the router's `override_header`."""
+    tracing: bool = False
+    """Whether the router traces requests: HAProxy hands `traceparent` over with lookups, and sends the one that the
+    router answers with to the replica. Goes with the router's `tracing.endpoint`; without it, HAProxy passes
+    `traceparent` on unchanged."""
     first_token: bool = False
     """Whether a Lua filter reports the time of the first token of streamed answers. Only endpoints that report nothing
     themselves need it. HAProxy attaches a filter to every request: short answers of all endpoints, streamed or not,

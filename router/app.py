@@ -54,6 +54,7 @@ from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
+from pointsman.router.metrics.tracing import TracingCollector
 from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
@@ -72,6 +73,7 @@ from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
+from pointsman.router.watch.tracing import build_tracing
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -125,12 +127,14 @@ class Router:
         core.on_registry_changed.append(self._changed)
         core.on_policy_changed.append(self._changed)
         core.on_trial_changed.append(lambda news: self._changed())
+        self.tracing = build_tracing(settings, core, readiness=self.readiness)
         self.decider = Decider(
             core.pipeline,
             core.decision_metrics,
             clock=self.clock,
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
+            trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None
         if settings.state_file:
@@ -177,6 +181,7 @@ class Router:
             PoolCollector(self.fleets, self.clock),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
+            *((TracingCollector(self.tracing),) if self.tracing is not None else ()),
         )
 
     def _admin_parts(self) -> AdminParts:
@@ -231,6 +236,8 @@ class Router:
             if self.decisions is not None:
                 stack.callback(self.decisions.close)
                 self.tasks.start(stack, "decisions", self.decisions.run)
+                if self.tracing is not None:
+                    self.tracing.start_sending(stack, self.tasks, self.decisions)
             self.tasks.start(stack, "live figures", self.live.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)

@@ -29,6 +29,7 @@ from pointsman.router.errors import SettingsError
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.process.listen import Listen, NearListen, Port
 from pointsman.router.process.store_url import check_url, without_password
+from pointsman.router.process.tracing_settings import EXTRA, TracingSettings, has_exporter
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -225,6 +226,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     scrape: ScrapeSettings = ScrapeSettings()
     shared: SharedSettings = SharedSettings()
     decisions: DecisionLogSettings = DecisionLogSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))
     """Policy that the router starts with; `PUT /v1/policy` changes it at run time. See
@@ -329,6 +331,11 @@ def _check(settings: Settings) -> None:
             raise SettingsError(
                 "shared.url", without_password(settings.shared.url), f"the address of a store ({error})"
             ) from None
+    if settings.tracing.endpoint:
+        if not settings.decisions.max_records:
+            raise SettingsError("decisions.max_records", 0, "1 or more where tracing.endpoint is set")
+        if not has_exporter():
+            raise SettingsError("tracing.endpoint", settings.tracing.endpoint, EXTRA)
     try:
         build_policy_set(settings.policy).close()
     except PolicyConfigError as error:

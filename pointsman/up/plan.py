@@ -211,6 +211,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "admin_socket": str(run_dir / "admin.sock"),
             "master_socket": str(run_dir / "master.sock"),
             "policy_override": settings.override_header,
+            "tracing": bool(settings.tracing.endpoint),
             "isolate_tenants": settings.isolate_tenants,
         },
         EdgeConfig,

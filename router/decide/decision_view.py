@@ -99,6 +99,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     client_id: Annotated[Text, Meta(description="`x-request-id` as the client sent it, where it was well-formed.")] = (
         UNSET
     )
+    trace_id: Annotated[Text, Meta(description="Id of the request's trace, where it is traced.")] = UNSET
     path: Text = UNSET
     model: Text = UNSET
     session: Text = UNSET
@@ -175,6 +176,7 @@ class DecisionViews:
             at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             edge=self._edge() or UNSET,
             client_id=UNSET if record.line is None or record.line.cid == UNSET_TEXT else record.line.cid,
+            trace_id=f"{record.trace.trace_id:032x}" if record.trace is not None else UNSET,
             path=features.path or UNSET,
             model=_text(features.model) or UNSET,
             session=_text(self.shown(features.session)) or UNSET,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import Naming, RequestFeatures
@@ -11,11 +11,14 @@ from pointsman.router.decide.features import extract
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.process.clock import Clock
 
+TRACE_VARIABLE = "trace"
+"""Name of the variable that tells HAProxy the `traceparent` for a replica."""
+
 
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch")
+    __slots__ = ("_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch", "trace")
 
     def __init__(
         self,
@@ -25,7 +28,11 @@ class Decider:
         clock: Clock,
         stopwatch: Clock,
         isolate_tenants: bool = False,
+        trace: Callable[[Mapping[str, object]], str] | None = None,
     ) -> None:
+        """trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
+        empty for nothing. None: no request is traced."""
+        self.trace = trace
         self._isolate_tenants = isolate_tenants
         self._pipeline = pipeline
         self._metrics = metrics

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from pointsman.policies.decision import Decision
 from pointsman.router.decide.hold import STEP_S, HoldTurns
 from pointsman.router.fronts.deciding import Decider
-from pointsman.router.fronts.lookup import FormReader, encode_lines
+from pointsman.router.fronts.lookup import FormReader, encode_lines, trace_line
 from pointsman.router.process.clock import Clock
 from pointsman.router.requests.hold_queue import Held, Outcome
 
@@ -50,7 +50,7 @@ class HoldFront:
             return NOBODY_DECIDED
         asked = self._turns.ask(self._decider.features(form), self._clock())
         if isinstance(asked, Decision):
-            return PlainTextResponse(encode_lines(asked))
+            return self._told(asked, form)
         answer = self._answers[asked] = asyncio.get_running_loop().create_future()
         self._start_timer()
         # All of the form is read: what comes next is the end of the connection.
@@ -62,7 +62,10 @@ class HoldFront:
             del self._answers[asked]
             self._turns.leave(asked, self._clock(), Outcome.GONE)
         decision = answer.result() if answer.done() else None
-        return NOBODY_DECIDED if decision is None else PlainTextResponse(encode_lines(decision))
+        return NOBODY_DECIDED if decision is None else self._told(decision, form)
+
+    def _told(self, decision: Decision, form: dict[str, object]) -> Response:
+        return PlainTextResponse(encode_lines(decision) + trace_line(self._decider, decision, form))
 
     def close(self) -> None:
         """The router stops: HAProxy chooses for all requests that wait, and for those that would."""

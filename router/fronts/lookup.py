@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
-from pointsman.router.fronts.deciding import Decider
+from pointsman.router.fronts.deciding import TRACE_VARIABLE, Decider
 from pointsman.router.fronts.hosts import host_of, is_loopback
 
 MAX_FORM_BYTES = 16_384
@@ -70,7 +70,9 @@ class LookupFront:
         return Starlette(routes=[Route("/lookup", self.lookup, methods=["POST"]), *self._others])
 
     async def lookup(self, request: Request) -> Response:
-        return PlainTextResponse(encode_lines(self._decider.lookup(await self._forms.read(request))))
+        form = await self._forms.read(request)
+        decision = self._decider.lookup(form)
+        return PlainTextResponse(encode_lines(decision) + trace_line(self._decider, decision, form))
 
 
 def decode_form(form: bytes) -> dict[str, object]:
@@ -94,6 +96,17 @@ def _size(value: object) -> int:
     if isinstance(value, bytes) and value.isdigit() and len(value) <= MAX_SIZE_DIGITS and int(value) <= MAX_SIZE:
         return int(value)
     raise HTTPException(400, f"size: a number of bytes up to {MAX_SIZE} is expected")
+
+
+def trace_line(decider: Decider, decision: Decision, form: dict[str, object]) -> str:
+    """Return the line that has HAProxy send a `traceparent` to the replica; empty for a request that is not traced.
+
+    One that is held is asked for once more, and traced then.
+    """
+    if decider.trace is None or decision.hold_ms:
+        return ""
+    traceparent = decider.trace(form)
+    return f"{TRACE_VARIABLE}={traceparent}\n" if traceparent else ""
 
 
 def encode_lines(decision: Decision) -> str:

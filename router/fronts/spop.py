@@ -21,11 +21,12 @@ from pointsman.haproxy.spop import (
     SPOPConnection,
     State,
     Status,
+    encode_set_var,
     encode_set_vars,
 )
 from pointsman.policies.decision import Decision
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.fronts.deciding import Decider
+from pointsman.router.fronts.deciding import TRACE_VARIABLE, Decider
 
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""
@@ -44,6 +45,7 @@ class SPOPProtocol(asyncio.Protocol):
 
     def __init__(self, decider: Decider, metrics: DecisionMetrics, connections: set[SPOPProtocol]) -> None:
         self._lookup = decider.lookup
+        self._trace = decider.trace
         self._metrics = metrics
         self._connections = connections
         self._spop = SPOPConnection()
@@ -69,12 +71,12 @@ class SPOPProtocol(asyncio.Protocol):
         for event in spop.events_received():
             if type(event) is Notify:
                 try:
-                    decision = self._decide(event)
+                    actions = self._answer(event)
                 except Exception:
                     log.exception("lookup failed, connection closed")
                     spop.send_disconnect(Status.UNKNOWN, "internal error")
                     break
-                spop.send_ack(event.stream_id, event.frame_id, encode_actions(decision))
+                spop.send_ack(event.stream_id, event.frame_id, actions)
             elif type(event) is HelloReceived:
                 log.debug("SPOP connection open", engine=event.engine_id, max_frame_size=event.max_frame_size)
         self._flush()
@@ -98,9 +100,18 @@ class SPOPProtocol(asyncio.Protocol):
         self._spop.send_disconnect(Status.NORMAL, "router is stopping")
         self._flush()
 
-    def _decide(self, event: Notify) -> Decision:
-        """A NOTIFY of ours carries one message, `route` or `route-body`; both ask the same."""
-        return self._lookup(event.messages[0].args if event.messages else {})
+    def _answer(self, event: Notify) -> bytes:
+        """The actions for a NOTIFY. One of ours carries one message, `route` or `route-body`; both ask the same."""
+        arguments = event.messages[0].args if event.messages else {}
+        decision = self._lookup(arguments)
+        actions = encode_actions(decision)
+        # A request that is held is asked for once more, and traced then.
+        if self._trace is not None and not decision.hold_ms:
+            traceparent = self._trace(arguments)
+            if traceparent:
+                # As bytes: it never comes twice, and texts are cached.
+                actions += encode_set_var(Scope.TXN, TRACE_VARIABLE, traceparent.encode())
+        return actions
 
     def _flush(self) -> None:
         transport = self._transport

@@ -161,6 +161,20 @@ class ShadowChoice(msgspec.Struct, frozen=True, gc=False):
     """Predicted time to first token of the decision that was made."""
 
 
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
+    """Ids of the span of one traced request."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int = 0
+    """Span of the client; 0 where the trace begins here."""
+
+    @property
+    def traceparent(self) -> str:
+        """The header that makes a child of the span."""
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-01"
+
+
 class DecisionRecord(msgspec.Struct, gc=False):
     """One decision, and what came of it. What is not known is None."""
 
@@ -190,6 +204,8 @@ class DecisionRecord(msgspec.Struct, gc=False):
     """The engine's words about the end."""
     prefill_first: FirstToken | None = None
     """The prefill replica's words about the prompt it computed."""
+    trace: TraceContext | None = None
+    """None for a request that is not traced."""
     reported_by: int = NO_SLOT
     """Slot of the engine whose words these are."""
     gathered: Needs = Needs.NOTHING

@@ -62,6 +62,8 @@ class DecisionFeed:
         self._clock = clock
         self._wall = wall
         self.followers: Followers[EndedDecision] = Followers()
+        self.records: Followers[DecisionRecord] = Followers()
+        """Those who want the records of ended decisions as they are: nothing is rendered for them."""
         self.access_log = AccessLog(access_log) if access_log else None
         self._encode = msgspec.json.Encoder().encode
 
@@ -70,7 +72,12 @@ class DecisionFeed:
 
         detail: whether to show candidates, exclusions and what would have changed the choice.
         """
-        return self._views.view(record, self._wall() - self._clock(), detail=detail)
+        return self._views.view(record, self.since_1970_s, detail=detail)
+
+    @property
+    def since_1970_s(self) -> float:
+        """What to add to the clock of records to get seconds since 1970."""
+        return self._wall() - self._clock()
 
     def shown(self, name: str) -> str:
         """Return a session or tenant as people see it."""
@@ -87,7 +94,7 @@ class DecisionFeed:
     async def run(self) -> None:
         """Hands on what ends until cancelled."""
         while True:
-            wanted = bool(self.followers) or self.access_log is not None
+            wanted = self._is_read or bool(self.records)
             if wanted != self.log.is_followed:
                 self.log.follow(wanted)
             handed = AT_ONCE if wanted else 0
@@ -102,11 +109,17 @@ class DecisionFeed:
         """Hand on up to `AT_ONCE` ended decisions; the number of them."""
         records = self.log.take_ended(self._clock(), AT_ONCE, self._reports)
         for record in records:
-            ended = self.ended(record)
-            if self.access_log is not None:
-                self.access_log.add(ended.data)
-            self.followers.offer(ended)
+            self.records.offer(record)
+            if self._is_read:
+                ended = self.ended(record)
+                if self.access_log is not None:
+                    self.access_log.add(ended.data)
+                self.followers.offer(ended)
         return len(records)
+
+    @property
+    def _is_read(self) -> bool:
+        return bool(self.followers) or self.access_log is not None
 
     def ended(self, record: DecisionRecord) -> EndedDecision:
         """Return a record with its view."""
