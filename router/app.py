@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import signal
 import socket
@@ -58,6 +57,7 @@ from pointsman.router.metrics.tracing import TracingCollector
 from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
+from pointsman.router.process.garbage import spare_the_collector
 from pointsman.router.process.http_servers import serve_http
 from pointsman.router.process.listen import Listen, NearListen
 from pointsman.router.process.readiness import Readiness
@@ -373,14 +373,6 @@ class Router:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
-
-
-def spare_the_collector() -> None:
-    """Keep objects that live as long as the router out of every garbage collection, and collect less often. A lookup
-    makes no cycles; with the default threshold one lookup in a dozen would pay for a collection."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def run(settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> int:
