@@ -136,7 +136,7 @@ class Core:
         self.kv = _build_kv(limits)
         self.holds = HoldQueue(max_held=config.max_held)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
-        self.requests = self._build_requests(limits)
+        self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
@@ -148,19 +148,10 @@ class Core:
         self.trials = self._build_trials(config.decisions, stopwatch, wall)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
-        self.end_of_request = self._build_end_of_request()
+        self.end_of_request = _build_end_of_request(self)
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
-
-    def _build_requests(self, limits: LimitSettings) -> RequestTable:
-        return RequestTable(
-            load=self.load,
-            kv=self.kv,
-            holds=self.holds,
-            ttl_s=limits.reservation_ttl_s,
-            max_requests=limits.max_reservations,
-        )
 
     def _build_registry(self, config: CoreConfig) -> ReplicaRegistry:
         return ReplicaRegistry(
@@ -199,17 +190,6 @@ class Core:
             stopwatch=stopwatch,
             wall=wall,
             on_changed=self._trial_changed,
-        )
-
-    def _build_end_of_request(self) -> EndOfRequest:
-        return EndOfRequest(
-            replicas=self.replicas,
-            requests=self.requests,
-            kv=self.kv,
-            outliers=self.outliers,
-            metrics=self.request_metrics,
-            meter=self.meter,
-            decisions=self.decisions,
         )
 
     def _build_policy_control(self, configured: Mapping[str, Any], wall: Callable[[], float]) -> PolicyControl:
@@ -353,4 +333,26 @@ def _build_kv(limits: LimitSettings) -> KVState:
         max_keys=limits.max_prefix_keys,
         max_conversations=limits.max_conversations,
         conversation_ttl_s=limits.conversation_ttl_s,
+    )
+
+
+def _build_requests(core: Core, limits: LimitSettings) -> RequestTable:
+    return RequestTable(
+        load=core.load,
+        kv=core.kv,
+        holds=core.holds,
+        ttl_s=limits.reservation_ttl_s,
+        max_requests=limits.max_reservations,
+    )
+
+
+def _build_end_of_request(core: Core) -> EndOfRequest:
+    return EndOfRequest(
+        replicas=core.replicas,
+        requests=core.requests,
+        kv=core.kv,
+        outliers=core.outliers,
+        metrics=core.request_metrics,
+        meter=core.meter,
+        decisions=core.decisions,
     )

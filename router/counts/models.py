@@ -54,7 +54,7 @@ OPERATIONS = {
 
 
 class RowKey(NamedTuple):
-    """What one row counts."""
+    """Counts of one row."""
 
     model: str
     tenant: str

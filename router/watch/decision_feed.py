@@ -63,7 +63,7 @@ class DecisionFeed:
         self._wall = wall
         self.followers: Followers[EndedDecision] = Followers()
         self.records: Followers[DecisionRecord] = Followers()
-        """Those who want the records of ended decisions as they are: nothing is rendered for them."""
+        """Followers that want the records of ended decisions as they are: nothing is rendered for them."""
         self.access_log = AccessLog(access_log) if access_log else None
         self._encode = msgspec.json.Encoder().encode
 
@@ -76,7 +76,7 @@ class DecisionFeed:
 
     @property
     def since_1970_s(self) -> float:
-        """What to add to the clock of records to get seconds since 1970."""
+        """Seconds to add to the clock of records to get seconds since 1970."""
         return self._wall() - self._clock()
 
     def shown(self, name: str) -> str:
