@@ -32,8 +32,8 @@ NAMING_SHIFT, GENERATES_NOTHING = 14, 1 << 13
 OVERRIDE_HEADER = "x-pointsman-policy"
 
 EMPTY_HEAD_BYTES = 230
-"""Bytes of a buffer that a request head without headers of its own takes: the start line, `Host`, `Content-Length`, and what
-HAProxy adds."""
+"""Bytes of a buffer that a request head without headers of its own takes: the start line, `Host`,
+`Content-Length`, and what HAProxy adds."""
 
 HEADER_BYTES = 8
 """Bytes of a buffer that a header takes besides its name and its value."""
