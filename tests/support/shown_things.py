@@ -257,3 +257,34 @@ LIVE: dict[str, Any] = {
         for view in REPLICAS
     ],
 }
+
+
+def compared(judged: int, moved: int, made: float, other: float, **about: Any) -> dict[str, Any]:
+    """Two policies on the same requests: how many there are and move, and the TTFT of each policy."""
+    return {
+        "judged": judged,
+        "moved": moved,
+        "moved_share": moved / max(1, judged),
+        "tied": 3,
+        "predicted": judged,
+        "regret_ms": {"sum": judged * (made - other), "per_request": made - other},
+        "cached_tokens": {"sum": -judged * 120, "per_request": -120.0},
+        "ttft_ms": {"made": made, "candidate": other},
+    } | about
+
+
+TRIED: dict[str, Any] = {
+    "document": {"policy": "least_load"},
+    "looked_at": 1_000,
+    "result": compared(980, 412, 58.1, 96.4)
+    | {
+        "moves": [{"from": "chat-1", "to": f"a-replica-with-a-long-name-{at}", "requests": 40 - at} for at in range(9)],
+        "moves_left_out": 88,
+        "by_reason": {"kv-home": compared(900, 400, 41.0, 95.0), "kv-cold": compared(80, 12, 250.0, 112.0)},
+    },
+    "unjudged": {"no-candidates": 20},
+    "missing_signals": [],
+    "partial": 0,
+    "measured_ttft_ms": 61.2,
+    "notes": ["The fleet is as the live policy made it: a policy that had been live would have filled other caches."],
+}

@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from drawn import assert_fits, drawn, pointsman
 from golden import assert_golden
+from shown_things import TRIED, compared
 from telling_admin import problem, telling_admin
 
 from pointsman.commands.policy_trial import dry_run_shown
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def compared(judged: int, moved: int, made: float, other: float, **about: Any) -> dict[str, Any]:
-    return {
-        "judged": judged,
-        "moved": moved,
-        "moved_share": moved / max(1, judged),
-        "tied": 3,
-        "predicted": judged,
-        "regret_ms": {"sum": judged * (made - other), "per_request": made - other},
-        "cached_tokens": {"sum": -judged * 120, "per_request": -120.0},
-        "ttft_ms": {"made": made, "candidate": other},
-    } | about
-
-
-TRIED: dict[str, Any] = {
-    "document": {"policy": "least_load"},
-    "looked_at": 1_000,
-    "result": compared(980, 412, 58.1, 96.4)
-    | {
-        "moves": [{"from": "chat-1", "to": f"a-replica-with-a-long-name-{at}", "requests": 40 - at} for at in range(9)],
-        "moves_left_out": 88,
-        "by_reason": {"kv-home": compared(900, 400, 41.0, 95.0), "kv-cold": compared(80, 12, 250.0, 112.0)},
-    },
-    "unjudged": {"no-candidates": 20},
-    "missing_signals": [],
-    "partial": 0,
-    "measured_ttft_ms": 61.2,
-    "notes": ["The fleet is as the live policy made it: a policy that had been live would have filled other caches."],
-}
 
 
 def test_the_comparison_is_in_all_by_reason_and_by_move() -> None:
