@@ -120,7 +120,10 @@ def explain(
 
 
 def _one_of(names: tuple[str, ...], meant: str) -> str:
-    """What is expected in place of an unknown key. meant: the suffix that names the nearest one; empty for none."""
+    """Phrase for what is expected in place of an unknown key.
+
+    meant: suffix that names the nearest key; empty for none.
+    """
     if not names:
         return "no keys"
     if meant and len(names) > KEYS_LISTED:

@@ -101,7 +101,7 @@ def _string_end(s: bytes, start: int) -> int:
 
 
 def _nesting(s: bytes, first: int, stop: int) -> tuple[int, int]:
-    """How many more brackets are opened than closed from `first` to before `stop`, and the steps it took to count."""
+    """Number of brackets opened beyond those closed from `first` to before `stop`, and of steps taken."""
     gap = s[first:stop]
     counts = {bracket: gap.count(bracket) for bracket in _BRACKETS}
     depth = sum(change * counts[bracket] for bracket, change in _BRACKETS.items())
@@ -164,8 +164,8 @@ def begins_pair(s: bytes, at: int) -> bool:
 
 
 def _model_in_tail(s: bytes) -> bytes | None:
-    """What the tail of a whole body says: of the keys met on the way to its end those are in the outermost object that
-    only one more bracket closes."""
+    """The model that the tail of a whole body names: of the keys met on the way to its end those are in the outermost
+    object that only one more bracket closes."""
     tail = max(len(s) - TAIL_BYTES, 0)
     at = s.find(_MODEL_KEY, tail)
     while at >= 0 and not (_COLON.match(s, at + len(_MODEL_KEY)) and begins_pair(s, at)):
@@ -188,7 +188,7 @@ def _model_in_tail(s: bytes) -> bytes | None:
 
 
 def _model_from_start(s: bytes, start: int) -> bytes | None:
-    """What s says, read from its beginning for as long as the key can stand ahead; None where it does not."""
+    """The model that s names, read from its start for as long as the key can stand ahead; None where it does not."""
     plain, escaped = s.find(_MODEL_KEY), _escaped_letter(s, 0)
     model: bytes | None = None
 

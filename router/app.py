@@ -54,6 +54,7 @@ from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
+from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.http_servers import serve_http
@@ -114,9 +115,8 @@ class Router:
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
-        self.core = Core(
-            settings.policy, rng=random.Random(settings.seed), config=core_config(settings), wall=clock.wall
-        )
+        dice, config = random.Random(settings.seed), core_config(settings)
+        self.core = Core(settings.policy, rng=dice, config=config, wall=clock.wall, stopwatch=clock.perf_counter)
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
@@ -124,6 +124,7 @@ class Router:
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
         core.on_policy_changed.append(self._changed)
+        core.on_trial_changed.append(lambda news: self._changed())
         self.decider = Decider(
             core.pipeline,
             core.decision_metrics,
@@ -169,6 +170,7 @@ class Router:
             KVCollector(core.kv, core.replicas),
             ModelCollector(core.meter.counts),
             HoldCollector(core.holds),
+            TrialCollector(core.trials),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),

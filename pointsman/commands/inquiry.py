@@ -37,7 +37,7 @@ STATE_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """What a command asks with, and how it answers."""
+    """A command's client and terminal."""
 
     client: AdminClient
     console: Console
@@ -90,16 +90,15 @@ def table_of(
     kept = [at for at in range(len(columns)) if any(str(row[at]) not in ("", ABSENT) for row in kept_rows)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for at in kept:
-        name = columns[at]
-        widest = max([len(name), *(len(row[at]) for row in kept_rows)])
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=name != flexible,
-            overflow="fold" if name == flexible else "ellipsis",
-            # Half a number is a wrong number: where there is no room, names give way.
-            min_width=widest if name in right else None,
-        )
+        name, cells = columns[at], [str(row[at]) for row in kept_rows]
+        if name == flexible:
+            table.add_column(name, overflow="fold")
+        elif name in right or any(" " in cell for cell in cells):
+            # Half a number is a wrong number: where there is no room, names of one word give way.
+            widest = max(len(text) for text in (name, *cells))
+            table.add_column(name, justify="right" if name in right else "left", no_wrap=True, min_width=widest)
+        else:
+            table.add_column(name, overflow="ellipsis")
     for row in kept_rows:
         table.add_row(*(row[at] for at in kept))
     return table

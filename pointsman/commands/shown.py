@@ -74,7 +74,7 @@ def parse_moment(text: str | None) -> datetime | None:
 
 
 def since(text: str | None, now: datetime) -> str:
-    """How long ago a time in RFC 3339 was."""
+    """Time that has passed since a time in RFC 3339."""
     moment = parse_moment(text)
     return ABSENT if moment is None else span((now - moment).total_seconds())
 

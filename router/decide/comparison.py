@@ -26,7 +26,7 @@ HELD = "(held)"
 
 
 class Prediction(NamedTuple):
-    """What is predicted of a request on one replica."""
+    """Prediction of a request on one replica."""
 
     ttft_ms: float
     cached_tokens: int
@@ -50,7 +50,7 @@ def predict(candidates: Candidates, slot: int) -> Prediction | None:
 
 
 def without_replica(refusal: Refusal) -> str:
-    """What stands in place of a replica for a request that is not placed."""
+    """Return the words in place of a replica for a request that is not placed."""
     return HELD if refusal.wait_s > 0 else REFUSED
 
 
@@ -86,7 +86,7 @@ class Tally:
 
 
 class Comparison:
-    """What two policies make of the same requests."""
+    """Counts of what two policies make of the same requests."""
 
     def __init__(self) -> None:
         self.total = Tally()

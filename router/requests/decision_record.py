@@ -146,6 +146,21 @@ def _picked(candidates: Candidates, ranked: Sequence[Ranked]) -> list[int]:
     return picked[:MAX_PICKED]
 
 
+class ShadowChoice(msgspec.Struct, frozen=True, gc=False):
+    """The choice of a policy that decides beside the live one. Predictions are None where nothing was predicted."""
+
+    policy: str
+    first: str
+    """Replica, or what stands in place of one (`pointsman.router.decide.comparison`)."""
+    reason: str
+    score: float
+    """Score of that replica; 0 without one."""
+    ttft_ms: float | None
+    """Predicted time to first token of this choice."""
+    made_ttft_ms: float | None
+    """Predicted time to first token of the decision that was made."""
+
+
 class DecisionRecord(msgspec.Struct, gc=False):
     """One decision, and what came of it. What is not known is None."""
 
@@ -179,6 +194,8 @@ class DecisionRecord(msgspec.Struct, gc=False):
     """Slot of the engine whose words these are."""
     gathered: Needs = Needs.NOTHING
     """Signals that were there for the policy; more than it needed where another policy needed them too."""
+    shadow: ShadowChoice | None = None
+    """Choice of the shadow; None without one, or where it was not asked."""
     bytes: int = BASE_BYTES
     """Estimated memory, in bytes."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pointsman.router.core import Core
+from pointsman.router.decide.trials import TrialNews
 from pointsman.router.edges.peers import Peers
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.journal.events import EventKind, EventLog
@@ -44,6 +45,7 @@ class StateWatch:
         """Changes of the registry at the last look."""
         self._edges: dict[str, str] = {}
         core.on_policy_changed.append(self._policy_changed)
+        core.on_trial_changed.append(self._trial_changed)
 
     def look(self, expired: Collection[str] = ()) -> Iterator[None]:
         """Put what changed since the last look into the log, one slice of the fleet for each item of the iterator.
@@ -81,6 +83,9 @@ class StateWatch:
             revision=policy.revision.revision,
             author=policy.revision.author,
         )
+
+    def _trial_changed(self, news: TrialNews) -> None:
+        self._events.add(EventKind.POLICY, news.text, policy=news.policy, author=news.author)
 
     def _changed(self, before: str, state: str, ids: list[str], expired: Collection[str]) -> None:
         if len(ids) > EACH_MAX:

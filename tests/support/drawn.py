@@ -22,7 +22,7 @@ def drawn(renderable: RenderableType, *, width: int = WIDTH) -> str:
 
 def pointsman(*words: str, **options: Any) -> Result:
     """`pointsman WORDS` in this process."""
-    return CliRunner().invoke(app, words, catch_exceptions=False, **options)
+    return CliRunner(env={"COLUMNS": str(WIDTH)}).invoke(app, words, catch_exceptions=False, **options)
 
 
 def assert_fits(text: str, width: int = WIDTH) -> None:

@@ -50,4 +50,4 @@ class AdminFront:
         name = endpoint.handler.__name__
         front = next(front for front in self._fronts if getattr(type(front), name, None) is endpoint.handler)
         handler = self._guard.guarded(endpoint, self._audit.recorded(endpoint, partial(endpoint.handler, front)))
-        return Route(endpoint.path, handler, methods=[endpoint.method])
+        return Route(endpoint.route, handler, methods=[endpoint.method])

@@ -25,6 +25,7 @@ from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.sessions import SessionFront
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
@@ -73,7 +74,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
-        TrialsFront(parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
+        TrialsFront(core, parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),
@@ -81,6 +82,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),
         ConfigFront(parts.settings, parts.sources, core.policy),
+        SessionFront(core, views, clock=clock, max_body_bytes=max_body_bytes),
         SignalsFront(core),
         StatusFront(
             core,

@@ -27,7 +27,6 @@ from pointsman.haproxy.api_keys import find_tenant, key_hashes
 from pointsman.haproxy.config import PREFIX_WINDOW_BYTES
 from pointsman.haproxy.lookup_arguments import PlainRequest, is_asked, lookup_arguments, seen_bytes
 from pointsman.haproxy.lookup_rules import LookupRules
-from pointsman.policies.policy import Needs
 from pointsman.policies.registry import installed_policies
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
@@ -211,7 +210,7 @@ class ExplainFront:
             if not window_bytes:
                 window_bytes = PREFIX_WINDOW_BYTES
                 assumed.append("body_window_bytes")
-        needs = int(body_needs(self._core.pipeline.policy.needs, len(self._core.replicas.memberships.names())))
+        needs = int(body_needs(self._core.pipeline.choice.needs, len(self._core.replicas.memberships.names())))
         path = asked.path.partition("?")[0]
         # To encode a long body, and to read an odd one, takes as long as HAProxy waits for a lookup: in a thread.
         body = await asyncio.to_thread(encode_body, asked.body)
@@ -247,9 +246,9 @@ class ExplainFront:
         )
 
     def _warnings(self, asked: ExplainRequest, features: RequestFeatures, explanation: Explanation) -> list[str]:
-        """What keeps a decision from being what one might expect."""
+        """Reasons why a decision may not be the one to expect."""
         warnings = []
-        policy, name = self._core.pipeline.policy, str(explanation.policy["policy"])
+        name, candidates = str(explanation.policy["policy"]), explanation.candidates
         if features.naming:
             warnings.append(
                 "Several models are served, and nothing tells which one this request wants: send `model` in front of "
@@ -257,8 +256,8 @@ class ExplainFront:
             )
         if asked.policy and asked.policy != name:
             warnings.append(f"The policy {asked.policy} was not asked: the setting override_header is off.")
-        if features.generates and not features.naming:
-            if name == policy.name and not policy.needs & Needs.PREFIX:
+        if features.generates and candidates:
+            if candidates[0].resident_tokens is UNSET:
                 warnings.append(f"The policy {name} does not look at prompts: what is cached where plays no part.")
             elif asked.is_whole and not features.prefix_keys:
                 warnings.append(

@@ -15,6 +15,8 @@ from pointsman.router.fronts.api.policy_types import (
     RevisionList,
     RevisionView,
     Rollback,
+    ShadowRequest,
+    ShadowState,
 )
 from pointsman.router.fronts.api.types import PolicyList
 
@@ -62,6 +64,7 @@ VERSION = {
 }
 
 STALE = {412: "If-Match names another version, or another edge was faster; the header `ETag` has the live version."}
+NO_SHADOW = {404: "There is no shadow."}
 NO_REVISION = {404: "No such revision is kept."}
 
 APPLIED = Answer(
@@ -104,5 +107,17 @@ POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
         body=DryRunRequest, allowed=(TokenRole.READ,),
         answers={200: Answer("What the document would have decided.", DryRunAnswer)},
         errors={404: "This router keeps no decisions."},
+    ),
+    Endpoint(
+        "GET", "/v1/policy/shadow", TrialsFront.get_shadow, "Get the policy that decides beside the live one",
+        answers={200: Answer("Its state, and how the two compare.", ShadowState)}, errors=NO_SHADOW,
+    ),
+    Endpoint(
+        "PUT", "/v1/policy/shadow", TrialsFront.put_shadow, "Have a policy decide beside the live one, to no effect",
+        body=ShadowRequest, answers={200: Answer("The shadow.", ShadowState)},
+    ),
+    Endpoint(
+        "DELETE", "/v1/policy/shadow", TrialsFront.delete_shadow, "Take the shadow away",
+        answers={204: Answer("Taken away.")}, errors=NO_SHADOW,
     ),
 )  # fmt: skip

@@ -17,10 +17,21 @@ from pointsman.contract.http_api import decode_body, json_answer, read_body, unf
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy_set
+from pointsman.router.core import Core
 from pointsman.router.decide.decision_filter import DecisionFilter
 from pointsman.router.decide.dry_run import WHY_UNJUDGED, DryRun
+from pointsman.router.decide.shadow import Shadow
+from pointsman.router.fronts.api.audit import record
 from pointsman.router.fronts.api.decisions import kept_decisions
-from pointsman.router.fronts.api.policy_types import DryRunAnswer, DryRunRequest, compared_whole
+from pointsman.router.fronts.api.guard import caller_of
+from pointsman.router.fronts.api.policy_types import (
+    DryRunAnswer,
+    DryRunRequest,
+    ShadowRequest,
+    ShadowState,
+    compared_whole,
+    shadow_state,
+)
 from pointsman.router.journal.events import rfc3339
 from pointsman.router.process.clock import Clock
 from pointsman.router.requests.decision_record import DecisionRecord
@@ -28,6 +39,8 @@ from pointsman.router.watch.decision_feed import DecisionFeed
 
 SLICE_S = 0.001
 """Time for which past decisions are judged before others have their turn."""
+
+NO_SHADOW = "no policy decides beside the live one"
 
 STATE_NOTE = (
     "Caches and queues are those that the policies in force made: a document that is live fills others. A shadow says "
@@ -37,10 +50,12 @@ PARTIAL_NOTE = "Of fleets of more than 64 replicas a part of the candidates is k
 
 
 class TrialsFront:
-    """Handlers of `/v1/policy/dry-run`."""
+    """Handlers of `/v1/policy/dry-run` and `/v1/policy/shadow`."""
 
-    def __init__(self, feed: DecisionFeed | None, *, stopwatch: Clock, max_body_bytes: int) -> None:
+    def __init__(self, core: Core, feed: DecisionFeed | None, *, stopwatch: Clock, max_body_bytes: int) -> None:
         """feed: None on a router that keeps no decisions."""
+        self._policy = core.policy
+        self._trials = core.trials
         self._feed = feed
         self._stopwatch = stopwatch
         self._max_body_bytes = max_body_bytes
@@ -57,19 +72,42 @@ class TrialsFront:
         finally:
             policies.close()
 
+    async def put_shadow(self, request: Request) -> Response:
+        asked = decode_body(await read_body(request, self._max_body_bytes), ShadowRequest)
+        policies = build_asked(asked.document)
+        author = caller_of(request).name
+        shadow = self._trials.start_shadow(policies, sample=asked.sample, author=author, why=asked.why)
+        record(request, f"policy {policies.main.name} is the shadow, of a share of {asked.sample:g} of all requests")
+        return json_answer(self._shadow_state(shadow))
+
+    async def get_shadow(self, request: Request) -> Response:
+        shadow = self._trials.shadow
+        if shadow is None:
+            raise HTTPException(404, NO_SHADOW)
+        return json_answer(self._shadow_state(shadow))
+
+    async def delete_shadow(self, request: Request) -> Response:
+        if not self._trials.stop_shadow(caller_of(request).name):
+            raise HTTPException(404, NO_SHADOW)
+        record(request, "the shadow policy was taken away")
+        return Response(status_code=204)
+
+    def _shadow_state(self, shadow: Shadow) -> ShadowState:
+        return shadow_state(shadow, self._policy.warnings(shadow.policies.describe()))
+
     async def _latest(self, feed: DecisionFeed, asked: DryRunRequest) -> list[DecisionRecord]:
         """The records that are asked for, oldest first."""
         chosen = DecisionFilter(model=asked.model, tenant=asked.tenant)
         records, found, since_s = iter(feed.log), list[DecisionRecord](), self._stopwatch()
         while len(found) < asked.last and (some := list(islice(records, 16))):
-            found += [record for record in some if feed.wants(chosen, record)]
+            found += [one for one in some if feed.wants(chosen, one)]
             since_s = await self._breathe(since_s)
         return found[: asked.last][::-1]
 
     async def _replay(self, policies: PolicySet, records: list[DecisionRecord]) -> DryRun:
         dry_run, since_s = DryRun(policies), self._stopwatch()
-        for record in records:
-            dry_run.judge(record)
+        for one in records:
+            dry_run.judge(one)
             since_s = await self._breathe(since_s)
         return dry_run
 
@@ -83,8 +121,8 @@ class TrialsFront:
     def _answer(
         self, feed: DecisionFeed, policies: PolicySet, records: list[DecisionRecord], dry_run: DryRun
     ) -> DryRunAnswer:
-        times = [feed.wall_s(record) for record in (records[0], records[-1])] if records else []
-        measured = [ms for record in records if (ms := record.ttft_ms) is not None]
+        times = [feed.wall_s(one) for one in (records[0], records[-1])] if records else []
+        measured = [ms for one in records if (ms := one.ttft_ms) is not None]
         notes = [STATE_NOTE, *(f"{cause}: {WHY_UNJUDGED[cause]}" for cause in sorted(dry_run.unjudged))]
         return DryRunAnswer(
             document=policies.describe(),

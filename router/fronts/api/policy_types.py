@@ -9,7 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from pointsman.router.decide.comparison import HELD, REFUSED, Comparison, Tally
 from pointsman.router.decide.policy_history import WHY_MAX
+from pointsman.router.decide.shadow import Shadow
 from pointsman.router.fronts.api.paging import Next
+from pointsman.router.journal.events import rfc3339
 
 Why = Annotated[str, Meta(max_length=WHY_MAX, description="Reason of the change, for those who look afterwards.")]
 
@@ -129,7 +131,45 @@ class ComparedWhole(Compared, frozen=True, kw_only=True):
 
     moves: Annotated[list[Move], Meta(description=f"Largest {MOVES_SHOWN} moves, the most requests first.")]
     moves_left_out: Annotated[int, Meta(description="Moved requests that `moves` leaves out.")]
-    by_reason: Annotated[dict[str, Compared], Meta(description="The same numbers by reason of the decision made.")]
+    by_reason: Annotated[dict[str, Compared], Meta(description="Numbers by reason of the decision made.")]
+
+
+class ShadowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Order to have a document decide beside the live policy."""
+
+    document: Annotated[dict[str, Any], Meta(description="Policy document, as for PUT /v1/policy.")]
+    sample: Annotated[float, Meta(ge=0, le=1, description="Share of requests that the shadow decides, 0 to 1.")] = 1.0
+    why: Why = ""
+
+
+class ShadowCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Time that the shadow's decisions take, in microseconds."""
+
+    mean: float
+    longest: float
+
+
+class ShadowState(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy that decides beside the live one, and how the two compare."""
+
+    state: Annotated[str, Meta(description="`running`, or `failed`: switched off, for the reason in `error`.")]
+    document: Annotated[dict[str, Any], Meta(description="The document, defaults filled in.")]
+    sample: float
+    author: str
+    why: str
+    started_at: Annotated[str, Meta(description="Time when the shadow was put, RFC 3339.")]
+    since: Annotated[
+        str, Meta(description="Time from which requests are compared, RFC 3339: another live policy begins anew.")
+    ]
+    errors: Annotated[int, Meta(description="Exceptions that the shadow's policies raised.")]
+    error: Annotated[
+        str | UnsetType, Meta(description="Reason why the shadow is switched off; before that, its last exception.")
+    ] = UNSET
+    result: ComparedWhole
+    decision_us: ShadowCost
+    warnings: Annotated[
+        list[str], Meta(description="Sentences on what keeps the shadow from deciding as it would if it were live.")
+    ] = []
 
 
 class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -144,7 +184,7 @@ class DryRunRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class DryRunAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a document would have decided, compared with what was decided."""
+    """Decisions that a document would have made, compared with those that were made."""
 
     document: Annotated[dict[str, Any], Meta(description="The document, defaults filled in.")]
     looked_at: Annotated[int, Meta(description="Decisions that were looked at, judged or not.")]
@@ -183,6 +223,26 @@ def compared_whole(comparison: Comparison) -> ComparedWhole:
         moves=[Move(before=had, after=other, requests=count) for (had, other), count in shown],
         moves_left_out=comparison.total.moved - sum(count for _, count in shown),
         by_reason={str(reason): compared(tally) for reason, tally in sorted(comparison.by_reason.items())},
+    )
+
+
+def shadow_state(shadow: Shadow, warnings: list[str]) -> ShadowState:
+    """The state of a shadow."""
+    return ShadowState(
+        state=shadow.state,
+        document=shadow.policies.describe(),
+        sample=shadow.sample,
+        author=shadow.put.author,
+        why=shadow.put.why,
+        started_at=rfc3339(shadow.put.at_s),
+        since=rfc3339(shadow.since_s),
+        errors=shadow.errors,
+        error=shadow.error or UNSET,
+        result=compared_whole(shadow.comparison),
+        decision_us=ShadowCost(
+            mean=round(1e6 * shadow.spent_s / max(1, shadow.asked), 1), longest=round(1e6 * shadow.longest_s, 1)
+        ),
+        warnings=warnings,
     )
 
 

@@ -100,7 +100,7 @@ def test_explaining_shows_the_policy_of_the_model() -> None:
     """The whole document is what is live."""
     core = make_core(BY_MODEL, "chat", "large")
     told = core.pipeline.explain(RequestFeatures(request_id="", model="chat"), 0.0)
-    assert told["policy"]["policy"] == "kv_cost"
+    assert told.policy["policy"] == "kv_cost"
     assert core.policy.document["models"]["chat"]["policy"] == "kv_cost"  # type: ignore[index]
 
 

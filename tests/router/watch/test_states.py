@@ -92,7 +92,7 @@ def test_a_fleet_that_does_not_change_is_not_looked_at() -> None:
     watched = Watched(*(f"r-{number}" for number in range(3 * SLICE_REPLICAS)))
     assert len(list(watched.watch.look())) == 3
     assert len(list(watched.watch.look())) == 0
-    watched.core.replicas.set_ejected("r-1", True)
+    watched.core.replicas.set_ejected("r-1", True, now_s=0.0)
     assert len(list(watched.watch.look())) == 3
 
 

@@ -252,7 +252,7 @@ async def test_the_description_is_valid_and_covers_every_route() -> None:
             if method != "parameters"
         }
         routed = {
-            (method, route.path)  # type: ignore[attr-defined]
+            (method, route.path.replace(":path}", "}"))  # type: ignore[attr-defined]
             for route in router.admin.app().routes
             for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         }
