@@ -7,6 +7,8 @@ about the replica that answered. Lines come from the ring, and after a reload of
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
@@ -30,6 +32,13 @@ MAX_WORKERS = 64
 streams. Beyond, the one known for the longest is forgotten."""
 
 
+class EndWatcher(Protocol):
+    """Observer of ends of requests."""
+
+    def ended(self, line: Line, now_s: float) -> None:
+        """Take the end of a request as HAProxy saw it."""
+
+
 class EndOfRequest:
     """Applies lines to state."""
 
@@ -50,6 +59,8 @@ class EndOfRequest:
         self._outliers = outliers
         self._kv = kv
         self._metrics = metrics
+        self.watcher: EndWatcher | None = None
+        """Told of the end of each request; None where nobody is."""
         self.last_ids: dict[int, str] = {}
         """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
@@ -74,6 +85,8 @@ class EndOfRequest:
             self._count(line)
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
+            if self.watcher is not None:
+                self.watcher.ended(line, now_s)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]

@@ -57,7 +57,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
-        TrialsFront(core, parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
+        TrialsFront(core, parts.decisions, clock=clock, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         edges,
         EventsFront(parts.events, parts.streams),
