@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 COMPILED ?= .venv-compiled
 ARGS   ?=
 
-.PHONY: help install compiled engine-cpu prometheus up check test test-compiled test-all test-marathon e2e bench fuzz clean
+.PHONY: help install compiled engine-cpu client-generator prometheus browser up check test test-compiled test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ $(COMPILED)/.stamp-compiled: pyproject.toml setup.py constraints/base.txt $(shel
 
 compiled: $(COMPILED)/.stamp-compiled  ## a second venv whose request path is compiled; needs a C compiler
 
+# Its typer is an older one than ours, so it has a venv of its own.
+client-generator:  ## openapi-python-client, for the test that makes a client of the admin API and calls it
+	test -x .venv-generator/bin/python || $(PYTHON) -m venv .venv-generator
+	.venv-generator/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1
+
 up: install  ## HAProxy, router and four simulated replicas; ARGS='--replicas 2 ...'
 	$(BIN)/pointsman up $(ARGS)
 
@@ -43,7 +48,7 @@ check: install  ## ruff and mypy
 SPREAD := -n 4 --dist loadgroup
 
 test: install  ## the fast suite, under 5 minutes
-	$(BIN)/python -m pytest $(SPREAD) -m 'not vllm and not soak' $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m 'not vllm and not soak and not browser' $(ARGS)
 
 # Without PYTHONSAFEPATH the sources in this folder would come before what was compiled from them.
 test-compiled: compiled  ## what tests the request path, against the compiled one
@@ -54,14 +59,19 @@ test-compiled: compiled  ## what tests the request path, against the compiled on
 	  tests/e2e/test_failover.py::test_in_flight_is_exactly_zero_after_requests_of_every_fate $(ARGS)
 
 e2e: install  ## only the tests that start the real HAProxy
-	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak' $(ARGS)
+	$(BIN)/python -m pytest -m 'e2e and not vllm and not soak and not browser' $(ARGS)
 
 prometheus:  ## Debian's Prometheus, for the tests of alerts and dashboards; needs root
 	command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq prometheus >/dev/null; } \
 	  || echo "prometheus cannot be installed here: tests that need it are skipped"
 
-test-all: prometheus test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
-	$(BIN)/python -m pytest -m '(vllm or soak) and not marathon' $(ARGS)
+browser: install  ## Debian's Chromium and what drives it, for the tests of the page; needs root
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	  || echo "chromium cannot be installed here: tests that need it are skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[browser]'
+
+test-all: prometheus client-generator test browser engine-cpu  ## everything: the fast suite, then the page, real vLLM on CPU and the soak suite
+	$(BIN)/python -m pytest -m '(vllm or soak or browser) and not marathon' $(ARGS)
 
 test-marathon: engine-cpu  ## pools of real vLLM killed and rolled under load, about six minutes
 	$(BIN)/python -m pytest -s -m marathon $(ARGS)

@@ -25,6 +25,9 @@ T = TypeVar("T")
 NAME_MAX = 64
 """Characters of an unknown name that are compared with the known ones."""
 
+KEYS_LISTED = 12
+"""Known keys that a sentence lists where it names the nearest one; more would hide that one."""
+
 _REFUSAL = re.compile(r"(?P<message>.*?)(?: - at `(?P<of_key>key` in `)?\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]|(?P<any>\[\.\.\.\])")
 _FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
@@ -110,9 +113,22 @@ def explain(
             key, value, problem, expected = join(key, name), None, "missing", describe_type(fields.get(name, Any))
         else:
             names = (*(known if key == at else ()), *fields)
-            key, value, problem = join(key, name), value.get(name), f"unknown key{did_you_mean(name, names)}"
-            expected = f"one of the keys {', '.join(names)}" if names else "no keys"
-    return error(key, value, expected, problem, source if isinstance(source, str) else _source_of(key, source))
+            meant = did_you_mean(name, names)
+            key, value, problem = join(key, name), value.get(name), f"unknown key{meant}"
+            expected = _one_of(names, meant)
+    return error(key, value, expected, problem, source if isinstance(source, str) else source_of(key, source))
+
+
+def _one_of(names: tuple[str, ...], meant: str) -> str:
+    """Phrase for what is expected in place of an unknown key.
+
+    meant: suffix that names the nearest key; empty for none.
+    """
+    if not names:
+        return "no keys"
+    if meant and len(names) > KEYS_LISTED:
+        return f"one of {len(names)} known keys"
+    return f"one of the keys {', '.join(names)}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -126,7 +142,8 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path and key else path or key
 
 
-def _source_of(key: str, sources: Mapping[str, str]) -> str:
+def source_of(key: str, sources: Mapping[str, str]) -> str:
+    """Where the value at a dotted path comes from, by the sources of it or of what it stands in; empty if unknown."""
     parts = re.sub(r"\[\d+\]", "", key).split(".")
     paths = [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
     return next((sources[path] for path in paths if path in sources), "")

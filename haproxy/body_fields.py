@@ -39,7 +39,7 @@ _MAX_TOKENS = _patterns(_NUMBER, b"max_tokens", b"max_completion_tokens", b"max_
 
 
 class BodyFields(NamedTuple):
-    """Fields of a body that describe its request; missing values are empty or 0."""
+    """Fields of a body; missing values are empty or 0."""
 
     session: bytes = b""
     max_tokens: int = 0

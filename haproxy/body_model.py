@@ -101,7 +101,7 @@ def _string_end(s: bytes, start: int) -> int:
 
 
 def _nesting(s: bytes, first: int, stop: int) -> tuple[int, int]:
-    """Brackets that are opened and not closed from `first` to before `stop`, and the steps it took to count them."""
+    """Number of brackets opened beyond those closed from `first` to before `stop`, and of steps taken."""
     gap = s[first:stop]
     counts = {bracket: gap.count(bracket) for bracket in _BRACKETS}
     depth = sum(change * counts[bracket] for bracket, change in _BRACKETS.items())

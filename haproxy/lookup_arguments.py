@@ -1,4 +1,4 @@
-"""What HAProxy tells the router about one request: the arguments of its lookup.
+"""Arguments of a lookup: the words of HAProxy to the router about one request.
 
 The Python twin of the request rules of `templates/haproxy.cfg.j2` and of the digest in `lua/pointsman.lua`. HAProxy
 runs those; the router uses the twin to explain a request that HAProxy was not sent. Both must agree on any request,
@@ -32,11 +32,11 @@ NAMING_SHIFT, GENERATES_NOTHING = 14, 1 << 13
 OVERRIDE_HEADER = "x-pointsman-policy"
 
 EMPTY_HEAD_BYTES = 230
-"""What a request head without headers of its own takes of a buffer: the start line, `Host`, `Content-Length`, and what
-HAProxy adds."""
+"""Bytes of a buffer that a request head without headers of its own takes: the start line, `Host`,
+`Content-Length`, and what HAProxy adds."""
 
 HEADER_BYTES = 8
-"""What a header takes of a buffer besides its name and its value."""
+"""Bytes of a buffer that a header takes besides its name and its value."""
 
 
 class PlainRequest(NamedTuple):

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """The replica that the session was pinned to is overloaded; the session moves to this one."""
     SESSION_MOVED_GONE = "session-moved-gone"
     """The replica that the session was pinned to left, drains or is down; the session moves to this one."""
+    SESSION_MOVED_ORDER = "session-moved-order"
+    """An operator moved the session to the replica."""
     PREFIX_MATCH = "prefix-match"
     """The replica has the longest part of the prompt cached among the replicas that have room."""
     KV_HOME = "kv-home"

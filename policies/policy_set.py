@@ -33,7 +33,7 @@ class PolicySet:
         self.models = dict(models or {})
         own = Needs.MODEL if self.models else Needs.NOTHING
         self.needs: Needs = functools.reduce(operator.or_, (policy.needs for policy in self), own)
-        """What any of them needs, and the model where it decides which of them is asked."""
+        """Needs of all of them together, and the model where it decides which of them is asked."""
 
     def __iter__(self) -> Iterator[Policy]:
         yield self.main

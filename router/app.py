@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import signal
 import socket
@@ -27,6 +26,7 @@ from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
+from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_access import AdminAccess
@@ -49,12 +49,15 @@ from pointsman.router.metrics.holds import HoldCollector
 from pointsman.router.metrics.kv import KVCollector
 from pointsman.router.metrics.models import ModelCollector
 from pointsman.router.metrics.outliers import OutlierCollector
+from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
+from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
+from pointsman.router.process.garbage import spare_the_collector
 from pointsman.router.process.http_servers import serve_http
 from pointsman.router.process.listen import Listen, NearListen
 from pointsman.router.process.readiness import Readiness
@@ -114,9 +117,8 @@ class Router:
         self.clock = clock.monotonic
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
-        self.core = Core(
-            settings.policy, rng=random.Random(settings.seed), config=core_config(settings), wall=clock.wall
-        )
+        dice, config = random.Random(settings.seed), core_config(settings)
+        self.core = Core(settings.policy, rng=dice, config=config, wall=clock.wall, stopwatch=clock.perf_counter)
         core = self.core
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
@@ -124,6 +126,7 @@ class Router:
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
         core.on_policy_changed.append(self._changed)
+        core.on_trial_changed.append(lambda news: self._changed())
         self.tracing = build_tracing(settings, core, readiness=self.readiness)
         self.decider = Decider(
             core.pipeline,
@@ -144,6 +147,7 @@ class Router:
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
+        self.fleets = FleetTable()
         self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
@@ -170,9 +174,11 @@ class Router:
             KVCollector(core.kv, core.replicas),
             ModelCollector(core.meter.counts),
             HoldCollector(core.holds),
+            TrialCollector(core.trials),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
+            PoolCollector(self.fleets, self.clock),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
             *((TracingCollector(self.tracing),) if self.tracing is not None else ()),
@@ -184,6 +190,7 @@ class Router:
             decider=self.decider,
             sharing=self.sharing,
             endpoints=self.endpoints,
+            fleets=self.fleets,
             readiness=self.readiness,
             metrics=self.metrics,
             decisions=self.decisions,
@@ -360,19 +367,12 @@ class Router:
                 log.warning("lease ended, replica removed", replica=replica)
             if swept.reservations:
                 log.warning("reservations expired without an end-of-request line", count=swept.reservations)
-            self._states.look(swept.leases)
+            for _ in self._states.look(swept.leases):
+                await asyncio.sleep(0)
             if self.sharing is not None:
                 self.sharing.protocol.registrations.lease_ended(swept.leases)
                 self.sharing.sweep(now_s)
             await asyncio.sleep(SWEEP_INTERVAL_S)
-
-
-def spare_the_collector() -> None:
-    """Keep objects that live as long as the router out of every garbage collection, and collect less often. A lookup
-    makes no cycles; with the default threshold one lookup in a dozen would pay for a collection."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def run(settings: Settings, sources: Mapping[str, str] = NO_SOURCES) -> int:

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pointsman.contract.events import EngineEvents, EventsAnswer
+from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Decision
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import PolicyTable, build_policy_set
@@ -29,12 +31,14 @@ from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettin
 from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
+from pointsman.router.decide.trials import TrialNews, Trials
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
@@ -101,6 +105,7 @@ class Core:
         config: CoreConfig = CoreConfig(),  # noqa: B008 -- frozen
         policies: PolicyTable | None = None,
         wall: Callable[[], float] = lambda: 0.0,
+        stopwatch: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Raises PolicyError for a document that describes no policy.
 
@@ -108,6 +113,7 @@ class Core:
         rng: the dice of decisions.
         policies: what may be named in `policy`; None for all that are installed.
         wall: seconds since 1970.
+        stopwatch: seconds, for what trials of policies cost.
         """
         limits = config.limits
         self.on_slot_added: list[Callable[[int], None]] = []
@@ -116,6 +122,10 @@ class Core:
         """Called with the slot of a replica that leaves, while every table still has it."""
         self.on_registry_changed: list[Callable[[], None]] = []
         self.on_policy_changed: list[Callable[[], None]] = []
+        self.on_trial_changed: list[Callable[[TrialNews], None]] = []
+        """Called when a policy begins to be tried beside the live one, or ends."""
+        self.on_session_forgotten: list[Callable[[Name, float], None]] = []
+        """Called with the name of a session that somebody had forgotten here, and when."""
         self.edge = ""
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
@@ -123,14 +133,10 @@ class Core:
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
-        self.kv = KVState(
-            max_keys=limits.max_prefix_keys,
-            max_conversations=limits.max_conversations,
-            conversation_ttl_s=limits.conversation_ttl_s,
-        )
+        self.kv = _build_kv(limits)
         self.holds = HoldQueue(max_held=config.max_held)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
-        self.requests = self._build_requests(limits)
+        self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
@@ -139,21 +145,13 @@ class Core:
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
+        self.trials = self._build_trials(config.decisions, stopwatch, wall)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
-        self.end_of_request = self._build_end_of_request()
+        self.end_of_request = _build_end_of_request(self)
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
-
-    def _build_requests(self, limits: LimitSettings) -> RequestTable:
-        return RequestTable(
-            load=self.load,
-            kv=self.kv,
-            holds=self.holds,
-            ttl_s=limits.reservation_ttl_s,
-            max_requests=limits.max_reservations,
-        )
 
     def _build_registry(self, config: CoreConfig) -> ReplicaRegistry:
         return ReplicaRegistry(
@@ -165,8 +163,8 @@ class Core:
             on_changed=self._registry_changed,
         )
 
-    def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
-        state = FleetState(
+    def _fleet_state(self) -> FleetState:
+        return FleetState(
             replicas=self.replicas,
             requests=self.requests,
             load=self.load,
@@ -177,17 +175,21 @@ class Core:
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
         )
-        return Pipeline(policies, state, metrics=self.decision_metrics, rng=rng, settings=settings, holds=self.holds)
 
-    def _build_end_of_request(self) -> EndOfRequest:
-        return EndOfRequest(
-            replicas=self.replicas,
-            requests=self.requests,
-            kv=self.kv,
-            outliers=self.outliers,
-            metrics=self.request_metrics,
-            meter=self.meter,
-            decisions=self.decisions,
+    def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
+        state, metrics = self._fleet_state(), self.decision_metrics
+        return Pipeline(policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds)
+
+    def _build_trials(
+        self, settings: DecisionSettings, stopwatch: Callable[[], float], wall: Callable[[], float]
+    ) -> Trials:
+        return Trials(
+            self.pipeline,
+            self._fleet_state(),
+            pair=settings.pair,
+            stopwatch=stopwatch,
+            wall=wall,
+            on_changed=self._trial_changed,
         )
 
     def _build_policy_control(self, configured: Mapping[str, Any], wall: Callable[[], float]) -> PolicyControl:
@@ -217,6 +219,34 @@ class Core:
     def step_held(self, now_s: float) -> Iterator[tuple[Held, Decision]]:
         """The held requests that wait no longer, with their decisions."""
         return self.turns.step(now_s)
+
+    # Sessions
+
+    @property
+    def pin_ttl_s(self) -> float:
+        """Seconds after which a pin that nobody used ends."""
+        # A policy without pins leaves the table as it is: the one before it may come back.
+        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
+        return DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s
+
+    def forget_session(self, name: Name, now_s: float) -> bool:
+        """Drops the pin and the conversation of a session, here and on other edges; False where there is neither."""
+        known = self.drop_session(name, now_s)
+        if known:
+            for forgotten in self.on_session_forgotten:
+                forgotten(name, now_s)
+        return known
+
+    def drop_session(self, name: Name, before_s: float) -> bool:
+        """Drops what is known here of a session that was not in use after `before_s`; False where there is nothing."""
+        pin = self.sessions.state(name) if isinstance(name, str) else None
+        dropped = pin is not None and pin[2] <= before_s and self.sessions.forget(str(name))
+        known = self.kv.conversations.by_name.get(name)
+        if known is None or known.seen_s > before_s:
+            return dropped
+        # A state without a home, of whoever wrote the present one, says that it is dropped.
+        self.kv.conversations.learn(replace(known, home="", before=None, pending=None), NO_SLOT)
+        return True
 
     # Engines
 
@@ -262,9 +292,7 @@ class Core:
         self.kv.expire(now_s)
         self.adapters.expire(now_s)
         self.kv.index.tidy(TIDY_KEYS)
-        # A policy without pins leaves the table as it is: the one before it may come back.
-        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
-        self.sessions.expire(now_s, DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s)
+        self.sessions.expire(now_s, self.pin_ttl_s)
         return Swept(leases, reservations)
 
     # Slots
@@ -290,6 +318,41 @@ class Core:
         for changed in self.on_registry_changed:
             changed()
 
+    def _trial_changed(self, news: TrialNews) -> None:
+        for changed in self.on_trial_changed:
+            changed(news)
+
     def _policy_changed(self) -> None:
+        self.trials.policy_changed()
         for changed in self.on_policy_changed:
             changed()
+
+
+def _build_kv(limits: LimitSettings) -> KVState:
+    return KVState(
+        max_keys=limits.max_prefix_keys,
+        max_conversations=limits.max_conversations,
+        conversation_ttl_s=limits.conversation_ttl_s,
+    )
+
+
+def _build_requests(core: Core, limits: LimitSettings) -> RequestTable:
+    return RequestTable(
+        load=core.load,
+        kv=core.kv,
+        holds=core.holds,
+        ttl_s=limits.reservation_ttl_s,
+        max_requests=limits.max_reservations,
+    )
+
+
+def _build_end_of_request(core: Core) -> EndOfRequest:
+    return EndOfRequest(
+        replicas=core.replicas,
+        requests=core.requests,
+        kv=core.kv,
+        outliers=core.outliers,
+        metrics=core.request_metrics,
+        meter=core.meter,
+        decisions=core.decisions,
+    )

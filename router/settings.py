@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from pointsman.contract.config import decode, join, parse_value, read_mapping
+from pointsman.contract.config import decode, join, parse_value, read_mapping, source_of
 from pointsman.contract.effective import leaf_sources
 from pointsman.contract.registration import HEALTH_PATH_PATTERN, ModelName, Role
 from pointsman.haproxy.config import BACKEND
@@ -298,7 +298,11 @@ def read_settings(
     for source, more in (overrides or {}).items():
         _merge(tree, _without_none(more), sources, source)
     settings = decode(tree, Settings, source=sources, error=SettingsError, strict=False)
-    _check(settings)
+    try:
+        _check(settings)
+    except SettingsError as error:
+        source = error.source or source_of(error.key, sources)
+        raise SettingsError(error.key, error.value, error.expected, error.problem, source) from error.__cause__
     return LoadedSettings(settings, leaf_sources({**tree, **({"policy": ""} if "policy" in tree else {})}, sources))
 
 

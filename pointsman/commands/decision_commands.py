@@ -59,7 +59,7 @@ def explain(
 def decisions(
     inquiry: Inquiry,
     request: Annotated[
-        str, typer.Argument(metavar="REQUEST", help="Request id (x-request-id); the latest decisions if absent.")
+        str, typer.Argument(metavar="REQUEST", help="Request id, or its beginning; the latest decisions if absent.")
     ] = "",
     last: Annotated[
         int, typer.Option("--last", "-n", min=1, max=MAX_LIST, help="Number of decisions, the newest first.")

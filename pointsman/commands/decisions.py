@@ -9,17 +9,21 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pointsman.admin_client import segment
+from pointsman.admin_client import AdminClient, RefusedError, segment
 from pointsman.commands.candidate_table import why_shown
 from pointsman.commands.inquiry import Inquiry, flowed_text, table_of
 from pointsman.commands.shown import ABSENT, clock_time, day_and_time, fitted, ms, short, whole
 
-ID_WIDTH = 13
-NAME_WIDTH = 14
-REASON_WIDTH = 16
+ID_WIDTH = 8
+"""Characters of an id in a table; the command takes so many, or more, in place of a whole id."""
 
-LIMIT = 30
-"""Decisions in a table where nobody says how many: a screen."""
+NAME_WIDTH = 12
+REASON_WIDTH = 13
+
+SEARCHED = 1000
+"""Latest decisions among which the beginning of an id is looked for: the largest page of the API."""
+
+NOT_FOUND = 404
 
 
 def run_list(inquiry: Inquiry, *, limit: int, **filters: str) -> int:
@@ -32,17 +36,30 @@ def run_list(inquiry: Inquiry, *, limit: int, **filters: str) -> int:
 
 def run_show(inquiry: Inquiry, request_id: str) -> int:
     """Print one decision with its candidates and what came of it."""
-    answer = inquiry.client.get(f"/v1/decisions/{segment(request_id)}")
+    try:
+        answer = inquiry.client.get(f"/v1/decisions/{segment(request_id)}")
+    except RefusedError as refused:
+        whole_id = _completed(inquiry.client, request_id) if refused.status == NOT_FOUND else ""
+        if not whole_id:
+            raise
+        answer = inquiry.client.get(f"/v1/decisions/{segment(whole_id)}")
     inquiry.show(answer, lambda view: decision_shown(view, None, width=inquiry.console.width))
     return 0
+
+
+def _completed(client: AdminClient, beginning: str) -> str:
+    """The one id among the latest decisions that begins so; empty where there is none, or more than one."""
+    found = client.get("/v1/decisions", limit=SEARCHED).json()["decisions"]
+    ids = [view["id"] for view in found if view["id"].startswith(beginning)]
+    return ids[0] if len(ids) == 1 else ""
 
 
 def decision_list(views: list[dict[str, Any]], zone: tzinfo | None, *, chosen: bool = False) -> RenderableType:
     """One line for each decision. `chosen`: whether filters left some out."""
     if not views:
         return "no decision matches" if chosen else "no decision was made yet; send a request to the edge"
-    right = ("prompt", "cached", "TTFT", "took", "status")
-    columns = ("at", "id", "reason", "replica", "session", *right, "ended")
+    right = ("prompt", "cached", "TTFT")
+    columns = ("at", "id", "reason", "replica", "session", *right, "status")
     return table_of(columns, (_row(view, zone) for view in views), right=right)
 
 
@@ -51,16 +68,14 @@ def _row(view: Mapping[str, Any], zone: tzinfo | None) -> tuple[str, ...]:
     status = outcome.get("status") or view.get("status")
     return (
         clock_time(view["at"], zone, to_ms=False),
-        fitted(view["id"], ID_WIDTH),
+        view["id"][:ID_WIDTH],
         fitted(view["reason"], REASON_WIDTH),
         fitted(outcome.get("replica") or view.get("first"), NAME_WIDTH),
         fitted(view.get("session"), NAME_WIDTH),
         short(outcome.get("prompt_tokens", view.get("prompt_tokens"))),
         short(outcome.get("actual_cached", view.get("resident_tokens"))),
         ms(outcome.get("ttft_ms")),
-        ms(outcome.get("duration_ms")),
-        str(status or ABSENT),
-        outcome.get("ended") or "in flight",
+        f"{status or ''} {outcome.get('ended') or 'in flight'}".strip(),
     )
 
 
@@ -69,6 +84,7 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
     policy = view.get("policy") or {}
     revision = f" r{policy['revision']}" if policy.get("revision") else ""
     chosen = f"-> {view['first']}" if view.get("first") else f"-> refused with {view.get('status', ABSENT)}"
+    chosen = f"{chosen}  {view['reason']}"
     head = [
         f"{view['id']}",
         day_and_time(view["at"], zone),
@@ -83,7 +99,7 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
         f"{whole(view['prompt_tokens'])} tokens" if view.get("prompt_tokens") is not None else "",
         f"held {ms(view['held_ms'])}" if view.get("held_ms") else "",
         f"policy {policy['name']}{revision}" if policy else "",
-        f"{chosen}  {view['reason']}",
+        chosen,
         f"prefill by {view['prefill']}" if view.get("prefill") else "",
     ]
     why = why_shown(
@@ -93,7 +109,8 @@ def decision_shown(view: Mapping[str, Any], zone: tzinfo | None, *, width: int) 
         would_change=view.get("would_change"),
         total=view.get("candidates_total"),
     )
-    return Group(flowed_text(head, width, style="bold"), flowed_text(asked, width), "", why, *_came(view))
+    top = flowed_text(head, width, strong=view["id"])
+    return Group(top, flowed_text(asked, width, strong=chosen), "", why, *_came(view))
 
 
 def _came(view: Mapping[str, Any]) -> list[RenderableType]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pointsman.commands.inquiry import Inquiry, state_text, table_of
+from pointsman.commands.inquiry import Inquiry, notes, state_text, table_of
 from pointsman.commands.options import EXIT_NO
 from pointsman.commands.shown import fitted, span, whole
 
@@ -45,5 +45,5 @@ def edges_shown(view: Mapping[str, Any]) -> RenderableType:
         )
         for edge in view["edges"]
     ]
-    refused = [f"! {edge['name']}: {edge['refused']}" for edge in view["edges"] if edge["refused"]]
-    return Group(title, table_of(("edge", "state", *right, "admin"), rows, right=right), *refused)
+    refused = [f"{edge['name']}: {edge['refused']}" for edge in view["edges"] if edge["refused"]]
+    return Group(title, table_of(("edge", "state", *right, "admin"), rows, right=right), *notes(refused))

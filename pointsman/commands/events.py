@@ -13,9 +13,6 @@ from pointsman.commands.inquiry import Inquiry, print_raw, table_of
 from pointsman.commands.shown import ABSENT, clock_time, day_and_time, fitted
 from pointsman.commands.tail import follow
 
-LIMIT = 50
-"""Events in a table where nobody says how many."""
-
 AUTHOR_WIDTH = 16
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pointsman.commands.candidate_table import why_shown
 from pointsman.commands.decisions import decision_shown
-from pointsman.commands.inquiry import Inquiry, flowed_text
+from pointsman.commands.inquiry import Inquiry, flowed_text, notes
 from pointsman.commands.shown import ABSENT, ms, whole
 from pointsman.errors import StartError
 
@@ -127,8 +127,7 @@ def explanation_shown(view: Mapping[str, Any], *, width: int) -> RenderableType:
         f"prefill by {decision['prefill']}" if decision.get("prefill") else "",
     ]
     why = why_shown(view["candidates"], first, excluded=view.get("excluded"), would_change=view.get("would_change"))
-    notes = list(view.get("warnings") or ())
+    remarks = list(view.get("warnings") or ())
     if view.get("assumed"):
-        notes.append(f"HAProxy's configuration does not state {', '.join(view['assumed'])}: defaults were taken.")
-    warnings = [Text(f"note: {note}", style="yellow") for note in notes]
-    return Group(flowed_text(head, width), "", why, *warnings)
+        remarks.append(f"HAProxy's configuration does not state {', '.join(view['assumed'])}: defaults were taken.")
+    return Group(flowed_text(head, width, strong=chosen), "", why, *notes(remarks, mark="note:"))

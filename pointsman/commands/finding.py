@@ -10,11 +10,11 @@ class Finding:
     """The outcome of one check."""
 
     subject: str
-    """What was looked at, in a word or two."""
+    """Name of the thing that was looked at, in a word or two."""
     said: str
-    """What was found."""
+    """Observation in a sentence."""
     is_well: bool | None = True
-    """None: it could not be looked at, or does not apply, which is no fault."""
+    """Whether nothing is to be done; None for a thing that could not be looked at, or does not apply."""
     remedy: str = ""
     """Command or setting that mends it."""
 

@@ -80,6 +80,34 @@ def pools(
     return run_show(inquiry, pool) if pool else run_list(inquiry)
 
 
+@asks(fleet, panel=PANEL, example="pointsman sessions --replica chat-1; pointsman sessions ab12 --move chat-2")
+def sessions(
+    inquiry: Inquiry,
+    session: Annotated[
+        str, typer.Argument(metavar="SESSION", help="Session id of the client; all sessions if absent.")
+    ] = "",
+    move: Annotated[str, typer.Option(metavar="REPLICA", help="Replica that its next request goes to.")] = "",
+    forget: Annotated[bool, typer.Option("--forget", help="Forget the session on all edges.")] = False,
+    replica: Annotated[str, typer.Option(help="Replica that the sessions live on.")] = "",
+    model: Annotated[str, typer.Option(help="Model that the sessions' replicas serve.")] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant of the sessions, where tenants are isolated.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Number of sessions, by key.")] = 30,
+) -> int:
+    """List sessions and the replicas they live on; or describe one, move it, forget it."""
+    from pointsman.commands.sessions import run_forget, run_list, run_move, run_show
+    from pointsman.errors import StartError
+
+    if not session:
+        if move or forget:
+            raise StartError("sessions: --move and --forget need the id of a session")
+        return run_list(inquiry, limit=limit, replica=replica, model=model, tenant=tenant)
+    if move and forget:
+        raise StartError("--move and --forget: one of them is expected, not both")
+    if move:
+        return run_move(inquiry, session, tenant, move)
+    return run_forget(inquiry, session, tenant) if forget else run_show(inquiry, session, tenant)
+
+
 @asks(fleet, panel=PANEL, example="pointsman edges")
 def edges(inquiry: Inquiry) -> int:
     """List the edges that share state with this one; exit code 1 if this one does not follow them all."""

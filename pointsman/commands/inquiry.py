@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ STATE_STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """What a command asks with, and how it answers."""
+    """A command's client and terminal."""
 
     client: AdminClient
     console: Console
@@ -49,6 +49,11 @@ class Inquiry:
             print_raw(answer.body)
         else:
             self.console.print(render(answer.json()))
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence for people; nothing with `--json`."""
+        if not self.as_json:
+            self.console.print(sentence, soft_wrap=True)
 
 
 def print_raw(body: bytes) -> None:
@@ -85,25 +90,36 @@ def table_of(
     kept = [at for at in range(len(columns)) if any(str(row[at]) not in ("", ABSENT) for row in kept_rows)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for at in kept:
-        name = columns[at]
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=name != flexible,
-            overflow="fold" if name == flexible else "ellipsis",
-        )
+        name, cells = columns[at], [str(row[at]) for row in kept_rows]
+        if name == flexible:
+            table.add_column(name, overflow="fold")
+        elif name in right or any(" " in cell for cell in cells):
+            # Half a number is a wrong number: where there is no room, names of one word give way.
+            widest = max(len(text) for text in (name, *cells))
+            table.add_column(name, justify="right" if name in right else "left", no_wrap=True, min_width=widest)
+        else:
+            table.add_column(name, overflow="ellipsis")
     for row in kept_rows:
         table.add_row(*(row[at] for at in kept))
     return table
 
 
-def flowed_text(parts: Iterable[str], width: int, *, style: str = "") -> Text:
-    """Parts side by side, in as many lines as they need; the first line in a style."""
-    first, *others = flowed(parts, width) or [""]
-    text = Text(first, style=style)
-    for line in others:
-        text.append(f"\n{line}", style="none")
+def flowed_text(parts: Iterable[str], width: int, *, strong: str = "") -> Text:
+    """Parts side by side, in as many lines as they need. strong: the part that counts."""
+    text = Text("\n".join(flowed(parts, width)))
+    if strong:
+        text.highlight_words([strong], "bold")
     return text
+
+
+def notes(lines: Iterable[str | Text], *, mark: str = "!") -> Iterator[Table]:
+    """Lines that a mark leads; one that wraps goes on below its own beginning."""
+    for line in lines:
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_row(mark, line)
+        yield table
 
 
 def facts(rows: dict[str, str]) -> Table:

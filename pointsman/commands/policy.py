@@ -83,7 +83,7 @@ def run_rollback(inquiry: Inquiry, revision: int | None, *, why: str, if_match: 
 
 
 def _say_applied(inquiry: Inquiry, answer: Answer, before: Mapping[str, Any], head: str) -> None:
-    """What a change made of the policy."""
+    """Print the policy that a change made, and its warnings."""
     if inquiry.as_json:
         print_raw(answer.body)
         return
@@ -97,7 +97,7 @@ def _say_applied(inquiry: Inquiry, answer: Answer, before: Mapping[str, Any], he
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a change made different; of another policy only its own values, since none of the old ones is left."""
+    """Values that a change made different; of another policy only its own, since none of the old ones is left."""
     found = differences(before, after)
     if before.get("policy") == after.get("policy"):
         return found
@@ -158,7 +158,7 @@ def history_shown(revisions: list[dict[str, Any]], zone: tzinfo | None) -> Rende
             day_and_time(view["at"], zone)[:19],
             fitted(view["author"], NAME_WIDTH),
             fitted(view["document"].get("policy"), NAME_WIDTH),
-            ("tried by a rollout" if view.get("tried") else "") + (view["why"] or ""),
+            ": ".join(filter(None, ("tried by a rollout" if view.get("tried") else "", view["why"]))),
         )
         for view in revisions
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.commands.options import asks
+from pointsman.errors import StartError
 
 if TYPE_CHECKING:
     from pointsman.commands.inquiry import Inquiry
@@ -15,7 +16,14 @@ policy = typer.Typer(help="See, change and try the live policy.", no_args_is_hel
 
 MAX_LIST = 1000
 
+MAX_REPLAYED = 100_000
+"""Decisions that a router tries a policy on at most."""
+
 Document = Annotated[str, typer.Argument(metavar="POLICY", help="Policy name, YAML or JSON file, or inline document.")]
+OptionalDocument = Annotated[
+    str,
+    typer.Argument(metavar="POLICY", help="Policy name, file, or inline document; the present state if absent."),
+]
 Why = Annotated[str, typer.Option(help="Reason of the change, kept with its revision.")]
 IfMatch = Annotated[
     str, typer.Option(metavar="ETAG", help="ETag that the live policy must have; otherwise nothing changes.")
@@ -92,3 +100,79 @@ def rollback(
     from pointsman.commands.policy import run_rollback
 
     return run_rollback(inquiry, revision, why=why, if_match=if_match)
+
+
+@asks(policy, name="dry-run", example="pointsman policy dry-run policy.yaml --last 5000")
+def dry_run(
+    inquiry: Inquiry,
+    document: Document,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=1, max=MAX_REPLAYED, help="Number of decisions, the latest ones.")
+    ] = 1000,
+    model: Annotated[str, typer.Option(help="Model of the requests.")] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant of the requests, or its hash.")] = "",
+) -> int:
+    """Print what a policy would have decided on past requests: share that moves, TTFT, cached tokens."""
+    from pointsman.commands.policy_trial import run_dry_run
+
+    return run_dry_run(inquiry, document, last=last, model=model, tenant=tenant)
+
+
+@asks(policy, example="pointsman policy shadow policy.yaml; pointsman policy shadow; pointsman policy shadow --off")
+def shadow(
+    inquiry: Inquiry,
+    document: OptionalDocument = "",
+    off: Annotated[bool, typer.Option("--off", help="Take the shadow away.")] = False,
+    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that the shadow decides.")] = 1.0,
+    why: Why = "",
+) -> int:
+    """Have a second policy decide beside the live one, to no effect; or print how the two compare."""
+    from pointsman.commands.policy_shadow import run_off, run_put, run_show
+
+    _check_one(document, off, "--off")
+    if off:
+        return run_off(inquiry)
+    return run_put(inquiry, document, sample=sample, why=why) if document else run_show(inquiry)
+
+
+@asks(policy, example="pointsman policy rollout policy.yaml --steps 10%,50%; pointsman policy rollout")
+def rollout(
+    inquiry: Inquiry,
+    document: OptionalDocument = "",
+    stop: Annotated[bool, typer.Option("--stop", help="End the rollout.")] = False,
+    steps: Annotated[
+        str, typer.Option(metavar="SHARES", help="Shares of new sessions, e.g. 10%,50%; the router's if absent.")
+    ] = "",
+    step_s: Annotated[
+        float | None, typer.Option(min=1, help="Shortest time of a step, in seconds; the router's if absent.")
+    ] = None,
+    min_requests: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests under each policy before a step is over; the router's if absent."),
+    ] = None,
+    ttft_ratio: Annotated[
+        float | None, typer.Option(min=1, help="Typical TTFT over the live policy's that is allowed.")
+    ] = None,
+    error_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of errors above the live policy's that is allowed.")
+    ] = None,
+    why: Why = "",
+    if_match: IfMatch = "",
+) -> int:
+    """Roll a policy out to a share of new sessions, and return by itself if it is worse; or print how it fares."""
+    from pointsman.commands.policy_rollout import run_show, run_start, run_stop
+
+    _check_one(document, stop, "--stop")
+    if stop:
+        return run_stop(inquiry)
+    if not document:
+        return run_show(inquiry)
+    bounds = {"ttft_ratio": ttft_ratio, "error_share": error_share}
+    about = {"step_s": step_s, "min_requests": min_requests, "why": why}
+    return run_start(inquiry, document, steps=steps, bounds=bounds, if_match=if_match, **about)
+
+
+def _check_one(document: str, ends: bool, flag: str) -> None:
+    """Raises StartError for an order to begin and to end."""
+    if document and ends:
+        raise StartError(f"POLICY and {flag}: one of them is expected, not both")

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pointsman.admin_client import segment
-from pointsman.commands.inquiry import Inquiry, facts, state_text, table_of
+from pointsman.commands.inquiry import Inquiry, facts, notes, state_text, table_of
 from pointsman.commands.shown import ABSENT, fitted, whole
 
 NAME_WIDTH = 24
@@ -48,8 +48,10 @@ def pool_list(pools: list[dict[str, Any]]) -> RenderableType:
         )
         for pool in pools
     ]
-    errors = [f"! {pool['name']}: {_error(pool)}" for pool in pools if pool["error"]]
-    return Group(table_of(("pool", "state", *right, "role", "model", "fleet", "revision"), rows, right=right), *errors)
+    errors = [f"{pool['name']}: {_error(pool)}" for pool in pools if pool["error"]]
+    return Group(
+        table_of(("pool", "state", *right, "role", "model", "fleet", "revision"), rows, right=right), *notes(errors)
+    )
 
 
 def pool_facts(pool: Mapping[str, Any]) -> RenderableType:

@@ -10,11 +10,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pointsman.admin_client import segment
-from pointsman.commands.inquiry import Inquiry, facts, state_text, table_of
-from pointsman.commands.shown import day_and_time, fitted, ms, now_utc, share, short, since, span, whole
+from pointsman.commands.inquiry import Inquiry, facts, notes, state_text, table_of
+from pointsman.commands.shown import day_and_time, fitted, ms, now_utc, share, short, since, span, state_and_why, whole
 
-NAME_WIDTH = 18
+NAME_WIDTH = 16
 """Columns of a name in a table; `--json` has it whole."""
+
+ANY_ROLE = "both"
+"""Role of a replica that is left out where it says nothing."""
 
 WORKING = "up"
 """State of a replica that gets requests."""
@@ -66,7 +69,7 @@ def replica_list(views: list[dict[str, Any]], now: datetime, *, chosen: bool = F
     numbers = ("in flight", "backlog", "KV", "hit", "sessions")
     columns = ("replica", "state", "since", *numbers, "role", "pool", "model")
     table = table_of(columns, (_row(view, now) for view in views), right=("since", *numbers))
-    return Group(table, *filter(None, map(trouble, views)))
+    return Group(table, *notes(filter(None, map(trouble, views))))
 
 
 def _row(view: Mapping[str, Any], now: datetime) -> tuple[str | Text, ...]:
@@ -80,7 +83,7 @@ def _row(view: Mapping[str, Any], now: datetime) -> tuple[str | Text, ...]:
         share(kv.get("usage")),
         share(view.get("hit_rate")),
         whole(view.get("sessions")),
-        view["role"],
+        "" if view["role"] == ANY_ROLE else view["role"],
         fitted(view["pool"], NAME_WIDTH),
         fitted(view["model"], NAME_WIDTH),
     )
@@ -88,13 +91,18 @@ def _row(view: Mapping[str, Any], now: datetime) -> tuple[str | Text, ...]:
 
 def trouble(view: Mapping[str, Any]) -> Text | None:
     """Why a replica gets no or fewer requests, in a sentence; None for one that is well."""
-    why = view.get("why") or view.get("cause") or ""
-    demotion = view.get("demotion")
-    if view["state"] == WORKING and demotion:
-        why = f"{share(demotion['share'])} of its usual requests: {demotion['cause']}"
-    elif view["state"] == WORKING:
-        return None
-    return Text.assemble(("! ", "bold"), f"{view['id']} ", state_text(view["state"]), f": {why}" if why else "")
+    name, state, demotion = view["id"], view["state"], view.get("demotion")
+    if state == WORKING:
+        return Text(f"{name} gets {_demotion(demotion)}") if demotion else None
+    return Text.assemble(f"{name} ", state_text(state), state_and_why(state, _why(view))[len(state) :])
+
+
+def _why(view: Mapping[str, Any]) -> str:
+    """Why a replica gets no requests, with the command in place of the call that ends a drain."""
+    why: str = view.get("why") or view.get("cause") or ""
+    name = view["id"]
+    ends = f"`pointsman undrain {name}` ends that"
+    return why.removeprefix("Drained: ").replace(f"DELETE /v1/replicas/{name}/drain ends that", ends)
 
 
 def replica_facts(view: Mapping[str, Any], now: datetime) -> RenderableType:
@@ -108,8 +116,8 @@ def replica_facts(view: Mapping[str, Any], now: datetime) -> RenderableType:
     adapters = ", ".join(f"{name} (loaded)" if name in loaded else name for name in view["adapters"])
     lease = view["lease_left_s"]
     rows = {
-        "why": view.get("why") or view.get("cause") or "",
-        "fewer requests": _demotion(view.get("demotion")),
+        "why": _why(view),
+        "gets": _demotion(view.get("demotion")),
         "url": view["url"],
         "model": view["model"] + (f", also as {', '.join(names)}" if names else ""),
         "adapters": adapters,
@@ -129,7 +137,8 @@ def replica_facts(view: Mapping[str, Any], now: datetime) -> RenderableType:
 def _demotion(demotion: Mapping[str, Any] | None) -> str:
     if not demotion:
         return ""
-    return f"{share(demotion['share'])} of its usual ones: {demotion['cause']}, {demotion['ratio']:.1f} x the median"
+    times = f", {demotion['ratio']:.1f} x the median time" if demotion["ratio"] != 1 else ""
+    return f"{share(demotion['share'])} of its usual requests: {demotion['cause']}{times}"
 
 
 def _last_check(check: Mapping[str, Any] | None, now: datetime) -> str:

@@ -18,6 +18,9 @@ CONNECT_S = 1.0
 TRIED_MAX = 20
 """Replicas that are out and tried from this machine; the rest is counted."""
 
+NOT_READY = 503
+"""Status of `/readyz` whose body names what is missing."""
+
 DATE_EXACT_S = 1.0
 """The header `Date` has whole seconds."""
 
@@ -68,11 +71,8 @@ def _as_whom(client: AdminClient) -> Iterator[Finding]:
 
 
 def _readiness(client: AdminClient) -> Iterator[Finding]:
-    """What `/readyz` says, line by line."""
-    try:
-        lines = client.get("/readyz").body.decode().splitlines()
-    except RefusedError as error:  # 503: the body names what is missing
-        lines = error.body.decode("utf-8", "replace").splitlines()
+    """Lines of `/readyz`, each a fault."""
+    lines = client.call("GET", "/readyz", accepted=(NOT_READY,)).body.decode("utf-8", "replace").splitlines()
     troubles = [line for line in lines if line and line != "ok"]
     for line in troubles:
         yield wrong("readiness", line, "pointsman status; the router's log")

@@ -1,4 +1,4 @@
-"""How a command ends: errors as one sentence on standard error, and the exit code.
+"""End of a command: errors as one sentence on standard error, and the exit code.
 
 0: done, or the answer is yes. 1: the router was asked, and the answer is no or "not well". 2: the router could not be
 asked, or the command line or a file is wrong.

@@ -36,7 +36,8 @@ def ms(value: Number) -> str:
         return ABSENT
     if abs(value) >= 10_000:
         return f"{value / 1000:,.1f} s"
-    return f"{value:.1f} ms" if 0 < abs(value) < 9.95 else f"{value:,.0f} ms"
+    exact = 0.05 <= abs(value) < 9.95 and value != int(value)
+    return f"{value:.1f} ms" if exact else f"{value:,.0f} ms"
 
 
 def share(value: Number) -> str:
@@ -73,7 +74,7 @@ def parse_moment(text: str | None) -> datetime | None:
 
 
 def since(text: str | None, now: datetime) -> str:
-    """How long ago a time in RFC 3339 was."""
+    """Time that has passed since a time in RFC 3339."""
     moment = parse_moment(text)
     return ABSENT if moment is None else span((now - moment).total_seconds())
 
@@ -122,3 +123,10 @@ def flowed(parts: Iterable[str], width: int, gap: str = "   ") -> list[str]:
         else:
             lines.append(part)
     return lines
+
+
+def state_and_why(state: str, why: str | None) -> str:
+    """A state and its reason, without the state's name twice: `ejected after 7 failed answers`."""
+    if not why:
+        return state
+    return f"{state}{why[len(state) :]}" if why.lower().startswith(state) else f"{state}: {why}"

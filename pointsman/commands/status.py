@@ -13,9 +13,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pointsman.admin_client import AdminClient, MissingOperationError
-from pointsman.commands.inquiry import STATE_STYLES, Inquiry
+from pointsman.commands.inquiry import STATE_STYLES, Inquiry, notes
 from pointsman.commands.options import EXIT_NO
-from pointsman.commands.shown import flowed, ms, now_utc, rate, share, since, span, whole
+from pointsman.commands.shown import fitted, flowed, ms, now_utc, rate, share, since, span, state_and_why, whole
 
 STATES = ("up", "starting", "draining", "ejected", "down")
 """States of replicas in the order of their counts."""
@@ -28,6 +28,8 @@ APART = ("silent", "refused", "behind")
 
 NAMED_MAX = 10
 """Replicas with a line of their own; more are counted."""
+
+MODEL_WIDTH = 24
 
 MODELS_MAX = 3
 """Models whose TTFT is in the line, the busiest ones; `pointsman top` shows all."""
@@ -67,16 +69,18 @@ def status_shown(status: Mapping[str, Any], live: Mapping[str, Any], now: dateti
     text = Text("\n".join(flowed(head, width)))
     text.stylize("bold", 0, len(head[0]))
     text.highlight_words([state], STATE_STYLES.get(state, "bold red"))
-    return Group(text, *(_trouble(line, command, width) for line, command in troubles(status, now)))
+    lines = (_trouble(line, command, width - 2) for line, command in troubles(status, now))
+    return Group(text, *notes(lines))
 
 
 def _trouble(line: str, command: str, width: int) -> Text:
     """One trouble, and the command that shows more at the right, or below where there is no room."""
-    text = Text("! ", style="bold red")
-    text.append(line, style="none")
+    text = Text(line)
+    for state, style in STATE_STYLES.items():
+        text.highlight_words([f" {state} "], style)
     if command:
-        gap = width - len(text) - len(command)
-        text.append(" " * gap if gap >= 3 else "\n    ", style="none")
+        gap = width - len(line) - len(command)
+        text.append(" " * gap if gap >= 3 else "\n")
         text.append(command, style="cyan")
     return text
 
@@ -101,7 +105,7 @@ def _traffic(live: Mapping[str, Any]) -> Iterator[str]:
     by_model = live.get("ttft_ms") or {}
     busiest = sorted(by_model, key=lambda model: by_model[model]["count"], reverse=True)[:MODELS_MAX]
     for model in busiest:
-        named = f" of {model}" if len(by_model) > 1 else ""
+        named = f" of {fitted(model, MODEL_WIDTH)}" if len(by_model) > 1 else ""
         yield f"ttft{named} p50 {ms(by_model[model]['p50'])} p99 {ms(by_model[model]['p99'])}"
     yield hit_shown(live)
     if live.get("fail_open_per_s"):
@@ -132,8 +136,10 @@ def troubles(status: Mapping[str, Any], now: datetime) -> Iterator[tuple[str, st
         yield f"degraded: {why}", ""
     out = [replica for replica in status["replicas"]["out"] if replica["state"] in UNWELL]
     for replica in out[:NAMED_MAX]:
-        line = f"{replica['replica']} {replica['state']} for {since(replica['since'], now)}: {replica['why']}"
-        yield line, f"pointsman replicas {replica['replica']}"
+        name, state, long = replica["replica"], replica["state"], since(replica["since"], now)
+        rest = state_and_why(state, replica["why"])[len(state) :]
+        how_long = f"for {long}" if rest.startswith(":") else f"{long} ago"
+        yield f"{name} {state} {how_long}{rest}", f"pointsman replicas {name}"
     counted = sum(status["replicas"]["by_state"].get(state, 0) for state in UNWELL)
     if counted > len(out[:NAMED_MAX]):
         yield f"{whole(counted - len(out[:NAMED_MAX]))} more replicas are down or ejected", "pointsman replicas"

@@ -20,7 +20,7 @@ from pointsman.contract.backoff import Backoff
 MIN_PAUSE_S = 0.5
 MAX_PAUSE_S = 5.0
 
-WIDTHS = {"at": 12, "reason": 16, "replica": 14, "session": 14, "prompt": 6, "cached": 6, "TTFT": 9, "took": 9}
+WIDTHS = {"at": 10, "reason": 13, "replica": 12, "session": 10, "prompt": 6, "cached": 6, "TTFT": 8, "took": 8}
 """Columns of a line; status and end follow, and nothing aligns behind them."""
 
 RIGHT = ("prompt", "cached", "TTFT", "took")
@@ -84,7 +84,7 @@ def tail_line(view: Mapping[str, Any], zone: tzinfo | None) -> str:
         return f"({view['missed']} decisions were left out: this reader is too slow)"
     outcome = view.get("outcome") or {}
     cells = {
-        "at": clock_time(view["at"], zone),
+        "at": clock_time(view["at"], zone)[: WIDTHS["at"]],
         "reason": view["reason"],
         "replica": outcome.get("replica") or view.get("first", ""),
         "session": view.get("session", ""),

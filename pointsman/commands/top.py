@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
-from threading import Thread
+from threading import Event, Thread
+from types import TracebackType
 from typing import Any
 
 from rich.columns import Columns
@@ -36,6 +36,9 @@ WHY_MAX = 4
 OTHER_LINES = 24
 """Lines of a picture besides its replicas: head, models or reasons, headings, reasons of those that are out."""
 
+STOP_S = 2.0
+"""Time that a read under way has to notice the end."""
+
 LOOK_S = 0.1
 """Between two looks at what came; a key is heard at once."""
 
@@ -54,8 +57,9 @@ def run_top(inquiry: Inquiry, *, once: bool) -> int:
             print_raw(document)
         return 0
     try:
-        with Keys() as keys, Live(console=inquiry.console, screen=True, auto_refresh=False) as screen:
-            _show(LiveFeed(inquiry.client), inquiry.console, keys, screen)
+        screen = Live(console=inquiry.console, screen=True, auto_refresh=False)
+        with Keys() as keys, LiveFeed(inquiry.client) as feed, screen:
+            _show(feed, inquiry.console, keys, screen)
     except KeyboardInterrupt:
         pass
     return 0
@@ -66,25 +70,43 @@ class LiveFeed:
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
+        self._thread = Thread(target=self._follow, name="live feed", daemon=True)
+        self._over = Event()
         self._documents: deque[dict[str, Any]] = deque(maxlen=1)
         self.trouble = ""
         """Why nothing comes; empty while it does."""
         self.refused: Exception | None = None
-        """What ended the feed for good, before its first document."""
+        """Error that ended the feed for good, before its first document."""
 
-    def start(self) -> LiveFeed:
-        """Begin to follow, until the process ends."""
-        Thread(target=self._follow, name="live feed", daemon=True).start()
+    def __enter__(self) -> LiveFeed:
+        """Begin to follow."""
+        self._thread.start()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Follow no longer; the client is closed, which is what ends a read under way."""
+        self._over.set()
+        self._client.close()
+        self._thread.join(STOP_S)
 
     def take(self) -> dict[str, Any] | None:
         """Return the latest document that was not taken yet; None for none."""
         return self._documents.popleft() if self._documents else None
 
     def _follow(self) -> None:
+        try:
+            self._follow_on()
+        except Exception:
+            if not self._over.is_set():  # else: the client was closed
+                raise
+
+    def _follow_on(self) -> None:
+        """Follow until the feed is over, again whenever the stream ends."""
         backoff = Backoff(MIN_PAUSE_S, MAX_PAUSE_S)
         reached = False
-        while True:
+        while not self._over.is_set():
             try:
                 for document in self._client.follow("/v1/live"):
                     reached = True
@@ -98,7 +120,7 @@ class LiveFeed:
                     self.refused = error
                     return
                 self.trouble = str(error)
-            time.sleep(backoff.take())
+            self._over.wait(backoff.take())
 
 
 def _show(feed: LiveFeed, console: Console, keys: Keys, screen: Live) -> None:
@@ -106,7 +128,6 @@ def _show(feed: LiveFeed, console: Console, keys: Keys, screen: Live) -> None:
 
     Raises what the router refused before the first picture.
     """
-    feed.start()
     live: dict[str, Any] | None = None
     while not keys.pressed("q", within_s=LOOK_S):
         if feed.refused is not None:
@@ -118,7 +139,7 @@ def _show(feed: LiveFeed, console: Console, keys: Keys, screen: Live) -> None:
         rows = max(console.height - OTHER_LINES, 4)
         picture = top_shown(live, now_utc(), None, width=console.width, rows=rows)
         note = [Text(f"! {trouble}; this is old", style="bold red")] if trouble else []
-        screen.update(Group(*note, picture), refresh=True)
+        screen.update(Group(*note, picture, Text("q quits", style="dim")), refresh=True)
 
 
 def top_shown(
@@ -132,7 +153,6 @@ def top_shown(
         Columns([_models(live), _reasons(live)], padding=(0, 4)),
         "",
         _replicas(live["replicas"], rows),
-        Text("q quits", style="dim"),
     )
 
 
@@ -190,13 +210,13 @@ def _reasons(live: Mapping[str, Any]) -> Table:
     by_reason = live["by_reason"]
     busiest = sorted(by_reason, key=lambda reason: (-by_reason[reason], reason))
     most = max(by_reason.values(), default=0.0) or 1.0
-    rows = [
-        (reason.ljust(NAME_WIDTH - 4), rate(by_reason[reason]).rjust(5), bar(by_reason[reason] / most))
+    rows: list[tuple[str | Text, ...]] = [
+        (reason.ljust(NAME_WIDTH - 4), rate(by_reason[reason]).rjust(5), Text(bar(by_reason[reason] / most), "cyan"))
         for reason in busiest[:REASONS_MAX]
     ]
     rest = sum(by_reason[reason] for reason in busiest[REASONS_MAX:])
     if rest:
-        rows.append((f"{len(busiest) - REASONS_MAX} more", rate(rest), bar(rest / most)))
+        rows.append((f"{len(busiest) - REASONS_MAX} more", rate(rest), Text(bar(rest / most), "cyan")))
     if not rows:
         return table_of(("reason",), [("no request in the last seconds",)])
     return table_of(("reason", "req/s", ""), rows, right=("req/s",))

@@ -22,17 +22,26 @@ from pointsman.contract.effective import given_values
 from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
-from pointsman.documents import read_mapping
-from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.errors import StartError
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
+from pointsman.policies.errors import PolicyConfigError
 from pointsman.policies.registry import build_policy_set
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.process.listen import Listen
 from pointsman.router.settings import LoadedSettings, Settings, read_settings
 from pointsman.up.ports import parse_listen
 from pointsman.up.run_folder import RunFolder
+from pointsman.up.sections import (
+    NEAR,
+    UpFile,
+    check_sections,
+    decode_engine,
+    named_by_section,
+    read_file,
+    router_section,
+    source_of,
+)
 from pointsman.up.valkey import valkey_url
 
 ENGINES = ("sim", "vllm")
@@ -57,14 +66,6 @@ class UpOptions:
     lookup: str | None = None
     run_dir: Path | None = None
     verbose: bool = False
-
-
-class UpFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file of `--config`: a section for each kind of process, in that process's own terms."""
-
-    router: dict[str, Any] = {}
-    haproxy: dict[str, Any] = {}
-    engine: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +167,21 @@ def _check_flags(options: UpOptions) -> None:
         raise StartError("--prefill: simulated replicas only; for vLLM name pools with a role in the engine's file")
 
 
+def _check_file(options: UpOptions, document: UpFile) -> None:
+    """Raises ConfigurationError for a mistake in any section, before a port or a folder is taken."""
+    admin = parse_listen(options.admin, "--admin")
+    where = {"host": admin.host, "port": admin.port}
+    check_sections(options.config, document, admin=where, engine=options.engine)
+    if options.policy:
+        try:
+            build_policy_set(options.policy).close()
+        except PolicyConfigError as error:
+            raise ConfigurationError(error.key, error.value, error.expected, error.problem, "--policy") from error
+
+
 def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
     """Checks flags and file and lays the run folder out. Raises ConfigurationError or StartError."""
-    document = _read(options.config)
+    document = read_file(options.config)
     lookup = options.lookup or document.haproxy.get("lookup", "spoe")
     if lookup not in LOOKUPS:
         raise ConfigurationError("--lookup", lookup, f"one of {', '.join(LOOKUPS)}")
@@ -202,7 +215,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "isolate_tenants": settings.isolate_tenants,
         },
         EdgeConfig,
-        source="haproxy section",
+        source=source_of(options.config, "haproxy"),
         error=ConfigError,
     )
     made = EdgePlan(
@@ -229,10 +242,6 @@ def _settings(
     """The router's settings: those of the file, with the addresses of this edge."""
     spop, ring, near_lookup = near
     run_dir = folder.path
-    # The sockets between router and HAProxy are this command's to choose, and options of servers HAProxy's.
-    section = {key: value for key, value in document.router.items() if key not in NEAR}
-    if isinstance(section.get("edge"), dict):
-        section["edge"] = section["edge"] | {"server_options": None}
     chosen = {
         "spop": spop.listen,
         "ring": ring.listen,
@@ -244,8 +253,8 @@ def _settings(
     flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
     return read_settings(
         overrides={
-            f"{options.config}, section router": section,
-            f"{options.config}, section haproxy": {"edge": {"server_options": document.haproxy.get("server_options")}},
+            source_of(options.config, "router"): router_section(document),
+            source_of(options.config, "haproxy"): {"edge": {"server_options": document.haproxy.get("server_options")}},
             "pointsman up": chosen,
             "command line": flags,
         }
@@ -265,7 +274,7 @@ def _replicas(options: UpOptions, engine: dict[str, Any]) -> int:
     tree = dict(engine)
     if "pools" not in tree:
         tree |= {"replicas": options.replicas, "model": options.model or tree.get("model", "tiny")}
-    return sum(pool.replicas * pool.data_parallel_size for pool in decode_fleet(tree, source="engine section").pools)
+    return sum(pool.replicas * pool.data_parallel_size for pool in decode_engine(options.config, tree).pools)
 
 
 class _Near(NamedTuple):
@@ -273,10 +282,6 @@ class _Near(NamedTuple):
 
     listen: dict[str, Any]
     address: str
-
-
-NEAR = ("spop", "ring", "lookup")
-"""The router's listeners that only HAProxy connects to."""
 
 
 def _near_addresses(folder: RunFolder, document: UpFile) -> list[_Near]:
@@ -294,10 +299,11 @@ def plan_edges(options: UpOptions) -> list[EdgePlan]:
     StartError, SettingsError or ConfigError, and leaves no folder behind then.
     """
     _check_flags(options)
-    document = _read(options.config)
+    document = read_file(options.config)
+    _check_file(options, document)
     if options.edges > 1 and document.haproxy.get("binds"):
         raise StartError(f"--edges: {options.edges}: only one edge can have the haproxy.binds of {options.config}")
-    with ExitStack() as undo:
+    with ExitStack() as undo, named_by_section(options.config):
         folder = RunFolder.take(options.run_dir)
         undo.callback(folder.refuse)
         if options.edges == 1:
@@ -335,12 +341,6 @@ def default_threads(cores: int) -> int:
     """HAProxy threads where the file names none: half the cores, since router and replicas run here too, and at most 4,
     which forward over 100,000 tokens a second. Each further one splits lookups into smaller batches."""
     return max(1, min(4, cores // 2))
-
-
-def _read(path: Path | None) -> UpFile:
-    if path is None:
-        return UpFile()
-    return decode(read_mapping(path), UpFile, source=f"--config: {path}")
 
 
 def _body_window(settings: Settings) -> dict[str, int]:

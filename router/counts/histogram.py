@@ -32,7 +32,7 @@ class Histogram:
         return list(zip(bound_texts(self.bounds), accumulate(self.counts), strict=True))
 
     def coarser(self, bounds: tuple[float, ...]) -> Histogram:
-        """The same observations over fewer bounds, each of which is one of its own."""
+        """Return these observations over fewer bounds, each of which is one of its own."""
         found = Histogram(bounds)
         for bound, count in zip((*self.bounds, inf), self.counts, strict=True):
             found.counts[bisect_left(bounds, bound)] += count

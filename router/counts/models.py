@@ -54,7 +54,7 @@ OPERATIONS = {
 
 
 class RowKey(NamedTuple):
-    """What one row counts."""
+    """Counts of one row."""
 
     model: str
     tenant: str
@@ -92,7 +92,7 @@ class ModelRow:
         self.predicted_tokens = 0
         """Prompt tokens that were predicted to be found."""
         self.reachable_tokens = 0
-        """Prompt tokens that would have been found where most of them were predicted."""
+        """Prompt tokens predicted to be found at the candidate that holds most of them."""
         self.output_tokens = 0
         self.hold_s = 0.0
         """Part of the times to first token: held at the edge."""

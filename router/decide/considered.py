@@ -7,20 +7,26 @@ same, because one step makes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
-from pointsman.policies.candidates import Candidates
+from pointsman.policies.candidates import Candidates, KVSignals
 from pointsman.policies.decision import Decision, Ranked, Refusal
 from pointsman.policies.lib.pair import Pair
 from pointsman.policies.policy import Context, Needs, Policy
+from pointsman.policies.request import RequestFeatures
 from pointsman.router.kv.parts import Prompt
+from pointsman.router.requests.decision_record import ShadowChoice
+
+OF_BODIES = Needs.SESSION | Needs.TOKENS | Needs.MODEL
+"""Signals that are features of the request: read from the body for all policies if one needs them."""
 
 
 class ActivePolicy:
     """A policy and its needs as plain booleans: `&` of two Flags takes as long as a short ranking."""
 
-    __slots__ = ("by_adapter", "by_kv", "name", "pins", "policy", "revision")
+    __slots__ = ("by_adapter", "by_kv", "gathers", "name", "pins", "policy", "revision")
 
     def __init__(self, policy: Policy, revision: int = 0) -> None:
         """revision: of the live policy's document; 0 for a policy that is not live."""
@@ -30,6 +36,30 @@ class ActivePolicy:
         self.pins = Needs.PIN in policy.needs
         self.by_adapter = Needs.ADAPTER in policy.needs
         self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
+        self.gathers = policy.needs
+        """Signals that are there when the policy is asked, as records keep them."""
+        self.gather(Needs.NOTHING, Needs.NOTHING)
+
+    def gather(self, of_all: Needs, besides: Needs) -> None:
+        """Note what is gathered for others and is there for this policy, too.
+
+        of_all: what all live policies need; of that, features that are read from bodies are there.
+        besides: what policies need that are tried beside the live ones; all of it is there but pins.
+        """
+        needs = self.policy.needs | (of_all & OF_BODIES) | (besides & ~Needs.PIN)
+        # Prompts and KV are looked at together.
+        self.gathers = needs | Needs.PREFIX | Needs.KV if needs & (Needs.PREFIX | Needs.KV) else needs
+
+
+def add_prompt(candidates: Candidates, prompt: Prompt, signals: KVSignals) -> None:
+    """Add to the candidates of a request what the fleet's KV tells of its prompt."""
+    candidates.kv = signals
+    candidates.resident = prompt.resident
+    candidates.prompt_tokens = prompt.tokens
+    known = prompt.conversation
+    if known is not None:
+        candidates.home = known.slot
+        candidates.home_tokens = known.counted_tokens
 
 
 class Considered(msgspec.Struct, gc=False):
@@ -51,3 +81,10 @@ class Considered(msgspec.Struct, gc=False):
     """Best first; empty where the policy refused."""
     pair: Pair | None = None
     """Pair that computes the prompt; None where the best replica is no decode replica, or the policy refused."""
+
+
+class Watcher(Protocol):
+    """Observer of decisions before they are applied."""
+
+    def watch(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice | None:
+        """Look at a decision; what a shadow would have decided, None without one. Never raises."""

@@ -30,6 +30,8 @@ class DecisionFilter(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""
     client_id: str = ""
     """`x-request-id` as the client sent it."""
+    ended: bool = False
+    """Whether requests in flight are left out."""
 
     def check(self) -> None:
         """Raises ValueError for a status that is none."""
@@ -53,6 +55,8 @@ class DecisionFilter(msgspec.Struct, frozen=True, kw_only=True):
         if self.policy and self.policy != record.policy:
             return False
         if self.replica and self.replica != (record.decision.first if line is None else line.srv):
+            return False
+        if self.ended and line is None:
             return False
         if self.client_id and (line is None or self.client_id != line.cid):
             return False

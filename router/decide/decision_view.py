@@ -27,7 +27,8 @@ from pointsman.router.decide.candidate_view import (
     shown_terms,
     would_change,
 )
-from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates
+from pointsman.router.decide.comparison import HELD, REFUSED
+from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates, ShadowChoice
 from pointsman.router.requests.end_line import NO_SERVER, Line
 from pointsman.router.requests.end_line import UNSET as UNSET_TEXT
 
@@ -78,6 +79,17 @@ class DecisionOutcome(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
 
 
+class ShadowView(msgspec.Struct, frozen=True, kw_only=True):
+    """Choice of the policy that decided beside the live one, to no effect."""
+
+    policy: str
+    first: Annotated[str, Meta(description=f"First choice: a replica, `{REFUSED}` or `{HELD}`.")]
+    reason: str
+    score: Annotated[Real, Meta(description="Score of that replica, in the unit of the policy.")] = UNSET
+    ttft_ms: Annotated[Real, Meta(description="Predicted time to first token of this choice.")] = UNSET
+    made_ttft_ms: Annotated[Real, Meta(description="Predicted time to first token of the decision made.")] = UNSET
+
+
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     """One decision and its outcome."""
 
@@ -105,6 +117,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[Whole, Meta(description="HTTP status of a refusal.")] = UNSET
     held_ms: Annotated[Real, Meta(description="Time that HAProxy held the request before this decision.")] = UNSET
     score: Annotated[Real, Meta(description="Score of the first choice.")] = UNSET
+    shadow: ShadowView | UnsetType = UNSET
     outcome: DecisionOutcome | UnsetType = UNSET
     candidates: Annotated[
         list[ConsideredCandidate] | UnsetType,
@@ -179,6 +192,7 @@ class DecisionViews:
             status=decision.status or UNSET,
             held_ms=round(1000 * record.held_s, 1) or UNSET,
             score=finite(record.score) if decision.first and kept is not None else UNSET,
+            shadow=_shadow(record.shadow) if record.shadow is not None else UNSET,
             outcome=_outcome(record) if record.line is not None or record.first is not None else UNSET,
             **why,
         )
@@ -232,6 +246,17 @@ def _would_change(rows: list[ConsideredCandidate], unit: str) -> Text:
 
 def _score_of(row: ConsideredCandidate) -> float:
     return 0.0 if row.score is UNSET else row.score
+
+
+def _shadow(choice: ShadowChoice) -> ShadowView:
+    return ShadowView(
+        policy=choice.policy,
+        first=choice.first,
+        reason=choice.reason,
+        score=UNSET if choice.first in (REFUSED, HELD) else finite(choice.score),
+        ttft_ms=UNSET if choice.ttft_ms is None else finite(choice.ttft_ms),
+        made_ttft_ms=UNSET if choice.made_ttft_ms is None else finite(choice.made_ttft_ms),
+    )
 
 
 def _outcome(record: DecisionRecord) -> DecisionOutcome:

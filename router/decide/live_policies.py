@@ -16,7 +16,7 @@ from pointsman.router.decide.considered import ActivePolicy
 
 
 class Chooser(Protocol):
-    """Whoever names the policy of each request, where it is not always the same."""
+    """Names the policy of each request, where it is not always the same."""
 
     def choose(self, features: RequestFeatures, now_s: float) -> ActivePolicy:
         """The policy for a request that is about to be decided."""
@@ -54,7 +54,7 @@ class LivePolicies:
         return self.models.get(features.model, self.main)
 
     def peek(self, features: RequestFeatures, now_s: float) -> ActivePolicy:
-        """The same: nothing is remembered of a request."""
+        """The policy for the model of a request."""
         return self.models.get(features.model, self.main)
 
 
@@ -87,6 +87,8 @@ class PolicyChoice:
         self.chooser = chooser if chooser is not None else live if live.models else None
         self.needs = live.policies.needs | besides
         """Signals that are gathered for whatever decides."""
+        for active in (live.main, *live.models.values()):
+            active.gather(self.needs, besides)
         self.by_kv = bool(self.needs & (Needs.PREFIX | Needs.KV))
         """Whether any of it looks at prompts or KV."""
 

@@ -22,12 +22,13 @@ from pointsman.policies.policy import Context, Policy
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.decide.considered import ActivePolicy, Considered
+from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
+from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.decide.recorder import Recorder
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
@@ -62,6 +63,8 @@ class Pipeline:
         """
         self.choice = PolicyChoice(policies, override_header=settings.override_header)
         """Which policy decides a request."""
+        self.watcher: Watcher | None = None
+        """Observer of decisions beside the live policy; None where nobody looks."""
         self._replicas = fleet.replicas
         self._memberships = fleet.replicas.memberships
         self._requests = fleet.requests
@@ -85,6 +88,11 @@ class Pipeline:
     def policy(self) -> Policy:
         """The live policy for every model that has none of its own."""
         return self.choice.main.policy
+
+    @property
+    def pins(self) -> bool:
+        """Whether a live policy pins sessions."""
+        return self.choice.live.pin_ttl_s is not None
 
     def swap_policies(self, policies: PolicySet, revision: int = 0) -> None:
         """Puts built policies live, then closes those they replace."""
@@ -124,8 +132,10 @@ class Pipeline:
             decision, refusal = considered.decision, considered.refusal
             if decision.hold_ms:
                 return decision
+            watcher = self.watcher
+            beside = None if watcher is None else watcher.watch(features, considered, now_s)
             # What the decision saw is recorded before the decision changes it.
-            record = None if recorder is None else recorder.considered(features, considered, members, now_s)
+            record = None if recorder is None else recorder.considered(features, considered, members, now_s, beside)
             if refusal is None:
                 predicted = self._apply(features, considered, now_s)
                 if record is not None:
@@ -197,6 +207,8 @@ class Pipeline:
             decision = _refused(refusal, may_wait=its_turn or not self.holds.full)
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
         ranked = active.policy.rank(features, candidates, context)
+        if self._sessions.ordered and features.generates:
+            ranked = as_ordered(features.session, self._sessions, self._replicas, eligible, ranked)
         pair = None
         if members.prefills is not None and features.generates:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
@@ -224,13 +236,7 @@ class Pipeline:
             adapter=self._adapter(features.model) if active.by_adapter else None,
         )
         if prompt is not None:
-            candidates.kv = self._kv.columns.signals
-            candidates.resident = prompt.resident
-            candidates.prompt_tokens = prompt.tokens
-            known = prompt.conversation
-            if known is not None:
-                candidates.home = known.slot
-                candidates.home_tokens = known.counted_tokens
+            add_prompt(candidates, prompt, self._kv.columns.signals)
         elif len(members.slots) == len(self._replicas):
             # Kept as requests come and go; the sum over a part of the fleet is computed where it is wanted.
             candidates.counted_in_flight = self._load.total_in_flight
@@ -323,6 +329,8 @@ class Pipeline:
         if features.session:
             if considered.active.pins:
                 self._sessions.pin(features.session, considered.candidates.ids[slot], now_s)
+            if self._sessions.ordered and features.generates:
+                self._sessions.followed(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
                 self._recall.asked(features.session, features.model)
         if considered.candidates.adapter is not None:

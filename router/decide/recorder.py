@@ -16,7 +16,7 @@ from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.columns import KVColumns
 from pointsman.router.requests.decision_log import DecisionLog, Fleet
-from pointsman.router.requests.decision_record import DecisionRecord, keep
+from pointsman.router.requests.decision_record import DecisionRecord, ShadowChoice, keep
 from pointsman.router.requests.hold_queue import HoldQueue
 
 NOBODY: Mapping[str, str] = {}
@@ -32,9 +32,17 @@ class Recorder:
         self._holds = holds
 
     def considered(
-        self, features: RequestFeatures, considered: Considered, eligible: Membership, now_s: float
+        self,
+        features: RequestFeatures,
+        considered: Considered,
+        eligible: Membership,
+        now_s: float,
+        beside: ShadowChoice | None = None,
     ) -> DecisionRecord:
-        """Record a decision that a policy made, before any of it is applied."""
+        """Record a decision that a policy made, before any of it is applied.
+
+        beside: what a shadow would have decided.
+        """
         log, candidates, ranked = self._log, considered.candidates, considered.ranked
         fleet = log.fleet(candidates.membership, eligible.token)
         if fleet is None:
@@ -52,6 +60,8 @@ class Recorder:
             keep(candidates, ranked, fleet.ids, self._columns.table),
             fleet.excluded,
             ranked[0].score if ranked else 0.0,
+            gathered=active.gathers,
+            shadow=beside,
         )
         self._add(record)
         return record

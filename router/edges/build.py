@@ -31,6 +31,7 @@ def join(core: Core, edge: str, *, documents: Mapping[str, SharedDocument]) -> E
     core.on_slot_removed.append(protocol.loads.clear_slot)
     core.on_registry_changed.append(protocol.registry_changed)
     core.on_policy_changed.append(protocol.document_changed)
+    core.on_session_forgotten.append(protocol.session_forgotten)
     return protocol
 
 

@@ -28,6 +28,7 @@ import msgspec
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.core import Core
 from pointsman.router.edges.documents import SharedDocument, SharedDocuments
+from pointsman.router.edges.forgotten import SLACK_S, Forgotten
 from pointsman.router.edges.loads import OwnLoads
 from pointsman.router.edges.peers import HEARTBEAT_S, Peer, Peers
 from pointsman.router.edges.records import (
@@ -36,6 +37,7 @@ from pointsman.router.edges.records import (
     ConversationState,
     Document,
     ExpectedKeys,
+    ForgottenSession,
     Names,
     Pin,
     ReplicaRecord,
@@ -97,6 +99,8 @@ class EdgeProtocol:
             is_alive=self.peers.is_alive,
         )
         self.counters = Counters()
+        self.forgotten = Forgotten()
+        self._drop_session = core.drop_session
         self.loads = OwnLoads(replicas=replicas, load=load, columns=kv.columns)
         self.outbox = kv.outbox = KVOutbox()
         sessions.changed = {}
@@ -107,6 +111,8 @@ class EdgeProtocol:
         """To be published, by replica: the latest replaces those before."""
         self._changed_documents: dict[str, Document] = {}
         self._rewrite = False
+        self._forgets = False
+        """A session was forgotten here since the last batch."""
         self.leaving = False
         """The next batch is the last."""
 
@@ -128,6 +134,10 @@ class EdgeProtocol:
         """A document may differ from the agreed one."""
         self.documents.changed = True
 
+    def session_forgotten(self, name: Name, now_s: float) -> None:
+        """Somebody had a session forgotten at this edge."""
+        self._forgets = self.forgotten.add(name, now_s, here=True) or self._forgets
+
     def keeps(self, replica: Replica) -> bool:
         """Whether a replica whose lease ended here stays: its heartbeats reach another edge, or reached one that died
         and HAProxy's checks still pass."""
@@ -144,7 +154,10 @@ class EdgeProtocol:
         assert pins is not None
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
-        if not (beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents):
+        self.forgotten.expire(now_s)
+        if not (
+            beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents or self._forgets
+        ):
             return None
         self.seq += 1
         records, documents = list(self._records.values()), list(self._changed_documents.values())
@@ -166,6 +179,7 @@ class EdgeProtocol:
             expected=[
                 ExpectedKeys(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected
             ],
+            forgotten=self._forgotten(now_s) if beat or self._forgets else [],
             round_starts=part.starts,
             round_ends=part.ends,
         )
@@ -174,6 +188,7 @@ class EdgeProtocol:
             records, documents = self.registrations.records(), self.documents.agreed()
             self._rewrite = False
         self._records, self._changed_documents, self._sessions.changed = {}, {}, {}
+        self._forgets = False
         outbox.clear()
         if beat:
             self._beat_s = now_s
@@ -197,8 +212,12 @@ class EdgeProtocol:
             state = self._sessions.state(session)
             if state is not None:
                 replica_id, moves, seen_s = state
-                pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000)))
+                ordered = session in self._sessions.ordered
+                pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000), ordered))
         return pins
+
+    def _forgotten(self, now_s: float) -> list[ForgottenSession]:
+        return [ForgottenSession(name, int((now_s - at_s) * 1000)) for name, at_s in self.forgotten.to_publish()]
 
     # Following
 
@@ -249,10 +268,19 @@ class EdgeProtocol:
                 self._gather()  # it may have been answered with a greater one
         for document in batch.documents:
             self.documents.merge(document)
+        for one in batch.forgotten:
+            at_s = now_s - one.age_ms / 1000
+            if self.forgotten.add(one.name, at_s, here=False):
+                self._drop_session(one.name, at_s + SLACK_S)
         for pin in batch.pins:
             seen_s = now_s - pin.age_ms / 1000
-            self._sessions.learn(pin.session, batch.names[pin.at], pin.moves, seen_s, now_s, writer=writer)
+            if not self.forgotten.voids(pin.session, seen_s):
+                self._sessions.learn(
+                    pin.session, batch.names[pin.at], pin.moves, seen_s, now_s, writer=writer, ordered=pin.ordered
+                )
         for state in batch.conversations:
+            if state.at != NO_HOME and self.forgotten.voids(state.name, now_s - state.age_ms / 1000):
+                continue
             home = "" if state.at == NO_HOME else batch.names[state.at]
             replica = self._replicas.get(home)
             self._kv.conversations.learn(

@@ -54,6 +54,8 @@ class Pin(msgspec.Struct, array_like=True, frozen=True, gc=False):
     moves: int
     age_ms: int = 0
     """Time since the session was last seen."""
+    ordered: bool = False
+    """An operator moved the session there, and no request of it followed yet."""
 
 
 class ConversationState(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -85,6 +87,14 @@ class ExpectedKeys(msgspec.Struct, array_like=True, frozen=True, gc=False):
     keys: bytes
 
 
+class ForgottenSession(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A session that somebody had forgotten: states of it that were in use only before are void."""
+
+    name: Name
+    age_ms: Annotated[int, msgspec.Meta(ge=0)]
+    """Time since it was forgotten."""
+
+
 class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A registration, or its end. Of two about one replica the one with the greater `rank` is right."""
 
@@ -112,7 +122,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     body: dict[str, Any]
     about: dict[str, str] = {}
-    """Words of the people who put it: author, why. No part of the rank."""
+    """Author and reason of the document, as people gave them when they put it. No part of the rank."""
 
     def __post_init__(self) -> None:
         try:
@@ -144,6 +154,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")
     conversations: list[ConversationState] = msgspec.field(default_factory=list, name="c")
     expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
+    forgotten: list[ForgottenSession] = msgspec.field(default_factory=list, name="g")
+    """Sessions that somebody had forgotten at this edge lately."""
     round_starts: bool = msgspec.field(default=False, name="s")
     """The edge repeats all states that it answers for from this batch on."""
     round_ends: bool = msgspec.field(default=False, name="e")

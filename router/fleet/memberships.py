@@ -58,6 +58,8 @@ class Memberships:
         """The last one of each name, for its token."""
         self._tokens = itertools.count(1)
         self._narrowed: dict[tuple[int, frozenset[int]], Membership] = {}
+        self.changes = 0
+        """Changes of what is registered or eligible so far: who has seen as many has seen all."""
 
     def __repr__(self) -> str:
         return f"Memberships({', '.join(sorted(self.names()))})"
@@ -66,10 +68,12 @@ class Memberships:
         """A replica came, left, or may be called something else."""
         self._names = self._adapters = None
         self._current.clear()
+        self.changes += 1
 
     def eligibility_changed(self) -> None:
         """A replica of the same names is eligible now, or no longer."""
         self._current.clear()
+        self.changes += 1
 
     # Names
 

@@ -35,6 +35,8 @@ class SessionTable:
         # Replica, last seen, moves, last published, writer; insertion order is nearly last-seen order.
         self._pins: dict[str, tuple[str, float, int, float, str]] = {}
         self._republish_s = REPUBLISH_SHARE * DEFAULT_TTL_S
+        self.ordered: dict[str, None] = {}
+        """Pinned sessions that an operator moved, and none of whose requests followed yet."""
         self.changed: dict[str, None] | None = None
         """Sessions whose pins other edges have not been sent, at most `MAX_CHANGED`; None on an edge that is alone."""
         self.unsaved: dict[str, None] | None = None
@@ -100,27 +102,62 @@ class SessionTable:
             moves = before[2] + 1
         self._pins[session] = (replica, now_s, moves, published_s, "")
         if published_s == now_s:
-            if self.changed is not None:
-                self.changed[session] = None
-                if len(self.changed) > MAX_CHANGED:
-                    self.changed.clear()
-            if self.unsaved is not None:
-                self.unsaved[session] = None
-                if len(self.unsaved) > MAX_CHANGED:
-                    self.unsaved.clear()
-                    self.unsaved_overrun = True
+            self._note_changed(session)
+
+    def move(self, session: str, replica: str, now_s: float) -> None:
+        """Pins a session as an operator orders: whatever policy decides, its next request goes there if it can."""
+        self._repin(session, replica, now_s)
+        self.ordered[session] = None
+
+    def followed(self, session: str, replica: str, now_s: float) -> None:
+        """Ends the order that moved a session, if there is one: a request of it went to a replica."""
+        if session in self.ordered:
+            del self.ordered[session]
+            self._repin(session, replica, now_s)
+
+    def _repin(self, session: str, replica: str, now_s: float) -> None:
+        """Pins with one move more, also to the same replica: other edges take it for later than what they have."""
+        before = self._pins.pop(session, None)
+        if before is None:
+            self._make_room()
+        moves = 1 if before is None else before[2] + 1
+        self._pins[session] = (replica, now_s, moves, now_s, "")
+        self._note_changed(session)
+
+    def _note_changed(self, session: str) -> None:
+        """Notes that other edges, and the disk, lack the pin of a session."""
+        if self.changed is not None:
+            self.changed[session] = None
+            if len(self.changed) > MAX_CHANGED:
+                self.changed.clear()
+        if self.unsaved is not None:
+            self.unsaved[session] = None
+            if len(self.unsaved) > MAX_CHANGED:
+                self.unsaved.clear()
+                self.unsaved_overrun = True
 
     def state(self, session: str) -> tuple[str, int, float] | None:
         """The pin of a session as edges publish it: replica id, moves, last seen; None when it is not pinned."""
         pin = self._pins.get(session)
         return None if pin is None else (pin[0], pin[2], pin[1])
 
-    def learn(self, session: str, replica: str, moves: int, seen_s: float, now_s: float, *, writer: str = "") -> bool:
+    def learn(
+        self,
+        session: str,
+        replica: str,
+        moves: int,
+        seen_s: float,
+        now_s: float,
+        *,
+        writer: str = "",
+        ordered: bool = False,
+    ) -> bool:
         """Takes over a pin that another edge published, or that was saved; True if it changes this one.
 
         - `moves`, `replica`: of two pins the greater pair is right.
         - `seen_s`: when the session was seen there.
         - `writer`: id of the edge that answers for the pin; empty for this one.
+        - `ordered`: an operator moved the session, and no request of it followed yet.
         """
         before = self._pins.get(session)
         if before is not None:
@@ -132,14 +169,24 @@ class SessionTable:
         else:
             self._make_room()
         self._pins[session] = (replica, seen_s, moves, now_s, writer)
+        if ordered:
+            self.ordered[session] = None
+        elif self.ordered:
+            self.ordered.pop(session, None)
         return True
 
     def _make_room(self) -> None:
         if len(self._pins) >= self._max:
-            del self._pins[next(iter(self._pins))]
+            oldest = next(iter(self._pins))
+            del self._pins[oldest]
+            self.ordered.pop(oldest, None)
             self.evicted += 1
 
     def forget(self, session: str) -> bool:
+        """Drops the pin of a session; False where there is none."""
+        self.ordered.pop(session, None)
+        if self.unsaved is not None:
+            self.unsaved_overrun = True  # a file that only grows cannot say that a pin is gone
         return self._pins.pop(session, None) is not None
 
     def expire(self, now_s: float, ttl_s: float) -> int:
@@ -152,4 +199,5 @@ class SessionTable:
             stale.append(session)
         for session in stale:
             del self._pins[session]
+            self.ordered.pop(session, None)
         return len(stale)

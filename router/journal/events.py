@@ -27,7 +27,7 @@ TEXT_MAX = 500
 
 
 class EventKind(StrEnum):
-    """What an event is about."""
+    """Subject of an event."""
 
     AUDIT = "audit"
     """A call of the admin API that changed something, or tried to."""

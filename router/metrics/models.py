@@ -52,9 +52,9 @@ TOKENS: tuple[tuple[str, str, Callable[[ModelRow], int]], ...] = (
     ),
     (
         "cached_tokens_reachable",
-        "Prompt tokens that the candidate with the longest cached prefix would have had cached, of requests "
-        "whose first token an engine reported, by model and tenant. pointsman_cached_tokens_total over it is "
-        "the share of what could be had.",
+        "Prompt tokens predicted to be in the prefix cache of the candidate that holds most of them, of requests whose "
+        "first token an engine reported, by model and tenant. pointsman_cached_tokens_predicted_total over it is the "
+        "share of what could be had.",
         lambda row: row.reachable_tokens,
     ),
     (

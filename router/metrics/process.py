@@ -1,8 +1,11 @@
-"""Metrics of the router's own health: background tasks, degraded parts, the state file."""
+"""Metrics of the router's own health: background tasks, degraded parts, the state file, CPU time and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from mmap import PAGESIZE
+from pathlib import Path
+from time import process_time
 
 from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
@@ -46,3 +49,19 @@ class ProcessCollector(FamilyCollector):
             "State files that could not be read at start and were renamed to *.bad; the router started without them.",
             keeper.set_aside if keeper is not None else 0,
         )
+        yield from counter("process_cpu_seconds", "CPU time of the router, user and system.", process_time())
+        resident = resident_bytes()
+        yield from gauge(
+            "process_resident_memory_bytes",
+            "Resident memory of the router; absent where the system does not tell.",
+            [((), resident)] if resident else [],
+        )
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process, in bytes; 0 where there is no `/proc`."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * PAGESIZE

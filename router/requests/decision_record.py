@@ -25,6 +25,7 @@ from pointsman.policies.candidates import (
     names,
 )
 from pointsman.policies.decision import Decision, Ranked
+from pointsman.policies.policy import Needs
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.requests.end_line import Line
 
@@ -145,6 +146,21 @@ def _picked(candidates: Candidates, ranked: Sequence[Ranked]) -> list[int]:
     return picked[:MAX_PICKED]
 
 
+class ShadowChoice(msgspec.Struct, frozen=True, gc=False):
+    """The choice of a policy that decides beside the live one. Predictions are None where nothing was predicted."""
+
+    policy: str
+    first: str
+    """Replica, or what stands in place of one (`pointsman.router.decide.comparison`)."""
+    reason: str
+    score: float
+    """Score of that replica; 0 without one."""
+    ttft_ms: float | None
+    """Predicted time to first token of this choice."""
+    made_ttft_ms: float | None
+    """Predicted time to first token of the decision that was made."""
+
+
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
     """Ids of the span of one traced request."""
 
@@ -192,8 +208,19 @@ class DecisionRecord(msgspec.Struct, gc=False):
     """None for a request that is not traced."""
     reported_by: int = NO_SLOT
     """Slot of the engine whose words these are."""
+    gathered: Needs = Needs.NOTHING
+    """Signals that were there for the policy; more than it needed where another policy needed them too."""
+    shadow: ShadowChoice | None = None
+    """Choice of the shadow; None without one, or where it was not asked."""
     bytes: int = BASE_BYTES
     """Estimated memory, in bytes."""
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token in milliseconds: as HAProxy measured it, else as the engine did; None where unknown."""
+        if self.line is not None and self.line.ttft.isdecimal():
+            return float(self.line.ttft)
+        return self.first.ttft_ms if self.first is not None and self.first.ttft_ms else None
 
     def __repr__(self) -> str:
         ended = "in flight" if self.line is None else f"ended with {self.line.st}"

@@ -102,7 +102,7 @@ class ModelMeter:
         row.cached_tokens += cached
         if placement is not None:
             row.predicted_tokens += placement.cached
-            row.reachable_tokens += placement.best if placement.best > cached else cached
+            row.reachable_tokens += placement.best
         cells = self._kv.columns.cells
         linear, square = cells.per_token_ms[slot], cells.per_square_ms[slot]
         uncached = prompt - cached

@@ -63,7 +63,7 @@ class DecisionFeed:
         self._wall = wall
         self.followers: Followers[EndedDecision] = Followers()
         self.records: Followers[DecisionRecord] = Followers()
-        """Those who want the records of ended decisions as they are: nothing is rendered for them."""
+        """Followers that want the records of ended decisions as they are: nothing is rendered for them."""
         self.access_log = AccessLog(access_log) if access_log else None
         self._encode = msgspec.json.Encoder().encode
 
@@ -76,12 +76,16 @@ class DecisionFeed:
 
     @property
     def since_1970_s(self) -> float:
-        """What to add to the clock of records to get seconds since 1970."""
+        """Seconds to add to the clock of records to get seconds since 1970."""
         return self._wall() - self._clock()
 
     def shown(self, name: str) -> str:
         """Return a session or tenant as people see it."""
         return self._views.shown(name)
+
+    def wall_s(self, record: DecisionRecord) -> float:
+        """Return the time of a decision in seconds since 1970."""
+        return record.at_s + self._wall() - self._clock()
 
     def wants(self, chosen: DecisionFilter, record: DecisionRecord) -> bool:
         """Return whether a record has all that a filter asks for."""

@@ -7,12 +7,14 @@ fleet that comes or goes as a whole is one event, not a thousand that push out e
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from pointsman.router.core import Core
+from pointsman.router.decide.trials import TrialNews
 from pointsman.router.edges.peers import Peers
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.journal.events import EventKind, EventLog
+from pointsman.router.process.slices import in_slices
 
 EACH_MAX = 10
 """Replicas with the same change at the same look that have an event each; more of them share one."""
@@ -39,26 +41,37 @@ class StateWatch:
         self._events = events
         self._peers = peers
         self._known: dict[str, str] = {}
+        self._seen = -1
+        """Changes of the registry at the last look."""
         self._edges: dict[str, str] = {}
         core.on_policy_changed.append(self._policy_changed)
+        core.on_trial_changed.append(self._trial_changed)
 
-    def look(self, expired: Collection[str] = ()) -> None:
-        """Put what changed since the last look into the log. `expired` are replicas whose lease ended meanwhile."""
-        changes: dict[tuple[str, str], list[str]] = {}
-        states = {replica.id: replica.state for replica in self._replicas}
-        if states != self._known:
-            for replica_id, state in states.items():
-                before = self._known.get(replica_id, "")
-                if before != state:
-                    changes.setdefault((before, state), []).append(replica_id)
-            for replica_id, before in self._known.items():
-                if replica_id not in states:
-                    changes.setdefault((before, ""), []).append(replica_id)
-            self._known = states
-        for (before, state), ids in changes.items():
-            self._changed(before, state, ids, expired)
+    def look(self, expired: Collection[str] = ()) -> Iterator[None]:
+        """Put what changed since the last look into the log, one slice of the fleet for each item of the iterator.
+
+        expired: replicas whose lease ended meanwhile.
+        """
         if self._peers is not None:
             self._look_at_edges(self._peers)
+        if self._replicas.memberships.changes == self._seen:
+            return
+        self._seen = self._replicas.memberships.changes
+        changes: dict[tuple[str, str], list[str]] = {}
+        states: dict[str, str] = {}
+        for replicas in in_slices(self._replicas):
+            for replica in replicas:
+                state = states[replica.id] = replica.state
+                before = self._known.get(replica.id, "")
+                if before != state:
+                    changes.setdefault((before, state), []).append(replica.id)
+            yield
+        for replica_id, before in self._known.items():
+            if replica_id not in states:
+                changes.setdefault((before, ""), []).append(replica_id)
+        self._known = states
+        for (before, state), ids in changes.items():
+            self._changed(before, state, ids, expired)
 
     def _policy_changed(self) -> None:
         name, policy = self._core.pipeline.policy.name, self._core.policy
@@ -70,6 +83,9 @@ class StateWatch:
             revision=policy.revision.revision,
             author=policy.revision.author,
         )
+
+    def _trial_changed(self, news: TrialNews) -> None:
+        self._events.add(EventKind.POLICY, news.text, policy=news.policy, author=news.author)
 
     def _changed(self, before: str, state: str, ids: list[str], expired: Collection[str]) -> None:
         if len(ids) > EACH_MAX:

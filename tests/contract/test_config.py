@@ -143,6 +143,15 @@ def test_errors_name_key_value_and_expectation(values: dict[str, Any], path: str
     assert str(caught.value) == message if message.startswith("file: ") else f"file: {message}"
 
 
+def test_of_many_keys_the_nearest_one_is_named_alone() -> None:
+    """Thirty names would hide it; without a near one they are all there is to say."""
+    many = msgspec.defstruct("Many", [(f"key_{number}", int, 0) for number in range(30)], forbid_unknown_fields=True)
+    with pytest.raises(ConfigurationError, match=r"kee_7: unknown key \(did you mean 'key_7'\?\), expected one of 30"):
+        decode({"kee_7": 1}, many)
+    with pytest.raises(ConfigurationError, match=r"other: unknown key, expected one of the keys key_0, .*key_29$"):
+        decode({"other": 1}, many)
+
+
 def test_a_key_has_the_source_of_the_nearest_mapping_that_names_one() -> None:
     """Of a tree put together from several sources, the error names the right one."""
     sources = {"": "defaults", "inner": "edge.yaml", "inner.port": "environment variable PORT"}

@@ -1,57 +1,57 @@
-"""deploy/grafana: a dashboard that can be read, on metrics that exist, and provisioning that finds it."""
+"""deploy/grafana: dashboards that can be read, on metrics that exist, and provisioning that finds them."""
 
 from __future__ import annotations
 
-import json
-from itertools import combinations, count, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deploy_files import (
-    DASHBOARD,
     DEPLOY,
-    alert_queries,
     dashboard_queries,
+    dashboards,
     exported_metrics,
+    families,
     load_yaml,
-    panels,
+    recording_queries,
     target_labels,
 )
-from edge import running_up, until
-from prometheus_server import moved, needs_prometheus, running_prometheus
-from promql import fill_in, read
+from plain_words import complaint
+from promql import read
 
-from pointsman.up.ports import pick_ports
+from deploy.grafana.source.boards import BOARDS, NOT_SHOWN, file_of
+from deploy.grafana.source.build import VARIABLES, as_json
+from deploy.grafana.source.model import Board, Panel
 
 GRID_WIDTH = 24
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-SCRAPED_S = 60.0
-"""Two scrapes of traffic from every replica: a second on an idle machine, far more beside a whole suite."""
+PANELS = [pytest.param(panel, id=f"{board.uid}: {panel.title}") for board in BOARDS for panel in board.panels()]
 
-EMPTY_ON_A_HEALTHY_EDGE = {
-    "Not decided, B": "HAProxy refuses nothing",
-    "Requests by replica, B": "nothing is redispatched",
-    "Failed answers, A": "no answer fails",
-    "Ejected and demoted, A": "no replica fails",
-    "Ejected and demoted, B": "no replica is slow or full",
-    "Full replicas and retries, A": "no replica is full",
-    "Full replicas and retries, B": "no retry is forbidden",
-    "End-of-request lines, B": "no line is malformed",
-    "Who computes prompts, A": "no replica has a role",
-    "Prefill legs, A": "no replica has a role",
-    "Leg time, mean, A": "no replica has a role",
-}
-"""Queries without a series while all is well, and why."""
+each_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
 
 
-def dashboard() -> dict[str, Any]:
-    return dict(json.loads(DASHBOARD.read_text()))
+def drawn(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a dashboard, rows left out."""
+    return [panel for panel in document["panels"] if panel["type"] != "row"]
 
 
-def test_panels_do_not_overlap() -> None:
+@each_board
+def test_the_files_are_what_the_code_makes(board: Board) -> None:
+    """Nobody edits them by hand: `.venv/bin/python -m deploy.grafana.source.build` writes them."""
+    assert file_of(board).read_text() == as_json(board)
+
+
+def test_there_are_no_other_files() -> None:
+    """One that the code does not make would grow old."""
+    assert sorted(file_of(board) for board in BOARDS) == sorted((DEPLOY / "grafana" / "dashboards").iterdir())
+
+
+@pytest.mark.parametrize(("board", "document"), dashboards(), ids=lambda value: getattr(value, "uid", ""))
+def test_panels_do_not_overlap(board: Board, document: dict[str, Any]) -> None:
     """Panels and rows lie side by side inside the grid, and have ids of their own."""
-    placed = dashboard()["panels"]
+    placed = document["panels"]
     assert len({panel["id"] for panel in placed}) == len(placed)
     for panel in placed:
         grid = panel["gridPos"]
@@ -65,53 +65,83 @@ def test_panels_do_not_overlap() -> None:
         assert beside or below, f"{one['title']} and {other['title']}"
 
 
-def test_panels_explain_themselves() -> None:
-    """Each panel has title, description, unit, and a legend for each of its queries."""
-    titles = [panel["title"] for panel in panels() if panel["type"] != "stat"]
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_panel_answers_a_question(panel: Panel) -> None:
+    """What it shows and what to do stand alone, and each query has a legend."""
+    assert panel.question.endswith("?")
+    for text in (panel.shows, panel.do):
+        assert text.endswith("."), text
+    assert not complaint(panel.shows), panel.shows
+    assert panel.unit
+    assert panel.queries
+    assert len({query.legend for query in panel.queries}) == len(panel.queries)
+    assert all(query.legend for query in panel.queries)
+
+
+@each_board
+def test_no_two_panels_of_a_dashboard_have_one_title(board: Board) -> None:
+    """A runbook names a panel by its title; a number beside its own plot may share it."""
+    titles = [panel.title for panel in board.panels() if panel.kind != "stat"]
     assert len(set(titles)) == len(titles)
-    for panel in panels():
-        assert panel["title"], panel["id"]
-        assert panel["description"].endswith("."), panel["title"]
-        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
-        assert panel["targets"], panel["title"]
-        references = [target["refId"] for target in panel["targets"]]
-        assert len(set(references)) == len(references), panel["title"]
-        assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
 
 
-def test_the_data_source_is_a_variable() -> None:
-    """The dashboard works with any Prometheus: panels, queries and variables name it by the variable alone."""
-    variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
-    assert list(variables) == ["datasource", "edge", "replica"]
+@pytest.mark.parametrize(("board", "document"), dashboards(), ids=lambda value: getattr(value, "uid", ""))
+def test_the_data_source_is_a_variable(board: Board, document: dict[str, Any]) -> None:
+    """The dashboards work with any Prometheus: panels, queries and variables name it by the variable alone."""
+    variables = {variable["name"]: variable for variable in document["templating"]["list"]}
+    assert list(variables) == ["datasource", *board.variables]
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
-    named = [variables["edge"]["datasource"], variables["replica"]["datasource"]]
-    for panel in panels():
+    named = [variables[name]["datasource"] for name in board.variables]
+    named += [annotation["datasource"] for annotation in document["annotations"]["list"]]
+    for panel in drawn(document):
         named += [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
-    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in named)
+    assert all(source == SOURCE for source in named)
+
+
+@each_board
+def test_each_variable_narrows_some_panel(board: Board) -> None:
+    """And no panel uses a variable that its dashboard does not have."""
+    text = " ".join(query.expr for panel in board.panels() for query in panel.queries)
+    used = {name for name in VARIABLES if f"${name}" in text}
+    assert used == set(board.variables)
 
 
 def test_queries_keep_to_the_chosen_edges() -> None:
-    """Every query is narrowed by one of the two variables; a rate's range is Grafana's, so that zooming works."""
+    """Every query is narrowed by edge, or by replica where engines' own series are asked; ranges are Grafana's."""
     for query in dashboard_queries():
         assert 'edge=~"$edge"' in query.text or 'replica=~"$replica"' in query.text, query
-        assert "rate(" not in query.text or "[$__rate_interval]" in query.text, query
+        for function in ("rate(", "increase("):
+            assert function not in query.text or "[$__ra" in query.text, query
 
 
 def test_legends_name_labels_of_their_queries() -> None:
     """`{{label}}` in a legend is a label the query keeps."""
-    for panel in panels():
-        for target in panel["targets"]:
-            named = {part.split("}}")[0] for part in target["legendFormat"].split("{{")[1:]}
-            kept = read(target["expr"]).grouping
-            assert named <= kept or not kept, f"{panel['title']}: {sorted(named - kept)}"
+    for board in BOARDS:
+        for panel in board.panels():
+            for query in panel.queries:
+                named = {part.split("}}")[0] for part in query.legend.split("{{")[1:]}
+                assert named <= read(query.expr).grouping, f"{panel.title}: {query.legend}"
+
+
+def test_every_metric_is_on_a_panel() -> None:
+    """Or listed with the reason why not; through a recording rule counts."""
+    shown = {metric for query in dashboard_queries() for metric in read(query.text).metrics}
+    for query in recording_queries():
+        if query.where in shown:
+            shown |= set(read(query.text).metrics)
+    missing = {
+        family.name for family in families() if not {family.name, f"{family.name}_bucket", f"{family.name}_sum"} & shown
+    }
+    assert missing == set(NOT_SHOWN)
+    assert all(reason.endswith(".") for reason in NOT_SHOWN.values())
 
 
 @pytest.mark.e2e
 async def test_queries_name_what_is_exported(tmp_path: Path) -> None:
-    """Every metric and label of a panel or variable is one that router, HAProxy or vLLM's surface exports."""
+    """Every metric and label of a panel, variable or recording rule is one that somebody exports."""
     metrics = await exported_metrics(tmp_path)
     added = target_labels()
-    for query in dashboard_queries():
+    for query in [*dashboard_queries(), *recording_queries()]:
         expression = read(query.text)
         known = set(added)
         for metric, labels in expression.metrics.items():
@@ -119,49 +149,13 @@ async def test_queries_name_what_is_exported(tmp_path: Path) -> None:
             assert labels <= metrics[metric] | added, f"{query.where}: {metric} has labels {sorted(metrics[metric])}"
             known |= metrics[metric]
         assert expression.grouping <= known, f"{query.where}: {sorted(expression.grouping - known)} is no label"
-    for variable in dashboard()["templating"]["list"][1:]:
-        metric, _, label = variable["query"]["query"].removeprefix("label_values(").removesuffix(")").rpartition(", ")
+    for name, (_, values) in VARIABLES.items():
+        metric, _, label = values.removeprefix("label_values(").removesuffix(")").rpartition(", ")
         (named,) = read(metric).metrics
-        assert label in metrics[named] | added, variable["name"]
+        assert label in metrics[named] | added, name
 
 
-@needs_prometheus
-@pytest.mark.e2e
-@pytest.mark.timeout(240)
-async def test_a_real_prometheus_answers_every_query(tmp_path: Path) -> None:
-    """Prometheus on the shipped configuration, scraping a real edge, has data for every panel and reads every alert."""
-    (ops,) = pick_ports(1)
-    haproxy = {"ops": {"host": "127.0.0.1", "port": ops}, "first_token": True}
-    async with running_up(2, haproxy=haproxy) as edge:
-        replicas = {id: view["url"].removeprefix("http://") for id, view in (await edge.replicas()).items()}
-        targets = {"pointsman-router": edge.admin_url.removeprefix("http://"), "pointsman-haproxy": f"127.0.0.1:{ops}"}
-        async with running_prometheus(tmp_path, moved(targets, replicas)) as prometheus:
-            numbers = count()
-
-            async def scraped_traffic() -> bool:
-                # New sessions each time: those that met a replica's bad moment stay with another.
-                for number in islice(numbers, 4):
-                    answer = await edge.chat("x" * 400, session=f"s{number}", stream=True)
-                    assert answer.status_code == 200
-                # Per replica: a rate wants two scrapes of a series.
-                seen = await prometheus.query('rate(pointsman_first_token_seconds_count{replica=~".+"}[1m]) > 0')
-                hits = await prometheus.query("rate(vllm:prefix_cache_hits_total[1m]) > 0")
-                return len(seen) == len(hits) == len(replicas)
-
-            await until(scraped_traffic, SCRAPED_S)
-            for query in dashboard_queries():
-                found = await prometheus.query(fill_in(query.text))
-                assert found or query.where in EMPTY_ON_A_HEALTHY_EDGE, query
-            for query in alert_queries():
-                await prometheus.query(query.text)
-            assert {series["metric"]["job"]: series["value"][1] for series in await prometheus.query("up")} == {
-                "pointsman-router": "1",
-                "pointsman-haproxy": "1",
-                "vllm": "1",
-            }
-
-
-def test_provisioning_finds_the_dashboard() -> None:
+def test_provisioning_finds_the_dashboards() -> None:
     """compose.yaml mounts the dashboards where the provider looks, and the data source is the Prometheus beside it."""
     (provider,) = load_yaml(DEPLOY / "grafana" / "provisioning" / "dashboards" / "pointsman.yml")["providers"]
     (source,) = load_yaml(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
@@ -170,7 +164,7 @@ def test_provisioning_finds_the_dashboard() -> None:
     assert mounts["./grafana/dashboards"] == provider["options"]["path"]
     assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"
     home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home == f"{provider['options']['path']}/{DASHBOARD.name}"
+    assert home == f"{provider['options']['path']}/{file_of(BOARDS[0]).name}"
     assert source["url"] == "http://prometheus:9090"
     interval = load_yaml(DEPLOY / "prometheus" / "prometheus.yml")["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == interval

@@ -8,9 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deploy_files import PROMETHEUS, alert_queries, exported_metrics, load_yaml, target_labels
+from deploy_files import PROMETHEUS, ROOT, alert_queries, exported_metrics, families, load_yaml, target_labels
 from promql import read
 
+from deploy.grafana.source.boards import BOARDS
+from pointsman.router.metrics.models import PARTS
+
+RUNBOOK = ROOT / "docs" / "runbook.md"
 INCIDENTS = Path(__file__).with_name("alerts.promtool.yml")
 
 PROMTOOL = shutil.which("promtool")
@@ -46,7 +50,37 @@ def test_alerts_say_what_to_do() -> None:
     for group in load_yaml(PROMETHEUS / "alerts.yml")["groups"]:
         for rule in group["rules"]:
             assert rule["labels"]["severity"] in ("critical", "warning"), rule["alert"]
-            assert rule["annotations"].keys() == {"summary", "description"}, rule["alert"]
+            assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}, rule["alert"]
+
+
+def test_each_alert_has_its_section_in_the_runbook() -> None:
+    """With what it means, how to look and what to do; and no section is of an alert that is gone."""
+    sections = re.findall(r"^### (Pointsman\w+)\n(.*?)(?=^##)", RUNBOOK.read_text() + "\n##", flags=re.M | re.S)
+    rules = [rule for group in load_yaml(PROMETHEUS / "alerts.yml")["groups"] for rule in group["rules"]]
+    assert sorted(name for name, _ in sections) == sorted(rule["alert"] for rule in rules)
+    for rule in rules:
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+    for name, text in sections:
+        parts = re.findall(r"^\*\*(\w+)\.\*\*", text, flags=re.M)
+        assert parts == ["Means", "Look", "Do"], name
+        assert "```console\n$ " in text, f"{name}: no command to look with"
+
+
+def test_the_runbook_names_panels_and_metrics_that_exist() -> None:
+    """What stands in italics is a panel, a dashboard, or a part of the time to first token."""
+    text = RUNBOOK.read_text()
+    titles = [panel.title for board in BOARDS for panel in board.panels()]
+    titles += [board.title.removeprefix("Pointsman: ") for board in BOARDS]
+    words = [*PARTS, "saving state", "state file", "shared state"]
+    prose = re.sub(r"^```.*?^```|\*\*.*?\*\*", "", text, flags=re.M | re.S)
+    for name in re.findall(r"\*([^*]+)\*", prose):
+        known = " ".join(name.split())
+        assert any(title.lower().startswith(known.lower()) for title in [*titles, *words]), (
+            f"no panel is called {known}"
+        )
+    names = [family.name for family in families()]
+    for metric in re.findall(r"pointsman_[a-z_]*[a-z]", text):
+        assert any(name.startswith(metric) for name in names), metric
 
 
 def test_the_configuration_names_files_that_exist() -> None:
@@ -55,7 +89,7 @@ def test_the_configuration_names_files_that_exist() -> None:
     named = [*config["rule_files"]]
     for job in config["scrape_configs"]:
         named += [name for discovery in job.get("file_sd_configs", ()) for name in discovery["files"]]
-    assert named == ["alerts.yml", "targets/replicas.yml"]
+    assert named == ["recording.yml", "alerts.yml", "targets/replicas.yml"]
     assert all((PROMETHEUS / name).is_file() for name in named)
 
 

@@ -15,6 +15,7 @@ from promql import fill_in, read
         pytest.param("sum(rate(a[$__rate_interval])) by (edge)", {"a": set()}, {"edge"}, id="by last"),
         pytest.param("a / on (x) group_left (y) b unless c", {"a": set(), "b": set(), "c": set()}, {"x", "y"}, id="on"),
         pytest.param('vllm:b_c{d=~"$e"} or 0 * vector(0)', {"vllm:b_c": {"d"}}, set(), id="colons, vector"),
+        pytest.param("topk(3, x:y:z) / scalar(count(a))", {"x:y:z": set(), "a": set()}, set(), id="a recorded series"),
         pytest.param('a{x="1"} + a{y="2"}', {"a": {"x", "y"}}, set(), id="one metric twice"),
     ],
 )
@@ -35,4 +36,7 @@ def test_fills_in_grafanas_variables() -> None:
     """What is left can be asked of Prometheus."""
     assert fill_in('rate(a{edge=~"$edge", replica=~"$replica"}[$__rate_interval])') == (
         'rate(a{edge=~".*", replica=~".*"}[1m])'
+    )
+    assert fill_in('increase(a{model=~"$model", tenant=~"$tenant"}[$__range])', span="3h") == (
+        'increase(a{model=~".*", tenant=~".*"}[3h])'
     )

@@ -103,3 +103,30 @@ async def test_traffic_returns_to_a_replica_that_is_undrained() -> None:
         await edge.admin.post("/v1/replicas/b/undrain")
         assert await served_by(edge) == {"b"}
         assert (await edge.admin.get("/readyz")).status_code == 200
+
+
+async def test_a_session_moves_and_is_forgotten() -> None:
+    """Its next answer comes from where it was moved to, with that reason; forgotten, it begins again."""
+    async with running_up(2) as edge:
+        for name in ("sim-1", "sim-2"):
+            await reaches(edge, name, "up")
+        first = await edge.chat("moved " * 400, session="mine")
+        home = first.headers["x-pointsman-replica"]
+        target = "sim-2" if home == "sim-1" else "sim-1"
+
+        async def known() -> bool:
+            listed = (await edge.admin.get(f"/v1/sessions?replica={home}")).json()["sessions"]
+            return [session["key"] for session in listed] == ["mine"]
+
+        await until(known)
+        moved = await edge.admin.put("/v1/sessions/mine", json={"replica": target})
+        assert (moved.status_code, moved.json()["moving"]) == (200, True)
+        second = await edge.chat("moved " * 400, session="mine")
+        assert second.headers["x-pointsman-replica"] == target
+        assert second.headers["x-pointsman-reason"] == "session-moved-order"
+        view = (await edge.admin.get("/v1/sessions/mine")).json()
+        assert (view["replica"], view["moving"], view["turns"]) == (target, False, 2)
+        assert (await edge.admin.delete("/v1/sessions/mine")).status_code == 204
+        assert (await edge.admin.get("/v1/sessions/mine")).status_code == 404
+        await edge.chat("moved " * 400, session="mine")
+        assert (await edge.admin.get("/v1/sessions/mine")).json()["turns"] == 1

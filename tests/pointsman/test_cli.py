@@ -1,5 +1,7 @@
 """The command line: documents from flags, errors as sentences, what needs no running edge."""
 
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from command_line import accept
 from plain_words import complaint
 from typer.testing import CliRunner
 
@@ -97,8 +100,21 @@ def test_a_wrong_engine_setting_is_one_sentence(arguments: list[str], says: str)
 
 
 def test_the_version_is_printed() -> None:
-    """The one of the installed package."""
-    assert runner.invoke(app, ["version"]).stdout.strip() == version("pointsman")
+    """The one of the installed package, by either spelling."""
+    for words in (["version"], ["--version"]):
+        done = runner.invoke(app, words)
+        assert (done.exit_code, done.stdout.strip()) == (0, version("pointsman"))
+
+
+def test_a_flag_without_an_opposite_has_none() -> None:
+    """`--no-check-config` would mean nothing."""
+    said = runner.invoke(app, ["router", "--help"], env={"COLUMNS": "100"}).stdout
+    assert "--check-config" in said and "--print-config" in said and "--no-" not in said
+
+
+def test_completion_can_be_installed() -> None:
+    """For the shell that asks."""
+    assert "--install-completion" in runner.invoke(app, ["--help"], env={"COLUMNS": "100"}).stdout
 
 
 def help_texts(command: Any, name: str = "pointsman") -> Iterator[tuple[str, str]]:
@@ -116,3 +132,41 @@ def test_every_help_text_stands_alone() -> None:
     texts = list(help_texts(typer.main.get_command(app)))
     assert len(texts) > 50
     assert not [f"{name}: {wrong}" for name, text in texts if (wrong := complaint(text))]
+
+
+def commands_of(command: Any, name: str = "pointsman") -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its words."""
+    children = getattr(command, "commands", {})
+    if not children:
+        yield name, command
+    for child, inner in children.items():
+        yield from commands_of(inner, f"{name} {child}")
+
+
+ASKING = {"--admin", "--token", "--ca", "--json"}
+"""Options of the commands that ask a router."""
+
+OTHERS = ("up", "router", "simulate", "version", "engine", "haproxy", "state", "token")
+"""Commands and groups that ask none, or several."""
+
+
+def test_every_command_that_asks_has_an_example_and_the_same_options() -> None:
+    """The example is a line that the command line takes."""
+    asking = [
+        (name, command) for name, command in commands_of(typer.main.get_command(app)) if name.split()[1] not in OTHERS
+    ]
+    assert len(asking) >= 20
+    for name, command in asking:
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert options >= ASKING, f"{name} lacks {ASKING - options}"
+        assert f"Example: {name}" in command.epilog, f"{name}: {command.epilog!r}"
+        for example in re.split(r"; |\|\| | > \S+", command.epilog.removeprefix("Example: ")):
+            if example.strip():
+                accept(shlex.split(example)[1:])
+
+
+def test_help_of_every_command_fits_a_line_each() -> None:
+    """The first sentence is what `pointsman --help` shows."""
+    for name, command in commands_of(typer.main.get_command(app)):
+        sentence = (command.help or "").splitlines()[0]
+        assert sentence.endswith("."), f"{name}: {sentence!r}"

@@ -42,7 +42,7 @@ def test_a_policy_is_replaced_whole(tmp_path: Path) -> None:
     [
         pytest.param("admin: {port: 99999}", {}, ["router.yaml", "admin.port", "99999", "from 0 to 65535"], id="range"),
         pytest.param("admin: {prot: 1}", {}, ["admin.prot: unknown key", "one of the keys", "token"], id="unknown key"),
-        pytest.param("edges: 1", {}, ["edges", "unknown key", "one of the keys", "spop"], id="unknown section"),
+        pytest.param("edges: 1", {}, ["edges", "unknown key", "did you mean 'edge'"], id="unknown section"),
         pytest.param("log: {level: loud}", {}, ["log.level", "loud"], id="not one of"),
         pytest.param("", {"POINTSMAN_EDGE__INTERVAL_S": "-1"}, ["EDGE__INTERVAL_S", "-1", "above 0"], id="variable"),
         pytest.param("policy: {policy: nope}", {}, ["policy", "nope", "least_load"], id="unknown policy"),
@@ -86,5 +86,5 @@ def test_loopback_is_recognised(host: str, loopback: bool) -> None:
 )
 def test_hosts_and_networks_of_the_admin_api_are_checked_at_start(key: str, wrong: str) -> None:
     """A name with a port would never match, and a network misspelt would keep every replica out."""
-    with pytest.raises(SettingsError, match=rf"^admin\.{key}: got {re.escape(repr(wrong))}, expected "):
+    with pytest.raises(SettingsError, match=rf"^command line: admin\.{key}: got {re.escape(repr(wrong))}, expected "):
         load_settings(environment={}, overrides={"admin": {key: [wrong]}})

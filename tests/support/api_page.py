@@ -70,6 +70,7 @@ VOLATILE = {
     "started",
     "version",
     "bytes",
+    "last_active",
 }
 """Keys whose values differ from run to run."""
 

@@ -1,13 +1,12 @@
 """The files under deploy/, and what those that name metrics may name.
 
-`exported_metrics` lets a real router, a real HAProxy and a simulated replica say what they export, so a renamed metric
-or label fails the test of the dashboard that shows it.
+`exported_metrics` lets a real HAProxy and a simulated replica say what they export, and asks the router's collectors
+what they declare, so a renamed metric or label fails the test of the dashboard that shows it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +14,20 @@ import httpx
 import yaml
 from haproxy_fixture import running_edge, until
 from prometheus_client.parser import text_string_to_metric_families
-from router_fixture import client_of, register, running_router
+from promql import read
 
+from deploy.grafana.source.boards import BOARDS
+from deploy.grafana.source.build import file_of
+from deploy.grafana.source.model import Board
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.server import SimServer
-from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
+from pointsman.router.metrics.exposition import HISTOGRAM, Family
+from pointsman.router.settings import Settings, SharedSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
-DASHBOARD = DEPLOY / "grafana" / "dashboards" / "pointsman-edge.json"
 
 Metrics = dict[str, set[str]]
 """Series name -> its labels."""
@@ -42,27 +44,36 @@ class Query(NamedTuple):
 
     where: str
     text: str
+    waits_for: str = ""
+    """The event without which it has no series."""
 
 
 def alert_queries() -> list[Query]:
     """The expression of every alert."""
-    groups = load_yaml(PROMETHEUS / "alerts.yml")["groups"]
-    return [Query(rule["alert"], rule["expr"]) for group in groups for rule in group["rules"]]
+    return [Query(rule["alert"], rule["expr"]) for rule in _rules("alerts.yml")]
 
 
-def panels() -> Iterator[dict[str, Any]]:
-    """The dashboard's panels, rows left out."""
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        if panel["type"] != "row":
-            yield panel
+def recording_queries() -> list[Query]:
+    """The expression of every recording rule, by the name of what it records."""
+    return [Query(rule["record"], rule["expr"]) for rule in _rules("recording.yml")]
+
+
+def _rules(name: str) -> list[dict[str, Any]]:
+    return [rule for group in load_yaml(PROMETHEUS / name)["groups"] for rule in group["rules"]]
+
+
+def dashboards() -> list[tuple[Board, dict[str, Any]]]:
+    """Every dashboard as data, and as the JSON that is checked in."""
+    return [(board, dict(json.loads(file_of(board).read_text()))) for board in BOARDS]
 
 
 def dashboard_queries() -> list[Query]:
-    """The expression of every target of every panel."""
+    """The expression of every query of every panel."""
     return [
-        Query(f"{panel['title']}, {target['refId']}", target["expr"])
-        for panel in panels()
-        for target in panel["targets"]
+        Query(f"{board.uid}: {panel.title}, {query.legend}", query.expr, query.waits_for)
+        for board in BOARDS
+        for panel in board.panels()
+        for query in panel.queries
     ]
 
 
@@ -85,42 +96,36 @@ def series(text: str) -> Metrics:
     return found
 
 
+def families() -> list[Family]:
+    """Every family that a router of several edges declares."""
+    return list(Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1"))).metrics())
+
+
 async def exported_metrics(folder: Path) -> Metrics:
-    """What router, HAProxy and a simulated replica export, each having done a bit of everything."""
-    return {**OF_PROMETHEUS, **await _of_router(), **await _of_haproxy(folder), **await _of_replica()}
+    """What router, HAProxy, a simulated replica and the recording rules export."""
+    return {
+        **OF_PROMETHEUS,
+        **_of_router(),
+        **_recorded(),
+        **await _of_haproxy(folder),
+        **await _of_replica(),
+    }
 
 
-async def _of_router() -> Metrics:
-    async with running_router(override_header=True) as router, client_of(router) as admin:
-        await register(router, "r1", "r2")
-        await _decide(router)
-        await _end_requests(router)
-        await register(router, "d1", model="m", role="decode")
-        told = {"epoch": "e", "seq": 0, "snapshot": True, "handoffs": {"ok": 1, "leg_ms": 20}}
-        assert (await admin.post("/v1/replicas/d1/events", json=told)).is_success
-        assert router.core.pipeline.decide(RequestFeatures(request_id="", model="m"), 0.0).pairing
-        answer = await admin.put("/v1/policy", json={"policy": "random"})
-        assert answer.status_code == 200, answer.text
-        return series((await admin.get("/metrics")).text)
+def _of_router() -> Metrics:
+    found: Metrics = {}
+    for family in families():
+        if family.kind == HISTOGRAM:
+            found |= {f"{family.name}_{part}": set(family.labels) for part in ("sum", "count")}
+            found[f"{family.name}_bucket"] = {*family.labels, "le"}
+        else:
+            found[family.name] = set(family.labels)
+    return found
 
 
-async def _decide(router: Router) -> None:
-    async with client_of(router, "lookup") as client:
-        answer = await client.post("/lookup", data={"id": "1", "path": "/v1/completions", "session": "s", "size": "2"})
-        assert "first=" in answer.text
-
-
-async def _end_requests(router: Router) -> None:
-    """One request served after a redispatch, one that failed open, one that HAProxy refused; a replica that fails."""
-    failed = {"ev": "end", "srv": "r2", "first": "r2", "reason": "random", "st": 500, "tr": 1, "ta": 2, "routed": "1"}
-    lines = (
-        *({"id": f"f{number}"} | failed for number in range(5)),
-        failed | {"id": "1", "srv": "r1", "st": 200, "ttft": "1", "rc": "+1"},
-        {"ev": "end", "id": "2", "srv": "r2", "reason": "fail-open", "st": 200, "tr": 1, "ta": 2, "routed": "1"},
-        {"ev": "end", "id": "3", "srv": "<NOSRV>", "st": 503},
-    )
-    for line in lines:
-        router.core.end_of_request.apply(json.dumps(line).encode(), router.clock())
+def _recorded() -> Metrics:
+    """Series of the recording rules; the first part of a name lists the labels."""
+    return {query.where: read(query.text).grouping for query in recording_queries()}
 
 
 async def _of_haproxy(folder: Path) -> Metrics:

@@ -14,12 +14,14 @@ from residency import residents
 from pointsman.engine.attribution import Attribution
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.core import Core
+from pointsman.router.edges.forgotten import MAX_FORGOTTEN
 from pointsman.router.edges.peers import MAX_PEERS, Peers
 from pointsman.router.edges.protocol import EdgeProtocol
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.fleet.adapters import UNKNOWN_SLOTS, AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.cache_mirror import CacheMirror
 from pointsman.router.kv.conversation import Phase
 from pointsman.router.kv.conversations import Conversations
@@ -40,7 +42,9 @@ def check(owner: object) -> None:
 
 @check.register
 def _(core: Core) -> None:
-    for owner in (core.replicas, core.load, core.requests, core.adapters, core.outliers, core.holds, core.kv):
+    for owner in (
+        core.replicas, core.load, core.requests, core.adapters, core.outliers, core.holds, core.sessions, core.kv
+    ):  # fmt: skip
         check(owner)
 
 
@@ -50,6 +54,12 @@ def _(replicas: ReplicaRegistry) -> None:
     assert len(set(slots)) == len(slots), "two replicas share a slot"
     assert all(replicas.ids[r.slot] == r.id for r in replicas), "ids by slot are stale"
     assert not set(slots) & set(replicas._free_slots), "a used slot is free"
+
+
+@check.register
+def _(sessions: SessionTable) -> None:
+    assert sessions.ordered.keys() <= sessions._pins.keys(), "a session was moved that is not pinned"
+    assert len(sessions) <= sessions._max, "more pins than the limit"
 
 
 @check.register
@@ -191,6 +201,7 @@ def _(outbox: KVOutbox) -> None:
 
 @check.register
 def _(protocol: EdgeProtocol) -> None:
+    assert len(protocol.forgotten) <= MAX_FORGOTTEN, "more sessions are remembered as forgotten than the limit"
     check(protocol.peers)
     check(protocol.registrations)
     check(protocol.outbox)

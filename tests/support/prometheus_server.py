@@ -44,6 +44,13 @@ class Prometheus:
         assert body["status"] == "success", f"{text}: {body.get('error')}"
         return list(body["data"]["result"])
 
+    async def span(self, text: str, begin_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
+        """The series an expression gives over a range of time."""
+        params = {"query": text, "start": begin_s, "end": end_s, "step": step_s}
+        answer = (await self.client.get("/api/v1/query_range", params=params)).json()
+        assert answer["status"] == "success", f"{text}: {answer.get('error')}"
+        return list(answer["data"]["result"])
+
     async def is_ready(self) -> bool:
         try:
             return (await self.client.get("/-/ready")).status_code == 200
@@ -51,14 +58,21 @@ class Prometheus:
             return False
 
 
-def moved(targets: Mapping[str, str], replicas: Mapping[str, str]) -> dict[str, Any]:
-    """prometheus.yml with a target of its own for each job in `targets`, and `replicas` (id -> host:port) for vllm."""
+def moved(targets: Mapping[str, Mapping[str, str]], replicas: Mapping[str, str]) -> dict[str, Any]:
+    """prometheus.yml with targets of its own, all on this machine.
+
+    targets: for each job, HOST:PORT by the name of the edge, which relabelling would make of the host.
+    replicas: HOST:PORT by id, for the job vllm.
+    """
     config = load_yaml(PROMETHEUS / "prometheus.yml")
     config["global"] = {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL}
     config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
     for job in config["scrape_configs"]:
         if "static_configs" in job:
-            job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+            del job["relabel_configs"]
+            job["static_configs"] = [
+                {"targets": [address], "labels": {"edge": edge}} for edge, address in targets[job["job_name"]].items()
+            ]
         else:
             del job["file_sd_configs"]
             job["static_configs"] = [

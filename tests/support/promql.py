@@ -79,6 +79,8 @@ def _inside(stream: list[tuple[str, str]], at: int, end: str) -> tuple[int, list
     return close + 1, stream[at + 1 : close]
 
 
-def fill_in(text: str) -> str:
-    """Grafana's variables replaced: any edge, any replica, one minute."""
-    return text.replace("$__rate_interval", "1m").replace("$edge", ".*").replace("$replica", ".*")
+def fill_in(text: str, *, rate: str = "1m", span: str = "5m") -> str:
+    """Grafana's variables replaced: any edge, model, tenant and replica; `rate` and `span` are ranges."""
+    for variable in ("$edge", "$model", "$tenant", "$replica"):
+        text = text.replace(variable, ".*")
+    return text.replace("$__rate_interval", rate).replace("$__range", span)

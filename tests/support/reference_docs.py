@@ -1,6 +1,6 @@
-"""Writes docs/metrics.md and docs/settings.md from the code; tests hold the pages to it.
+"""Writes docs/metrics.md, docs/settings.md and docs/dashboards.md from the code; tests hold the pages to it.
 
-    .venv/bin/python tests/support/reference_docs.py
+    PYTHONPATH=. .venv/bin/python tests/support/reference_docs.py
 
 Names, types, labels, defaults and texts come from `router/metrics/requests.py`, the settings structs and the docstrings
 below their fields. Only the paragraphs between the tables are written here.
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect as types
 
+from deploy.grafana.source.boards import BOARDS, NOT_SHOWN
+from deploy.grafana.source.model import Board
 from pointsman.commands.haproxy import DEFAULTS
 from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.vllm.fleet.config import FleetConfig
@@ -39,7 +41,7 @@ from pointsman.router.requests.hold_queue import Outcome
 from pointsman.router.settings import Settings, SharedSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMAND = ".venv/bin/python tests/support/reference_docs.py"
+COMMAND = "PYTHONPATH=. .venv/bin/python tests/support/reference_docs.py"
 WIDTH = 118
 GENERATED = f"<!-- Generated from the code by `{COMMAND}`; change the docstring or help text there. -->"
 
@@ -366,7 +368,49 @@ def _plain(limit: float) -> str:
     return str(int(limit)) if limit == int(limit) else str(limit)
 
 
-PAGES = {"metrics.md": metrics_page, "settings.md": settings_page}
+# Dashboards
+
+
+DASHBOARDS = """\
+# Reading the dashboards
+
+{generated}
+
+Each panel answers one question. The tables have the question, the panel that answers it, and what to do. The
+description behind a panel's *i* says the same. Changes of the policy are marked on all dashboards.
+
+The variables *Edge*, *Model*, *Tenant* and *Replica* narrow all panels that can tell them apart. A panel without data
+waits for an event: nothing was held, nothing failed, no replica has a role. Numbers by replica are those of all edges
+together.
+
+Import `deploy/grafana/dashboards` into Grafana; the dashboards need the series of `deploy/prometheus`, recording rules
+included. They are made from `deploy/grafana/source`: change a panel there and run
+`.venv/bin/python -m deploy.grafana.source.build`. Without a Grafana,
+`.venv/bin/python -m deploy.grafana.source.preview http://PROMETHEUS:9090` draws the same panels as pictures.
+
+{boards}
+## Not on a panel
+
+{not_shown}
+"""
+
+
+def dashboards_page() -> str:
+    """docs/dashboards.md."""
+    return DASHBOARDS.format(
+        generated=GENERATED,
+        boards="\n".join(map(_board_section, BOARDS)),
+        not_shown=table(("metric", "why"), ((code(name), why) for name, why in NOT_SHOWN.items())),
+    )
+
+
+def _board_section(board: Board) -> str:
+    rows = [(panel.question, f"*{panel.title}*: {panel.shows}", panel.do) for panel in board.panels()]
+    title = board.title.removeprefix("Pointsman: ").capitalize().replace("haproxy", "HAProxy").replace("Kv", "KV")
+    return f"## {title}\n\n{board.text}\n\n{table(('question', 'panel', 'what to do'), rows)}\n"
+
+
+PAGES = {"metrics.md": metrics_page, "settings.md": settings_page, "dashboards.md": dashboards_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

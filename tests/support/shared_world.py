@@ -369,11 +369,19 @@ class World:
         if edge is None or site.stalled:
             return
         engine = rng.choice(self.engines)
-        deed = rng.choice(("drains", "removes", "registers", "puts a policy", "puts a policy"))
+        deed = rng.choice(("drains", "undrains", "removes", "registers", "puts a policy", "moves to", "forgets"))
+        session = rng.choice(list(self._talks))
         self.faults[f"person {deed}"] += 1
-        self.note(f"a person at {edge.name} {deed} {engine.id if 'policy' not in deed else ''}")
+        whom = {"puts a policy": "", "moves to": f"{engine.id} {session}", "forgets": session}.get(deed, engine.id)
+        self.note(f"a person at {edge.name} {deed} {whom}")
         if deed == "drains":
             edge.replicas.drain(engine.id, edge.clock())
+        elif deed == "undrains":
+            edge.replicas.undrain(engine.id, edge.clock())
+        elif deed == "moves to":
+            edge.sessions.move(session, engine.id, edge.clock())
+        elif deed == "forgets":
+            edge.core.forget_session(session, edge.clock())
         elif deed == "removes":
             edge.replicas.remove(engine.id)
         elif deed == "registers":

@@ -33,6 +33,9 @@ NODE_ADDRESS = "node"
 
 DEFAULT_NAME = "vllm"
 
+AT = "vllm"
+"""Path in front of the keys that errors of a fleet's configuration name."""
+
 _NAME = re.compile(POOL_NAME_PATTERN)
 
 _OWNED_ARGS = {
@@ -245,13 +248,11 @@ def decode_fleet(document: Mapping[str, Any], *, source: str = "") -> FleetConfi
     tree = dict(document)
     if "pools" not in tree:
         alone = {key: tree.pop(key) for key in list(tree) if key not in _FLEET_KEYS}
-        pool = decode_pool(
-            {"name": tree.get("name", DEFAULT_NAME), **alone}, "vllm", source=source, known=_KEYS_OF_FLEETS
-        )
-        return decode({**tree, "pools": (pool,)}, FleetConfig, at="vllm", source=source, error=VllmConfigError)
+        pool = decode_pool({"name": tree.get("name", DEFAULT_NAME), **alone}, AT, source=source, known=_KEYS_OF_FLEETS)
+        return decode({**tree, "pools": (pool,)}, FleetConfig, at=AT, source=source, error=VllmConfigError)
     for key in sorted(_KEYS_OF_POOLS & tree.keys()):
-        raise VllmConfigError(f"vllm.{key}", tree[key], "it inside one of the pools", "stands beside `pools`", source)
-    return decode(tree, FleetConfig, at="vllm", source=source, error=VllmConfigError)
+        raise VllmConfigError(f"{AT}.{key}", tree[key], "it inside one of the pools", "stands beside `pools`", source)
+    return decode(tree, FleetConfig, at=AT, source=source, error=VllmConfigError)
 
 
 def decode_pool(document: Mapping[str, Any], at: str, *, source: str = "", known: tuple[str, ...] = ()) -> PoolConfig:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.endpoint import Endpoint
+from pointsman.router.fronts.api.fleet_page import fleet_page_routes
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.openapi import describe_api
 from pointsman.router.fronts.api.pages import page_routes
@@ -37,7 +38,11 @@ class AdminFront:
 
     def app(self) -> Starlette:
         return Starlette(
-            routes=[*(self._route(endpoint) for endpoint in ENDPOINTS), *page_routes(self._guard)],
+            routes=[
+                *(self._route(endpoint) for endpoint in ENDPOINTS),
+                *page_routes(self._guard),
+                *fleet_page_routes(),
+            ],
             exception_handlers={HTTPException: answer_problem, Exception: answer_problem},
         )
 
@@ -45,4 +50,4 @@ class AdminFront:
         name = endpoint.handler.__name__
         front = next(front for front in self._fronts if getattr(type(front), name, None) is endpoint.handler)
         handler = self._guard.guarded(endpoint, self._audit.recorded(endpoint, partial(endpoint.handler, front)))
-        return Route(endpoint.path, handler, methods=[endpoint.method])
+        return Route(endpoint.route, handler, methods=[endpoint.method])

@@ -20,17 +20,19 @@ from pointsman.router.fronts.api.health import HealthFront
 from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import RevisionsFront
+from pointsman.router.fronts.api.policy_trials import TrialsFront
 from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.replicas import ReplicaFront
 from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.sessions import SessionFront
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.exposition import Collect
-from pointsman.router.process.clock import Clock
+from pointsman.router.process.clock import Clock, perf_counter
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings, Settings
 from pointsman.router.watch.decision_feed import DecisionFeed
@@ -46,6 +48,7 @@ class AdminParts:
     decider: Decider
     sharing: Sharing | None
     endpoints: EndpointResolver
+    fleets: FleetTable
     readiness: Readiness
     metrics: Collect
     decisions: DecisionFeed | None
@@ -68,9 +71,10 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         guard,
         Audit(parts.events),
         ReplicaFront(core, parts.endpoints, views, clock=clock, max_body_bytes=max_body_bytes),
-        PoolFront(FleetTable(), endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
+        PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
+        TrialsFront(core, parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),
@@ -78,6 +82,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),
         ConfigFront(parts.settings, parts.sources, core.policy),
+        SessionFront(core, views, clock=clock, max_body_bytes=max_body_bytes),
         SignalsFront(core),
         StatusFront(
             core,

@@ -40,6 +40,12 @@ DETAIL = Parameter(
     schema={"type": "boolean"},
     description="Show the candidates of each decision, with the terms of their scores.",
 )
+ENDED = Parameter(
+    name="ended",
+    where="query",
+    schema={"type": "boolean"},
+    description="Leave out requests in flight.",
+)
 ABOUT = {
     "session": "Session as the client named it, or the hash that is shown for it.",
     "tenant": "Tenant, or the hash that is shown for it.",
@@ -50,14 +56,17 @@ ABOUT = {
     "policy": "Policy that decided.",
     "client_id": "`x-request-id` as the client sent it.",
 }
-FILTERS = tuple(
-    Parameter(
-        name=name,
-        where="query",
-        schema={"type": "string", "maxLength": 256} | ({"pattern": STATUS_PATTERN} if name == "status" else {}),
-        description=text,
-    )
-    for name, text in ABOUT.items()
+FILTERS = (
+    ENDED,
+    *(
+        Parameter(
+            name=name,
+            where="query",
+            schema={"type": "string", "maxLength": 256} | ({"pattern": STATUS_PATTERN} if name == "status" else {}),
+            description=text,
+        )
+        for name, text in ABOUT.items()
+    ),
 )
 """Query parameters that choose decisions: the fields of `DecisionFilter`."""
 
@@ -78,7 +87,8 @@ class DecisionsFront:
         self._streams = streams
 
     async def list_decisions(self, request: Request) -> Response:
-        feed, chosen, limit, cursor = self._kept(), _filter(request), read_limit(request), read_cursor(request)
+        feed, chosen = kept_decisions(self._feed), _filter(request)
+        limit, cursor = read_limit(request), read_cursor(request)
         detail = flag(request, "detail")
         if flag(request, "follow"):
             return await self._follow(feed, request, chosen, limit or 0)
@@ -95,11 +105,8 @@ class DecisionsFront:
         return json_answer(DecisionList(decisions=views, next=more))
 
     async def get_decision(self, request: Request) -> Response:
-        feed = self._kept()
+        feed = kept_decisions(self._feed)
         return json_answer(feed.view(await find_record(feed, request.path_params["id"]), detail=True))
-
-    def _kept(self) -> DecisionFeed:
-        return kept(self._feed)
 
     async def _follow(self, feed: DecisionFeed, request: Request, chosen: DecisionFilter, limit: int) -> Response:
         """The decisions that end from now on, after the last `limit` that ended before."""
@@ -113,7 +120,7 @@ class DecisionsFront:
         )
 
 
-def kept(feed: DecisionFeed | None) -> DecisionFeed:
+def kept_decisions(feed: DecisionFeed | None) -> DecisionFeed:
     """The decisions of a router. Raises HTTPException (404) where none are kept."""
     if feed is None:
         raise HTTPException(404, "this router keeps no decisions: decisions.max_records is 0")
@@ -152,7 +159,8 @@ def _skip(records: Iterator[DecisionRecord], cursor: str) -> None:
 
 
 def _filter(request: Request) -> DecisionFilter:
-    chosen = DecisionFilter(**{name: request.query_params.get(name, "") for name in ABOUT})
+    texts = {name: request.query_params.get(name, "") for name in ABOUT}
+    chosen = DecisionFilter(**texts, ended=flag(request, "ended"))
     try:
         chosen.check()
     except ValueError as error:

@@ -26,12 +26,16 @@ TEXT: Schema = {"type": "string"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """A parameter of a request. One in the path stands in `{}` there and is required."""
+    """A parameter of a request. One in the path stands in `{}` there and is required.
+
+    slashes: whether one in the path may hold slashes; percent-encoded ones arrive as such.
+    """
 
     name: str
     where: Literal["path", "query", "header"]
     schema: Schema
     description: str = ""
+    slashes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,15 @@ class Endpoint:
             return "engines"
         noun = self.path.split("/")[2]
         return NOUNS.get(noun, noun)
+
+    @property
+    def route(self) -> str:
+        """The path as Starlette matches it."""
+        path = self.path
+        for parameter in self.parameters:
+            if parameter.slashes:
+                path = path.replace(f"{{{parameter.name}}}", f"{{{parameter.name}:path}}")
+        return path
 
     def names(self, where: Literal["path", "query", "header"]) -> tuple[str, ...]:
         """Names of its parameters in one place of a request."""

@@ -34,7 +34,7 @@ from pointsman.router.decide.body_needs import body_needs
 from pointsman.router.decide.candidate_view import Text
 from pointsman.router.decide.decision_view import DecisionView
 from pointsman.router.decide.explain import Explanation
-from pointsman.router.fronts.api.decisions import find_record, kept
+from pointsman.router.fronts.api.decisions import find_record, kept_decisions
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.process.clock import Clock
 from pointsman.router.watch.decision_feed import DecisionFeed
@@ -195,7 +195,7 @@ class ExplainFront:
         return Asked(RequestFeatures(request_id=REQUEST_ID, **given), [], [])
 
     async def _past(self, request_id: str) -> Asked:
-        feed = kept(self._feed)
+        feed = kept_decisions(self._feed)
         record = await find_record(feed, request_id)
         if record.excluded is None:
             raise unfit("request", request_id, "a request that this router decided; HAProxy placed that one alone")
@@ -246,7 +246,7 @@ class ExplainFront:
         )
 
     def _warnings(self, asked: ExplainRequest, features: RequestFeatures, explanation: Explanation) -> list[str]:
-        """Circumstances that make a decision another than one might expect."""
+        """Reasons why a decision may not be the one to expect."""
         warnings = []
         name, candidates = str(explanation.policy["policy"]), explanation.candidates
         if features.naming:

@@ -28,6 +28,14 @@ ERRORS = {
 BODY_ERRORS = {400: "The body is not JSON, or not UTF-8.", 413: "The body is too large."}
 """Errors that an operation with a body may answer in addition."""
 
+AUTHOR = Parameter(
+    name="X-Pointsman-Author",
+    where="header",
+    schema={"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.@ -]{0,63}$"},
+    description="Author of the change in the log of events, where no token is set; otherwise the token's name is.",
+)
+"""Parameter of every operation that changes something."""
+
 ERROR_HEADERS = {
     401: {"WWW-Authenticate": "The scheme that is expected, `Bearer`."},
     412: {"ETag": "Version of the live document."},
@@ -92,6 +100,7 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         content = {media_type: {"schema": schemas.of(endpoint.body)} for media_type in endpoint.media_types}
         operation["requestBody"] = {"required": True, "content": content}
     parameters = [_parameter(parameter) for parameter in endpoint.parameters if parameter.where != "path"]
+    parameters += [_parameter(AUTHOR)] if endpoint.changes else []
     return operation | ({"parameters": parameters} if parameters else {})
 
 

@@ -71,9 +71,10 @@ def read_limit(request: Request) -> int | None:
     return int(given)
 
 
-def read_cursor(request: Request) -> str | None:
-    """The cursor of a request, None where it has none. Raises HTTPException (422) for one that is none of ours."""
+def read_cursor(request: Request, longest: int = CURSOR_MAX) -> str | None:
+    """The cursor of a request, None where it has none. Raises HTTPException (422) for one that is none of ours, because
+    it is empty or has more than `longest` characters."""
     given = request.query_params.get("cursor")
-    if given is not None and not 1 <= len(given) <= CURSOR_MAX:
+    if given is not None and not 1 <= len(given) <= longest:
         raise unfit("cursor", given, "`next` of a page")
     return given

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pointsman.contract.tokens import TokenRole
 from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import FROM, REVISION, TO, RevisionsFront
-from pointsman.router.fronts.api.policy_types import PolicyDiff, RevisionList, RevisionView, Rollback
+from pointsman.router.fronts.api.policy_trials import TrialsFront
+from pointsman.router.fronts.api.policy_types import (
+    DryRunAnswer,
+    DryRunRequest,
+    PolicyDiff,
+    RevisionList,
+    RevisionView,
+    Rollback,
+    ShadowRequest,
+    ShadowState,
+)
 from pointsman.router.fronts.api.types import PolicyList
 
 POLICY = "Policy"
@@ -53,6 +64,7 @@ VERSION = {
 }
 
 STALE = {412: "If-Match names another version, or another edge was faster; the header `ETag` has the live version."}
+NO_SHADOW = {404: "There is no shadow."}
 NO_REVISION = {404: "No such revision is kept."}
 
 APPLIED = Answer(
@@ -89,5 +101,23 @@ POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST", "/v1/policy/rollback", RevisionsFront.rollback_policy, "Put an earlier revision live again",
         parameters=(IF_MATCH,), body=Rollback, answers={200: APPLIED}, errors={**STALE, **NO_REVISION},
+    ),
+    Endpoint(
+        "POST", "/v1/policy/dry-run", TrialsFront.dry_run_policy, "Try a document on past decisions",
+        body=DryRunRequest, allowed=(TokenRole.READ,),
+        answers={200: Answer("What the document would have decided.", DryRunAnswer)},
+        errors={404: "This router keeps no decisions."},
+    ),
+    Endpoint(
+        "GET", "/v1/policy/shadow", TrialsFront.get_shadow, "Get the policy that decides beside the live one",
+        answers={200: Answer("Its state, and how the two compare.", ShadowState)}, errors=NO_SHADOW,
+    ),
+    Endpoint(
+        "PUT", "/v1/policy/shadow", TrialsFront.put_shadow, "Have a policy decide beside the live one, to no effect",
+        body=ShadowRequest, answers={200: Answer("The shadow.", ShadowState)},
+    ),
+    Endpoint(
+        "DELETE", "/v1/policy/shadow", TrialsFront.delete_shadow, "Take the shadow away",
+        answers={204: Answer("Taken away.")}, errors=NO_SHADOW,
     ),
 )  # fmt: skip

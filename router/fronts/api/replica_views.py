@@ -93,7 +93,7 @@ class ReplicaViews:
     async def homes(self) -> Mapping[str, int] | None:
         """Number of pinned sessions by replica id; None while the live policy pins none, and sessions live where their
         conversations do."""
-        if self._core.pipeline.choice.live.pin_ttl_s is None:
+        if not self._core.pipeline.pins:
             return None
         counts: Counter[str] = Counter()
         pins = self._core.sessions.homes()
@@ -103,7 +103,7 @@ class ReplicaViews:
         return counts
 
     def _sessions(self, replica: Replica, pins: Mapping[str, int] | None) -> int | None:
-        if self._core.pipeline.choice.live.pin_ttl_s is None:
+        if not self._core.pipeline.pins:
             return self._core.kv.conversations.of_slot.get(replica.slot, 0)
         return None if pins is None else pins.get(replica.id, 0)
 

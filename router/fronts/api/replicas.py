@@ -74,8 +74,8 @@ class ReplicaFront:
         if not _REPLICA_ID.match(replica_id):
             raise unfit("id", replica_id, f"a string that matches {REPLICA_ID_PATTERN}")
         registration = decode_body(await read_body(request, self._max_body_bytes), Registration)
-        if registration.born_ms:
-            unrecorded(request)  # The replica itself.
+        if registration.born_ms or registration.ttl_s is not None:
+            unrecorded(request)  # The replica itself, or whatever renews its lease.
         try:
             endpoint = await self._endpoints.resolve(registration.url)
             before = self._replicas.get(replica_id)

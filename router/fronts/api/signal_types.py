@@ -10,7 +10,7 @@ from pointsman.router.fronts.api.paging import Next
 
 
 class ReplicaIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What the prefix index knows of one replica."""
+    """Keys of one replica in the prefix index."""
 
     replica: str
     keys: Annotated[int, msgspec.Meta(description="Prefix keys that the replica is known to hold.")]

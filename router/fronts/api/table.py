@@ -8,6 +8,7 @@ from pointsman.contract.pools import POOL_NAME_PATTERN, FleetLease, ScaleOrder
 from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Role
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
+from pointsman.router.fronts.api import sessions
 from pointsman.router.fronts.api.config import ConfigFront
 from pointsman.router.fronts.api.config_types import ConfigView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
@@ -33,6 +34,8 @@ from pointsman.router.fronts.api.pools import PoolFront
 from pointsman.router.fronts.api.replicas import STATES, ReplicaFront
 from pointsman.router.fronts.api.served_model_types import ServedModelList
 from pointsman.router.fronts.api.served_models import ServedModelsFront
+from pointsman.router.fronts.api.session_types import SessionList, SessionMove, SessionView
+from pointsman.router.fronts.api.sessions import SessionFront
 from pointsman.router.fronts.api.signal_types import IndexView, LoadView
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
@@ -109,6 +112,7 @@ ORDERED = Answer("Accepted; the pool at present.", PoolView, headers=VERSION)
 STALE = {412: "If-Match names another version."}
 
 NO_REPLICA = {404: "No such replica."}
+NO_SESSION = {404: "No such session."}
 SUPERSEDED = {409: "A later incarnation of the replica is registered."}
 NO_POOL = {404: "No such pool; the message names those there are."}
 NO_DRIVER = {
@@ -181,6 +185,28 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             400: "The body is neither JSON nor msgpack, or not UTF-8.",
             415: "The media type is neither JSON nor msgpack.",
         },
+    ),
+    Endpoint(
+        "GET", "/v1/sessions", SessionFront.list_sessions, "List sessions and conversations with their replicas",
+        parameters=(sessions.REPLICA, sessions.MODEL, sessions.TENANT, *sessions.PAGE),
+        answers={200: Answer("The sessions, by key.", SessionList)},
+    ),
+    Endpoint(
+        "GET", "/v1/sessions/{key}", SessionFront.get_session, "Get one session",
+        parameters=(sessions.KEY, sessions.TENANT), answers={200: Answer("The session.", SessionView)},
+        errors=NO_SESSION,
+    ),
+    Endpoint(
+        "PUT", "/v1/sessions/{key}", SessionFront.move_session,
+        "Move a session: its next request goes to that replica, on whichever edge it comes",
+        parameters=(sessions.KEY, sessions.TENANT), body=SessionMove,
+        answers={200: Answer("The session.", SessionView)},
+        errors={409: "The replica gets no requests, or requests of the session cannot be told from others."},
+    ),
+    Endpoint(
+        "DELETE", "/v1/sessions/{key}", SessionFront.delete_session,
+        "Forget a session on all edges: its next request is placed as that of a new one",
+        parameters=(sessions.KEY, sessions.TENANT), answers={204: Answer("Forgotten.")}, errors=NO_SESSION,
     ),
     Endpoint(
         "GET", "/v1/status", StatusFront.get_status, "Tell whether this edge is well, and what is not",

@@ -92,7 +92,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReplicaList(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[ReplicaView]
-    next: Next = msgspec.UNSET
+    next: Next = UNSET
 
 
 class PoolView(PoolStatus, frozen=True, kw_only=True):

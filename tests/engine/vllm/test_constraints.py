@@ -14,7 +14,7 @@ def pins(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in (ROOT / "constraints" / name).read_text().splitlines():
         if line and not line.startswith("#"):
-            match = re.fullmatch(r"([a-z0-9-]+)==([\w.+]+)", line)
+            match = re.fullmatch(r"([a-z0-9-]+)==([\w.+!]+)", line)
             assert match, f"{name}: {line!r}"
             found[match[1]] = match[2]
     return found

@@ -72,7 +72,7 @@ def test_cached_tokens_save_the_time_to_compute_them() -> None:
 
 
 def test_what_could_be_had_is_what_the_best_candidate_holds() -> None:
-    """The engine may find more than was predicted anywhere: then that is what could be had."""
+    """By the same prediction as for the chosen one, so that their ratio is what routing gave up."""
     fleet = Fleet()
     fleet.tell(1, stored=[1000, 1001, 1002, 1003])
     features = RequestFeatures(request_id="q1", prefix_keys=(1000, 1001, 1002, 1003, 1004), body_bytes=4000, model="m")
@@ -82,7 +82,7 @@ def test_what_could_be_had_is_what_the_best_candidate_holds() -> None:
     fleet.tell(0, first=[FirstToken("q1", 1000, 10, 80.0)])
     row = fleet.row(operation=OTHER)
     assert (row.predicted_tokens, row.reachable_tokens) == (0, prompt.resident.tokens(1))
-    assert row.reachable_tokens > 10
+    assert row.reachable_tokens > 0
 
 
 def test_an_end_gives_output_tokens_and_their_pace() -> None:

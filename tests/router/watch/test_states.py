@@ -11,6 +11,7 @@ from pointsman.router.core import Core
 from pointsman.router.fleet.replica import Health
 from pointsman.router.journal.events import EventLog
 from pointsman.router.outliers.answers import Verdict
+from pointsman.router.process.slices import SLICE_REPLICAS
 from pointsman.router.watch.states import EACH_MAX, NAMED_MAX, StateWatch
 
 
@@ -31,7 +32,8 @@ class Watched:
     def look(self, *expired: str) -> list[str]:
         """What the log says since the last look."""
         seen = len(self.events)
-        self.watch.look(expired)
+        for _ in self.watch.look(expired):
+            pass
         return [event.text for event in list(self.events)[seen:]]
 
 
@@ -83,6 +85,15 @@ def test_a_fleet_that_comes_at_once_is_one_event() -> None:
         watched.core.replicas.set_health(replica.id, Health.DOWN, 0.0)
     (said,) = watched.look()
     assert said.startswith(f"{EACH_MAX + 1} replicas are down")
+
+
+def test_a_fleet_that_does_not_change_is_not_looked_at() -> None:
+    """Of one that does, each item of the iterator is one slice, so that lookups get in between."""
+    watched = Watched(*(f"r-{number}" for number in range(3 * SLICE_REPLICAS)))
+    assert len(list(watched.watch.look())) == 3
+    assert len(list(watched.watch.look())) == 0
+    watched.core.replicas.set_ejected("r-1", True, now_s=0.0)
+    assert len(list(watched.watch.look())) == 3
 
 
 def test_a_policy_that_goes_live_is_an_event_at_once() -> None:

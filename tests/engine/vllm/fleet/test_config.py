@@ -33,7 +33,7 @@ from pointsman.engine.vllm.fleet.launch import run
         ),
         pytest.param(
             {"modle": "x"},
-            "vllm.modle: unknown key (did you mean 'model'?), expected one of the keys ",
+            "vllm.modle: unknown key (did you mean 'model'?), expected one of 30 known keys",
             id="a key misspelt",
         ),
         pytest.param({"device": "tpu"}, "vllm.device: got 'tpu', expected 'auto' or 'cpu' or 'gpu'", id="device"),

@@ -252,11 +252,11 @@ async def test_the_description_is_valid_and_covers_every_route() -> None:
             if method != "parameters"
         }
         routed = {
-            (method, route.path)  # type: ignore[attr-defined]
+            (method, route.path.replace(":path}", "}"))  # type: ignore[attr-defined]
             for route in router.admin.app().routes
             for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         }
-        assert described == routed - {("GET", page) for page in PAGES}
+        assert described == routed - {("GET", page) for page in (*PAGES, "/", "/page/{name}")}
 
 
 async def test_answers_have_the_described_shape() -> None:

@@ -52,6 +52,9 @@ async def test_decisions_are_listed_the_newest_first_and_filtered() -> None:
         assert await listed(client, "?session=s1") == ["r3", "r1"]
         assert await listed(client, "?status=5xx") == ["r3"]
         assert await listed(client, "?session=s0&limit=2") == ["r4", "r2"]
+        clients.ask("in flight")
+        assert await listed(client, "?limit=2") == ["in flight", "r4"]
+        assert await listed(client, "?limit=2&ended=true") == ["r4", "r3"]
 
 
 async def test_pages_follow_each_other_while_decisions_come() -> None:

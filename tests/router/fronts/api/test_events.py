@@ -127,12 +127,13 @@ async def test_refused_changes_are_recorded_and_dry_runs_are_not() -> None:
 async def test_heartbeats_and_calls_of_replicas_themselves_are_not_recorded() -> None:
     """A thousand replicas would push everything else out."""
     async with running_router() as router, client_of(router) as client:
-        plain = {"url": "http://127.0.0.1:9", "ttl_s": 60}
+        plain = {"url": "http://127.0.0.1:9"}
         for _ in range(3):
             await client.put("/v1/replicas/plain", json=plain)
         own = {"url": "http://127.0.0.1:8", "born_ms": 5, "ttl_s": 60}
         await client.put("/v1/replicas/own", json=own)
         await client.put("/v1/replicas/own", json=own | {"born_ms": 3})  # refused: 409
+        await client.put("/v1/replicas/leased", json={"url": "http://127.0.0.1:7", "ttl_s": 60})
         await client.post("/v1/replicas/own/drain?born_ms=5")
         await client.delete("/v1/replicas/own?born_ms=5")
         assert [event["text"] for event in await listed(client, "?kind=audit")] == ["replica plain was registered"]

@@ -41,6 +41,7 @@ TARGETS: dict[tuple[str, str], tuple[str, Any]] = {
         },
     ),
     ("POST", "/v1/replicas/a/drain"): ("/v1/replicas/{id}/drain", {}),
+    ("PUT", "/v1/sessions/s"): ("/v1/sessions/{key}", {"replica": "a"}),
     ("PUT", "/v1/policy"): (
         "/v1/policy",
         {"policy": "session_affinity", "ttl_s": 60, "fallback": {"policy": "kv_cost", "admission": {"limit": 1.0}}},

@@ -94,7 +94,7 @@ async def test_every_refusal_is_in_the_description(router: Router) -> None:
     transport = httpx.ASGITransport(router.admin.app())
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         for endpoint in ENDPOINTS:
-            url = endpoint.path.format(id="a", name="a", revision=1)
+            url = endpoint.path.format(id="a", name="a", revision=1, key="a")
             declared = {int(code) for code in paths[endpoint.path][endpoint.method.lower()]["responses"]}
             wrong: dict[int, dict[str, Any]] = {403: {"headers": {"host": "rebind.example"}}}
             if not endpoint.public:

@@ -1,0 +1,194 @@
+"""A policy that decides beside the live one: on the same requests, with the same signals, and to no effect.
+
+`Shadow` owns its policies, their dice, its own session pins and the comparison. What always holds: it reserves, pins
+and holds nothing that anybody else reads, and what its policies raise, or take too long for, ends the shadow and not a
+request. Pins are its own where its policies make any: they begin with those of the fleet, and go on with what the
+shadow chose. All else it sees (caches, queues, conversations) is what the live policy made of the fleet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, Candidates
+from pointsman.policies.decision import Ranked
+from pointsman.policies.policy import Context, Needs, Policy
+from pointsman.policies.policy_set import PolicySet
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.comparison import REFUSED, Comparison, predict, without_replica
+from pointsman.router.decide.considered import Considered
+from pointsman.router.fleet.replicas import ReplicaRegistry
+from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.requests.decision_record import ShadowChoice
+
+MAX_ERRORS = 10
+"""Exceptions after which a shadow is switched off: a policy that is not written for some requests is not worth more."""
+
+SLOW_S = 0.005
+"""Mean time of a decision above which a shadow is switched off: every lookup of the edge waits for it, and HAProxy
+decides alone after ten times as long."""
+
+SMOOTHING = 1 / 64
+"""Weight of the latest decision in that mean: one pause of the process does not count as a slow policy."""
+
+RANKED = 16
+"""Places of the shadow's ranking that are looked at, to tell a tie from a move."""
+
+MAX_SESSIONS = 50_000
+"""Pins of a shadow: sessions of half an hour on a busy edge."""
+
+log = structlog.get_logger(__name__)
+
+
+class ShadowPhase(StrEnum):
+    """Whether a shadow decides."""
+
+    RUNNING = "running"
+    FAILED = "failed"
+    """Switched off: its policies raised too often, or took too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authorship:
+    """Author, time and reason of something that was put."""
+
+    author: str = ""
+    why: str = ""
+    at_s: float = 0.0
+    """Seconds since 1970."""
+
+
+class Shadow:
+    """One policy document that decides beside the live one."""
+
+    def __init__(
+        self,
+        policies: PolicySet,
+        *,
+        replicas: ReplicaRegistry,
+        sessions: SessionTable,
+        stopwatch: Callable[[], float],
+        sample: float = 1.0,
+        put: Authorship = Authorship(),
+    ) -> None:
+        """policies: those of the document; the shadow closes them.
+        sessions: the fleet's pins; read, never written.
+        sample: share of requests that the shadow is asked about, 0 to 1.
+        """
+        self.policies = policies
+        self.sample = sample
+        self.put = put
+        self._replicas = replicas
+        self._fleet_pins = sessions
+        self._stopwatch = stopwatch
+        self.rng = random.Random("shadow")
+        self._pins = SessionTable(max_sessions=MAX_SESSIONS)
+        self.state = ShadowPhase.RUNNING
+        self.comparison = Comparison()
+        self.since_s = put.at_s
+        """From when on requests are compared, in seconds since 1970: another live policy begins anew."""
+        self.errors = 0
+        self.error = ""
+        """Why the shadow was switched off; before that, its last exception."""
+        self.asked = 0
+        self.spent_s = 0.0
+        """Time of all its decisions."""
+        self.longest_s = 0.0
+        self._mean_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"Shadow({self.policies!r}, {self.state}, {self.comparison!r})"
+
+    def compare(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice | None:
+        """Decide a request beside the decision that was made; None where the shadow is not asked, or fails."""
+        if self.sample < 1.0 and self.rng.random() >= self.sample:
+            return None
+        self.asked += 1
+        started_s = self._stopwatch()
+        try:
+            choice = self._compare(features, considered, now_s)
+        except Exception as error:  # whatever a policy raises, the request has its decision
+            self._failed(error)
+            return None
+        took_s = self._stopwatch() - started_s
+        self.spent_s += took_s
+        self.longest_s = max(self.longest_s, took_s)
+        self._mean_s += SMOOTHING * (took_s - self._mean_s)
+        if self._mean_s > SLOW_S:
+            self._end(f"a decision takes {1000 * self._mean_s:.1f} ms, more than {1000 * SLOW_S:.0f} ms")
+        return choice
+
+    def begin_anew(self, at_s: float) -> None:
+        """Compare from here on: another policy is live. `at_s` is in seconds since 1970."""
+        self.comparison = Comparison()
+        self.since_s = at_s
+        self.asked = 0
+        self.spent_s = self.longest_s = 0.0
+
+    def _compare(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice:
+        candidates, decision = considered.candidates, considered.decision
+        policy = self.policies.of(features.model)
+        refusal, ranked = None, list[Ranked]()
+        seen_pin = candidates.pin
+        candidates.pin = self._pin(features, policy, now_s)
+        try:
+            context = Context(now_s, self.rng, min(RANKED, len(candidates.slots)), considered.context.waiting)
+            refusal = policy.admit(features, candidates, context)
+            if refusal is None:
+                ranked = policy.rank(features, candidates, context)
+        finally:
+            candidates.pin = seen_pin
+        had = decision.first or REFUSED
+        made = predict(candidates, considered.ranked[0].slot) if considered.ranked else None
+        made_ms = None if made is None else made.ttft_ms
+        if refusal is not None:
+            first = without_replica(refusal)
+            self.comparison.add(decision.reason, had, first, made=made)
+            return ShadowChoice(policy.name, first, refusal.reason, 0.0, None, made_ms)
+        best = ranked[0]
+        first = candidates.ids[best.slot]
+        other = predict(candidates, best.slot)
+        tied = _holds_for_equal(ranked, candidates, had)
+        self.comparison.add(decision.reason, had, first, tied=tied, made=made, other=other)
+        if features.session and Needs.PIN in policy.needs:
+            self._pins.pin(features.session, first, now_s)
+        return ShadowChoice(
+            policy.name, first, best.reason, best.score, None if other is None else other.ttft_ms, made_ms
+        )
+
+    def _pin(self, features: RequestFeatures, policy: Policy, now_s: float) -> int:
+        """Slot of the session's pin: the shadow's own, else the fleet's."""
+        if not features.session or Needs.PIN not in policy.needs:
+            return NO_SLOT
+        home = self._pins.get(features.session, now_s, policy.pin_ttl_s) or self._fleet_pins.get(
+            features.session, now_s, policy.pin_ttl_s
+        )
+        if home is None:
+            return NO_SLOT
+        replica = self._replicas.get(home)
+        return replica.slot if replica is not None else GONE_SLOT
+
+    def _failed(self, error: Exception) -> None:
+        self.errors += 1
+        self.error = f"{type(error).__name__}: {error}"
+        if self.errors == 1:
+            log.exception("shadow policy raised an exception", policy=self.policies.main.name)
+        if self.errors >= MAX_ERRORS:
+            self._end(f"{self.errors} exceptions, the last: {self.error}")
+
+    def _end(self, why: str) -> None:
+        self.state, self.error = ShadowPhase.FAILED, why
+
+
+def _holds_for_equal(ranked: list[Ranked], candidates: Candidates, replica: str) -> bool:
+    """Whether the best of a ranking and a replica have the same score, as far as the ranking tells."""
+    best = ranked[0].score
+    if any(place.score == best and candidates.ids[place.slot] == replica for place in ranked):
+        return True
+    # All that were looked at are equal, and there are more: the replica may be one of those.
+    return ranked[-1].score == best and len(ranked) < len(candidates.slots)

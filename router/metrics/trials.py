@@ -1,0 +1,84 @@
+"""Metrics of policies that are tried beside the live one, read from them at scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pointsman.router.decide.comparison import Tally
+from pointsman.router.decide.shadow import Shadow
+from pointsman.router.decide.trials import Trials
+from pointsman.router.metrics.exposition import Family
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge
+
+
+class TrialCollector(FamilyCollector):
+    """Reads the comparison of the shadow. A family has no series while there is no shadow."""
+
+    def __init__(self, trials: Trials) -> None:
+        self._trials = trials
+
+    def collect(self) -> Iterator[Family]:
+        shadow = self._trials.shadow
+        shadows = [] if shadow is None else [(shadow, shadow.policies.main.name, shadow.comparison.total)]
+        yield from gauge(
+            "pointsman_shadow_info",
+            "1 for the policy that decides beside the live one, by its state: running, failed.",
+            [((name, shadow.state), 1) for shadow, name, _ in shadows],
+            *("policy", "state"),
+        )
+        yield from counter(
+            "pointsman_shadow_decisions",
+            "Decisions of the shadow policy, by reason of the decision that was made and by outcome: agreed (same "
+            "replica), moved (another one, or none).",
+            [
+                ((name, str(reason), outcome), count)
+                for shadow, name, _ in shadows
+                for reason, tally in sorted(shadow.comparison.by_reason.items())
+                for outcome, count in (("agreed", tally.judged - tally.moved), ("moved", tally.moved))
+            ],
+            *("policy", "reason", "outcome"),
+        )
+        yield from self._predictions(shadows)
+
+    def _predictions(self, shadows: list[tuple[Shadow, str, Tally]]) -> Iterator[Family]:
+        """Predictions for both choices, and the cost of the shadow's."""
+        yield from counter(
+            "pointsman_shadow_predicted",
+            "Requests for which the first token was predicted under both choices: that of the live policy and that of "
+            "the shadow.",
+            [(name, total.predicted) for _, name, total in shadows],
+            "policy",
+        )
+        yield from counter(
+            "pointsman_shadow_ttft_seconds",
+            "Sum of the predicted times to first token, by choice: made (live policy), shadow. Divided by "
+            "pointsman_shadow_predicted_total, a mean.",
+            [
+                ((name, choice), ms / 1000)
+                for _, name, total in shadows
+                for choice, ms in (("made", total.made_ms), ("shadow", total.other_ms))
+            ],
+            *("policy", "choice"),
+        )
+        yield from counter(
+            "pointsman_shadow_cached_tokens",
+            "Prompt tokens predicted to be cached, by choice: made (live policy), shadow.",
+            [
+                ((name, choice), tokens)
+                for _, name, total in shadows
+                for choice, tokens in (("made", total.made_cached), ("shadow", total.other_cached))
+            ],
+            *("policy", "choice"),
+        )
+        yield from counter(
+            "pointsman_shadow_seconds",
+            "Time that decisions of the shadow policy took in the router.",
+            [(name, shadow.spent_s) for shadow, name, _ in shadows],
+            "policy",
+        )
+        yield from counter(
+            "pointsman_shadow_errors",
+            "Exceptions that the shadow policy raised; no request was harmed.",
+            [(name, shadow.errors) for shadow, name, _ in shadows],
+            "policy",
+        )
