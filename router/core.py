@@ -145,10 +145,10 @@ class Core:
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
-        self.trials = self._build_trials(config.decisions, stopwatch, wall)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = _build_end_of_request(self)
+        self.trials = self._build_trials(config.decisions, stopwatch, wall)
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
@@ -186,6 +186,8 @@ class Core:
         return Trials(
             self.pipeline,
             self._fleet_state(),
+            self.policy,
+            self.end_of_request,
             pair=settings.pair,
             stopwatch=stopwatch,
             wall=wall,
@@ -226,7 +228,7 @@ class Core:
     def pin_ttl_s(self) -> float:
         """Seconds after which a pin that nobody used ends."""
         # A policy without pins leaves the table as it is: the one before it may come back.
-        pin_ttl_s = self.pipeline.choice.live.pin_ttl_s
+        pin_ttl_s = self.pipeline.choice.pin_ttl_s
         return DEFAULT_TTL_S if pin_ttl_s is None else pin_ttl_s
 
     def forget_session(self, name: Name, now_s: float) -> bool:
@@ -260,6 +262,8 @@ class Core:
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
+        if self.trials.rolls_out:
+            self.trials.report(events)
         self.outliers.report(replica.slot, events, now_s)
         if events.adapters is not None:
             self.adapters.set_loaded(replica.slot, events.adapters, events.adapter_slots, now_s)
@@ -289,6 +293,7 @@ class Core:
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
         self.outliers.step(now_s)
+        self.trials.step(now_s)
         self.kv.expire(now_s)
         self.adapters.expire(now_s)
         self.kv.index.tidy(TIDY_KEYS)

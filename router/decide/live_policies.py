@@ -40,10 +40,10 @@ class LivePolicies:
         self.pin_ttl_s: float | None = max(pinning) if pinning else None
         """Seconds for which a pin counts under the policy that keeps pins longest; None where none makes any."""
 
-    @property
-    def by_kv(self) -> bool:
-        """Whether one of them looks at prompts or KV."""
-        return self.main.by_kv or any(active.by_kv for active in self.models.values())
+    def gather(self, of_all: Needs, besides: Needs) -> None:
+        """Note what is gathered for others and is there for these policies, too; arguments as of `ActivePolicy`."""
+        for active in (self.main, *self.models.values()):
+            active.gather(of_all, besides)
 
     def of(self, model: str) -> ActivePolicy:
         """The policy for the name that a request asks for."""
@@ -61,7 +61,9 @@ class LivePolicies:
 class PolicyChoice:
     """Which policy is asked about each request."""
 
-    __slots__ = ("_by_load", "_override_header", "_overrides", "by_kv", "chooser", "live", "main", "needs")
+    __slots__ = (
+        *("_by_load", "_override_header", "_overrides", "by_kv", "chooser", "live", "main", "needs", "pin_ttl_s"),
+    )
 
     def __init__(self, policies: PolicySet, *, override_header: bool) -> None:
         """policies: those that decide first.
@@ -78,17 +80,20 @@ class PolicyChoice:
         """Asked about every request that generates and names no policy, where `chooser` is None."""
         self.set_chooser(None, Needs.NOTHING)
 
-    def set_chooser(self, chooser: Chooser | None, besides: Needs) -> None:
+    def set_chooser(self, chooser: Chooser | None, besides: Needs, pin_ttl_s: float | None = None) -> None:
         """Have a chooser name the policy of each request; None: the live document does.
 
         besides: signals to be gathered that the live policies do not need.
+        pin_ttl_s: how long the chooser's other policies keep pins; None where they make none.
         """
         live = self.live
         self.chooser = chooser if chooser is not None else live if live.models else None
         self.needs = live.policies.needs | besides
         """Signals that are gathered for whatever decides."""
-        for active in (live.main, *live.models.values()):
-            active.gather(self.needs, besides)
+        live.gather(self.needs, besides)
+        ttls_s = [ttl_s for ttl_s in (live.pin_ttl_s, pin_ttl_s) if ttl_s is not None]
+        self.pin_ttl_s: float | None = max(ttls_s) if ttls_s else None
+        """Seconds after its last request for which a session keeps its pin; None where no policy makes any."""
         self.by_kv = bool(self.needs & (Needs.PREFIX | Needs.KV))
         """Whether any of it looks at prompts or KV."""
 

@@ -92,7 +92,7 @@ class Pipeline:
     @property
     def pins(self) -> bool:
         """Whether a live policy pins sessions."""
-        return self.choice.live.pin_ttl_s is not None
+        return self.choice.pin_ttl_s is not None
 
     def swap_policies(self, policies: PolicySet, revision: int = 0) -> None:
         """Puts built policies live, then closes those they replace."""
@@ -108,7 +108,7 @@ class Pipeline:
         "" where any replica may serve the request; None where nothing tells the model.
         """
         choice = self.choice
-        return self._recall.model_of(session, naming, now_s, pin_ttl_s=choice.live.pin_ttl_s, by_kv=choice.by_kv)
+        return self._recall.model_of(session, naming, now_s, pin_ttl_s=choice.pin_ttl_s, by_kv=choice.by_kv)
 
     def decide(self, features: RequestFeatures, now_s: float, *, its_turn: bool = False) -> Decision:
         """Chooses replicas for a request, reserves and pins.

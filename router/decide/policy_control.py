@@ -146,6 +146,10 @@ class PolicyControl:
             self.revision = self.history.add(document, self._wall(), author=author, why=why)
         self._pipeline.swap_policies(policies, self.revision.revision)
 
+    def try_out(self, policies: PolicySet, *, author: str, why: str) -> PolicyRevision:
+        """Give a document a revision that is not live, so that decisions made by it can be explained."""
+        return self.history.add(policies.describe(), self._wall(), author=author, why=why, live=False)
+
     def warnings(self, document: Mapping[str, Any]) -> list[str]:
         """Return warnings about a valid document, one sentence each; none where HAProxy supports all of it."""
         policies = build_policy_set(document)

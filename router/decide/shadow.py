@@ -104,6 +104,11 @@ class Shadow:
     def __repr__(self) -> str:
         return f"Shadow({self.policies!r}, {self.state}, {self.comparison!r})"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the shadow decides."""
+        return self.state is ShadowPhase.RUNNING
+
     def compare(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice | None:
         """Decide a request beside the decision that was made; None where the shadow is not asked, or fails."""
         if self.sample < 1.0 and self.rng.random() >= self.sample:

@@ -142,7 +142,7 @@ class KVCollector(FamilyCollector):
             yield from gauge(f"pointsman_{name}", text, self._by_replica(value), "replica")
         yield from counter(
             "pointsman_prefill_handoffs",
-            "Prefill requests of decode replicas to prefill replicas, by prefill replica and outcome, as decode "
+            "Prefill requests of decode replicas to prefill replicas, by decode replica and outcome, as decode "
             "replicas reported.",
             (
                 ((replica.id, outcome), count)
@@ -153,7 +153,7 @@ class KVCollector(FamilyCollector):
         )
         yield from counter(
             "pointsman_prefill_leg_seconds",
-            "Total time of prefill requests with outcome ok, by prefill replica, as decode replicas reported.",
+            "Total time of prefill requests with outcome ok, by decode replica, as decode replicas reported.",
             ((replica.id, handoffs.leg_ms / 1000) for replica, handoffs in self._handoffs()),
             "replica",
         )

@@ -21,5 +21,5 @@ class TracingCollector(FamilyCollector):
             "Spans of traced requests: sent (the collector took them), lost (the collector did not take them, or more "
             "requests were traced than it takes).",
             [("sent", self._tracing.sent), ("lost", self._tracing.lost)],
-            "result",
+            "outcome",
         )

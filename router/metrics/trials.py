@@ -8,11 +8,11 @@ from pointsman.router.decide.comparison import Tally
 from pointsman.router.decide.shadow import Shadow
 from pointsman.router.decide.trials import Trials
 from pointsman.router.metrics.exposition import Family
-from pointsman.router.metrics.families import FamilyCollector, counter, gauge
+from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 
 
 class TrialCollector(FamilyCollector):
-    """Reads the comparison of the shadow. A family has no series while there is no shadow."""
+    """Reads the shadow and the rollout. A family has no series while there is none."""
 
     def __init__(self, trials: Trials) -> None:
         self._trials = trials
@@ -39,6 +39,7 @@ class TrialCollector(FamilyCollector):
             *("policy", "reason", "outcome"),
         )
         yield from self._predictions(shadows)
+        yield from self._rollout_families()
 
     def _predictions(self, shadows: list[tuple[Shadow, str, Tally]]) -> Iterator[Family]:
         """Predictions for both choices, and the cost of the shadow's."""
@@ -81,4 +82,43 @@ class TrialCollector(FamilyCollector):
             "Exceptions that the shadow policy raised; no request was harmed.",
             [(name, shadow.errors) for shadow, name, _ in shadows],
             "policy",
+        )
+
+    def _rollout_families(self) -> Iterator[Family]:
+        rollout = self._trials.rollout
+        rollouts = [] if rollout is None else [(rollout, rollout.candidate.main.name)]
+        arms = [
+            ((name, arm), counts)
+            for rollout, name in rollouts
+            for arm, counts in (("candidate", rollout.candidate_arm), ("live", rollout.live_arm))
+        ]
+        yield from gauge(
+            "pointsman_rollout_info",
+            "1 for the policy of the latest rollout, by its state: running, promoted, returned, aborted, overtaken.",
+            [((name, rollout.state), 1) for rollout, name in rollouts],
+            *("policy", "state"),
+        )
+        yield from gauge(
+            "pointsman_rollout_share",
+            "Share of new sessions that the policy of the rollout decides.",
+            [(name, rollout.share) for rollout, name in rollouts],
+            "policy",
+        )
+        yield from gauge(
+            "pointsman_rollout_requests",
+            "Requests of the present step of a rollout that ended, by arm: candidate (policy of the rollout), live.",
+            [(of, counts.requests) for of, counts in arms],
+            *("policy", "arm"),
+        )
+        yield from gauge(
+            "pointsman_rollout_errors",
+            "Requests of the present step of a rollout that failed (5xx, or cut by the replica), by arm.",
+            [(of, counts.errors) for of, counts in arms],
+            *("policy", "arm"),
+        )
+        yield from histogram(
+            "pointsman_rollout_ttft_seconds",
+            "Time to first token of requests of the present step of a rollout, by arm.",
+            [(of, counts.ttft_s) for of, counts in arms],
+            *("policy", "arm"),
         )

@@ -7,6 +7,8 @@ something about the replica that answered. Lines come from the ring, and after a
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
@@ -31,6 +33,13 @@ MAX_WORKERS = 64
 streams. Beyond, the one known for the longest is forgotten."""
 
 
+class EndWatcher(Protocol):
+    """Observer of ends of requests."""
+
+    def ended(self, line: Line, now_s: float) -> None:
+        """Take the end of a request as HAProxy saw it."""
+
+
 class EndOfRequest:
     """Applies lines to state."""
 
@@ -53,6 +62,8 @@ class EndOfRequest:
         self._kv = kv
         self._metrics = metrics
         self._meter = meter
+        self.watcher: EndWatcher | None = None
+        """Told of the end of each request; None where nobody is."""
         self.last_ids: dict[int, str] = {}
         """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
@@ -77,6 +88,8 @@ class EndOfRequest:
             )
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
+            if self.watcher is not None:
+                self.watcher.ended(line, now_s)
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]

@@ -11,7 +11,7 @@ LOADED_BY = {
     ".env": "nobody: secrets of whoever runs compose here",
     "containers": "test_containers, test_compose",
     "fleet": "test_fleet",
-    "grafana": "test_grafana, test_live_queries",
+    "grafana": "test_grafana, test_live_queries, test_preview",
     "policies": "tests/policies/test_documents",
     "prometheus": "test_prometheus, test_live_queries",
     "systemd": "test_systemd",

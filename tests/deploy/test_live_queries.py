@@ -21,6 +21,9 @@ WORK_S = 6.0
 """Before and after the failure and the change of policy: every replica is scraped with traffic several times."""
 
 ABSENT = {
+    "a part that is degraded",
+    "a shared store that fails",
+    "a task of the router that fails",
     "requests that pass no edge",
 }
 """Events that queries wait for and this load does not have. Any other query without a series is broken."""

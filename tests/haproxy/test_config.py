@@ -45,6 +45,7 @@ GOLDEN_EDGES = {
         isolate_tenants=True,
         path_models={"/v1/audio/transcriptions": "whisper"},
         policy_override=True,
+        tracing=True,
         first_token=True,
         body_window_bytes=0,
         max_body_bytes=1 << 26,

@@ -67,7 +67,6 @@ TESTED_BY: dict[str, str] = {
     "router/counts/requests.py": "router/fronts/test_ring.py",
     "router/decide/explain.py": "router/decide/test_pipeline.py",
     "router/decide/fleet_state.py": "router/decide/test_pipeline.py",
-    "router/decide/trials.py": "router/decide/test_shadow.py",
     "router/edges/build.py": "router/edges/test_partition.py",
     "router/edges/documents.py": "sim/test_shared_world.py",
     "router/edges/keys.py": "router/edges/test_store_ways.py",

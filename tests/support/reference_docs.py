@@ -36,6 +36,7 @@ from pointsman.router.metrics.models import PARTS, PROVIDER
 from pointsman.router.metrics.requests import REQUEST_CLASSES
 from pointsman.router.outliers.answers import FAILURES
 from pointsman.router.outliers.table import BACKPRESSURE, SLOW
+from pointsman.router.process.tracing_settings import TracingSettings
 from pointsman.router.requests.hold_queue import Outcome
 from pointsman.router.settings import Settings, SharedSettings
 
@@ -150,7 +151,9 @@ def metrics_page() -> str:
 
 
 def _metric_rows() -> Iterator[tuple[str, str, str, str]]:
-    router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1")))  # with the metrics of sharing
+    # With the metrics of sharing and of tracing.
+    tracing = TracingSettings(endpoint="http://127.0.0.1:1")
+    router = Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1"), tracing=tracing))
     for family in sorted(router.metrics(), key=lambda family: family.name.removesuffix("_total")):
         yield code(family.name), family.kind, ", ".join(map(code, family.labels)), family.text
 
@@ -166,6 +169,7 @@ def _label_values() -> Iterator[tuple[str, str]]:
         ("`result`", ("applied", "refused")),
         ("`check`", Check),
         ("`outcome` of `pointsman_holds_total`", Outcome),
+        ("`outcome` of `pointsman_spans_total`", ("sent", "lost")),
         ("`part` of `pointsman_time_to_first_token_part_seconds_total`", PARTS),
         ("`gen_ai_operation_name`", sorted({*OPERATIONS.values(), OTHER})),
     ):

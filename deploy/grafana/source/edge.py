@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.source.model import GOOD_WHEN_ZERO, Board, Kind, Panel, Query, Row, stat
-from deploy.grafana.source.promql import EDGE, increase, most, rate, series, total
+from deploy.grafana.source.promql import EDGE, increase, most, rate, ratio, series, total
 
 CLIENTS = f'{EDGE}, proxy="edge"'
 ROUTER_JOB = f'{EDGE}, job="pointsman-router"'
@@ -64,7 +64,7 @@ NUMBERS = Row(
             Query(f"sum({series('haproxy_frontend_current_sessions', CLIENTS)})", "clients"),
         ),
         stat(
-            "Requests refused by the admin API",
+            "Admin requests refused",
             "Does somebody try tokens?",
             "Requests to the admin API and engines' feeds refused by a check of the sender, over the time range.",
             "See which check below.",
@@ -108,7 +108,13 @@ ROUTER = Row(
             "What is impaired?",
             "1 for each part that is degraded while requests are served.",
             "`/readyz` of the admin address has the cause.",
-            (Query(most("pointsman_degraded", by="edge, part"), "{{edge}} {{part}}"),),
+            (
+                Query(
+                    f"{most('pointsman_degraded', by='edge, part')} > 0",
+                    "{{edge}} {{part}}",
+                    waits_for="a part that is degraded",
+                ),
+            ),
             most=1,
         ),
         Panel(
@@ -116,7 +122,13 @@ ROUTER = Row(
             "Do tasks of the router fail?",
             "Exceptions by task; each is logged, and the task starts again.",
             "The traceback is in the router's log; please report it.",
-            (Query(events("pointsman_background_errors_total", by="edge, task"), "{{edge}} {{task}}"),),
+            (
+                Query(
+                    f"{events('pointsman_background_errors_total', by='edge, task')} > 0",
+                    "{{edge}} {{task}}",
+                    waits_for="a task of the router that fails",
+                ),
+            ),
             kind=Kind.BARS,
         ),
         Panel(
@@ -213,14 +225,21 @@ HAPROXY = Row(
     "HAProxy",
     (
         Panel(
-            "Client connections",
+            "Client connections, of the limit",
             "Is there room for more clients?",
-            "Open connections of clients, and HAProxy's limit.",
-            "At the limit further clients wait: raise `maxconn` and the limit of open files.",
+            "Open connections of clients, as a share of those that HAProxy accepts.",
+            "At 100 % further clients wait: raise `maxconn` and the limit of open files.",
             (
-                Query(total("haproxy_frontend_current_sessions", CLIENTS, by="edge"), "{{edge}} open"),
-                Query(total("haproxy_frontend_limit_sessions", CLIENTS, by="edge"), "{{edge}} limit"),
+                Query(
+                    ratio(
+                        total("haproxy_frontend_current_sessions", CLIENTS, by="edge"),
+                        total("haproxy_frontend_limit_sessions", CLIENTS, by="edge"),
+                    ),
+                    "{{edge}}",
+                ),
             ),
+            "percentunit",
+            most=1,
         ),
         Panel(
             "Waiting in HAProxy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.source.model import Board, Kind, Panel, Query, Row, stat
-from deploy.grafana.source.promql import EDGE, ENGINE, REPLICA, increase, quantile, rate, ratio, series, total
+from deploy.grafana.source.promql import EDGE, ENGINE, REPLICA, busiest, increase, quantile, rate, ratio, series, total
 
 FAILURES = "pointsman_replica_failures_total"
 WHOLE_ANSWER = "edge_le:pointsman_request_seconds_bucket:rate5m"
@@ -133,7 +133,7 @@ LOAD = Row(
             "Who is hot?",
             "Requests that each replica works on, from this edge and others.",
             "Compare with tokens in flight: many short requests weigh less than one long one.",
-            (Query(f"max by (replica) ({series('pointsman_in_flight', REPLICA)})", "{{replica}}"),),
+            (Query(busiest(f"max by (replica) ({series('pointsman_in_flight', REPLICA)})"), "{{replica}}"),),
         ),
         Panel(
             "Tokens in flight, by replica",
@@ -141,10 +141,10 @@ LOAD = Row(
             "Estimated tokens, prompt and output, of the requests in flight.",
             "A replica far above the others holds long conversations; kv_cost moves them when its queue costs more "
             "than its cache saves.",
-            (Query(f"max by (replica) ({series('pointsman_in_flight_tokens', REPLICA)})", "{{replica}}"),),
+            (Query(busiest(f"max by (replica) ({series('pointsman_in_flight_tokens', REPLICA)})"), "{{replica}}"),),
         ),
         Panel(
-            "Requests that other ways brought",
+            "Load without a decision",
             "Does somebody else use the replicas?",
             "Requests on replicas that HAProxy placed without the router, and requests that an endpoint's own metrics"
             " show beyond those of the edges.",
@@ -167,8 +167,12 @@ LOAD = Row(
             "Waiting requests while other replicas wait for none: the policy prefers their cache. While all wait: add "
             "replicas.",
             (
-                Query(f"max by (replica) ({series('pointsman_engine_running', REPLICA)})", "{{replica}} running"),
-                Query(f"max by (replica) ({series('pointsman_engine_waiting', REPLICA)})", "{{replica}} waiting"),
+                Query(
+                    busiest(f"max by (replica) ({series('pointsman_engine_running', REPLICA)})"), "{{replica}} running"
+                ),
+                Query(
+                    busiest(f"max by (replica) ({series('pointsman_engine_waiting', REPLICA)})"), "{{replica}} waiting"
+                ),
             ),
         ),
         Panel(
@@ -177,7 +181,7 @@ LOAD = Row(
             "Finished requests a second, and those that another replica had refused or dropped before.",
             "Shares follow the policy: even under least_load, by conversation under kv_cost.",
             (
-                Query(rate("pointsman_requests_total", REPLICA, by="replica"), "{{replica}}"),
+                Query(busiest(rate("pointsman_requests_total", REPLICA, by="replica")), "{{replica}}"),
                 Query(
                     f"{rate('pointsman_redispatches_total', REPLICA, by='replica')} > 0",
                     "{{replica}} second choice",
@@ -193,11 +197,11 @@ LOAD = Row(
             "Prompt tokens count whether cached or not.",
             (
                 Query(
-                    f"sum by (replica) (rate(vllm:prompt_tokens_total{{{ENGINE}}}[$__rate_interval]))",
+                    busiest(f"sum by (replica) (rate(vllm:prompt_tokens_total{{{ENGINE}}}[$__rate_interval]))"),
                     "{{replica}} prompt",
                 ),
                 Query(
-                    f"sum by (replica) (rate(vllm:generation_tokens_total{{{ENGINE}}}[$__rate_interval]))",
+                    busiest(f"sum by (replica) (rate(vllm:generation_tokens_total{{{ENGINE}}}[$__rate_interval]))"),
                     "{{replica}} output",
                 ),
             ),
@@ -216,8 +220,7 @@ SPEED = Row(
             "One slow replica among equals: look at its node. All slow: see Is it worth it.",
             (
                 Query(
-                    "histogram_quantile(0.95, sum by (replica, le) (rate("
-                    f"vllm:time_to_first_token_seconds_bucket{{{ENGINE}}}[$__rate_interval])))",
+                    busiest(quantile(0.95, "vllm:time_to_first_token_seconds", ENGINE, by="replica")),
                     "{{replica}}",
                 ),
             ),
@@ -230,7 +233,7 @@ SPEED = Row(
             "There is no value while the filter is off; engines' own times need no filter.",
             (
                 Query(
-                    quantile(0.95, "pointsman_first_token_seconds", REPLICA, by="replica"),
+                    busiest(quantile(0.95, "pointsman_first_token_seconds", REPLICA, by="replica")),
                     "{{replica}}",
                     waits_for="HAProxy's `first_token` filter",
                 ),
@@ -242,7 +245,7 @@ SPEED = Row(
             "Which replica is slow to accept?",
             "From the request to the response headers. Answers that are not streamed have all their time here.",
             "A streamed answer's headers come before its first token: a slow replica here is slow before it computes.",
-            (Query(quantile(0.95, "pointsman_first_response_seconds", REPLICA, by="replica"), "{{replica}}"),),
+            (Query(busiest(quantile(0.95, "pointsman_first_response_seconds", REPLICA, by="replica")), "{{replica}}"),),
             "s",
         ),
         Panel(
@@ -250,7 +253,7 @@ SPEED = Row(
             "How long do whole answers take?",
             "From the request to the last byte, by replica.",
             "It follows the length of answers; compare replicas of one model.",
-            (Query(quantile(0.95, "pointsman_request_seconds", REPLICA, by="replica"), "{{replica}}"),),
+            (Query(busiest(quantile(0.95, "pointsman_request_seconds", REPLICA, by="replica")), "{{replica}}"),),
             "s",
         ),
         Panel(
@@ -277,7 +280,7 @@ SPEED = Row(
             "Learned from first tokens; 0.18 s until something is learned.",
             "Replicas of one kind differ by a few percent. One that is twice as slow is demoted; look at its clocks "
             "and temperature.",
-            (Query(f"max by (replica) ({series('pointsman_prefill_8k_seconds', REPLICA)})", "{{replica}}"),),
+            (Query(busiest(f"max by (replica) ({series('pointsman_prefill_8k_seconds', REPLICA)})"), "{{replica}}"),),
             "s",
         ),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.source.model import Board, Kind, Panel, Query, Row, stat
-from deploy.grafana.source.promql import ENGINE, REPLICA, increase, mean, most, quantile, rate, series
+from deploy.grafana.source.promql import ENGINE, REPLICA, busiest, increase, mean, most, quantile, rate, series
 
 ERROR = "pointsman_cached_tokens_error"
 
@@ -11,9 +11,9 @@ NUMBERS = Row(
     "At a glance",
     (
         stat(
-            "KV in use by live conversations",
+            "KV used by conversations",
             "Is there room for more conversations?",
-            "Share of the fleet's KV that live conversations use.",
+            "Share of the fleet's KV that live conversations use, all models together.",
             "Above 100 %, conversations push each other out of the caches: add replicas, or hold new ones "
             "(`admission`).",
             Query(f"max({series('pointsman_kv_live_usage')})", "live"),
@@ -44,14 +44,14 @@ NUMBERS = Row(
             Query(f"max({series('pointsman_prefix_index_keys')})", "keys"),
         ),
         stat(
-            "Prompt tokens without first token",
+            "Prompt tokens waiting",
             "How much work waits in front of prompts?",
             "Prompt tokens of requests that have no first token yet, all replicas.",
             "Divide by a replica's speed on Fleet to have seconds.",
             Query(f"sum(max by (replica) ({series('pointsman_prefill_backlog_tokens')}))", "backlog"),
         ),
         stat(
-            "Idle timeout of conversations",
+            "Idle timeout",
             "When does a conversation stop to count?",
             "Idle for longer, a conversation's KV counts no more; learned from traffic.",
             "Nothing: a scale for the other panels.",
@@ -71,8 +71,10 @@ SPACE = Row(
             "Above 100 % the replica evicts what its own conversations will ask for again.",
             (
                 Query(
-                    f"max by (replica) ({series('pointsman_kv_footprint_tokens', REPLICA)}) "
-                    f"/ max by (replica) ({series('pointsman_kv_capacity_tokens', REPLICA)})",
+                    busiest(
+                        f"max by (replica) ({series('pointsman_kv_footprint_tokens', REPLICA)}) "
+                        f"/ max by (replica) ({series('pointsman_kv_capacity_tokens', REPLICA)})"
+                    ),
                     "{{replica}}",
                 ),
             ),
@@ -94,8 +96,11 @@ SPACE = Row(
             "Share of KV blocks in use by running requests: as engines reported, and from their own metrics.",
             "At 100 % the engine preempts requests.",
             (
-                Query(f"max by (replica) ({series('pointsman_engine_kv_usage', REPLICA)})", "{{replica}} reported"),
-                Query(f"max by (replica) (vllm:kv_cache_usage_perc{{{ENGINE}}})", "{{replica}} own metrics"),
+                Query(
+                    busiest(f"max by (replica) ({series('pointsman_engine_kv_usage', REPLICA)})"),
+                    "{{replica}} reported",
+                ),
+                Query(busiest(f"max by (replica) (vllm:kv_cache_usage_perc{{{ENGINE}}})"), "{{replica}} own metrics"),
             ),
             "percentunit",
             most=1,
@@ -107,8 +112,9 @@ SPACE = Row(
             "A replica far below the others of its model gets requests whose cache is elsewhere.",
             (
                 Query(
+                    "bottomk(20, "
                     f"sum by (replica) (rate(vllm:prefix_cache_hits_total{{{ENGINE}}}[$__rate_interval])) "
-                    f"/ sum by (replica) (rate(vllm:prefix_cache_queries_total{{{ENGINE}}}[$__rate_interval]))",
+                    f"/ sum by (replica) (rate(vllm:prefix_cache_queries_total{{{ENGINE}}}[$__rate_interval])))",
                     "{{replica}}",
                 ),
             ),
@@ -120,7 +126,11 @@ SPACE = Row(
             "Where do prompts wait?",
             "Prompt tokens of requests on a replica that have no first token yet.",
             "One replica with all of it: its cache attracts the prompts; kv_cost leaves it when waiting costs more.",
-            (Query(f"max by (replica) ({series('pointsman_prefill_backlog_tokens', REPLICA)})", "{{replica}}"),),
+            (
+                Query(
+                    busiest(f"max by (replica) ({series('pointsman_prefill_backlog_tokens', REPLICA)})"), "{{replica}}"
+                ),
+            ),
         ),
         Panel(
             "Dropped for lack of room",
@@ -177,31 +187,31 @@ PICTURE = Row(
             "ops",
         ),
         Panel(
-            "Messages of engines",
+            "Reports of engines",
             "Do engines report?",
-            "Event messages received a second.",
-            "0: no engine reports. Under a policy without caches once a second and engine.",
-            (Query(rate("pointsman_engine_messages_total", by="edge"), "{{edge}}"),),
-            "ops",
-        ),
-        Panel(
-            "Keys reported",
-            "How much changes in caches?",
-            "Prefix keys that engines reported as stored or evicted, a second.",
-            "As many as prompts bring; much more means that caches are too small and turn over.",
-            (Query(rate("pointsman_engine_keys_total", by="edge"), "{{edge}}"),),
-            "ops",
-        ),
-        Panel(
-            "Snapshots asked for, first tokens learned from",
-            "Does the picture have gaps?",
-            "Messages answered with the request for a snapshot (resyncs), and first tokens from which prefill times "
-            "were learned.",
-            "Resyncs at each start of a router or engine are normal; always: messages are lost on the way.",
+            "Event messages received a second, and the prefix keys in them that were stored or evicted.",
+            "No messages: no engine reports. Under a policy without caches one a second and engine. Many more keys "
+            "than prompts bring: caches are too small and turn over.",
             (
-                Query(rate("pointsman_kv_resyncs_total", by="edge"), "{{edge}} resyncs"),
-                Query(rate("pointsman_prefill_observations_total", by="edge"), "{{edge}} prefill times learned"),
+                Query(rate("pointsman_engine_messages_total", by="edge"), "{{edge}} messages"),
+                Query(rate("pointsman_engine_keys_total", by="edge"), "{{edge}} keys"),
             ),
+            "ops",
+        ),
+        Panel(
+            "Snapshots asked for",
+            "Does the picture have gaps?",
+            "Messages answered with the request for a snapshot, because one before was lost or the engine is new.",
+            "Some at each start of a router or engine are normal; always: messages are lost on the way.",
+            (Query(rate("pointsman_kv_resyncs_total", by="edge"), "{{edge}}"),),
+            "ops",
+        ),
+        Panel(
+            "Prefill times learned",
+            "Does the router learn how fast replicas are?",
+            "First tokens a second from which prefill times were learned: those that had nothing in front of them.",
+            "None for long: all replicas have queues, or engines do not report; times stay as they were.",
+            (Query(rate("pointsman_prefill_observations_total", by="edge"), "{{edge}}"),),
             "ops",
         ),
     ),

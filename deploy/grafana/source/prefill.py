@@ -34,7 +34,7 @@ PAIRS = Row(
         Panel(
             "Time of a prefill request",
             "How long does the way over the prefill replica take?",
-            "Mean time from asking a prefill replica to its answer, of those with outcome ok.",
+            "Mean time from asking a prefill replica to its answer, of those with outcome ok, by decode replica.",
             "It is the prompt's own prefill and its queue; when it exceeds the decode replica's own prefill time, add"
             " prefill replicas.",
             (

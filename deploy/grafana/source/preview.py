@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 
@@ -58,7 +58,18 @@ class Span(NamedTuple):
         return max(0.5, (self.end_s - self.begin_s) / STEPS)
 
 
-class Source:
+class Source(Protocol):
+    """Where series come from."""
+
+    @property
+    def span(self) -> Span: ...
+
+    def lines(self, query: Query) -> list[Line]: ...
+
+    def marks(self) -> list[float]: ...
+
+
+class Prometheus:
     """A Prometheus, asked with Grafana's variables filled in."""
 
     def __init__(self, url: str, span: Span, rate: str) -> None:
@@ -73,8 +84,9 @@ class Source:
 
     def marks(self) -> list[float]:
         """Times at which the policy was changed."""
-        times = {float(at) for found in self._ask(POLICY_CHANGES) for at, _ in found["values"]}
-        return sorted(at for at in times if at - self.span.step_s not in times)
+        changes = POLICY_CHANGES.replace("[1m]", f"[{math.ceil(2 * self.span.step_s)}s]")
+        times = sorted({float(at) for found in self._ask(changes) for at, _ in found["values"]})
+        return [at for before, at in zip([0.0, *times], times, strict=False) if at - before > 1.5 * self.span.step_s]
 
     def _ask(self, expr: str) -> list[dict[str, Any]]:
         for name in ("edge", "model", "tenant", "replica"):
@@ -160,7 +172,8 @@ def _panel(panel: Panel, lines: list[Line], box: Box, source: Source, marks: Seq
         return [*parts, _text(box.x + 8, box.y + box.height / 2, words, 11, colour="#888", room=box.width - 16)]
     if panel.kind is Kind.TOP:
         return parts + _top(panel, lines, box)
-    inner = Box(box.x + 58, box.y + 26, box.width - 68, box.height - 26 - 18 - _legend_height(lines, box))
+    margin = 120 if panel.kind is Kind.STATES else 58
+    inner = Box(box.x + margin, box.y + 26, box.width - margin - 10, box.height - 26 - 18 - _legend_height(lines, box))
     parts += _legend(lines, box, panel.kind)
     if panel.kind is Kind.STATES:
         return parts + _states(panel, lines, inner, source.span)
@@ -197,7 +210,7 @@ def _states(panel: Panel, lines: list[Line], inner: Box, span: Span) -> list[str
     scale = inner.width / (span.end_s - span.begin_s)
     for number, line in enumerate(lines):
         y = inner.y + number * height
-        parts.append(_text(inner.x - 52, y + height - 6, line.name, 10, room=50))
+        parts.append(_text(inner.x - 112, y + height - 6, line.name, 10, room=108))
         for at, value in line.points:
             x = inner.x + (at - span.begin_s) * scale
             width = span.step_s * scale + 0.5
@@ -230,7 +243,7 @@ def _plot(panel: Panel, lines: list[Line], inner: Box, span: Span, marks: Sequen
     least = min([*heights, *([panel.least] if panel.least is not None else [])], default=0.0)
     most = panel.most if panel.most is not None else max(heights, default=1.0)
     if most <= least:
-        most = least + 1.0
+        least, most = (least - 0.1, most) if panel.most is not None else (least, least + 1.0)
 
     def place(at: float, value: float) -> str:
         x = inner.x + (at - span.begin_s) / (span.end_s - span.begin_s) * inner.width
@@ -312,7 +325,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures")
     options = parser.parse_args()
     end_s = time.time()
-    source = Source(options.url, Span(end_s - 60 * options.minutes, end_s), options.rate)
+    source = Prometheus(options.url, Span(end_s - 60 * options.minutes, end_s), options.rate)
     for board in BOARDS:
         path = options.out / f"{board.uid}.svg"
         path.write_text(draw(board, source))

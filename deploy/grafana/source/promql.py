@@ -52,5 +52,10 @@ def total(name: str, labels: str = EDGE, *, by: str = "") -> str:
     return f"sum{_by(by)}({series(name, labels)})"
 
 
+def busiest(expression: str, most: int = 20) -> str:
+    """The largest series at each moment: a thousand replicas in one plot tell nobody anything."""
+    return f"topk({most}, {expression})"
+
+
 def _by(labels: str) -> str:
     return f" by ({labels}) " if labels else ""

@@ -89,15 +89,16 @@ DECIDED = Row(
             words=((1, "in force", "blue"),),
         ),
         Panel(
-            "Before and after a change: time to first token",
+            "First token around changes",
             "What did the last change of policy do for clients?",
             "Median and 99th percentile of all models; a mark shows each change.",
             "Roll back when both rise and the load did not.",
             (Query(quantile(0.5, TTFT), "p50"), Query(quantile(0.99, TTFT), "p99")),
             "s",
+            width=6,
         ),
         Panel(
-            "Before and after a change: cached share",
+            "Cached share around changes",
             "What did the last change of policy do for the cache?",
             "Prompt tokens found cached, and those that the best candidates were predicted to hold.",
             "A gap between both is what the policy gives up for shorter queues.",
@@ -111,6 +112,7 @@ DECIDED = Row(
             ),
             "percentunit",
             most=1,
+            width=6,
         ),
         Panel(
             "Cached tokens given up, a request",
@@ -118,6 +120,7 @@ DECIDED = Row(
             "Tokens that the best candidate was predicted to hold and the chosen one was not, mean of a decision.",
             "In milliseconds it is on Is it worth it.",
             (Query(GIVEN_UP, "tokens"),),
+            width=6,
         ),
         Panel(
             "Changes of the policy",
@@ -131,6 +134,7 @@ DECIDED = Row(
                 ),
             ),
             kind=Kind.BARS,
+            width=6,
         ),
     ),
 )

@@ -71,7 +71,13 @@ STORE = Row(
             "Why do calls of the store fail?",
             "Failed calls by cause.",
             "The runbook of PointsmanSharedStoreDown has a step for each cause.",
-            (Query(events("pointsman_shared_store_errors_total", by="edge, cause"), "{{edge}} {{cause}}"),),
+            (
+                Query(
+                    f"{events('pointsman_shared_store_errors_total', by='edge, cause')} > 0",
+                    "{{edge}} {{cause}}",
+                    waits_for="a shared store that fails",
+                ),
+            ),
             kind=Kind.BARS,
         ),
         Panel(

@@ -32,7 +32,7 @@ NUMBERS = Row(
             "percentunit",
         ),
         stat(
-            "Of what could be had",
+            "Cache reached",
             "Does routing find the cache that is there?",
             "Prompt tokens predicted to be cached on the chosen replicas, of those predicted on the replicas that hold "
             "most of them.",

@@ -74,7 +74,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         PoolFront(parts.fleets, endpoints=parts.endpoints, clock=clock, max_body_bytes=max_body_bytes),
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
-        TrialsFront(core, parts.decisions, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
+        TrialsFront(core, parts.decisions, clock=clock, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),

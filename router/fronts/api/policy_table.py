@@ -15,6 +15,8 @@ from pointsman.router.fronts.api.policy_types import (
     RevisionList,
     RevisionView,
     Rollback,
+    RolloutRequest,
+    RolloutView,
     ShadowRequest,
     ShadowState,
 )
@@ -119,5 +121,19 @@ POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "DELETE", "/v1/policy/shadow", TrialsFront.delete_shadow, "Take the shadow away",
         answers={204: Answer("Taken away.")}, errors=NO_SHADOW,
+    ),
+    Endpoint(
+        "GET", "/v1/policy/rollout", TrialsFront.get_rollout, "Get the latest rollout and how its policy compares",
+        answers={200: Answer("The rollout.", RolloutView)},
+        errors={404: "No policy was rolled out since the router started."},
+    ),
+    Endpoint(
+        "POST", "/v1/policy/rollout", TrialsFront.start_rollout, "Roll a policy out to a share of new sessions",
+        parameters=(IF_MATCH,), body=RolloutRequest, answers={201: Answer("The rollout.", RolloutView)},
+        errors={**STALE, 409: "A rollout is running, or the document is live already."},
+    ),
+    Endpoint(
+        "DELETE", "/v1/policy/rollout", TrialsFront.stop_rollout, "End the rollout",
+        answers={204: Answer("Ended.")}, errors={404: "No rollout is running."},
     ),
 )  # fmt: skip

@@ -13,13 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pointsman.contract.config import join
-from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit_for
+from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit, unfit_for
 from pointsman.policies.errors import PolicyConfigError, PolicyError
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy_set
 from pointsman.router.core import Core
 from pointsman.router.decide.decision_filter import DecisionFilter
 from pointsman.router.decide.dry_run import WHY_UNJUDGED, DryRun
+from pointsman.router.decide.rollout import Plan, Rollout
 from pointsman.router.decide.shadow import Shadow
 from pointsman.router.fronts.api.audit import record
 from pointsman.router.fronts.api.decisions import kept_decisions
@@ -27,9 +28,12 @@ from pointsman.router.fronts.api.guard import caller_of
 from pointsman.router.fronts.api.policy_types import (
     DryRunAnswer,
     DryRunRequest,
+    RolloutRequest,
+    RolloutView,
     ShadowRequest,
     ShadowState,
     compared_whole,
+    rollout_view,
     shadow_state,
 )
 from pointsman.router.journal.events import rfc3339
@@ -50,13 +54,16 @@ PARTIAL_NOTE = "Of fleets of more than 64 replicas a part of the candidates is k
 
 
 class TrialsFront:
-    """Handlers of `/v1/policy/dry-run` and `/v1/policy/shadow`."""
+    """Handlers of `/v1/policy/dry-run`, `/v1/policy/shadow` and `/v1/policy/rollout`."""
 
-    def __init__(self, core: Core, feed: DecisionFeed | None, *, stopwatch: Clock, max_body_bytes: int) -> None:
+    def __init__(
+        self, core: Core, feed: DecisionFeed | None, *, clock: Clock, stopwatch: Clock, max_body_bytes: int
+    ) -> None:
         """feed: None on a router that keeps no decisions."""
         self._policy = core.policy
         self._trials = core.trials
         self._feed = feed
+        self._clock = clock
         self._stopwatch = stopwatch
         self._max_body_bytes = max_body_bytes
         self._one_at_a_time = asyncio.Lock()
@@ -94,6 +101,36 @@ class TrialsFront:
 
     def _shadow_state(self, shadow: Shadow) -> ShadowState:
         return shadow_state(shadow, self._policy.warnings(shadow.policies.describe()))
+
+    async def start_rollout(self, request: Request) -> Response:
+        asked = decode_body(await read_body(request, self._max_body_bytes), RolloutRequest)
+        policies, plan, live = build_asked(asked.document), _plan(asked), self._policy
+        if_match, author = request.headers.get("if-match"), caller_of(request).name
+        if if_match not in (None, "*", live.etag):
+            raise HTTPException(412, f"the live policy is {live.etag}, {live.revision_line}", {"etag": live.etag})
+        if self._trials.rolls_out:
+            raise HTTPException(409, "a rollout is running: end it first (DELETE /v1/policy/rollout)")
+        if policies.describe() == live.document:
+            raise HTTPException(409, f"the document is live already, as {live.revision_line}")
+        rollout = self._trials.start_rollout(policies, plan, self._clock(), author=author, why=asked.why)
+        record(request, f"rollout of policy {policies.main.name} began with {rollout.share:.0%} of new sessions")
+        return json_answer(self._rollout_view(rollout), 201)
+
+    async def get_rollout(self, request: Request) -> Response:
+        rollout = self._trials.rollout
+        if rollout is None:
+            raise HTTPException(404, "no policy was rolled out since the router started")
+        return json_answer(self._rollout_view(rollout))
+
+    async def stop_rollout(self, request: Request) -> Response:
+        if not self._trials.stop_rollout(caller_of(request).name):
+            raise HTTPException(404, "no rollout is running")
+        record(request, "the rollout was ended: the live policy decides all sessions")
+        return Response(status_code=204)
+
+    def _rollout_view(self, rollout: Rollout) -> RolloutView:
+        warnings = self._policy.warnings(rollout.candidate.policies.describe()) if self._trials.rolls_out else []
+        return rollout_view(rollout, self._clock(), warnings)
 
     async def _latest(self, feed: DecisionFeed, asked: DryRunRequest) -> list[DecisionRecord]:
         """The records that are asked for, oldest first."""
@@ -137,6 +174,14 @@ class TrialsFront:
             error=dry_run.error or UNSET,
             notes=[*notes, PARTIAL_NOTE] if dry_run.partial else notes,
         )
+
+
+def _plan(asked: RolloutRequest) -> Plan:
+    """The plan of a rollout. Raises HTTPException (422) for steps that do not ascend, or that try nothing."""
+    steps = tuple(step for step in asked.steps if step < 1)
+    if list(asked.steps) != sorted(set(asked.steps)) or not steps:
+        raise unfit("steps", asked.steps, "shares that ascend, the first of them below 1")
+    return Plan(steps=steps, step_s=asked.step_s, bounds=asked.bounds, min_requests=asked.min_requests)
 
 
 def build_asked(document: Mapping[str, Any]) -> PolicySet:

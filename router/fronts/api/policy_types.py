@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from pointsman.router.decide.arms import Arm, Bounds
 from pointsman.router.decide.comparison import HELD, REFUSED, Comparison, Tally
 from pointsman.router.decide.policy_history import WHY_MAX
+from pointsman.router.decide.rollout import Rollout
 from pointsman.router.decide.shadow import Shadow
 from pointsman.router.fronts.api.paging import Next
 from pointsman.router.journal.events import rfc3339
@@ -210,6 +213,76 @@ class DryRunAnswer(msgspec.Struct, frozen=True, kw_only=True):
     notes: Annotated[list[str], Meta(description="Sentences on what the numbers do not say.")]
 
 
+class RolloutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Order to have a document decide a share of new sessions, and more as long as it is no worse."""
+
+    document: Annotated[dict[str, Any], Meta(description="Policy document, as for PUT /v1/policy.")]
+    steps: Annotated[
+        tuple[Annotated[float, Meta(gt=0, le=1)], ...],
+        Meta(
+            min_length=1,
+            max_length=20,
+            description="Shares of new sessions, ascending. After the last one below 1 the document is live.",
+        ),
+    ] = (0.1, 0.5, 1.0)
+    step_s: Annotated[float, Meta(ge=1, le=86_400, description="Shortest time of a step, in seconds.")] = 300.0
+    bounds: Bounds = Bounds()
+    min_requests: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="Requests that must have ended under each policy before a step is over."),
+    ] = 100
+    why: Why = ""
+
+
+class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Time to first token in milliseconds, of the latest 2,000 requests of a step."""
+
+    p50: float
+    p95: float
+
+
+class ArmView(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that one policy decided in the present step, of sessions that began in it."""
+
+    requests: Annotated[int, Meta(description="Requests that ended.")]
+    errors: Annotated[int, Meta(description="Answers with a status of 5xx, and streams that the replica cut.")]
+    error_share: float
+    refused: Annotated[int, Meta(description="Requests refused with 429.")]
+    measured: Annotated[int, Meta(description="Requests whose time to first token is known.")]
+    ttft_ms: Percentiles | None
+
+
+class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout and how its policy compares with the live one."""
+
+    state: Annotated[str, Meta(description="running, promoted, returned, aborted or overtaken")]
+    ended: Annotated[str | UnsetType, Meta(description="Reason why the rollout ended without being promoted.")] = UNSET
+    document: Annotated[dict[str, Any], Meta(description="The document, defaults filled in.")]
+    revision: Annotated[int, Meta(description="Revision that decisions of the document show while it is rolled out.")]
+    author: str
+    why: str
+    started_at: Annotated[str, Meta(description="Time of the start, RFC 3339.")]
+    steps: list[float]
+    step: Annotated[int, Meta(description="Number of the present step, from 1.")]
+    share: Annotated[float, Meta(description="Share of new sessions that the document decides.")]
+    step_s: float
+    step_age_s: Annotated[float, Meta(description="Seconds since the present step began.")]
+    bounds: Bounds
+    min_requests: int
+    waits_for: Annotated[str | UnsetType, Meta(description="Requests that are missing for a verdict.")] = UNSET
+    live: Annotated[ArmView, Meta(description="Requests under the live policy.")]
+    candidate: Annotated[ArmView, Meta(description="Requests under the document.")]
+    ttft_ratio: Annotated[
+        float | None, Meta(description="Typical time to first token (geometric mean) over that of the live policy.")
+    ]
+    not_compared: Annotated[
+        int, Meta(description="Requests of sessions that began before the rollout, or in an earlier step.")
+    ]
+    warnings: Annotated[
+        list[str], Meta(description="Sentences on what keeps the document from deciding as it would if it were live.")
+    ] = []
+
+
 def compared(tally: Tally) -> Compared:
     """The numbers of one tally."""
     return Compared(**_numbers(tally))
@@ -243,6 +316,46 @@ def shadow_state(shadow: Shadow, warnings: list[str]) -> ShadowState:
             mean=round(1e6 * shadow.spent_s / max(1, shadow.asked), 1), longest=round(1e6 * shadow.longest_s, 1)
         ),
         warnings=warnings,
+    )
+
+
+def rollout_view(rollout: Rollout, now_s: float, warnings: list[str]) -> RolloutView:
+    """The state of a rollout; `now_s` by the router's clock."""
+    plan, candidate, live = rollout.plan, rollout.candidate_arm, rollout.live_arm
+    ratio = math.exp(candidate.slower_than(live)[0]) if candidate.measured and live.measured else None
+    return RolloutView(
+        state=rollout.state,
+        ended=rollout.why_ended or UNSET,
+        document=rollout.candidate.policies.describe(),
+        revision=rollout.candidate.revision,
+        author=rollout.put.author,
+        why=rollout.put.why,
+        started_at=rfc3339(rollout.put.at_s),
+        steps=list(plan.steps),
+        step=rollout.step_number + 1,
+        share=rollout.share,
+        step_s=plan.step_s,
+        step_age_s=round(now_s - rollout.step_began_s, 1),
+        bounds=plan.bounds,
+        min_requests=plan.min_requests,
+        waits_for=rollout.waits_for or UNSET,
+        live=_arm(live),
+        candidate=_arm(candidate),
+        ttft_ratio=None if ratio is None else round(ratio, 3),
+        not_compared=rollout.not_compared,
+        warnings=warnings,
+    )
+
+
+def _arm(arm: Arm) -> ArmView:
+    p50, p95 = arm.percentile_ms(0.5), arm.percentile_ms(0.95)
+    return ArmView(
+        requests=arm.requests,
+        errors=arm.errors,
+        error_share=round(arm.error_share, 4),
+        refused=arm.refused,
+        measured=arm.measured,
+        ttft_ms=None if p50 is None or p95 is None else Percentiles(p50=round(p50, 1), p95=round(p95, 1)),
     )
 
 

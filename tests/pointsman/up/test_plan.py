@@ -55,6 +55,17 @@ def test_both_processes_keep_tenants_apart_or_neither(tmp_path: Path, isolated: 
     assert planned.edge.isolate_tenants is isolated
 
 
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:4318"])
+def test_haproxy_hands_trace_contexts_over_where_the_router_traces(tmp_path: Path, endpoint: str) -> None:
+    """One setting of the router's decides for both."""
+    config = tmp_path / "up.yaml"
+    config.write_text(yaml.safe_dump({"router": {"tracing": {"endpoint": endpoint}}}))
+    options = UpOptions(listen="127.0.0.1:0", admin="127.0.0.1:0", run_dir=tmp_path / "r", config=config)
+    (planned,) = plan_edges(options)
+    planned.folder.release(failed=False)
+    assert planned.edge.tracing is bool(endpoint)
+
+
 def test_haproxy_reaches_the_router_over_sockets_of_the_run_folder(tmp_path: Path) -> None:
     """No other user of the machine can ask or report there; an HAProxy that gives up its user or its root could not
     open them, and gets ports of loopback."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from recorded_fleet import CHAIN, NOON_S, RecordedFleet
 
 from pointsman.router.decide.trace_context import Traces
@@ -84,6 +85,17 @@ def test_a_span_says_why_and_what_came() -> None:
         "gen_ai.usage.cache_read.input_tokens": 2496,
         "gen_ai.usage.output_tokens": 50,
     }
+
+
+def test_a_replica_reads_our_span_as_its_parent() -> None:
+    """With OpenTelemetry's own reader, which vLLM uses."""
+    fleet = TracedFleet()
+    fleet.ask("r")
+    carrier = {"traceparent": fleet.trace("r"), "tracestate": "vendor=opaque"}
+    parent = get_current_span(TraceContextTextMapPropagator().extract(carrier)).get_span_context()
+    context = fleet.record("r").trace
+    assert context is not None and parent.is_remote and parent.trace_flags.sampled
+    assert (parent.trace_id, parent.span_id) == (context.trace_id, context.span_id)
 
 
 def test_a_trace_that_begins_here_has_no_parent() -> None:

@@ -68,7 +68,7 @@ async def test_spans_of_ended_requests_reach_the_collector(monkeypatch: pytest.M
             async with client_of(router) as client:
                 assert (await client.get("/v1/decisions/r0")).json()["trace_id"] == TRACE
                 page = (await client.get("/metrics")).text
-                assert 'pointsman_spans_total{result="sent"} 2.0' in page
+                assert 'pointsman_spans_total{outcome="sent"} 2.0' in page
             end(router, "r2")
         assert len(collector.spans) == 3
         assert collector.paths == {"/v1/traces"}

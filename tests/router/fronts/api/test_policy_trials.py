@@ -1,4 +1,4 @@
-"""Trying a policy before it is live: on past decisions, and beside the live one."""
+"""Trying a policy before it is live: on past decisions, beside the live one, and on a share of sessions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx
 import pytest
 from other_task import another_task
 from prometheus_client.parser import text_string_to_metric_families
+from ring_line import line
 from router_fixture import client_of, register, running_router
 
 from pointsman.policies.request import RequestFeatures
@@ -217,3 +218,108 @@ async def test_metrics_compare_the_shadow_with_what_was_decided() -> None:
         made_s = counted["pointsman_shadow_ttft_seconds_total made"]
         assert made_s == pytest.approx(result["ttft_ms"]["made"] * 10 / 1000, rel=0.01)
         assert counted["pointsman_shadow_errors_total"] == 0
+
+
+def serve(router: Router, count: int, **by_policy: dict[str, Any]) -> None:
+    """Requests of new sessions that end; `by_policy` are fields of their lines."""
+    known = len(router.core.decisions or ())
+    for number in range(known, known + count):
+        decide(router, f"q{number}", session=f"new{number}")
+        record = router.core.decisions.get(f"q{number}")  # type: ignore[union-attr]
+        fields = {"ttft": "50"} | by_policy.get(record.policy, {})  # type: ignore[union-attr]
+        chosen = record.decision.first  # type: ignore[union-attr]
+        router.core.end_of_request.apply(line(id=f"q{number}", srv=chosen, first=chosen, **fields), router.clock())
+
+
+async def roll_out(client: httpx.AsyncClient, document: dict[str, Any], **given: Any) -> httpx.Response:
+    body = {"document": document, "steps": [0.5], "step_s": 1, "min_requests": 20} | given
+    return await client.post("/v1/policy/rollout", json=body, headers={"x-pointsman-author": "ann"})
+
+
+async def test_a_rollout_shows_both_policies_and_is_promoted() -> None:
+    """By counts and times of each; then its document is live, with its author."""
+    async with decided_edge(0, {"policy": "least_load"}) as (router, client):
+        assert (await client.get("/v1/policy/rollout")).status_code == 404
+        answer = await roll_out(client, {"policy": "random"}, why="cheaper")
+        assert answer.status_code == 201, answer.text
+        serve(router, 100)
+        state = (await client.get("/v1/policy/rollout")).json()
+        assert (state["state"], state["steps"], state["step"], state["share"]) == ("running", [0.5], 1, 0.5)
+        assert (state["author"], state["why"], state["revision"]) == ("ann", "cheaper", 2)
+        assert state["live"]["requests"] + state["candidate"]["requests"] == 100
+        assert state["candidate"]["ttft_ms"] == {"p50": 50.0, "p95": 50.0} and state["ttft_ratio"] == 1.0
+        assert "waits_for" not in state and state["not_compared"] == 0
+        text = (await client.get("/metrics")).text
+        assert "pointsman_rollout_share" in text and "pointsman_rollout_ttft_seconds_bucket" in text
+        router.core.sweep(router.clock() + 1.0)
+        state = (await client.get("/v1/policy/rollout")).json()
+        assert (state["state"], state["share"]) == ("promoted", 1.0)
+        assert (await client.get("/v1/policy")).json()["policy"] == "random"
+        revisions = (await client.get("/v1/policy/revisions")).json()["revisions"]
+        assert [(one["revision"], one["tried"], one["active"], one["author"]) for one in revisions] == [
+            (3, False, True, "ann"),
+            (2, True, False, "ann"),
+            (1, False, False, "configuration"),
+        ]
+        assert (await client.get("/v1/policy/diff")).json()["from"] == 1, "what was only tried was not live"
+
+
+async def test_a_rollout_that_is_worse_returns_and_says_why() -> None:
+    """The events have each step."""
+    async with decided_edge(0, {"policy": "least_load"}) as (router, client):
+        await roll_out(client, {"policy": "random"})
+        serve(router, 60, random={"st": 500})
+        router.core.sweep(router.clock())
+        state = (await client.get("/v1/policy/rollout")).json()
+        assert state["state"] == "returned" and state["ended"].startswith("100.0% of its requests failed")
+        assert state["candidate"]["error_share"] == 1.0 and state["live"]["error_share"] == 0.0
+        events = [event["text"] for event in (await client.get("/v1/events?kind=policy")).json()["events"]]
+        assert events[0] == "rollout of policy random decides 50% of new sessions"
+        assert events[1].startswith("rollout of policy random returned: 100.0% of its requests failed")
+
+
+async def test_a_rollout_is_ended_by_hand() -> None:
+    """Its state stays to be looked at; a second time there is none."""
+    async with decided_edge(0) as (_, client):
+        assert (await client.delete("/v1/policy/rollout")).status_code == 404
+        await roll_out(client, {"policy": "random"})
+        assert (await client.delete("/v1/policy/rollout", headers={"x-pointsman-author": "bob"})).status_code == 204
+        state = (await client.get("/v1/policy/rollout")).json()
+        assert (state["state"], state["ended"]) == ("aborted", "bob ended it")
+        assert (await client.delete("/v1/policy/rollout")).status_code == 404
+
+
+async def test_one_rollout_runs_at_a_time_and_from_the_version_that_was_seen() -> None:
+    """409 for a second one and for the live document; 412 when the policy changed."""
+    async with decided_edge(0) as (_, client):
+        assert (await roll_out(client, KV)).status_code == 409
+        stale = await client.post(
+            "/v1/policy/rollout", json={"document": {"policy": "random"}}, headers={"if-match": '"old"'}
+        )
+        assert stale.status_code == 412 and stale.headers["etag"] == (await client.get("/v1/policy")).headers["etag"]
+        assert (await roll_out(client, {"policy": "random"})).status_code == 201
+        second = await roll_out(client, {"policy": "round_robin"})
+        assert second.status_code == 409 and "end it first" in second.json()["detail"]
+        await client.put("/v1/policy", json={"policy": "power_of_two"})
+        assert (await client.get("/v1/policy/rollout")).json()["state"] == "overtaken"
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"steps": []}, "steps"),
+        ({"steps": [1.0]}, "steps"),
+        ({"steps": [0.5, 0.1]}, "steps"),
+        ({"steps": [0.1, 0.1]}, "steps"),
+        ({"steps": [0.0, 0.5]}, "steps[0]"),
+        ({"step_s": 0}, "step_s"),
+        ({"bounds": {"ttft_ratio": 0.5}}, "bounds.ttft_ratio"),
+        ({"bounds": {"ttft": 2}}, "bounds.ttft"),
+        ({"document": {"policy": "rr"}}, "document.policy"),
+    ],
+)
+async def test_a_rollout_that_does_not_fit_is_refused(given: dict[str, Any], key: str) -> None:
+    """With the path of the key."""
+    async with decided_edge(0) as (_, client):
+        answer = await client.post("/v1/policy/rollout", json={"document": {"policy": "random"}} | given)
+        assert (answer.status_code, answer.json()["key"]) == (422, key), answer.text
