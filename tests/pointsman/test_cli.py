@@ -185,14 +185,11 @@ def command_lines(page: Path) -> Iterator[list[str]]:
     """Words of each `pointsman` line in the blocks of a page; what follows a pipe or another operator is cut off."""
     for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), flags=re.M | re.S):
         for line in block.splitlines():
-            words = (
-                shlex.split(line.removeprefix("$ "), comments=True)
-                if line.startswith(("pointsman", "$ pointsm"))
-                else []
-            )
-            ends = [at for at, word in enumerate(words) if word in ("|", "||", ">", "&&")]
-            if words:
-                yield words[1 : min(ends, default=len(words))]
+            if not re.match(r"(\$ )?pointsman [a-z]", line):
+                continue
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            ends = [at for at, word in enumerate(words) if word in ("|", "||", ">", "&", "&&")]
+            yield words[1 : min(ends, default=len(words))]
 
 
 def test_every_command_of_the_pages_is_one() -> None:
