@@ -66,7 +66,7 @@ def shares(text: str) -> list[float]:
 
 
 def rollout_shown(view: Mapping[str, Any], now: datetime) -> RenderableType:
-    """How far the rollout is, and its policy beside the live one."""
+    """Progress of the rollout, and its policy beside the live one."""
     policy, state = view["document"].get("policy", ""), view["state"]
     by = f", by {view['author']}" if view["author"] else ""
     why = f": {view['why']}" if view["why"] else ""

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from command_docs import COMMAND as WRITE_COMMANDS
+from command_docs import commands_page
 from command_line import accept
+from pages import PAGES
 from plain_words import complaint
+from reference_docs import DOCS
 from typer.testing import CliRunner
 
 from pointsman.cli import app
@@ -170,3 +174,27 @@ def test_help_of_every_command_fits_a_line_each() -> None:
     for name, command in commands_of(typer.main.get_command(app)):
         sentence = (command.help or "").splitlines()[0]
         assert sentence.endswith("."), f"{name}: {sentence!r}"
+
+
+def test_the_page_of_commands_is_what_the_command_line_says() -> None:
+    """Another command, option or help text shows in docs/commands.md."""
+    assert (DOCS / "commands.md").read_text() == commands_page(), f"write it again: {WRITE_COMMANDS}"
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """Words of each `pointsman` line in the blocks of a page; what follows a pipe or another operator is cut off."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+        for line in block.splitlines():
+            if not re.match(r"(\$ )?pointsman [a-z]", line):
+                continue
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            ends = [at for at, word in enumerate(words) if word in ("|", "||", ">", "&", "&&")]
+            yield words[1 : min(ends, default=len(words))]
+
+
+def test_every_command_of_the_pages_is_one() -> None:
+    """With its options, in README, the tour, the runbook and the how-tos."""
+    lines = [words for page in PAGES for words in command_lines(page)]
+    assert len(lines) > 60
+    for words in lines:
+        assert accept(words) is not None
