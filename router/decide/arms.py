@@ -85,7 +85,7 @@ class Arm:
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much worse than the live policy another one may be."""
+    """Limits to how much worse than the live policy another one may be."""
 
     error_share: Annotated[
         float,

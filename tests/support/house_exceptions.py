@@ -74,6 +74,7 @@ TESTED_BY: dict[str, str] = {
     "router/fronts/api/policy.py": "router/fronts/api/test_admin.py",
     "router/fronts/api/policy_table.py": "router/fronts/api/test_openapi.py",
     "router/fronts/api/replicas.py": "router/fronts/api/test_admin.py",
+    "router/fronts/api/trial_types.py": "router/fronts/api/test_policy_trials.py",
     "router/fronts/api/table.py": "router/fronts/api/test_openapi.py",
     "router/fronts/deciding.py": "router/fronts/test_spop.py",
     "router/fronts/hosts.py": "router/fronts/api/test_guard.py",
