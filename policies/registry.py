@@ -1,7 +1,7 @@
 """From a policy document to a policy.
 
-`POLICIES` is the table of what ships here; `installed_policies` adds what other packages offer under the entry point
-group `pointsman.policies`. A document is a mapping, or JSON, of the form
+`POLICIES` is the table of what ships here; `installed_policies` adds what other packages offer
+(`pointsman.policies.plugins`). A document is a mapping, or JSON, of the form
 
     {"policy": "session_affinity", "ttl_s": 900, "fallback": {"policy": "power_of_two", "by": "tokens"}}
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import msgspec
@@ -30,8 +29,9 @@ from pointsman.policies.builtin.random_choice import RandomChoice
 from pointsman.policies.builtin.round_robin import RoundRobin
 from pointsman.policies.builtin.session_affinity import SessionAffinity
 from pointsman.policies.builtin.weighted import Weighted
-from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
-from pointsman.policies.policy import Policy, PolicyConfig
+from pointsman.policies.errors import PolicyConfigError
+from pointsman.policies.plugins import KEY_POLICY, Plugin, Reloaded, load_plugins, reload_plugins
+from pointsman.policies.policy import Policy
 from pointsman.policies.policy_set import KEY_MODELS, MAX_MODELS, MODEL_NAME_MAX, PolicySet
 
 PolicyTable = Mapping[str, type[Policy]]
@@ -49,14 +49,9 @@ POLICIES: dict[str, type[Policy]] = {
     Weighted.name: Weighted,
 }
 
-ENTRY_POINTS = "pointsman.policies"
-
-METHODS = ("rank", "admit", "terms", "describe", "close")
-
 MAX_DEPTH = 8
 """Policies in one chain of fallbacks, the first included. Each is one idea, and nobody can reason about nine."""
 
-KEY_POLICY = "policy"
 KEY_FALLBACK = "fallback"
 
 
@@ -128,52 +123,84 @@ def describe(table: PolicyTable | None = None) -> dict[str, dict[str, Any]]:
     known = installed_policies() if table is None else table
     return {
         name: {
-            "summary": inspect.cleandoc(policy.__doc__ or "").partition("\n")[0],
+            "summary": _summary(policy),
             "schema": msgspec.json.schema(policy.Config),
         }
         for name, policy in sorted(known.items())
     }
 
 
+def document_schema(name: str, table: PolicyTable | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a router's policy document that begins with a policy.
+
+    Raises KeyError for a name that is unknown. Documents below it (`fallback`, `models`) have schemas of their own.
+    """
+    known = installed_policies() if table is None else table
+    schema = msgspec.json.schema(known[name].Config)
+    types = schema.pop("$defs")
+    config = types.pop(schema["$ref"].rpartition("/")[2])
+    below = {"type": "object", "required": [KEY_POLICY], "properties": {KEY_POLICY: {"enum": sorted(known)}}}
+    properties = {KEY_POLICY: {"const": name}, **config.get("properties", {})}
+    if KEY_FALLBACK in properties:
+        properties[KEY_FALLBACK] = {**properties[KEY_FALLBACK], **below}
+    properties[KEY_MODELS] = {
+        "type": "object",
+        "maxProperties": MAX_MODELS,
+        "propertyNames": {"minLength": 1, "maxLength": MODEL_NAME_MAX},
+        "additionalProperties": below,
+        "description": "Policy documents by model.",
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": name,
+        "description": _summary(known[name]),
+        "type": "object",
+        "properties": properties,
+        "required": [KEY_POLICY, *config.get("required", [])],
+        "additionalProperties": False,
+    } | ({"$defs": types} if types else {})
+
+
+def _summary(policy: type[Policy]) -> str:
+    return inspect.cleandoc(policy.__doc__ or "").partition("\n")[0]
+
+
+class _Installed:
+    """The policies of this process; one value that is swapped whole."""
+
+    def __init__(self) -> None:
+        self.plugins = load_plugins(POLICIES)
+        self.table: PolicyTable = _table(self.plugins)
+
+
 @functools.cache
+def _installed() -> _Installed:
+    return _Installed()
+
+
 def installed_policies() -> PolicyTable:
-    """`load_policies`, once a process: scanning the installed packages takes milliseconds."""
-    return load_policies()
+    """`load_policies`, once a process, and what `reload_policies` found since: a scan takes milliseconds."""
+    return _installed().table
 
 
 def load_policies() -> PolicyTable:
     """`POLICIES` and the policies of installed packages.
 
-    Raises PolicyPluginError for an entry point that takes a name already taken, fails to import or is no policy: to
-    start without a policy somebody installed would be to route by another.
+    Raises PolicyPluginError for an entry point that takes a name already taken, fails to import or is no policy.
     """
-    table = dict(POLICIES)
-    offered_by = dict.fromkeys(POLICIES, "pointsman itself")
-    for entry in entry_points(group=ENTRY_POINTS):
-        where = f"entry point {entry.name!r} of {entry.dist.name if entry.dist else 'an unknown package'}"
-        if entry.name in table:
-            raise PolicyPluginError(f"{where}: the name is taken by {offered_by[entry.name]}")
-        table[entry.name] = _load(entry, where)
-        offered_by[entry.name] = where
-    return table
+    return _table(load_plugins(POLICIES))
 
 
-def _load(entry: EntryPoint, where: str) -> type[Policy]:
-    try:
-        policy = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise PolicyPluginError(f"{where}: {entry.value} does not load: {error}") from error
-    if not isinstance(policy, type):
-        raise PolicyPluginError(f"{where}: {entry.value} is not a class")
-    missing = [name for name in METHODS if not callable(getattr(policy, name, None))]
-    if missing:
-        raise PolicyPluginError(f"{where}: {entry.value} has no {', '.join(missing)}")
-    if getattr(policy, "name", None) != entry.name:
-        raise PolicyPluginError(f"{where}: {entry.value}.name is {getattr(policy, 'name', None)!r}")
-    config = getattr(policy, "Config", None)
-    if not (isinstance(config, type) and issubclass(config, PolicyConfig)):
-        raise PolicyPluginError(f"{where}: {entry.value}.Config is no PolicyConfig")
-    for key, what in ((KEY_POLICY, "the key that names the policy"), (KEY_MODELS, "the key of policies by model")):
-        if key in config.__struct_fields__:
-            raise PolicyPluginError(f"{where}: {config.__name__} has a field {key!r}, {what}")
-    return policy
+def reload_policies() -> list[Reloaded]:
+    """Look at what is installed, and make new policies of packages known; a line for each policy of a package.
+
+    Takes milliseconds, and as long as new packages take to import.
+    """
+    installed = _installed()
+    plugins, lines = reload_plugins(POLICIES, installed.plugins)
+    installed.plugins, installed.table = plugins, _table(plugins)
+    return lines
+
+
+def _table(plugins: Mapping[str, Plugin]) -> PolicyTable:
+    return POLICIES | {name: plugin.policy for name, plugin in plugins.items()}

@@ -85,7 +85,7 @@ class Arm:
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Bounds of what another policy may cost more than the live one."""
+    """Limits to how much worse than the live policy another one may be."""
 
     error_share: Annotated[
         float,

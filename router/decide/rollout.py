@@ -39,7 +39,7 @@ HASH_SEED = 7
 
 
 class RolloutState(StrEnum):
-    """State of a rollout."""
+    """Stage of a rollout."""
 
     RUNNING = "running"
     PROMOTED = "promoted"

@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 from candidates import make_candidates, make_context, make_features, names
+from jsonschema import Draft202012Validator
 
 from pointsman.policies.errors import PolicyConfigError, PolicyPluginError
-from pointsman.policies.registry import MAX_DEPTH, POLICIES, build_policy, describe, load_policies
+from pointsman.policies.registry import (
+    MAX_DEPTH,
+    POLICIES,
+    build_policy,
+    build_policy_set,
+    describe,
+    document_schema,
+    load_policies,
+)
 
 NAMES = (
     "consistent_hash, kv_cost, least_load, lora_affinity, power_of_two, prefix_affinity, random, round_robin, "
@@ -234,3 +243,28 @@ def test_two_plugins_may_not_share_a_name(install: Install) -> None:
     install("extras-two", last="MODULE:Last")
     with pytest.raises(PolicyPluginError, match="the name is taken by entry point 'last' of extras-"):
         load_policies()
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_the_schema_of_a_document_accepts_what_the_policy_accepts(name: str) -> None:
+    """With every default, and with policies by model; an editor that knows the schema warns as the router refuses."""
+    schema = Draft202012Validator(document_schema(name, POLICIES))
+    Draft202012Validator.check_schema(document_schema(name, POLICIES))
+    whole = build_policy({"policy": name}, POLICIES).describe()
+    for document in (
+        {"policy": name},
+        whole,
+        whole | {"models": {"m": {"policy": "random"}}},
+    ):
+        schema.validate(document)
+        build_policy_set(document, POLICIES)
+    for wrong in (
+        {"policy": "nobody"},
+        {"policy": name, "surprise": 1},
+        {"policy": name, "models": {"m": {"policy": "nobody"}}},
+        {"policy": name, "models": {"": {"policy": "random"}}},
+        *([{"policy": name, "fallback": {"policy": "nobody"}}] if "fallback" in whole else ()),
+    ):
+        assert not schema.is_valid(wrong), wrong
+        with pytest.raises(PolicyConfigError):
+            build_policy_set(wrong, POLICIES)

@@ -87,6 +87,7 @@ TESTED_BY: dict[str, str] = {
     "router/fronts/api/replica_views.py": "router/fronts/api/test_replicas.py",
     "router/fronts/api/policy_table.py": "router/fronts/api/test_openapi.py",
     "router/fronts/api/session_views.py": "router/fronts/api/test_sessions.py",
+    "router/fronts/api/trial_types.py": "router/fronts/api/test_policy_trials.py",
     "router/fronts/api/table.py": "router/fronts/api/test_openapi.py",
     "router/fronts/deciding.py": "router/fronts/test_spop.py",
     "router/fronts/token_file.py": "router/fronts/api/test_roles.py",

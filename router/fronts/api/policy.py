@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +10,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pointsman.contract.config import did_you_mean
 from pointsman.contract.http_api import json_answer, read_body, unfit
 from pointsman.policies.errors import PolicyError
+from pointsman.policies.plugins import ReloadState
 from pointsman.policies.registry import describe as describe_policies
+from pointsman.policies.registry import document_schema, installed_policies, reload_policies
 from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import StaleVersionError
-from pointsman.router.decide.policy_history import WHY_MAX
+from pointsman.router.decide.policy_history import WHY_MAX, etag_of
 from pointsman.router.fronts.api.audit import record, unrecorded
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.flags import flag
 from pointsman.router.fronts.api.guard import QUOTED_MAX, caller_of
+from pointsman.router.fronts.api.policy_types import PolicyDetail, ReloadAnswer, ReloadedPolicy, ValidPolicy
 from pointsman.router.fronts.api.types import PolicyList, PolicyView
 
 
@@ -30,6 +35,7 @@ class PolicyFront:
         self._policy = core.policy
         self._edges = edges
         self._max_body_bytes = max_body_bytes
+        self._one_reload = asyncio.Lock()
 
     async def list_policies(self, request: Request) -> Response:
         described = [
@@ -37,6 +43,29 @@ class PolicyFront:
             for name, view in describe_policies().items()
         ]
         return json_answer(PolicyList(active=self._pipeline.policy.name, policies=described))
+
+    async def get_installed_policy(self, request: Request) -> Response:
+        name, known = request.path_params["name"], installed_policies()
+        if name not in known:
+            raise HTTPException(404, f"no policy {name!r} is installed{did_you_mean(name, known)}")
+        schema = document_schema(name)
+        return json_answer(PolicyDetail(name=name, summary=schema["description"], schema=schema))
+
+    async def reload_policies(self, request: Request) -> Response:
+        async with self._one_reload:
+            # Beside the event loop: a package may take its time to import.
+            lines = await asyncio.get_running_loop().run_in_executor(None, reload_policies)
+        new = [line.name for line in lines if line.state is ReloadState.LOADED]
+        record(request, f"policies were looked for: {', '.join(new) if new else 'nothing'} is new")
+        return json_answer(ReloadAnswer(policies=[ReloadedPolicy(**line._asdict()) for line in lines]))
+
+    async def validate_policy(self, request: Request) -> Response:
+        try:
+            document = self._policy.put(await read_body(request, self._max_body_bytes), dry_run=True)
+        except PolicyError as error:
+            raise HTTPException(422, str(error)) from error
+        etag, warnings = etag_of(document), self._policy.warnings(document)
+        return json_answer(ValidPolicy(document=document, etag=etag, live=etag == self._policy.etag, warnings=warnings))
 
     async def get_policy(self, request: Request) -> Response:
         return json_answer(self._policy.document, headers=self._version())

@@ -9,12 +9,17 @@ from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import FROM, REVISION, TO, RevisionsFront
 from pointsman.router.fronts.api.policy_trials import TrialsFront
 from pointsman.router.fronts.api.policy_types import (
-    DryRunAnswer,
-    DryRunRequest,
+    PolicyDetail,
     PolicyDiff,
+    ReloadAnswer,
     RevisionList,
     RevisionView,
     Rollback,
+    ValidPolicy,
+)
+from pointsman.router.fronts.api.trial_types import (
+    DryRunAnswer,
+    DryRunRequest,
     RolloutRequest,
     RolloutView,
     ShadowRequest,
@@ -41,6 +46,7 @@ POLICY_SCHEMA: Schema = {
     "additionalProperties": True,
 }
 
+POLICY_NAME = Parameter(name="name", where="path", schema={"type": "string", "minLength": 1, "maxLength": 128})
 IF_MATCH = Parameter(
     name="If-Match",
     where="header",
@@ -79,6 +85,19 @@ POLICY_ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/v1/policies", PolicyFront.list_policies, "List the installed policies",
         answers={200: Answer("Policies.", PolicyList)},
+    ),
+    Endpoint(
+        "POST", "/v1/policies/reload", PolicyFront.reload_policies, "Look for policies of packages that came since",
+        answers={200: Answer("Policies of packages.", ReloadAnswer)},
+    ),
+    Endpoint(
+        "GET", "/v1/policies/{name}", PolicyFront.get_installed_policy, "Get one installed policy with its JSON Schema",
+        parameters=(POLICY_NAME,), answers={200: Answer("The policy.", PolicyDetail)},
+        errors={404: "No such policy is installed."},
+    ),
+    Endpoint(
+        "POST", "/v1/policy/validate", PolicyFront.validate_policy, "Check a policy document",
+        body=POLICY_SCHEMA, allowed=(TokenRole.READ,), answers={200: Answer("The document fits.", ValidPolicy)},
     ),
     Endpoint(
         "GET", "/v1/policy", PolicyFront.get_policy, "Get the live policy",

@@ -25,7 +25,7 @@ from pointsman.router.decide.shadow import Shadow
 from pointsman.router.fronts.api.audit import record
 from pointsman.router.fronts.api.decisions import kept_decisions
 from pointsman.router.fronts.api.guard import caller_of
-from pointsman.router.fronts.api.policy_types import (
+from pointsman.router.fronts.api.trial_types import (
     DryRunAnswer,
     DryRunRequest,
     RolloutRequest,

@@ -107,7 +107,7 @@ async def test_unknown_parameters_are_refused_by_name() -> None:
         answer = await client.put("/v1/policy?dryrun=true", json={"policy": "random"})
         assert answer.status_code == 422
         assert answer.json()["detail"] == (
-            "query: unknown parameter 'dryrun' (did you mean 'dry_run'?); known parameters are dry_run"
+            "query: unknown parameter 'dryrun' (did you mean 'dry_run'?); known parameters are dry_run, why"
         )
         assert (await client.get("/v1/policy")).json()["policy"] == "kv_cost"
 
