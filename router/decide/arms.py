@@ -85,7 +85,7 @@ class Arm:
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much worse than the live policy another one may be."""
+    """Bounds of what another policy may cost more than the live one."""
 
     error_share: Annotated[
         float,

@@ -39,7 +39,7 @@ HASH_SEED = 7
 
 
 class RolloutState(StrEnum):
-    """How far a rollout is."""
+    """State of a rollout."""
 
     RUNNING = "running"
     PROMOTED = "promoted"

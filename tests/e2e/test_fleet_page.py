@@ -21,7 +21,8 @@ from pointsman.router.app import Router
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), *NEEDS_BROWSER]
 
 STATUS_401 = ("status of 401",)
-"""The browser writes a refusal into its console by itself."""
+STATUS_404 = ("status of 404",)
+"""The browser writes a refusal into its console by itself, such as that there is no shadow."""
 
 CONNECTION_LOST = ("net::ERR",)
 
@@ -123,7 +124,7 @@ async def test_a_wrong_token_is_refused_and_the_right_one_stays_in_the_tab(tmp_p
     admin = {"port": 0, "tokens_file": str(tokens)}
     async with running_router(admin=admin) as router, browsing(address_of(router)) as browser:
         router.core.replicas.put("a", Registration(url="http://10.0.0.1:1"), ("10.0.0.1", 1), 0.0)
-        page = await browser.open(expected=STATUS_401)
+        page = await browser.open(expected=STATUS_401 + STATUS_404)
         ask = page.get_by_role("dialog", name="This router asks for a token")
         await ask.get_by_label("Token", exact=True).fill("guessed")
         await page.keyboard.press("Enter")
@@ -222,7 +223,7 @@ async def test_a_policy_is_tried_put_live_and_taken_back() -> None:
         await register(router, "a", "b", model="m")
         for number in range(50):
             decide(router, number, model="m", session=f"s{number % 5}")
-        page = await browser.open(expected=("status of 422", "status of 404"))
+        page = await browser.open(expected=("status of 422", *STATUS_404))
         await page.keyboard.press("p")
         drawer = page.get_by_role("dialog")
         await drawer.get_by_label("JSON").fill('{"policy": "kv_cots"}')
@@ -232,6 +233,16 @@ async def test_a_policy_is_tried_put_live_and_taken_back() -> None:
         await drawer.get_by_label("JSON").fill('{"policy": "round_robin"}')
         await drawer.get_by_role("button", name="Try it").click()
         await expect(drawer).to_contain_text("decisions would go elsewhere")
+        await drawer.get_by_role("button", name="Into the shadow").click()
+        await expect(drawer).to_contain_text("Beside it in the shadow: round_robin")
+        decide(router, 200, model="m", session="s1")
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("p")
+        await expect(drawer.locator(".shadow")).to_contain_text("1 decision would go elsewhere")
+        await drawer.get_by_role("button", name="Take it away").click()
+        await expect(drawer.locator(".shadow")).to_have_count(0)
+        await drawer.get_by_label("JSON").fill('{"policy": "round_robin"}')
+        await drawer.get_by_role("button", name="Try it").click()
         await drawer.get_by_label("Why").fill("an experiment")
         await drawer.get_by_role("button", name="Put live").click()
         await expect(page.locator("#policy-name")).to_have_text("round_robin r2")
@@ -262,7 +273,7 @@ async def test_a_request_is_explained_before_it_is_sent() -> None:
 async def test_an_edge_without_replicas_or_records_says_so() -> None:
     """Empty is no error, and each list says how it fills."""
     async with running_router(decisions={"max_records": 0}) as router, browsing(address_of(router)) as browser:
-        page = await browser.open(expected=("status of 404",))
+        page = await browser.open(expected=STATUS_404)
         await expect(page.locator("#fleet")).to_contain_text("No replica is registered.")
         await expect(page.locator("#health")).to_have_text("not ready")
         await expect(page.locator("#notice")).to_contain_text("none is registered")
@@ -277,7 +288,7 @@ async def test_everything_has_a_name_for_a_screen_reader() -> None:
         decide(router, 1, model="m")
         grounds = []
         for scheme in ("light", "dark"):
-            page = await browser.open(color_scheme=scheme)
+            page = await browser.open(color_scheme=scheme, expected=STATUS_404)
             await expect(page.locator("#decisions button")).to_have_count(1)
             grounds.append(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(set(grounds)) == 2

@@ -37,7 +37,6 @@ PLAIN_DATA: tuple[str, ...] = (
 """Modules of values and errors alone: nothing in them can be wrong by itself."""
 
 TESTED_BY: dict[str, str] = {
-    "router/process/tracing_settings.py": "router/watch/test_tracing.py",
     "contract/http_server.py": "router/process/test_http_servers.py",
     "contract/private_files.py": "e2e/test_up.py",
     "engine/sim/answers.py": "engine/sim/test_serving.py",

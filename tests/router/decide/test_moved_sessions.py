@@ -56,7 +56,7 @@ def test_the_next_request_goes_where_the_session_was_moved_to(policy: str) -> No
     edge.core.sessions.move("s", target, 2.0)
     features = RequestFeatures(request_id="", session="s", body_bytes=20_000, prefix_keys=CHAIN[:42])
     explained = edge.core.pipeline.explain(features, 2.0)
-    assert (explained["decision"].first, explained["decision"].reason) == (target, Reason.SESSION_MOVED_ORDER)
+    assert (explained.decision.first, explained.decision.reason) == (target, Reason.SESSION_MOVED_ORDER)
     moved = edge.ask(now_s=2.0)
     assert (moved.first, moved.reason) == (target, Reason.SESSION_MOVED_ORDER)
     assert moved.second not in ("", target)

@@ -48,28 +48,12 @@ export async function ask(path, options) {
   return { data: text ? JSON.parse(text) : null, etag: answer.headers.get("etag") || "" };
 }
 
-let description = null;
-
-/** This router's description of its API, asked for once: routers of another version have other operations. */
-export function describe() {
-  description ??= ask("/openapi.json").then(
-    ({ data }) => data,
-    (error) => {
-      description = null;
-      throw error;
-    },
-  );
-  return description;
-}
-
-/** An answer of an operation that other routers may not have, nor other tokens see: then undefined. */
-export async function askIfThere(path, operation, options = {}) {
-  const { paths } = await describe();
-  if (!paths[operation]?.[(options.method || "GET").toLowerCase()]) return undefined;
+/** An answer about something that there may not be: null without it. */
+export async function askIfThere(path) {
   try {
-    return await ask(path, options);
+    return (await ask(path)).data;
   } catch (error) {
-    if (error instanceof Refused && [403, 404].includes(error.status)) return undefined;
+    if (error instanceof Refused && error.status === 404) return null;
     throw error;
   }
 }

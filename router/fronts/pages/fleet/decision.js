@@ -51,15 +51,20 @@ function decisionParts(decision) {
   ];
 }
 
-function shadowLine(decision) {
-  const shadow = decision.shadow;
-  const same = shadow.first === decision.first;
+/** The choice of the policy that decides beside the live one. */
+function shadowLine({ first, shadow }) {
+  const { ttft_ms: its, made_ttft_ms: made } = shadow;
+  const times =
+    its === undefined || made === undefined
+      ? ""
+      : `; first token predicted after ${duration(its)}, not ${duration(made)}`;
+  const choice = shadow.first === first ? "the same choice" : el("b", {}, `→ ${shadow.first}`);
   return el(
     "p",
     { class: "quiet" },
-    `Shadow policy ${shadow.policy}: `,
-    same ? "the same choice" : el("b", {}, shadow.first || "nobody"),
-    ` (${shadow.reason}).`,
+    `In the shadow, ${shadow.policy}: `,
+    choice,
+    ` (${shadow.reason})${shadow.first === first ? "" : times}.`,
   );
 }
 

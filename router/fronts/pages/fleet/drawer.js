@@ -64,7 +64,7 @@ export class Drawer {
 }
 
 /** An error as a sentence: the router's own where it refused. */
-export function failure(error) {
+function failure(error) {
   return el("p", { class: "wrong", role: "alert" }, sentence(error));
 }
 

@@ -5,7 +5,7 @@ import { count, duration, percent } from "./format.js";
 import { FleetMap } from "./map.js";
 
 /** Above so many replicas, tiles would be a page of their own. */
-export const TILES_MAX = 60;
+const TILES_MAX = 60;
 
 /** Tiles beside the map: what needs a look first. */
 const LOOKS_MAX = 9;
@@ -15,7 +15,7 @@ const SPARK_MIN_S = 30;
 const SPARK_MAX_S = 90;
 
 /** States in the order in which somebody has to look. */
-export const STATES = ["down", "ejected", "draining", "starting", "up"];
+const STATES = ["down", "ejected", "draining", "starting", "up"];
 
 /** Replicas sorted as people count: chat-2 before chat-10. */
 const byName = new Intl.Collator("en", { numeric: true }).compare;

@@ -11,7 +11,7 @@ export function spanOf(seconds) {
 }
 
 /** Without a document for so long, what is shown is old. */
-export const STALE_MS = 3500;
+const STALE_MS = 3500;
 
 /** A stream that is silent for longer is given up. */
 const QUIET_MS = 8000;

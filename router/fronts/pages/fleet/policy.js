@@ -1,6 +1,6 @@
 // The policy: what is live, what decides beside it in the shadow, what was before, and a change that is tried first.
 
-import { ask, askIfThere, describe, Refused } from "./api.js";
+import { ask, askIfThere, Refused } from "./api.js";
 import { comparison } from "./compare.js";
 import { el, setText } from "./dom.js";
 import { sentence } from "./drawer.js";
@@ -18,12 +18,12 @@ export function showPolicy(drawer, live, { mayOperate }) {
       ask("/v1/policy"),
       ask(`/v1/policy/revisions?limit=${REVISIONS}`),
       ask("/v1/policies"),
-      askIfThere("/v1/policy/shadow", "/v1/policy/shadow"),
+      askIfThere("/v1/policy/shadow"),
     ]);
     const revision = listed.revisions.find((one) => one.active);
     return [
       headline(document, revision),
-      shadow ? shadowOf(shadow.data, mayOperate(), again) : null,
+      shadow ? shadowOf(document, shadow, mayOperate(), again) : null,
       mayOperate() ? new Editor(document, etag, installed.policies, again).element : readOnly(document),
       revisionsOf(listed.revisions, mayOperate(), again),
     ];
@@ -42,7 +42,7 @@ function headline(document, revision) {
   );
 }
 
-function shadowOf(shadow, mayOperate, again) {
+function shadowOf(live, shadow, mayOperate, again) {
   const name = shadow.document.policy;
   const failed = shadow.state !== "running";
   const outcome = el("div", { role: "status" });
@@ -56,8 +56,9 @@ function shadowOf(shadow, mayOperate, again) {
     { class: "shadow" },
     el("h3", {}, `Beside it in the shadow: ${name} `, mayOperate ? stop : null),
     el("p", { class: failed ? "wrong" : "quiet" }, failed ? `Switched off: ${shadow.error || "it failed"}` : since),
-    ...comparison(shadow.result, name),
-    el("p", { class: "quiet" }, `A decision of the shadow takes ${shadow.decision_us.mean}\u202fµs.`),
+    ...comparison(shadow.result, name === live.policy ? "shadow" : name),
+    el("details", {}, el("summary", {}, "What differs from the live document"), differences(live, shadow.document)),
+    el("p", { class: "quiet" }, `A decision of the shadow takes ${Math.round(shadow.decision_us.mean)}\u202fµs.`),
     ...(shadow.warnings || []).map((warning) => el("p", { class: "wrong" }, warning)),
     outcome,
   );
@@ -111,8 +112,6 @@ class Editor {
     const shade = el("button", { type: "button", disabled: true }, "Into the shadow");
     const live = el("button", { type: "button", class: "main", disabled: true }, "Put live");
     this.after = [shade, live];
-    shade.hidden = true;
-    describe().then(({ paths }) => (shade.hidden = !paths["/v1/policy/shadow"]));
     this.field.addEventListener("input", () => this.allow(false));
     tryIt.addEventListener("click", () => this.try());
     live.addEventListener("click", () =>
@@ -158,13 +157,10 @@ class Editor {
       const document = JSON.parse(this.field.value);
       const { data: applied } = await ask("/v1/policy?dry_run=true", { method: "PUT", body: this.field.value });
       const { warnings = [], ...whole } = applied;
-      const tried = await askIfThere("/v1/policy/dry-run", "/v1/policy/dry-run", {
-        method: "POST",
-        body: JSON.stringify({ document, last: TRIED }),
-      });
+      const tried = await onPast(document);
       this.outcome.replaceChildren(
         ...warnings.map((warning) => el("p", { class: "wrong" }, warning)),
-        ...(tried ? [onPast(tried.data)] : []),
+        tried,
         el("section", {}, el("h3", {}, "It differs in"), differences(this.before, whole)),
       );
       this.allow(true);
@@ -176,7 +172,18 @@ class Editor {
   }
 }
 
-function onPast(tried) {
+/** What a document would have decided of the latest requests; a router that keeps none says so. */
+async function onPast(document) {
+  try {
+    const body = JSON.stringify({ document, last: TRIED });
+    return triedParts((await ask("/v1/policy/dry-run", { method: "POST", body })).data);
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return el("p", { class: "quiet" }, error.message);
+    throw error;
+  }
+}
+
+function triedParts(tried) {
   const unjudged = Object.entries(tried.unjudged).map(([cause, number]) => `${number} ${cause}`);
   return el(
     "section",

@@ -1,13 +1,13 @@
 // One replica, looked at closely: why it is out, its last check, its load since the page was opened, and what may be
 // done about it.
 
-import { ask, askIfThere } from "./api.js";
+import { ask } from "./api.js";
 import { el, setText, shape } from "./dom.js";
 import { facts, sentence } from "./drawer.js";
-import { ago, clock, count, duration, percent, plural } from "./format.js";
+import { ago, clock, count, duration, percent, plural, short } from "./format.js";
 import { Plot } from "./plot.js";
 
-const SESSIONS = 12;
+const SESSIONS = 10;
 
 /** Things that may be done to a replica in a state: word, path, and what it means. */
 const ACTIONS = {
@@ -35,9 +35,9 @@ export function showReplica(drawer, live, id, { mayOperate, wants = "" }) {
     id,
     async () => {
       const path = `/v1/replicas/${encodeURIComponent(id)}`;
-      const [{ data: replica }, sessions] = await Promise.all([
+      const [{ data: replica }, { data: sessions }] = await Promise.all([
         ask(path),
-        askIfThere(`/v1/sessions?replica=${encodeURIComponent(id)}&limit=${SESSIONS}`, "/v1/sessions"),
+        ask(`/v1/sessions?replica=${encodeURIComponent(id)}&limit=${SESSIONS}`),
       ]);
       const again = (asked = "") => showReplica(drawer, live, id, { mayOperate, wants: asked });
       plots = new ReplicaPlots();
@@ -56,7 +56,7 @@ export function showReplica(drawer, live, id, { mayOperate, wants = "" }) {
         plots.element,
         lastCheck(replica.last_check),
         el("section", {}, el("h3", {}, "Engine"), engineFacts(replica)),
-        sessionsOf(sessions, replica),
+        sessionsOf(sessions.sessions, replica.sessions),
         el("section", {}, el("h3", {}, "Registration"), registrationFacts(replica)),
       ];
     },
@@ -172,19 +172,39 @@ function engineFacts(replica) {
   ]);
 }
 
-function sessionsOf(answer, replica) {
-  const number = replica.sessions;
-  const listed = answer?.data?.sessions || [];
-  if (!listed.length && (number === undefined || number === null)) return null;
-  const names = listed.map((session) =>
-    el("li", {}, el("code", {}, String(session.session ?? session.id ?? session.name ?? ""))),
+function sessionsOf(sessions, number) {
+  if (!sessions.length) return null;
+  const rows = sessions.map((session) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, el("code", {}, short(session.key, 36))),
+      el("td", {}, session.state),
+      el("td", { class: "number" }, count(session.tokens)),
+      el("td", { class: "number" }, count(session.turns)),
+      el("td", { class: "number" }, duration(1000 * session.idle_s)),
+    ),
   );
+  const names = ["Session", "State", "Tokens", "Turns", "Idle"];
+  const more = (number ?? 0) > sessions.length ? ` ${count(sessions.length)} of ${count(number)}` : "";
   return el(
     "section",
     {},
-    el("h3", {}, "Sessions at home here"),
-    el("p", {}, plural(number ?? listed.length, "session")),
-    names.length ? el("ul", { class: "plain chips" }, names) : null,
+    el("h3", {}, "Sessions at home here", el("span", { class: "quiet" }, more)),
+    el(
+      "table",
+      { class: "sessions" },
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          names.map((name) => el("th", { scope: "col" }, name)),
+        ),
+      ),
+      el("tbody", {}, rows),
+    ),
   );
 }
 
