@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pointsman.contract.tls import tls_for
 from pointsman.errors import StartError
 
 URL_VARIABLE = "POINTSMAN_ADMIN_URL"
@@ -43,6 +42,8 @@ class Place:
     def verify(self) -> ssl.SSLContext | bool:
         """Certificate authorities to trust here. Raises StartError for a file that holds none."""
         if self.ca is None:
+            from pointsman.contract.tls import tls_for  # which imports an HTTP client
+
             return tls_for(self.base_url)
         try:
             return ssl.create_default_context(cafile=str(self.ca))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -34,7 +34,7 @@ def run_list(inquiry: Inquiry, **filters: str) -> int:
 def run_show(inquiry: Inquiry, replica: str) -> int:
     """Print all that is known of one replica."""
     answer = inquiry.client.get(f"/v1/replicas/{segment(replica)}")
-    inquiry.show(answer, lambda view: replica_facts(view, now_utc()))
+    inquiry.show(answer, lambda view: replica_facts(view, now_utc(), None))
     return 0
 
 
@@ -105,12 +105,12 @@ def _why(view: Mapping[str, Any]) -> str:
     return why.removeprefix("Drained: ").replace(f"DELETE /v1/replicas/{name}/drain ends that", ends)
 
 
-def replica_facts(view: Mapping[str, Any], now: datetime) -> RenderableType:
-    """One replica, with a line for each thing that is known."""
+def replica_facts(view: Mapping[str, Any], now: datetime, zone: tzinfo | None) -> RenderableType:
+    """One replica, with a line for each thing that is known. zone: of moments; None for that of this machine."""
     kv, engine = view.get("kv") or {}, view.get("engine") or {}
     title = Text.assemble((view["id"], "bold"), "  ", state_text(view["state"]))
     if view.get("since"):
-        title.append(f" for {since(view['since'], now)}, since {day_and_time(view['since'], None)}")
+        title.append(f" for {since(view['since'], now)}, since {day_and_time(view['since'], zone)}")
     names = [name for name in view["names"] if name != view["model"]]
     loaded = set(view["adapters_loaded"])
     adapters = ", ".join(f"{name} (loaded)" if name in loaded else name for name in view["adapters"])

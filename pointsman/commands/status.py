@@ -76,8 +76,10 @@ def status_shown(status: Mapping[str, Any], live: Mapping[str, Any], now: dateti
 def _trouble(line: str, command: str, width: int) -> Text:
     """One trouble, and the command that shows more at the right, or below where there is no room."""
     text = Text(line)
-    for state, style in STATE_STYLES.items():
-        text.highlight_words([f" {state} "], style)
+    for state in (*UNWELL, *APART):
+        if (at := line.find(f" {state}")) >= 0:
+            text.stylize(STATE_STYLES[state], at + 1, at + 1 + len(state))
+            break
     if command:
         gap = width - len(line) - len(command)
         text.append(" " * gap if gap >= 3 else "\n")

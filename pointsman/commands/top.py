@@ -239,7 +239,9 @@ def _replicas(replicas: list[dict[str, Any]], rows: int | None) -> RenderableTyp
     right = ("in flight", "running", "waiting", "KV used", "KV live", "backlog", "hit")
     table = table_of(("replica", "state", *right), map(_row, shown), right=right)
     left_out = len(replicas) - len(shown)
-    more = [Text(f"and {whole(left_out)} more, up and less busy", style="dim")] if left_out else []
+    out = sum(replica["state"] != "up" for replica in replicas) - sum(replica["state"] != "up" for replica in shown)
+    rest = f"{whole(out)} of them out" if out else "up and less busy"
+    more = [Text(f"and {whole(left_out)} more, {rest}", style="dim")] if left_out else []
     return Group(table, *more, *_why_out(replicas))
 
 

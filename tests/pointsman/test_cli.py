@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -198,3 +199,10 @@ def test_every_command_of_the_pages_is_one() -> None:
     assert len(lines) > 60
     for words in lines:
         assert accept(words) is not None
+
+
+def test_a_command_line_that_asks_nothing_imports_no_http_client() -> None:
+    """Every child of an edge is started by it."""
+    code = "import sys, pointsman.cli; print(*({'httpx', 'rich.console', 'numpy', 'starlette'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

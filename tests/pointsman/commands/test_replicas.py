@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC
 from pathlib import Path
 
 from drawn import assert_fits, drawn, pointsman
@@ -25,8 +26,8 @@ def test_replicas_are_a_table_and_what_is_wrong_stands_below() -> None:
 
 def test_a_replica_is_described_with_why_it_is_out() -> None:
     """And with HAProxy's last check."""
-    text = drawn(replica_facts(EJECTED, NOW)) + "\n" + drawn(replica_facts(DOWN, NOW)) + "\n"
-    text += drawn(replica_facts(REPLICAS[2], NOW))
+    text = drawn(replica_facts(EJECTED, NOW, UTC)) + "\n" + drawn(replica_facts(DOWN, NOW, UTC)) + "\n"
+    text += drawn(replica_facts(REPLICAS[2], NOW, UTC))
     assert_golden(GOLDEN / "replica.txt", text)
     assert_fits(text)
 
@@ -48,7 +49,7 @@ def test_columns_without_a_value_are_left_out() -> None:
         *("replica", "state", "in", "flight", "sessions", "model"),
         *("chat-1", "up", "23", "120", "qwen3-8b"),
     ]
-    assert "KV" not in drawn(replica_facts(earlier, NOW))
+    assert "KV" not in drawn(replica_facts(earlier, NOW, UTC))
 
 
 def test_a_change_is_one_line_with_the_way_back() -> None:

@@ -64,6 +64,9 @@ def test_of_a_large_fleet_those_that_are_out_and_the_busiest_are_shown() -> None
     shown = [line.split()[0] for line in text.splitlines() if line.startswith("r") and line[1:4].isdigit()]
     assert len(shown) == 11 and "r400" in shown and shown == sorted(shown)
     assert "and 489 more, up and less busy" in text
+    all_down = [replica | {"state": "down"} for replica in replicas]
+    text = drawn(top_shown(LIVE | {"replicas": all_down}, NOW, UTC, width=WIDTH, rows=12))
+    assert "and 489 more, 489 of them out" in text
 
 
 def test_many_reasons_and_models_are_counted_together() -> None:
