@@ -10,7 +10,7 @@ from pointsman.router.fronts.api.paging import Next
 
 
 class ReplicaIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What the prefix index knows of one replica."""
+    """Knowledge of the prefix index about one replica."""
 
     replica: str
     keys: Annotated[int, msgspec.Meta(description="Prefix keys that the replica is known to hold.")]

@@ -42,11 +42,11 @@ def test_each_state_of_a_replica_is_said_once() -> None:
     watched = Watched("a", "b")
     assert watched.look() == ["a registered, up", "b registered, up"]
     assert watched.look() == []
-    watched.core.replicas.set_health("a", Health.DOWN)
+    watched.core.replicas.set_health("a", Health.DOWN, 0.0)
     assert watched.look() == ["a is down: HAProxy's checks fail"]
-    watched.core.replicas.set_health("a", Health.UP)
+    watched.core.replicas.set_health("a", Health.UP, 0.0)
     assert watched.look() == ["a is up"]
-    watched.core.replicas.drain("a")
+    watched.core.replicas.drain("a", 0.0)
     assert watched.look() == ["a is draining"]
     watched.core.replicas.remove("a")
     assert watched.look() == ["a left"]
@@ -62,7 +62,7 @@ def test_an_ejection_says_why_and_when_it_is_over() -> None:
     assert watched.look() == ["a is ejected after 5 failed answers (error)"]
     event = list(watched.events)[-1]
     assert (event.replica, event.before, event.state, event.cause) == ("a", "up", "ejected", "error")
-    watched.core.replicas.set_ejected("a", False)
+    watched.core.replicas.set_ejected("a", False, 0.0)
     assert watched.look() == ["a is back: a probe was answered well"]
 
 
@@ -82,7 +82,7 @@ def test_a_fleet_that_comes_at_once_is_one_event() -> None:
     assert said.startswith(f"{EACH_MAX + 1} replicas registered, up: r-000, ") and said.endswith(" and others")
     assert said.count("r-0") == NAMED_MAX
     for replica in list(watched.core.replicas):
-        watched.core.replicas.set_health(replica.id, Health.DOWN)
+        watched.core.replicas.set_health(replica.id, Health.DOWN, 0.0)
     (said,) = watched.look()
     assert said.startswith(f"{EACH_MAX + 1} replicas are down")
 
@@ -92,7 +92,7 @@ def test_a_fleet_that_does_not_change_is_not_looked_at() -> None:
     watched = Watched(*(f"r-{number}" for number in range(3 * SLICE_REPLICAS)))
     assert len(list(watched.watch.look())) == 3
     assert len(list(watched.watch.look())) == 0
-    watched.core.replicas.set_ejected("r-1", True)
+    watched.core.replicas.set_ejected("r-1", True, 0.0)
     assert len(list(watched.watch.look())) == 3
 
 
