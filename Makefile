@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 COMPILED ?= .venv-compiled
 ARGS   ?=
 
-.PHONY: help install compiled engine-cpu prometheus up check test test-compiled test-all test-marathon e2e bench fuzz clean
+.PHONY: help install compiled engine-cpu client-generator prometheus up check test test-compiled test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ $(COMPILED)/.stamp-compiled: pyproject.toml setup.py constraints/base.txt $(shel
 	touch $@
 
 compiled: $(COMPILED)/.stamp-compiled  ## a second venv whose request path is compiled; needs a C compiler
+
+# Its typer is an older one than ours, so it has a venv of its own.
+client-generator:  ## openapi-python-client, for the test that makes a client of the admin API and calls it
+	test -x .venv-generator/bin/python || $(PYTHON) -m venv .venv-generator
+	.venv-generator/bin/python -m pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1
 
 up: install  ## HAProxy, router and four simulated replicas; ARGS='--replicas 2 ...'
 	$(BIN)/pointsman up $(ARGS)
@@ -60,7 +65,7 @@ prometheus:  ## Debian's Prometheus, for the tests of alerts and dashboards; nee
 	command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq prometheus >/dev/null; } \
 	  || echo "prometheus cannot be installed here: tests that need it are skipped"
 
-test-all: prometheus test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
+test-all: prometheus client-generator test engine-cpu  ## everything: the fast suite, then real vLLM on CPU and the soak suite
 	$(BIN)/python -m pytest -m '(vllm or soak) and not marathon' $(ARGS)
 
 test-marathon: engine-cpu  ## pools of real vLLM killed and rolled under load, about six minutes

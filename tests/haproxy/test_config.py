@@ -217,7 +217,9 @@ def test_decoding_names_the_place() -> None:
     document["binds"] = [{"host": "*", "port": 80}, {"host": "*", "port": 0}]
     with pytest.raises(ConfigError, match=r"^binds\[1\]\.port: got 0, expected a whole number from 1"):
         decode(document, EdgeConfig, error=ConfigError)
-    with pytest.raises(ConfigError, match=r"^bind: unknown key, expected one of the keys binds,"):
+    with pytest.raises(
+        ConfigError, match=r"^bind: unknown key \(did you mean 'binds'\?\), expected one of the keys binds,"
+    ):
         decode(document | {"binds": [], "bind": []}, EdgeConfig, error=ConfigError)
 
 

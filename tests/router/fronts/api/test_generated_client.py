@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -17,12 +14,10 @@ from pointsman.contract.tokens import hash_token
 from pointsman.router.fronts.api.openapi import describe_api
 from pointsman.router.fronts.api.table import ENDPOINTS
 
-GENERATOR = os.environ.get("POINTSMAN_CLIENT_GENERATOR") or shutil.which(
-    "openapi-python-client", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-)
-"""openapi-python-client, here or in an environment of its own."""
+GENERATOR = Path(__file__).parents[4] / ".venv-generator" / "bin" / "openapi-python-client"
+"""`make client-generator` installs it, in an environment of its own, which runs the client, too."""
 
-pytestmark = pytest.mark.skipif(GENERATOR is None, reason="openapi-python-client is not installed")
+pytestmark = pytest.mark.skipif(not GENERATOR.exists(), reason="make client-generator was not called")
 
 USE = """
 import sys
@@ -70,8 +65,7 @@ async def test_a_generated_client_calls_a_router(tmp_path: Path) -> None:
     """All of it is typed: bodies, answers and problems; only msgpack, which engines may send, is left out."""
     described = tmp_path / "openapi.json"
     described.write_bytes(msgspec.json.encode(describe_api(ENDPOINTS, "1")))
-    assert GENERATOR is not None
-    made = await run(GENERATOR, "generate", "--path", str(described), "--output-path", str(tmp_path / "generated"),
+    made = await run(str(GENERATOR), "generate", "--path", str(described), "--output-path", str(tmp_path / "generated"),
                      "--meta", "none")  # fmt: skip
     assert made.count("Unsupported content type") == made.count("Unsupported content type application/msgpack"), made
     assert made.count("WARNING") == 1, made
@@ -79,7 +73,7 @@ async def test_a_generated_client_calls_a_router(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.yaml"
     tokens.write_text(f"tokens: [{{name: ann, roles: [read, operate, engine], sha256: {hash_token('t')}}}]")
     async with running_router(admin={"port": 0, "tokens_file": str(tokens)}, scrape={"enabled": False}) as router:
-        await run(str(Path(GENERATOR).with_name("python")), str(tmp_path / "use.py"),
+        await run(str(GENERATOR.with_name("python")), str(tmp_path / "use.py"),
                   f"http://{router.addresses['admin']}")  # fmt: skip
 
 
