@@ -62,7 +62,7 @@ def test_an_ejection_says_why_and_when_it_is_over() -> None:
     assert watched.look() == ["a is ejected after 5 failed answers (error)"]
     event = list(watched.events)[-1]
     assert (event.replica, event.before, event.state, event.cause) == ("a", "up", "ejected", "error")
-    watched.core.replicas.set_ejected("a", False, now_s=0.0)
+    watched.core.replicas.set_ejected("a", False, 0.0)
     assert watched.look() == ["a is back: a probe was answered well"]
 
 
@@ -92,7 +92,7 @@ def test_a_fleet_that_does_not_change_is_not_looked_at() -> None:
     watched = Watched(*(f"r-{number}" for number in range(3 * SLICE_REPLICAS)))
     assert len(list(watched.watch.look())) == 3
     assert len(list(watched.watch.look())) == 0
-    watched.core.replicas.set_ejected("r-1", True, now_s=0.0)
+    watched.core.replicas.set_ejected("r-1", True, 0.0)
     assert len(list(watched.watch.look())) == 3
 
 
