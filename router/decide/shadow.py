@@ -1,9 +1,10 @@
 """A policy that decides beside the live one: on the same requests, with the same signals, and to no effect.
 
-`Shadow` owns its policies, their dice, its own session pins and the comparison. What always holds: it reserves, pins
-and holds nothing that anybody else reads, and what its policies raise, or take too long for, ends the shadow and not a
-request. Pins are its own where its policies make any: they begin with those of the fleet, and go on with what the
-shadow chose. All else it sees (caches, queues, conversations) is what the live policy made of the fleet.
+`Shadow` owns its policies, their dice, a table of pins and the comparison. What always holds: it reserves, pins and
+holds nothing that anybody else reads, and what its policies raise, or take too long for, ends the shadow and not a
+request. It sees the fleet as the live policy made it: caches, queues and conversations, and where its policies go by
+pins, sessions as pinned to where the live policy sent them. Pins of its own would lead to replicas that never had the
+session's requests, and every one of them would count as a miss.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Shadow:
         refusal, ranked = None, list[Ranked]()
         seen_pin = candidates.pin
         candidates.pin = self._pin(features, policy, now_s)
+        if features.session and decision.first and Needs.PIN in policy.needs:
+            self._pins.pin(features.session, decision.first, now_s)
         try:
             context = Context(now_s, self.rng, min(RANKED, len(candidates.slots)), considered.context.waiting)
             refusal = policy.admit(features, candidates, context)
@@ -160,14 +163,12 @@ class Shadow:
         other = predict(candidates, best.slot)
         tied = _holds_for_equal(ranked, candidates, had)
         self.comparison.add(decision.reason, had, first, tied=tied, made=made, other=other)
-        if features.session and Needs.PIN in policy.needs:
-            self._pins.pin(features.session, first, now_s)
         return ShadowChoice(
             policy.name, first, best.reason, best.score, None if other is None else other.ttft_ms, made_ms
         )
 
     def _pin(self, features: RequestFeatures, policy: Policy, now_s: float) -> int:
-        """Slot of the session's pin: the shadow's own, else the fleet's."""
+        """Slot that the session's latest request went to; before the shadow saw one, that of the fleet's pin."""
         if not features.session or Needs.PIN not in policy.needs:
             return NO_SLOT
         home = self._pins.get(features.session, now_s, policy.pin_ttl_s) or self._fleet_pins.get(

@@ -127,7 +127,7 @@ async def test_every_route_refuses_parameters_it_does_not_have() -> None:
         for route in router.admin.app().routes:
             if route.path.startswith("/v1"):  # type: ignore[attr-defined]
                 for method in route.methods - {"HEAD"}:  # type: ignore[attr-defined]
-                    path = route.path.format(id="a", name="a")  # type: ignore[attr-defined]
+                    path = route.path.format(id="a", name="a", revision=1)  # type: ignore[attr-defined]
                     assert (await client.request(method, f"{path}?nonsense=1")).status_code == 422, path
 
 
