@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from pointsman.policies.candidates import Candidates
+from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, Candidates
 from pointsman.policies.policy import Context, Needs
 from pointsman.policies.policy_set import PolicySet
 from pointsman.router.decide.comparison import REFUSED, Comparison, predict, without_replica
@@ -41,6 +41,8 @@ class DryRun:
         self._policies = policies
         self._rng = random.Random(SEED)
         self._memberships: dict[tuple[str, ...], int] = {}
+        self._went: dict[str, str] = {}
+        """Replica by session: where the latest request went."""
         self.comparison = Comparison()
         self.unjudged: Counter[str] = Counter()
         """Decisions that could not be judged, by cause (`WHY_UNJUDGED`)."""
@@ -62,6 +64,8 @@ class DryRun:
                 self.error = self.error or f"{type(error).__name__}: {error}"
         if cause:
             self.unjudged[cause] += 1
+        if record.features.session and record.decision.first:
+            self._went[record.features.session] = record.decision.first
 
     def _why_not(self, record: DecisionRecord) -> str:
         """Why a decision cannot be judged; empty where it can."""
@@ -70,6 +74,8 @@ class DryRun:
         if not record.revision:
             return OTHER_POLICY
         missing = self._policies.of(record.features.model).needs & ~record.gathered
+        if Needs.PIN in missing and (not record.features.session or self._pin(record) is not None):
+            missing &= ~Needs.PIN
         if record.kept.seen.adapter is not None:
             # Room for adapters is not kept.
             missing |= self._policies.of(record.features.model).needs & Needs.ADAPTER
@@ -83,6 +89,9 @@ class DryRun:
         assert kept is not None
         candidates = kept.candidates()
         candidates.membership = self._membership(candidates)
+        if Needs.PIN not in record.gathered and features.session:
+            pin = self._pin(record)
+            candidates.pin = NO_SLOT if not pin else candidates.ids.index(pin) if pin in candidates.ids else GONE_SLOT
         policy = self._policies.of(features.model)
         context = Context(record.at_s, self._rng, len(candidates))
         had = decision.first or REFUSED
@@ -97,6 +106,19 @@ class DryRun:
             other = predict(candidates, best.slot)
             self.comparison.add(decision.reason, had, candidates.ids[best.slot], tied=tied, made=made, other=other)
         self.partial += len(candidates) < len(kept.seen.slots)
+
+    def _pin(self, record: DecisionRecord) -> str | None:
+        """Replica that the latest request of a record's session went to, where nobody pinned it.
+
+        Empty for a session that begins; None where nothing tells.
+        """
+        went = self._went.get(record.features.session)
+        if went is not None:
+            return went
+        if Needs.KV in record.gathered and record.kept is not None:
+            home = record.kept.seen.home
+            return record.kept.ids[home] if 0 <= home < len(record.kept.ids) else ""
+        return None
 
     def _membership(self, candidates: Candidates) -> int:
         """A token for these replicas, for what a policy keeps about a membership; none that the registry gives."""

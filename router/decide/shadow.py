@@ -1,9 +1,10 @@
 """A policy that decides beside the live one: on the same requests, with the same signals, and to no effect.
 
-`Shadow` owns its policies, their dice, its own session pins and the comparison. What always holds: it reserves, pins
-and holds nothing that anybody else reads, and what its policies raise, or take too long for, ends the shadow and not a
-request. Pins are its own where its policies make any: they begin with those of the fleet, and go on with what the
-shadow chose. All else it sees (caches, queues, conversations) is what the live policy made of the fleet.
+`Shadow` owns its policies, their dice, a table of pins and the comparison. What always holds: it reserves, pins and
+holds nothing that anybody else reads, and what its policies raise, or take too long for, ends the shadow and not a
+request. It sees the fleet as the live policy made it: caches, queues and conversations, and where its policies go by
+pins, sessions as pinned to where the live policy sent them. Pins of its own would lead to replicas that never had the
+session's requests, and every one of them would count as a miss.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import structlog
 
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, Candidates
 from pointsman.policies.decision import Ranked
-from pointsman.policies.policy import Context, Needs, Policy
+from pointsman.policies.policy import Context
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.comparison import REFUSED, Comparison, predict, without_replica
 from pointsman.router.decide.considered import Considered
+from pointsman.router.decide.live_policies import LivePolicies
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.requests.decision_record import ShadowChoice
@@ -30,13 +32,13 @@ MAX_ERRORS = 10
 """Exceptions after which a shadow is switched off: a policy that is not written for some requests is not worth more."""
 
 SLOW_S = 0.005
-"""Mean time of a decision above which a shadow is switched off: every lookup of the edge waits for it, and HAProxy
-decides alone after ten times as long."""
+"""Time of a decision above which it counts as slow: every lookup of the edge waits for it, and HAProxy decides alone
+after ten times as long. A shadow is switched off when most of its decisions are slow; pauses of the process are few."""
 
 SMOOTHING = 1 / 64
-"""Weight of the latest decision in that mean: one pause of the process does not count as a slow policy."""
+"""Weight of the latest decision in the share of slow ones."""
 
-RANKED = 16
+RANKED = 8
 """Places of the shadow's ranking that are looked at, to tell a tie from a move."""
 
 MAX_SESSIONS = 50_000
@@ -81,6 +83,7 @@ class Shadow:
         sample: share of requests that the shadow is asked about, 0 to 1.
         """
         self.policies = policies
+        self._live = LivePolicies(policies)
         self.sample = sample
         self.put = put
         self._replicas = replicas
@@ -99,7 +102,7 @@ class Shadow:
         self.spent_s = 0.0
         """Time of all its decisions."""
         self.longest_s = 0.0
-        self._mean_s = 0.0
+        self._slow_share = 0.0
 
     def __repr__(self) -> str:
         return f"Shadow({self.policies!r}, {self.state}, {self.comparison!r})"
@@ -123,9 +126,9 @@ class Shadow:
         took_s = self._stopwatch() - started_s
         self.spent_s += took_s
         self.longest_s = max(self.longest_s, took_s)
-        self._mean_s += SMOOTHING * (took_s - self._mean_s)
-        if self._mean_s > SLOW_S:
-            self._end(f"a decision takes {1000 * self._mean_s:.1f} ms, more than {1000 * SLOW_S:.0f} ms")
+        self._slow_share += SMOOTHING * ((took_s > SLOW_S) - self._slow_share)
+        if self._slow_share > 0.5:
+            self._end(f"most decisions take more than {1000 * SLOW_S:.0f} ms, the last {1000 * took_s:.1f} ms")
         return choice
 
     def begin_anew(self, at_s: float) -> None:
@@ -137,10 +140,15 @@ class Shadow:
 
     def _compare(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice:
         candidates, decision = considered.candidates, considered.decision
-        policy = self.policies.of(features.model)
+        active = self._live.of(features.model)
+        policy = active.policy
         refusal, ranked = None, list[Ranked]()
         seen_pin = candidates.pin
-        candidates.pin = self._pin(features, policy, now_s)
+        candidates.pin = NO_SLOT
+        if active.pins and features.session:
+            candidates.pin = self._pin(features.session, policy.pin_ttl_s, now_s)
+            if decision.first:
+                self._pins.pin(features.session, decision.first, now_s)
         try:
             context = Context(now_s, self.rng, min(RANKED, len(candidates.slots)), considered.context.waiting)
             refusal = policy.admit(features, candidates, context)
@@ -158,21 +166,15 @@ class Shadow:
         best = ranked[0]
         first = candidates.ids[best.slot]
         other = predict(candidates, best.slot)
-        tied = _holds_for_equal(ranked, candidates, had)
+        tied = first != had and _holds_for_equal(ranked, candidates, had)
         self.comparison.add(decision.reason, had, first, tied=tied, made=made, other=other)
-        if features.session and Needs.PIN in policy.needs:
-            self._pins.pin(features.session, first, now_s)
         return ShadowChoice(
             policy.name, first, best.reason, best.score, None if other is None else other.ttft_ms, made_ms
         )
 
-    def _pin(self, features: RequestFeatures, policy: Policy, now_s: float) -> int:
-        """Slot of the session's pin: the shadow's own, else the fleet's."""
-        if not features.session or Needs.PIN not in policy.needs:
-            return NO_SLOT
-        home = self._pins.get(features.session, now_s, policy.pin_ttl_s) or self._fleet_pins.get(
-            features.session, now_s, policy.pin_ttl_s
-        )
+    def _pin(self, session: str, ttl_s: float, now_s: float) -> int:
+        """Slot that the session's latest request went to; before the shadow saw one, that of the fleet's pin."""
+        home = self._pins.get(session, now_s, ttl_s) or self._fleet_pins.get(session, now_s, ttl_s)
         if home is None:
             return NO_SLOT
         replica = self._replicas.get(home)

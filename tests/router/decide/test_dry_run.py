@@ -12,6 +12,8 @@ from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy, build_policy_set
 from pointsman.router.decide.dry_run import FAILED, NO_CANDIDATES, NOT_GATHERED, OTHER_POLICY, DryRun
 
+STICKY = {"policy": "session_affinity"}
+
 
 def tried(fleet: RecordedFleet, document: dict[str, Any]) -> DryRun:
     """The result of a document on all that was decided, oldest first."""
@@ -77,7 +79,6 @@ def test_what_is_predicted_is_what_happens_in_a_fleet_at_rest() -> None:
     ("policy", "document", "missing"),
     [
         ("least_load", {"policy": "kv_cost"}, Needs.SESSION | Needs.PREFIX | Needs.KV),
-        ("kv_cost", {"policy": "session_affinity"}, Needs.PIN),
         ("kv_cost", {"policy": "least_load", "by": "tokens"}, Needs.TOKENS),
     ],
 )
@@ -88,6 +89,18 @@ def test_signals_that_were_not_gathered_leave_decisions_unjudged(
     dry_run = tried(busy_fleet(policy, 5), document)
     assert (dry_run.unjudged, dry_run.missing) == ({NOT_GATHERED: 5}, missing)
     assert dry_run.comparison.total.judged == 0
+
+
+def test_sessions_that_nobody_pinned_are_where_their_latest_request_went() -> None:
+    """Under a policy by KV, conversations tell where a session is at home; under another one, the earlier decisions do,
+    and the first decision of each session cannot be judged."""
+    by_kv = tried(busy_fleet(), {"policy": "session_affinity"})
+    assert by_kv.comparison.total.judged == 40
+    stayed = by_kv.comparison.by_reason["kv-home"]
+    assert (stayed.judged, stayed.moved) == (stayed.judged, 0)
+    by_load = tried(busy_fleet({"policy": "least_load", "models": {"chat": {"policy": "session_affinity"}}}), STICKY)
+    assert by_load.unjudged == {NOT_GATHERED: 7} and by_load.missing == Needs.PIN
+    assert by_load.comparison.total.judged == 33
 
 
 def test_signals_that_another_models_policy_needed_count() -> None:
@@ -131,7 +144,7 @@ def test_refusals_are_choices() -> None:
 def test_policies_by_model_are_asked_by_model() -> None:
     fleet = busy_fleet()
     fleet.ask("chat", keys=3, model="chat")
-    dry_run = tried(fleet, {"policy": "random", "models": {"chat": {"policy": "session_affinity"}}})
+    dry_run = tried(fleet, {"policy": "random", "models": {"chat": {"policy": "least_load", "by": "tokens"}}})
     assert (dry_run.unjudged, dry_run.comparison.total.judged) == ({NOT_GATHERED: 1}, 40)
 
 

@@ -127,7 +127,8 @@ async def test_every_route_refuses_parameters_it_does_not_have() -> None:
         for route in router.admin.app().routes:
             if route.path.startswith("/v1"):  # type: ignore[attr-defined]
                 for method in route.methods - {"HEAD"}:  # type: ignore[attr-defined]
-                    path = route.path.replace(":path", "").format(id="a", name="a", key="a")  # type: ignore[attr-defined]
+                    words = {"id": "a", "name": "a", "key": "a", "revision": 1}
+                    path = route.path.replace(":path", "").format(**words)  # type: ignore[attr-defined]
                     assert (await client.request(method, f"{path}?nonsense=1")).status_code == 422, path
 
 
