@@ -256,7 +256,7 @@ async def test_tokens_pass_one_by_one(tmp_path: Path) -> None:
                     seen.put_nowait(None)
             assert b"".join(events) == b"".join(b"data: %d\n\n" % number for number in range(20))
             first = await edge.router.line(answer.headers["x-request-id"], "first")
-            end = await edge.router.line(answer.id)
+            end = await edge.router.line(answer.headers["x-request-id"])
         assert edge.router.lines.index(first) < edge.router.lines.index(end)
         assert first.keys() == {"ev", "id"}
         assert end["ttft"].isdigit()
@@ -268,7 +268,7 @@ async def test_an_answer_that_comes_whole_tells_no_first_token(tmp_path: Path) -
         async with httpx.AsyncClient() as client, asyncio.timeout(20):
             url = f"http://127.0.0.1:{edge.port}/v1/chat/completions"
             answer = await client.post(url, json={"stream": False})
-            end = await edge.router.line(answer.id)
+            end = await edge.router.line(answer.headers["x-request-id"])
         assert answer.status_code == 200
         assert end["ttft"] == "-"
         assert not [line for line in edge.router.lines if line["ev"] == "first"]
