@@ -12,8 +12,6 @@ BOARDS: tuple[Board, ...] = tuple(module.BOARD for module in (worth, fleet, rout
 FOLDER = Path(__file__).parents[1] / "dashboards"
 
 _SHADOW = "There only while a shadow decides; the live page and `pointsman policy shadow` compare both policies."
-    "It is there only while a shadow decides; the live page and `pointsman policy shadow` compare the two policies."
-)
 _ROLLOUT = "There only while a rollout runs; the live page and `pointsman policy rollout` compare both arms."
 
 NOT_SHOWN: dict[str, str] = {
