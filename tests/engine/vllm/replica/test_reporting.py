@@ -152,7 +152,7 @@ class Replica:
 def output(ids: Any, *, cached: int, tokens: int = 1, finished: bool = False) -> Any:
     return SimpleNamespace(
         prompt_token_ids=ids, num_cached_tokens=cached, finished=finished,
-        outputs=[SimpleNamespace(token_ids=[0] * tokens)],
+        outputs=[SimpleNamespace(token_ids=[0] * tokens, finish_reason="length" if finished else None)],
     )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ async def test_a_streamed_request_is_told_of(replica: Replica) -> None:
     assert (first.id, first.prompt_tokens, first.cached_tokens) == ("r1", TOKENS, 32)
     assert first.ttft_ms > 0
     (finished,) = replica.listener.finished
-    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms)
+    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms, "length")
     assert finished.decode_ms >= 0
     message = replica.listener.messages[0]
     assert message.snapshot and message.capacity_tokens == 5000 and message.load == EngineLoad(running=1)
@@ -206,7 +206,7 @@ async def test_the_first_token_of_a_whole_answer_is_told_in_time(replica: Replic
     await replica.until(finished=1)
     assert replica.listener.first == [first]
     (finished,) = replica.listener.finished
-    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms)
+    assert finished == Finished("r1", TOKENS, 2, finished.decode_ms, "length")
     assert finished.decode_ms >= 0
 
 
@@ -236,7 +236,7 @@ async def test_a_client_that_leaves_is_told_of_without_a_prompt(replica: Replica
     await replica.until(finished=1)
     assert replica.closed == 1
     (finished,) = replica.listener.finished
-    assert finished == Finished("r1", 0, 1, finished.decode_ms)
+    assert finished == Finished("r1", 0, 1, finished.decode_ms, "abort")
 
 
 async def test_of_several_prompts_the_first_counts(replica: Replica) -> None:
