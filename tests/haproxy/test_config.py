@@ -219,7 +219,7 @@ def test_decoding_names_the_place() -> None:
     with pytest.raises(ConfigError, match=r"^binds\[1\]\.port: got 0, expected a whole number from 1"):
         decode(document, EdgeConfig, error=ConfigError)
     with pytest.raises(
-        ConfigError, match=r"^bind: unknown key \(did you mean 'binds'\?\), expected one of 35 known keys"
+        ConfigError, match=r"^bind: unknown key \(did you mean 'binds'\?\), expected one of \d+ known keys"
     ):
         decode(document | {"binds": [], "bind": []}, EdgeConfig, error=ConfigError)
 
