@@ -37,6 +37,8 @@ WHO_MAY: Mapping[str, set[TokenRole]] = {
     "deleteFleet": {OPERATE, ENGINE},
     "getReplica": {READ, OPERATE, ENGINE},
     "explain": {READ, OPERATE},
+    "validatePolicy": {READ, OPERATE},
+    "dryRunPolicy": {READ, OPERATE},
 }
 """Operations whose roles are not the usual ones."""
 
@@ -81,7 +83,7 @@ async def test_each_operation_asks_for_its_role(tmp_path: Path) -> None:
     async with edge_with_tokens(path) as (router, client):
         router.streams.close()
         for endpoint in ENDPOINTS:
-            url = endpoint.path.format(id="a", name="a", key="a")
+            url = endpoint.path.format(id="a", name="a", key="a", revision=1)
             for role in TokenRole:
                 answer = await client.request(endpoint.method, url, headers=bearer(role))
                 allowed = endpoint.public or role in may(endpoint)
