@@ -46,12 +46,10 @@ COMPILED = [
     "pointsman/router/fronts/ring.py",
     "pointsman/router/requests/end_of_request.py",
     "pointsman/router/requests/ended.py",
-    "pointsman/router/requests/model_meter.py",
     "pointsman/router/requests/outcomes.py",
     "pointsman/router/requests/request.py",
     "pointsman/router/requests/table.py",
     "pointsman/router/counts/histogram.py",
-    "pointsman/router/counts/models.py",
 ]
 """Not among them: modules of plain data, whose structs are compiled code already, and what policies from outside derive
 from, since a class that was compiled cannot be derived from by one that was not."""
