@@ -37,6 +37,12 @@ async def test_an_endpoint_that_fails_its_check_says_what_haproxy_saw() -> None:
     async with replica() as odd, running_up(0) as edge:
         await edge.admin.put("/v1/replicas/odd", json={"url": odd.url, "health_path": "/not-here"})
         await reaches(edge, "odd", "down")
+
+        async def answered() -> bool:
+            """While a check runs, HAProxy has no code of it."""
+            return (await replica_view(edge, "odd"))["last_check"]["code"] is not None
+
+        await until(answered)
         down = await replica_view(edge, "odd")
         check = down["last_check"]
         assert (check["status"], check["code"]) == ("L7STS", 404)
