@@ -58,22 +58,12 @@ POOL_SCHEMA: Schema = {
 
 REPLICA_ID = Parameter(name="id", where="path", schema={"type": "string", "pattern": REPLICA_ID_PATTERN})
 POOL_NAME = Parameter(name="name", where="path", schema={"type": "string", "pattern": POOL_NAME_PATTERN})
-STATE = Parameter(
-    name="state", where="query", schema={"type": "string", "enum": list(STATES)}, description="State of the replicas."
-)
 ROLE = Parameter(
     name="role",
     where="query",
     schema={"type": "string", "enum": [str(role) for role in Role]},
     description="Role of the replicas.",
 )
-MODEL = Parameter(
-    name="model",
-    where="query",
-    schema={"type": "string"},
-    description="Model, alias or adapter that the replicas serve.",
-)
-POOL = Parameter(name="pool", where="query", schema={"type": "string"}, description="Pool of the replicas.")
 BORN_MS = Parameter(
     name="born_ms",
     where="query",
