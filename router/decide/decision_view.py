@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +27,7 @@ from pointsman.router.decide.candidate_view import (
     would_change,
 )
 from pointsman.router.decide.comparison import HELD, REFUSED
+from pointsman.router.process.moments import rfc3339
 from pointsman.router.requests.decision_record import DecisionRecord, KeptCandidates, ShadowChoice
 from pointsman.router.requests.end_line import NO_SERVER, Line
 from pointsman.router.requests.end_line import UNSET as UNSET_TEXT
@@ -165,7 +165,6 @@ class DecisionViews:
         detail: whether to show candidates, exclusions and what would have changed the choice.
         """
         features, decision, kept = record.features, record.decision, record.kept
-        at = datetime.fromtimestamp(record.at_s + since_1970_s, UTC)
         policy = PolicyRef(name=record.policy, revision=record.revision or UNSET) if record.policy else UNSET
         why = self._why(record, kept) if detail and kept is not None else {}
         if detail and record.excluded is not None:
@@ -173,7 +172,7 @@ class DecisionViews:
         predicts = kept is not None and bool(kept.table)
         return DecisionView(
             id=features.request_id,
-            at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            at=rfc3339(record.at_s + since_1970_s),
             edge=self._edge() or UNSET,
             client_id=UNSET if record.line is None or record.line.cid == UNSET_TEXT else record.line.cid,
             trace_id=f"{record.trace.trace_id:032x}" if record.trace is not None else UNSET,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ import msgspec
 
 from pointsman.router.journal.followers import Followers
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import rfc3339
 
 MAX_EVENTS = 1000
 """Events that are kept, some 300 bytes each; one more drops the oldest."""
@@ -91,8 +91,3 @@ class EventLog:
         self._events.append(event)
         self.followers.offer(event)
         return event
-
-
-def rfc3339(wall_s: float) -> str:
-    """A moment in seconds since 1970 as RFC 3339 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Moments as the admin API writes them: RFC 3339, in UTC, with milliseconds."""
+"""Moments as people and other tools read them: RFC 3339, in UTC, with milliseconds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pointsman.router.process import clock
 
 def moment(when_s: float, now_s: float) -> str:
     """A moment of the monotonic clock; `now_s` is its time at present."""
-    return wall_moment(clock.wall() + when_s - now_s)
+    return rfc3339(clock.wall() + when_s - now_s)
 
 
-def wall_moment(wall_s: float) -> str:
+def rfc3339(wall_s: float) -> str:
     """A moment in seconds since 1970."""
-    seconds, millis = divmod(int(wall_s * 1000), 1000)
+    # Whole microseconds first: a float may lie just below the millisecond that it stands for.
+    seconds, millis = divmod(round(wall_s * 1_000_000) // 1000, 1000)
     return f"{_to_the_second(seconds)}.{millis:03d}Z"
 
 

@@ -19,9 +19,9 @@ from pointsman.policies.decision import Reason
 from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replica import Health, Replica
-from pointsman.router.journal.events import rfc3339
 from pointsman.router.journal.followers import Followers
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import rfc3339
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices
 from pointsman.router.watch.live_document import (

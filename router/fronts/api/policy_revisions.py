@@ -21,7 +21,7 @@ from pointsman.router.fronts.api.policy_types import (
     RevisionView,
     Rollback,
 )
-from pointsman.router.journal.events import rfc3339
+from pointsman.router.process.moments import rfc3339
 
 DIGITS_MAX = 9
 """Digits of a revision's number: int() is quadratic in digits."""

@@ -36,8 +36,8 @@ from pointsman.router.fronts.api.trial_types import (
     rollout_view,
     shadow_state,
 )
-from pointsman.router.journal.events import rfc3339
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import rfc3339
 from pointsman.router.requests.decision_record import DecisionRecord
 from pointsman.router.watch.decision_feed import DecisionFeed
 

@@ -16,11 +16,11 @@ from pointsman.haproxy.server_options import ServerOptions
 from pointsman.router.core import Core
 from pointsman.router.fleet.health_checks import SeenCheck
 from pointsman.router.fleet.replica import Health, Replica
-from pointsman.router.fronts.api.moments import moment
 from pointsman.router.fronts.api.replica_types import LastCheckView, ReplicaEngine, ReplicaKV
 from pointsman.router.fronts.api.types import DemotionView, ReplicaView
 from pointsman.router.fronts.api.why_out import why_out
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import moment
 
 DEFAULT_HEALTH_PATH = ServerOptions().health_path
 

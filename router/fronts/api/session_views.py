@@ -11,10 +11,10 @@ import re
 
 from pointsman.router.core import Core
 from pointsman.router.decide.features import TENANT_END
-from pointsman.router.fronts.api.moments import moment
 from pointsman.router.fronts.api.session_types import SessionView
 from pointsman.router.kv.conversation import Conversation, Name, Phase
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import moment
 
 _PROMPT_KEY = re.compile(r"#[0-9a-f]{16}")
 

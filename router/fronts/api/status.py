@@ -13,7 +13,6 @@ from pointsman.contract.http_api import json_answer
 from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replica import Health
-from pointsman.router.fronts.api.moments import moment
 from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.status_types import (
     EdgeBrief,
@@ -24,6 +23,7 @@ from pointsman.router.fronts.api.status_types import (
     StatusView,
 )
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import moment
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices
 from pointsman.router.process.version import product_version

@@ -13,7 +13,7 @@ from pointsman.router.decide.comparison import HELD, REFUSED, Comparison, Tally
 from pointsman.router.decide.rollout import Rollout
 from pointsman.router.decide.shadow import Shadow
 from pointsman.router.fronts.api.policy_types import Why
-from pointsman.router.journal.events import rfc3339
+from pointsman.router.process.moments import rfc3339
 
 MOVES_SHOWN = 50
 """Pairs of replicas in an answer, those with the most requests first."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pointsman.haproxy.last_check import LastCheck
 from pointsman.router.fleet.replica import Health, Replica
-from pointsman.router.fronts.api.moments import moment
 from pointsman.router.outliers.failure_accrual import Ejection
+from pointsman.router.process.moments import moment
 
 NOT_FOUND = 404
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from pointsman.router.fronts.api.moments import moment, wall_moment
 from pointsman.router.process import clock
+from pointsman.router.process.moments import moment, rfc3339
 
 
 def test_a_moment_is_in_utc_with_milliseconds() -> None:
     """As other tools read and sort it."""
-    assert wall_moment(0.0) == "1970-01-01T00:00:00.000Z"
-    assert wall_moment(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
+    assert rfc3339(0.0) == "1970-01-01T00:00:00.000Z"
+    assert rfc3339(1_700_000_000.25) == "2023-11-14T22:13:20.250Z"
 
 
 def test_a_moment_of_this_process_is_told_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
