@@ -12,8 +12,8 @@ Real = float | UnsetType
 Whole = int | UnsetType
 
 
-class LivePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The live policy."""
+class LiveRevision(msgspec.Struct, frozen=True, kw_only=True):
+    """Revision of the policy set that decides now."""
 
     name: str
     revision: Annotated[int, Meta(description="Number of the revision, counted from the router's start.")]
@@ -102,7 +102,7 @@ class LiveDocument(msgspec.Struct, frozen=True, kw_only=True):
     edge: Annotated[Text, Meta(description="Name of this edge, where edges share state.")] = UNSET
     not_ready: Annotated[list[str], Meta(description="Why this edge is not ready, as in `/readyz`; empty: it is.")]
     degraded: Annotated[list[str], Meta(description="Parts that work badly, as in `/readyz`.")]
-    policy: LivePolicy
+    policy: LiveRevision
     over_s: Annotated[float, Meta(description="Seconds that the records of requests reach back; 0 without records.")]
     requests_per_s: Annotated[
         Real, Meta(description="Requests decided or failed open; absent on a router that keeps no records.")

@@ -30,9 +30,9 @@ from pointsman.router.watch.live_document import (
     LiveEdge,
     LiveFirstTokens,
     LiveHits,
-    LivePolicy,
     LiveRegret,
     LiveReplica,
+    LiveRevision,
 )
 from pointsman.router.watch.recent_requests import RecentRequests, look_back, percentile
 
@@ -118,11 +118,11 @@ class LiveFigures:
             )
         )
 
-    def _policy(self) -> LivePolicy:
+    def _policy(self) -> LiveRevision:
         history, live = self._core.policy.history, self._core.pipeline.policy
         revision = history.get(history.latest)
         assert revision is not None, "the policy of the start is a revision"
-        return LivePolicy(
+        return LiveRevision(
             name=live.name,
             revision=revision.revision,
             since=rfc3339(revision.at_s),

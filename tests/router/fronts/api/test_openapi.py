@@ -112,6 +112,12 @@ def test_operations_have_ids_of_their_own() -> None:
     assert all(re.fullmatch(r"[a-z]+([A-Z][a-z0-9]*)*", name) for name in names), names
 
 
+def test_schemas_have_names_of_their_own() -> None:
+    """Two structs of one name are told apart by their modules, and generators of clients stop at such names."""
+    names = describe_api(ENDPOINTS, "1")["components"]["schemas"]
+    assert all(name.isidentifier() for name in names), [name for name in names if not name.isidentifier()]
+
+
 def test_every_tag_is_explained() -> None:
     """A new noun in a path has a line in TAGS, and no line is left over."""
     used = {endpoint.tag for endpoint in ENDPOINTS}
