@@ -278,7 +278,7 @@ class MasterAPI:
 
     async def workers(self) -> list[int]:
         """Pids of the current worker and of those that still finish their streams."""
-        return parse_workers(await self.command("show proc"))
+        return parse_workers(self._whole(await self.command("show proc")))
 
     async def worker_info(self, pid: int) -> Info:
         """Version, age and connections of one worker. Raises WorkerGone when it has ended."""
@@ -288,15 +288,29 @@ class MasterAPI:
         """Every server of one backend, with what one worker is serving on it. Raises WorkerGone when it has ended."""
         return parse_stat(await self._ask_worker(pid, f"show stat {backend} 4 -1"))
 
-    async def _ask_worker(self, pid: int, command: str) -> str:
-        answer = (await self.command(f"@!{pid} {command}")).strip("\n")
-        if not answer or answer.startswith("Can't find the target"):
-            raise WorkerGone(f"{self.address}: no worker has pid {pid}")
-        return answer
-
     async def busy_workers(self, frontend: str) -> list[int]:
         """Return those of `workers` that have a stream of a client of `frontend`."""
-        return [pid for pid in await self.workers() if has_streams(await self.command(f"@!{pid} show sess"), frontend)]
+        busy = []
+        for pid in await self.workers():
+            with suppress(WorkerGone):
+                if has_streams(await self._ask_worker(pid, "show sess"), frontend):
+                    busy.append(pid)
+        return busy
+
+    async def _ask_worker(self, pid: int, command: str) -> str:
+        answer = await self.command(f"@!{pid} {command}")
+        if answer.startswith("Can't find the target"):
+            raise WorkerGone(f"{self.address}: no worker has pid {pid}")
+        return self._whole(answer).strip("\n")
+
+    def _whole(self, answer: str) -> str:
+        """An answer that ends with an empty line, as all do but that to `reload`.
+
+        A master that is reloaded breaks off what it is saying. No answer, or a part of one, says nothing of workers.
+        """
+        if not answer.endswith("\n\n"):
+            raise HAProxyUnavailable(f"{self.address}: closed {'in the middle of' if answer else 'without'} an answer")
+        return answer
 
 
 @asynccontextmanager

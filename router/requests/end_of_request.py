@@ -24,9 +24,9 @@ from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 
-CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
-"Lines that HAProxy logs, to the ring too, when a client leaves while its request is held or before its lookup; the "
-"line of the request follows."
+NOTES = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed", b"Proxy ")
+"""Starts of lines that HAProxy writes to the ring of its own accord: a client left while its request was held or before
+its lookup (the line of the request follows), and a proxy was stopped, as all of an old worker are."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
@@ -73,7 +73,7 @@ class EndOfRequest:
         try:
             line = decode_line(raw)
         except msgspec.MsgspecError:
-            if not raw.startswith(CLIENT_LEFT):
+            if not raw.startswith(NOTES):
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from golden import HAPROXY
 
-from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError
+from pointsman.haproxy.errors import CommandRefused, HAProxyUnavailable, ProtocolError, WorkerGone
 from pointsman.haproxy.runtime_api import (
     AHEAD,
     MAX_ANSWER_BYTES,
@@ -302,3 +302,42 @@ async def test_the_master_takes_one_command_and_the_end_of_input(tmp_path: Path)
     async with stub_socket(tmp_path / "s", answer) as path:
         assert await MasterAPI(path).reload() == ReloadResult(True, "fine")
     assert got == [b"reload\n"]
+
+
+Asking = Callable[[MasterAPI], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda master: master.workers(), id="workers"),
+        pytest.param(lambda master: master.worker_info(7), id="worker_info"),
+        pytest.param(lambda master: master.worker_stat(7, "fleet"), id="worker_stat"),
+        pytest.param(lambda master: master.busy_workers("edge"), id="busy_workers"),
+    ],
+)
+@pytest.mark.parametrize(("said", "words"), [("", "without an answer"), ("# pxname,svname\n", "in the middle of an")])
+async def test_a_master_that_breaks_off_has_said_nothing_of_its_workers(
+    tmp_path: Path, ask: Asking, said: str, words: str
+) -> None:
+    """It does so while it is reloaded, and the workers live on."""
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.write(said.encode())
+
+    async with stub_socket(tmp_path / "s", break_off) as path:
+        with pytest.raises(HAProxyUnavailable, match=words):
+            await ask(MasterAPI(path))
+
+
+async def test_a_worker_that_the_master_does_not_know_is_gone(tmp_path: Path) -> None:
+    """It says so in words of its own, without the empty line that ends an answer."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.write(b"Can't find the target PID matching the prefix '@!7'\n")
+
+    async with stub_socket(tmp_path / "s", refuse) as path:
+        with pytest.raises(WorkerGone):
+            await MasterAPI(path).worker_info(7)

@@ -170,10 +170,17 @@ def test_the_end_of_a_held_request_frees_its_place() -> None:
     assert edge.holds.outcomes == {Outcome.GONE: 1}
 
 
-def test_what_haproxy_notes_of_a_held_client_that_left_is_no_malformed_line() -> None:
-    """Lua's complaint comes through the edge too."""
+@pytest.mark.parametrize(
+    "note",
+    [
+        pytest.param(b"Lua function 'pm_hold': yield not allowed.", id="a held client left"),
+        pytest.param(b"Proxy edge stopped (cumulated conns: FE: 9, BE: 0).", id="an old worker stops"),
+    ],
+)
+def test_what_haproxy_notes_of_its_own_accord_is_no_malformed_line(note: bytes) -> None:
+    """It comes the same way as the lines of requests."""
     edge = Edge()
-    edge.apply(b"Lua function 'pm_hold': yield not allowed.", line())
+    edge.apply(note, line())
     assert (edge.metrics.malformed_lines, edge.metrics.lines) == (0, 2)
 
 
