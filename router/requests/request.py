@@ -83,6 +83,14 @@ class Request(msgspec.Struct, gc=False):
         self.slot = NO_SLOT
         return 1
 
+    def move(self, load: LoadTable, slot: int) -> None:
+        """Has the reservation, while it lasts, on the slot that turned out to serve the request."""
+        if self.slot in (NO_SLOT, slot):
+            return
+        load.add(slot, self.tokens)
+        load.remove(self.slot, self.tokens)
+        self.slot = slot
+
     def prompt_computed(self, load: LoadTable, backlog: PrefillBacklog, first_s: float = -1.0) -> bool:
         """Ends the wait of the prompt; True if the prompt still waited at the request's own replica.
 

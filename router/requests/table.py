@@ -4,7 +4,8 @@
 methods of the table:
 
 - `reserve`, `reserve_prefill` and `place`: a decision put the request on a replica.
-- `first_token`: the prompt is computed, as HAProxy saw it; `report`: as an engine reports it.
+- `first_token`: the prompt is computed, as HAProxy saw it; `report`: as an engine reports it. That engine serves the
+  request, wherever the decision wanted it, and has its reservation from then on.
 - `end`: HAProxy's line. The reservation is over; the record lingers (`pointsman.router.requests.ended`), since the line
   may overtake what the engine reports. An engine's report of an end leaves the reservation to HAProxy's line.
 
@@ -191,21 +192,24 @@ class RequestTable:
     def report(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """The engine on a slot reported first tokens and ends; requests of other edges are passed over."""
         for first in events.first:
-            part = self._reported(first.id, now_s)
+            part = self._reported(first.id, slot, now_s)
             if part is not None and part.placement is not None:
                 self._outcomes.first_token(part.placement, slot, first)
         for finished in events.finished:
-            part = self._reported(finished.id, -1.0)
+            part = self._reported(finished.id, slot, -1.0)
             if part is not None and part.placement is not None:
                 self._outcomes.finished(part.placement, slot, finished, now_s)
                 part.placement = None
 
-    def _reported(self, request_id: str, first_s: float) -> Request | PrefillRequest | None:
-        """The request or prefill request that an engine names, whose prompt was computed at `first_s`, or is not wanted
-        any more (negative); None for one that was not placed here."""
+    def _reported(self, request_id: str, slot: int, first_s: float) -> Request | PrefillRequest | None:
+        """The request or prefill request that the engine on a slot names, whose prompt was computed at `first_s`, or is
+        not wanted any more (negative); None for one that was not placed here."""
         request = self._requests.get(request_id)
         if request is not None:
-            request.finished = request.finished or first_s < 0
+            if first_s < 0:
+                request.finished = True
+            else:  # HAProxy places it elsewhere when the decision comes too late, and when its replica fails
+                request.move(self._load, slot)
             request.prompt_computed(self._load, self._backlog, first_s)
             return request
         if request_id.endswith(LEG_SUFFIX):

@@ -50,3 +50,15 @@ def test_a_prompt_at_the_requests_own_replica_is_computed_once() -> None:
     assert request.prompt_computed(LOAD, KV.backlog, 1.0)
     assert not request.prompt_computed(LOAD, KV.backlog, 1.0)
     assert not request.awaits_report
+
+
+def test_a_reservation_moves_while_it_lasts() -> None:
+    """With its tokens, as often as it has to."""
+    request = Request("a", 0.0, 0, 100)
+    LOAD.add(0, 100)
+    for _ in range(2):
+        request.move(LOAD, 1)
+        assert (tokens(), request.slot) == ((0, 100, 0), 1)
+    request.release(LOAD)
+    request.move(LOAD, 0)
+    assert (tokens(), request.slot) == ((0, 0, 0), NO_SLOT)

@@ -97,6 +97,25 @@ def test_a_repeated_id_moves_its_reservation(edge: Edge) -> None:
     assert not known.in_flight
 
 
+def test_a_request_counts_where_its_engine_reports_it(edge: Edge) -> None:
+    """Its decision came too late, or its replica dropped it, so HAProxy chose another. Nothing is missing then where it
+    was wanted, and the older request there stays counted."""
+    edge.place("old", 0)
+    edge.place("late", 0, now_s=10.0)
+    edge.report(1, first=[FirstToken("late", 100, 0)], now_s=10.1)
+    check(edge.core)
+    assert edge.in_flight == [1, 1, 0]
+    for now_s in (11.0, 12.0):
+        for slot in (0, 1):
+            edge.requests.observe(slot, 1, now_s)
+    assert edge.requests.is_reserved("old") and edge.load.leaked == edge.load.foreign[1] == 0
+    edge.report(0, finished=[Finished("late", 0, 0)], now_s=12.0)
+    assert edge.in_flight == [1, 1, 0], "whoever gave it up does not have it back"
+    edge.requests.end("late", 13.0, served_by=1)
+    assert edge.in_flight == [1, 0, 0]
+    check(edge.core)
+
+
 def test_requests_expire_by_age(edge: Edge) -> None:
     """The TTL ends what no event ended, oldest first, and counts it; also what the engine may still report."""
     edge.place("old", 0, session="s")
