@@ -7,11 +7,13 @@ arrives that no decision of ours placed:
 
 - `observe` compares with HAProxy's own sessions per server. What HAProxy has beyond our reservations, twice in a row,
   is *foreign* work (balanced requests, requests that failed open) and counts as load. What we hold beyond HAProxy's
-  sessions, twice in a row, is leaked, and reported to the caller.
+  sessions, at every comparison for `SETTLE_S`, is leaked, and reported to the caller.
 - `observe_engine` compares with the requests an engine counts, where somebody looks at it. What it has beyond all
   of these, twice in a row, is *outside* work (clients that reach it past every edge) and counts as load.
 
-Twice in a row, because a poll and a stream of events are never of the same instant. The table knows no request by name.
+Twice in a row, because a poll and a stream of events are never of the same instant. Longer for what has leaked, because
+nobody can tell which reservation it is: lines that are late, as after a reload, or a request that has not reached its
+server yet, would end a reservation that has its session. The table knows no request by name.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from pointsman.router.fleet.slots import INITIAL_SLOTS, grown
 MAX_REQUEST_TOKENS = 2**24
 """Tokens one request counts as at most, beyond any context there is. A million reservations of that are 2^44, and other
 edges publish at most 2^53 tokens each, so a column of 64 bits does not wrap."""
+
+
+SETTLE_S = 2.0
+"""Seconds for which reservations have to be without a session before they have leaked."""
 
 
 class LoadTable:
@@ -53,12 +59,16 @@ class LoadTable:
         self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)
         self._surplus: Column = np.zeros(size, dtype=np.int64)
         """Sessions less reservations at the last `observe`; negative when we hold more."""
+        self._missing: Column = np.zeros(size, dtype=np.int64)
+        """Fewest reservations beyond the sessions at any `observe` since there are some; 0 when there are none."""
+        self._missing_since_ms: Column = np.zeros(size, dtype=np.int64)
+        """Time of the first `observe` with some beyond."""
         self.outside: Column = np.zeros(size, dtype=np.int64)
         self._excess: Column = np.zeros(size, dtype=np.int64)
         """Requests that the engine counted beyond all other work at the last `observe_engine`."""
         self._all = (
             self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
-            self._surplus, self.outside, self._excess,
+            self._surplus, self._missing, self._missing_since_ms, self.outside, self._excess,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -115,7 +125,7 @@ class LoadTable:
 
     def observe(self, slot: int, sessions: int, now_s: float) -> int:
         """Compares with the sessions (serving and queued) HAProxy counts on the slot's server; how many reservations
-        have none, twice in a row. None are missed while streams may run where HAProxy's count does not see them."""
+        have had none for `SETTLE_S`. None are missed while streams may run where HAProxy's count does not see them."""
         surplus = sessions - int(self.reserved[slot])
         before = int(self._surplus[slot])
         foreign = max(0, min(surplus, before))
@@ -124,11 +134,24 @@ class LoadTable:
         self.total_in_flight += more
         self.foreign[slot] = foreign
         self._surplus[slot] = surplus
-        return max(0, min(-surplus, -before)) if now_s >= self._blind_until_s else 0
+        return self._leaked(slot, -surplus, now_s) if surplus < 0 or self._missing[slot] else 0
+
+    def _leaked(self, slot: int, missing: int, now_s: float) -> int:
+        """How many reservations have been missing on a slot for `SETTLE_S`, of those that are missing now."""
+        now_ms = int(now_s * 1000)
+        if missing <= 0 or now_s < self._blind_until_s:
+            self._missing[slot] = 0
+            return 0
+        if not self._missing[slot]:
+            self._missing[slot], self._missing_since_ms[slot] = missing, now_ms
+        elif missing < self._missing[slot]:
+            self._missing[slot] = missing
+        return int(self._missing[slot]) if now_ms - self._missing_since_ms[slot] >= SETTLE_S * 1000 else 0
 
     def dropped(self, slot: int, count: int) -> None:
         """So many of the reservations that `observe` missed on a slot were removed: they are missed no more."""
         self._surplus[slot] += count
+        self._missing[slot] = max(0, self._missing[slot] - count)
         self.leaked += count
 
     def observe_engine(self, slot: int, requests: int) -> None:
@@ -145,12 +168,12 @@ class LoadTable:
         """Takes nothing for leaked from now on, because streams may run in old workers of HAProxy whose sessions are
         unknown, until `regain_sight`, or at the latest when every reservation of now has expired."""
         self._blind_until_s = now_s + self._ttl_s
-        self._surplus[:] = 0
+        self._surplus[:] = self._missing[:] = 0
 
     def regain_sight(self) -> None:
         """Compares again, because the sessions of all workers are known: what none of them has leaks."""
         self._blind_until_s = 0.0
-        self._surplus[:] = 0
+        self._surplus[:] = self._missing[:] = 0
 
     @property
     def is_blind(self) -> bool:

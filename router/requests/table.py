@@ -24,7 +24,7 @@ from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.request import RequestFeatures
-from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, LoadTable
+from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, SETTLE_S, LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.state import KVState
 from pointsman.router.requests.ended import EndedRequests
@@ -34,9 +34,6 @@ from pointsman.router.requests.request import PrefillRequest, Request, queue_pro
 
 MAX_REQUESTS = 262_144
 """Beyond any number of streams one HAProxy holds open, with those that ended just now. When met, the oldest goes."""
-
-SETTLE_S = 2.0
-"""A reservation younger than this may not have reached its server yet, so a comparison never takes it for leaked."""
 
 
 class RequestTable:
@@ -277,7 +274,7 @@ class RequestTable:
 
     def observe(self, slot: int, sessions: int, now_s: float) -> None:
         """Compares with the sessions (serving and queued) HAProxy counts on the slot's server: the oldest reservations
-        that have none, twice in a row, are over."""
+        that have had none for `SETTLE_S` are over."""
         missing = self._load.observe(slot, sessions, now_s)
         if not missing:
             return

@@ -11,6 +11,9 @@ import psutil
 import pytest
 from edge import RunningEdge, running_up, until
 
+from pointsman.haproxy.errors import HAProxyError
+from pointsman.haproxy.runtime_api import MasterAPI
+
 pytestmark = pytest.mark.e2e
 
 PACED = {"token_interval_ms": 10}
@@ -43,6 +46,9 @@ class Streams:
         self._tasks.update(tasks)
 
         async def all_begun() -> bool:
+            for task in tasks:
+                if task.done():
+                    task.result()  # one that failed says why
             return self.open + self.ended == target
 
         await until(all_begun)
@@ -84,14 +90,22 @@ async def in_flight(edge: RunningEdge) -> int:
 
 
 async def reload(edge: RunningEdge) -> None:
-    """SIGHUP to `up`; returns when the router has met the new worker."""
+    """SIGHUP to `up`; returns when the router has met the new worker and no old one takes connections: one that begins
+    to stop resets those that it has just accepted."""
     before = (await edge.metrics())["pointsman_haproxy_restarts_total"]
+    master = MasterAPI(str(edge.run_dir / "master.sock"))
     edge.process.send_signal(signal.SIGHUP)
 
     async def reloaded() -> bool:
-        return (await edge.metrics())["pointsman_haproxy_restarts_total"] == before + 1
+        if (await edge.metrics())["pointsman_haproxy_restarts_total"] == before:
+            return False
+        with suppress(HAProxyError):
+            _, *old = await master.workers()
+            return all([(await master.worker_info(pid)).stopping for pid in old])
+        return False
 
     await until(reloaded)
+    assert (await edge.metrics())["pointsman_haproxy_restarts_total"] == before + 1
 
 
 async def test_every_end_is_counted_while_old_workers_live_on() -> None:

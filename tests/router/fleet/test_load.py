@@ -60,26 +60,40 @@ def test_foreign_work_counts_once_it_is_seen_twice(load: LoadTable) -> None:
     check(load)
 
 
-def test_reservations_without_a_session_are_missed_once_it_is_seen_twice(load: LoadTable) -> None:
-    """Two of three; those that the caller drops are missed no more."""
+def looks(load: LoadTable, *sessions: int, start_s: float = 10.0) -> list[int]:
+    """How many reservations each of a row of looks misses, a second after one another."""
+    return [load.observe(0, sessions=count, now_s=start_s + at_s) for at_s, count in enumerate(sessions)]
+
+
+def test_reservations_without_a_session_are_missed_once_they_have_had_none_for_long(load: LoadTable) -> None:
+    """The fewest of these looks; those that the caller drops are missed no more."""
     for _ in range(3):
         load.add(0, 5)
-    assert [load.observe(0, sessions=1, now_s=at_s) for at_s in (1.0, 2.0)] == [0, 2]
+    assert looks(load, 0, 1, 0) == [0, 0, 2]
     load.remove(0, 5)
     load.dropped(0, 1)
-    assert load.observe(0, sessions=1, now_s=3.0) == 1
+    assert looks(load, 1, 1, start_s=13.0) == [1, 1]
+    load.remove(0, 5)
+    load.dropped(0, 1)
+    assert looks(load, 0, 0, 0, start_s=15.0) == [0, 0, 1]
     check(load)
 
 
+def test_a_look_that_misses_none_begins_the_time_anew(load: LoadTable) -> None:
+    """Lines that were late have come."""
+    load.add(0, 5)
+    assert looks(load, 0, 0, 1, 0, 0, 0) == [0, 0, 0, 0, 0, 1]
+
+
 def test_none_are_missed_while_some_may_be_out_of_sight(load: LoadTable) -> None:
-    """As after a reload of HAProxy, until its old worker is gone; then two looks are needed again."""
+    """As after a reload of HAProxy, until its old worker can be asked; then the time begins anew."""
     load.add(0, 5)
     load.lose_sight(now_s=5.0)
     assert load.is_blind
-    assert [load.observe(0, sessions=0, now_s=at_s) for at_s in (10.0, 11.0)] == [0, 0]
+    assert looks(load, 0, 0, 0) == [0, 0, 0]
     load.regain_sight()
     assert not load.is_blind
-    assert [load.observe(0, sessions=0, now_s=at_s) for at_s in (12.0, 13.0)] == [0, 1]
+    assert looks(load, 0, 0, 0, start_s=13.0) == [0, 0, 1]
 
 
 def test_columns_grow_and_keep_their_values(load: LoadTable) -> None:

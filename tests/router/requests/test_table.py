@@ -185,12 +185,12 @@ def test_an_end_frees_the_place_of_a_held_request(edge: Edge) -> None:
 
 
 def test_leaked_reservations_go_when_haproxy_has_no_such_session(edge: Edge) -> None:
-    """Two reservations, no session, twice in a row and settled: their lines were lost. What their engine may still
-    report is waited for."""
+    """Two reservations, and no session for long: their lines were lost. What their engine may still report is waited
+    for."""
     edge.requests.reserve("a", 0, 5, now_s=0.0)
     edge.place("b", 0)
-    edge.requests.observe(0, 0, SETTLE_S + 1)
-    edge.requests.observe(0, 0, SETTLE_S + 2)
+    edge.requests.observe(0, 0, 1.0)
+    edge.requests.observe(0, 0, 1.0 + SETTLE_S)
     assert edge.in_flight[0] == 0
     assert edge.load.leaked == 2
     assert "a" not in edge.requests and "b" in edge.requests
@@ -205,6 +205,20 @@ def test_a_fresh_reservation_is_never_taken_for_leaked(edge: Edge) -> None:
     assert edge.in_flight[0] == 1
 
 
+def test_lines_that_are_late_end_no_older_stream(edge: Edge) -> None:
+    """After a reload HAProxy's sessions may be gone for a second before the lines of their ends are read."""
+    edge.requests.reserve("stream", 0, 5, now_s=0.0)
+    for request in ("a", "b"):
+        edge.requests.reserve(request, 0, 5, now_s=10.0)
+    for at_s in (11.0, 11.5, 12.0):
+        edge.requests.observe(0, 1, at_s)
+    for request in ("a", "b"):
+        edge.requests.end(request, 12.1)
+    for at_s in (12.5, 13.0, 13.5):
+        edge.requests.observe(0, 1, at_s)
+    assert edge.requests.is_reserved("stream") and edge.load.leaked == edge.load.foreign[0] == 0
+
+
 def test_streams_of_an_old_haproxy_worker_are_not_taken_for_leaked(edge: Edge) -> None:
     """After a reload the sessions of the old worker are invisible; once it is gone, what it left behind leaks."""
     for request in ("a", "b"):
@@ -215,7 +229,7 @@ def test_streams_of_an_old_haproxy_worker_are_not_taken_for_leaked(edge: Edge) -
     assert edge.in_flight[0] == 2
     edge.requests.end("a", 12.0)
     edge.load.regain_sight()
-    for at_s in (13.0, 14.0):
+    for at_s in (13.0, 14.0, 15.0):
         edge.requests.observe(0, 0, at_s)
     assert edge.in_flight[0] == 0 and edge.load.leaked == 1
 

@@ -245,7 +245,7 @@ async def test_sessions_of_old_workers_count_with_those_of_the_current_one(
         assert (world.load.in_flight[a], world.load.in_flight[b]) == (1, 2)
     assert world.health.old_workers == 1
     old_workers.sessions = {}
-    for _ in range(4):
+    for _ in range(5):
         await world.round()
     assert not world.requests.is_reserved("r") and world.load.in_flight[b] == 1
 
@@ -259,7 +259,7 @@ async def test_nothing_leaks_while_an_old_worker_cannot_be_asked(world: World, o
         await world.round()
     assert world.requests.is_reserved("r")
     old_workers.all_seen = True
-    for _ in range(4):
+    for _ in range(5):
         await world.round()
     assert not world.requests.is_reserved("r")
 
