@@ -1,13 +1,31 @@
-"""Edges that tests of one file share: to start one takes four seconds of CPU, most of what a short test costs."""
+"""Edges that tests of one file share: to start one takes four seconds of CPU, most of what a short test costs.
+
+What a test left open is found at its own end. An open connection is part of a cycle, so that the garbage collector
+finds it, and its warning would be the error of whichever test runs by then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
 from edge import SharedEdges
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Fixtures that are set up later, the event loop among them, are gone by then."""
+    yield
+    gc.collect()
+
+
+def pytest_collection_finish() -> None:
+    """Takes all that was imported and collected, hundreds of thousands of objects, out of later collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -53,7 +53,8 @@ class RunningEdge:
         self.run_dir = run_dir
         limits = httpx.Limits(max_connections=1000)
         self.client = httpx.AsyncClient(base_url=url, timeout=60.0, limits=limits)
-        self.admin = httpx.AsyncClient(base_url=admin_url, timeout=10.0)
+        # Idle connections go before the router closes them (5 s): one that it closes just now may get a request.
+        self.admin = httpx.AsyncClient(base_url=admin_url, timeout=10.0, limits=httpx.Limits(keepalive_expiry=2.0))
 
     # Talking to it
 
