@@ -137,7 +137,7 @@ class LoadTable:
         return self._leaked(slot, -surplus, now_s) if surplus < 0 or self._missing[slot] else 0
 
     def _leaked(self, slot: int, missing: int, now_s: float) -> int:
-        """How many reservations have been missing on a slot for `SETTLE_S`, of those that are missing now."""
+        """Reservations that have been missing on a slot for `SETTLE_S`, of so many that are missing now."""
         now_ms = int(now_s * 1000)
         if missing <= 0 or now_s < self._blind_until_s:
             self._missing[slot] = 0
