@@ -24,9 +24,14 @@ from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 
-CLIENT_LEFT = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed")
-"Lines that HAProxy logs, to the ring too, when a client leaves while its request is held or before its lookup; the "
-"line of the request follows."
+OTHER_LINES = (
+    b"Lua function 'pm_hold'",
+    b"Lua function 'pm_lookup': yield not allowed",
+    b"Server pm-ring/",
+    b"Proxy pm-ring stopped",
+)
+"""Begins of lines that are about no request. The first two come when a client leaves while its request is held or
+before its lookup; the next ones when a router begins, the last one when a worker ends."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
@@ -73,7 +78,7 @@ class EndOfRequest:
         try:
             line = decode_line(raw)
         except msgspec.MsgspecError:
-            if not raw.startswith(CLIENT_LEFT):
+            if not raw.startswith(OTHER_LINES):
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
