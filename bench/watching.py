@@ -1,8 +1,7 @@
-"""Price of looking inside: decision records, the access log, followers.
+"""Price of looking inside: decision records, the access log, followers, an open page, a shadow policy.
 
-Routers alone, asked over SPOP as HAProxy asks them, all started at once and asked in turn: one that keeps nothing, one
-that keeps records, one that writes the access log too, and one whose decisions three terminals follow while a page
-shows the live figures. What one of them adds is the difference to the first in the same round.
+Routers alone, asked over SPOP as HAProxy asks them, all started at once and asked in turn. The first keeps nothing, the
+others do more. What that adds is the difference to the first, of latency the ratio, in the same round.
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
 
 from bench.lookup import KEYS, Latencies, LoneRouter, LookupOptions, ask_alone, lone_router, pin, split_cores
 from bench.peers import Spawned, say
@@ -27,6 +29,9 @@ FOLLOWERS = 3
 READ = "import sys, urllib.request as u; r = u.urlopen(sys.argv[1])\nwhile r.read1(65536): pass"
 """A program that follows a stream."""
 
+POLL = "import sys, time, urllib.request as u\nwhile True: u.urlopen(sys.argv[1]).read(); time.sleep(1)"
+"""A program that asks once a second."""
+
 
 @dataclass(frozen=True)
 class Watching:
@@ -35,6 +40,16 @@ class Watching:
     settings: Mapping[str, Any]
     follows: tuple[str, ...] = ()
     """Paths of the admin API that are followed, one connection each."""
+    polls: tuple[str, ...] = ()
+    """Paths that are asked once a second."""
+    shadow: Mapping[str, Any] | None = None
+    """Document of a policy that decides beside the live one."""
+
+
+TERMINALS = ("/v1/decisions?follow=true",) * FOLLOWERS
+PAGE = ("/v1/live?follow=true", "/v1/events?follow=true")
+PAGE_POLLS = ("/v1/decisions?limit=60&ended=true",)
+"""What an open page asks of an edge whose decisions are too many to follow each."""
 
 
 def ways(folder: Path, policy: str) -> dict[str, Watching]:
@@ -44,15 +59,17 @@ def ways(folder: Path, policy: str) -> dict[str, Watching]:
         "nothing kept": Watching({"decisions": {"max_records": 0}}),
         "records": Watching({}),
         "records, access log": Watching({"decisions": {"access_log": log}}),
-        "records, three followers": Watching({}, ("/v1/decisions?follow=true",) * FOLLOWERS),
+        "records, three followers": Watching({}, TERMINALS),
+        "records, three followers, a page": Watching({}, TERMINALS + PAGE, PAGE_POLLS),
+        "records, shadow": Watching({}, shadow={"policy": "kv_cost", "tie_ms": 1.0}),
     }
 
 
 @contextlib.asynccontextmanager
-async def reading(router: LoneRouter, path: str, number: int, folder: Path) -> AsyncIterator[None]:
-    """A program that follows a path of the admin API."""
-    url = f"http://127.0.0.1:{router.admin_port}{path}"
-    reader = Spawned(f"reader-{router.admin_port}-{number}", [sys.executable, "-c", READ, url], folder, speaks=False)
+async def reading(program: str, url: str, number: int, folder: Path) -> AsyncIterator[None]:
+    """One reader of the admin API, kept off the router's core."""
+    port = urlsplit(url).port
+    reader = Spawned(f"reader-{port}-{number}", [sys.executable, "-c", program, url], folder, speaks=False)
     try:
         pin(reader.pid, split_cores()[1])
         yield
@@ -69,8 +86,14 @@ async def measure(policy: str, options: LookupOptions, folder: Path, rng: random
             opened = lone_router(policy, sys.executable, folder, name=str(number), more=watching.settings)
             router = routers[name] = await stack.enter_async_context(opened)
             pin(router.process.pid, split_cores()[0])
-            for at, path in enumerate(watching.follows):
-                await stack.enter_async_context(reading(router, path, at, folder))
+            api = f"http://127.0.0.1:{router.admin_port}"
+            readers = [(READ, path) for path in watching.follows] + [(POLL, path) for path in watching.polls]
+            for at, (program, path) in enumerate(readers):
+                await stack.enter_async_context(reading(program, api + path, at, folder))
+            if watching.shadow is not None:
+                async with httpx.AsyncClient(base_url=api) as client:
+                    answer = await client.put("/v1/policy/shadow", json={"document": watching.shadow})
+                    answer.raise_for_status()
         for turn in range(options.rounds + 1):
             for name, router in routers.items():
                 seconds = options.slice_s if turn else 0.5  # the first round warms up

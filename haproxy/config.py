@@ -35,6 +35,9 @@ BACKEND = "fleet"
 """Names of the proxy clients come in through, and of the one the replicas are in."""
 RING = "events"
 """Name of the log ring that keeps end-of-request lines for the router."""
+
+RING_BACKEND = "pm-ring"
+"""Name of the backend whose server `line` has a line written to the ring whenever its state is changed."""
 FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map")
 """Names of one edge's files; the first refers to the others."""
 HEALTH_MAP = FILE_NAMES[3]

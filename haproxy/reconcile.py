@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from xxhash import xxh64_hexdigest
 
-from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, Server, server_ids
+from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING_BACKEND, Server, server_ids
 from pointsman.haproxy.errors import CommandRefused
 from pointsman.haproxy.last_check import CheckRow
 from pointsman.haproxy.places import Places
@@ -285,6 +286,15 @@ class Reconciler:
         await self._apply(commands)
         pid, servers, _ = await self._look()
         return Observation(pid, servers, changed=True)
+
+    async def write_to_ring(self) -> None:
+        """Have HAProxy write a line to its log ring, at which it notices that a connection of the ring is dead.
+
+        Nothing happens where the configuration has no server for it. Raises HAProxyUnavailable.
+        """
+        server = f"set server {RING_BACKEND}/line state"
+        with suppress(CommandRefused):
+            await self._api.run([f"{server} ready", f"{server} maint"])
 
     async def set_variable(self, name: str, value: int) -> None:
         """Set a process variable of the configuration; it is gone after a reload."""

@@ -37,6 +37,7 @@ from pointsman.haproxy.config import (
     PLACES_VARIABLE,
     REWRITE_ROOM_BYTES,
     RING,
+    RING_BACKEND,
     EdgeConfig,
     server_ids,
 )
@@ -128,6 +129,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "refusals": REFUSALS,
         "rewrite_room": REWRITE_ROOM_BYTES,
         "ring": RING,
+        "ring_backend": RING_BACKEND,
         "unknown_model": UNKNOWN_MODEL,
         "replay": bufsize <= REPLAY_MAX_BUFFER_BYTES if edge.replay is None else edge.replay,
         "replay_requests_max": max(1, (edge.replay_memory_mb << 20) // bufsize),

@@ -24,9 +24,15 @@ from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 
-NOTES = (b"Lua function 'pm_hold'", b"Lua function 'pm_lookup': yield not allowed", b"Proxy ")
-"""Starts of lines that HAProxy writes to the ring of its own accord: a client left while its request was held or before
-its lookup (the line of the request follows), and a proxy was stopped, as all of an old worker are."""
+OTHER_LINES = (
+    b"Lua function 'pm_hold'",
+    b"Lua function 'pm_lookup': yield not allowed",
+    b"Server pm-ring/",
+    b"Proxy ",
+)
+"""Begins of lines that are about no request. The first two come when a client leaves while its request is held or
+before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that logs
+to the ring."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
@@ -73,7 +79,7 @@ class EndOfRequest:
         try:
             line = decode_line(raw)
         except msgspec.MsgspecError:
-            if not raw.startswith(NOTES):
+            if not raw.startswith(OTHER_LINES):
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":

@@ -125,6 +125,8 @@ class EdgeSync:
             await self._look_at_old_workers(None)
             raise
         await self._look_at_old_workers(observation.pid)
+        if self._pid is None:
+            await self._reconciler.write_to_ring()
         if observation.pid != self._pid:
             self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
             rules = await self._reconciler.get_text(RULES_VARIABLE)

@@ -163,6 +163,29 @@ async def test_a_restarted_router_counts_the_streams_of_old_workers() -> None:
         await until(nothing_counts)
 
 
+async def test_no_end_is_lost_when_the_router_restarts_while_nobody_asks() -> None:
+    """HAProxy learns that the ring's connection is dead when it writes there: what is lost is no request's line."""
+    async with running_up(1) as edge:
+        assert (await edge.chat()).status_code == 200
+        before = edge.router()
+        before.kill()
+
+        async def attached() -> bool:
+            with suppress(httpx.HTTPError, AssertionError, psutil.NoSuchProcess):
+                return edge.router().pid != before.pid and (await edge.admin.get("/readyz")).status_code == 200
+            return False
+
+        await until(attached)
+        placed = {answer.headers["x-pointsman-request-id"] for answer in [await edge.chat() for _ in range(3)]}
+
+        async def all_ended() -> bool:
+            listed = (await edge.admin.get("/v1/decisions?ended=true")).json()["decisions"]
+            return {decision["id"] for decision in listed} == placed
+
+        await until(all_ended)
+        assert (await edge.metrics())["pointsman_ring_malformed_lines_total"] == 0
+
+
 async def test_haproxy_that_is_told_to_stop_ends_with_its_last_stream() -> None:
     """The router, which reads its ring to the end, does not hold it up."""
     async with running_up(2, engine=PACED, haproxy=PATIENT) as edge:

@@ -23,7 +23,7 @@ from pointsman.haproxy.process import HAProxyProcess
 from pointsman.haproxy.reconcile import DesiredServer, Reconciler, observe
 from pointsman.haproxy.runtime_api import RuntimeAPI, ServerState, parse_servers_state
 from pointsman.haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
-from pointsman.router.requests.end_of_request import NOTES
+from pointsman.router.requests.end_of_request import OTHER_LINES
 from pointsman.up.ports import pick_ports
 
 Answer = dict[str, str | int]
@@ -168,7 +168,7 @@ class StubRouter:
         while True:
             length = int(await reader.readuntil(b" "))
             raw = await reader.readexactly(length)
-            if raw.startswith(NOTES):
+            if raw.startswith(OTHER_LINES):
                 self.notes.append(raw)
                 continue
             line = json.loads(raw)

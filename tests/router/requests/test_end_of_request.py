@@ -70,6 +70,17 @@ def test_a_redispatch_is_counted_where_it_landed() -> None:
     assert edge.metrics.replicas["b"].redispatched == 1
 
 
+def test_what_haproxy_notes_of_the_rings_own_backend_is_no_malformed_line() -> None:
+    """A router that begins has such lines written, and a worker writes one when it ends."""
+    edge = Edge()
+    edge.apply(
+        b"Server pm-ring/line is UP/READY (leaving forced maintenance).",
+        b"Server pm-ring/line is going DOWN for maintenance. 1 active and 0 backup servers left.",
+        b"Proxy pm-ring stopped (cumulated conns: FE: 0, BE: 0).",
+    )
+    assert edge.metrics.malformed_lines == 0
+
+
 @pytest.mark.parametrize(
     ("fields", "fail_open", "undecided"),
     [

@@ -34,6 +34,10 @@ class FakeHAProxy:
         self.variables: list[tuple[str, int]] = []
         self.window = 16_384
         self.rules: LookupRules | None = None
+        self.ring_lines = 0
+
+    async def write_to_ring(self) -> None:
+        self.ring_lines += 1
 
     async def step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool = False) -> Observation:
         if self.away:
@@ -98,6 +102,15 @@ async def test_registered_replicas_become_servers_and_their_health_comes_back(wo
     }  # fmt: skip
     assert [r.state for r in world.replicas] == ["up", "up"]
     assert world.health.haproxy_up and not world.readiness.missing()
+
+
+async def test_a_router_that_begins_has_a_line_written_to_the_ring(world: World) -> None:
+    """HAProxy may still hold the connection of the router before; a worker that came after a reload made a new one."""
+    await world.round()
+    await world.round()
+    world.haproxy.pid = 200
+    await world.round()
+    assert world.haproxy.ring_lines == 1
 
 
 async def test_a_server_marked_down_stops_being_eligible(world: World) -> None:
