@@ -31,8 +31,8 @@ OTHER_LINES = (
     b"Proxy ",
 )
 """Begins of lines that are about no request. The first two come when a client leaves while its request is held or
-before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that logs
-to the ring."""
+before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that
+log to the ring."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
