@@ -49,7 +49,7 @@ class Watching:
 TERMINALS = ("/v1/decisions?follow=true",) * FOLLOWERS
 PAGE = ("/v1/live?follow=true", "/v1/events?follow=true")
 PAGE_POLLS = ("/v1/decisions?limit=60&ended=true",)
-"""What an open page asks of an edge whose decisions are too many to follow each."""
+"""Streams and questions of an open page, at an edge whose decisions are too many to follow each."""
 
 
 def ways(folder: Path, policy: str) -> dict[str, Watching]:
