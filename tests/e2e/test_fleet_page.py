@@ -16,10 +16,13 @@ from router_fixture import client_of, register, running_router
 
 from pointsman.contract.registration import Registration
 from pointsman.contract.tokens import hash_token
+from pointsman.haproxy.last_check import CheckColumns, CheckRow
 from pointsman.policies.registry import build_policy_set
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 from pointsman.router.decide.rollout import Plan
+from pointsman.router.fleet.replica import Health
+from pointsman.router.outliers.answers import Verdict
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), *NEEDS_BROWSER]
 
@@ -164,13 +167,23 @@ async def test_500_replicas_are_a_map_that_answers() -> None:
             registration = Registration(url=f"http://10.0.0.1:{number + 1}", model="m")
             core.replicas.put(f"chat-{number + 1}", registration, ("10.0.0.1", number + 1), now_s)
         core.replicas.drain("chat-77", now_s)
+        core.replicas.set_health("chat-123", Health.DOWN, now_s)
+        refused = "Layer4 connection problem at initial connection step of tcp-check (Connection refused)"
+        check = CheckRow(CheckColumns.among(("check_status", "check_code", "check_desc")), f"L4CON,0,{refused}")
+        core.replicas.checks.saw(core.replicas.slot_of("chat-123"), check, now_s)
+        for _ in range(5):
+            core.outliers.ended("failed", "chat-401", Verdict.ERROR, now_s, lasted_s=0.1)
         page = await browser.open()
         cells = page.get_by_role("list", name="Map of all replicas").get_by_role("button")
         await expect(cells).to_have_count(500)
-        await expect(page.locator("#fleet-count")).to_contain_text("499 up")
-        await expect(page.locator(".looks .tile")).to_have_count(1)
-        await expect(page.locator(".looks .tile")).to_contain_text("chat-77")
+        await expect(page.locator("#fleet-count")).to_contain_text("497 up")
+        looks = page.locator(".looks .tile")
+        await expect(looks.locator(".open")).to_have_text(["chat-123", "chat-401", "chat-77"])
+        await expect(looks.nth(0)).to_contain_text(refused)
+        assert await looks.nth(0).locator(".why").evaluate(WHOLE), "the end of a long reason says what is wrong"
+        await expect(looks.nth(1)).to_contain_text("5 failed answers (error)")
         await expect(cells.nth(76)).to_have_attribute("aria-label", "chat-77, draining")
+        await expect(cells.nth(122)).to_have_attribute("aria-label", "chat-123, down")
         for number in range(600):
             decide(router, number, model="m", session=f"s{number}")
         await expect(page.locator("#f-in-flight")).to_have_text("600")
@@ -184,6 +197,8 @@ async def test_500_replicas_are_a_map_that_answers() -> None:
         before = await page.locator("#as-of").text_content()
         await expect(page.locator("#as-of")).not_to_have_text(before)
         assert await page.evaluate("document.querySelectorAll('*').length") < 6000
+        await page.set_viewport_size({"width": 1280, "height": 720})
+        assert await page.locator("#decisions").evaluate(WHOLE_WIDTH), "no column is cut off"
 
 
 async def test_an_edge_that_went_away_is_shown_as_old_until_it_is_back() -> None:
@@ -364,6 +379,10 @@ async def test_everything_has_a_name_for_a_screen_reader() -> None:
             assert await page.evaluate(NAMELESS) == []
             await page.keyboard.press(close)
 
+
+WHOLE = "(node) => node.scrollHeight <= node.clientHeight"
+WHOLE_WIDTH = "(node) => node.scrollWidth <= node.clientWidth"
+"""Whether all of an element's content is in view."""
 
 NAMELESS = """
 [...document.querySelectorAll('button, input, select, textarea, a, dialog, section, figure svg')]
