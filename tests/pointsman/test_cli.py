@@ -151,8 +151,8 @@ def commands_of(command: Any, name: str = "pointsman") -> Iterator[tuple[str, An
 ASKING = {"--admin", "--token", "--ca", "--json"}
 """Options of the commands that ask a router."""
 
-OTHERS = ("up", "router", "simulate", "version", "engine", "haproxy", "state", "token")
-"""Commands and groups that ask none, or several."""
+OTHERS = ("up", "router", "simulate", "version", "engine", "haproxy", "token")
+"""Commands and groups that ask none."""
 
 
 def test_every_command_that_asks_has_an_example_and_the_same_options() -> None:
