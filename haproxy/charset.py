@@ -16,7 +16,9 @@ MAX_SOCKET_PATH_BYTES = 95
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 HOST = re.compile(r"\*|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
 FILE = re.compile(r"/[A-Za-z0-9_./@+=-]{1,1023}")
-HEADER = re.compile(r"[A-Za-z0-9!#$&*.^_|~-]{1,64}")
+# Of what HTTP lets stand in a header's name, without what HAProxy reads as a comment (#) or, in quotes, a variable ($).
+HEADER = re.compile(r"[A-Za-z0-9!&*.^_|~-]{1,64}")
+HEADER_EXPECTED = "letters, digits and ! & * . ^ _ | ~ -"
 PATH = re.compile(r"/[A-Za-z0-9_./~:@%+-]{0,255}")
 MODEL = re.compile(r"[A-Za-z0-9_.:/@+-]{1,256}")
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")

@@ -16,6 +16,7 @@ import msgspec
 from pointsman.haproxy.charset import (
     ACCOUNT,
     HEADER,
+    HEADER_EXPECTED,
     MODEL,
     NAME,
     PATH,
@@ -301,9 +302,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             if value := getattr(self, key):
                 check_text(ACCOUNT, key, value, "an account name")
         for header in self.session_headers:
-            check_text(HEADER, "session_headers", header, "header names")
+            check_text(HEADER, "session_headers", header, f"header names of {HEADER_EXPECTED}")
         if self.model_header:
-            check_text(HEADER, "model_header", self.model_header, "a header name")
+            check_text(HEADER, "model_header", self.model_header, f"a header name of {HEADER_EXPECTED}")
             require(
                 not self.model_header.lower().startswith(OWN_HEADERS),
                 "model_header",

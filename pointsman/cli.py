@@ -13,9 +13,11 @@ import msgspec
 import typer
 import yaml
 
+from pointsman.admin_place import DEFAULT_URL, URL_VARIABLE
 from pointsman.commands.decision_commands import deciding
 from pointsman.commands.fleet_commands import PANEL as CHANGE
 from pointsman.commands.fleet_commands import fleet
+from pointsman.commands.options import ASKED, Ca, Token
 from pointsman.commands.policy_commands import policy as policy_group
 from pointsman.commands.sentence import one_sentence_on_error
 from pointsman.contract.config import read_mapping
@@ -264,26 +266,36 @@ def haproxy_render(
             print(path)
 
 
-AdminUrls = Annotated[list[str] | None, typer.Option("--admin", help="Admin URL of an edge, which names the others.")]
+AdminUrls = Annotated[
+    list[str],
+    typer.Option(
+        "--admin",
+        envvar=URL_VARIABLE,
+        metavar="URL",
+        help="URL of an edge's admin API, which names the other edges; may be repeated.",
+        rich_help_panel=ASKED,
+    ),
+]
+ONE_EDGE = [DEFAULT_URL]
 
 
-@state.command("dump")
-def state_dump(admin: AdminUrls = None, json: Json = False) -> None:
+@state.command("dump", epilog="Example: pointsman state dump --admin http://edge-1:8001")
+def state_dump(admin: AdminUrls = ONE_EDGE, token: Token = "", ca: Ca = None, json: Json = False) -> None:
     """Print all edges, how closely each follows the others, and how much each knows."""
     from pointsman.commands.state import run_dump
 
     with one_sentence_on_error():
-        code = run_dump(admin or ["http://127.0.0.1:8001"], as_json=json)
+        code = run_dump(admin, token=token, ca=ca, as_json=json)
     raise typer.Exit(code)
 
 
-@state.command("check")
-def state_check(admin: AdminUrls = None, json: Json = False) -> None:
+@state.command("check", epilog="Example: pointsman state check --admin http://edge-1:8001 --json")
+def state_check(admin: AdminUrls = ONE_EDGE, token: Token = "", ca: Ca = None, json: Json = False) -> None:
     """Check that all edges follow each other and know the same; otherwise print the differences, exit code 1."""
     from pointsman.commands.state import run_check
 
     with one_sentence_on_error():
-        code = run_check(admin or ["http://127.0.0.1:8001"], as_json=json)
+        code = run_check(admin, token=token, ca=ca, as_json=json)
     raise typer.Exit(code)
 
 

@@ -41,6 +41,7 @@ from pointsman.router.fronts.lookup import FormReader, LookupFront
 from pointsman.router.fronts.ring import RingProtocol
 from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
+from pointsman.router.metrics.access_log import AccessLogCollector
 from pointsman.router.metrics.admin import AdminCollector
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.exposition import Collect
@@ -148,10 +149,10 @@ class Router:
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
-        self.metrics = self._collect(guard)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
+        self.metrics = self._collect(guard)
         self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
@@ -180,6 +181,7 @@ class Router:
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),
             ProcessCollector(self.tasks, self.readiness, self._keeper),
+            AccessLogCollector(self.decisions.access_log if self.decisions is not None else None),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
             *((TracingCollector(self.tracing),) if self.tracing is not None else ()),
         )

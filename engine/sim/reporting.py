@@ -6,7 +6,6 @@ the router sees, made from the same bytes. Of a request with several prompts or 
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Sequence
 
@@ -25,8 +24,14 @@ class Reporter:
     """One simulated engine's reports, sent while its `publisher` runs."""
 
     def __init__(
-        self, config: SimConfig, model: EngineModel, handoffs: Callable[[], Handoffs | None] = lambda: None
+        self,
+        config: SimConfig,
+        model: EngineModel,
+        handoffs: Callable[[], Handoffs | None] = lambda: None,
+        *,
+        born_ms: int = 0,
     ) -> None:
+        """born_ms: start of the replica in milliseconds since 1970, the same as in its registration."""
         self.attribution = Attribution()
         self._depths = KeyDepths()
         self._model = model
@@ -36,7 +41,7 @@ class Reporter:
             self.transports,
             EngineFacts(
                 epoch=uuid.uuid4().hex,
-                born_ms=int(time.time() * 1000),
+                born_ms=born_ms,
                 capacity_tokens=model.config.blocks * model.config.block_size,
                 block_tokens=self._block_size,
                 adapter_slots=config.max_loras,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -43,7 +44,8 @@ class SimServer:
         self.model = EngineModel(config.model_config())
         self.port = config.port
         loop = asyncio.get_running_loop()
-        self._generation = Generation(config, self.model, loop)
+        self._born_ms = time.time_ns() // 1_000_000
+        self._generation = Generation(config, self.model, loop, born_ms=self._born_ms)
         self._routes = Routes(config, self._generation, self._set_adapters)
         self.service = Service(self._routes.handle, loop, CORS_HEADERS, config.keep_alive_s)
         if config.faults:
@@ -79,6 +81,7 @@ class SimServer:
                 ttl_s=self.config.ttl_s,
                 role=self.config.role,
                 adapters=sorted(self._generation.adapters),
+                born_ms=self._born_ms,
             )
             self._registrar = Registrar(
                 self.config.register,

@@ -44,7 +44,10 @@ APIS: dict[str, type[Wire]] = {
 class Generation:
     """Serves the four APIs of one replica."""
 
-    def __init__(self, config: SimConfig, model: EngineModel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, config: SimConfig, model: EngineModel, loop: asyncio.AbstractEventLoop, *, born_ms: int = 0
+    ) -> None:
+        """born_ms: start of the replica in milliseconds since 1970, as it is registered; 0 for none."""
         self.metrics = Metrics(config, model)
         self.kept = KeptKV(model, loop, config.kv_lease_s)
         self.port = config.port
@@ -56,7 +59,8 @@ class Generation:
         self._config = config
         self.model = model
         self._loop = loop
-        self.reporter = Reporter(config, model, self.handoffs) if config.register and config.events else None
+        reports = config.register and config.events
+        self.reporter = Reporter(config, model, self.handoffs, born_ms=born_ms) if reports else None
         """The reporter to routers; None for a plain endpoint."""
         self._driver = Driver(model, self._deliver, loop)
         self._choices: dict[str, Choice] = {}

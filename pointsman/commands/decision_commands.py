@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.commands.options import asks
+from pointsman.commands.options import Options, asks
 
 if TYPE_CHECKING:
     from pointsman.commands.inquiry import Inquiry
@@ -20,12 +20,22 @@ PANEL = "See decisions"
 MAX_LIST = 1000
 """Largest page of the admin API."""
 
-Session = Annotated[str, typer.Option(help="Session, as the client named it or as its hash.")]
-Model = Annotated[str, typer.Option(help="Model that the request asked for.")]
-Tenant = Annotated[str, typer.Option(help="Tenant (API key), or its hash.")]
-Served = Annotated[str, typer.Option("--replica", help="Replica that served.")]
-Reason = Annotated[str, typer.Option(help="Reason of the decision, e.g. kv-moved; docs/metrics.md lists them.")]
-Status = Annotated[str, typer.Option(help="Status that the client received, or a class such as 5xx.")]
+FILTERS: Options = {
+    "session": (Annotated[str, typer.Option(help="Session, as the client named it or as its hash.")], ""),
+    "model": (Annotated[str, typer.Option(help="Model that the request asked for.")], ""),
+    "tenant": (Annotated[str, typer.Option(help="Tenant (API key), or its hash.")], ""),
+    "replica": (Annotated[str, typer.Option("--replica", help="Replica that served.")], ""),
+    "reason": (
+        Annotated[str, typer.Option(help="Reason of the decision, e.g. kv-moved; docs/metrics.md lists them.")],
+        "",
+    ),
+    "status": (
+        Annotated[str, typer.Option(help="Status that the client received, or a class such as 5xx.")],
+        "",
+    ),
+    "policy": (Annotated[str, typer.Option(help="Policy that decided.")], ""),
+}
+"""Options that choose among decisions: the query parameters of `GET /v1/decisions`."""
 
 
 @asks(deciding, panel=PANEL, example="pointsman explain -f body.json; pointsman explain --request 6f1c8a04-5d3e")
@@ -55,7 +65,12 @@ def explain(
     return run_explain(inquiry, asked)
 
 
-@asks(deciding, panel=PANEL, example="pointsman decisions --status 5xx; pointsman decisions 6f1c8a04-5d3e")
+@asks(
+    deciding,
+    panel=PANEL,
+    example="pointsman decisions --status 5xx; pointsman decisions 6f1c8a04-5d3e",
+    shared=FILTERS,
+)
 def decisions(
     inquiry: Inquiry,
     request: Annotated[
@@ -64,41 +79,28 @@ def decisions(
     last: Annotated[
         int, typer.Option("--last", "-n", min=1, max=MAX_LIST, help="Number of decisions, the newest first.")
     ] = 30,
-    session: Session = "",
-    model: Model = "",
-    tenant: Tenant = "",
-    replica: Served = "",
-    reason: Reason = "",
-    status: Status = "",
-    policy: Annotated[str, typer.Option(help="Policy that decided.")] = "",
+    **filters: str,
 ) -> int:
     """List past decisions, or show the why of one: candidates, terms, and predicted beside what came."""
     from pointsman.commands.decisions import run_list, run_show
 
     if request:
         return run_show(inquiry, request)
-    filters = {"session": session, "model": model, "tenant": tenant, "replica": replica}
-    return run_list(inquiry, limit=last, **filters, reason=reason, status=status, policy=policy)
+    return run_list(inquiry, limit=last, **filters)
 
 
-@asks(deciding, panel=PANEL, example="pointsman tail --model qwen3-8b --reason kv-moved")
+@asks(deciding, panel=PANEL, example="pointsman tail --model qwen3-8b --reason kv-moved", shared=FILTERS)
 def tail(
     inquiry: Inquiry,
     last: Annotated[
         int, typer.Option("--last", "-n", min=0, max=MAX_LIST, help="Number of past decisions to begin with.")
     ] = 10,
-    session: Session = "",
-    model: Model = "",
-    tenant: Tenant = "",
-    replica: Served = "",
-    reason: Reason = "",
-    status: Status = "",
+    **filters: str,
 ) -> int:
     """Print decisions as their requests end, one line each, until Ctrl-C."""
     from pointsman.commands.tail import run_tail
 
-    filters = {"session": session, "model": model, "tenant": tenant, "replica": replica}
-    return run_tail(inquiry, last=last, **filters, reason=reason, status=status)
+    return run_tail(inquiry, last=last, **filters)
 
 
 @asks(deciding, panel=PANEL, example="pointsman top")

@@ -58,21 +58,31 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the answer of the admin API unchanged.", rich_help_panel=ASKED)
 ]
 
+Options = dict[str, tuple[Any, Any]]
+"""Options by the name of their parameter, with type and default."""
 
-COMMON = {"admin": (AdminUrl, DEFAULT_URL), "token": (Token, ""), "ca": (Ca, None), "json": (Json, False)}
-"""Names of the options, with type and default."""
+NO_OPTIONS: Options = {}
+
+COMMON: Options = {"admin": (AdminUrl, DEFAULT_URL), "token": (Token, ""), "ca": (Ca, None), "json": (Json, False)}
+"""Options of all commands that ask."""
 
 Command = Callable[..., int]
 """Body of a command: gets an `Inquiry` and the command's own options, returns the exit code."""
 
 
 def asks(
-    group: typer.Typer, *, example: str, panel: str | None = None, name: str | None = None
+    group: typer.Typer,
+    *,
+    example: str,
+    panel: str | None = None,
+    name: str | None = None,
+    shared: Options = NO_OPTIONS,
 ) -> Callable[[Command], Command]:
     """Register a function as a command that asks a router: it has the options above besides its own.
 
     example: a command line, shown below the help. panel: heading under which `--help` lists the command.
     name: name of the command; that of the function if None.
+    shared: options that several commands have; the function takes them as `**` keywords.
     """
 
     def register(command: Command) -> Command:
@@ -80,11 +90,12 @@ def asks(
         own = [
             parameter.replace(annotation=hints[parameter.name])
             for parameter in inspect.signature(command).parameters.values()
-            if parameter.name != "inquiry"
+            if parameter.name != "inquiry" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         ]
+        further = shared | COMMON
         added = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for option, (kind, default) in COMMON.items()
+            for option, (kind, default) in further.items()
         ]
 
         def run(**given: Any) -> None:
@@ -95,8 +106,8 @@ def asks(
 
         run.__doc__ = command.__doc__
         run.__name__ = command.__name__
-        run.__annotations__ = hints | {option: kind for option, (kind, _) in COMMON.items()} | {"return": None}
-        del run.__annotations__["inquiry"]
+        kinds = {parameter.name: parameter.annotation for parameter in (*own, *added)}
+        run.__annotations__ = kinds | {"return": None}
         run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         group.command(name, rich_help_panel=panel, epilog=f"Example: {example}")(run)
         return command

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from pointsman.commands.engine import admin_token
-from pointsman.contract.tls import trusting
+from pointsman.admin_client import AdminClient, RefusedError
+from pointsman.admin_place import Place
 from pointsman.errors import StartError
 
-TIMEOUT_S = 10.0
 LOOKS = 7
 BETWEEN_LOOKS_S = 2.0
 """In between edges repeat all their state twice: what differs in all looks is not on its way."""
@@ -35,12 +35,15 @@ SILENT = "no answer"
 Views = dict[str, dict[str, Any]]
 """By admin URL: what the edge there says of itself and the others."""
 
+Ask = Callable[[str, str], Any]
+"""Asks the edge at an admin URL for a path of its API; raises StartError where it does not answer."""
 
-def run_dump(admin: list[str], *, as_json: bool) -> int:
+
+def run_dump(admin: list[str], *, token: str, ca: Path | None, as_json: bool) -> int:
     """Prints who is there, how far each follows the others, and what it knows. Raises StartError."""
-    with _client() as client:
-        views = edges_of(client, admin)
-        known = known_by(client, views)
+    with _asking(token, ca) as ask:
+        views = edges_of(ask, admin)
+        known = known_by(ask, views)
     if as_json:
         print(json.dumps({"edges": views, "known": known}))
         return 0
@@ -50,15 +53,15 @@ def run_dump(admin: list[str], *, as_json: bool) -> int:
     return 0
 
 
-def run_check(admin: list[str], *, as_json: bool) -> int:
+def run_check(admin: list[str], *, token: str, ca: Path | None, as_json: bool) -> int:
     """0 when all edges are in step and know the same, else 1 and what is wrong. Raises StartError."""
-    with _client() as client:
+    with _asking(token, ca) as ask:
         looks = []
         for look in range(LOOKS):
             if look:
                 time.sleep(BETWEEN_LOOKS_S)
-            views = edges_of(client, admin)
-            known = known_by(client, views)
+            views = edges_of(ask, admin)
+            known = known_by(ask, views)
             looks.append(set(problems(views, known)))
             if not looks[-1]:
                 break
@@ -72,15 +75,15 @@ def run_check(admin: list[str], *, as_json: bool) -> int:
     return EXIT_DISAGREE if lasting else 0
 
 
-def edges_of(client: httpx.Client, admin: Iterable[str]) -> Views:
+def edges_of(ask: Ask, admin: Iterable[str]) -> Views:
     """Every edge that those named know of, and those. Raises StartError when a named one does not answer."""
     views: Views = {}
-    todo = [(url.rstrip("/"), True) for url in admin]
+    todo = [(Place(url).base_url, True) for url in admin]
     seen: set[str] = set()
     while todo:
         url, named = todo.pop(0)
         try:
-            view = _get(client, f"{url}/v1/edges")
+            view = ask(url, "/v1/edges")
         except StartError:
             if named:
                 raise
@@ -98,10 +101,10 @@ def edges_of(client: httpx.Client, admin: Iterable[str]) -> Views:
     return views
 
 
-def known_by(client: httpx.Client, views: Views) -> dict[str, dict[str, Any]]:
+def known_by(ask: Ask, views: Views) -> dict[str, dict[str, Any]]:
     """Counts and digests of all edges that answer."""
     asked = [url for url, view in views.items() if view["store"] != SILENT]
-    return {url: _get(client, f"{url}/v1/state/digests")["parts"] for url in asked}
+    return {url: ask(url, "/v1/state/digests")["parts"] for url in asked}
 
 
 def problems(views: Views, known: dict[str, dict[str, Any]]) -> list[str]:
@@ -145,17 +148,18 @@ def _known_table(views: Views, known: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _client() -> httpx.Client:
-    token = admin_token()
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=trusting())
+@contextmanager
+def _asking(token: str, ca: Path | None) -> Iterator[Ask]:
+    """Asks edges, each over a connection of its own."""
+    with ExitStack() as stack:
+        clients: dict[str, AdminClient] = {}
 
+        def ask(url: str, path: str) -> Any:
+            if url not in clients:
+                clients[url] = stack.enter_context(AdminClient(Place(url, token, ca)))
+            try:
+                return clients[url].get(path).json()
+            except RefusedError as refused:
+                raise StartError(f"--admin: {url}: {refused}") from None
 
-def _get(client: httpx.Client, url: str) -> Any:
-    try:
-        answer = client.get(url)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartError(f"--admin: {url}: no answer: {error}") from None
-    if answer.status_code != 200:
-        raise StartError(f"--admin: {url}: answered {answer.status_code}: {answer.text[:200]}")
-    return answer.json()
+        yield ask

@@ -34,20 +34,20 @@ from pointsman.up.edge import HAPROXY_DRAIN_S, Edge, environment
 from pointsman.up.plan import EdgePlan, UpOptions, plan_edges
 from pointsman.up.terminal import Terminal
 from pointsman.up.valkey import valkey_argv, valkey_url
+from pointsman.up.waiting import (
+    POLL_S,
+    WantedReplicas,
+    degraded_parts,
+    wait_for_replicas,
+    wait_for_router,
+)
 
 START_S = {"sim": 60.0, "vllm": 900.0}
 """Seconds that replicas have to become ready before `up` gives up; loading weights takes minutes."""
 
-ROUTER_START_S = 30.0
-
 SETTLE_S = 5.0
 """Seconds that an edge has to join others and to check their replicas before `ready:` is printed all the same: a store
 that hangs or an endpoint that never answers must not delay it, because requests are served."""
-
-POLL_S = 0.1
-
-READY = "/readyz?exclude=replicas"
-"""Replicas are waited for apart, where there are any."""
 
 HAPROXY_VARIABLE = "POINTSMAN_HAPROXY"
 """Path of the haproxy executable to use; without it, the one of the wheel, else the one on the PATH."""
@@ -156,7 +156,7 @@ class Site:
             clients = [await stack.enter_async_context(_client(edge.plan)) for edge in self._edges]
             for edge, client in zip(self._edges, clients, strict=True):
                 assert edge.router is not None
-                await self._wait_for_router(client, edge.router)
+                await wait_for_router(client, edge.router, self._terminal)
             await self._wait_for_replicas(clients)
             await self._settle(clients)
         for child in self._children():
@@ -190,28 +190,11 @@ class Site:
 
     # Until it is ready
 
-    async def _wait_for_router(self, client: httpx.AsyncClient, router: Child) -> None:
-        deadline_s = time.monotonic() + ROUTER_START_S
-        while not await _is_ready(client):
-            self._raise_if_refused(router)
-            if time.monotonic() > deadline_s:
-                raise NotReadyError(f"the router was not ready after {ROUTER_START_S:.0f} s: {router.last_line()}")
-            await asyncio.sleep(POLL_S)
-
     async def _wait_for_replicas(self, clients: Sequence[httpx.AsyncClient]) -> None:
-        wanted, within_s = self._plan.replicas, START_S[self._plan.options.engine]
-        deadline_s = time.monotonic() + within_s
-        while wanted:
-            up = min([sum(state == "up" for state in await self._states(client)) for client in clients])
-            self._terminal.progress(f"replicas up: {up} of {wanted}")
-            if up >= wanted:
-                break
-            self._raise_if_refused(*self._children())
-            if time.monotonic() > deadline_s:
-                raise NotReadyError(
-                    f"{up} of {wanted} replicas were ready after {within_s:.0f} s: {self._replicas[0].last_line()}"
-                )
-            await asyncio.sleep(POLL_S)
+        if not self._plan.replicas:
+            return
+        wanted = WantedReplicas(self._plan.replicas, START_S[self._plan.options.engine], self._replicas[0])
+        await wait_for_replicas(clients, wanted, self._states, self._children(), self._terminal)
 
     async def _settle(self, clients: Sequence[httpx.AsyncClient]) -> None:
         """Returns once every edge has joined those it shares state with and knows whether each replica serves.
@@ -227,7 +210,7 @@ class Site:
             await asyncio.sleep(POLL_S)
 
     async def _unsettled(self, client: httpx.AsyncClient) -> bool:
-        passing = any(why.endswith((JOINING, CATCHING_UP)) for why in await _degraded(client))
+        passing = any(why.endswith((JOINING, CATCHING_UP)) for why in await degraded_parts(client))
         return passing or "starting" in await self._states(client)
 
     async def _states(self, client: httpx.AsyncClient) -> list[str]:
@@ -240,12 +223,6 @@ class Site:
             return []
         return [replica["state"] for replica in listed["replicas"]]
 
-    @staticmethod
-    def _raise_if_refused(*children: Child) -> None:
-        for child in children:
-            if child.refused.done() and not child.refused.cancelled():
-                raise StartError(child.last_line() or f"{child.name} refused to start")
-
     async def ready_lines(self) -> list[str]:
         """A line for each edge, and below them what is degraded."""
         lines, degraded = [], []
@@ -254,7 +231,7 @@ class Site:
             lines.append(f"ready: http://{made.listen}  admin: {made.admin_url}")
             async with _client(made) as client:
                 whose = f"http://{made.listen}: " if len(self._edges) > 1 else ""
-                degraded += [f"degraded: {whose}{why}" for why in await _degraded(client)]
+                degraded += [f"degraded: {whose}{why}" for why in await degraded_parts(client)]
         return lines + degraded
 
     def reload_haproxy(self) -> None:
@@ -304,19 +281,3 @@ def _client(made: EdgePlan) -> httpx.AsyncClient:
     """For one edge's admin API. Proxies of the environment are for the outside world, not for what runs next door."""
     url = made.admin_url
     return httpx.AsyncClient(base_url=url, timeout=2.0, trust_env=False, verify=tls_for(url))
-
-
-async def _is_ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get(READY)).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
-async def _degraded(client: httpx.AsyncClient) -> list[str]:
-    """`part: why` of each part of a router that is degraded; none while it does not answer."""
-    try:
-        said = (await client.get(READY)).text
-    except httpx.HTTPError:
-        return []
-    return [line.removeprefix("degraded: ") for line in said.splitlines() if line.startswith("degraded: ")]

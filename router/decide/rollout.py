@@ -52,6 +52,10 @@ class RolloutState(StrEnum):
     """Another policy went live meanwhile."""
 
 
+ROLLOUT_ENDS = tuple(state for state in RolloutState if state is not RolloutState.RUNNING)
+"""States of a rollout that is over."""
+
+
 class Verdict(StrEnum):
     """Outcome of one look at a rollout."""
 

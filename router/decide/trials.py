@@ -7,6 +7,7 @@ policy that a rollout promotes is put live as by a person.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ class Trials:
         """The latest shadow, running or failed; None before the first and after one was taken away."""
         self.rollout: Rollout | None = None
         """The latest rollout, running or over; None before the first."""
+        self.rollouts_ended: Counter[RolloutState] = Counter()
+        """Rollouts that are over, by how they ended."""
         self._running: Rollout | None = None
         """The rollout that decides; None while none does."""
         self._adds_kv = False
@@ -156,6 +159,7 @@ class Trials:
             self._end_rollout(rollout, RolloutState.RETURNED, rollout.why_ended)
         elif verdict is Verdict.PROMOTE:
             self._running = None
+            self.rollouts_ended[RolloutState.PROMOTED] += 1
             why = f"rollout promoted: {rollout.put.why}" if rollout.put.why else "rollout promoted"
             self._control.put(policies.describe(), author=rollout.put.author, why=why)
             self._tell(f"rollout of policy {policies.main.name} is over: it is live", policies)
@@ -169,6 +173,7 @@ class Trials:
     def _end_rollout(self, rollout: Rollout, state: RolloutState, why: str, author: str = "") -> None:
         rollout.end(state, why)
         self._running = None
+        self.rollouts_ended[state] += 1
         self._connect()
         policies = rollout.candidate.policies
         policies.close()

@@ -55,10 +55,12 @@ class Follower(Generic[Item]):
 class Followers(Generic[Item]):
     """All followers of one kind of item."""
 
-    __slots__ = ("_all",)
+    __slots__ = ("_all", "_on_joined")
 
-    def __init__(self) -> None:
+    def __init__(self, on_joined: Callable[[], None] | None = None) -> None:
+        """on_joined: called when a follower has joined; None for nobody who wants to know."""
         self._all: list[Follower[Item]] = []
+        self._on_joined = on_joined if on_joined is not None else _nobody
 
     def __len__(self) -> int:
         return len(self._all)
@@ -77,6 +79,7 @@ class Followers(Generic[Item]):
     def join(self, follower: Follower[Item]) -> None:
         """Hand every item from here on to a follower too, until it leaves."""
         self._all.append(follower)
+        self._on_joined()
 
     def leave(self, follower: Follower[Item]) -> None:
         """Hand no more to a follower; one that has left already may leave again."""
@@ -85,4 +88,4 @@ class Followers(Generic[Item]):
 
 
 def _nobody() -> None:
-    """The reader of a follower that has none yet."""
+    """In place of a reader that is not there yet, or of one that need not know."""

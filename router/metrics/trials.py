@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pointsman.router.decide.comparison import Tally
+from pointsman.router.decide.rollout import ROLLOUT_ENDS
 from pointsman.router.decide.shadow import Shadow
 from pointsman.router.decide.trials import Trials
 from pointsman.router.metrics.exposition import Family
@@ -102,6 +103,20 @@ class TrialCollector(FamilyCollector):
             "pointsman_rollout_share",
             "Share of new sessions that the policy of the rollout decides.",
             [(name, rollout.share) for rollout, name in rollouts],
+            "policy",
+        )
+        yield from counter(
+            "pointsman_rollouts_ended",
+            "Rollouts that are over, by outcome: promoted (the policy is live), returned (it was worse than its "
+            "bounds), aborted (somebody ended it), overtaken (another policy went live).",
+            [(outcome, self._trials.rollouts_ended[outcome]) for outcome in ROLLOUT_ENDS],
+            "outcome",
+        )
+        yield from gauge(
+            "pointsman_rollout_not_compared",
+            "Requests that the latest rollout placed and does not compare, as their session began before the present "
+            "step.",
+            [(name, rollout.not_compared) for rollout, name in rollouts],
             "policy",
         )
         yield from gauge(

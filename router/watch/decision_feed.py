@@ -2,7 +2,8 @@
 
 `DecisionFeed` takes ended records out of the `DecisionLog`, renders each once, and hands it on. It looks every
 `STEP_S` while somebody follows, and renders at most `AT_ONCE` records before others have their turn: a lookup does not
-wait for a reader. While nobody follows and there is no access log, no record waits here and nothing is rendered.
+wait for a reader. A follower gets all that ends from the moment on at which it joins. While nobody follows and there is
+no access log, no record waits here and nothing is rendered.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class DecisionFeed:
         self._views = DecisionViews(core.policy.policy_of, edge=lambda: core.edge, secret=hash_key)
         self._clock = clock
         self._wall = wall
-        self.followers: Followers[EndedDecision] = Followers()
-        self.records: Followers[DecisionRecord] = Followers()
+        # From the moment on at which somebody follows: what ends before the next look is not missed.
+        self.followers: Followers[EndedDecision] = Followers(lambda: log.follow(True))
+        self.records: Followers[DecisionRecord] = Followers(lambda: log.follow(True))
         """Followers that want the records of ended decisions as they are: nothing is rendered for them."""
         self.access_log = AccessLog(access_log) if access_log else None
         self._encode = msgspec.json.Encoder().encode

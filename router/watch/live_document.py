@@ -22,6 +22,13 @@ class LiveRevision(msgspec.Struct, frozen=True, kw_only=True):
     why: Annotated[Text, Meta(description="Reason that was given for the change.")] = UNSET
 
 
+class LiveRollout(msgspec.Struct, frozen=True, kw_only=True):
+    """Policy that decides a share of new sessions."""
+
+    name: str
+    share: Annotated[float, Meta(description="Share of new sessions that the policy decides.")]
+
+
 class LiveFirstTokens(msgspec.Struct, frozen=True, kw_only=True):
     """Times to first token of one model, in milliseconds."""
 
@@ -103,6 +110,12 @@ class LiveDocument(msgspec.Struct, frozen=True, kw_only=True):
     not_ready: Annotated[list[str], Meta(description="Why this edge is not ready, as in `/readyz`; empty: it is.")]
     degraded: Annotated[list[str], Meta(description="Parts that work badly, as in `/readyz`.")]
     policy: LiveRevision
+    rollout: Annotated[
+        LiveRollout | UnsetType, Meta(description="Rollout that is going on; absent while there is none.")
+    ] = UNSET
+    shadow: Annotated[
+        Text, Meta(description="Name of the policy that decides in the shadow; absent while there is none.")
+    ] = UNSET
     over_s: Annotated[float, Meta(description="Seconds that the records of requests reach back; 0 without records.")]
     requests_per_s: Annotated[
         Real, Meta(description="Requests decided or failed open; absent on a router that keeps no records.")

@@ -33,6 +33,7 @@ from pointsman.router.watch.live_document import (
     LiveRegret,
     LiveReplica,
     LiveRevision,
+    LiveRollout,
 )
 from pointsman.router.watch.recent_requests import RecentRequests, look_back, percentile
 
@@ -103,6 +104,8 @@ class LiveFigures:
                 not_ready=self._readiness.missing(),
                 degraded=self._readiness.impaired(),
                 policy=self._policy(),
+                rollout=self._rollout(),
+                shadow=self._shadow(),
                 over_s=round(recent.over_s, 1),
                 requests_per_s=round(recent.by_reason.total() / recent.rate_s, 2) if keeps_records else UNSET,
                 by_reason=by_reason,
@@ -119,16 +122,24 @@ class LiveFigures:
         )
 
     def _policy(self) -> LiveRevision:
-        history, live = self._core.policy.history, self._core.pipeline.policy
-        revision = history.get(history.latest)
-        assert revision is not None, "the policy of the start is a revision"
+        revision = self._core.policy.revision
         return LiveRevision(
-            name=live.name,
+            name=self._core.pipeline.policy.name,
             revision=revision.revision,
             since=rfc3339(revision.at_s),
             author=revision.author or UNSET,
             why=revision.why or UNSET,
         )
+
+    def _rollout(self) -> LiveRollout | UnsetType:
+        rollout = self._core.trials.rollout
+        if rollout is None or not self._core.trials.rolls_out:
+            return UNSET
+        return LiveRollout(name=rollout.candidate.main.name, share=rollout.share)
+
+    def _shadow(self) -> str | UnsetType:
+        shadow = self._core.trials.shadow
+        return shadow.policies.main.name if shadow is not None and shadow.is_running else UNSET
 
     def _edges(self) -> list[LiveEdge]:
         if self._sharing is None:

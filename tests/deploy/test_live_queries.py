@@ -12,6 +12,7 @@ import pytest
 from deploy_files import alert_queries, dashboard_queries, recording_queries
 from edge import until
 from mixed_load import POLICY, MixedFleet, mixed_fleet
+from otlp_receiver import running_collector
 from prometheus_server import Prometheus, moved, needs_prometheus, running_prometheus
 from promql import fill_in, read
 
@@ -41,13 +42,18 @@ async def scraping(fleet: MixedFleet) -> dict[str, Any]:
 
 
 async def live(fleet: MixedFleet, seconds: float = WORK_S) -> None:
-    """Load; then, under load, a replica that fails, one that is full, and two changes of policy, one refused."""
+    """Load; then, under load, a replica that fails, one that is full, and two changes of policy, one refused.
+
+    Policies are tried from the start. The change of the live policy ends the rollout, and another one begins.
+    """
     await fleet.report_pools()
+    await fleet.try_policies()
     await fleet.work(seconds)
     await fleet.fail("chat-2", error_status=500, error_count=10_000)
     await fleet.fail("chat-3", error_status=503, error_count=10)
     assert await fleet.change_policy(POLICY | {"overload": 0.0}) == 200
     assert await fleet.change_policy({"policy": "kv_cots"}) == 422
+    await fleet.try_policies()
     await fleet.work(seconds)
 
 
@@ -63,7 +69,8 @@ async def answered(prometheus: Prometheus, text: str, begin_s: float) -> bool:
 async def test_a_real_prometheus_answers_every_expression(tmp_path: Path) -> None:
     """All are valid. Those of panels and rules have values, or wait for an event that the load does not have."""
     async with (
-        mixed_fleet(tmp_path) as fleet,
+        running_collector() as spans,
+        mixed_fleet(tmp_path, traces_to=spans.url) as fleet,
         running_prometheus(tmp_path, await scraping(fleet)) as prometheus,
     ):
         begin_s = time.time()

@@ -11,12 +11,18 @@ import pytest
 import yaml
 from browser import NEEDS_BROWSER, browsing
 from edge import RunningEdge, running_up, until
+from ring_line import line
 from router_fixture import client_of, register, running_router
 
 from pointsman.contract.registration import Registration
 from pointsman.contract.tokens import hash_token
+from pointsman.haproxy.last_check import CheckColumns, CheckRow
+from pointsman.policies.registry import build_policy_set
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
+from pointsman.router.decide.rollout import Plan
+from pointsman.router.fleet.replica import Health
+from pointsman.router.outliers.answers import Verdict
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), *NEEDS_BROWSER]
 
@@ -124,6 +130,8 @@ async def test_a_wrong_token_is_refused_and_the_right_one_stays_in_the_tab(tmp_p
     admin = {"port": 0, "tokens_file": str(tokens)}
     async with running_router(admin=admin) as router, browsing(address_of(router)) as browser:
         router.core.replicas.put("a", Registration(url="http://10.0.0.1:1"), ("10.0.0.1", 1), 0.0)
+        plan = Plan(steps=(0.5,))
+        router.core.trials.start_rollout(build_policy_set({"policy": "random"}), plan, 0.0, author="ann", why="")
         page = await browser.open(expected=STATUS_401 + STATUS_404)
         ask = page.get_by_role("dialog", name="This router asks for a token")
         await ask.get_by_label("Token", exact=True).fill("guessed")
@@ -143,6 +151,8 @@ async def test_a_wrong_token_is_refused_and_the_right_one_stays_in_the_tab(tmp_p
         await page.keyboard.press("Escape")
         await page.keyboard.press("p")
         await expect(drawer).to_contain_text("A token with the role operate may change it.")
+        await expect(drawer.locator(".rollout")).to_contain_text("running")
+        await expect(drawer.get_by_role("button", name="Return…")).to_have_count(0)
         await page.reload()
         await expect(page.locator(".tile")).to_have_count(1)
         another = await browser.open(expected=STATUS_401)
@@ -157,13 +167,23 @@ async def test_500_replicas_are_a_map_that_answers() -> None:
             registration = Registration(url=f"http://10.0.0.1:{number + 1}", model="m")
             core.replicas.put(f"chat-{number + 1}", registration, ("10.0.0.1", number + 1), now_s)
         core.replicas.drain("chat-77", now_s)
+        core.replicas.set_health("chat-123", Health.DOWN, now_s)
+        refused = "Layer4 connection problem at initial connection step of tcp-check (Connection refused)"
+        check = CheckRow(CheckColumns.among(("check_status", "check_code", "check_desc")), f"L4CON,0,{refused}")
+        core.replicas.checks.saw(core.replicas.slot_of("chat-123"), check, now_s)
+        for _ in range(5):
+            core.outliers.ended("failed", "chat-401", Verdict.ERROR, now_s, lasted_s=0.1)
         page = await browser.open()
         cells = page.get_by_role("list", name="Map of all replicas").get_by_role("button")
         await expect(cells).to_have_count(500)
-        await expect(page.locator("#fleet-count")).to_contain_text("499 up")
-        await expect(page.locator(".looks .tile")).to_have_count(1)
-        await expect(page.locator(".looks .tile")).to_contain_text("chat-77")
+        await expect(page.locator("#fleet-count")).to_contain_text("497 up")
+        looks = page.locator(".looks .tile")
+        await expect(looks.locator(".open")).to_have_text(["chat-123", "chat-401", "chat-77"])
+        await expect(looks.nth(0)).to_contain_text(refused)
+        assert await looks.nth(0).locator(".why").evaluate(WHOLE), "the end of a long reason says what is wrong"
+        await expect(looks.nth(1)).to_contain_text("5 failed answers (error)")
         await expect(cells.nth(76)).to_have_attribute("aria-label", "chat-77, draining")
+        await expect(cells.nth(122)).to_have_attribute("aria-label", "chat-123, down")
         for number in range(600):
             decide(router, number, model="m", session=f"s{number}")
         await expect(page.locator("#f-in-flight")).to_have_text("600")
@@ -177,6 +197,8 @@ async def test_500_replicas_are_a_map_that_answers() -> None:
         before = await page.locator("#as-of").text_content()
         await expect(page.locator("#as-of")).not_to_have_text(before)
         assert await page.evaluate("document.querySelectorAll('*').length") < 6000
+        await page.set_viewport_size({"width": 1280, "height": 720})
+        assert await page.locator("#decisions").evaluate(WHOLE_WIDTH), "no column is cut off"
 
 
 async def test_an_edge_that_went_away_is_shown_as_old_until_it_is_back() -> None:
@@ -253,6 +275,61 @@ async def test_a_policy_is_tried_put_live_and_taken_back() -> None:
         await expect(page.locator("#policy-name")).to_have_text("kv_cost r3")
 
 
+def serve(router: Router, count: int) -> None:
+    """Requests of new sessions that end; those of `round_robin` are slower, and one in ten of them fails."""
+    assert router.core.decisions is not None
+    known = len(router.core.decisions)
+    for number in range(known, known + count):
+        decide(router, number, model="m", session=f"s{number}")
+        record = router.core.decisions.get(f"r{number}")
+        assert record is not None
+        chosen, slow = record.decision.first, record.policy == "round_robin"
+        status = 500 if slow and number % 10 == 0 else 200
+        ended = line(id=f"r{number}", srv=chosen, first=chosen, ttft="110" if slow else "100", st=status)
+        router.core.end_of_request.apply(ended, router.clock())
+
+
+async def test_a_rollout_is_watched_and_taken_back() -> None:
+    """Begun from the page; both policies side by side, drawn anew while requests end; it ends by the second press."""
+    async with running_router() as router, browsing(address_of(router)) as browser, client_of(router) as client:
+        await register(router, "a", "b", model="m")
+        page = await browser.open(expected=STATUS_404)
+        await expect(page.locator("#rollout")).to_be_hidden()
+        await page.keyboard.press("p")
+        drawer = page.get_by_role("dialog")
+        await drawer.get_by_label("JSON").fill('{"policy": "round_robin"}')
+        await drawer.get_by_role("button", name="Try it").click()
+        await drawer.get_by_label("Why").fill("an experiment")
+        await drawer.get_by_role("button", name="Roll out").click()
+        rollout = drawer.locator(".rollout")
+        await expect(rollout.get_by_role("heading")).to_contain_text("Rollout of round_robin running")
+        await expect(rollout).to_contain_text("an experiment")
+        await expect(rollout.get_by_role("listitem")).to_have_text(["10\u202f%", "50\u202f%", "live"])
+        await expect(rollout.locator("[aria-current]")).to_have_text("10\u202f%")
+        await expect(page.locator("#rollout")).to_have_text("rollout round_robin 10\u202f%")
+        await expect(page.locator("#policy-name")).to_have_text("kv_cost r1")
+        serve(router, 200)
+        state = (await client.get("/v1/policy/rollout")).json()
+        live, tried = state["live"], state["candidate"]
+        assert live["requests"] + tried["requests"] == 200 and tried["errors"] > 0
+        rows = rollout.locator("tbody tr")
+        await expect(rows.nth(0)).to_contain_text(str(live["requests"]))
+        await expect(rows.nth(0)).to_contain_text(str(tried["requests"]))
+        await expect(rows.nth(1)).to_contain_text("at most +2.0\u202f%")
+        await expect(rows.nth(1).locator("b.wrong")).to_have_text(f"{100 * tried['error_share']:.1f}\u202f%")
+        await expect(rows.nth(3)).to_contain_text("100\u202fms")
+        await expect(rows.nth(4)).to_contain_text("110\u202fms")
+        await expect(rows.nth(5)).to_contain_text("1.10\u202f×")
+        assert await page.evaluate(NAMELESS) == []
+        await rollout.get_by_role("button", name="Return…").click()
+        assert (await client.get("/v1/policy/rollout")).json()["state"] == "running", "it is confirmed first"
+        await rollout.get_by_role("button", name="Let kv_cost decide all sessions").click()
+        await expect(rollout.get_by_role("heading")).to_have_text("Rollout of round_robin aborted")
+        await expect(rollout).to_contain_text("ended it")
+        await expect(rollout.get_by_role("button")).to_have_count(0)
+        await expect(page.locator("#rollout")).to_be_hidden()
+
+
 async def test_a_request_is_explained_before_it_is_sent() -> None:
     async with running_router() as router, browsing(address_of(router)) as browser:
         await register(router, "a", "b", model="m")
@@ -302,6 +379,10 @@ async def test_everything_has_a_name_for_a_screen_reader() -> None:
             assert await page.evaluate(NAMELESS) == []
             await page.keyboard.press(close)
 
+
+WHOLE = "(node) => node.scrollHeight <= node.clientHeight"
+WHOLE_WIDTH = "(node) => node.scrollWidth <= node.clientWidth"
+"""Whether all of an element's content is in view."""
 
 NAMELESS = """
 [...document.querySelectorAll('button, input, select, textarea, a, dialog, section, figure svg')]

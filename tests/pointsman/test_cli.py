@@ -70,9 +70,11 @@ def test_settings_are_checked_and_printed_without_a_router(tmp_path: Path) -> No
 
 
 def test_haproxy_files_are_written_and_valid(tmp_path: Path) -> None:
-    """`haproxy render` makes the files, and HAProxy accepts them."""
+    """`haproxy render` makes the files, and HAProxy accepts them, with any name of a header that it takes."""
     config = tmp_path / "edge.yaml"
-    config.write_text(yaml.safe_dump({"admin_socket": str(tmp_path / "a.sock"), "threads": 1}))
+    header = "x!&*.^_|~-Session9"
+    values = {"admin_socket": str(tmp_path / "a.sock"), "session_headers": [header], "model_header": header}
+    config.write_text(yaml.safe_dump(values | {"threads": 1}))
     rendered = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
     assert rendered.exit_code == 0, rendered.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILE_NAMES)
@@ -86,6 +88,11 @@ def test_haproxy_files_are_written_and_valid(tmp_path: Path) -> None:
     config.write_text("threads: 1000\n")
     wrong = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
     assert wrong.exit_code == 2 and "threads" in wrong.stderr
+    config.write_text(yaml.safe_dump({"session_headers": ["x-session#id"]}))
+    wrong = runner.invoke(app, ["haproxy", "render", "--config", str(config), "--out", str(tmp_path / "out")])
+    assert wrong.exit_code == 2
+    for said in (str(config), "session_headers", "'x-session#id'", "expected header names"):
+        assert said in wrong.stderr
 
 
 @pytest.mark.parametrize(
@@ -151,8 +158,8 @@ def commands_of(command: Any, name: str = "pointsman") -> Iterator[tuple[str, An
 ASKING = {"--admin", "--token", "--ca", "--json"}
 """Options of the commands that ask a router."""
 
-OTHERS = ("up", "router", "simulate", "version", "engine", "haproxy", "state", "token")
-"""Commands and groups that ask none, or several."""
+OTHERS = ("up", "router", "simulate", "version", "engine", "haproxy", "token")
+"""Commands and groups that ask none."""
 
 
 def test_every_command_that_asks_has_an_example_and_the_same_options() -> None:

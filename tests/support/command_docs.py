@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from reference_docs import DOCS, code, table
@@ -75,6 +75,10 @@ def common_options(root: Any) -> list[Any]:
     return [option for option in root.commands["status"].params if option.name in COMMON]
 
 
+TOLD_ONCE = {(name, get_args(kind)[1].help) for name, (kind, _) in COMMON.items()}
+"""Name and help of the options of all commands that ask."""
+
+
 def described(command: Any, above: str) -> Iterator[str]:
     """One command, or all of a group; options for asking a router are told once for all."""
     name = f"{above} {command.name}"
@@ -83,11 +87,10 @@ def described(command: Any, above: str) -> Iterator[str]:
         for child in children.values():
             yield from described(child, name)
         return
-    asks = {option.name for option in command.params} >= set(COMMON)
     own = [
         one
         for one in command.params
-        if one.name != "help" and not getattr(one, "hidden", False) and not (asks and one.name in COMMON)
+        if one.name != "help" and not getattr(one, "hidden", False) and (one.name, one.help) not in TOLD_ONCE
     ]
     yield f"### `{name}`"
     yield " ".join((command.help or "").split())
@@ -108,7 +111,8 @@ def option_row(option: Any) -> tuple[str, str]:
     if getattr(option, "envvar", None):
         meaning += f" Variable: `{option.envvar}`."
     if option.default not in (None, "", False) and not option.required:
-        meaning += f" Default: `{option.default}`."
+        values = option.default if isinstance(option.default, list) else [option.default]
+        meaning += f" Default: {', '.join(code(str(value)) for value in values)}."
     if option.param_type_name == "argument":
         return code(option.metavar or option.name.upper()), meaning
     *short, last = [*option.opts[1:], option.opts[0]]

@@ -23,6 +23,7 @@ from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.server import SimServer
 from pointsman.router.app import Router
 from pointsman.router.metrics.exposition import HISTOGRAM, Family
+from pointsman.router.process.tracing_settings import TracingSettings
 from pointsman.router.settings import Settings, SharedSettings
 
 ROOT = Path(__file__).parents[2]
@@ -97,8 +98,9 @@ def series(text: str) -> Metrics:
 
 
 def families() -> list[Family]:
-    """Every family that a router of several edges declares."""
-    return list(Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1"))).metrics())
+    """Every family that a router of several edges that traces requests declares."""
+    tracing = TracingSettings(endpoint="http://127.0.0.1:1")
+    return list(Router(Settings(shared=SharedSettings(url="redis://127.0.0.1:1"), tracing=tracing)).metrics())
 
 
 async def exported_metrics(folder: Path) -> Metrics:

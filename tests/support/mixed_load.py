@@ -24,7 +24,7 @@ from sim_replica import replica
 from pointsman.engine.sim.server import SimServer
 
 TENANTS = {"acme": "sk-acme", "zeta": "sk-zeta"}
-POLICY = {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 1.0, "retry_after_s": 1}}
+POLICY: dict[str, Any] = {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 1.0, "retry_after_s": 1}}
 WORDS = ["the", "replica", "that", "holds", "the", "prefix", "answers", "first", "and", "the", "others", "wait"]
 
 PACED = {"token_interval_ms": 2.0, "first_token_ms": 10.0}
@@ -119,6 +119,13 @@ class MixedFleet:
         """The status of the answer."""
         return (await self.edges[0].put_policy(document)).status_code
 
+    async def try_policies(self) -> None:
+        """A policy in the shadow of the first edge, and another one for half of its new sessions."""
+        admin = self.edges[0].admin
+        (await admin.put("/v1/policy/shadow", json={"document": {"policy": "least_load"}})).raise_for_status()
+        plan = {"document": {"policy": "power_of_two"}, "steps": [0.5], "step_s": 3600.0}
+        (await admin.post("/v1/policy/rollout", json=plan)).raise_for_status()
+
     async def report_pools(self) -> None:
         """What a fleet's driver says of its pools, to every edge."""
         member = {"revision": "r1", "urls": []}
@@ -149,10 +156,18 @@ def _keys(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def mixed_fleet(folder: Path, *, seed: int = 1) -> AsyncIterator[MixedFleet]:
-    """The edges and their fleet, all up but the endpoint that is not there."""
-    haproxy = {"first_token": True, "api_keys_map": str(_keys(folder))}
-    router = {"policy": POLICY, "pair": {"min_uncached_tokens": 64}}
+async def mixed_fleet(folder: Path, *, traces_to: str = "", seed: int = 1) -> AsyncIterator[MixedFleet]:
+    """The edges and their fleet, all up but the endpoint that is not there.
+
+    traces_to: URL of a collector of spans; empty: no request is traced.
+    """
+    haproxy = {"first_token": True, "api_keys_map": str(_keys(folder)), "tracing": bool(traces_to)}
+    router = {
+        "policy": POLICY,
+        "pair": {"min_uncached_tokens": 64},
+        "decisions": {"access_log": str(folder / "access.jsonl")},
+        "tracing": {"endpoint": traces_to, "sample": 0.1},
+    }
     async with running_edges(
         2, 2, "--prefill", "1", engine={"timing": "fast", **PACED}, router=router, haproxy=haproxy
     ) as edges, AsyncExitStack() as stack:  # fmt: skip

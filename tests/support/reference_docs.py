@@ -30,6 +30,7 @@ from pointsman.haproxy.config import EdgeConfig
 from pointsman.policies.decision import Reason
 from pointsman.router.app import Router
 from pointsman.router.counts.models import MAX_MODELS, MAX_TENANTS, OPERATIONS, OTHER
+from pointsman.router.decide.rollout import ROLLOUT_ENDS
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fronts.api.guard import Check
 from pointsman.router.metrics.models import PARTS, PROVIDER
@@ -170,6 +171,8 @@ def _label_values() -> Iterator[tuple[str, str]]:
         ("`check`", Check),
         ("`outcome` of `pointsman_holds_total`", Outcome),
         ("`outcome` of `pointsman_spans_total`", ("sent", "lost")),
+        ("`outcome` of `pointsman_access_log_lines_total`", ("written", "dropped")),
+        ("`outcome` of `pointsman_rollouts_ended_total`", ROLLOUT_ENDS),
         ("`part` of `pointsman_time_to_first_token_part_seconds_total`", PARTS),
         ("`gen_ai_operation_name`", sorted({*OPERATIONS.values(), OTHER})),
     ):

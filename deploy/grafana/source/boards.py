@@ -11,9 +11,6 @@ BOARDS: tuple[Board, ...] = tuple(module.BOARD for module in (worth, fleet, rout
 
 FOLDER = Path(__file__).parents[1] / "dashboards"
 
-_SHADOW = "There only while a shadow decides; the live page and `pointsman policy shadow` compare both policies."
-_ROLLOUT = "There only while a rollout runs; the live page and `pointsman policy rollout` compare both arms."
-
 NOT_SHOWN: dict[str, str] = {
     "gen_ai_server_time_to_first_token_seconds": (
         "The same observations as pointsman_time_to_first_token_seconds, which is shown, under the convention's name."
@@ -21,19 +18,6 @@ NOT_SHOWN: dict[str, str] = {
     "gen_ai_server_time_per_output_token_seconds": (
         "The same observations as pointsman_time_per_output_token_seconds, which is shown, under the convention's name."
     ),
-    "pointsman_admin_file_errors_total": "A file that cannot be used is a degraded part, and those are shown.",
-    "pointsman_shadow_cached_tokens_total": _SHADOW,
-    "pointsman_shadow_decisions_total": _SHADOW,
-    "pointsman_shadow_errors_total": _SHADOW,
-    "pointsman_shadow_info": _SHADOW,
-    "pointsman_shadow_predicted_total": _SHADOW,
-    "pointsman_shadow_seconds_total": _SHADOW,
-    "pointsman_shadow_ttft_seconds_total": _SHADOW,
-    "pointsman_rollout_errors": _ROLLOUT,
-    "pointsman_rollout_info": _ROLLOUT,
-    "pointsman_rollout_requests": _ROLLOUT,
-    "pointsman_rollout_share": _ROLLOUT,
-    "pointsman_rollout_ttft_seconds": _ROLLOUT,
 }
 """Metrics of the router that are on no panel, each with the reason."""
 

@@ -150,6 +150,37 @@ ROUTER = Row(
             (Query(events("pointsman_admin_refused_total", by="edge, check"), "{{edge}} {{check}}"),),
             kind=Kind.BARS,
         ),
+        Panel(
+            "Admin files that cannot be used",
+            "Was a file changed for the worse?",
+            "Changes of the file of admin tokens or of the certificate that could not be used. What was read before "
+            "stays in effect.",
+            "A renewed certificate that is not used expires: the router's log says what is wrong with the file.",
+            (Query(events("pointsman_admin_file_errors_total", by="edge, file"), "{{edge}} {{file}}"),),
+            kind=Kind.BARS,
+        ),
+        Panel(
+            "Access log",
+            "Is there a line for each request?",
+            "Lines of the access log a second: written, and dropped because the disk did not take them in time.",
+            "Dropped: the disk is full, slow or read-only. The lines are lost; no request waits for them.",
+            (
+                Query(
+                    rate("pointsman_access_log_lines_total", by="edge, outcome"),
+                    "{{edge}} {{outcome}}",
+                    waits_for="an access log",
+                ),
+            ),
+            "ops",
+        ),
+        Panel(
+            "Spans",
+            "Do traces arrive?",
+            "Spans of traced requests a second: sent, and lost because the collector did not take them.",
+            "Lost: the collector is away or slow, or `tracing.sample` traces more requests than it takes.",
+            (Query(rate("pointsman_spans_total", by="edge, outcome"), "{{edge}} {{outcome}}", waits_for="tracing"),),
+            "ops",
+        ),
     ),
 )
 

@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--rate", default="1m", help="range of rates, four times the scrape interval or more")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     end_s = time.time()
     source = Prometheus(options.url, Span(end_s - 60 * options.minutes, end_s), options.rate)
     for board in BOARDS:

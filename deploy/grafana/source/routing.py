@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deploy.grafana.source.model import GOOD_WHEN_ZERO, Board, Kind, Panel, Query, Row, stat
 from deploy.grafana.source.promql import increase, most, quantile, rate, ratio, series, total
+from deploy.grafana.source.trials import ROLLOUT, SHADOW
 from deploy.grafana.source.worth import GIVEN_UP, TTFT
 
 FAIL_OPEN = rate("pointsman_fail_open_total")
@@ -255,6 +256,6 @@ HOLDS = Row(
 BOARD = Board(
     "pointsman-routing",
     "Pointsman: routing and policies",
-    "Decisions and their reasons, changes of the policy and what they did, holds.",
-    (NUMBERS, DECIDED, LOOKUPS, HOLDS),
+    "Decisions and their reasons, changes of the policy and what they did, holds, policies that are tried.",
+    (NUMBERS, DECIDED, LOOKUPS, HOLDS, SHADOW, ROLLOUT),
 )

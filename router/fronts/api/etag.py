@@ -13,6 +13,16 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from pointsman.router.fronts.api.endpoint import Parameter
+
+IF_MATCH = Parameter(
+    name="If-Match",
+    where="header",
+    schema={"type": "string"},
+    description="ETag that the present version must have; otherwise nothing changes.",
+)
+"""Header of the operations whose change may be conditional."""
+
 
 def etag_of(state: object) -> str:
     """Strong entity tag of a value that msgspec can encode; equal values have equal tags on every router."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.etag import IF_MATCH
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import FROM, REVISION, TO, RevisionsFront
@@ -47,12 +48,6 @@ POLICY_SCHEMA: Schema = {
 }
 
 POLICY_NAME = Parameter(name="name", where="path", schema={"type": "string", "minLength": 1, "maxLength": 128})
-IF_MATCH = Parameter(
-    name="If-Match",
-    where="header",
-    schema={"type": "string"},
-    description="ETag that the live policy must have; otherwise nothing changes.",
-)
 DRY_RUN = Parameter(
     name="dry_run",
     where="query",

@@ -15,6 +15,7 @@ from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, D
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.endpoint import TEXT, Answer, Endpoint, Parameter, Schema
+from pointsman.router.fronts.api.etag import IF_MATCH
 from pointsman.router.fronts.api.events import (
     AFTER,
     FOLLOW,
@@ -69,12 +70,6 @@ BORN_MS = Parameter(
     where="query",
     schema={"type": "integer", "minimum": 0, "maximum": MAX_COUNT},
     description="Start time of the replica that calls; 409 while a later incarnation is registered.",
-)
-IF_MATCH = Parameter(
-    name="If-Match",
-    where="header",
-    schema={"type": "string"},
-    description="ETag that the present version must have; otherwise nothing changes.",
 )
 STATE = Parameter(
     name="state",

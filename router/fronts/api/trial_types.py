@@ -183,6 +183,7 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 
     p50: float
     p95: float
+    p99: float
 
 
 class ArmView(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,14 +293,15 @@ def rollout_view(rollout: Rollout, now_s: float, warnings: list[str]) -> Rollout
 
 
 def _arm(arm: Arm) -> ArmView:
-    p50, p95 = arm.percentile_ms(0.5), arm.percentile_ms(0.95)
+    times = [arm.percentile_ms(share) for share in (0.5, 0.95, 0.99)]
+    p50, p95, p99 = (round(took_ms, 1) if took_ms is not None else 0.0 for took_ms in times)
     return ArmView(
         requests=arm.requests,
         errors=arm.errors,
         error_share=round(arm.error_share, 4),
         refused=arm.refused,
         measured=arm.measured,
-        ttft_ms=None if p50 is None or p95 is None else Percentiles(p50=round(p50, 1), p95=round(p95, 1)),
+        ttft_ms=Percentiles(p50=p50, p95=p95, p99=p99) if arm.measured else None,
     )
 
 

@@ -6,9 +6,12 @@ import asyncio
 import json
 import socket
 
+import httpx
 import msgspec
 import pytest
 from admin_stub import admin
+from router_fixture import client_of as admin_of
+from router_fixture import running_router
 from sim_replica import chat_body, client_of, connection_to, post, read_chunks, read_head, read_response, replica
 
 from pointsman.contract.registration import Registration
@@ -83,8 +86,35 @@ async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> Non
         async with client_of(server) as client:
             assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 200
         assert await draining is True
-        assert [said[:2] for said in router.said] == [("PUT", "r1"), ("POST", "r1/drain"), ("DELETE", "r1")]
-        assert msgspec.convert(router.said[0][2], Registration) == Registration(url=server.url, model="sim", ttl_s=10.0)
+        registered = msgspec.convert(router.said[0][2], Registration)
+        born_ms = registered.born_ms
+        assert registered == Registration(url=server.url, model="sim", ttl_s=10.0, born_ms=born_ms)
+        # An earlier incarnation under the same id neither drains nor removes a later one.
+        assert [said[:2] for said in router.said] == [
+            ("PUT", "r1"),
+            ("POST", f"r1/drain?born_ms={born_ms}"),
+            ("DELETE", f"r1?born_ms={born_ms}"),
+        ]
+
+
+async def test_a_replica_is_registered_and_reports_as_of_one_start() -> None:
+    """As real engines do: a later process of the same id takes its place, and its reports are of the same life."""
+    async with running_router() as router, admin_of(router) as client:
+        register = (f"http://{router.addresses['admin']}",)
+        async with replica(register=register, replica_id="r1", heartbeat_s=0.05) as early:
+            await until_born(client, early)
+            async with replica(register=register, replica_id="r1", heartbeat_s=0.05) as late:
+                await until_born(client, late)
+                await asyncio.sleep(0.2)
+                assert (await client.get("/v1/replicas/r1")).json()["url"] == late.url, "the early one is refused"
+                assert late._generation.reporter.publisher.facts.born_ms == late._born_ms > early._born_ms > 0
+
+
+async def until_born(client: httpx.AsyncClient, server: SimServer) -> None:
+    """Until a router has this incarnation."""
+    async with asyncio.timeout(20):
+        while (await client.get("/v1/replicas/r1")).json().get("url") != server.url:
+            await asyncio.sleep(0.01)
 
 
 async def test_two_replicas_live_in_one_process() -> None:

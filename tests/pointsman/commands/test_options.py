@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -17,13 +17,15 @@ from typer.testing import CliRunner, Result
 
 from pointsman.admin_client import Answer
 from pointsman.cli import app
+from pointsman.commands.decision_commands import FILTERS
 from pointsman.commands.options import asks
+from pointsman.router.fronts.api.decisions import ABOUT
 
 
-def run(body: Callable[..., int], *words: str) -> Result:
+def run(body: Callable[..., int], *words: str, **about: Any) -> Result:
     """A command of its own, as `asks` makes it of a function."""
     group = typer.Typer()
-    asks(group, example="look")(body)
+    asks(group, example="look", **about)(body)
     return CliRunner().invoke(group, words)
 
 
@@ -74,6 +76,33 @@ def test_a_command_gets_its_own_options_and_the_question() -> None:
 
     done = run(look, "here", "--times", "3", "--json", "--admin", "edge:1")
     assert done.exit_code == 1 and seen == [("here", 3, True, "http://edge:1")]
+
+
+def test_options_that_commands_share_come_as_keywords() -> None:
+    """They are declared once, beside a command's own ones."""
+    seen: list[Any] = []
+
+    def look(inquiry: Any, times: int = 2, **shared: str) -> int:
+        """Look at something."""
+        seen.append((times, shared))
+        return 0
+
+    colours = {"colour": (Annotated[str, typer.Option("--colour", "-c", help="Colour.")], "blue")}
+    assert run(look, "-c", "red", "--times", "3", shared=colours).exit_code == 0
+    assert run(look, shared=colours).exit_code == 0
+    assert seen == [(3, {"colour": "red"}), (2, {"colour": "blue"})]
+
+
+@pytest.mark.parametrize("command", ["decisions", "tail"])
+def test_decisions_are_chosen_alike_in_a_list_and_as_they_end(command: str) -> None:
+    """Each filter of the API is an option of both commands, and is sent as it was given."""
+    filters = [f"--{name}" for name in ABOUT if name not in ("client_id",)]
+    with telling_admin({"GET /v1/decisions": problem(401, "enough")}) as admin:
+        words = [word for option in filters for word in (option, "x")]
+        assert pointsman(command, "--admin", admin.url, *words).exit_code == 2
+        sent = admin.asked[0].query
+    assert {name: sent.get(name) for name in FILTERS} == dict.fromkeys(FILTERS, "x")
+    assert {f"--{name}" for name in FILTERS} == set(filters)
 
 
 def test_ctrl_c_is_no_traceback() -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
+from certificates import make_certificate
+from drawn import pointsman
+from telling_admin import TellingAdmin, problem, telling_admin
 
 from pointsman.commands.state import problems
 
@@ -45,3 +53,37 @@ def test_a_store_that_is_away_and_an_edge_that_is_not_understood_are_named() -> 
         "a: the store is unreachable",
         "a: b is refused: schema 3 is not 2",
     ]
+
+
+@contextmanager
+def edge_alone(**refused: Any) -> Iterator[TellingAdmin]:
+    """An admin API of an edge that shares its state with nobody."""
+    answers = {"GET /v1/edges": edge("a"), "GET /v1/state/digests": {"parts": {"sessions": part(3)}}}
+    with telling_admin(answers | refused) as admin:
+        yield admin
+
+
+@pytest.mark.parametrize("command", ["dump", "check"])
+def test_edges_are_asked_with_the_token_that_is_given(command: str) -> None:
+    """Like by all commands that ask; the URL may be written short."""
+    with edge_alone() as admin:
+        done = pointsman("state", command, "--admin", admin.url.removeprefix("http://"), "--token", "secret")
+        assert done.exit_code == 0, done.output
+        assert {asked.headers["authorization"] for asked in admin.asked} == {"Bearer secret"}
+
+
+def test_an_edge_that_wants_a_token_says_how_to_get_one() -> None:
+    """In the sentence of all commands, and with their exit code."""
+    with edge_alone(**{"GET /v1/edges": problem(401, "who?")}) as admin:
+        done = pointsman("state", "check", "--admin", admin.url)
+    assert done.exit_code == 2 and "pointsman token create" in done.stderr
+
+
+def test_a_file_of_authorities_is_read(tmp_path: Path) -> None:
+    """One that holds none is refused in words; over plain HTTP another is of no use, and no harm."""
+    (tmp_path / "none.pem").write_text("nothing")
+    with edge_alone() as admin:
+        done = pointsman("state", "check", "--admin", admin.url, "--ca", str(tmp_path / "none.pem"))
+        assert done.exit_code == 2 and "no certificates can be read" in done.stderr
+        chain = make_certificate(tmp_path / "made").chain
+        assert pointsman("state", "check", "--admin", admin.url, "--ca", str(chain)).exit_code == 0

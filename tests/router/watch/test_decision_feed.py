@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from recorded_fleet import NOON_S, RecordedFleet
 
 from pointsman.router.journal.followers import Follower
@@ -30,13 +32,26 @@ def test_each_follower_gets_each_decision_once() -> None:
     feed, readers = feed_of(fleet), [Follower(), Follower()]
     for reader in readers:
         feed.followers.join(reader)
-    fleet.log.follow(True)
     end(fleet, "r1", "r2")
     assert feed.step() == 2 and feed.step() == 0
     taken = [reader.take()[1] for reader in readers]
     assert [ended.record.features.request_id for ended in taken[0]] == ["r1", "r2"]
     assert all(one.data is other.data for one, other in zip(*taken, strict=True))
     assert json.loads(taken[0][0].data)["at"] == "2023-11-14T22:13:20.000Z"
+
+
+@pytest.mark.parametrize("kind", ["followers", "records"])
+def test_a_follower_misses_nothing_that_ends_after_it_joined(kind: str) -> None:
+    """Though the feed looks a tenth of a second later, and nobody followed before."""
+    fleet = RecordedFleet()
+    feed, reader = feed_of(fleet), Follower[Any]()
+    end(fleet, "before")
+    getattr(feed, kind).join(reader)
+    end(fleet, "after")
+    feed.step()
+    (taken,) = reader.take()[1]
+    record = taken.record if kind == "followers" else taken
+    assert record.features.request_id == "after"
 
 
 def test_a_lookup_does_not_wait_for_many_views() -> None:

@@ -13,7 +13,9 @@ from recorded_fleet import NOON_S, RecordedFleet
 
 from pointsman.contract.events import EngineLoad
 from pointsman.haproxy.last_check import CheckColumns, CheckRow
+from pointsman.policies.registry import build_policy_set
 from pointsman.router.core import Core, CoreConfig
+from pointsman.router.decide.rollout import Plan
 from pointsman.router.fleet.replica import Health
 from pointsman.router.journal.followers import Follower
 from pointsman.router.outliers.answers import Verdict
@@ -98,6 +100,21 @@ async def test_each_replica_that_is_out_says_why() -> None:
     row = CheckRow(CheckColumns.among(("check_status", "check_code", "check_desc")), "L7STS,404,Layer7 wrong status")
     core.replicas.checks.saw(core.replicas.slot_of("down"), row, NOW_S)
     assert (await replicas_of(core))["down"]["why"] == "health check: Layer7 wrong status, code 404"
+
+
+async def test_what_is_tried_stands_beside_the_live_policy() -> None:
+    """While it decides; the live revision is not the one that is only tried."""
+    core = RecordedFleet("a", "b").core
+    assert not {"rollout", "shadow"} & (await document(core)).keys()
+    core.trials.start_shadow(build_policy_set({"policy": "least_load"}), sample=1.0, author="ann", why="")
+    plan = Plan(steps=(0.25, 0.5))
+    core.trials.start_rollout(build_policy_set({"policy": "random"}), plan, NOW_S, author="ann", why="")
+    found = await document(core)
+    assert (found["shadow"], found["rollout"]) == ("least_load", {"name": "random", "share": 0.25})
+    assert (found["policy"]["name"], found["policy"]["revision"]) == ("kv_cost", 1)
+    core.trials.stop_rollout("ann")
+    core.trials.stop_shadow("ann")
+    assert not {"rollout", "shadow"} & (await document(core)).keys()
 
 
 async def test_what_is_wrong_with_the_edge_is_said() -> None:

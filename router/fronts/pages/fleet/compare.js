@@ -114,7 +114,8 @@ function byReason(reasons) {
 
 const signed = (ms) => (ms < 0 ? `−${duration(-ms)}` : duration(ms));
 
-function meter(share, kind) {
+/** A bar that is filled to a share. */
+export function meter(share, kind) {
   return svg(
     "svg",
     { class: `meter ${kind}`, viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },

@@ -20,6 +20,10 @@ const FOLLOW_MAX = 60;
 const FOLLOW_AGAIN = 40;
 
 const EVERY_MS = 1000;
+
+/** Between two drawings of the list: each lays out and paints all its rows, which costs more than all else here. */
+const DRAW_MS = 400;
+
 const QUIET_MS = 40_000;
 
 /** Filters that the router knows. */
@@ -42,6 +46,8 @@ export class Decisions {
     this.words = [];
     this.problem = "";
     this.follows = true;
+    this.drawing = 0;
+    this.drawnAt = -DRAW_MS;
     this.stop = () => {};
     this.listen();
     live.each((document) => this.pace(document.requests_per_s));
@@ -151,7 +157,9 @@ export class Decisions {
       const newest = [...this.known.values()].sort(byTime).slice(0, 2 * ROWS_MAX);
       this.known = new Map(newest.map((decision) => [decision.id, decision]));
     }
-    if (!this.drawing) this.drawing = requestAnimationFrame(() => this.draw());
+    if (this.drawing) return;
+    const waitMs = Math.max(0, this.drawnAt + DRAW_MS - performance.now());
+    this.drawing = setTimeout(() => requestAnimationFrame(() => this.draw()), waitMs);
   }
 
   get stands() {
@@ -214,6 +222,7 @@ export class Decisions {
 
   draw(always = false) {
     this.drawing = 0;
+    this.drawnAt = performance.now();
     const decisions = [...this.known.values()].filter((decision) => this.fits(decision)).sort(byTime);
     const shown = decisions.slice(0, ROWS_MAX);
     if (!this.stands || always || !this.rows.size) {

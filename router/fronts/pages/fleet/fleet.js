@@ -171,7 +171,10 @@ class Tile {
     }
     const role = replica.role ? `${replica.role} ` : "";
     setText(this.model, `${role}${replica.model || ""}`);
-    setText(this.why, whyOf(replica));
+    const why = whyOf(replica);
+    setText(this.why, why);
+    // Of a long reason the tile has the beginning.
+    setAttribute(this.button, "title", why || null);
     const running = replica.running ?? replica.in_flight;
     const waiting = replica.waiting ? `, ${count(replica.waiting)} wait` : "";
     setText(this.load, `${count(running)} run${waiting}`);

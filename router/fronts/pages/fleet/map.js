@@ -5,13 +5,13 @@ import { count, duration, percent } from "./format.js";
 
 const STEPS = 8;
 
-/** Width of a cell in pixels, by the largest fleet that it is for: a map fills about one screen. */
-const CELLS = [
-  [200, 30],
-  [600, 21],
-  [1500, 14],
-  [Infinity, 10],
-];
+/** Square pixels that a map fills: about what a screen has for it. A larger fleet has smaller cells. */
+const AREA = 360_000;
+
+/** Width of a cell in pixels, with which it can still be pointed at, and above which it is no map; and of a gap. */
+const CELL_MIN = 10;
+const CELL_MAX = 30;
+const GAP = 2;
 
 /** Figures a map can be shaded by: value of a replica, the least that is drawn darkest, and how it is written. */
 const SHADES = [
@@ -99,7 +99,7 @@ export class FleetMap {
       if (this.grid.children[at] !== cell.element) this.grid.insertBefore(cell.element, this.grid.children[at] || null);
       cell.draw(replica, Math.min(STEPS - 1, Math.floor((STEPS * of(replica)) / most)));
     });
-    this.grid.style.setProperty("--cell", `${CELLS.find(([most]) => replicas.length <= most)[1]}px`);
+    this.grid.style.setProperty("--cell", `${cellOf(replicas.length)}px`);
     setText(this.least, text(0));
     setText(this.most, text(most));
     if (this.toldOf) this.tell(this.toldOf);
@@ -155,6 +155,11 @@ class Cell {
     const label = replica.state === "up" ? replica.id : `${replica.id}, ${replica.state}`;
     setAttribute(this.button, "aria-label", label);
   }
+}
+
+function cellOf(replicas) {
+  const fits = Math.floor(Math.sqrt(AREA / Math.max(1, replicas))) - GAP;
+  return Math.max(CELL_MIN, Math.min(CELL_MAX, fits));
 }
 
 function sentenceOf(replica) {

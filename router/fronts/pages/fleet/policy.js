@@ -1,32 +1,48 @@
-// The policy: what is live, what decides beside it in the shadow, what was before, and a change that is tried first.
+// The policy: what is live, what is rolled out or decides beside it in the shadow, what was before, and a change that is
+// tried first.
 
 import { ask, askIfThere, Refused } from "./api.js";
+import { change, sureButton } from "./change.js";
 import { comparison } from "./compare.js";
-import { el, setText } from "./dom.js";
+import { differences } from "./documents.js";
+import { el } from "./dom.js";
 import { sentence } from "./drawer.js";
 import { ago, clock, plural } from "./format.js";
+import { latestRollout, RolloutPanel } from "./rollout.js";
 
 const REVISIONS = 30;
 
 /** Past decisions that a document is tried on. */
 const TRIED = 1000;
 
+const ROLLOUT = "10 % of new sessions, then half, then all of them, as long as it is no worse than the live policy";
+
 export function showPolicy(drawer, live, { mayOperate }) {
   const again = () => showPolicy(drawer, live, { mayOperate });
-  return drawer.show("policy", "Policy", async () => {
-    const [{ data: document, etag }, { data: listed }, { data: installed }, shadow] = await Promise.all([
+  let over = false;
+  let stop = () => {};
+  const fill = async () => {
+    const [{ data: document, etag }, { data: listed }, { data: installed }, shadow, rollout] = await Promise.all([
       ask("/v1/policy"),
       ask(`/v1/policy/revisions?limit=${REVISIONS}`),
       ask("/v1/policies"),
       askIfThere("/v1/policy/shadow"),
+      latestRollout(),
     ]);
     const revision = listed.revisions.find((one) => one.active);
+    const rolled = rollout ? new RolloutPanel(rollout, document, { mayOperate: mayOperate(), again }) : null;
+    if (rolled && !over) stop = rolled.follow();
     return [
       headline(document, revision),
+      rolled?.element,
       shadow ? shadowOf(document, shadow, mayOperate(), again) : null,
       mayOperate() ? new Editor(document, etag, installed.policies, again).element : readOnly(document),
       revisionsOf(listed.revisions, mayOperate(), again),
     ];
+  };
+  return drawer.show("policy", "Policy", fill, () => {
+    over = true;
+    stop();
   });
 }
 
@@ -74,25 +90,6 @@ function readOnly(document) {
   );
 }
 
-/** Do one thing that changes the router; a refusal is shown in its words. */
-async function change(outcome, button, act, then) {
-  button.disabled = true;
-  try {
-    await act();
-    then();
-  } catch (error) {
-    button.disabled = false;
-    const changed = error instanceof Refused && error.status === 412;
-    outcome.replaceChildren(
-      el(
-        "p",
-        { class: "wrong" },
-        changed ? `Somebody changed the policy meanwhile, and nothing was put: ${error.message}` : sentence(error),
-      ),
-    );
-  }
-}
-
 /** The document as text, tried on past decisions before it may be put live or into the shadow. */
 class Editor {
   constructor(document, etag, policies, again) {
@@ -110,8 +107,9 @@ class Editor {
     const headers = etag ? { "if-match": etag } : {};
     const tryIt = el("button", { type: "button" }, "Try it");
     const shade = el("button", { type: "button", disabled: true }, "Into the shadow");
+    const roll = el("button", { type: "button", disabled: true, title: ROLLOUT }, "Roll out");
     const live = el("button", { type: "button", class: "main", disabled: true }, "Put live");
-    this.after = [shade, live];
+    this.after = [shade, roll, live];
     this.field.addEventListener("input", () => this.allow(false));
     tryIt.addEventListener("click", () => this.try());
     live.addEventListener("click", () =>
@@ -122,12 +120,11 @@ class Editor {
         again,
       ),
     );
-    const shadow = () =>
-      ask("/v1/policy/shadow", {
-        method: "PUT",
-        body: JSON.stringify({ document: JSON.parse(this.field.value), why: this.why.value }),
-      });
+    const body = () => JSON.stringify({ document: JSON.parse(this.field.value), why: this.why.value });
+    const shadow = () => ask("/v1/policy/shadow", { method: "PUT", body: body() });
     shade.addEventListener("click", () => change(this.outcome, shade, shadow, again));
+    const rollout = () => ask("/v1/policy/rollout", { method: "POST", body: body(), headers });
+    roll.addEventListener("click", () => change(this.outcome, roll, rollout, again));
     this.element = el(
       "section",
       {},
@@ -140,7 +137,7 @@ class Editor {
         el("p", { class: "quiet" }, `Installed: ${policies.map((one) => one.name).join(", ")}.`),
         el("label", { for: "policy-why" }, "Why"),
         this.why,
-        el("p", { class: "actions" }, tryIt, shade, live),
+        el("p", { class: "actions" }, tryIt, shade, roll, live),
       ),
       this.outcome,
     );
@@ -196,42 +193,6 @@ function triedParts(tried) {
   );
 }
 
-function flat(value, path, into) {
-  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
-    for (const [name, inner] of Object.entries(value)) flat(inner, path ? `${path}.${name}` : name, into);
-  } else into.set(path, JSON.stringify(value));
-  return into;
-}
-
-/** The fields that two documents differ in. */
-function differences(before, after) {
-  const old = flat(before, "", new Map());
-  const changed = flat(after, "", new Map());
-  const another = before.policy !== after.policy;
-  // Another policy has other fields altogether: that is one difference, not twenty.
-  const rows = [...new Set([...old.keys(), ...changed.keys()])].filter(
-    (name) => old.get(name) !== changed.get(name) && !(another && !(old.has(name) && changed.has(name))),
-  );
-  if (!rows.length) return el("p", { class: "quiet" }, "Nothing: the documents are equal.");
-  return el(
-    "table",
-    { class: "diff" },
-    el(
-      "tbody",
-      {},
-      rows.map((name) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, name),
-          el("td", { class: "old" }, old.get(name) ?? "absent"),
-          el("td", { class: "new" }, changed.get(name) ?? "absent"),
-        ),
-      ),
-    ),
-  );
-}
-
 function revisionsOf(revisions, mayOperate, again) {
   const outcome = el("div", { role: "status" });
   const rows = revisions.map((revision, at) => {
@@ -265,15 +226,8 @@ function revisionsOf(revisions, mayOperate, again) {
 
 /** A button that puts a revision live again; the second press does it. */
 function back(revision, outcome, again) {
-  const button = el("button", { type: "button", class: "small" }, "back to it…");
-  button.addEventListener("click", () => {
-    if (button.dataset.sure !== "yes") {
-      button.dataset.sure = "yes";
-      setText(button, `put r${revision.revision} live`);
-      return;
-    }
-    const body = JSON.stringify({ revision: revision.revision });
-    change(outcome, button, () => ask("/v1/policy/rollback", { method: "POST", body }), again);
-  });
-  return button;
+  const body = JSON.stringify({ revision: revision.revision });
+  return sureButton("back to it…", `put r${revision.revision} live`, (button) =>
+    change(outcome, button, () => ask("/v1/policy/rollback", { method: "POST", body }), again),
+  );
 }

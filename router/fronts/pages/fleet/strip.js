@@ -1,7 +1,7 @@
 // The strip on top: is it well, which policy decides, and the figures that say so.
 
 import { byId, el, quantity, setAttribute, setText, shape } from "./dom.js";
-import { ago, clock, count, duration, durationParts, percentParts, plural, rate } from "./format.js";
+import { ago, clock, count, duration, durationParts, percent, percentParts, plural, rate } from "./format.js";
 import { busiestModel } from "./live.js";
 
 const IN_STEP = "in-step";
@@ -37,6 +37,16 @@ function drawEdge(document) {
   setText(byId("policy-name"), `${policy.name} r${policy.revision}`);
   const by = policy.author ? ` by ${policy.author}` : "";
   setText(byId("policy-since"), `· ${ago(policy.since, Date.parse(document.at))}${by}`);
+  const { rollout, shadow } = document;
+  tried("rollout", rollout && `rollout ${rollout.name} ${percent(rollout.share, 0)}`);
+  tried("shadow", shadow && `shadow ${shadow}`);
+}
+
+/** Say what is tried beside the live policy; nothing where nothing is. */
+function tried(id, text) {
+  const place = byId(id);
+  place.hidden = !text;
+  setText(place, text || "");
 }
 
 function setTitle(name) {

@@ -109,7 +109,6 @@ async def test_followers_see_decisions_as_they_end() -> None:
         async with client.stream("GET", query) as answer:
             told = (json.loads(text) async for text in answer.aiter_lines() if text)
             assert (await anext(told))["id"] == "old"
-            await asyncio.sleep(0.3)  # the feed notices its follower
             for request_id, session in (("r1", "other"), ("r2", "mine")):
                 clients.end(request_id, clients.ask(request_id, session=session))
             decision = await anext(told)

@@ -112,6 +112,12 @@ def test_operations_have_ids_of_their_own() -> None:
     assert all(re.fullmatch(r"[a-z]+([A-Z][a-z0-9]*)*", name) for name in names), names
 
 
+def test_if_match_is_described_once() -> None:
+    """One header with one meaning, declared in one place."""
+    declared = [one for endpoint in ENDPOINTS for one in endpoint.parameters if one.name.lower() == "if-match"]
+    assert len(declared) > 5 and len({id(one) for one in declared}) == 1
+
+
 def test_schemas_have_names_of_their_own() -> None:
     """Two structs of one name are told apart by their modules, and generators of clients stop at such names."""
     names = describe_api(ENDPOINTS, "1")["components"]["schemas"]

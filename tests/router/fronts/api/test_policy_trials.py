@@ -247,7 +247,7 @@ async def test_a_rollout_shows_both_policies_and_is_promoted() -> None:
         assert (state["state"], state["steps"], state["step"], state["share"]) == ("running", [0.5], 1, 0.5)
         assert (state["author"], state["why"], state["revision"]) == ("ann", "cheaper", 2)
         assert state["live"]["requests"] + state["candidate"]["requests"] == 100
-        assert state["candidate"]["ttft_ms"] == {"p50": 50.0, "p95": 50.0} and state["ttft_ratio"] == 1.0
+        assert state["candidate"]["ttft_ms"] == {"p50": 50.0, "p95": 50.0, "p99": 50.0} and state["ttft_ratio"] == 1.0
         assert "waits_for" not in state and state["not_compared"] == 0
         text = (await client.get("/metrics")).text
         assert "pointsman_rollout_share" in text and "pointsman_rollout_ttft_seconds_bucket" in text
