@@ -5,7 +5,11 @@ BIN    := $(VENV)/bin
 COMPILED ?= .venv-compiled
 ARGS   ?=
 
-.PHONY: help install compiled engine-cpu client-generator prometheus browser up check test test-compiled test-all test-marathon e2e bench fuzz clean
+# Bytecode is kept between runs where the machine's own settings forbid it too: tests start hundreds of routers and
+# replicas, and each one would compile all of Pointsman.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help install compiled engine-cpu client-generator prometheus browser up check test test-system test-compiled test-all test-marathon e2e bench fuzz clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +52,10 @@ check: install  ## ruff and mypy
 SPREAD := -n 4 --dist loadgroup
 
 test: install  ## the fast suite, under 5 minutes
-	$(BIN)/python -m pytest $(SPREAD) -m 'not vllm and not soak and not browser' $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m 'not system and not vllm and not soak and not browser' $(ARGS)
+
+test-system: prometheus client-generator install  ## whole edges whose parts are killed and replaced
+	$(BIN)/python -m pytest $(SPREAD) -m 'system and not vllm and not soak and not browser' $(ARGS)
 
 # Without PYTHONSAFEPATH the sources in this folder would come before what was compiled from them.
 test-compiled: compiled  ## what tests the request path, against the compiled one
@@ -70,7 +77,7 @@ browser: install  ## Debian's Chromium and what drives it, for the tests of the 
 	  || echo "chromium cannot be installed here: tests that need it are skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[browser]'
 
-test-all: prometheus client-generator test browser engine-cpu  ## everything: the fast suite, then the page, real vLLM on CPU and the soak suite
+test-all: prometheus client-generator test test-system browser engine-cpu  ## everything: then the page, real vLLM on CPU and the soak suite
 	$(BIN)/python -m pytest -m '(vllm or soak or browser) and not marathon' $(ARGS)
 
 test-marathon: engine-cpu  ## pools of real vLLM killed and rolled under load, about six minutes

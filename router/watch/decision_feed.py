@@ -28,7 +28,7 @@ STEP_S = 0.1
 """Seconds between two looks."""
 
 AT_ONCE = 4
-"""Records rendered without a break, which takes some 0.1 ms: so much longer may a lookup wait while somebody follows."""
+"""Records rendered without a break, which takes some 0.1 ms: a lookup may wait that long for readers."""
 
 
 class EndedDecision(NamedTuple):

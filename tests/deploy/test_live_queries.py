@@ -65,6 +65,7 @@ async def answered(prometheus: Prometheus, text: str, begin_s: float) -> bool:
 
 @needs_prometheus
 @pytest.mark.e2e
+@pytest.mark.system
 @pytest.mark.timeout(300)
 async def test_a_real_prometheus_answers_every_expression(tmp_path: Path) -> None:
     """All are valid. Those of panels and rules have values, or wait for an event that the load does not have."""

@@ -34,6 +34,7 @@ def test_prometheus_accepts_the_configuration() -> None:
 
 
 @needs_promtool
+@pytest.mark.system
 def test_alerts_fire_on_what_they_are_for() -> None:
     """In each incident the alerts named after it, and no others; none on an edge that is healthy or idle."""
     promtool("test", "rules", INCIDENTS)

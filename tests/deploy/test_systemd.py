@@ -277,6 +277,7 @@ async def status(url: str) -> int:
 
 
 @pytest.mark.e2e
+@pytest.mark.system
 async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
     """Started as systemd would start them, router and HAProxy find each other; a reload puts new workers on a changed
     file, a file that is refused changes nothing, and both end with success."""
@@ -313,6 +314,7 @@ async def test_the_command_lines_make_an_edge(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.system
 @pytest.mark.parametrize("lookup", ["spoe", "lua"])
 async def test_the_edge_decides_over_its_sockets(tmp_path: Path, lookup: str) -> None:
     """With either lookup a request is placed by the policy, the fleet's models are listed, the end of the request comes

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from edge import RunningEdge, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0}
 ANNOUNCED = 30_000_000

@@ -18,7 +18,7 @@ import yaml
 from drawn import assert_fits
 from edge import SHARING, RunningEdge, SharedEdges, until
 
-pytestmark = [pytest.mark.e2e, SHARING]
+pytestmark = [pytest.mark.e2e, SHARING, pytest.mark.system]
 
 PROMPT = "You are a helpful assistant of a large company. " * 60
 

@@ -15,7 +15,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from sim_replica import replica
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 REQUESTS = 1000
 AT_ONCE = 16

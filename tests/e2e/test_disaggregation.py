@@ -12,7 +12,7 @@ import httpx
 import pytest
 from edge import SHARING, RunningEdge, SharedEdges, running_up, until
 
-pytestmark = [pytest.mark.e2e, SHARING]
+pytestmark = [pytest.mark.e2e, SHARING, pytest.mark.system]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "faults": True, "prefill_timeout_s": 1.0}
 THRESHOLD = 1000

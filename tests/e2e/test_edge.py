@@ -114,6 +114,7 @@ async def test_policies_change_live_under_load(shared: SharedEdges) -> None:
         await until(edge.idle)
 
 
+@pytest.mark.system
 async def test_a_policy_may_be_named_for_one_request_only_where_enabled(shared: SharedEdges) -> None:
     """Enabled, the header decides that one request; not enabled, it is stripped and ignored."""
     header = {"x-pointsman-policy": "random"}
@@ -128,6 +129,7 @@ async def test_a_policy_may_be_named_for_one_request_only_where_enabled(shared: 
         assert ignored.headers["x-pointsman-reason"] == "kv-cold"
 
 
+@pytest.mark.system
 async def test_an_empty_edge_is_joined_and_left_through_the_admin_api() -> None:
     """Without a replica: a JSON 503, never HTML. A plain endpoint joins by URL and serves; deleted, it is gone."""
     async with running_up(1) as other, running_up(0) as edge:
@@ -181,6 +183,7 @@ async def test_operators_see_what_happened(shared: SharedEdges) -> None:
         assert metrics["pointsman_lookup_seconds_count"] == before["pointsman_lookup_seconds_count"] + 10
 
 
+@pytest.mark.system
 async def test_each_model_is_served_by_its_own_while_the_router_is_dead() -> None:
     """SIGKILL with two models behind one edge: HAProxy chooses alone, and no request meets a replica of the other."""
     async with running_up(2) as edge, running_up(2, engine={**FAST, "model": "other"}) as others:

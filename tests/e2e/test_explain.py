@@ -10,7 +10,7 @@ import pytest
 from edge import SHARING, RunningEdge, SharedEdges, until
 from golden import HAPROXY, body_of, load_cases
 
-pytestmark = [pytest.mark.e2e, SHARING]
+pytestmark = [pytest.mark.e2e, SHARING, pytest.mark.system]
 
 CHAT = "/v1/chat/completions"
 SEED = 20261202

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from edge import RunningEdge, read_stream, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 PACED = {"token_interval_ms": 10}
 """A token every 10 ms: streams last long enough to be there when something happens."""

@@ -13,7 +13,7 @@ from edge import RunningEdge, running_up, until
 
 from pointsman.router.kv.idle_timeout import DOUBTFUL
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0, "kv_tokens": 8192}
 LONG_S = 60.0

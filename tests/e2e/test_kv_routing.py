@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from edge import RunningEdge, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0}
 SYSTEM = "You are a careful and helpful assistant for the people of the harbour. " * 460

@@ -10,7 +10,7 @@ from edge import RunningEdge, running_up, until
 from pointsman.haproxy.config import PREFIX_WINDOW_BYTES, SMALL_WINDOW_BYTES
 from pointsman.router.fleet.pin_journal import PinJournal
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 ENGINE = {"timing": "dense-h100", "mean_output_tokens": 0}
 HEAD = "The harbour's rules apply to all who enter it. " * 850

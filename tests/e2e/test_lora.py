@@ -9,7 +9,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from sim_replica import client_of, replica
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 PATIENT = {"timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}
 """So that a machine that is busy with other things does not make the edge fail open."""

@@ -11,7 +11,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from sim_replica import replica
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 MODELS = ("org/one", "two", "three", "four")
 SIZES = (2_000, 60_000, 150_000, 1_000_000)

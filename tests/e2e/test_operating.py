@@ -8,7 +8,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from sim_replica import replica
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 
 async def replica_view(edge: RunningEdge, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from edge import RunningEdge, running_up, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 FAULTY = {"timing": "fast", "faults": True}
 MANY = 1_000_000

@@ -14,7 +14,7 @@ from sim_replica import client_of, replica
 
 from pointsman.engine.sim.server import SimServer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 
 PATIENT = {"timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}

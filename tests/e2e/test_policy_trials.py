@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from edge import FAST, SHARING, RunningEdge, SharedEdges, until
 
-pytestmark = [pytest.mark.e2e, SHARING]
+pytestmark = [pytest.mark.e2e, SHARING, pytest.mark.system]
 
 LEAST = {"policy": "least_load"}
 HEAD = "The harbour's rules apply to all who enter it. " * 200

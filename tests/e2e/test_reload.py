@@ -14,7 +14,7 @@ from edge import RunningEdge, running_up, until
 from pointsman.haproxy.errors import HAProxyError
 from pointsman.haproxy.runtime_api import MasterAPI
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 PACED = {"token_interval_ms": 10}
 """A token every 10 ms: streams last long enough to be there when something happens."""

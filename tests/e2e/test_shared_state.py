@@ -11,7 +11,7 @@ import pytest
 from edge import RunningEdge, agree, read_stream, running_edges, until
 from valkey_server import running_valkey
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 STICKY = '{"policy": "session_affinity", "fallback": {"policy": "least_load"}}'
 

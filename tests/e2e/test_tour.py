@@ -12,7 +12,7 @@ import pytest
 from edge import RunningEdge, running_up, until
 from pages import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.system]
 
 PAGE = ROOT / "docs" / "tour.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```", flags=re.M | re.S)

@@ -12,7 +12,7 @@ from edge import RunningEdge, running_up
 from haproxy_fixture import Edge, running_edge
 from otlp_receiver import running_collector
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from edge import SHARING, RunningEdge, SharedEdges
 
-pytestmark = [pytest.mark.e2e, SHARING]
+pytestmark = [pytest.mark.e2e, SHARING, pytest.mark.system]
 
 BIG = random.Random(0).randbytes(10_000_000)
 

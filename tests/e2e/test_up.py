@@ -17,7 +17,7 @@ import pytest
 from edge import START_S, read_stream, running_up, start_up, until
 from valkey_server import running_valkey
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 
 async def refused(*arguments: str) -> str:

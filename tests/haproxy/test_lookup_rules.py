@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pointsman.haproxy.config import Bind, EdgeConfig
 from pointsman.haproxy.lookup_rules import LookupRules
 
-HEADERS = st.from_regex(r"[A-Za-z0-9!#$&*.^_|~-]{1,64}", fullmatch=True)
+HEADERS = st.from_regex(r"[A-Za-z0-9!&*.^_|~-]{1,64}", fullmatch=True)
 PATHS = st.from_regex(r"/[A-Za-z0-9_./~:@%+-]{0,255}", fullmatch=True)
 MODELS = st.from_regex(r"[A-Za-z0-9_.:/@+-]{1,256}", fullmatch=True)
 
