@@ -123,7 +123,7 @@ async def test_haproxy_states_the_rules(tmp_path: Path) -> None:
     odd: dict[str, Any] = {
         "session_headers": ("x-a", "!&*.^_|~-", "thread-id"),
         "generation_paths": tuple(f"/v1/{'x' * 200}/{number}" for number in range(20)),
-        "model_header": "x-$MODEL",
+        "model_header": "x-&MODEL",
         "path_models": {"/v1/audio/transcriptions": "org/whisper:1", "/v1/%7E": "a+b@c"},
     }
     async with running_edge(tmp_path, replicas=1, **odd) as edge:

@@ -168,6 +168,7 @@ def check_whole(router: Router) -> None:
     assert list(router.metrics())
 
 
+@pytest.mark.system
 async def test_ten_thousand_odd_bodies_are_refused_as_documented() -> None:
     """No 5xx but for a driver that is away, no exception, no undocumented status; the state stays whole."""
     rng = random.Random(SEED)
