@@ -114,11 +114,8 @@ STATE = Row(
             "Replicas in each state, as the edges see them, mean of the edges.",
             "When many leave at once, what they share (a node, a switch, a store) is the cause.",
             (
-                Query(
-                    f"sum by (state) ({series('edge_state:pointsman_replica_state:sum')}) "
-                    f"/ scalar(count({series('pointsman_haproxy_up')}))",
-                    "{{state}}",
-                ),
+                # An average needs no count of edges, which would be another's number while one edge was not scraped.
+                Query(f"avg by (state) ({series('edge_state:pointsman_replica_state:sum')})", "{{state}}"),
             ),
             kind=Kind.STACK,
         ),

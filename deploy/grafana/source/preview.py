@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -103,7 +104,7 @@ class Prometheus:
 def _name(legend: str, labels: dict[str, str]) -> str:
     for label, value in labels.items():
         legend = legend.replace(f"{{{{{label}}}}}", value)
-    return legend
+    return re.sub(r"{{\w+}} ?", "", legend)  # a label that a series has not is left out, as Grafana does
 
 
 def _points(values: Iterable[tuple[float, str]]) -> list[Point]:
