@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ class Connection(asyncio.Protocol):
         self._done(self, exchange)
 
 
-class Load:
+class Load(ABC):
     """Clients of one port: what they send, what they expect, and who sees every finished exchange, failed ones too."""
 
     def __init__(
@@ -193,8 +194,9 @@ class Load:
             return None
         return connection
 
+    @abstractmethod
     def _done(self, connection: Connection, exchange: Exchange) -> None:
-        raise NotImplementedError
+        """Take a finished exchange, and decide what its connection does next."""
 
 
 class ClosedLoop(Load):

@@ -143,7 +143,7 @@ def join(path: str, key: str) -> str:
 
 
 def source_of(key: str, sources: Mapping[str, str]) -> str:
-    """Where the value at a dotted path comes from, by the sources of it or of what it stands in; empty if unknown."""
+    """Return the source of the value at a dotted path, or of the section it stands in; empty if unknown."""
     parts = re.sub(r"\[\d+\]", "", key).split(".")
     paths = [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
     return next((sources[path] for path in paths if path in sources), "")

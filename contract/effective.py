@@ -29,7 +29,7 @@ class EffectiveValue(NamedTuple):
     value: Any
     """Plain value, `***` in place of a secret."""
     source: str
-    """Where it was given: a file, an environment variable, the command line; `default` where nowhere."""
+    """Place at which the value was given: a file, an environment variable, the command line; `default` for none."""
 
 
 def effective(settings: msgspec.Struct, sources: Mapping[str, str]) -> Iterator[EffectiveValue]:

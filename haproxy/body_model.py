@@ -84,7 +84,7 @@ def _unescaped(raw: bytes) -> bytes | None:
 
 
 def is_name(text: bytes | None) -> bool:
-    """Whether a model can be called so."""
+    """Whether a text can be the name of a model."""
     return bool(text) and len(text or b"") <= FIELD_MAX_BYTES and _CONTROL.search(text or b"") is None
 
 

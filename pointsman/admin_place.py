@@ -1,4 +1,4 @@
-"""Where the admin API is asked, and as whom: the URL, the token and the authority of its certificate.
+"""Place of the admin API, and the caller it is asked as: the URL, the token and the authority of its certificate.
 
 Apart from the client, so that a command line that asks nothing imports no HTTP client.
 """

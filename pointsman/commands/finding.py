@@ -14,7 +14,7 @@ class Finding:
     said: str
     """Observation in a sentence."""
     is_well: bool | None = True
-    """Whether nothing is to be done; None for a thing that could not be looked at, or does not apply."""
+    """Whether the thing needs no mending; None for a thing that could not be looked at, or does not apply."""
     remedy: str = ""
     """Command or setting that mends it."""
 

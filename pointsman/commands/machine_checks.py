@@ -32,7 +32,7 @@ def machine_findings(*, haproxy: str, open_files: int) -> Iterator[Finding]:
 
 
 def check_python(found: tuple[int, ...]) -> Finding:
-    """Whether Python is late enough."""
+    """Check that Python is of a version that Pointsman runs on."""
     said = ".".join(map(str, found))
     if found[:2] < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))

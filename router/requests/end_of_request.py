@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from pointsman.haproxy.config import RING_BACKEND
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Reason
 from pointsman.router.counts.requests import RequestMetrics
@@ -27,7 +28,7 @@ from pointsman.router.requests.table import RequestTable
 OTHER_LINES = (
     b"Lua function 'pm_hold'",
     b"Lua function 'pm_lookup': yield not allowed",
-    b"Server pm-ring/",
+    f"Server {RING_BACKEND}/".encode(),
     b"Proxy ",
 )
 """Begins of lines that are about no request. The first two come when a client leaves while its request is held or

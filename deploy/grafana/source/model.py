@@ -51,9 +51,9 @@ class Panel:
     title: str
     question: str
     shows: str
-    """What is drawn, in plain words."""
+    """Description of the drawing, in plain words."""
     do: str
-    """What to do about it, and from when on."""
+    """Advice to the reader, and the value from which on it holds."""
     queries: tuple[Query, ...]
     unit: str = "short"
     kind: Kind = Kind.LINES

@@ -60,7 +60,7 @@ class Span(NamedTuple):
 
 
 class Source(Protocol):
-    """Where series come from."""
+    """Origin of series."""
 
     @property
     def span(self) -> Span: ...
