@@ -17,12 +17,12 @@ from command_line import accept
 from deploy_files import DEPLOY, ROOT, load_yaml
 from dockerfile import Dockerfile
 from haproxy_fixture import until
+from held_ports import pick_ports
 from processes import stop
 
 from pointsman.engine.vllm.fleet.config import decode_fleet
 from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import FILE_NAMES
-from pointsman.up.ports import pick_ports
 
 CONTAINERS = DEPLOY / "containers"
 ANSWERS = CONTAINERS / "answers.py"

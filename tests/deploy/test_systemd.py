@@ -17,6 +17,7 @@ import yaml
 from command_line import accept
 from deploy_files import DEPLOY, load_yaml
 from haproxy_fixture import until
+from held_ports import pick_ports
 from processes import stop
 from units import Unit
 
@@ -29,7 +30,6 @@ from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import EdgeConfig
 from pointsman.haproxy.runtime_api import RuntimeAPI
 from pointsman.router.settings import load_settings
-from pointsman.up.ports import pick_ports
 
 SYSTEMD = DEPLOY / "systemd"
 ETC = SYSTEMD / "etc"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from haproxy_fixture import Edge, Received, StubReplica, running_edge, servers_state, until
+from held_ports import pick_ports
 
 from pointsman.haproxy.errors import CommandRefused
 from pointsman.haproxy.reconcile import DesiredServer, Observation
 from pointsman.haproxy.server_options import ServerOptions
-from pointsman.up.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -13,12 +13,12 @@ import msgspec
 import psutil
 import pytest
 from haproxy_fixture import Edge, Received, read_response, running_edge, until
+from held_ports import pick_ports
 
 from pointsman.haproxy.config import Bind
 from pointsman.haproxy.errors import ConfigError, HAProxyUnavailable, ProcessError
 from pointsman.haproxy.process import POLL_S
 from pointsman.haproxy.runtime_api import MasterAPI
-from pointsman.up.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 from haproxy_fixture import Received, read_response, running_edge, until
+from held_ports import pick_ports
 
 from pointsman.haproxy import places
 from pointsman.haproxy.config import DEFAULT_GENERATION_PATHS, Bind
-from pointsman.up.ports import pick_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge import running_up, until
+from held_ports import pick_ports
 from vllm_fleet import real_vllm
 
 from pointsman.engine.vllm.fleet import cpu
 from pointsman.engine.vllm.tiny_model import cached_tiny_model
-from pointsman.up.ports import pick_ports
 
 pytestmark = [pytest.mark.e2e, *real_vllm(timeout_s=1200)]
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from held_ports import pick_ports
+
 from pointsman.haproxy.binary import find_binary
 from pointsman.haproxy.config import BACKEND, Bind, EdgeConfig, Server, Timeouts
 from pointsman.haproxy.process import HAProxyProcess
@@ -24,7 +26,6 @@ from pointsman.haproxy.reconcile import DesiredServer, Reconciler, observe
 from pointsman.haproxy.runtime_api import RuntimeAPI, ServerState, parse_servers_state
 from pointsman.haproxy.spop import Notify, ProtocolError, Scope, SPOPConnection, State, encode_set_vars
 from pointsman.router.requests.end_of_request import OTHER_LINES
-from pointsman.up.ports import pick_ports
 
 Answer = dict[str, str | int]
 Arguments = dict[str, Any]

@@ -15,9 +15,8 @@ import pytest
 import yaml
 from deploy_files import PROMETHEUS, load_yaml
 from edge import until
+from held_ports import pick_ports
 from processes import stop
-
-from pointsman.up.ports import pick_ports
 
 BINARY = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(BINARY is None, reason="prometheus is not installed (Debian package prometheus)")

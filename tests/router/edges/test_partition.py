@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cut_link import CutLink
+from held_ports import pick_ports
 from redis.asyncio import Redis
 from residency import holds
 from router_fixture import client_of, register, running_router
@@ -23,7 +24,6 @@ from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
 from pointsman.router.core import Core
 from pointsman.router.edges.store import Cause
-from pointsman.up.ports import pick_ports
 
 STICKY: dict[str, Any] = {"policy": "session_affinity", "fallback": {"policy": "least_load"}}
 REACH_S = 60.0

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from held_ports import pick_ports
 from redis.asyncio import Redis
 from redis.crc import key_slot
 from valkey_server import ValkeyProcess, running_valkey
@@ -21,7 +22,6 @@ from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
 from pointsman.router.fleet.saved import SavedReplica
-from pointsman.up.ports import pick_ports
 
 REPLICA = ReplicaRecord(id="r1", version=1, replica=SavedReplica(id="r1", url="http://h:1", host="h", port=1))
 
