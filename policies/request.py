@@ -31,6 +31,9 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     session: str = ""
     """Session key; empty when the request carries none."""
     tenant: str = ""
+    """Tenant of the request's API key; empty without one."""
+    key: str = ""
+    """Id of the request's API key; empty without one, or where keys are a file of HAProxy's."""
     body_bytes: int = 0
     """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
     missing_bytes: int = 0

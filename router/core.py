@@ -32,6 +32,7 @@ from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.decide.trials import TrialNews, Trials
+from pointsman.router.documents.book import Book
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
@@ -48,6 +49,7 @@ from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
+from pointsman.router.tenancy.tenants import TenantTable
 
 SWEEP_INTERVAL_S = 0.5
 """Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
@@ -130,6 +132,8 @@ class Core:
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
+        self.book = Book()
+        self.tenants = TenantTable(self.book)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)

@@ -155,6 +155,7 @@ def extract(
         generates=body.generates,
         session=session,
         tenant=tenant,
+        key=text(arguments.get("key"), 64),
         body_bytes=body_bytes,
         missing_bytes=missing,
         max_tokens=body.max_tokens,

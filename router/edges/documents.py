@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pointsman.router.edges.records import Document
+from pointsman.router.documents.document import Document
 
 
 class SharedDocument:

@@ -27,6 +27,7 @@ import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.core import Core
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.documents import SharedDocument, SharedDocuments
 from pointsman.router.edges.forgotten import SLACK_S, Forgotten
 from pointsman.router.edges.loads import OwnLoads
@@ -35,7 +36,6 @@ from pointsman.router.edges.records import (
     NO_HOME,
     Batch,
     ConversationState,
-    Document,
     ExpectedKeys,
     ForgottenSession,
     Names,

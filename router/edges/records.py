@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
+from pointsman.router.documents.document import Document
 from pointsman.router.fleet.saved import SavedReplica
 from pointsman.router.kv.conversation import Name
 
@@ -113,26 +114,6 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     def rank(self) -> tuple[int, bool, bool, bytes]:
         content = b"" if self.replica is None else msgspec.msgpack.encode(self.replica)
         return self.version, self.replica is not None, not self.lease_ended, content
-
-
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A document that is the same on all edges, such as the live policy. The greater `rank` is right."""
-
-    name: str
-    version: int
-    body: dict[str, Any]
-    about: dict[str, str] = {}
-    """Author and reason of the document, as people gave them when they put it. No part of the rank."""
-
-    def __post_init__(self) -> None:
-        try:
-            _ = self.rank
-        except TypeError as error:
-            raise ValueError(f"the document {self.name} is no JSON: {error}") from error
-
-    @property
-    def rank(self) -> tuple[int, bytes]:
-        return self.version, msgspec.json.encode(self.body, order="sorted")
 
 
 class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -30,9 +30,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.keys import FIELD, STREAM_TTL_S, Keys, entry_id, seq_of
 from pointsman.router.edges.protocol import Outgoing
-from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.records import SHARED_SCHEMA, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 from pointsman.router.process.store_url import check_url, sentinels
 

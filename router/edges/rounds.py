@@ -12,9 +12,10 @@ from enum import Enum
 from itertools import chain, islice, repeat
 from typing import NamedTuple
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.documents import SharedDocuments
 from pointsman.router.edges.peers import HEARTBEAT_S
-from pointsman.router.edges.records import Document, ReplicaRecord
+from pointsman.router.edges.records import ReplicaRecord
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.conversation import Conversation, Name

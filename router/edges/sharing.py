@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from pointsman.contract.backoff import Backoff
 from pointsman.contract.events import MAX_EDGES
 from pointsman.router.counts.histogram import Histogram
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.protocol import EdgeProtocol, Outgoing
-from pointsman.router.edges.records import Document, EdgeInfo
+from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.edges.store import Cause, Roster, Store, StoreError
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.protocol import Outgoing
-from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.records import EdgeInfo, ReplicaRecord
 from pointsman.router.errors import RouterError
 
 

@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.keys import STREAM_TTL_S
 from pointsman.router.edges.protocol import Outgoing
-from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.records import EdgeInfo, ReplicaRecord
 from pointsman.router.edges.store import Cause, Entry, Kept, Roster, StoreError
 
 TIMEOUT_S = 1.0

@@ -13,12 +13,12 @@ from sharing_edges import SharingEdge
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import Role
 from pointsman.router.decide.features import extract
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.records import (
     NO_HOME,
     SHARED_SCHEMA,
     Batch,
     ConversationState,
-    Document,
     EdgeInfo,
     ExpectedKeys,
     Load,

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from valkey_server import ValkeyProcess, running_valkey
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.protocol import Outgoing
-from pointsman.router.edges.records import SHARED_SCHEMA, Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.records import SHARED_SCHEMA, EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
 from pointsman.router.errors import SettingsError

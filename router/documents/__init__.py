@@ -1,0 +1,1 @@
+"""Documents that people write and every edge has: keys, tenants, aliases."""

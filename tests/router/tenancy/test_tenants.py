@@ -1,0 +1,37 @@
+"""Tenants, as their documents describe them."""
+
+import msgspec
+import pytest
+
+from pointsman.router.documents.book import Book
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError
+from pointsman.router.tenancy.tenants import TenantTable
+
+
+def test_a_tenant_is_what_its_document_says_and_the_defaults_without_one() -> None:
+    """From the moment it is written until it is removed."""
+    book = Book()
+    tenants = TenantTable(book)
+    changed: list[str] = []
+    tenants.on_changed.append(changed.append)
+    assert (tenants.get("acme"), tenants.of("acme").weight) == (None, DEFAULT_WEIGHT)
+    book.write("tenant/acme", {"name": "acme", "weight": 3, "limits": {"tokens_per_minute": 1000}})
+    assert tenants.of("acme").weight == 3
+    assert tenants.of("acme").limits.tokens_per_minute == 1000
+    assert [tenant.name for tenant in tenants] == ["acme"]
+    book.write("tenant/acme", {})
+    assert tenants.of("acme").weight == DEFAULT_WEIGHT
+    assert changed == ["acme", "acme"]
+
+
+def test_content_that_describes_no_tenant_is_refused() -> None:
+    """The tenant stays as it was."""
+    book = Book()
+    tenants = TenantTable(book)
+    book.write("tenant/acme", {"name": "acme", "weight": 3})
+    with pytest.raises(msgspec.ValidationError):
+        book.write("tenant/acme", {"name": "acme", "weight": -3})
+    with pytest.raises(DocumentError, match="tenant/acme is of the tenant other"):
+        book.write("tenant/acme", {"name": "other"})
+    assert tenants.of("acme").weight == 3
+    assert len(tenants) == 1
