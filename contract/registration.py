@@ -84,3 +84,10 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "is registered, it is refused with 409; 0 is unknown and never refused.",
         ),
     ] = 0
+    renames_model: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether the replica serves requests for an alias of its model, which `x-pointsman-model` "
+            "names; others are chosen for an alias only where their `/v1/models` lists it."
+        ),
+    ] = False

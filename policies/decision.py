@@ -93,6 +93,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Seconds for the header `Retry-After`, with `status`; 0: no header."""
     model: str = ""
     """With 404: the name that no replica serves."""
+    real_model: str = ""
+    """Model by which `first` and `second` know what the request asks for by an alias, which HAProxy names to them;
+    empty for a request that names its model."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""
@@ -118,6 +121,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             values["second"] = self.second
         if self.prefill_address:
             values["prefill"] = self.prefill_address
+        if self.real_model:
+            values["real_model"] = self.real_model
         if self.scope:
             values["scope"] = self.scope
         if self.status:

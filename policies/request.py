@@ -25,6 +25,9 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The decision id: HAProxy's unique-id, on the wire as `x-request-id`."""
     path: str = ""
     model: str = ""
+    alias: str = ""
+    """The alias that the request asked for, of which `model` is the version chosen; empty for one that names a
+    model."""
     naming: Naming = Naming.NAMED
     generates: bool = True
     """Whether it makes a model generate. What does not (embeddings, scores, transcriptions) is placed by load alone."""
@@ -44,5 +47,7 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Chained keys of the prompt's prefix, shortest prefix first (unsigned 64 bit), scoped."""
     scope: str = ""
     """Scope of the prefix keys, for the replica to use the same (`pointsman.contract.prefix_keys.SCOPE_HEADER`)."""
+    salt: int = 0
+    """Hash of the cache salt of a request for an alias, for the scope that its keys have under another version."""
     policy: str = ""
     """Policy asked for by the override header; empty unless that header is enabled and present."""

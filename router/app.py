@@ -69,7 +69,7 @@ from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
-from pointsman.router.watch.pin_keeper import build_pin_keeper
+from pointsman.router.watch.pin_keeper import build_pin_keepers
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
@@ -127,6 +127,7 @@ class Router:
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
         core.on_registry_changed.append(self._changed)
         core.on_policy_changed.append(self._changed)
+        core.aliases.on_changed.append(self._changed)
         core.on_trial_changed.append(lambda news: self._changed())
         self.tracing = build_tracing(settings, core, readiness=self.readiness)
         self.decider = Decider(
@@ -135,6 +136,7 @@ class Router:
             clock=self.clock,
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
+            aliases=core.aliases,
             trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None
@@ -157,7 +159,8 @@ class Router:
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
-        self._pin_keeper = build_pin_keeper(settings.state_file, self.core.sessions, clock=self.clock, wall=clock.wall)
+        pins, versions = core.sessions, core.aliases.sessions
+        self._pin_keepers = build_pin_keepers(settings.state_file, pins, versions, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.access.on_tokens_changed += [self._check_feeds, self.streams.end]
@@ -216,10 +219,11 @@ class Router:
     async def running(self) -> AsyncIterator[Router]:
         """Serves while the context is open. Raises SettingsError when an address cannot be listened on."""
         self.access.load()
-        if self._keeper is not None and self._pin_keeper is not None:
+        if self._keeper is not None:
             self._keeper.load(self.clock())
             forget_unlisted(self.core.replicas, self.endpoints)
-            self._pin_keeper.load()
+        for keeper in self._pin_keepers.values():
+            keeper.load()
         await register_static(self.settings.replicas, self.core.replicas, self.endpoints, self.clock())
         async with AsyncExitStack() as stack:
             stack.callback(self.endpoints.close)
@@ -228,11 +232,12 @@ class Router:
             self.tasks.start(stack, "sweep", self._sweep)
             for files in self.access.files:
                 self.tasks.start(stack, files.part, files.run)
-            if self._keeper is not None and self._pin_keeper is not None:
+            if self._keeper is not None:
                 stack.callback(self._keeper.save)
                 self.tasks.start(stack, "save", self._keeper.run)
-                stack.callback(self._pin_keeper.save)
-                self.tasks.start(stack, "save pins", self._pin_keeper.run)
+            for kind, keeper in self._pin_keepers.items():
+                stack.callback(keeper.save)
+                self.tasks.start(stack, f"save {kind}", keeper.run)
             if settings.edge.admin_socket:
                 self._start_edge_sync(stack)
             if self.decisions is not None:

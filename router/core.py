@@ -32,6 +32,7 @@ from pointsman.router.decide.hold import HoldTurns
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.decide.trials import TrialNews, Trials
+from pointsman.router.decide.version_meter import VersionMeter
 from pointsman.router.documents.book import Book
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
@@ -49,6 +50,7 @@ from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
+from pointsman.router.tenancy.alias_table import AliasTable
 from pointsman.router.tenancy.tenants import TenantTable
 
 SWEEP_INTERVAL_S = 0.5
@@ -134,6 +136,7 @@ class Core:
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
         self.book = Book()
         self.tenants = TenantTable(self.book)
+        self.aliases = AliasTable(self.book, max_sessions=limits.max_sessions)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -153,6 +156,9 @@ class Core:
         self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = _build_end_of_request(self)
         self.trials = self._build_trials(config.decisions, stopwatch, wall)
+        self.versions = VersionMeter(
+            self.book, self.aliases, self.requests, self.kv, self.replicas, self.end_of_request
+        )
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
@@ -175,6 +181,7 @@ class Core:
             sessions=self.sessions,
             kv=self.kv,
             adapters=self.adapters,
+            aliases=self.aliases,
             outliers=self.outliers,
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
@@ -245,6 +252,8 @@ class Core:
 
     def drop_session(self, name: Name, before_s: float) -> bool:
         """Drops what is known here of a session that was not in use after `before_s`; False where there is nothing."""
+        if isinstance(name, str):
+            self.aliases.forget(name, before_s)
         pin = self.sessions.state(name) if isinstance(name, str) else None
         dropped = pin is not None and pin[2] <= before_s and self.sessions.forget(str(name))
         known = self.kv.conversations.by_name.get(name)
@@ -263,6 +272,7 @@ class Core:
             return None
         resync = self.kv.apply(replica.slot, events)
         self.meter.report(replica.slot, events)
+        self.versions.report(replica.slot, events)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
@@ -302,6 +312,8 @@ class Core:
         self.adapters.expire(now_s)
         self.kv.index.tidy(TIDY_KEYS)
         self.sessions.expire(now_s, self.pin_ttl_s)
+        self.aliases.sessions.expire(now_s, self.pin_ttl_s)
+        self.versions.step(now_s)
         return Swept(leases, reservations)
 
     # Slots

@@ -29,7 +29,7 @@ FEWEST_ERRORS = 5
 FEWEST_TIMES = 20
 """Requests of an arm below which nothing is said."""
 
-_CUT_BY_REPLICA = ("S", "s")
+CUT_BY_REPLICA = ("S", "s")
 """First letter of HAProxy's termination state where the replica ended a stream."""
 
 
@@ -55,7 +55,7 @@ class Arm:
     def ended(self, status: int, termination: str) -> None:
         """Count the end of a request. `termination` is HAProxy's termination state."""
         self.requests += 1
-        self.errors += status >= 500 or termination[:1] in _CUT_BY_REPLICA
+        self.errors += status >= 500 or termination[:1] in CUT_BY_REPLICA
         self.refused += status == 429
 
     def first_token(self, took_ms: float) -> None:

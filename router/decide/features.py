@@ -18,6 +18,7 @@ from typing import NamedTuple
 from pointsman.contract.prefix_keys import scope_of, scoped
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
+from pointsman.router.tenancy.alias_table import AliasTable
 
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
@@ -115,11 +116,15 @@ def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
 
 
 def extract(
-    arguments: Mapping[str, object], *, isolate_tenants: bool = False, recall: Recall | None = None
+    arguments: Mapping[str, object],
+    *,
+    isolate_tenants: bool = False,
+    recall: Recall | None = None,
+    aliases: AliasTable | None = None,
 ) -> RequestFeatures:
     """Features of one lookup. A session named by a header goes before one found in the body. Prefix keys are scoped:
     by model and cache salt, and by tenant if asked for; so are sessions, by tenant. `recall` is asked for a model that
-    the request does not show."""
+    the request does not show. The model of a request for one of `aliases` is the version that serves it."""
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
@@ -140,7 +145,11 @@ def extract(
         known = recall(session, naming)
         if known is not None:
             model, naming = known, Naming.NAMED
-    keys, scope = body.prefix_keys, ""
+    keys, scope, alias, salt = body.prefix_keys, "", "", 0
+    if aliases is not None and model in aliases.by_name:
+        asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
+        alias, model = model, aliases.choose(model, session, keys, request_id, asked)
+        salt = body.salt
     if keys:
         whose = tenant if isolate_tenants else ""
         number = scope_of(model, body.salt, whose)
@@ -151,6 +160,7 @@ def extract(
         request_id=text(arguments.get("id"), 128),
         path=text(arguments.get("path"), 1024),
         model=model,
+        alias=alias,
         naming=naming,
         generates=body.generates,
         session=session,
@@ -161,6 +171,7 @@ def extract(
         max_tokens=body.max_tokens,
         prefix_keys=keys,
         scope=scope,
+        salt=salt,
         policy=text(arguments.get("policy"), 64),
     )
 

@@ -17,6 +17,7 @@ from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.tenancy.alias_table import AliasTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class FleetState:
     kv: KVState
     adapters: AdapterTable
     """Where LoRA adapters are loaded."""
+    aliases: AliasTable
+    """Names that requests may ask for besides those of replicas."""
     outliers: OutlierTable
     """Which replicas get fewer requests or none."""
     decisions: DecisionLog | None

@@ -30,6 +30,7 @@ from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.decide.recorder import Recorder
+from pointsman.router.decide.version_placer import VersionPlacer
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
@@ -82,6 +83,7 @@ class Pipeline:
         self._pair_config = settings.pair
         self._silence_ms = {model: round(1000 * seconds) for model, seconds in settings.silence_s.items()}
         self._recall = ModelRecall(fleet.replicas, fleet.sessions, fleet.kv)
+        self._versions = VersionPlacer(fleet)
         self.holds = holds
 
     @property
@@ -121,7 +123,7 @@ class Pipeline:
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._memberships.of(features.model)
+        members = self._members(features)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
@@ -147,7 +149,7 @@ class Pipeline:
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
@@ -157,7 +159,7 @@ class Pipeline:
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that a policy would be given for a request; at least one replica is eligible."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         twin = ActivePolicy(copy.deepcopy(active.policy))
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
@@ -171,6 +173,12 @@ class Pipeline:
     def describe(self) -> Mapping[str, object]:
         """The live document, defaults filled in."""
         return self.choice.live.policies.describe()
+
+    def _members(self, features: RequestFeatures) -> Membership:
+        """The replicas eligible for a request."""
+        if features.alias:
+            return self._memberships.of_alias(features.model, features.alias)
+        return self._memberships.of(features.model)
 
     # Considering: nothing changes
 
@@ -269,8 +277,17 @@ class Pipeline:
         first, second = ids[best.slot], ids[ranked[1].slot] if len(ranked) > 1 else ""
         once = self._outliers.budget.exhausted
         silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
+        real_model = features.model if features.alias else ""
         if pair is None:
-            return Decision(best.reason, first, second, scope=features.scope, once=once, silence_ms=silence_ms)
+            return Decision(
+                best.reason,
+                first,
+                second,
+                real_model=real_model,
+                scope=features.scope,
+                once=once,
+                silence_ms=silence_ms,
+            )
         prefill = address = ""
         if pair.pairing is Pairing.PAIRED:
             replica = self._replicas.get(ids[pair.slot])
@@ -280,6 +297,7 @@ class Pipeline:
             best.reason,
             first,
             second,
+            real_model=real_model,
             prefill=prefill,
             prefill_address=address,
             pairing=pair.pairing,
@@ -292,7 +310,7 @@ class Pipeline:
         """The answer for a request whose model nobody tells, or that no eligible replica serves."""
         if features.naming:
             return Decision(Reason.NO_MODEL, status=400)
-        if not self._memberships.serves(features.model):
+        if not features.alias and not self._memberships.serves(features.model):
             # Lone surrogates stand for bytes that were no UTF-8; the name goes out again.
             name = features.model.encode("utf-8", "replace").decode()
             return Decision(Reason.UNKNOWN_MODEL, status=404, model=name)
@@ -332,7 +350,9 @@ class Pipeline:
             if self._sessions.ordered and features.generates:
                 self._sessions.followed(features.session, considered.candidates.ids[slot], now_s)
             if features.model:
-                self._recall.asked(features.session, features.model)
+                self._recall.asked(features.session, features.alias or features.model)
+        if features.alias:
+            self._versions.placed(features, prompt, slot, considered.longest, now_s)
         if considered.candidates.adapter is not None:
             self._adapters.placed(slot, features.model, now_s)
         if prompt is not None:

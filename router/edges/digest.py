@@ -31,15 +31,20 @@ class Part(msgspec.Struct, frozen=True):
 
 
 async def digests(
-    replicas: ReplicaRegistry, sessions: SessionTable, kv: KVState, policy: Mapping[str, Any]
+    replicas: ReplicaRegistry, sessions: SessionTable, versions: SessionTable, kv: KVState, policy: Mapping[str, Any]
 ) -> dict[str, Part]:
-    """Sum up each kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
+    """Sum up each kind: `replicas`, `policy`, `sessions`, `versions`, `conversations`, and `resident/ID` for each
+    replica.
+
+    versions: what sessions of aliases began with.
+    """
     ids = replicas.ids
     talks = list(kv.conversations.by_name.values())
     parts = {
         "replicas": await _part((saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()),
         "policy": await _part([policy]),
         "sessions": await _part((session, replica) for session, replica, _ in sessions),
+        "versions": await _part((session, model) for session, model, _ in versions),
         "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in talks),
     }
     counts = dict.fromkeys(range(len(ids)), 0)

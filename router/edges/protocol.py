@@ -50,8 +50,10 @@ from pointsman.router.edges.records import (
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.rounds import NOTHING, Rounds
 from pointsman.router.fleet.replica import Health, Replica
+from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
+from pointsman.router.tenancy.alias_table import session_of
 
 
 class Counters:
@@ -87,6 +89,7 @@ class EdgeProtocol:
         self.edge = edge
         self._replicas = replicas
         self._sessions = sessions
+        self._versions = core.aliases.sessions
         self._kv = kv
         self.documents = SharedDocuments(documents or {})
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
@@ -95,6 +98,7 @@ class EdgeProtocol:
             registrations=self.registrations,
             documents=self.documents,
             sessions=sessions,
+            versions=self._versions,
             conversations=kv.conversations,
             is_alive=self.peers.is_alive,
         )
@@ -103,7 +107,7 @@ class EdgeProtocol:
         self._drop_session = core.drop_session
         self.loads = OwnLoads(replicas=replicas, load=load, columns=kv.columns)
         self.outbox = kv.outbox = KVOutbox()
-        sessions.changed = {}
+        sessions.changed, self._versions.changed = {}, {}
         self.seq = 0
         """Number of the last batch made."""
         self._beat_s = float("-inf")
@@ -150,13 +154,20 @@ class EdgeProtocol:
 
     def next_batch(self, now_s: float) -> Outgoing | None:
         """Return what there is to publish; None when there is nothing and no heartbeat is due."""
-        outbox, pins = self.outbox, self._sessions.changed
-        assert pins is not None
+        outbox, pins, versions = self.outbox, self._sessions.changed, self._versions.changed
+        assert pins is not None and versions is not None
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
         self.forgotten.expire(now_s)
         if not (
-            beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents or self._forgets
+            beat
+            or self.loads.changed()
+            or outbox
+            or pins
+            or versions
+            or self._records
+            or self._changed_documents
+            or self._forgets
         ):
             return None
         self.seq += 1
@@ -170,7 +181,8 @@ class EdgeProtocol:
             holds=[names.at(r.id) for r in self._replicas if (r.heard_until_s or 0.0) > now_s] if beat else [],
             replicas=records + part.replicas,
             documents=documents + part.documents,
-            pins=self._pins([*pins, *part.sessions], names, now_s),
+            pins=_pins(self._sessions, [*pins, *part.sessions], names, now_s),
+            versions=_pins(self._versions, [*versions, *part.versions], names, now_s),
             conversations=[
                 *(ConversationState(name, NO_HOME) for name in outbox.dropped),
                 *(_state(known, names, now_s, was) for known, was in outbox.conversations.values() if known.home),
@@ -187,7 +199,8 @@ class EdgeProtocol:
         if self._rewrite:
             records, documents = self.registrations.records(), self.documents.agreed()
             self._rewrite = False
-        self._records, self._changed_documents, self._sessions.changed = {}, {}, {}
+        self._records, self._changed_documents = {}, {}
+        self._sessions.changed, self._versions.changed = {}, {}
         self._forgets = False
         outbox.clear()
         if beat:
@@ -205,16 +218,6 @@ class EdgeProtocol:
             self._records.update((record.id, record) for record in self.registrations.changes())
         if self.documents.changed:
             self._changed_documents.update((document.name, document) for document in self.documents.changes())
-
-    def _pins(self, sessions: Sequence[str], names: Names, now_s: float) -> list[Pin]:
-        pins = []
-        for session in sessions:
-            state = self._sessions.state(session)
-            if state is not None:
-                replica_id, moves, seen_s = state
-                ordered = session in self._sessions.ordered
-                pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000), ordered))
-        return pins
 
     def _forgotten(self, now_s: float) -> list[ForgottenSession]:
         return [ForgottenSession(name, int((now_s - at_s) * 1000)) for name, at_s in self.forgotten.to_publish()]
@@ -278,6 +281,10 @@ class EdgeProtocol:
                 self._sessions.learn(
                     pin.session, batch.names[pin.at], pin.moves, seen_s, now_s, writer=writer, ordered=pin.ordered
                 )
+        for pin in batch.versions:
+            seen_s = now_s - pin.age_ms / 1000
+            if not self.forgotten.voids(session_of(pin.session), seen_s):
+                self._versions.learn(pin.session, batch.names[pin.at], pin.moves, seen_s, now_s, writer=writer)
         for state in batch.conversations:
             if state.at != NO_HOME and self.forgotten.voids(state.name, now_s - state.age_ms / 1000):
                 continue
@@ -298,6 +305,18 @@ class EdgeProtocol:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
         if batch.bye:
             self.peers.end(peer)
+
+
+def _pins(table: SessionTable, sessions: Sequence[str], names: Names, now_s: float) -> list[Pin]:
+    """States of sessions as they are published."""
+    pins = []
+    for session in sessions:
+        state = table.state(session)
+        if state is not None:
+            replica_id, moves, seen_s = state
+            ordered = session in table.ordered
+            pins.append(Pin(session, names.at(replica_id), moves, int((now_s - seen_s) * 1000), ordered))
+    return pins
 
 
 def _state(known: Conversation, names: Names, now_s: float, was: Name | None = None) -> ConversationState:

@@ -133,6 +133,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     replicas: list[ReplicaRecord] = msgspec.field(default_factory=list, name="r")
     documents: list[Document] = msgspec.field(default_factory=list, name="d")
     pins: list[Pin] = msgspec.field(default_factory=list, name="p")
+    versions: list[Pin] = msgspec.field(default_factory=list, name="a")
+    """Versions that sessions of aliases began with: `at` points to a model's name."""
     conversations: list[ConversationState] = msgspec.field(default_factory=list, name="c")
     expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
     forgotten: list[ForgottenSession] = msgspec.field(default_factory=list, name="g")

@@ -35,6 +35,7 @@ class Kind(Enum):
     REPLICA = 0
     SESSION = 1
     CONVERSATION = 2
+    VERSION = 3
 
 
 class Part(NamedTuple):
@@ -46,9 +47,11 @@ class Part(NamedTuple):
     documents: list[Document]
     sessions: list[str]
     conversations: list[Conversation]
+    versions: list[str]
+    """Sessions of aliases, whose versions are repeated."""
 
 
-NOTHING = Part(False, False, [], [], [], [])
+NOTHING = Part(False, False, [], [], [], [], [])
 
 
 class Rounds:
@@ -60,13 +63,16 @@ class Rounds:
         registrations: SharedReplicas,
         documents: SharedDocuments,
         sessions: SessionTable,
+        versions: SessionTable,
         conversations: Conversations,
         is_alive: Callable[[str], bool],
     ) -> None:
-        """`is_alive` says whether another edge of that id is."""
+        """versions: what sessions of aliases began with.
+        is_alive: says whether another edge of that id is.
+        """
         self._registrations = registrations
         self._documents = documents
-        self._sessions = sessions
+        self._sessions = {Kind.SESSION: sessions, Kind.VERSION: versions}
         self._conversations = conversations
         self._is_alive = is_alive
         self._left: Iterator[tuple[Kind, Name]] = iter(())
@@ -88,7 +94,7 @@ class Rounds:
             if now_s < self._starts_s:
                 return NOTHING
             self._start(now_s)
-        part = Part(starts, self._left_count <= self._size, [], self._documents.agreed() if starts else [], [], [])
+        part = Part(starts, self._left_count <= self._size, [], self._documents.agreed() if starts else [], [], [], [])
         for kind, name in islice(self._left, self._size):
             self._add(part, kind, name)
         self._left_count = max(0, self._left_count - self._size)
@@ -98,8 +104,9 @@ class Rounds:
         # Names alone are copied: what a state is, and whether it is still there, is looked up when its turn comes.
         names: dict[Kind, Sequence[Name]] = {
             Kind.REPLICA: self._registrations.ids(),
-            Kind.SESSION: self._sessions.names(),
+            Kind.SESSION: self._sessions[Kind.SESSION].names(),
             Kind.CONVERSATION: list(self._conversations.by_name),
+            Kind.VERSION: self._sessions[Kind.VERSION].names(),
         }
         self._left = chain.from_iterable(zip(repeat(kind), some, strict=False) for kind, some in names.items())
         self._left_count = sum(map(len, names.values()))
@@ -113,11 +120,11 @@ class Rounds:
             known = self._conversations.by_name.get(name)
             if known is not None and not (known.writer and self._is_alive(known.writer)):
                 part.conversations.append(known)
-        elif kind is Kind.SESSION:
+        elif kind is not Kind.REPLICA:
             session = str(name)
-            writer = self._sessions.writer(session)
+            writer = self._sessions[kind].writer(session)
             if writer is not None and not (writer and self._is_alive(writer)):
-                part.sessions.append(session)
+                (part.sessions if kind is Kind.SESSION else part.versions).append(session)
         else:
             record = self._registrations.get(str(name))
             if record is not None:

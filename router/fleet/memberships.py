@@ -82,7 +82,9 @@ class Memberships:
         if self._names is None:
             self._names = ANYTHING.union(*(r.names for r in self._replicas.values() if r.names))
             kept = self._names | {ANY_MODEL, OTHER_MODEL}
-            self._latest = {name: latest for name, latest in self._latest.items() if name in kept}
+            self._latest = {
+                name: latest for name, latest in self._latest.items() if name in kept or name.partition("\0")[0] in kept
+            }
         return self._names
 
     def adapters(self) -> frozenset[str]:
@@ -113,6 +115,20 @@ class Memberships:
                 found = self._current[name] = self._build(name)
         return found
 
+    def of_alias(self, model: str, alias: str) -> Membership:
+        """Return the replicas eligible for a model that a request asks for by an alias.
+
+        Those of them that would refuse the name are left out: see `Replica.takes_alias`.
+        """
+        key = f"{model}\0{alias}"
+        found = self._current.get(key)
+        if found is None:
+            whole = self.of(model)
+            slots = set(whole.slots.tolist())
+            refuse = any(r.slot in slots and not r.takes_alias(alias) for r in self._replicas.values())
+            found = self._current[key] = self._build(model, alias) if refuse else whole
+        return found
+
     def without(self, members: Membership, slots: frozenset[int]) -> Membership:
         """Return a membership less some of its slots, which are not all of it. The same question has the same answer,
         token and all."""
@@ -126,17 +142,21 @@ class Memberships:
             found = self._narrowed[key] = Membership(token, left, members.prefills, members.prefills_of_all)
         return found
 
-    def _build(self, model: str) -> Membership:
+    def _build(self, model: str, alias: str = "") -> Membership:
         some_are_named = bool(self.names())
         members = tuple(
             sorted(
                 (r.slot, r.id)
                 for r in self._replicas.values()
-                if r.eligible and r.role is not Role.PREFILL and _may_serve(r, model, some_are_named)
+                if r.eligible
+                and r.role is not Role.PREFILL
+                and _may_serve(r, model, some_are_named)
+                and (not alias or r.takes_alias(alias))
             )
         )
         prefills, of_all = self._prefills(members)
-        previous = self._latest.get(model)
+        key = f"{model}\0{alias}" if alias else model
+        previous = self._latest.get(key)
         if previous is not None and previous[0] == members:
             before = previous[1]
             if prefills is None and before.prefills is None:
@@ -145,7 +165,7 @@ class Memberships:
         else:
             slots = np.array([slot for slot, _ in members], dtype=np.intp)
             built = Membership(next(self._tokens), slots, prefills, of_all)
-        self._latest[model] = (members, built)
+        self._latest[key] = (members, built)
         return built
 
     def _prefills(self, members: Members) -> tuple[dict[int, Slots] | None, Slots | None]:

@@ -99,6 +99,11 @@ class Replica:
     def eligible(self) -> bool:
         return self.health is Health.UP and not self.draining and (self.probing or not self.ejected)
 
+    def takes_alias(self, alias: str) -> bool:
+        """Return whether the replica serves a request for its model that asks for it by an alias: it renames the model
+        itself, has the alias among its own names, or takes any name."""
+        return self.registration.renames_model or self.names == ANYTHING or alias in (self.names or ())
+
     @property
     def address(self) -> str:
         """Host and port; an IPv6 address in brackets."""
@@ -128,6 +133,7 @@ class Replica:
             adapters=registration.adapters,
             health_path=registration.health_path,
             born_ms=registration.born_ms,
+            renames_model=registration.renames_model,
         )
 
     def check_incarnation(self, born_ms: int) -> None:
@@ -162,8 +168,9 @@ class Replica:
             self.health, self.draining, self.listed = initial_health, False, None
             self.ejected = self.probing = False
         return moved or (
-            (before.model, before.adapters, before.health_path, before.role)
-            != (registration.model, registration.adapters, registration.health_path, registration.role)
+            (before.model, before.adapters, before.health_path, before.role, before.renames_model)
+            != (registration.model, registration.adapters, registration.health_path, registration.role,
+                registration.renames_model)
         )  # fmt: skip
 
     def find_names(self, *, lists_follow: bool) -> bool:

@@ -37,6 +37,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
     adapters: list[str] = []
     health_path: str = ""
     born_ms: int = 0
+    renames_model: bool = False
 
     @property
     def registration(self) -> Registration:
@@ -50,6 +51,7 @@ class SavedReplica(msgspec.Struct, frozen=True, kw_only=True):
             role=self.role,
             pool=self.pool,
             born_ms=self.born_ms,
+            renames_model=self.renames_model,
         )
 
 

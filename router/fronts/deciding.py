@@ -10,6 +10,7 @@ from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.features import extract
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.process.clock import Clock
+from pointsman.router.tenancy.alias_table import AliasTable
 
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""
@@ -18,7 +19,7 @@ TRACE_VARIABLE = "trace"
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch", "trace")
+    __slots__ = ("_aliases", "_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch", "trace")
 
     def __init__(
         self,
@@ -28,12 +29,15 @@ class Decider:
         clock: Clock,
         stopwatch: Clock,
         isolate_tenants: bool = False,
+        aliases: AliasTable | None = None,
         trace: Callable[[Mapping[str, object]], str] | None = None,
     ) -> None:
-        """trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
+        """aliases: names that requests may ask for besides those of replicas.
+        trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
         empty for nothing. None: no request is traced."""
         self.trace = trace
         self._isolate_tenants = isolate_tenants
+        self._aliases = aliases
         self._pipeline = pipeline
         self._metrics = metrics
         self._clock = clock
@@ -52,7 +56,7 @@ class Decider:
 
     def features(self, arguments: Mapping[str, object]) -> RequestFeatures:
         """Features of one lookup, its model recalled where the request does not show it."""
-        return extract(arguments, isolate_tenants=self._isolate_tenants, recall=self._recall)
+        return extract(arguments, isolate_tenants=self._isolate_tenants, recall=self._recall, aliases=self._aliases)
 
     def _recall(self, session: str, naming: Naming) -> str | None:
         return self._pipeline.recall_model(session, naming, self._clock())

@@ -71,6 +71,8 @@ class EndOfRequest:
         self._meter = meter
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
+        self.versions: EndWatcher | None = None
+        """Told of the end of each request while its record is still there; None where nobody is."""
         self.last_ids: dict[int, str] = {}
         """Id of the request whose end each HAProxy worker reported last, by the worker's pid."""
 
@@ -85,6 +87,8 @@ class EndOfRequest:
             return
         if line.ev == "end":
             self._count(line)
+            if self.versions is not None:
+                self.versions.ended(line, now_s)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             self._requests.end(
                 line.id,

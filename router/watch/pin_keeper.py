@@ -122,8 +122,16 @@ class PinKeeper:
         return True
 
 
-def build_pin_keeper(state_file: str, sessions: SessionTable, *, clock: Clock, wall: Clock) -> PinKeeper | None:
-    """The keeper of pins beside a state file; None where nothing is kept on disk."""
+def build_pin_keepers(
+    state_file: str, sessions: SessionTable, versions: SessionTable, *, clock: Clock, wall: Clock
+) -> dict[str, PinKeeper]:
+    """The keepers beside a state file, by the end of their files' names; none where nothing is kept on disk.
+
+    versions: what sessions of aliases began with.
+    """
     if not state_file:
-        return None
-    return PinKeeper(PinJournal(Path(state_file + ".pins")), sessions=sessions, clock=clock, wall=wall)
+        return {}
+    return {
+        kind: PinKeeper(PinJournal(Path(f"{state_file}.{kind}")), sessions=table, clock=clock, wall=wall)
+        for kind, table in (("pins", sessions), ("versions", versions))
+    }

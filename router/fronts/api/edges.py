@@ -36,6 +36,7 @@ class EdgesFront:
         self._sharing = sharing
         self._replicas = core.replicas
         self._sessions = core.sessions
+        self._versions = core.aliases.sessions
         self._kv = core.kv
         self._policy = core.policy
         self._clock = clock
@@ -74,7 +75,7 @@ class EdgesFront:
         )
 
     async def digests(self, request: Request) -> Response:
-        parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document)
+        parts = await digests(self._replicas, self._sessions, self._versions, self._kv, self._policy.document)
         shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
         return json_answer(Digests(parts=shown))
 
