@@ -39,7 +39,7 @@ RING = "events"
 
 RING_BACKEND = "pm-ring"
 """Name of the backend whose server `line` has a line written to the ring whenever its state is changed."""
-FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map")
+FILE_NAMES = ("haproxy.cfg", "spoe.cfg", "pointsman.lua", "health.map", "groups.map", "models.map", "aliases.map")
 """Names of one edge's files; the first refers to the others."""
 HEALTH_MAP = FILE_NAMES[3]
 """Server name -> path of its health check, for those that differ from `ServerOptions.health_path`."""
@@ -47,6 +47,9 @@ GROUPS_MAP = FILE_NAMES[4]
 """Server name -> token of its group, which is all servers that serve the same names; empty while all are one group."""
 MODELS_MAP = FILE_NAMES[5]
 """xxh64 of a name that requests may ask for, 16 hexadecimal digits -> the groups that serve it, with commas between."""
+ALIASES_MAP = FILE_NAMES[6]
+"""xxh64 of an alias, 16 hexadecimal digits -> model that serves it while the router is away; `*` -> 1 where there are
+any."""
 PLACES_TABLE = "pm-places"
 PLACES_VARIABLE = "proc.pm.places"
 """Stick table of server ids by name, kept at run time for large fleets, and whether it holds (1) or not (0)."""
@@ -223,6 +226,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Request header in which a client may name the model. The header counts where the body does not show `model`:
     because the field is missing, or lies beyond `body_window_bytes`. The header is passed on to the replica. Empty:
     none."""
+    version_header: str = ""
+    """Request header in which a tester may name the version (the model) that serves a request for an alias, where that
+    alias allows it (`override`), for example `x-model-version`. The header is passed on to the replica. Empty: none."""
     path_models: dict[str, str] = {}
     """Model by exact path, for POST requests in which neither the body nor the header names one:
     `{/v1/audio/transcriptions: whisper}`."""
@@ -303,14 +309,15 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 check_text(ACCOUNT, key, value, "an account name")
         for header in self.session_headers:
             check_text(HEADER, "session_headers", header, f"header names of {HEADER_EXPECTED}")
-        if self.model_header:
-            check_text(HEADER, "model_header", self.model_header, f"a header name of {HEADER_EXPECTED}")
-            require(
-                not self.model_header.lower().startswith(OWN_HEADERS),
-                "model_header",
-                self.model_header,
-                f"a name that does not begin with {OWN_HEADERS}, which no client may send",
-            )
+        for key in ("model_header", "version_header"):
+            if header := getattr(self, key):
+                check_text(HEADER, key, header, f"a header name of {HEADER_EXPECTED}")
+                require(
+                    not header.lower().startswith(OWN_HEADERS),
+                    key,
+                    header,
+                    f"a name that does not begin with {OWN_HEADERS}, which no client may send",
+                )
         for path, model in self.path_models.items():
             check_text(PATH, "path_models", path, "absolute paths without spaces or quotes")
             check_text(MODEL, "path_models", model, "model names of letters, digits and _ . : / @ + -")

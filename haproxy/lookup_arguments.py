@@ -85,6 +85,8 @@ def lookup_arguments(
     texts = {"path": request.path, "session": session, "tenant": tenant}
     if rules.policy_override:
         texts["policy"] = request.first(OVERRIDE_HEADER) or ""
+    if rules.version_header:
+        texts["version"] = request.first(rules.version_header) or ""
     arguments: dict[str, object] = {name: _encoded(text) for name, text in texts.items() if text}
     arguments["size"] = len(request.body)
     if parts:

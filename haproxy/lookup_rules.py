@@ -29,6 +29,7 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
     session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
     generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
     model_header: str = DEFAULT_MODEL_HEADER
+    version_header: str = ""
     path_models: dict[str, str] = {}
     api_keys_map: str = ""
     policy_override: bool = False
@@ -47,6 +48,8 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
         yield from (("generation_paths", path) for path in self.generation_paths)
         if self.model_header:
             yield "model_header", self.model_header
+        if self.version_header:
+            yield "version_header", self.version_header
         yield from (("path_models", f"{path}={model}") for path, model in self.path_models.items())
         if self.api_keys_map:
             yield "api_keys_map", self.api_keys_map
@@ -66,6 +69,7 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
             session_headers=tuple(values.get("session_headers", ())),
             generation_paths=tuple(values.get("generation_paths", ())),
             model_header=last.get("model_header", ""),
+            version_header=last.get("version_header", ""),
             path_models={path: model for path, _, model in models},
             api_keys_map=last.get("api_keys_map", ""),
             policy_override=last.get("policy_override") == "1",

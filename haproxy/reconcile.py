@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 
 from xxhash import xxh64_hexdigest
 
-from pointsman.haproxy.config import GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING_BACKEND, Server, server_ids
+from pointsman.haproxy.charset import MODEL
+from pointsman.haproxy.config import ALIASES_MAP, GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING_BACKEND, Server, server_ids
 from pointsman.haproxy.errors import CommandRefused
 from pointsman.haproxy.last_check import CheckRow
 from pointsman.haproxy.places import Places
@@ -35,7 +36,7 @@ from pointsman.haproxy.runtime_api import (
 from pointsman.haproxy.server_options import ServerOptions
 
 DELETE_VERB = "del server "
-MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP)
+MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP, ALIASES_MAP)
 GROUPS_MAX = 256
 """Groups that are listed for one name; what serves it beyond them is not chosen while the router is away."""
 
@@ -68,6 +69,8 @@ class DesiredServer(NamedTuple):
     model: str = ""
     """The one of them that it is, the others being aliases and adapters: what it takes a request for that names
     none."""
+    aliases: frozenset[str] = frozenset()
+    """Those of `names` that it has to be told stand for `model`."""
 
 
 class ObservedServer(NamedTuple):
@@ -210,6 +213,18 @@ def groups(desired: Mapping[str, DesiredServer]) -> tuple[dict[str, str], dict[s
     )
 
 
+def alias_models(desired: Mapping[str, DesiredServer]) -> dict[str, str]:
+    """The entries of `ALIASES_MAP`: none while no server has aliases. Models of other letters than a map takes are left
+    out."""
+    found = {
+        xxh64_hexdigest(alias.encode("utf-8", "replace")): server.model
+        for _, server in sorted(desired.items())
+        if MODEL.fullmatch(server.model)
+        for alias in server.aliases
+    }
+    return found | {"*": "1"} if found else {}
+
+
 def _entries(answer: str) -> dict[str, str]:
     """Of `show map`; none where the configuration knows no such map. Adding to that one is refused, and says so."""
     try:
@@ -278,7 +293,7 @@ class Reconciler:
     async def _step(self, desired: Mapping[str, DesiredServer], *, keep_others: bool) -> Observation:
         pid, servers, maps = await self._look()
         # Paths first: a server's first check goes where it should.
-        wanted = (health_paths(desired), *groups(desired))
+        wanted = (health_paths(desired), *groups(desired), alias_models(desired))
         commands = [c for name, *entries in zip(MAPS, wanted, maps, strict=True) for c in plan_map(name, *entries)]
         commands += plan(desired, servers, backend=self._backend, options=self._options, keep_others=keep_others)
         if not commands:

@@ -29,6 +29,7 @@ import jinja2
 
 from pointsman.haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
 from pointsman.haproxy.config import (
+    ALIASES_MAP,
     GROUPS_MAP,
     HEAD_ROOM_BYTES,
     HEALTH_MAP,
@@ -59,6 +60,7 @@ class Rendered(NamedTuple):
     health_map: str
     groups_map: str
     models_map: str
+    aliases_map: str
 
 
 def _log_format(first_token: bool) -> str:
@@ -115,7 +117,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "error_bodies": ERROR_BODIES,
         "groups_map": GROUPS_MAP,
         "health_map": HEALTH_MAP,
-        "maps": (HEALTH_MAP, GROUPS_MAP, MODELS_MAP),
+        "maps": (HEALTH_MAP, GROUPS_MAP, MODELS_MAP, ALIASES_MAP),
         "hash_head_bytes": HASH_HEAD_BYTES,
         # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
         # 16 MiB, and for 32 of the largest.
@@ -147,4 +149,5 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         # Which server serves what is the router's to say, at run time.
         groups_map="",
         models_map="",
+        aliases_map="",
     )

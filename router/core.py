@@ -147,7 +147,7 @@ class Core:
         self.replicas = self._build_registry(config)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
-        self.catalog = ModelCatalog(self.replicas, created=config.created)
+        self.catalog = ModelCatalog(self.replicas, created=config.created, aliases=self.aliases.stood_for)
         self.decision_metrics = DecisionMetrics()
         self.request_metrics = RequestMetrics()
         self.edge_health = EdgeHealth()

@@ -431,6 +431,7 @@ local TEXT_ANSWERS = {
     second = "txn.pm.second",
     prefill = "txn.pm.prefill",
     scope = "txn.pm.scope",
+    real_model = "txn.pm.real_model",
     model = "txn.pm.model",
     reason = "txn.pm.reason",
     trace = "txn.pm.trace",
@@ -463,7 +464,7 @@ local function form(txn)
     local f = txn.f
     local parts = { "id=" .. escaped(f:unique_id()), "path=" .. escaped(f:path()), "size=" .. f:req_body_size() }
     parts[#parts + 1] = "seen=" .. f:req_body_len()
-    for _, name in ipairs({ "session", "tenant", "policy", "traceparent" }) do
+    for _, name in ipairs({ "session", "tenant", "policy", "version", "traceparent" }) do
         local value = txn:get_var("txn.pm." .. name)
         if value then parts[#parts + 1] = name .. "=" .. escaped(value) end
     end
@@ -550,12 +551,14 @@ end
 --
 -- Where servers differ in what they serve, the router fills two maps: the group of each server, and for the xxh64 of
 -- each name that may be asked for the groups that serve it. Of "" there are groups where all have one model and differ in
--- adapters: a request that names none wants that one. A server without a group serves anything.
+-- adapters: a request that names none wants that one. A server without a group serves anything. A third map has the model
+-- of the stable version of each alias: while the router is away, all requests for the alias are that one's.
 
 local FLEET = "fleet"
 -- The router's word for a request whose model nothing tells.
 local NO_MODEL = "no-model"
 local GROUPS, MODELS = Map.new("groups.map", Map._str), Map.new("models.map", Map._str)
+local ALIASES = Map.new("aliases.map", Map._str)
 local MEMBERS_KEPT_MS = 1000
 
 -- A server most of whose answers failed between two looks is passed over for a while: without the router nobody else
@@ -643,7 +646,9 @@ local function wanted_groups(txn)
     local model, naming = wanted_model(txn, body, prompt_start(body), generates)
     if naming == UNSEEN then return "", model, false end
     if naming == NAMED and model == "" then return nil, model, true end
-    local groups = MODELS:lookup(string.format("%016x", txn.c:xxh64(model, 0))) or ""
+    local hash = string.format("%016x", txn.c:xxh64(model, 0))
+    local groups, real_model = MODELS:lookup(hash) or "", ALIASES:lookup(hash)
+    if real_model then txn:set_var("txn.pm.real_model", real_model) end
     return groups, model, naming == NAMED
 end
 
@@ -656,6 +661,8 @@ local function choose(txn)
     local groups, model, known
     if grouped then
         groups, model, known = wanted_groups(txn)
+    elseif ALIASES:lookup("*") then
+        wanted_groups(txn)
     end
     local key = txn.c:xxh64(tostring(txn:get_var("txn.pm.session") or ""), 0)
     local found, sessions = {}, 0

@@ -29,12 +29,13 @@ def body_window(policy: Needs) -> int:
     return PREFIX_WINDOW_BYTES if policy & Needs.PREFIX else SMALL_WINDOW_BYTES
 
 
-def body_needs(policy: Needs, names: int) -> BodyNeeds:
-    """The bits for a policy and for the number of distinct names (models, adapters) one may ask for."""
+def body_needs(policy: Needs, names: int, *, aliases: bool = False) -> BodyNeeds:
+    """The bits for a policy, for the number of distinct names (models, adapters) of replicas that one may ask for, and
+    for whether there are aliases besides."""
     needs = BodyNeeds.NOTHING
     if policy & Needs.PREFIX:
         needs |= BodyNeeds.PREFIX_KEYS
-    if names > 1:
+    if names > 1 or aliases:
         needs |= BodyNeeds.FIELDS | BodyNeeds.MODELS
     elif policy & (Needs.TOKENS | Needs.ADAPTER | Needs.MODEL):
         needs |= BodyNeeds.FIELDS

@@ -28,8 +28,10 @@ class ModelRecall:
         """The names registered when `_common` was found; a change of the registry makes another set."""
 
     def asked(self, session: str, model: str) -> None:
-        """A request of the session named this model; neither is empty. Kept where several names can be asked for."""
-        if len(self._replicas.memberships.names()) > 1:
+        """A request of the session named this model or alias; neither is empty. Kept where several names can be asked
+        for."""
+        names = self._replicas.memberships.names()
+        if len(names) > 1 or model not in names:
             self._models.asked(session, model)
 
     def model_of(
@@ -38,6 +40,8 @@ class ModelRecall:
         """The model of a request of `session` (empty: without one); "" where any replica will do, None where nothing
         tells it. `pin_ttl_s`: how long pins count, None where the policy makes none; `by_kv`: whether it keeps
         conversations."""
+        if naming is Naming.UNSEEN and session and (asked := self._models.model_of(session)) is not None:
+            return asked
         common = self._common_model(naming)
         if common is not None or not session:
             return common

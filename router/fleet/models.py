@@ -7,6 +7,7 @@ leaves out is not shown. Written by the scraper, read by the models front.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pointsman.router.fleet.replica import ANY_MODEL
@@ -24,9 +25,18 @@ OWNER = "pointsman"
 class ModelCatalog:
     """Cards by replica."""
 
-    def __init__(self, replicas: ReplicaRegistry, *, created: int) -> None:
-        """`created` stands in cards nobody gave: seconds since 1970."""
+    def __init__(
+        self,
+        replicas: ReplicaRegistry,
+        *,
+        created: int,
+        aliases: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    ) -> None:
+        """created: seconds since 1970, for cards nobody gave.
+        aliases: names besides those of replicas, each with a model that it stands for.
+        """
         self._replicas = replicas
+        self._aliases = aliases
         self._created = created
         self._cards: dict[str, dict[str, Card]] = {}
         self._contexts: dict[str, int] | None = None
@@ -75,6 +85,9 @@ class ModelCatalog:
                 elif name not in found:
                     parent = replica.model if name in replica.adapters else None
                     found[name] = self._plain(name, parent)
+        for alias, model in self._aliases():
+            if model in found:
+                found[alias] = {**found[model], "id": alias, "owned_by": OWNER}
         return [found[name] for name in sorted(found)]
 
     def card(self, name: str) -> Card | None:

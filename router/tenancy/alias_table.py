@@ -70,9 +70,16 @@ class AliasTable:
         """The alias of a name; None where there is none."""
         return self.by_name.get(name)
 
-    def stable_names(self, model: str) -> list[str]:
-        """Aliases whose stable version is a model."""
-        return [alias.name for alias in self if alias.stable == model]
+    def by_stable_model(self) -> dict[str, list[str]]:
+        """The names of aliases by the model of their stable version."""
+        found: dict[str, list[str]] = {}
+        for alias in self:
+            found.setdefault(alias.stable, []).append(alias.name)
+        return found
+
+    def stood_for(self) -> Iterator[tuple[str, str]]:
+        """Each alias with each of its models, the stable one last."""
+        return ((alias.name, version.model) for alias in self for version in reversed(alias.versions))
 
     # Choosing
 

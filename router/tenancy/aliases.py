@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from pointsman.router.tenancy.records import DocumentError
 
-NAME_PATTERN = r"^[\x21-\x7e]{1,256}$"
-"""Names travel in headers: visible characters without blanks."""
+MODEL_PATTERN = r"^[A-Za-z0-9_.:/@+-]{1,256}$"
+"""Names of versions' models go into headers and HAProxy's maps."""
 
 ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
 """Names of aliases also stand in paths of the admin API."""
@@ -26,7 +26,7 @@ MAX_VERSIONS = 8
 MAX_WEIGHT = 1_000_000
 
 AliasName = Annotated[str, Meta(pattern=ALIAS_PATTERN, description="Name that requests ask for.")]
-VersionModel = Annotated[str, Meta(pattern=NAME_PATTERN, description="Model, as replicas serve it.")]
+VersionModel = Annotated[str, Meta(pattern=MODEL_PATTERN, description="Model, as replicas serve it.")]
 
 
 class AliasVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,6 +10,7 @@ counted and reported by readiness, and the next round tries again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -40,15 +41,21 @@ log = structlog.get_logger(__name__)
 _HEALTH = {"up": Health.UP, "down": Health.DOWN, "starting": Health.STARTING}
 
 
-def _desired(replica: Replica) -> DesiredServer:
+def _desired(replica: Replica, aliases: Mapping[str, Sequence[str]]) -> DesiredServer:
+    """The server of a replica. aliases: by model, those whose stable version it is."""
+    names, taken = replica.names, frozenset[str]()
+    if names and replica.model in aliases:
+        taken = frozenset(alias for alias in aliases[replica.model] if replica.takes_alias(alias))
+        names |= taken
     return DesiredServer(
         replica.id,
         replica.host,
         replica.port,
         replica.draining or replica.role is Role.PREFILL,
         replica.registration.health_path,
-        replica.names,
+        names,
         replica.model,
+        taken,
     )
 
 
@@ -75,6 +82,7 @@ class EdgeSync:
         self._old_workers = old_workers
         self._pipeline = core.pipeline
         self._replicas = core.replicas
+        self._aliases = core.aliases
         self._load = core.load
         self._requests = core.requests
         self._health = core.edge_health
@@ -115,8 +123,9 @@ class EdgeSync:
     async def round(self) -> None:
         """Compares once. Raises HAProxyError when HAProxy is away or refuses."""
         desired: dict[str, DesiredServer] = {}
+        aliases = self._aliases.by_stable_model()
         for replicas in in_slices(self._replicas):
-            desired |= {replica.id: _desired(replica) for replica in replicas}
+            desired |= {replica.id: _desired(replica, aliases) for replica in replicas}
             await asyncio.sleep(0)
         try:
             keeps_others = self._clock() < self._keep_others_until_s
@@ -132,7 +141,9 @@ class EdgeSync:
             rules = await self._reconciler.get_text(RULES_VARIABLE)
             self._health.lookup_rules = LookupRules.read(rules) if rules else None
         await self._apply(observation)
-        needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
+        needs = body_needs(
+            self._pipeline.choice.needs, len(self._replicas.memberships.names()), aliases=bool(self._aliases)
+        )
         if needs != self._told:
             await self._reconciler.set_variable(BODY_VARIABLE, int(needs))
             self._told = needs

@@ -37,6 +37,15 @@ def test_a_request_becomes_the_features_of_a_lookup() -> None:
     assert found.prefix_keys == tuple(scoped(prefix_keys(BODY), scope_of("m")))
 
 
+def test_a_version_is_told_where_a_header_for_it_is_allowed() -> None:
+    """And only there."""
+    request = PlainRequest(CHAT, (("X-Model-Version", "m-v2"),), BODY)
+    for header, told in (("x-model-version", b"m-v2"), ("", None)):
+        rules = LookupRules(version_header=header)
+        arguments = lookup_arguments.lookup_arguments(request, rules, needs=BY_KV, window_bytes=65536)
+        assert arguments.get("version") == told
+
+
 @pytest.mark.parametrize(
     ("headers", "session"),
     [

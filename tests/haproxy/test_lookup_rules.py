@@ -17,6 +17,7 @@ RULES = st.builds(
     session_headers=st.lists(HEADERS, max_size=4).map(tuple),
     generation_paths=st.lists(PATHS, min_size=1, max_size=4).map(tuple),
     model_header=st.just("") | HEADERS,
+    version_header=st.just("") | HEADERS,
     path_models=st.dictionaries(PATHS, MODELS, max_size=3),
     api_keys_map=st.just("") | st.just("/etc/keys=1@x.map"),
     policy_override=st.booleans(),

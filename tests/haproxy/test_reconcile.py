@@ -20,6 +20,7 @@ from pointsman.haproxy.reconcile import (
     DesiredServer,
     ObservedServer,
     Reconciler,
+    alias_models,
     groups,
     health_paths,
     observe,
@@ -327,6 +328,14 @@ def test_groups_of_one_name_are_bounded() -> None:
     many = {f"r{n}": make_desired(f"r{n}", names=frozenset(("base", f"adapter-{n}"))) for n in range(GROUPS_MAX + 10)}
     _, by_model = groups(many)
     assert len(by_model[xxh64_hexdigest(b"base")].split(",")) == GROUPS_MAX
+
+
+def test_an_alias_stands_for_one_model() -> None:
+    """By the hash of its name. A model that a map cannot hold is left out, and without aliases there is no entry."""
+    one = make_desired("a", names=frozenset(("m", "chat")), model="m", aliases=frozenset({"chat"}))
+    odd = make_desired("b", names=frozenset(("x y", "talk")), model="x y", aliases=frozenset({"talk"}))
+    assert alias_models({"a": one, "b": odd}) == {xxh64_hexdigest(b"chat"): "m", "*": "1"}
+    assert alias_models({"a": make_desired("a", names=frozenset("m"), model="m"), "b": odd}) == {}
 
 
 async def test_groups_are_kept_up_to_date() -> None:

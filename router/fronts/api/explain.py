@@ -210,7 +210,13 @@ class ExplainFront:
             if not window_bytes:
                 window_bytes = PREFIX_WINDOW_BYTES
                 assumed.append("body_window_bytes")
-        needs = int(body_needs(self._core.pipeline.choice.needs, len(self._core.replicas.memberships.names())))
+        needs = int(
+            body_needs(
+                self._core.pipeline.choice.needs,
+                len(self._core.replicas.memberships.names()),
+                aliases=bool(self._core.aliases),
+            )
+        )
         path = asked.path.partition("?")[0]
         # To encode a long body, and to read an odd one, takes as long as HAProxy waits for a lookup: in a thread.
         body = await asyncio.to_thread(encode_body, asked.body)

@@ -153,7 +153,7 @@ def test_content_that_describes_no_alias_leaves_the_alias_as_it_was() -> None:
         book.write("alias/chat", {"name": "chat", "versions": []})
     with pytest.raises(DocumentError, match="is of the alias other"):
         book.write("alias/chat", {"name": "other", "versions": [{"model": "m"}]})
-    assert aliases.stable_names("one") == ["chat"]
+    assert aliases.by_stable_model() == {"one": ["chat"]}
     book.write("alias/chat", {})
     assert len(aliases) == 0
     assert aliases.get("chat") is None

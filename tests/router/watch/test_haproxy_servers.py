@@ -309,3 +309,22 @@ async def test_rounds_are_rare_at_rest_and_in_large_fleets(world: World) -> None
     for number in range(998):
         world.replicas.put(f"r{number}", Registration(url=f"http://h:{number}"), ("10.0.0.2", 1 + number), 0.0)
     assert world.sync.pause_s() == 1.0
+
+
+async def test_haproxy_knows_aliases_of_the_stable_version_and_reads_names() -> None:
+    """Its servers have the alias among their names, where they take it; with one model too, bodies are read for it."""
+    world = World()
+    for replica, model, renames in (("one", "m-v1", True), ("plain", "m-v1", False), ("two", "m-v2", True)):
+        registration = Registration(url="http://h:1", model=model, renames_model=renames)
+        world.core.replicas.put(replica, registration, ("10.0.0.1", 8000), 0.0)
+    versions = [{"model": "m-v1", "weight": 9}, {"model": "m-v2", "weight": 1}]
+    world.core.book.write("alias/chat", {"name": "chat", "versions": versions})
+    await world.sync.round()
+    desired = world.haproxy.desired
+    assert (desired["one"].names, desired["one"].aliases) == ({"m-v1", "chat"}, {"chat"})
+    assert (desired["plain"].names, desired["plain"].aliases) == ({"m-v1"}, frozenset())
+    assert (desired["two"].names, desired["two"].aliases) == ({"m-v2"}, frozenset())
+    for replica in ("plain", "two"):
+        world.core.replicas.remove(replica)
+    await world.sync.round()
+    assert (BODY_VARIABLE, BodyNeeds.FIELDS | BodyNeeds.MODELS) in world.haproxy.variables
