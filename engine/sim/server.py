@@ -82,6 +82,7 @@ class SimServer:
                 role=self.config.role,
                 adapters=sorted(self._generation.adapters),
                 born_ms=self._born_ms,
+                renames_model=True,
             )
             self._registrar = Registrar(
                 self.config.register,

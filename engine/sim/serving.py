@@ -16,6 +16,7 @@ import msgspec
 from pointsman.contract.events import Finished, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER
 from pointsman.contract.registration import Role
+from pointsman.contract.renaming import MODEL_HEADER
 from pointsman.contract.scope import request_scope, tenant_salt
 from pointsman.engine.disaggregation import PARAMS, PREFILL_KEYS_HEADER, REFUSAL
 from pointsman.engine.sim.answers import Choice, Reply, StreamReply
@@ -93,18 +94,21 @@ class Generation:
     def serve(self, exchange: Exchange) -> None:
         """Answer a request to one of `APIS`. Raises RequestError, before anything was sent or queued."""
         ask = read_request(exchange.path, exchange.body, exchange.header(b"content-type") or b"")
+        named = ask.model
+        if ask.model and (real := exchange.header(MODEL_HEADER.encode())) is not None:
+            ask.model = real.decode("latin-1")
         _check_handoff(exchange, ask, self._config.role)
         _check_model(ask, {self._config.model, *self.adapters})
         _check_lengths(ask, self._config.context_tokens)
-        self._answer(exchange, APIS[exchange.path], ask)
+        self._answer(exchange, APIS[exchange.path], ask, named)
 
-    def _answer(self, exchange: Exchange, wire_class: type[Wire], ask: Ask) -> None:
-        """Queue every sequence the request asks for and begin its reply."""
+    def _answer(self, exchange: Exchange, wire_class: type[Wire], ask: Ask, named: str) -> None:
+        """Queue every sequence the request asks for and begin its reply, by the name of the model in its body."""
         config = self._config
         given = exchange.header(b"x-request-id")
         request_id = given.decode("latin-1") if given else uuid.uuid4().hex
         choices = len(ask.prompts) * ask.choices
-        wire = wire_class(request_id, int(time.time()), ask.model or config.model, choices, ask.include_usage)
+        wire = wire_class(request_id, int(time.time()), named or config.model, choices, ask.include_usage)
         reply_class = StreamReply if ask.stream else Reply
         reply = reply_class(exchange, wire, self._finished, time.monotonic())
         reply.request_id = request_id

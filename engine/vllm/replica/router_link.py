@@ -80,6 +80,7 @@ class RouterLink:
             role=spec.role,
             adapters=list(spec.loras),
             born_ms=spec.born_ms,
+            renames_model=True,
         )
         self._registrar = Registrar(
             spec.admin,

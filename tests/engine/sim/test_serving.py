@@ -322,3 +322,17 @@ async def test_an_answer_has_the_clients_id_or_one_of_its_own() -> None:
         headers = {"X-Request-Id": "mine"}
         answer = await client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}, headers=headers)
         assert answer.json()["id"] == "cmpl-mine"
+
+
+@pytest.mark.parametrize(("path", "body"), APIS)
+async def test_a_request_for_an_alias_is_served_and_answered_by_that_name(path: str, body: dict[str, Any]) -> None:
+    """HAProxy says which model it stands for; without that the name is refused."""
+    async with replica() as server, client_of(server) as client:
+        asked = {**body, "model": "chat"}
+        assert (await client.post(path, json=asked)).status_code == 404
+        headers = {"x-pointsman-model": "sim"}
+        whole = await client.post(path, json=asked, headers=headers)
+        assert (whole.status_code, whole.json()["model"]) == (200, "chat")
+        stream = await client.post(path, json={**asked, "stream": True}, headers=headers)
+        assert b'"model":"chat"' in stream.content
+        assert b'"model":"sim"' not in stream.content
