@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from pointsman.admin_place import DEFAULT_URL, URL_VARIABLE
+from pointsman.commands.alias_commands import aliases as alias_group
 from pointsman.commands.decision_commands import deciding
 from pointsman.commands.fleet_commands import PANEL as CHANGE
 from pointsman.commands.fleet_commands import fleet
@@ -41,6 +42,7 @@ app.add_typer(haproxy, name="haproxy", rich_help_panel=RUN)
 app.add_typer(fleet)
 app.add_typer(deciding)
 app.add_typer(policy_group, name="policy", rich_help_panel=CHANGE)
+app.add_typer(alias_group, name="aliases", rich_help_panel=CHANGE)
 state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
 app.add_typer(state, name="state", rich_help_panel=CHANGE)
 token = typer.Typer(help="Make tokens of the admin API.", no_args_is_help=True)

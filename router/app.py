@@ -43,6 +43,7 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.access_log import AccessLogCollector
 from pointsman.router.metrics.admin import AdminCollector
+from pointsman.router.metrics.aliases import AliasCollector
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.exposition import Collect
 from pointsman.router.metrics.families import collect_all
@@ -125,9 +126,8 @@ class Router:
         self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
         self.sharing = build_sharing(settings.shared, core, readiness=self.readiness, clock=self.clock)
-        core.on_registry_changed.append(self._changed)
-        core.on_policy_changed.append(self._changed)
-        core.aliases.on_changed.append(self._changed)
+        for changes in (core.on_registry_changed, core.on_policy_changed, core.aliases.on_changed):
+            changes.append(self._changed)
         core.on_trial_changed.append(lambda news: self._changed())
         self.tracing = build_tracing(settings, core, readiness=self.readiness)
         self.decider = Decider(
@@ -159,8 +159,7 @@ class Router:
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
-        pins, versions = core.sessions, core.aliases.sessions
-        self._pin_keepers = build_pin_keepers(settings.state_file, pins, versions, clock=self.clock, wall=clock.wall)
+        self._pin_keepers = build_pin_keepers(settings.state_file, core, clock=self.clock, wall=clock.wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.access.on_tokens_changed += [self._check_feeds, self.streams.end]
@@ -179,6 +178,7 @@ class Router:
             ModelCollector(core.meter.counts),
             HoldCollector(core.holds),
             TrialCollector(core.trials),
+            AliasCollector(core),
             OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),

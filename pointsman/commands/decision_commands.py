@@ -121,7 +121,7 @@ def events(
     last: Annotated[
         int, typer.Option("--last", "-n", min=0, max=MAX_LIST, help="Number of past events, the newest last.")
     ] = 30,
-    kind: Annotated[str, typer.Option(help="Kind: audit, policy, replica or edge.")] = "",
+    kind: Annotated[str, typer.Option(help="Kind: audit, policy, alias, replica or edge.")] = "",
 ) -> int:
     """List what changed at this edge: replicas, policy, other edges, calls of the admin API and by whom."""
     from pointsman.commands.events import run_follow, run_list

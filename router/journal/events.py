@@ -35,6 +35,8 @@ class EventKind(StrEnum):
     """The live policy."""
     REPLICA = "replica"
     """A replica came, left, or changed its state."""
+    ALIAS = "alias"
+    """An alias stands for other models, or for others by weight."""
     EDGE = "edge"
     """Another edge joined, fell silent, or left."""
 

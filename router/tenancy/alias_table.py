@@ -151,8 +151,10 @@ class AliasTable:
                 raise DocumentError(f"the document {KIND}/{name} is of the alias {alias.name}")
             self.by_name[name] = alias
             self._bounds[name] = _bounds(alias)
-        elif self.by_name.pop(name, None) is not None:
-            del self._bounds[name]
+        elif (gone := self.by_name.pop(name, None)) is not None:
+            del self._bounds[name], self.moved[name], self.recomputed[name]
+            for version in gone.versions:
+                del self.begun[name, version.model]
         for changed in self.on_changed:
             changed()
 
@@ -160,6 +162,11 @@ class AliasTable:
 def session_key(name: str, session: str) -> str:
     """The name of an alias's session in `AliasTable.sessions`; no alias and no session id has a zero byte."""
     return f"{name}\0{session}"
+
+
+def alias_of(key: str) -> str:
+    """The alias that a `session_key` is about."""
+    return key.partition("\0")[0]
 
 
 def session_of(key: str) -> str:

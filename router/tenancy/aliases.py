@@ -153,6 +153,12 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
         return replace(self, versions=(replace(stable, weight=stable.weight or 100.0), *others))
 
+    def sentence(self, why: str = "") -> str:
+        """What the alias stands for, as one sentence for those who look afterwards."""
+        shares = ", ".join(f"{model} {100 * share:.4g} %" for model, share in self.shares().items())
+        said = f" ({why})" if why else ""
+        return f"alias {self.name} stands for {shares}{' while it is paused' if self.paused else ''}{said}"
+
     def body(self) -> dict[str, object]:
         """The alias as the content of its document."""
         content: dict[str, object] = msgspec.to_builtins(self)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from pointsman.router.core import Core
 from pointsman.router.fleet.pin_journal import PinJournal, SavedPin
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.process.clock import Clock
@@ -122,16 +123,12 @@ class PinKeeper:
         return True
 
 
-def build_pin_keepers(
-    state_file: str, sessions: SessionTable, versions: SessionTable, *, clock: Clock, wall: Clock
-) -> dict[str, PinKeeper]:
-    """The keepers beside a state file, by the end of their files' names; none where nothing is kept on disk.
-
-    versions: what sessions of aliases began with.
-    """
+def build_pin_keepers(state_file: str, core: Core, *, clock: Clock, wall: Clock) -> dict[str, PinKeeper]:
+    """The keepers beside a state file, of pins and of versions that sessions of aliases began with, by the end of their
+    files' names; none where nothing is kept on disk."""
     if not state_file:
         return {}
     return {
         kind: PinKeeper(PinJournal(Path(f"{state_file}.{kind}")), sessions=table, clock=clock, wall=wall)
-        for kind, table in (("pins", sessions), ("versions", versions))
+        for kind, table in (("pins", core.sessions), ("versions", core.aliases.sessions))
     }

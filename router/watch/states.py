@@ -11,10 +11,12 @@ from collections.abc import Collection, Iterator
 
 from pointsman.router.core import Core
 from pointsman.router.decide.trials import TrialNews
+from pointsman.router.documents.document import Document
 from pointsman.router.edges.peers import Peers
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.journal.events import EventKind, EventLog
 from pointsman.router.process.slices import in_slices
+from pointsman.router.tenancy.alias_table import KIND as ALIAS_KIND
 
 EACH_MAX = 10
 """Replicas with the same change at the same look that have an event each; more of them share one."""
@@ -46,6 +48,7 @@ class StateWatch:
         self._edges: dict[str, str] = {}
         core.on_policy_changed.append(self._policy_changed)
         core.on_trial_changed.append(self._trial_changed)
+        core.book.on_changed.append(self._document_changed)
 
     def look(self, expired: Collection[str] = ()) -> Iterator[None]:
         """Put what changed since the last look into the log, one slice of the fleet for each item of the iterator.
@@ -86,6 +89,13 @@ class StateWatch:
 
     def _trial_changed(self, news: TrialNews) -> None:
         self._events.add(EventKind.POLICY, news.text, policy=news.policy, author=news.author)
+
+    def _document_changed(self, document: Document) -> None:
+        kind, _, name = document.name.partition("/")
+        if kind == ALIAS_KIND:
+            alias, why = self._core.aliases.get(name), document.about.get("why", "")
+            text = f"alias {name} is removed" if alias is None else alias.sentence(why)
+            self._events.add(EventKind.ALIAS, text, author=document.about.get("author", ""))
 
     def _changed(self, before: str, state: str, ids: list[str], expired: Collection[str]) -> None:
         if len(ids) > EACH_MAX:

@@ -27,8 +27,8 @@ most of them.
 
 ## Asking a router
 
-The commands under [look and change](#look-and-change), [see decisions](#see-decisions) and [policies](#policies) ask
-the admin API of one router, and have these options besides their own:
+The commands under [look and change](#look-and-change), [see decisions](#see-decisions), [policies](#policies) and
+[aliases](#aliases) ask the admin API of one router, and have these options besides their own:
 
 {common}
 
@@ -53,6 +53,7 @@ HEADINGS = {
     "Look and change": "Look and change",
     "See decisions": "See decisions",
     "policy": "Policies",
+    "aliases": "Aliases",
     "Run an edge": "Run an edge",
 }
 

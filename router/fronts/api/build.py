@@ -9,6 +9,7 @@ from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fronts.api.admin import AdminFront
+from pointsman.router.fronts.api.aliases import AliasFront
 from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.config import ConfigFront
 from pointsman.router.fronts.api.decisions import DecisionsFront
@@ -75,6 +76,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         TrialsFront(core, parts.decisions, clock=clock, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
+        AliasFront(core, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),

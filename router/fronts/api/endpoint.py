@@ -133,6 +133,7 @@ NOUNS = {
 TAGS = {
     "replicas": "Engines that requests are routed to: list them, drain them, see why one is out.",
     "policies": "The rules by which a replica is chosen, and the policy that is live.",
+    "aliases": "Names that stand for models, by weight and by session: how a new version comes in.",
     "decisions": "Where requests went or would go, and why.",
     "sessions": "Sessions and conversations: where they live, how to move or forget one.",
     "models": "Models and adapters that the fleet serves.",

@@ -9,6 +9,7 @@ from pointsman.contract.registration import REPLICA_ID_PATTERN, Registration, Ro
 from pointsman.contract.tokens import TokenRole
 from pointsman.router.decide.decision_view import DecisionView
 from pointsman.router.fronts.api import sessions
+from pointsman.router.fronts.api.alias_endpoints import ALIAS_ENDPOINTS
 from pointsman.router.fronts.api.config import ConfigFront
 from pointsman.router.fronts.api.config_types import ConfigView
 from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, DecisionList, DecisionsFront
@@ -244,6 +245,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
     *POLICY_ENDPOINTS,
+    *ALIAS_ENDPOINTS,
     Endpoint(
         "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
         parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),
