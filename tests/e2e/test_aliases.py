@@ -30,7 +30,7 @@ HEAD = "You are a helpful assistant. " * 80
 async def two_versions(*arguments: str) -> AsyncIterator[RunningEdge]:
     """An edge with a replica of each version, and an alias that has 90 % of new sessions begin with the first."""
     async with running_up(1, *arguments, haproxy=PATIENT) as edge:
-        settings = {"model": CANARY, "replica_id": "canary", "register": [edge.admin_url]}
+        settings = {"model": CANARY, "replica_id": "canary", "faults": True, "register": [edge.admin_url]}
         async with replica(**settings):
 
             async def is_up() -> bool:
@@ -146,11 +146,12 @@ async def test_a_tester_is_served_by_the_version_that_a_header_names() -> None:
 async def test_a_version_that_fails_is_stopped_by_itself() -> None:
     """The event says why."""
     async with two_versions() as edge:
-        await weigh(edge, 50, 50, stop={"error_share": 0.2, "min_requests": 10, "roll_back": True})
+        await weigh(edge, 50, 50, stop={"error_share": 0.2, "min_requests": 4, "roll_back": True})
         body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
         canary = (await edge.replicas())["canary"]["url"]
         async with httpx.AsyncClient() as client:
-            await client.post(f"{canary}/sim/fault", json={"status": 500})
+            faults = {"error_status": 500, "error_count": 1000}
+            (await client.post(f"{canary}/sim/fault", json=faults)).raise_for_status()
         statuses: Counter[int] = Counter()
 
         async def stopped() -> bool:
@@ -161,4 +162,4 @@ async def test_a_version_that_fails_is_stopped_by_itself() -> None:
         await until(stopped)
         texts = [event["text"] for event in (await edge.admin.get("/v1/events?kind=alias")).json()["events"]]
         assert "m-v2 is rolled back" in texts[-1]
-        assert statuses[500] >= 10
+        assert statuses[500] >= 4
