@@ -70,7 +70,7 @@ class DesiredServer(NamedTuple):
     """The one of them that it is, the others being aliases and adapters: what it takes a request for that names
     none."""
     aliases: frozenset[str] = frozenset()
-    """Those of `names` that it has to be told stand for `model`."""
+    """Names among `names` that stand for `model`, as the server has to be told."""
 
 
 class ObservedServer(NamedTuple):

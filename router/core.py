@@ -156,9 +156,7 @@ class Core:
         self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = _build_end_of_request(self)
         self.trials = self._build_trials(config.decisions, stopwatch, wall)
-        self.versions = VersionMeter(
-            self.book, self.aliases, self.requests, self.kv, self.replicas, self.end_of_request
-        )
+        self.versions = _build_version_meter(self)
         self.feed_port = 0
         """TCP port where engines may keep a connection for their events; 0 where there is none."""
         self._swept_s: float | None = None
@@ -365,6 +363,10 @@ def _build_requests(core: Core, limits: LimitSettings) -> RequestTable:
         ttl_s=limits.reservation_ttl_s,
         max_requests=limits.max_reservations,
     )
+
+
+def _build_version_meter(core: Core) -> VersionMeter:
+    return VersionMeter(core.book, core.aliases, core.requests, core.kv, core.replicas, core.end_of_request)
 
 
 def _build_end_of_request(core: Core) -> EndOfRequest:

@@ -102,6 +102,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: Annotated[Text, Meta(description="Id of the request's trace, where it is traced.")] = UNSET
     path: Text = UNSET
     model: Text = UNSET
+    alias: Annotated[Text, Meta(description="Alias that was asked for, of which `model` is a version.")] = UNSET
     session: Text = UNSET
     tenant: Text = UNSET
     prompt_tokens: Annotated[Whole, Meta(description="Predicted length of the prompt.")] = UNSET
@@ -178,6 +179,7 @@ class DecisionViews:
             trace_id=f"{record.trace.trace_id:032x}" if record.trace is not None else UNSET,
             path=features.path or UNSET,
             model=_text(features.model) or UNSET,
+            alias=_text(features.alias) or UNSET,
             session=_text(self.shown(features.session)) or UNSET,
             tenant=_text(self.shown(features.tenant)) or UNSET,
             prompt_tokens=kept.seen.prompt_tokens if kept is not None and predicts else UNSET,

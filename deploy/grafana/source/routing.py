@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploy.grafana.source.aliases import ALIASES
 from deploy.grafana.source.model import GOOD_WHEN_ZERO, Board, Kind, Panel, Query, Row, stat
 from deploy.grafana.source.promql import increase, most, quantile, rate, ratio, series, total
 from deploy.grafana.source.trials import ROLLOUT, SHADOW
@@ -257,5 +258,5 @@ BOARD = Board(
     "pointsman-routing",
     "Pointsman: routing and policies",
     "Decisions and their reasons, changes of the policy and what they did, holds, policies that are tried.",
-    (NUMBERS, DECIDED, LOOKUPS, HOLDS, SHADOW, ROLLOUT),
+    (NUMBERS, DECIDED, LOOKUPS, HOLDS, SHADOW, ROLLOUT, ALIASES),
 )

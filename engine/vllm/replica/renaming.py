@@ -98,7 +98,7 @@ async def _whole(receive: Receive) -> tuple[bytes | None, Message | None]:
 
 
 def _given(body: bytes, last: Message | None, receive: Receive) -> Receive:
-    """What an application receives: a body, then whatever follows."""
+    """Return what an application receives: a body, then whatever follows."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": last is not None}]
     if last is not None:
         waiting.append(last)
