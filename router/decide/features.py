@@ -15,6 +15,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from pointsman.contract.prefix_keys import scope_of, scoped
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
@@ -145,22 +147,20 @@ def extract(
         known = recall(session, naming)
         if known is not None:
             model, naming = known, Naming.NAMED
-    keys, scope, alias, salt = body.prefix_keys, "", "", 0
+    keys, scope, alias = body.prefix_keys, "", ""
     if aliases is not None and model in aliases.by_name:
         asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
         alias, model = model, aliases.choose(model, session, keys, request_id, asked)
-        salt = body.salt
     if keys:
         whose = tenant if isolate_tenants else ""
         number = scope_of(model, body.salt, whose)
         if number:
             keys = tuple(scoped(keys, number))
         scope = f"{number:016x} {whose}" if whose else f"{number:016x}"
-    return RequestFeatures(
+    features = RequestFeatures(
         request_id=text(arguments.get("id"), 128),
         path=text(arguments.get("path"), 1024),
         model=model,
-        alias=alias,
         naming=naming,
         generates=body.generates,
         session=session,
@@ -171,9 +171,9 @@ def extract(
         max_tokens=body.max_tokens,
         prefix_keys=keys,
         scope=scope,
-        salt=salt,
         policy=text(arguments.get("policy"), 64),
     )
+    return replace(features, alias=alias, salt=body.salt) if alias else features
 
 
 def expected_tokens(features: RequestFeatures, limit: float = MAX_PROMPT_TOKENS) -> int:

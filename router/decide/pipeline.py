@@ -123,7 +123,7 @@ class Pipeline:
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._members(features)
+        members = self._members(features) if features.alias else self._memberships.of(features.model)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)

@@ -88,7 +88,7 @@ async def test_routers_are_asked_for_no_more_before_anything_is_refused() -> Non
         assert await draining is True
         registered = msgspec.convert(router.said[0][2], Registration)
         born_ms = registered.born_ms
-        assert registered == Registration(url=server.url, model="sim", ttl_s=10.0, born_ms=born_ms)
+        assert registered == Registration(url=server.url, model="sim", ttl_s=10.0, born_ms=born_ms, renames_model=True)
         # An earlier incarnation under the same id neither drains nor removes a later one.
         assert [said[:2] for said in router.said] == [
             ("PUT", "r1"),
