@@ -50,6 +50,13 @@ ERROR_BODIES = _error_bodies(
 )
 """Bodies of the answers HAProxy gives itself."""
 
+KEY_REFUSALS = _error_bodies(
+    (401, "Unauthorized", "The API key is missing or not known."),
+    (429, "Too Many Requests", "Too many requests without a known API key came from this address."),
+    (503, "Service Unavailable", "API keys cannot be checked at the moment; try again."),
+)
+"""Bodies of the answers to requests without a known API key."""
+
 REFUSALS = _error_bodies(
     (429, "Too Many Requests", "No capacity for this request; try again later."),
     (503, "Service Unavailable", "No capacity for this request; try again later."),

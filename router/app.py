@@ -74,6 +74,7 @@ from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
+from pointsman.router.watch.tenancy import TenancyLoops
 from pointsman.router.watch.tracing import build_tracing
 
 OLD_WORKER_TIMEOUT_S = 0.5
@@ -149,6 +150,7 @@ class Router:
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
+        self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=clock.wall)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
@@ -199,6 +201,7 @@ class Router:
             live=self.live,
             events=self.events,
             streams=self.streams,
+            settled=self.tenancy.settled,
             clock=self.clock,
             settings=self.settings,
             sources=self._sources,
@@ -233,6 +236,7 @@ class Router:
                 self.tasks.start(stack, "save", self._keeper.run)
                 stack.callback(self._pin_keeper.save)
                 self.tasks.start(stack, "save pins", self._pin_keeper.run)
+            self.tenancy.start(stack, self.tasks)
             if settings.edge.admin_socket:
                 self._start_edge_sync(stack)
             if self.decisions is not None:
@@ -279,6 +283,7 @@ class Router:
             clock=self.clock,
             interval_s=edge.interval_s,
             old_workers=old_workers,
+            on_worker=self.tenancy.keys.worker_began if self.tenancy.keys is not None else None,
             keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
         )
         self.tasks.start(stack, "edge sync", self.edge_sync.run)

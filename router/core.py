@@ -49,6 +49,7 @@ from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
+from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.tenants import TenantTable
 
 SWEEP_INTERVAL_S = 0.5
@@ -134,6 +135,7 @@ class Core:
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
         self.book = Book()
         self.tenants = TenantTable(self.book)
+        self.keys = KeyTable(self.book, wall)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)

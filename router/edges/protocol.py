@@ -89,11 +89,14 @@ class EdgeProtocol:
         self._sessions = sessions
         self._kv = kv
         self.documents = SharedDocuments(documents or {})
+        self._book = core.book
+        core.book.on_written.append(self._note_written)
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
         self.registrations = SharedReplicas(replicas)
         self.rounds = Rounds(
             registrations=self.registrations,
             documents=self.documents,
+            book=core.book,
             sessions=sessions,
             conversations=kv.conversations,
             is_alive=self.peers.is_alive,
@@ -133,6 +136,10 @@ class EdgeProtocol:
     def document_changed(self) -> None:
         """A document may differ from the agreed one."""
         self.documents.changed = True
+
+    def _note_written(self, document: Document) -> None:
+        """A document of the book was written at this edge."""
+        self._changed_documents[document.name] = document
 
     def session_forgotten(self, name: Name, now_s: float) -> None:
         """Somebody had a session forgotten at this edge."""
@@ -185,7 +192,7 @@ class EdgeProtocol:
         )
         batch.names = names.list
         if self._rewrite:
-            records, documents = self.registrations.records(), self.documents.agreed()
+            records, documents = self.registrations.records(), [*self.documents.agreed(), *self._book]
             self._rewrite = False
         self._records, self._changed_documents, self._sessions.changed = {}, {}, {}
         self._forgets = False
@@ -256,9 +263,14 @@ class EdgeProtocol:
 
     def restore(self, records: Iterable[ReplicaRecord], documents: Iterable[Document], now_s: float) -> None:
         """Take over what the store kept, and publish it: its writer may have died before others read of it."""
-        self._merge(Batch(replicas=list(records), documents=list(documents)), "", now_s)
+        kept = {document.name: document for document in documents}
+        self._merge(Batch(replicas=list(records), documents=list(kept.values())), "", now_s)
         self._records.update((record.id, record) for record in self.registrations.records())
         self._changed_documents.update((document.name, document) for document in self.documents.agreed())
+        # Of the book, which may be large, what the store does not have: written while it was away.
+        self._changed_documents.update(
+            (document.name, document) for document in self._book if kept.get(document.name) != document
+        )
 
     def _merge(self, batch: Batch, writer: str, now_s: float) -> None:
         """Take over the states of a batch. Reading one twice changes nothing."""
@@ -267,7 +279,10 @@ class EdgeProtocol:
             if self.registrations.merge(record, now_s):
                 self._gather()  # it may have been answered with a greater one
         for document in batch.documents:
-            self.documents.merge(document)
+            if "/" in document.name:
+                self._book.merge(document)
+            else:
+                self.documents.merge(document)
         for one in batch.forgotten:
             at_s = now_s - one.age_ms / 1000
             if self.forgotten.add(one.name, at_s, here=False):

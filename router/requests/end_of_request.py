@@ -35,6 +35,9 @@ OTHER_LINES = (
 before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that
 log to the ring."""
 
+FAILED_KEYS = ("no-key", "unknown-key")
+"""Reasons why HAProxy lets nobody in: no API key, or one that is not in force."""
+
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
 streams. Beyond, the one known for the longest is forgotten."""
@@ -130,6 +133,8 @@ class EndOfRequest:
                 metrics.undecided[UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
+            if line.reason in FAILED_KEYS:
+                metrics.failed_keys[line.reason] += 1
             return
         if line.routed != UNSET:
             self._meter.ended(line, self._slot_of(line.srv))

@@ -21,6 +21,7 @@ PLAIN_DATA: tuple[str, ...] = (
     "router/decide/considered.py",
     "router/errors.py",
     "router/fronts/api/config_types.py",
+    "router/fronts/api/key_types.py",
     "router/fronts/api/replica_types.py",
     "router/fronts/api/served_model_types.py",
     "router/fronts/api/session_types.py",
@@ -59,6 +60,7 @@ TESTED_BY: dict[str, str] = {
     "pointsman/commands/policy_commands.py": "pointsman/test_cli.py",
     "pointsman/commands/sentence.py": "pointsman/commands/test_options.py",
     "pointsman/commands/simulate.py": "simulator/test_simulate_command.py",
+    "pointsman/commands/tenancy_commands.py": "pointsman/commands/test_api_keys.py",
     "pointsman/up/fleet_lines.py": "pointsman/up/test_terminal.py",
     "pointsman/up/supervise.py": "e2e/test_up.py",
     "pointsman/up/valkey.py": "e2e/test_shared_state.py",
@@ -101,6 +103,7 @@ TESTED_BY: dict[str, str] = {
     "router/process/logs.py": "router/process/test_background.py",
     "router/requests/end_line.py": "router/fronts/test_ring.py",
     "router/watch/state_file.py": "router/fleet/test_saved.py",
+    "router/watch/tenancy.py": "router/fronts/api/test_keys.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",
 }

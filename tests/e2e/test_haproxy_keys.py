@@ -1,0 +1,110 @@
+"""API keys that are made at the router, in the real HAProxy: in force and revoked without a reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from haproxy_fixture import Edge, running_edge, until
+
+from pointsman.haproxy.config import KEYS_VARIABLE
+from pointsman.haproxy.key_map import KeyMap, write_map
+from pointsman.haproxy.render import WRONG_KEYS_PER_MINUTE
+from pointsman.router.tenancy.keys import hash_of
+
+KEY = "pmk-aaaaaaaaaaaa-secret"
+OWNER = "acme/aaaaaaaaaaaa"
+
+
+def told(edge: Edge) -> tuple[str, str]:
+    """Tenant and key of the last lookup, whichever way it came."""
+    texts = (edge.router.asked[-1].get(name) or "" for name in ("tenant", "key"))
+    tenant, key = (text.decode() if isinstance(text, bytes) else str(text) for text in texts)
+    return tenant, key
+
+
+def the_map(edge: Edge) -> KeyMap:
+    return KeyMap(edge.api, edge.config.keys_map)
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_a_key_is_in_force_and_revoked_at_once(tmp_path: Path, lookup: str) -> None:
+    """In either header; the router hears of tenant and key, the replica of no key."""
+    async with running_edge(tmp_path, lookup=lookup, keys_map=str(tmp_path / "keys.map")) as edge:
+        keys = the_map(edge)
+        await keys.replace({})
+        headers = [("authorization", f"Bearer {KEY}")]
+        refused = await edge.ask(headers=headers)
+        assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert refused.json()["error"]["message"] == "The API key is missing or not known."
+        await keys.change({hash_of(KEY): OWNER})
+        for shown in (headers, [("x-api-key", KEY)]):
+            assert (await edge.ask(headers=shown)).status == 200
+            assert told(edge) == ("acme", "aaaaaaaaaaaa")
+        served = [request for replica in edge.replicas.values() for request in replica.received]
+        assert served
+        assert all(one.header(name) is None for one in served for name in ("authorization", "x-api-key"))
+        await keys.change({hash_of(KEY): None})
+        assert (await edge.ask(headers=headers)).status == 401
+        assert (await edge.ask()).status == 401
+        assert "reload" not in edge.process.log_file.read_text().lower()
+
+
+async def test_until_it_is_told_the_keys_a_new_haproxy_refuses_no_key_for_good(tmp_path: Path) -> None:
+    """An unknown key is answered 503 until then; those in the file are in force from the first request on."""
+    write_map(tmp_path / "keys.map", {hash_of(KEY): OWNER})
+    async with running_edge(tmp_path, keys_map=str(tmp_path / "keys.map")) as edge:
+        unknown = await edge.ask(headers=[("x-api-key", "another")])
+        assert (unknown.status, unknown.headers["retry-after"]) == (503, "1")
+        assert (await edge.ask(headers=[("x-api-key", KEY)])).status == 200
+        await the_map(edge).replace({hash_of("another"): "b/bbbbbbbbbbbb"})
+        assert await edge.api.get_variable(KEYS_VARIABLE) == "1"
+        assert (await edge.ask(headers=[("x-api-key", "another")])).status == 200
+        assert (await edge.ask(headers=[("x-api-key", KEY)])).status == 401
+
+
+async def test_who_tries_many_keys_is_slowed_and_who_has_one_is_not(tmp_path: Path) -> None:
+    """Beyond so many a minute 429, of which the router hears nothing; a good key from the same address goes on."""
+    async with running_edge(tmp_path, keys_map=str(tmp_path / "keys.map")) as edge:
+        await the_map(edge).replace({hash_of(KEY): OWNER})
+        wrong = [await edge.ask(headers=[("x-api-key", f"guess-{n}")]) for n in range(WRONG_KEYS_PER_MINUTE + 5)]
+        statuses = [answer.status for answer in wrong]
+        assert statuses.count(401) == WRONG_KEYS_PER_MINUTE
+        assert statuses[-5:] == [429] * 5
+        assert wrong[-1].headers["retry-after"] == "60"
+        assert (await edge.ask(headers=[("x-api-key", KEY)])).status == 200
+
+        async def all_told() -> bool:
+            return edge.router.lines[-1]["st"] == 200 if edge.router.lines else False
+
+        await until(all_told)
+        assert [line["reason"] for line in edge.router.lines].count("unknown-key") == WRONG_KEYS_PER_MINUTE
+        assert {line["st"] for line in edge.router.lines} == {401, 200}
+
+
+async def test_a_key_of_the_file_and_one_of_the_router_are_both_taken(tmp_path: Path) -> None:
+    """A file that reloads carry on beside keys that need none."""
+    (tmp_path / "old.map").write_text(f"{hash_of('old')} olds\n")
+    maps = {"keys_map": str(tmp_path / "keys.map"), "api_keys_map": str(tmp_path / "old.map")}
+    async with running_edge(tmp_path, **maps) as edge:
+        await the_map(edge).replace({hash_of(KEY): OWNER})
+        seen = []
+        for key in ("old", KEY):
+            assert (await edge.ask(headers=[("x-api-key", key)])).status == 200
+            seen.append(told(edge))
+        assert seen == [("olds", ""), ("acme", "aaaaaaaaaaaa")]
+
+
+async def test_ten_thousand_keys(tmp_path: Path) -> None:
+    """Told in one go, changed one by one, compared with what HAProxy has."""
+    entries = {hash_of(f"key-{number}"): f"t{number % 50}/{number:012d}" for number in range(10_000)}
+    async with running_edge(tmp_path, keys_map=str(tmp_path / "keys.map")) as edge:
+        keys = the_map(edge)
+        await keys.replace(entries)
+        for number in (0, 9_999):
+            assert (await edge.ask(headers=[("x-api-key", f"key-{number}")])).status == 200
+        del entries[hash_of("key-0")]
+        fresh = the_map(edge)  # of a router that restarted
+        await fresh.replace(entries)
+        assert (await edge.ask(headers=[("x-api-key", "key-0")])).status == 401
+        assert (await edge.ask(headers=[("x-api-key", "key-1")])).status == 200
