@@ -103,6 +103,7 @@ TESTED_BY: dict[str, str] = {
     "router/process/logs.py": "router/process/test_background.py",
     "router/requests/end_line.py": "router/fronts/test_ring.py",
     "router/watch/state_file.py": "router/fleet/test_saved.py",
+    "router/fronts/api/tenancy_table.py": "router/fronts/api/test_keys.py",
     "router/watch/tenancy.py": "router/fronts/api/test_keys.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",

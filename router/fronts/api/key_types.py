@@ -52,7 +52,7 @@ ModelLimits = Annotated[
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may be changed of a key."""
+    """Part of a key that may be changed."""
 
     expires: Expires = None
     models: Models = []
@@ -68,28 +68,33 @@ class NewKey(KeySettings, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class KeyRotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a key is rotated."""
+    """Options of the rotation of a key."""
 
     grace_s: Annotated[
         float, Meta(ge=0, le=30 * 86_400, description="Seconds for which the old secret stays in force.")
     ] = 0.0
 
 
-class KeyView(KeySettings, frozen=True, kw_only=True):
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it stands."""
 
     id: Annotated[str, Meta(description="Id of the key: no secret.")]
-    tenant: str
-    state: Annotated[KeyState, Meta(description="Whether requests may use the key.")]
-    created: Annotated[str, Meta(description="RFC 3339, as are all times.")]
-    revoked: Annotated[str | None, Meta(description="When the key was revoked; null: it was not.")] = None
-    old_secret_until: Annotated[
-        str | None, Meta(description="Until when the secret before the last rotation is in force; null: it is not.")
-    ] = None
     key: Annotated[
         str | UnsetType,
         Meta(description="The secret, in the answers that make one and in no other: only its hash is kept."),
     ] = UNSET
+    tenant: str
+    state: Annotated[KeyState, Meta(description="Whether requests may use the key.")]
+    created: Annotated[str, Meta(description="RFC 3339, as are all times.")]
+    expires: Annotated[str | None, Meta(description="Time from which the key is refused; null: never.")]
+    revoked: Annotated[str | None, Meta(description="When the key was revoked; null: it was not.")]
+    old_secret_until: Annotated[
+        str | None, Meta(description="Until when the secret before the last rotation is in force; null: it is not.")
+    ]
+    models: Models
+    limits: LimitsBody
+    model_limits: ModelLimits
+    note: Note
     required: Annotated[
         bool | UnsetType,
         Meta(description="Whether this edge's HAProxy refuses requests without a key; with a new secret alone."),
@@ -125,11 +130,20 @@ class TenantSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     note: Note = ""
 
 
-class TenantView(TenantSettings, frozen=True, kw_only=True):
-    """A tenant as it stands."""
+class TenantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant as it stands; its settings are those of `TenantSettings`."""
 
     name: str
     keys: Annotated[int, Meta(description="Keys of the tenant that are in force.")]
+    weight: float
+    priority: str
+    max_priority: str
+    limits: LimitsBody
+    model_limits: ModelLimits
+    isolated: bool
+    reserved_pools: list[str]
+    excluded_pools: list[str]
+    note: str
 
 
 class TenantList(msgspec.Struct, frozen=True, kw_only=True):

@@ -143,7 +143,7 @@ class KeysFront:
             created=shown_time(key.created_s),
             revoked=None if key.revoked_s is None else shown_time(key.revoked_s),
             old_secret_until=None if old_s is None else shown_time(old_s),
-            expires=None if key.expires_s is None else datetime.fromtimestamp(key.expires_s, UTC),
+            expires=None if key.expires_s is None else shown_time(key.expires_s),
             models=list(key.models),
             limits=msgspec.convert(key.limits, LimitsBody, from_attributes=True),
             model_limits=msgspec.convert(key.model_limits, dict[str, LimitsBody], from_attributes=True),
