@@ -27,7 +27,16 @@ from typing import NamedTuple
 
 import jinja2
 
-from pointsman.haproxy.answers import ERROR_BODIES, KEY_REFUSALS, REFUSALS, UNKNOWN_MODEL, no_model
+from pointsman.haproxy.answers import (
+    ERROR_BODIES,
+    FORBIDDEN_MODEL,
+    KEY_REFUSALS,
+    OVER_LIMIT,
+    RATE_HEADERS,
+    REFUSALS,
+    UNKNOWN_MODEL,
+    no_model,
+)
 from pointsman.haproxy.config import (
     GROUPS_MAP,
     HEAD_ROOM_BYTES,
@@ -132,6 +141,9 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "wrong_keys_table": WRONG_KEYS_TABLE,
         "wrong_keys_per_minute": WRONG_KEYS_PER_MINUTE,
         "key_refusals": KEY_REFUSALS,
+        "forbidden_model": FORBIDDEN_MODEL,
+        "over_limit": OVER_LIMIT,
+        "rate_headers": RATE_HEADERS,
         "places_table": PLACES_TABLE,
         "places_variable": PLACES_VARIABLE,
         "log_format": _log_format(edge.first_token),

@@ -43,19 +43,14 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.access_log import AccessLogCollector
 from pointsman.router.metrics.admin import AdminCollector
+from pointsman.router.metrics.core import core_collectors
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.exposition import Collect
 from pointsman.router.metrics.families import collect_all
-from pointsman.router.metrics.holds import HoldCollector
-from pointsman.router.metrics.kv import KVCollector
-from pointsman.router.metrics.models import ModelCollector
-from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
-from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
-from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.garbage import spare_the_collector
@@ -173,12 +168,7 @@ class Router:
         """Return the source of the page of metrics."""
         core = self.core
         return collect_all(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
-            ModelCollector(core.meter.counts),
-            HoldCollector(core.holds),
-            TrialCollector(core.trials),
-            OutlierCollector(core.outliers, core.replicas),
+            *core_collectors(core),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),

@@ -50,6 +50,7 @@ from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
 from pointsman.router.tenancy.keys import KeyTable
+from pointsman.router.tenancy.limits import Limits
 from pointsman.router.tenancy.tenants import TenantTable
 
 SWEEP_INTERVAL_S = 0.5
@@ -136,6 +137,7 @@ class Core:
         self.book = Book()
         self.tenants = TenantTable(self.book)
         self.keys = KeyTable(self.book, wall)
+        self.limits = Limits(self.tenants, self.keys, wall)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -184,7 +186,9 @@ class Core:
 
     def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
         state, metrics = self._fleet_state(), self.decision_metrics
-        return Pipeline(policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds)
+        return Pipeline(
+            policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds, limits=self.limits
+        )
 
     def _build_trials(
         self, settings: DecisionSettings, stopwatch: Callable[[], float], wall: Callable[[], float]
@@ -298,6 +302,7 @@ class Core:
         self._swept_s = now_s
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
+        self.limits.expire(now_s)
         self.outliers.step(now_s)
         self.trials.step(now_s)
         self.kv.expire(now_s)
@@ -365,5 +370,6 @@ def _build_end_of_request(core: Core) -> EndOfRequest:
         outliers=core.outliers,
         metrics=core.request_metrics,
         meter=core.meter,
+        limits=core.limits,
         decisions=core.decisions,
     )

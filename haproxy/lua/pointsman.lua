@@ -434,6 +434,9 @@ local TEXT_ANSWERS = {
     model = "txn.pm.model",
     reason = "txn.pm.reason",
     trace = "txn.pm.trace",
+    limit = "txn.pm.limit",
+    rate_requests = "txn.pm.rate_requests",
+    rate_tokens = "txn.pm.rate_tokens",
 }
 local NUMBER_ANSWERS = {
     status = "txn.pm.status",

@@ -26,6 +26,7 @@ from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.limited import limit, with_rates
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
@@ -34,6 +35,7 @@ from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
 from pointsman.router.requests.hold_queue import HoldQueue
+from pointsman.router.tenancy.limits import Limits
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
@@ -54,13 +56,16 @@ class Pipeline:
         rng: random.Random,
         settings: DecisionSettings = DEFAULT_SETTINGS,
         holds: HoldQueue,
+        limits: Limits | None = None,
     ) -> None:
         """A pipeline over the state of one edge.
 
         policies: those that decide first; the pipeline closes them when others take their place.
         rng: the dice of all decisions.
         holds: where requests wait for room.
+        limits: of tenants and keys; None where there are none.
         """
+        self._limits = limits
         self.choice = PolicyChoice(policies, override_header=settings.override_header)
         """Which policy decides a request."""
         self.watcher: Watcher | None = None
@@ -117,6 +122,14 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
+        limits = self._limits
+        limited = limits is not None and limits.active and features.tenant != ""
+        if limited:
+            assert limits is not None
+            over = limit(limits, features, now_s)
+            if over is not None:
+                self.count_refusal(features, over, now_s)
+                return over
         choice = self.choice
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
@@ -143,6 +156,9 @@ class Pipeline:
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
         self._metrics.by_reason[active.name, decision.reason] += 1
+        if limited:
+            assert limits is not None
+            return with_rates(decision, limits.left)
         return decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:

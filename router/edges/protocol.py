@@ -42,6 +42,7 @@ from pointsman.router.edges.records import (
     Pin,
     ReplicaRecord,
     SchemaError,
+    ScopeUse,
     decode,
     encode,
     pack_keys,
@@ -52,6 +53,7 @@ from pointsman.router.edges.rounds import NOTHING, Rounds
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
+from pointsman.router.tenancy.allowance import Use
 
 
 class Counters:
@@ -90,8 +92,10 @@ class EdgeProtocol:
         self._kv = kv
         self.documents = SharedDocuments(documents or {})
         self._book = core.book
+        self._limits = core.limits
         core.book.on_written.append(self._note_written)
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
+        self.peers.on_gone.append(core.limits.lose)
         self.registrations = SharedReplicas(replicas)
         self.rounds = Rounds(
             registrations=self.registrations,
@@ -145,6 +149,13 @@ class EdgeProtocol:
         """Somebody had a session forgotten at this edge."""
         self._forgets = self.forgotten.add(name, now_s, here=True) or self._forgets
 
+    def cut_off(self, *, cut: bool) -> None:
+        """Other edges cannot be heard (`cut`), or can again: limits are kept by an equal part at each until then."""
+        if not cut:
+            self._limits.share = 1.0
+        elif self._limits.share == 1.0:
+            self._limits.share = 1.0 / (1 + len(self.peers.alive))
+
     def keeps(self, replica: Replica) -> bool:
         """Whether a replica whose lease ended here stays: its heartbeats reach another edge, or reached one that died
         and HAProxy's checks still pass."""
@@ -162,11 +173,14 @@ class EdgeProtocol:
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
         self.forgotten.expire(now_s)
+        limits = self._limits
         if not (
             beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents or self._forgets
         ):
+            # Limits change with requests alone, which change the loads too, and with reports, which a heartbeat tells.
             return None
         self.seq += 1
+        uses = [ScopeUse(scope, *use) for scope, use in limits.uses(complete=beat)] if limits.active else []
         records, documents = list(self._records.values()), list(self._changed_documents.values())
         part = self.rounds.next_part(now_s) if beat else NOTHING
         names = Names()
@@ -187,6 +201,7 @@ class EdgeProtocol:
                 ExpectedKeys(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected
             ],
             forgotten=self._forgotten(now_s) if beat or self._forgets else [],
+            uses=uses,
             round_starts=part.starts,
             round_ends=part.ends,
         )
@@ -309,6 +324,9 @@ class EdgeProtocol:
             if replica is not None:
                 self._kv.expect(replica.slot, unpack_keys(expected.keys), now_s)
         self.peers.update_loads(peer, batch.loads, batch.names, complete=batch.beat)
+        if batch.uses or batch.beat:
+            used = {one.scope: Use(one.requests, one.tokens, one.in_flight) for one in batch.uses}
+            self._limits.hear(peer.info.edge, used, now_s, complete=batch.beat)
         if batch.beat:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
         if batch.bye:

@@ -24,6 +24,7 @@ from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.tenancy.limits import Limits
 
 OTHER_LINES = (
     b"Lua function 'pm_hold'",
@@ -62,6 +63,7 @@ class EndOfRequest:
         outliers: OutlierTable,
         metrics: RequestMetrics,
         meter: ModelMeter,
+        limits: Limits,
         decisions: DecisionLog | None = None,
     ) -> None:
         """decisions: where decisions are remembered; None where they are not."""
@@ -72,6 +74,7 @@ class EndOfRequest:
         self._kv = kv
         self._metrics = metrics
         self._meter = meter
+        self._limits = limits
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
         self.last_ids: dict[int, str] = {}
@@ -96,6 +99,8 @@ class EndOfRequest:
                 served=200 <= line.st < 300,
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
+            if self._limits.active:
+                self._limits.ended(line.id, now_s, served=not line.srv.startswith(NO_SERVER))
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
             if self.watcher is not None:

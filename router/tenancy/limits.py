@@ -29,6 +29,11 @@ MAX_CHARGES = 262_144
 MAX_OWNERS = 65_536
 """Triples of tenant, key and model whose scopes are remembered; beyond, all are looked up anew."""
 
+MAX_TENANTS = 64
+"""Tenants whose refused requests are told apart; those of others are counted as `OTHER`."""
+
+OTHER = "other"
+
 LINGER_S = 5.0
 """Seconds from the end of a request within which its engines say what they spent on it."""
 
@@ -79,6 +84,7 @@ class Limits:
         """Part of each limit that counts at this edge."""
         self.refused: Counter[tuple[str, str]] = Counter()
         """Requests refused, by tenant and limit."""
+        self._counted: set[str] = set()
         self.left = NOTHING_LEFT
         """What was left after the last request that was let in."""
         self._allowances: dict[str, Allowance] = {}
@@ -106,13 +112,15 @@ class Limits:
 
         tokens: that it is expected to use.
         """
-        if request_id in self._charges:
+        charge = self._charges.get(request_id)
+        if charge is not None:
+            self.left = _least(charge.scopes, self.share)
             return None
         scopes = self._scopes.get((tenant, key, model))
         if scopes is None:
             found = self._find(tenant, key, model, now_s)
             if isinstance(found, Refused):
-                self.refused[tenant, "model"] += 1
+                self._count(tenant, "model")
                 return found
             scopes = found
         self.left = NOTHING_LEFT
@@ -122,7 +130,7 @@ class Limits:
         for scope in scopes:
             verdict = scope.refuses(now_s, wall_s, share)
             if verdict is not None:
-                self.refused[tenant, verdict.limit] += 1
+                self._count(tenant, verdict.limit)
                 self.left = _least(scopes, share)
                 return Refused(429, verdict.limit, scope.scope, verdict.retry_after_s)
         for scope in scopes:
@@ -183,6 +191,14 @@ class Limits:
             for scope in charge.scopes:
                 scope.leave()
 
+    def _count(self, tenant: str, limit: str) -> None:
+        if tenant not in self._counted:
+            if len(self._counted) >= MAX_TENANTS:
+                tenant = OTHER
+            else:
+                self._counted.add(tenant)
+        self.refused[tenant, limit] += 1
+
     # Scopes
 
     def _find(self, tenant: str, key_id: str, model: str, now_s: float) -> tuple[Allowance, ...] | Refused:
@@ -207,6 +223,18 @@ class Limits:
             for edge, uses in self._heard.items():
                 found.hear(edge, uses.get(scope, Use()), from_zero=False)
         return found
+
+    def _bounds_of(self, scope: str) -> Bounds | None:
+        """The limits of a scope by its name; None where it has none here."""
+        kind, name, *_ = scope.split("/", 2)
+        tenant, key = self._tenants.get(name), self._keys.get(name)
+        found: dict[str, Bounds] = {}
+        if kind == "tenant" and tenant is not None:
+            found = dict(_tenant_bounds(tenant))
+        elif kind == "key" and key is not None:
+            found = dict(_key_bounds(key))
+        bounds = found.get(scope)
+        return bounds if bounds is not None and bounds.bounds_anything else None
 
     def _changed(self, owner: str, bounds: Mapping[str, Bounds], *, restricts: bool) -> None:
         """The document of an owner of scopes changed: its limits are as they say, and what is used stays.
@@ -247,7 +275,7 @@ class Limits:
                 self._told[scope] = own
                 yield scope, own
 
-    def hear(self, edge: str, uses: Mapping[str, Use], *, complete: bool) -> None:
+    def hear(self, edge: str, uses: Mapping[str, Use], now_s: float, *, complete: bool) -> None:
         """Takes over the use by another edge.
 
         complete: these are all its scopes, as far as it has used any.
@@ -262,6 +290,8 @@ class Limits:
             met = False
         for scope, use in uses.items():
             allowance = self._allowances.get(scope)
+            if allowance is None and (bounds := self._bounds_of(scope)) is not None:
+                allowance = self._allowance(scope, bounds, now_s)
             if allowance is not None:
                 allowance.hear(edge, use, from_zero=not met)
             known[scope] = use

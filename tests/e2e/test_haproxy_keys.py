@@ -108,3 +108,45 @@ async def test_ten_thousand_keys(tmp_path: Path) -> None:
         await fresh.replace(entries)
         assert (await edge.ask(headers=[("x-api-key", "key-0")])).status == 401
         assert (await edge.ask(headers=[("x-api-key", "key-1")])).status == 200
+
+
+LEFT = {"rate_requests": "60/5/1s", "rate_tokens": "6000/200/4s"}
+LEFT_HEADERS = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "5",
+    "x-ratelimit-reset-requests": "1s",
+    "x-ratelimit-limit-tokens": "6000",
+    "x-ratelimit-remaining-tokens": "200",
+    "x-ratelimit-reset-tokens": "4s",
+}
+
+
+@pytest.mark.parametrize("lookup", ["spoe", "lua"])
+async def test_who_is_over_a_limit_is_told_which_and_for_how_long(tmp_path: Path, lookup: str) -> None:
+    """In OpenAI's headers, on answers of replicas too; a forbidden model is named."""
+    async with running_edge(tmp_path, lookup=lookup, keys_map=str(tmp_path / "keys.map")) as edge:
+        await the_map(edge).replace({hash_of(KEY): OWNER})
+        headers = [("x-api-key", KEY)]
+
+        edge.router.answer = lambda asked: {"reason": "least-load", "first": "r1", **LEFT}
+        served = await edge.ask(headers=headers)
+        assert served.status == 200
+        assert served.headers.items() >= LEFT_HEADERS.items()
+
+        over = {"reason": "limit", "status": 429, "retry_after": 7, "limit": "tokens_per_minute of tenant/acme"}
+        edge.router.answer = lambda asked: {**over, **LEFT}
+        refused = await edge.ask(headers=headers)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "7")
+        assert refused.headers.items() >= LEFT_HEADERS.items()
+        error = refused.json()["error"]
+        assert error["code"] == "rate_limit_exceeded"
+        assert error["message"] == "Rate limit reached: tokens_per_minute of tenant/acme. Try again in 7 s."
+
+        edge.router.answer = lambda asked: {"reason": "model-forbidden", "status": 403, "model": 'a"b'}
+        forbidden = await edge.ask(headers=headers)
+        assert (forbidden.status, forbidden.json()["error"]["message"]) == (
+            403,
+            'The API key may not use the model `a"b`.',
+        )
+        assert not any(name.startswith("x-ratelimit") for name in forbidden.headers)
+        assert sum(len(replica.received) for replica in edge.replicas.values()) == 1

@@ -45,7 +45,7 @@ class Desk:
         return bucket.level
 
     def share_with(self, other: Desk, *, complete: bool = False) -> None:
-        other.limits.hear("here", dict(self.limits.uses(complete=complete)), complete=complete)
+        other.limits.hear("here", dict(self.limits.uses(complete=complete)), 0.0, complete=complete)
 
 
 def test_who_has_no_limits_need_not_ask() -> None:
@@ -181,7 +181,7 @@ def test_an_edge_that_is_gone_has_nothing_under_way() -> None:
     assert other.ask() == "concurrent_requests"
     other.limits.lose("here")
     assert other.ask() == ""
-    other.limits.hear("here", {"tenant/t": Use(9, 9, 9)}, complete=False)
+    other.limits.hear("here", {"tenant/t": Use(9, 9, 9)}, 0.0, complete=False)
     other.limits.ended("q2", 0.0, served=False)
     assert other.ask() == "", "a stranger's changes say nothing before its heartbeat"
 
