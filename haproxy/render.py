@@ -57,6 +57,8 @@ from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 
 HASH_HEAD_BYTES = 2048
 """Bytes of the body that stand for the prompt when HAProxy chooses alone and there is no session key."""
+UNKNOWN_SCOPE = "f" * 16
+"""Scope of the prefixes of a tenant that is kept apart while no router tells it: no request is looked up by it."""
 WRONG_KEYS_PER_MINUTE = 60
 """Requests without a known API key, from one address in a minute, that are each told to the router; those beyond are
 answered 429 and told to nobody. A known key is never refused for what others send from its address."""
@@ -137,6 +139,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "exposes_decision": edge.expose_decision == "always"
         or (edge.expose_decision == "auto" and not (edge.api_keys_map or edge.keys_map)),
         "has_tenants": bool(edge.api_keys_map or edge.keys_map),
+        "unknown_scope": UNKNOWN_SCOPE,
         "keys_variable": KEYS_VARIABLE,
         "wrong_keys_table": WRONG_KEYS_TABLE,
         "wrong_keys_per_minute": WRONG_KEYS_PER_MINUTE,

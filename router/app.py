@@ -131,6 +131,7 @@ class Router:
             clock=self.clock,
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
+            isolated=core.tenants.isolated,
             trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None

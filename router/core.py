@@ -39,6 +39,7 @@ from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.fleet.tenant_pools import TenantPools
 from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
@@ -136,7 +137,7 @@ class Core:
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
         self.book = Book()
         self.tenants = TenantTable(self.book)
-        self.keys = KeyTable(self.book, wall)
+        self.keys = KeyTable(self.book, self.tenants, wall)
         self.limits = Limits(self.tenants, self.keys, wall)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
@@ -146,6 +147,7 @@ class Core:
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
+        self.pools = TenantPools(self.tenants, self.replicas)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
@@ -182,13 +184,13 @@ class Core:
             outliers=self.outliers,
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
+            limits=self.limits,
+            pools=self.pools,
         )
 
     def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
         state, metrics = self._fleet_state(), self.decision_metrics
-        return Pipeline(
-            policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds, limits=self.limits
-        )
+        return Pipeline(policies, state, metrics=metrics, rng=rng, settings=settings, holds=self.holds)
 
     def _build_trials(
         self, settings: DecisionSettings, stopwatch: Callable[[], float], wall: Callable[[], float]

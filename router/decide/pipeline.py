@@ -35,7 +35,6 @@ from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
 from pointsman.router.requests.hold_queue import HoldQueue
-from pointsman.router.tenancy.limits import Limits
 
 RANKED = 2
 """HAProxy takes a first and a second choice; a third failure in a row is redispatched by its own balancing."""
@@ -56,16 +55,13 @@ class Pipeline:
         rng: random.Random,
         settings: DecisionSettings = DEFAULT_SETTINGS,
         holds: HoldQueue,
-        limits: Limits | None = None,
     ) -> None:
         """A pipeline over the state of one edge.
 
         policies: those that decide first; the pipeline closes them when others take their place.
         rng: the dice of all decisions.
         holds: where requests wait for room.
-        limits: of tenants and keys; None where there are none.
         """
-        self._limits = limits
         self.choice = PolicyChoice(policies, override_header=settings.override_header)
         """Which policy decides a request."""
         self.watcher: Watcher | None = None
@@ -82,6 +78,8 @@ class Pipeline:
         if fleet.decisions is not None:
             self._recorder = Recorder(fleet.decisions, fleet.replicas, fleet.kv.columns, holds)
         self._context_tokens = fleet.context_tokens
+        self._limits = fleet.limits
+        self._pools = fleet.pools
         self._metrics = metrics
         self._rng = rng
         self._pair_config = settings.pair
@@ -123,9 +121,8 @@ class Pipeline:
         request should wait: nothing was reserved and nothing counted.
         """
         limits = self._limits
-        limited = limits is not None and limits.active and features.tenant != ""
+        limited = limits.active and features.tenant != ""
         if limited:
-            assert limits is not None
             over = limit(limits, features, now_s)
             if over is not None:
                 self.count_refusal(features, over, now_s)
@@ -134,7 +131,7 @@ class Pipeline:
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._memberships.of(features.model)
+        members = self._members(features)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
@@ -156,14 +153,11 @@ class Pipeline:
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
         self._metrics.by_reason[active.name, decision.reason] += 1
-        if limited:
-            assert limits is not None
-            return with_rates(decision, limits.left)
-        return decision
+        return with_rates(decision, limits.left) if limited else decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
@@ -173,7 +167,7 @@ class Pipeline:
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that a policy would be given for a request; at least one replica is eligible."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         twin = ActivePolicy(copy.deepcopy(active.policy))
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
@@ -230,6 +224,12 @@ class Pipeline:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
+
+    def _members(self, features: RequestFeatures) -> Membership:
+        """The replicas that may serve a request."""
+        members = self._memberships.of(features.model)
+        pools = self._pools
+        return pools.narrowed(members, features.tenant) if pools.active else members
 
     def _gather(
         self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float

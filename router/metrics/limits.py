@@ -20,7 +20,7 @@ class LimitCollector(FamilyCollector):
             "pointsman_limited",
             "Requests that were refused because their tenant or API key is over a limit, by tenant and limit; model: "
             "the key may not ask for the model. 64 tenants are told apart, the others are counted as other.",
-            ((*labels, count) for labels, count in sorted(self._limits.refused.items())),
+            sorted(self._limits.refused.items()),
             "tenant",
             "limit",
         )

@@ -17,6 +17,7 @@ import msgspec
 
 from pointsman.router.documents.book import Book
 from pointsman.router.tenancy.records import ApiKey, DocumentError
+from pointsman.router.tenancy.tenants import TenantTable
 
 KIND = "key"
 
@@ -29,6 +30,9 @@ SECRET_BYTES = 32
 
 OWNER_SEPARATOR = "/"
 """Between tenant and key id in HAProxy's map; neither has one."""
+
+APART = "/i"
+"""End of an owner in HAProxy's map whose tenant is isolated: HAProxy, choosing alone, keeps it apart too."""
 
 
 class NewSecret(NamedTuple):
@@ -54,16 +58,19 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def owner_of(key: ApiKey) -> str:
-    """Return the value of a key in HAProxy's map."""
-    return f"{key.tenant}{OWNER_SEPARATOR}{key.id}"
+def owner_of(key: ApiKey, *, isolated: bool) -> str:
+    """Return the value of a key in HAProxy's map. isolated: whether its tenant is."""
+    return f"{key.tenant}{OWNER_SEPARATOR}{key.id}{APART if isolated else ''}"
 
 
 class KeyTable:
     """API keys by id."""
 
-    def __init__(self, book: Book, wall: Callable[[], float]) -> None:
+    def __init__(self, book: Book, tenants: TenantTable, wall: Callable[[], float]) -> None:
         """wall: seconds since 1970."""
+        self._isolated = tenants.isolated
+        self._known_isolated: set[str] = set()
+        tenants.on_changed.append(self._tenant_changed)
         self._keys: dict[str, ApiKey] = {}
         self._wall = wall
         self.owners: dict[str, str] = {}
@@ -88,7 +95,7 @@ class KeyTable:
     def find(self, key_hash: str) -> ApiKey | None:
         """The key that one of its secrets in force has this hash; None where there is none."""
         owner = self.owners.get(key_hash)
-        return None if owner is None else self._keys.get(owner.rpartition(OWNER_SEPARATOR)[2])
+        return None if owner is None else self._keys.get(owner.split(OWNER_SEPARATOR)[1])
 
     @property
     def next_end_s(self) -> float | None:
@@ -125,6 +132,15 @@ class KeyTable:
                 self._set(ended, None)
         self._told(name)
 
+    def _tenant_changed(self, name: str) -> None:
+        if (name in self._isolated) == (name in self._known_isolated):
+            return
+        self._known_isolated ^= {name}
+        for key in self._keys.values():
+            if key.tenant == name:
+                self._hold(key, (key.hash, key.previous_hash))
+                self._told(key.id)
+
     def _hold(self, key: ApiKey, known: tuple[str | None, ...]) -> None:
         """Make `owners` hold the secrets of a key that are in force, and none of the others it ever had."""
         now_s = self._wall()
@@ -133,7 +149,7 @@ class KeyTable:
             if known_hash not in in_force:
                 self._set(known_hash, None)
         for valid in in_force:
-            self._set(valid, owner_of(key))
+            self._set(valid, owner_of(key, isolated=key.tenant in self._isolated))
         ends_s = key.next_change_s(now_s)
         if ends_s is not None:
             heapq.heappush(self._ends, (ends_s, key.id))

@@ -9,7 +9,7 @@ from haproxy_fixture import Edge, running_edge, until
 
 from pointsman.haproxy.config import KEYS_VARIABLE
 from pointsman.haproxy.key_map import KeyMap, write_map
-from pointsman.haproxy.render import WRONG_KEYS_PER_MINUTE
+from pointsman.haproxy.render import UNKNOWN_SCOPE, WRONG_KEYS_PER_MINUTE
 from pointsman.router.tenancy.keys import hash_of
 
 KEY = "pmk-aaaaaaaaaaaa-secret"
@@ -150,3 +150,29 @@ async def test_who_is_over_a_limit_is_told_which_and_for_how_long(tmp_path: Path
         )
         assert not any(name.startswith("x-ratelimit") for name in forbidden.headers)
         assert sum(len(replica.received) for replica in edge.replicas.values()) == 1
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_an_isolated_tenant_stays_apart_while_the_router_is_away(tmp_path: Path, whole: bool) -> None:
+    """Its session ids are hashed apart, and its replica is told whose KV it is; all tenants, or one of them."""
+    keys = {hash_of("a"): "acme/aaaaaaaaaaaa/i", hash_of("b"): "b/bbbbbbbbbbbb", hash_of("c"): "c/cccccccccccc"}
+    shown = {"isolate_tenants": whole, "keys_map": str(tmp_path / "keys.map")}
+    async with running_edge(tmp_path, replicas=4, **shown) as edge:
+        await the_map(edge).replace(keys)
+        await edge.router.stop()
+        homes: dict[str, list[int]] = {}
+        scopes: dict[str, set[str | None]] = {}
+        for key in "abc":
+            for session in range(12):
+                answer = await edge.ask(headers=[("x-api-key", key), ("x-session-id", f"s{session}")])
+                assert answer.status == 200
+                await edge.idle()
+            received = [(len(replica.received), replica) for replica in edge.replicas.values()]
+            homes[key] = [count for count, _ in received]
+            scopes[key] = {one.header("x-pointsman-scope") for _, replica in received for one in replica.received}
+            for _, replica in received:
+                replica.received.clear()
+        assert scopes["a"] == {f"{UNKNOWN_SCOPE} acme"}
+        assert scopes["b"] == ({f"{UNKNOWN_SCOPE} b"} if whole else {None})
+        assert (homes["b"] == homes["c"]) is not whole
+        assert homes["a"] != homes["b"]

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pointsman.router.documents.book import Book
 from pointsman.router.tenancy.keys import KeyTable, hash_of, new_id, new_secret
 from pointsman.router.tenancy.records import KEY_ID_PATTERN, ApiKey, DocumentError
+from pointsman.router.tenancy.tenants import TenantTable
 
 
 class Desk:
@@ -19,7 +20,7 @@ class Desk:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.book = Book()
-        self.table = KeyTable(self.book, wall=lambda: self.now_s)
+        self.table = KeyTable(self.book, TenantTable(self.book), wall=lambda: self.now_s)
 
     def put(self, number: int = 1, **given: Any) -> ApiKey:
         key = ApiKey(
@@ -113,3 +114,16 @@ def test_a_document_of_another_key_is_refused() -> None:
     desk = Desk()
     with pytest.raises(DocumentError, match="key/x is of the key 000000000001"):
         desk.book.write("key/x", {"id": "000000000001", "tenant": "acme", "hash": "0" * 64, "created_s": 0})
+
+
+def test_haproxy_is_told_whose_tenant_is_isolated() -> None:
+    """Of keys that are there already, too; choosing alone, it keeps such a tenant apart."""
+    desk = Desk()
+    key = desk.put(1)
+    desk.table.take_changes()
+    desk.book.write("tenant/acme", {"name": "acme", "isolated": True})
+    later = desk.put(2)
+    assert desk.table.take_changes() == {key.hash: "acme/000000000001/i", later.hash: "acme/000000000002/i"}
+    assert desk.table.find(key.hash) == key
+    desk.book.write("tenant/acme", {"name": "acme", "weight": 2})
+    assert set(desk.table.owners.values()) == {"acme/000000000001", "acme/000000000002"}

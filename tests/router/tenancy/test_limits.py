@@ -23,7 +23,8 @@ class Desk:
 
     def __init__(self) -> None:
         self.book = Book()
-        self.limits = Limits(TenantTable(self.book), KeyTable(self.book, lambda: 0.0), lambda: 0.0)
+        tenants = TenantTable(self.book)
+        self.limits = Limits(tenants, KeyTable(self.book, tenants, lambda: 0.0), lambda: 0.0)
         self.asked = 0
 
     def tenant(self, name: str = "t", **limits: Any) -> None:

@@ -16,6 +16,7 @@ from pointsman.router.documents.book import Book
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.records import ApiKey
+from pointsman.router.tenancy.tenants import TenantTable
 from pointsman.router.watch import key_map
 from pointsman.router.watch.key_map import KeySync
 
@@ -64,7 +65,7 @@ class Desk:
         self.book = Book()
         self.haproxy = HAProxyMap()
         self.readiness = Readiness()
-        self.table = KeyTable(self.book, wall=lambda: self.now_s)
+        self.table = KeyTable(self.book, TenantTable(self.book), wall=lambda: self.now_s)
         self.sync = KeySync(
             self.table,
             self.haproxy,  # type: ignore[arg-type]
