@@ -43,20 +43,14 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.access_log import AccessLogCollector
 from pointsman.router.metrics.admin import AdminCollector
-from pointsman.router.metrics.aliases import AliasCollector
+from pointsman.router.metrics.core import core_collectors
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.exposition import Collect
 from pointsman.router.metrics.families import collect_all
-from pointsman.router.metrics.holds import HoldCollector
-from pointsman.router.metrics.kv import KVCollector
-from pointsman.router.metrics.models import ModelCollector
-from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
-from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
-from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.garbage import spare_the_collector
@@ -75,6 +69,7 @@ from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
+from pointsman.router.watch.tenancy import TenancyLoops
 from pointsman.router.watch.tracing import build_tracing
 
 OLD_WORKER_TIMEOUT_S = 0.5
@@ -137,6 +132,7 @@ class Router:
             stopwatch=clock.perf_counter,
             isolate_tenants=settings.isolate_tenants,
             aliases=core.aliases,
+            isolated=core.tenants.isolated,
             trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None
@@ -151,6 +147,7 @@ class Router:
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
+        self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=clock.wall)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
@@ -173,13 +170,7 @@ class Router:
         """Return the source of the page of metrics."""
         core = self.core
         return collect_all(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
-            ModelCollector(core.meter.counts),
-            HoldCollector(core.holds),
-            TrialCollector(core.trials),
-            AliasCollector(core),
-            OutlierCollector(core.outliers, core.replicas),
+            *core_collectors(core),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),
@@ -202,6 +193,7 @@ class Router:
             live=self.live,
             events=self.events,
             streams=self.streams,
+            settled=self.tenancy.settled,
             clock=self.clock,
             settings=self.settings,
             sources=self._sources,
@@ -238,6 +230,7 @@ class Router:
             for kind, keeper in self._pin_keepers.items():
                 stack.callback(keeper.save)
                 self.tasks.start(stack, f"save {kind}", keeper.run)
+            self.tenancy.start(stack, self.tasks)
             if settings.edge.admin_socket:
                 self._start_edge_sync(stack)
             if self.decisions is not None:
@@ -284,6 +277,7 @@ class Router:
             clock=self.clock,
             interval_s=edge.interval_s,
             old_workers=old_workers,
+            on_worker=self.tenancy.keys.worker_began if self.tenancy.keys is not None else None,
             keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
         )
         self.tasks.start(stack, "edge sync", self.edge_sync.run)

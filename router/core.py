@@ -40,6 +40,7 @@ from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.fleet.tenant_pools import TenantPools
 from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
@@ -51,6 +52,8 @@ from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
 from pointsman.router.tenancy.alias_table import AliasTable
+from pointsman.router.tenancy.keys import KeyTable
+from pointsman.router.tenancy.limits import Limits
 from pointsman.router.tenancy.tenants import TenantTable
 
 SWEEP_INTERVAL_S = 0.5
@@ -137,6 +140,8 @@ class Core:
         self.book = Book()
         self.tenants = TenantTable(self.book)
         self.aliases = AliasTable(self.book, max_sessions=limits.max_sessions)
+        self.keys = KeyTable(self.book, self.tenants, wall)
+        self.limits = Limits(self.tenants, self.keys, wall)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -145,6 +150,7 @@ class Core:
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
+        self.pools = TenantPools(self.tenants, self.replicas)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created, aliases=self.aliases.stood_for)
@@ -183,6 +189,8 @@ class Core:
             outliers=self.outliers,
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
+            limits=self.limits,
+            pools=self.pools,
         )
 
     def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
@@ -304,6 +312,7 @@ class Core:
         self._swept_s = now_s
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
+        self.limits.expire(now_s)
         self.outliers.step(now_s)
         self.trials.step(now_s)
         self.kv.expire(now_s)
@@ -377,5 +386,6 @@ def _build_end_of_request(core: Core) -> EndOfRequest:
         outliers=core.outliers,
         metrics=core.request_metrics,
         meter=core.meter,
+        limits=core.limits,
         decisions=core.decisions,
     )

@@ -12,7 +12,7 @@ cut."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -121,12 +121,16 @@ def extract(
     arguments: Mapping[str, object],
     *,
     isolate_tenants: bool = False,
+    isolated: Container[str] = (),
     recall: Recall | None = None,
     aliases: AliasTable | None = None,
 ) -> RequestFeatures:
-    """Features of one lookup. A session named by a header goes before one found in the body. Prefix keys are scoped:
-    by model and cache salt, and by tenant if asked for; so are sessions, by tenant. `recall` is asked for a model that
-    the request does not show. The model of a request for one of `aliases` is the version that serves it."""
+    """Features of one lookup. A session named by a header goes before one found in the body.
+
+    Prefix keys are scoped by model and cache salt. isolate_tenants: whether they and sessions are scoped by tenant too;
+    else those of the tenants that are `isolated` are. recall: asked for a model that the request does not show.
+    aliases: names besides those of models; the model of a request for one is the version that serves it.
+    """
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
@@ -140,7 +144,8 @@ def extract(
         body_bytes = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
     tenant = text(arguments.get("tenant"), 128)
     session = text(arguments.get("session"), MAX_SESSION_BYTES) or body.session
-    if isolate_tenants and tenant and session:
+    apart = isolate_tenants or tenant in isolated
+    if apart and tenant and session:
         session = f"{tenant}{TENANT_END}{session}"
     model, naming = body.model, body.naming
     if naming and recall is not None:
@@ -152,7 +157,7 @@ def extract(
         asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
         alias, model = model, aliases.choose(model, session, keys, request_id, asked)
     if keys:
-        whose = tenant if isolate_tenants else ""
+        whose = tenant if apart else ""
         number = scope_of(model, body.salt, whose)
         if number:
             keys = tuple(scoped(keys, number))

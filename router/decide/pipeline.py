@@ -26,6 +26,7 @@ from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.limited import limit, with_rates
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
@@ -78,6 +79,8 @@ class Pipeline:
         if fleet.decisions is not None:
             self._recorder = Recorder(fleet.decisions, fleet.replicas, fleet.kv.columns, holds)
         self._context_tokens = fleet.context_tokens
+        self._limits = fleet.limits
+        self._pools = fleet.pools
         self._metrics = metrics
         self._rng = rng
         self._pair_config = settings.pair
@@ -119,11 +122,18 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
+        limits = self._limits
+        limited = limits.active and features.tenant != ""
+        if limited:
+            over = limit(limits, features, now_s)
+            if over is not None:
+                self.count_refusal(features, over, now_s)
+                return over
         choice = self.choice
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._members(features) if features.alias else self._memberships.of(features.model)
+        members = self._members(features)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
@@ -145,7 +155,7 @@ class Pipeline:
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
         self._metrics.by_reason[active.name, decision.reason] += 1
-        return decision
+        return with_rates(decision, limits.left) if limited else decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
@@ -173,12 +183,6 @@ class Pipeline:
     def describe(self) -> Mapping[str, object]:
         """The live document, defaults filled in."""
         return self.choice.live.policies.describe()
-
-    def _members(self, features: RequestFeatures) -> Membership:
-        """The replicas eligible for a request."""
-        if features.alias:
-            return self._memberships.of_alias(features.model, features.alias)
-        return self._memberships.of(features.model)
 
     # Considering: nothing changes
 
@@ -222,6 +226,15 @@ class Pipeline:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
+
+    def _members(self, features: RequestFeatures) -> Membership:
+        """The replicas that may serve a request."""
+        if features.alias:
+            members = self._memberships.of_alias(features.model, features.alias)
+        else:
+            members = self._memberships.of(features.model)
+        pools = self._pools
+        return pools.narrowed(members, features.tenant) if pools.active else members
 
     def _gather(
         self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float

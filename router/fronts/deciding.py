@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import Naming, RequestFeatures
@@ -19,7 +19,7 @@ TRACE_VARIABLE = "trace"
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_aliases", "_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch", "trace")
+    __slots__ = ("_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch", "trace")
 
     def __init__(
         self,
@@ -29,14 +29,17 @@ class Decider:
         clock: Clock,
         stopwatch: Clock,
         isolate_tenants: bool = False,
+        isolated: Container[str] = (),
         aliases: AliasTable | None = None,
         trace: Callable[[Mapping[str, object]], str] | None = None,
     ) -> None:
-        """aliases: names that requests may ask for besides those of replicas.
+        """isolate_tenants: whether all tenants have sessions and prefixes of their own; else the `isolated` ones have.
+        aliases: names that requests may ask for besides those of replicas.
         trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
         empty for nothing. None: no request is traced."""
         self.trace = trace
         self._isolate_tenants = isolate_tenants
+        self._isolated = isolated
         self._aliases = aliases
         self._pipeline = pipeline
         self._metrics = metrics
@@ -56,7 +59,13 @@ class Decider:
 
     def features(self, arguments: Mapping[str, object]) -> RequestFeatures:
         """Features of one lookup, its model recalled where the request does not show it."""
-        return extract(arguments, isolate_tenants=self._isolate_tenants, recall=self._recall, aliases=self._aliases)
+        return extract(
+            arguments,
+            isolate_tenants=self._isolate_tenants,
+            isolated=self._isolated,
+            recall=self._recall,
+            aliases=self._aliases,
+        )
 
     def _recall(self, session: str, naming: Naming) -> str | None:
         return self._pipeline.recall_model(session, naming, self._clock())

@@ -24,6 +24,7 @@ from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.tenancy.limits import Limits
 
 OTHER_LINES = (
     b"Lua function 'pm_hold'",
@@ -34,6 +35,9 @@ OTHER_LINES = (
 """Begins of lines that are about no request. The first two come when a client leaves while its request is held or
 before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that
 log to the ring."""
+
+FAILED_KEYS = ("no-key", "unknown-key")
+"""Reasons why HAProxy lets nobody in: no API key, or one that is not in force."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
@@ -59,6 +63,7 @@ class EndOfRequest:
         outliers: OutlierTable,
         metrics: RequestMetrics,
         meter: ModelMeter,
+        limits: Limits,
         decisions: DecisionLog | None = None,
     ) -> None:
         """decisions: where decisions are remembered; None where they are not."""
@@ -69,6 +74,7 @@ class EndOfRequest:
         self._kv = kv
         self._metrics = metrics
         self._meter = meter
+        self._limits = limits
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
         self.versions: EndWatcher | None = None
@@ -97,6 +103,8 @@ class EndOfRequest:
                 served=200 <= line.st < 300,
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
+            if self._limits.active:
+                self._limits.ended(line.id, now_s, served=not line.srv.startswith(NO_SERVER))
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
             if self.watcher is not None:
@@ -134,6 +142,8 @@ class EndOfRequest:
                 metrics.undecided[UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
+            if line.reason in FAILED_KEYS:
+                metrics.failed_keys[line.reason] += 1
             return
         if line.routed != UNSET:
             self._meter.ended(line, self._slot_of(line.srv))

@@ -136,6 +136,8 @@ TAGS = {
     "aliases": "Names that stand for models, by weight and by session: how a new version comes in.",
     "decisions": "Where requests went or would go, and why.",
     "sessions": "Sessions and conversations: where they live, how to move or forget one.",
+    "keys": "API keys of clients: make, rotate and revoke them.",
+    "tenants": "Tenants: their share of the fleet, their limits and pools.",
     "models": "Models and adapters that the fleet serves.",
     "signals": "Signals that policies decide by: prefix index and load.",
     "live": "The edge at this moment, as the page and terminals show it.",

@@ -1,0 +1,45 @@
+"""Limits in a decision: a request that is over one is refused, and any other says what is left."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from pointsman.policies.decision import Decision, Reason
+from pointsman.policies.request import RequestFeatures
+from pointsman.router.decide.features import expected_tokens
+from pointsman.router.tenancy.limits import NOTHING_LEFT, Left, Limits
+
+FORBIDDEN = 403
+
+
+def limit(limits: Limits, features: RequestFeatures, now_s: float) -> Decision | None:
+    """Lets a request in and takes what it is expected to use, or returns the decision that refuses it."""
+    # Keys and limits are about the names that requests ask for.
+    asked = features.alias or features.model
+    refused = limits.refuses(
+        features.tenant, features.key, asked, features.request_id, expected_tokens(features), now_s
+    )
+    if refused is None:
+        return None
+    if refused.status == FORBIDDEN:
+        name = asked.encode("utf-8", "replace").decode()
+        return Decision(Reason.MODEL_FORBIDDEN, status=FORBIDDEN, model=name)
+    decision = Decision(
+        Reason.LIMIT,
+        status=refused.status,
+        retry_after_s=refused.retry_after_s,
+        limit=f"{refused.limit} of {refused.scope}",
+    )
+    return with_rates(decision, limits.left)
+
+
+def with_rates(decision: Decision, left: Left) -> Decision:
+    """The decision, with what is left of the request's limits a minute."""
+    if left is NOTHING_LEFT:
+        return decision
+    requests, tokens = left
+    return replace(
+        decision,
+        rate_requests=requests.text if requests is not None else "",
+        rate_tokens=tokens.text if tokens is not None else "",
+    )
