@@ -74,9 +74,10 @@ class Rendered(NamedTuple):
     spoe_cfg: str
     lua: str
     health_map: str
-    groups_map: str
-    models_map: str
-    aliases_map: str
+    # Which server serves what is the router's to say, at run time.
+    groups_map: str = ""
+    models_map: str = ""
+    aliases_map: str = ""
 
 
 def _log_format(first_token: bool) -> str:
@@ -171,8 +172,4 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         spoe_cfg=environment.get_template("spoe.cfg.j2").render(values),
         lua=files("pointsman.haproxy").joinpath("lua/pointsman.lua").read_text(encoding="utf-8"),
         health_map="".join(f"{server.name} {server.health_path}\n" for server in edge.servers if server.health_path),
-        # Which server serves what is the router's to say, at run time.
-        groups_map="",
-        models_map="",
-        aliases_map="",
     )

@@ -105,7 +105,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     rate_requests: str = ""
     """Limit of requests a minute, what is left of it, and when all of it is back, with slashes between; empty: none."""
     rate_tokens: str = ""
-    """The same of tokens a minute."""
+    """Limit of tokens a minute, in the same form."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""

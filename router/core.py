@@ -35,6 +35,7 @@ from pointsman.router.decide.trials import TrialNews, Trials
 from pointsman.router.decide.version_meter import VersionMeter
 from pointsman.router.documents.book import Book
 from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
@@ -51,7 +52,6 @@ from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
-from pointsman.router.tenancy.alias_table import AliasTable
 from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.limits import Limits
 from pointsman.router.tenancy.tenants import TenantTable
@@ -154,8 +154,7 @@ class Core:
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created, aliases=self.aliases.stood_for)
-        self.decision_metrics = DecisionMetrics()
-        self.request_metrics = RequestMetrics()
+        self.decision_metrics, self.request_metrics = DecisionMetrics(), RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
         self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)

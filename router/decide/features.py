@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from pointsman.contract.prefix_keys import scope_of, scoped
 from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
-from pointsman.router.tenancy.alias_table import AliasTable
 
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
@@ -128,8 +128,8 @@ def extract(
     """Features of one lookup. A session named by a header goes before one found in the body.
 
     Prefix keys are scoped by model and cache salt. isolate_tenants: whether they and sessions are scoped by tenant too;
-    else those of the tenants that are `isolated` are. recall: asked for a model that the request does not show.
-    aliases: names besides those of models; the model of a request for one is the version that serves it.
+    else those of the tenants that are `isolated` are. recall: asked for a model that the request does not show. The
+    model of a request for one of `aliases` is the version that serves it.
     """
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
@@ -154,8 +154,7 @@ def extract(
             model, naming = known, Naming.NAMED
     keys, scope, alias = body.prefix_keys, "", ""
     if aliases is not None and model in aliases.by_name:
-        asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
-        alias, model = model, aliases.choose(model, session, keys, request_id, asked)
+        alias, model = model, _version(arguments, aliases, model, session, keys)
     if keys:
         whose = tenant if apart else ""
         number = scope_of(model, body.salt, whose)
@@ -179,6 +178,14 @@ def extract(
         policy=text(arguments.get("policy"), 64),
     )
     return replace(features, alias=alias, salt=body.salt) if alias else features
+
+
+def _version(
+    arguments: Mapping[str, object], aliases: AliasTable, alias: str, session: str, keys: tuple[int, ...]
+) -> str:
+    """The version of an alias that serves a request."""
+    asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
+    return aliases.choose(alias, session, keys, request_id, asked)
 
 
 def expected_tokens(features: RequestFeatures, limit: float = MAX_PROMPT_TOKENS) -> int:

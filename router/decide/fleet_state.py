@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pointsman.policies.lib.pair import PairConfig
 from pointsman.router.fleet.adapters import AdapterTable
+from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
@@ -18,7 +19,6 @@ from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.tenancy.alias_table import AliasTable
 from pointsman.router.tenancy.limits import Limits
 
 

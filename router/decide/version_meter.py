@@ -13,12 +13,12 @@ from pointsman.contract.events import EngineEvents
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.router.decide.arms import CUT_BY_REPLICA, Arm
 from pointsman.router.documents.book import Book
+from pointsman.router.fleet.alias_table import KIND, AliasTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
 from pointsman.router.requests.end_line import Line
 from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.tenancy.alias_table import KIND, AliasTable
 from pointsman.router.tenancy.aliases import Alias, StopBounds
 
 MAX_KEPT = 10_000

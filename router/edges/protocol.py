@@ -50,11 +50,11 @@ from pointsman.router.edges.records import (
 )
 from pointsman.router.edges.registrations import SharedReplicas
 from pointsman.router.edges.rounds import NOTHING, Rounds
+from pointsman.router.fleet.alias_table import session_of
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
-from pointsman.router.tenancy.alias_table import session_of
 from pointsman.router.tenancy.allowance import Use
 
 

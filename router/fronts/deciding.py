@@ -9,8 +9,8 @@ from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.features import extract
 from pointsman.router.decide.pipeline import Pipeline
+from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.process.clock import Clock
-from pointsman.router.tenancy.alias_table import AliasTable
 
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""

@@ -13,10 +13,10 @@ from pointsman.router.core import Core
 from pointsman.router.decide.trials import TrialNews
 from pointsman.router.documents.document import Document
 from pointsman.router.edges.peers import Peers
+from pointsman.router.fleet.alias_table import KIND as ALIAS_KIND
 from pointsman.router.fleet.replica import Replica
 from pointsman.router.journal.events import EventKind, EventLog
 from pointsman.router.process.slices import in_slices
-from pointsman.router.tenancy.alias_table import KIND as ALIAS_KIND
 
 EACH_MAX = 10
 """Replicas with the same change at the same look that have an event each; more of them share one."""

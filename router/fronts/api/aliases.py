@@ -17,6 +17,7 @@ from pointsman.contract.http_api import decode_body, json_answer, read_body, unf
 from pointsman.router.core import Core
 from pointsman.router.decide.version_meter import VersionRecord
 from pointsman.router.errors import LimitError
+from pointsman.router.fleet.alias_table import KIND, alias_of
 from pointsman.router.fronts.api.alias_types import (
     AliasList,
     AliasOrder,
@@ -32,7 +33,6 @@ from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.guard import caller_of
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.policy import read_why
-from pointsman.router.tenancy.alias_table import KIND, alias_of
 from pointsman.router.tenancy.aliases import ALIAS_PATTERN, Alias, AliasVersion
 from pointsman.router.tenancy.records import DocumentError
 

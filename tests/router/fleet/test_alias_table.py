@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.alias_table import HEAD_KEYS, AliasTable
+from pointsman.router.fleet.alias_table import HEAD_KEYS, AliasTable
 from pointsman.router.tenancy.records import DocumentError
 
 SESSIONS = [f"session-{n}" for n in range(10_000)]
