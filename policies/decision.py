@@ -99,10 +99,6 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """With 404: the name that no replica serves; with 403: the one that the API key may not ask for."""
     limit: str = ""
     """With 429: the limit that the request is over, and whose it is; empty where there is no room."""
-    rate_requests: str = ""
-    """Limit of requests a minute, what is left of it, and when all of it is back, with slashes between; empty: none."""
-    rate_tokens: str = ""
-    """The same of tokens a minute."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""
@@ -143,10 +139,6 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             values["model"] = self.model
         if self.limit:
             values["limit"] = self.limit
-        if self.rate_requests:
-            values["rate_requests"] = self.rate_requests
-        if self.rate_tokens:
-            values["rate_tokens"] = self.rate_tokens
         return values
 
 
