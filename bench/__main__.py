@@ -23,6 +23,7 @@ from bench.cpu import ProcessEndedError
 from bench.edge import EdgeOptions, run_edge
 from bench.failover import run_failover
 from bench.faults import FaultOptions, run_faults
+from bench.limits import LimitsOptions, run_limits
 from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
@@ -30,6 +31,7 @@ from bench.report import Bystanders, Report, Table, load_report, make_report, wr
 from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
 from bench.survival import run_survival
+from bench.tenancy import TenancyOptions, run_tenancy
 from bench.watching import run_watching
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
@@ -72,6 +74,20 @@ def watching_command(quick: Quick = False, json: AsJson = False, out: Out = None
     options = LookupOptions.quick() if quick else LookupOptions()
     options = replace(options, slice_s=duration or options.slice_s)
     run({"watching": lambda: run_watching(options)}, json, out)
+
+
+@app.command("tenancy")
+def tenancy_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """Cost of API keys and limits, per lookup."""
+    options = TenancyOptions.quick() if quick else TenancyOptions()
+    run({"tenancy": lambda: run_tenancy(options)}, json, out)
+
+
+@app.command("limits")
+def limits_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """One limit kept by two and by four edges: sixteen minutes, with --quick two."""
+    options = LimitsOptions.quick() if quick else LimitsOptions()
+    run({"limits": lambda: run_limits(options)}, json, out)
 
 
 @app.command("failover")

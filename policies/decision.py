@@ -102,10 +102,6 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     empty for a request that names its model."""
     limit: str = ""
     """With 429: the limit that the request is over, and whose it is; empty where there is no room."""
-    rate_requests: str = ""
-    """Limit of requests a minute, what is left of it, and when all of it is back, with slashes between; empty: none."""
-    rate_tokens: str = ""
-    """Limit of tokens a minute, in the same form."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""
@@ -148,10 +144,6 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             values["model"] = self.model
         if self.limit:
             values["limit"] = self.limit
-        if self.rate_requests:
-            values["rate_requests"] = self.rate_requests
-        if self.rate_tokens:
-            values["rate_tokens"] = self.rate_tokens
         return values
 
 

@@ -25,6 +25,7 @@ from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
 
+MAX_ID_BYTES = 128
 MAX_MODEL_BYTES = 256
 MAX_PREFIX_KEYS = 128
 """DESIGN of prefix keys: at most 128 boundaries a prompt."""
@@ -162,7 +163,7 @@ def extract(
             keys = tuple(scoped(keys, number))
         scope = f"{number:016x} {whose}" if whose else f"{number:016x}"
     features = RequestFeatures(
-        request_id=text(arguments.get("id"), 128),
+        request_id=text(arguments.get("id"), MAX_ID_BYTES),
         path=text(arguments.get("path"), 1024),
         model=model,
         naming=naming,
@@ -184,7 +185,7 @@ def _version(
     arguments: Mapping[str, object], aliases: AliasTable, alias: str, session: str, keys: tuple[int, ...]
 ) -> str:
     """The version of an alias that serves a request."""
-    asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), 128)
+    asked, request_id = text(arguments.get("version"), MAX_MODEL_BYTES), text(arguments.get("id"), MAX_ID_BYTES)
     return aliases.choose(alias, session, keys, request_id, asked)
 
 

@@ -1,13 +1,11 @@
-"""Limits in a decision: a request that is over one is refused, and any other says what is left."""
+"""Limits in a decision: a request that is over one is refused before a replica is chosen."""
 
 from __future__ import annotations
-
-from msgspec.structs import replace
 
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.decide.features import expected_tokens
-from pointsman.router.tenancy.limits import NOTHING_LEFT, Left, Limits
+from pointsman.router.tenancy.limits import Limits
 
 FORBIDDEN = 403
 
@@ -24,22 +22,9 @@ def limit(limits: Limits, features: RequestFeatures, now_s: float) -> Decision |
     if refused.status == FORBIDDEN:
         name = asked.encode("utf-8", "replace").decode()
         return Decision(Reason.MODEL_FORBIDDEN, status=FORBIDDEN, model=name)
-    decision = Decision(
+    return Decision(
         Reason.LIMIT,
         status=refused.status,
         retry_after_s=refused.retry_after_s,
         limit=f"{refused.limit} of {refused.scope}",
-    )
-    return with_rates(decision, limits.left)
-
-
-def with_rates(decision: Decision, left: Left) -> Decision:
-    """The decision, with what is left of the request's limits a minute."""
-    if left is NOTHING_LEFT:
-        return decision
-    requests, tokens = left
-    return replace(
-        decision,
-        rate_requests=requests.text if requests is not None else "",
-        rate_tokens=tokens.text if tokens is not None else "",
     )

@@ -26,7 +26,7 @@ from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
-from pointsman.router.decide.limited import limit, with_rates
+from pointsman.router.decide.limited import limit
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
@@ -79,7 +79,7 @@ class Pipeline:
         if fleet.decisions is not None:
             self._recorder = Recorder(fleet.decisions, fleet.replicas, fleet.kv.columns, holds)
         self._context_tokens = fleet.context_tokens
-        self._limits = fleet.limits
+        self.limits = fleet.limits
         self._pools = fleet.pools
         self._metrics = metrics
         self._rng = rng
@@ -122,9 +122,8 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
-        limits = self._limits
-        limited = limits.active and features.tenant != ""
-        if limited:
+        limits = self.limits
+        if limits.active:
             over = limit(limits, features, now_s)
             if over is not None:
                 self.count_refusal(features, over, now_s)
@@ -155,7 +154,7 @@ class Pipeline:
             elif refusal.wait_s > 0:
                 self.holds.count_overflow()
         self._metrics.by_reason[active.name, decision.reason] += 1
-        return with_rates(decision, limits.left) if limited else decision
+        return decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""

@@ -15,11 +15,17 @@ from pointsman.router.process.clock import Clock
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""
 
+RATE_REQUESTS = "rate_requests"
+RATE_TOKENS = "rate_tokens"
+"""Names of the variables that tell HAProxy what is left of limits a minute."""
+
 
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch", "trace")
+    __slots__ = (
+        "_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch", "limits", "trace",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -38,6 +44,8 @@ class Decider:
         trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
         empty for nothing. None: no request is traced."""
         self.trace = trace
+        self.limits = pipeline.limits
+        """Limits of tenants and keys, which say what is left for a request."""
         self._isolate_tenants = isolate_tenants
         self._isolated = isolated
         self._aliases = aliases

@@ -64,6 +64,14 @@ class Bucket:
         rate = share * self.limit / 60
         return MAX_RETRY_S if rate <= 0 else max(0.0, (wanted - self.level) / rate)
 
+    def left(self, share: float) -> bytes:
+        """The limit, what is left of it, and when all of it is back, with slashes between: `60000/5200/1s`."""
+        level = self.level
+        missing = self.capacity - level
+        rate = share * self.limit / 60
+        reset_s = 0 if missing <= 0 else ceil(missing / rate) if rate > 0 else MAX_RETRY_S
+        return b"%d/%d/%ds" % (self.limit, level if level > 0 else 0, reset_s)
+
 
 class Budget:
     """A limit of tokens for a calendar day or month, UTC."""
@@ -94,18 +102,6 @@ def period_end_s(wall_s: float, *, monthly: bool) -> float:
     return following.timestamp()
 
 
-class Rate(NamedTuple):
-    """What is left of a limit a minute, for the headers of an answer."""
-
-    limit: int
-    remaining: int
-    reset_s: float
-
-    @property
-    def text(self) -> str:
-        return f"{self.limit}/{self.remaining}/{shown_reset(self.reset_s)}"
-
-
 class Verdict(NamedTuple):
     """Limit that a request is over."""
 
@@ -117,7 +113,10 @@ class Verdict(NamedTuple):
 class Allowance:
     """Limits of one scope, and what is used of them on all edges."""
 
-    __slots__ = ("_made_s", "_own", "_peers", "budgets", "cached_weight", "concurrent", "requests", "scope", "tokens")
+    __slots__ = (
+        *("_made_s", "_own_in_flight", "_own_requests", "_own_tokens", "_peers"),
+        *("budgets", "cached_weight", "concurrent", "requests", "scope", "tokens"),
+    )
 
     def __init__(self, scope: str, limits: Limits, now_s: float) -> None:
         """scope: name of whose limits these are, the same on all edges."""
@@ -127,7 +126,8 @@ class Allowance:
         self.tokens: Bucket | None = None
         self.budgets: tuple[Budget, ...] = ()
         self.rebind(limits)
-        self._own = [0.0, 0.0, 0]
+        self._own_requests = self._own_tokens = 0.0
+        self._own_in_flight = 0
         self._peers: dict[str, Use] = {}
 
     def rebind(self, limits: Limits) -> None:
@@ -149,13 +149,13 @@ class Allowance:
     @property
     def own(self) -> Use:
         """Use by this edge."""
-        return Use(self._own[0], self._own[1], int(self._own[2]))
+        return Use(self._own_requests, self._own_tokens, self._own_in_flight)
 
     @property
     def in_flight(self) -> int:
         """Requests under way, on all edges."""
         elsewhere = sum(use.in_flight for use in self._peers.values()) if self._peers else 0
-        return int(self._own[2]) + elsewhere
+        return self._own_in_flight + elsewhere
 
     def refuses(self, now_s: float, wall_s: float, share: float) -> Verdict | None:
         """The limit that one more request would be over; None where it may go."""
@@ -175,19 +175,24 @@ class Allowance:
 
     def take(self, tokens: float) -> None:
         """A request goes, and is expected to use so many tokens."""
-        self._own[0] += 1
-        self._own[1] += tokens
-        self._own[2] += 1
-        self._draw(1.0, tokens)
+        self._own_requests += 1.0
+        self._own_tokens += tokens
+        self._own_in_flight += 1
+        if self.requests is not None:
+            self.requests.level -= 1.0
+        if self.tokens is not None:
+            self.tokens.level -= tokens
+        for budget in self.budgets:
+            budget.used += tokens
 
     def settle(self, difference: float) -> None:
         """A request used so many tokens more, or less, than was taken for it."""
-        self._own[1] += difference
+        self._own_tokens += difference
         self._draw(0.0, difference)
 
     def leave(self) -> None:
         """A request is not under way any more."""
-        self._own[2] -= 1
+        self._own_in_flight -= 1
 
     def hear(self, edge: str, use: Use, *, from_zero: bool) -> None:
         """Takes over the use by another edge, in all since its process began.
@@ -205,10 +210,6 @@ class Allowance:
     def lose(self, edge: str) -> None:
         """Another edge is gone, and what it had under way with it."""
         self._peers.pop(edge, None)
-
-    def rates(self, share: float) -> tuple[Rate | None, Rate | None]:
-        """What is left of the requests and of the tokens a minute, just after `refuses`."""
-        return _rate(self.requests, share), _rate(self.tokens, share)
 
     def _draw(self, requests: float, tokens: float) -> None:
         if self.requests is not None:
@@ -235,20 +236,6 @@ def _budget(limit: int, monthly: bool, before: Budget | None) -> Budget:
     return budget
 
 
-def _rate(bucket: Bucket | None, share: float) -> Rate | None:
-    if bucket is None:
-        return None
-    return Rate(bucket.limit, max(0, int(bucket.level)), bucket.wait_s(share, bucket.capacity))
-
-
 def retry_after(wait_s: float) -> int:
     """Seconds for `Retry-After`: whole ones, one at least."""
     return max(1, min(MAX_RETRY_S, ceil(wait_s)))
-
-
-def shown_reset(seconds: float) -> str:
-    """A duration as OpenAI's `x-ratelimit-reset-*` headers write it: `20ms`, `6s`, `1m30s`."""
-    if seconds < 1:
-        return f"{ceil(seconds * 1000)}ms"
-    whole = ceil(seconds)
-    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.router.tenancy.allowance import Allowance, Rate, Use
+from pointsman.router.tenancy.allowance import Allowance, Bucket, Use
 from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.records import ApiKey, Tenant
 from pointsman.router.tenancy.records import Limits as Bounds
@@ -48,14 +48,11 @@ class Refused(NamedTuple):
     retry_after_s: int = 0
 
 
-class Left(NamedTuple):
-    """What is left of the limits that a request is nearest to."""
+Left = tuple[bytes, bytes]
+"""What is left of the requests and of the tokens a minute, of the limits that a request is nearest to, as
+`Bucket.left` says it; empty where there is no such limit."""
 
-    requests: Rate | None = None
-    tokens: Rate | None = None
-
-
-NOTHING_LEFT = Left()
+NOTHING_LEFT: Left = (b"", b"")
 
 
 class Charge(msgspec.Struct, gc=False):
@@ -85,8 +82,8 @@ class Limits:
         self.refused: Counter[tuple[str, str]] = Counter()
         """Requests refused, by tenant and limit."""
         self._counted: set[str] = set()
-        self.left = NOTHING_LEFT
-        """What was left after the last request that was let in."""
+        self._asked: tuple[Allowance, ...] = ()
+        """Scopes of the last request that asked."""
         self._allowances: dict[str, Allowance] = {}
         self._scopes: dict[tuple[str, str, str], tuple[Allowance, ...]] = {}
         self._charges: dict[str, Charge] = {}
@@ -114,16 +111,17 @@ class Limits:
         """
         charge = self._charges.get(request_id)
         if charge is not None:
-            self.left = _least(charge.scopes, self.share)
+            self._asked = charge.scopes
             return None
         scopes = self._scopes.get((tenant, key, model))
         if scopes is None:
             found = self._find(tenant, key, model, now_s)
             if isinstance(found, Refused):
+                self._asked = ()
                 self._count(tenant, "model")
                 return found
             scopes = found
-        self.left = NOTHING_LEFT
+        self._asked = scopes
         if not scopes:
             return None
         wall_s, share = self._wall(), self.share
@@ -131,16 +129,23 @@ class Limits:
             verdict = scope.refuses(now_s, wall_s, share)
             if verdict is not None:
                 self._count(tenant, verdict.limit)
-                self.left = _least(scopes, share)
                 return Refused(429, verdict.limit, scope.scope, verdict.retry_after_s)
         for scope in scopes:
             scope.take(tokens)
-        self.left = _least(scopes, share)
         if request_id:
             if len(self._charges) >= MAX_CHARGES:
                 self._drop_oldest()
             self._charges[request_id] = Charge(scopes, tokens)
         return None
+
+    def left(self) -> Left:
+        """What is left for the request that asked last."""
+        return _least(self._asked, self.share)
+
+    def left_of(self, request_id: str) -> Left:
+        """What is left for a request that was let in."""
+        charge = self._charges.get(request_id)
+        return NOTHING_LEFT if charge is None else _least(charge.scopes, self.share)
 
     def used(self, request_id: str, prompt: int, cached: int, output: int) -> None:
         """An engine said what it spent on a request. Of a request that several engines worked on, all of it counts.
@@ -329,12 +334,16 @@ def _key_bounds(key: ApiKey) -> Iterator[tuple[str, Bounds]]:
 
 def _least(scopes: tuple[Allowance, ...], share: float) -> Left:
     """What is left of the limits that a request is nearest to."""
-    requests: Rate | None = None
-    tokens: Rate | None = None
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
     for scope in scopes:
-        of_requests, of_tokens = scope.rates(share)
-        if of_requests is not None and (requests is None or of_requests.remaining < requests.remaining):
-            requests = of_requests
-        if of_tokens is not None and (tokens is None or of_tokens.remaining < tokens.remaining):
-            tokens = of_tokens
-    return Left(requests, tokens)
+        bucket = scope.requests
+        if bucket is not None and (requests is None or bucket.level < requests.level):
+            requests = bucket
+        bucket = scope.tokens
+        if bucket is not None and (tokens is None or bucket.level < tokens.level):
+            tokens = bucket
+    return (
+        b"" if requests is None else requests.left(share),
+        b"" if tokens is None else tokens.left(share),
+    )

@@ -32,11 +32,12 @@ def ask(one: Core, request_id: str, now_s: float = 0.0, *, tenant: str = "t", **
 def test_a_request_over_a_limit_is_refused_and_reserves_nothing() -> None:
     """It says which limit, when to come again, and what is left; it is counted."""
     one = core(requests_per_minute=10)
-    first = ask(one, "q1")
-    assert (first.first, first.rate_requests, first.rate_tokens) == ("r1", "10/0/6s", "")
+    assert ask(one, "q1").first == "r1"
+    assert one.limits.left() == one.limits.left_of("q1") == (b"10/0/6s", b"")
     over = ask(one, "q2")
     assert (over.status, over.reason, over.retry_after_s) == (429, Reason.LIMIT, 6)
-    assert (over.limit, over.rate_requests) == ("requests_per_minute of tenant/t", "10/0/6s")
+    assert over.limit == "requests_per_minute of tenant/t"
+    assert one.limits.left() == (b"10/0/6s", b"")
     assert one.load.total_in_flight == 1
     assert one.decision_metrics.by_reason["least_load", Reason.LIMIT] == 1
     assert ask(one, "q3", 6.0).first == "r1"
@@ -46,14 +47,15 @@ def test_others_are_not_limited() -> None:
     """Another tenant, and requests without one, hear nothing of limits."""
     one = core(requests_per_minute=0)
     for tenant in ("other", ""):
-        decision = ask(one, f"q-{tenant}", tenant=tenant)
-        assert (decision.first, decision.variables().get("rate_requests")) == ("r1", None)
+        assert ask(one, f"q-{tenant}", tenant=tenant).first == "r1"
+        assert one.limits.left() == one.limits.left_of(f"q-{tenant}") == (b"", b"")
 
 
 def test_tokens_are_taken_by_estimate() -> None:
     """A fourth of the prompt's bytes and the bound of the output; the next request waits for the debt."""
     one = core(tokens_per_minute=6000)
-    assert ask(one, "q1", body_bytes=4000, max_tokens=100).rate_tokens == "6000/0/11s"
+    ask(one, "q1", body_bytes=4000, max_tokens=100)
+    assert one.limits.left() == (b"", b"6000/0/11s")
     assert ask(one, "q2").limit == "tokens_per_minute of tenant/t"
     assert ask(one, "q3", 5.1).first == "r1"
 
@@ -62,7 +64,7 @@ def test_a_request_that_haproxy_asks_about_again_is_one_request() -> None:
     """As a held one asks."""
     one = core(requests_per_minute=10)
     assert {ask(one, "q1").first for _ in range(3)} == {"r1"}
-    assert ask(one, "q1").rate_requests == "10/0/6s"
+    assert one.limits.left() == (b"10/0/6s", b"")
 
 
 def test_the_end_of_a_request_makes_room() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pointsman.router.tenancy.allowance import BURST_S, MAX_RETRY_S, Allowance, Use, period_end_s, shown_reset
+from pointsman.router.tenancy.allowance import BURST_S, MAX_RETRY_S, Allowance, Use, period_end_s
 from pointsman.router.tenancy.records import Limits
 
 NOON_S = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
@@ -145,18 +145,14 @@ def test_another_limit_keeps_the_debt() -> None:
     assert not refused(one, 1.0) and one.budgets == ()
 
 
-def test_what_is_left_is_told_as_openai_tells_it() -> None:
-    """Limit, what remains, and when all of it is back."""
+def test_what_is_left_is_told_with_when_all_of_it_is_back() -> None:
+    """In whole seconds; nothing is left of a debt, and a limit of zero never comes back."""
     one = allowance(requests_per_minute=60, tokens_per_minute=6000)
-    one.take(400)
-    requests, tokens = one.rates(1.0)
-    assert requests is not None and tokens is not None
-    assert (requests.text, tokens.text) == ("60/5/1s", "6000/200/4s")
-    assert [shown_reset(seconds) for seconds in (0.0, 0.0184, 1, 59.2, 90, 3600)] == [
-        "0ms",
-        "19ms",
-        "1s",
-        "1m0s",
-        "1m30s",
-        "60m0s",
-    ]
+    one.take(350)
+    assert one.requests is not None and one.tokens is not None
+    assert (one.requests.left(1.0), one.tokens.left(1.0)) == (b"60/5/1s", b"6000/250/4s")
+    assert one.tokens.left(0.5) == b"6000/250/7s"
+    one.take(600)
+    assert one.tokens.left(1.0) == b"6000/0/10s"
+    nothing = allowance(tokens_per_minute=0)
+    assert nothing.tokens is not None and nothing.tokens.left(1.0) == b"0/0/0s"
