@@ -128,10 +128,9 @@ def extract(
 ) -> RequestFeatures:
     """Features of one lookup. A session named by a header goes before one found in the body.
 
-    Prefix keys are scoped by model and cache salt. isolate_tenants: whether they and sessions are scoped by tenant too;
-    else those of the tenants that are `isolated` are. recall: asked for a model that the request does not show. The
-    model of a request for one of `aliases` is the version that serves it.
-    """
+    Prefix keys are scoped by model and cache salt, and they and sessions by tenant too with `isolate_tenants` or where
+    the tenant is `isolated`. recall: asked for a model that the request does not show. The model of a request for one
+    of `aliases` is the version that serves it."""
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")

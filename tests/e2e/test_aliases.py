@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from edge import RunningEdge, running_up, until
+from edge import RunningEdge, running_edges, running_up, until
 from sim_replica import events_of, replica
 
 pytestmark = [pytest.mark.e2e, pytest.mark.system]
@@ -84,6 +84,48 @@ async def turns(edge: RunningEdge, sessions: Sequence[str], number: int) -> dict
             return session, await turn(edge, session, number, stream=at % 2 == 0)
 
     return dict(await asyncio.gather(*(one(at, session) for at, session in enumerate(sessions))))
+
+
+async def test_sessions_keep_their_version_on_two_edges_and_over_the_restart_of_a_router() -> None:
+    """The alias is made and changed at one edge; sessions begin there and go on at the other, and back again."""
+    names = [f"session-{number}" for number in range(120)]
+    async with running_edges(2, 1, haproxy=PATIENT) as edges:
+        first, second = edges
+        settings = {"model": CANARY, "replica_id": "canary", "register": [edge.admin_url for edge in edges]}
+        async with replica(**settings):
+
+            async def ready() -> bool:
+                maps = [await edge.haproxy("show map aliases.map") for edge in edges]
+                states = [list((await edge.states()).values()) for edge in edges]
+                return states == [["up", "up"]] * 2 and all(STABLE in known for known in maps)
+
+            async def known(share: float) -> bool:
+                views = [(await edge.admin.get("/v1/aliases/chat")).json() for edge in edges]
+                return all(view.get("versions", [{}] * 2)[1].get("share") == share for view in views)
+
+            await weigh(first, 70, 30)
+            await until(ready)
+            await until(lambda: known(0.3))
+            began = await turns(first, names, 0)
+            assert 15 < Counter(began.values())["canary"] < 60
+            await weigh(first, 1, 0)
+            await until(lambda: known(0.0))
+            assert await turns(second, names, 1) == began
+            router = first.router()
+            router.kill()
+            await until(lambda: is_another(first, router.pid))
+            await until(ready)
+            await until(lambda: known(0.0))
+            assert await turns(first, names, 2) == began
+            assert [(await alias(edge))["sessions_moved"] for edge in edges] == [0, 0]
+
+
+async def is_another(edge: RunningEdge, pid: int) -> bool:
+    """Whether the router is another process than it was, and answers."""
+    try:
+        return edge.router().pid != pid and (await edge.admin.get("/readyz")).status_code == 200
+    except (AssertionError, httpx.HTTPError):
+        return False
 
 
 @pytest.mark.parametrize("lookup", ["spoe", "lua"])
