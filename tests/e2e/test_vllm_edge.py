@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from edge import RunningEdge, running_up, until
+from sim_replica import events_of
 from vllm_fleet import real_vllm
 
 if TYPE_CHECKING:
@@ -101,3 +102,30 @@ async def test_vllm_streams_through_the_edge_and_survives_a_kill() -> None:
             return not left
 
         await until(all_gone)
+
+
+async def test_vllm_serves_an_alias_that_it_does_not_know() -> None:
+    """Whole and streamed answers of all its APIs name the alias; the engine's own name goes on to be served."""
+    async with running_up(1, "--engine", "vllm", "--policy", "kv_cost", engine={}, start_s=600.0) as edge:
+        model = next(iter((await edge.replicas()).values()))["model"]
+        made = await edge.admin.put("/v1/aliases/chat", json={"versions": [{"model": model}]})
+        assert made.json()["warnings"] == []
+
+        async def reads_names() -> bool:
+            value = await edge.haproxy("get var proc.pm.body")
+            return bool(int(value.split("<")[-1].split(">")[0]) & 8)
+
+        await until(reads_names)
+        asks = {
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4},
+            "/v1/completions": {"prompt": "hello", "max_tokens": 4},
+        }
+        for path, body in asks.items():
+            for name in ("chat", model):
+                whole = await edge.client.post(path, json={**body, "model": name})
+                assert (whole.status_code, whole.json()["model"]) == (200, name)
+                stream = await edge.client.post(path, json={**body, "model": name, "stream": True})
+                chunks = [chunk for chunk in events_of(stream.text) if chunk != "[DONE]"]
+                assert len(chunks) >= 4
+                assert {chunk["model"] for chunk in chunks} == {name}
+        await until(edge.idle)
