@@ -39,7 +39,7 @@ REQUEST_TOKENS = 500
 
 @dataclass(frozen=True)
 class LimitsOptions:
-    """What is offered, and for how long."""
+    """Load that is offered, and for how long."""
 
     edges: tuple[int, ...] = (2, 4)
     tokens_per_minute: int = 100_000
@@ -56,7 +56,7 @@ class LimitsOptions:
 
 @dataclass
 class Heard:
-    """What clients heard."""
+    """Answers that clients had."""
 
     ttft_s: dict[str, list[float]] = field(default_factory=dict)
     tokens: Counter[str] = field(default_factory=Counter)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from pointsman.router.documents.book import Book
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
@@ -31,10 +32,15 @@ class Part(msgspec.Struct, frozen=True):
 
 
 async def digests(
-    replicas: ReplicaRegistry, sessions: SessionTable, versions: SessionTable, kv: KVState, policy: Mapping[str, Any]
+    replicas: ReplicaRegistry,
+    sessions: SessionTable,
+    versions: SessionTable,
+    kv: KVState,
+    policy: Mapping[str, Any],
+    book: Book,
 ) -> dict[str, Part]:
-    """Sum up each kind: `replicas`, `policy`, `sessions`, `versions`, `conversations`, and `resident/ID` for each
-    replica.
+    """Sum up each kind: `replicas`, `policy`, `documents`, `sessions`, `versions`, `conversations`, and `resident/ID`
+    for each replica.
 
     versions: what sessions of aliases began with.
     """
@@ -43,6 +49,7 @@ async def digests(
     parts = {
         "replicas": await _part((saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()),
         "policy": await _part([policy]),
+        "documents": await _part((document.name, document.version, document.body) for document in list(book)),
         "sessions": await _part((session, replica) for session, replica, _ in sessions),
         "versions": await _part((session, model) for session, model, _ in versions),
         "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in talks),
