@@ -27,6 +27,7 @@ from bench.limits import LimitsOptions, run_limits
 from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
+from bench.queueing import QueueOptions, run_queueing
 from bench.report import Bystanders, Report, Table, load_report, make_report, write_docs
 from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
@@ -94,6 +95,18 @@ def limits_command(quick: Quick = False, json: AsJson = False, out: Out = None) 
 def failover_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
     """Requests that fail when a part fails, leaves or joins."""
     run({"failover": _failover(quick)}, json, out)
+
+
+@app.command("queue")
+def queue_command(
+    quick: Quick = False,
+    json: AsJson = False,
+    out: Out = None,
+    lookup: Annotated[str, typer.Option(help="Transport of lookups: spoe or lua.")] = "spoe",
+) -> None:
+    """Requests that wait at the edge: order, shares, a batch, and what waiting costs: six minutes, or three."""
+    options = QueueOptions.quick(lookup) if quick else QueueOptions(lookup=lookup)
+    run({"queue": lambda: run_queueing(options)}, json, out)
 
 
 @app.command("faults")

@@ -85,7 +85,7 @@ class Ground:
 
 @asynccontextmanager
 async def ground(
-    *, replicas: int = 4, engine: dict[str, Any] | None = None, **sections: dict[str, Any]
+    *, replicas: int = 4, engine: dict[str, Any] | None = None, lookup: str = "spoe", **sections: dict[str, Any]
 ) -> AsyncIterator[Ground]:
     """One edge with fast simulated replicas, or as the sections of its file say."""
     with tempfile.TemporaryDirectory(prefix="pm-") as name:
@@ -94,7 +94,7 @@ async def ground(
         config.write_text(yaml.safe_dump({"engine": engine or {"timing": "fast"}, **sections}))
         limits = httpx.Limits(max_connections=2000)
         async with (
-            edge("edge", folder, up=["--replicas", str(replicas), "--config", str(config)]) as side,
+            edge("edge", folder, lookup=lookup, up=["--replicas", str(replicas), "--config", str(config)]) as side,
             httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{side.port}", timeout=30.0, trust_env=False, limits=limits
             ) as client,

@@ -181,6 +181,7 @@ DEFAULT_GENERATION_PATHS = (
     "/inference/v1/generate",
 )
 DEFAULT_MODEL_HEADER = "x-model"
+DEFAULT_PRIORITY_HEADER = "x-priority"
 
 
 SEVERAL_MODELS = 1 | 8
@@ -230,6 +231,12 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Request header in which a client may name the model. The header counts where the body does not show `model`:
     because the field is missing, or lies beyond `body_window_bytes`. The header is passed on to the replica. Empty:
     none."""
+    priority_header: str = DEFAULT_PRIORITY_HEADER
+    """Request header in which a client may name the priority class of a request: `batch`, `low`, `normal`, `high` or
+    `critical`. A class above the `max_priority` of its tenant, or an unknown one, counts as none. Empty: none."""
+    deadline_header: str = ""
+    """Request header in which a client may say within how many milliseconds a request has to be placed; a request that
+    waits at the edge for longer is refused. Empty: none."""
     version_header: str = ""
     """Request header in which a tester may name the version (the model) that serves a request for an alias, where that
     alias allows it (`override`), for example `x-model-version`. The header is passed on to the replica. Empty: none."""
@@ -317,15 +324,11 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 check_text(ACCOUNT, key, value, "an account name")
         for header in self.session_headers:
             check_text(HEADER, "session_headers", header, f"header names of {HEADER_EXPECTED}")
-        for key in ("model_header", "version_header"):
+        for key in ("model_header", "priority_header", "deadline_header", "version_header"):
             if header := getattr(self, key):
                 check_text(HEADER, key, header, f"a header name of {HEADER_EXPECTED}")
-                require(
-                    not header.lower().startswith(OWN_HEADERS),
-                    key,
-                    header,
-                    f"a name that does not begin with {OWN_HEADERS}, which no client may send",
-                )
+                expected = f"a name that does not begin with {OWN_HEADERS}, which no client may send"
+                require(not header.lower().startswith(OWN_HEADERS), key, header, expected)
         for path, model in self.path_models.items():
             check_text(PATH, "path_models", path, "absolute paths without spaces or quotes")
             check_text(MODEL, "path_models", model, "model names of letters, digits and _ . : / @ + -")

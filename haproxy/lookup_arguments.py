@@ -86,6 +86,10 @@ def lookup_arguments(
     texts = {"path": request.path, "session": session, "tenant": tenant, "key": key}
     if rules.policy_override:
         texts["policy"] = request.first(OVERRIDE_HEADER) or ""
+    if rules.priority_header:
+        texts["priority"] = request.first(rules.priority_header) or ""
+    if rules.deadline_header:
+        texts["deadline"] = request.first(rules.deadline_header) or ""
     if rules.version_header:
         texts["version"] = request.first(rules.version_header) or ""
     arguments: dict[str, object] = {name: _encoded(text) for name, text in texts.items() if text}

@@ -15,6 +15,7 @@ import msgspec
 from pointsman.haproxy.config import (
     DEFAULT_GENERATION_PATHS,
     DEFAULT_MODEL_HEADER,
+    DEFAULT_PRIORITY_HEADER,
     DEFAULT_SESSION_HEADERS,
     EdgeConfig,
 )
@@ -29,6 +30,8 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
     session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
     generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
     model_header: str = DEFAULT_MODEL_HEADER
+    priority_header: str = DEFAULT_PRIORITY_HEADER
+    deadline_header: str = ""
     version_header: str = ""
     path_models: dict[str, str] = {}
     api_keys_map: str = ""
@@ -47,10 +50,9 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
     def _words(self) -> Iterator[tuple[str, str]]:
         yield from (("session_headers", name) for name in self.session_headers)
         yield from (("generation_paths", path) for path in self.generation_paths)
-        if self.model_header:
-            yield "model_header", self.model_header
-        if self.version_header:
-            yield "version_header", self.version_header
+        for key in ("model_header", "priority_header", "deadline_header", "version_header"):
+            if header := getattr(self, key):
+                yield key, header
         yield from (("path_models", f"{path}={model}") for path, model in self.path_models.items())
         if self.api_keys_map:
             yield "api_keys_map", self.api_keys_map
@@ -72,6 +74,8 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
             session_headers=tuple(values.get("session_headers", ())),
             generation_paths=tuple(values.get("generation_paths", ())),
             model_header=last.get("model_header", ""),
+            priority_header=last.get("priority_header", ""),
+            deadline_header=last.get("deadline_header", ""),
             version_header=last.get("version_header", ""),
             path_models={path: model for path, _, model in models},
             api_keys_map=last.get("api_keys_map", ""),

@@ -55,8 +55,7 @@ class Reason(StrEnum):
     WEIGHTED = "weighted"
     """The replica has the best weighted sum of scores."""
     ADMISSION = "admission"
-    """Refused, at once or after waiting: the fleet's KV is full of live conversations, and the request begins one
-    more."""
+    """Refused, at once or after waiting: the replicas of the model are saturated, as the policy's `admission` says."""
     LIMIT = "limit"
     """Refused: the tenant or the API key is over one of its limits."""
     MODEL_FORBIDDEN = "model-forbidden"

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
+from pointsman.policies.admission import Admission
 from pointsman.policies.candidates import Candidates, FloatColumn
 from pointsman.policies.decision import Ranked, Refusal
 from pointsman.policies.request import RequestFeatures
@@ -110,6 +111,25 @@ def score_unit(policy: Policy) -> str:
     return getattr(policy, "score_unit", "")
 
 
+def admission_of(policy: Policy) -> Admission | None:
+    """Return the admission bounds of a policy, else those of the nearest fallback that has some."""
+    found: Any = policy
+    while found is not None:
+        admission = getattr(found, "admission", None)
+        if isinstance(admission, Admission):
+            return admission
+        found = getattr(found, "fallback", None)
+    return None
+
+
+def needs_of(policy: Policy) -> Needs:
+    """Return the needs of a policy and of its admission bounds."""
+    admission = admission_of(policy)
+    if admission is None or not admission.by_kv:
+        return policy.needs
+    return policy.needs | Needs.SESSION | Needs.PREFIX | Needs.KV
+
+
 ConfigT = TypeVar("ConfigT", bound=PolicyConfig)
 
 
@@ -124,6 +144,8 @@ class PlainPolicy(Generic[ConfigT]):
         self.needs = Needs.NOTHING
         self.pin_ttl_s = 0.0
         self.score_unit = ""
+        self.admission: Admission | None = None
+        """Bounds from which requests wait at the edge; None: only batch requests wait."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r})"
@@ -135,7 +157,10 @@ class PlainPolicy(Generic[ConfigT]):
         return {}
 
     def describe(self) -> PolicyDocument:
-        return {"policy": self.name, **msgspec.to_builtins(self.config)}
+        document = {"policy": self.name, **msgspec.to_builtins(self.config)}
+        if self.admission is not None:
+            document["admission"] = msgspec.to_builtins(self.admission)
+        return document
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -10,7 +10,7 @@ import functools
 import operator
 from collections.abc import Iterator, Mapping
 
-from pointsman.policies.policy import Needs, Policy, PolicyDocument
+from pointsman.policies.policy import Needs, Policy, PolicyDocument, needs_of
 
 KEY_MODELS = "models"
 """Key of a document that has policies by model."""
@@ -32,7 +32,7 @@ class PolicySet:
         self.main = main
         self.models = dict(models or {})
         own = Needs.MODEL if self.models else Needs.NOTHING
-        self.needs: Needs = functools.reduce(operator.or_, (policy.needs for policy in self), own)
+        self.needs: Needs = functools.reduce(operator.or_, map(needs_of, self), own)
         """Needs of all of them together, and the model where it decides which of them is asked."""
 
     def __iter__(self) -> Iterator[Policy]:

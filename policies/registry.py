@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from pointsman.contract.config import decode, join
+from pointsman.policies.admission import Admission
 from pointsman.policies.builtin.consistent_hash import ConsistentHash
 from pointsman.policies.builtin.kv_cost import KVCost
 from pointsman.policies.builtin.least_load import LeastLoad
@@ -31,7 +32,7 @@ from pointsman.policies.builtin.session_affinity import SessionAffinity
 from pointsman.policies.builtin.weighted import Weighted
 from pointsman.policies.errors import PolicyConfigError
 from pointsman.policies.plugins import KEY_POLICY, Plugin, Reloaded, load_plugins, reload_plugins
-from pointsman.policies.policy import Policy
+from pointsman.policies.policy import PlainPolicy, Policy
 from pointsman.policies.policy_set import KEY_MODELS, MAX_MODELS, MODEL_NAME_MAX, PolicySet
 
 PolicyTable = Mapping[str, type[Policy]]
@@ -53,6 +54,9 @@ MAX_DEPTH = 8
 """Policies in one chain of fallbacks, the first included. Each is one idea, and nobody can reason about nine."""
 
 KEY_FALLBACK = "fallback"
+
+KEY_ADMISSION = "admission"
+"""Key of a document that says when requests wait at the edge; a policy may have a field of that name."""
 
 
 def build_policy(document: Mapping[str, Any] | bytes, table: PolicyTable | None = None) -> Policy:
@@ -111,11 +115,29 @@ def _build(document: object, table: PolicyTable, *, path: str, depth: int, besid
     if not isinstance(name, str) or name not in table:
         raise PolicyConfigError(join(path, KEY_POLICY), name, names)
     construct: Callable[..., Policy] = table[name]
-    config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=(KEY_POLICY, *beside))
-    if KEY_FALLBACK not in config.__struct_fields__:
-        return construct(config)
-    below = getattr(config, KEY_FALLBACK)
-    return construct(config, _build(below, table, path=join(path, KEY_FALLBACK), depth=depth + 1))
+    known = (KEY_POLICY, *beside)
+    admission: Admission | None = None
+    if depth == 1 and _takes_admission(table[name]):
+        known += (KEY_ADMISSION,)
+        if values.get(KEY_ADMISSION) is not None:
+            at = join(path, KEY_ADMISSION)
+            admission = decode(values.pop(KEY_ADMISSION), Admission, at=at, error=PolicyConfigError)
+        values.pop(KEY_ADMISSION, None)
+    config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=known)
+    if KEY_FALLBACK in config.__struct_fields__:
+        below = getattr(config, KEY_FALLBACK)
+        policy = construct(config, _build(below, table, path=join(path, KEY_FALLBACK), depth=depth + 1))
+    else:
+        policy = construct(config)
+    if admission is not None:
+        assert isinstance(policy, PlainPolicy)
+        policy.admission = admission
+    return policy
+
+
+def _takes_admission(policy: type[Policy]) -> bool:
+    """Whether the document of a policy may have `admission` beside what the policy itself knows."""
+    return issubclass(policy, PlainPolicy) and KEY_ADMISSION not in policy.Config.__struct_fields__
 
 
 def describe(table: PolicyTable | None = None) -> dict[str, dict[str, Any]]:
@@ -143,6 +165,14 @@ def document_schema(name: str, table: PolicyTable | None = None) -> dict[str, An
     properties = {KEY_POLICY: {"const": name}, **config.get("properties", {})}
     if KEY_FALLBACK in properties:
         properties[KEY_FALLBACK] = {**properties[KEY_FALLBACK], **below}
+    if _takes_admission(known[name]):
+        admission = msgspec.json.schema(Admission)
+        types |= admission["$defs"]
+        properties[KEY_ADMISSION] = {
+            "anyOf": [{"type": "null"}, {"$ref": admission["$ref"]}],
+            "default": None,
+            "description": "When requests wait at the edge; null: only batch requests do.",
+        }
     properties[KEY_MODELS] = {
         "type": "object",
         "maxProperties": MAX_MODELS,

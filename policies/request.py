@@ -6,6 +6,12 @@ from enum import IntEnum
 
 import msgspec
 
+BATCH = 0
+"""Priority class of requests that fill what is idle; the greater class goes first."""
+
+NORMAL = 2
+"""Priority class of requests for which nothing says another."""
+
 
 class Naming(IntEnum):
     """Source of a request's model name."""
@@ -37,6 +43,10 @@ class RequestFeatures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Tenant of the request's API key; empty without one."""
     key: str = ""
     """Id of the request's API key; empty without one, or where keys are a file of HAProxy's."""
+    priority: int = NORMAL
+    """Priority class, `BATCH` and up: among requests that wait, the greater goes first and is shed last."""
+    deadline_ms: int = 0
+    """Milliseconds, from its arrival, within which the client wants the request placed; 0: none."""
     body_bytes: int = 0
     """Announced body length, at most 2^40; of a chunked body what had arrived when HAProxy asked."""
     missing_bytes: int = 0

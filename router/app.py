@@ -53,6 +53,7 @@ from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
+from pointsman.router.process.client_sockets import ClientSockets
 from pointsman.router.process.garbage import spare_the_collector
 from pointsman.router.process.http_servers import serve_http
 from pointsman.router.process.listen import Listen, NearListen
@@ -135,6 +136,7 @@ class Router:
             isolated=core.tenants.isolated,
             trace=self.tracing.start if self.tracing is not None else None,
         )
+        self.decider.class_of = core.tenants.class_of
         self._keeper: StateKeeper | None = None
         if settings.state_file:
             self._keeper = StateKeeper(
@@ -298,7 +300,7 @@ class Router:
         """Serve lookups over HTTP, held requests and the list of models, for HAProxy alone."""
         address = self.settings.lookup
         forms = FormReader(loopback=address.is_loopback and not address.path)
-        holding = HoldFront(self.decider, self.core.turns, forms, self.clock)
+        holding = HoldFront(self.decider, self.core.turns, forms, self.clock, ClientSockets())
         front = LookupFront(self.decider, forms, *holding.routes(), *ModelsFront(self.core.catalog).routes())
         await serve_http(stack, "lookup", self._bind_near(stack, "lookup", address), front.app(), self._give_up)
         stack.callback(holding.close)

@@ -48,7 +48,7 @@ from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import build_log
 from pointsman.router.requests.end_of_request import EndOfRequest
-from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
+from pointsman.router.requests.hold_queue import Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
@@ -85,7 +85,6 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of a replica nobody has checked yet."""
     lists_follow: bool = False
     """Whether somebody reads the replicas' own lists of models."""
-    max_held: int = MAX_HELD
     decision_log: DecisionLogSettings = DecisionLogSettings()
     created: int = 0
     """Seconds since 1970, for cards of models that no replica gave."""
@@ -145,7 +144,7 @@ class Core:
         self.load, self.adapters = LoadTable(reservation_ttl_s=limits.reservation_ttl_s), AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
         self.kv = _build_kv(limits)
-        self.holds = HoldQueue(max_held=config.max_held)
+        self.holds = _build_holds(self, limits)
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
@@ -156,7 +155,7 @@ class Core:
         self.decision_metrics, self.request_metrics = DecisionMetrics(), RequestMetrics()
         self.edge_health = EdgeHealth()
         self.pipeline = self._build_pipeline(build_policy_set(policy, policies), rng, config.decisions)
-        self.turns = HoldTurns(self.pipeline, self.replicas, self.decision_metrics)
+        self.turns = HoldTurns(self.pipeline, self.decision_metrics)
         self.policy = self._build_policy_control(policy, wall)
         self.end_of_request = _build_end_of_request(self)
         self.trials = self._build_trials(config.decisions, stopwatch, wall)
@@ -360,6 +359,10 @@ def _build_kv(limits: LimitSettings) -> KVState:
         max_conversations=limits.max_conversations,
         conversation_ttl_s=limits.conversation_ttl_s,
     )
+
+
+def _build_holds(core: Core, limits: LimitSettings) -> HoldQueue:
+    return HoldQueue(max_held=limits.max_held, max_bytes=limits.max_held_mb << 20, weight_of=core.tenants.weight_of)
 
 
 def _build_requests(core: Core, limits: LimitSettings) -> RequestTable:

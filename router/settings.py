@@ -116,6 +116,11 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Requests in flight, and requests that ended within the last 5 s; beyond that the oldest is dropped."""
     reservation_ttl_s: Positive = 3600.0
     """Age, in seconds, at which a request counts as over although no end-of-request line arrived."""
+    max_held: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1024
+    """Requests that wait at the edge at once; beyond that the lowest in the order is refused with 429. Each keeps two
+    connections of HAProxy open."""
+    max_held_mb: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 256
+    """Memory of HAProxy for the bodies of requests that wait, in MiB, at most 128 KiB each; beyond that as above."""
     max_prefix_keys: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     """Prefix keys in the index. A replica with 500,000 tokens of KV has about 1,000 keys."""
     max_conversations: Annotated[int, msgspec.Meta(ge=1)] = 200_000

@@ -120,6 +120,8 @@ class VirtualFleet:
             request_id=f"q{self._clock.number()}",
             path="/v1/chat/completions",
             session=session.id,
+            tenant=session.tenant,
+            priority=session.priority,
             body_bytes=self._trace.body_bytes(turn),
             prefix_keys=self._trace.prefix_keys(turn),
         )
@@ -256,7 +258,8 @@ class VirtualFleet:
         self._served.append(
             Served(
                 request.index, request.arrived_s, request.first_s, at_s,
-                turn.prompt_tokens, turn.output_tokens, request.cached, request.replica,
+                turn.prompt_tokens, turn.output_tokens, request.cached, request.replica, request.session.tenant,
+                request.session.priority,
             )
         )  # fmt: skip
         self._routers.ended(request.router, request.id, at_s)

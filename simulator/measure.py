@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from pointsman.policies.request import NORMAL
+
 SLO_TTFT_S = 2.0
 SLO_ITL_S = 0.025
 """NVIDIA's published pair for agentic serving; goodput counts requests that keep both."""
@@ -26,6 +28,8 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int
     cached_tokens: int
     replica: int
+    tenant: str = ""
+    priority: int = NORMAL
 
     @property
     def ttft_s(self) -> float:

@@ -23,6 +23,7 @@ from functools import cached_property
 import msgspec
 
 from pointsman.contract.prefix_keys import BOUNDARIES
+from pointsman.policies.request import NORMAL
 
 BYTES_PER_TOKEN = 4.0
 """Bytes per token that the router assumes; a trace may differ, to show the cost of the assumption."""
@@ -53,6 +54,10 @@ class Session:
     """Session key that clients send; empty when they send none."""
     start_s: float
     turns: tuple[Turn, ...]
+    tenant: str = ""
+    """Tenant that the session's requests count for; empty: none."""
+    priority: int = NORMAL
+    """Priority class of its requests."""
 
 
 @dataclass(frozen=True)

@@ -467,7 +467,7 @@ local function form(txn)
     local f = txn.f
     local parts = { "id=" .. escaped(f:unique_id()), "path=" .. escaped(f:path()), "size=" .. f:req_body_size() }
     parts[#parts + 1] = "seen=" .. f:req_body_len()
-    for _, name in ipairs({ "session", "tenant", "key", "policy", "version", "traceparent" }) do
+    for _, name in ipairs({ "session", "tenant", "key", "policy", "version", "traceparent", "priority", "deadline" }) do
         local value = txn:get_var("txn.pm." .. name)
         if value then parts[#parts + 1] = name .. "=" .. escaped(value) end
     end
@@ -531,8 +531,15 @@ end
 -- What the router may take beyond the wait itself: it looks who may go some times a second.
 local HOLD_GRACE_MS = 1000
 
+-- The client's connection: HAProxy does not look at it between the end of an HTTP/1.1 request and the choice of a server,
+-- so the router asks the kernel whether the client is still there.
+local function connection(f)
+    local client, edge = tostring(f:src()) .. " " .. tostring(f:src_port()), tostring(f:dst()) .. " " .. tostring(f:dst_port())
+    return "&client=" .. escaped(client) .. "&edge=" .. escaped(edge)
+end
+
 local function hold(txn)
-    local answer = ask("/hold", form(txn), txn:get_var("txn.pm.hold") + HOLD_GRACE_MS)
+    local answer = ask("/hold", form(txn) .. connection(txn.f), txn:get_var("txn.pm.hold") + HOLD_GRACE_MS)
     -- A client that leaves takes its question along: HAProxy ends this function while it waits. The variables still say
     -- 429 then, so that no replica meets the request.
     for _, name in ipairs({ "hold", "status", "retry_after", "reason" }) do

@@ -41,6 +41,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from msgspec import Meta
 
+from pointsman.policies.admission import Admission
 from pointsman.policies.candidates import NO_SLOT, Candidates, FloatColumn, KVSignals
 from pointsman.policies.decision import Ranked, Reason, Refusal
 from pointsman.policies.lib.load import least
@@ -54,9 +55,9 @@ FEW = 16
 """Candidates up to which one after the other is quicker than columns."""
 
 
-class Admission(PolicyConfig, frozen=True, kw_only=True):
-    """When conversations that begin are held back. Above the fleet's KV capacity no choice of replica helps: every turn
-    evicts the next one's prefix."""
+class KVAdmission(Admission, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When requests wait at the edge. Above the fleet's KV capacity no choice of replica helps: every turn evicts the
+    next one's prefix. So conversations that begin have a bound of their own."""
 
     limit: Annotated[
         float,
@@ -66,17 +67,6 @@ class Admission(PolicyConfig, frozen=True, kw_only=True):
             description="Share of the candidates' KV capacity that live conversations may use before new ones wait.",
         ),
     ] = 0.9
-    wait_s: Annotated[
-        float,
-        Meta(
-            ge=0.0,
-            le=300.0,
-            description="Longest wait of a new conversation before the refusal, in seconds; 0: refused at once.",
-        ),
-    ] = 0.0
-    retry_after_s: Annotated[
-        int, Meta(ge=1, le=3600, description="Value of `Retry-After` in the refusal, in seconds.")
-    ] = 2
 
 
 class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
@@ -165,10 +155,10 @@ class KVCostConfig(PolicyConfig, frozen=True, kw_only=True):
         ),
     ] = 16.0
     admission: Annotated[
-        Admission | None,
+        KVAdmission | None,
         Meta(
-            description="When conversations that begin wait for room, and are refused with 429: "
-            "`{limit, wait_s, retry_after_s}`; null: never."
+            description="When requests wait for room, and are refused with 429: `{limit, prefill_s, kv_use, running, "
+            "wait_s, retry_after_s, batch}`; `limit` is for conversations that begin; null: never."
         ),
     ] = None
 
@@ -186,6 +176,7 @@ class KVCost(PlainPolicy[KVCostConfig]):
         super().__init__(config)
         self.needs = Needs.SESSION | Needs.PREFIX | Needs.KV
         self.score_unit = "ms"
+        self.admission = config.admission
         self._constants = _Constants.of(config)
 
     def admit(self, features: RequestFeatures, candidates: Candidates, context: Context) -> Refusal | None:

@@ -6,6 +6,7 @@ same, because one step makes it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import msgspec
 from pointsman.policies.candidates import Candidates, KVSignals
 from pointsman.policies.decision import Decision, Ranked, Refusal
 from pointsman.policies.lib.pair import Pair
-from pointsman.policies.policy import Context, Needs, Policy
+from pointsman.policies.policy import Context, Needs, Policy, admission_of, needs_of
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.kv.parts import Prompt
 from pointsman.router.requests.decision_record import ShadowChoice
@@ -26,17 +27,20 @@ OF_BODIES = Needs.SESSION | Needs.TOKENS | Needs.MODEL
 class ActivePolicy:
     """A policy and its needs as plain booleans: `&` of two Flags takes as long as a short ranking."""
 
-    __slots__ = ("by_adapter", "by_kv", "gathers", "name", "pins", "policy", "revision")
+    __slots__ = ("admission", "by_adapter", "by_kv", "gathers", "name", "needs", "pins", "policy", "revision")
 
     def __init__(self, policy: Policy, revision: int = 0) -> None:
         """revision: of the live policy's document; 0 for a policy that is not live."""
         self.policy = policy
         self.revision = revision
         self.name = policy.name
-        self.pins = Needs.PIN in policy.needs
-        self.by_adapter = Needs.ADAPTER in policy.needs
-        self.by_kv = bool(policy.needs & (Needs.PREFIX | Needs.KV))
-        self.gathers = policy.needs
+        self.admission = admission_of(policy)
+        """Bounds from which requests wait; None where only batch requests do."""
+        self.needs = needs_of(policy)
+        self.pins = Needs.PIN in self.needs
+        self.by_adapter = Needs.ADAPTER in self.needs
+        self.by_kv = bool(self.needs & (Needs.PREFIX | Needs.KV))
+        self.gathers = self.needs
         """Signals that are there when the policy is asked, as records keep them."""
         self.gather(Needs.NOTHING, Needs.NOTHING)
 
@@ -46,7 +50,7 @@ class ActivePolicy:
         of_all: what all live policies need; of that, features that are read from bodies are there.
         besides: what policies need that are tried beside the live ones; all of it is there but pins.
         """
-        needs = self.policy.needs | (of_all & OF_BODIES) | (besides & ~Needs.PIN)
+        needs = self.needs | (of_all & OF_BODIES) | (besides & ~Needs.PIN)
         # Prompts and KV are looked at together.
         self.gathers = needs | Needs.PREFIX | Needs.KV if needs & (Needs.PREFIX | Needs.KV) else needs
 
@@ -88,3 +92,10 @@ class Watcher(Protocol):
 
     def watch(self, features: RequestFeatures, considered: Considered, now_s: float) -> ShadowChoice | None:
         """Look at a decision; what a shadow would have decided, None without one. Never raises."""
+
+
+def copied_dice(rng: random.Random) -> random.Random:
+    """Dice that fall as the given ones will, which stay as they are."""
+    copied = random.Random()
+    copied.setstate(rng.getstate())
+    return copied

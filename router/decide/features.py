@@ -18,7 +18,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pointsman.contract.prefix_keys import scope_of, scoped
-from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.policies.request import NORMAL, Naming, RequestFeatures
 from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
 
@@ -53,6 +53,12 @@ TENANT_END = "\0"
 
 Recall = Callable[[str, Naming], "str | None"]
 """The model of a session whose request does not show it, "" where any replica will do, None where nothing tells it."""
+
+ClassOf = Callable[[str, str], int]
+"""The priority class of a tenant's request that names a class, or none (empty)."""
+
+MAX_DEADLINE_DIGITS = 9
+"""A deadline is at most eleven days away; a longer number is none."""
 
 _NAMINGS = (Naming.NAMED, Naming.ABSENT, Naming.UNSEEN, Naming.UNSEEN)
 _LENGTH = struct.Struct("<H")
@@ -178,6 +184,26 @@ def extract(
         policy=text(arguments.get("policy"), 64),
     )
     return replace(features, alias=alias, salt=body.salt) if alias else features
+
+
+def ranked(features: RequestFeatures, arguments: Mapping[str, object], class_of: ClassOf | None) -> RequestFeatures:
+    """The features of a lookup with the class and the deadline that its arguments name, as nearly none do."""
+    if not (features.tenant or arguments.get("priority") or arguments.get("deadline")):
+        return features
+    deadline_ms, priority = _milliseconds(arguments.get("deadline")), NORMAL
+    if class_of is not None:
+        priority = class_of(features.tenant, text(arguments.get("priority"), 16))
+    if not deadline_ms and priority == NORMAL:
+        return features
+    return replace(features, priority=priority, deadline_ms=deadline_ms)
+
+
+def _milliseconds(value: object) -> int:
+    """A number of milliseconds as a client wrote it; 0 for none, and for one that is no such number."""
+    digits = text(value, MAX_DEADLINE_DIGITS + 1)
+    if len(digits) > MAX_DEADLINE_DIGITS or not (digits.isascii() and digits.isdigit()):
+        return 0
+    return int(digits)
 
 
 def _version(

@@ -15,14 +15,15 @@ import copy
 import random
 from collections.abc import Mapping, Sequence
 
+from pointsman.policies.admission import DEFAULT_ADMISSION
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
-from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
+from pointsman.policies.decision import Decision, Ranked, Reason
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
 from pointsman.policies.policy_set import PolicySet
-from pointsman.policies.request import Naming, RequestFeatures
+from pointsman.policies.request import BATCH, Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt
+from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt, copied_dice
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
@@ -32,6 +33,7 @@ from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.decide.recorder import Recorder
 from pointsman.router.decide.version_placer import VersionPlacer
+from pointsman.router.decide.waiting import behind_others, charge, is_under_way, refused
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
@@ -132,9 +134,13 @@ class Pipeline:
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._members(features)
+        members = self.members_of(features)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
+            if not its_turn and features.model in self.holds.models and not features.naming:
+                behind = behind_others(active.admission, features, self.holds)
+                if behind is not None:
+                    return behind
             decision = self._unplaceable(features)
             if recorder is not None:
                 recorder.unplaceable(features, decision, members, now_s)
@@ -149,28 +155,30 @@ class Pipeline:
             record = None if recorder is None else recorder.considered(features, considered, members, now_s, beside)
             if refusal is None:
                 predicted = self._apply(features, considered, now_s)
+                if active.admission is not None and features.request_id:
+                    charge(self.holds.shares, features, considered, members)
                 if record is not None:
                     record.predicted_cached = predicted
             elif refusal.wait_s > 0:
-                self.holds.count_overflow()
+                self.holds.count_overflow(features.priority)
         self._metrics.by_reason[active.name, decision.reason] += 1
         return decision
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self.choice.peek(features, now_s), self._members(features)
+        active, members = self.choice.peek(features, now_s), self.members_of(features)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
-        twin, rng = ActivePolicy(copy.deepcopy(active.policy)), _copied(self._rng)
+        twin, rng = ActivePolicy(copy.deepcopy(active.policy)), copied_dice(self._rng)
         considered = self._consider(twin, features, members, now_s, rng, len(members.slots), its_turn=False)
         return explain(features, considered, self._replicas, members)
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that a policy would be given for a request; at least one replica is eligible."""
-        active, members = self.choice.peek(features, now_s), self._members(features)
+        active, members = self.choice.peek(features, now_s), self.members_of(features)
         twin = ActivePolicy(copy.deepcopy(active.policy))
-        return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
+        return self._consider(twin, features, members, now_s, copied_dice(self._rng), RANKED, its_turn=False).candidates
 
     def count_refusal(self, features: RequestFeatures, refusal: Decision, now_s: float) -> None:
         """Counts a refusal that `decide` formed earlier, when its request is answered with it."""
@@ -178,6 +186,20 @@ class Pipeline:
         self._metrics.decided(active.name, refusal.reason)
         if self._recorder is not None and features.request_id:
             self._recorder.refused(features, refusal, active.name, active.revision, now_s)
+
+    def members_of(self, features: RequestFeatures) -> Membership:
+        """The replicas that may serve a request."""
+        if features.alias:
+            members = self._memberships.of_alias(features.model, features.alias)
+        else:
+            members = self._memberships.of(features.model)
+        pools = self._pools
+        return pools.narrowed(members, features.tenant) if pools.active else members
+
+    def is_under_way(self, features: RequestFeatures, now_s: float) -> bool:
+        """Whether a request goes on with a session that was served before, as far as the live policy goes by that."""
+        longest = self._context_tokens(features.model) or MAX_PROMPT_TOKENS
+        return is_under_way(features, now_s, self.choice, self._sessions, self._kv, longest)
 
     def describe(self) -> Mapping[str, object]:
         """The live document, defaults filled in."""
@@ -210,12 +232,16 @@ class Pipeline:
             candidates.remote_prefill = best_remote_prefill(
                 self._pair_config, candidates, members.prefills_of_all, prompt.tokens, rng
             )
-        context = Context(now_s, rng, limit)
-        if self.holds.held and not its_turn:
-            context.waiting = self.holds.has_waiting(self._replicas, eligible)
+        context, holds = Context(now_s, rng, limit), self.holds
+        if holds.held and not its_turn:
+            known = candidates.home != NO_SLOT or candidates.pin != NO_SLOT
+            context.waiting = holds.has_waiting(self.members_of, eligible, features, under_way=known)
         refusal = active.policy.admit(features, candidates, context)
+        if refusal is None and (active.admission is not None or features.priority == BATCH):
+            admission = active.admission or DEFAULT_ADMISSION
+            refusal = admission.refusal(features.priority, candidates, waiting=context.waiting, batch=self._load.batch)
         if refusal is not None:
-            decision = _refused(refusal, may_wait=its_turn or not self.holds.full)
+            decision = refused(refusal, may_wait=its_turn or holds.has_place(features))
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
         ranked = active.policy.rank(features, candidates, context)
         if self._sessions.ordered and features.generates:
@@ -225,15 +251,6 @@ class Pipeline:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
-
-    def _members(self, features: RequestFeatures) -> Membership:
-        """The replicas that may serve a request."""
-        if features.alias:
-            members = self._memberships.of_alias(features.model, features.alias)
-        else:
-            members = self._memberships.of(features.model)
-        pools = self._pools
-        return pools.narrowed(members, features.tenant) if pools.active else members
 
     def _gather(
         self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float
@@ -379,15 +396,3 @@ class Pipeline:
             tokens = pair.uncached if prompt is None else min(pair.uncached, prompt.arrived)
             self._requests.reserve_prefill(features.request_id, pair.slot, tokens)
         return predicted
-
-
-def _refused(refusal: Refusal, *, may_wait: bool) -> Decision:
-    """The answer for a refusal: to be held for `hold_ms` where the policy lets it wait and there is a place."""
-    hold_ms = max(1, round(refusal.wait_s * 1000)) if may_wait and refusal.wait_s > 0 else 0
-    return Decision(refusal.reason, status=refusal.status, retry_after_s=refusal.retry_after_s, hold_ms=hold_ms)
-
-
-def _copied(rng: random.Random) -> random.Random:
-    copied = random.Random()
-    copied.setstate(rng.getstate())
-    return copied

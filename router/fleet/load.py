@@ -54,6 +54,8 @@ class LoadTable:
         self.in_flight_tokens: Column = np.zeros(size, dtype=np.int64)
         self.reserved: Column = np.zeros(size, dtype=np.int64)
         self.foreign: Column = np.zeros(size, dtype=np.int64)
+        self.batch: Column = np.zeros(size, dtype=np.int64)
+        """Reserved requests of the batch class, which are in `in_flight` too."""
         self.elsewhere: Column = np.zeros(size, dtype=np.int64)
         """Requests other edges have in flight."""
         self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)
@@ -68,7 +70,7 @@ class LoadTable:
         """Requests that the engine counted beyond all other work at the last `observe_engine`."""
         self._all = (
             self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
-            self._surplus, self._missing, self._missing_since_ms, self.outside, self._excess,
+            self._surplus, self._missing, self._missing_since_ms, self.outside, self._excess, self.batch,
         )  # fmt: skip
 
     def __len__(self) -> int:

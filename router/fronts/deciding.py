@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.decide.features import extract
+from pointsman.router.decide.features import ClassOf, extract, ranked
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.process.clock import Clock
@@ -24,8 +24,9 @@ class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
     __slots__ = (
-        "_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch", "limits", "trace",
-    )  # fmt: skip
+        *("_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch"),
+        *("class_of", "limits", "trace"),
+    )
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class Decider:
         self.limits = pipeline.limits
         """Limits of tenants and keys, which say what is left for a request."""
         self._isolate_tenants = isolate_tenants
+        self.class_of: ClassOf | None = None
+        """Tells the priority class of a request by its tenant and the class that it names; None: all have one."""
         self._isolated = isolated
         self._aliases = aliases
         self._pipeline = pipeline
@@ -67,13 +70,14 @@ class Decider:
 
     def features(self, arguments: Mapping[str, object]) -> RequestFeatures:
         """Features of one lookup, its model recalled where the request does not show it."""
-        return extract(
+        features = extract(
             arguments,
             isolate_tenants=self._isolate_tenants,
             isolated=self._isolated,
             recall=self._recall,
             aliases=self._aliases,
         )
+        return ranked(features, arguments, self.class_of)
 
     def _recall(self, session: str, naming: Naming) -> str | None:
         return self._pipeline.recall_model(session, naming, self._clock())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.counts.models import ModelRow
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
@@ -80,6 +80,9 @@ class Request(msgspec.Struct, gc=False):
         if self.slot == NO_SLOT:
             return 0
         load.remove(self.slot, self.tokens)
+        features = self.features
+        if features is not None and features.priority == BATCH:
+            load.batch[self.slot] -= 1
         self.slot = NO_SLOT
         return 1
 
@@ -89,6 +92,10 @@ class Request(msgspec.Struct, gc=False):
             return
         load.add(slot, self.tokens)
         load.remove(self.slot, self.tokens)
+        features = self.features
+        if features is not None and features.priority == BATCH:
+            load.batch[slot] += 1
+            load.batch[self.slot] -= 1
         self.slot = slot
 
     def prompt_computed(self, load: LoadTable, backlog: PrefillBacklog, first_s: float = -1.0) -> bool:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT, Candidates
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.fleet.load import MAX_REQUEST_TOKENS, SETTLE_S, LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.state import KVState
@@ -108,6 +108,8 @@ class RequestTable:
         self._load.add(slot, tokens)
         if announced > MAX_REQUEST_TOKENS - tokens:
             announced = MAX_REQUEST_TOKENS - tokens
+        if features is not None and features.priority == BATCH:
+            self._load.batch[slot] += 1
         request = requests.pop(request_id, None)
         if request is None:
             if len(requests) >= self._max:
@@ -192,6 +194,8 @@ class RequestTable:
             part = self._reported(first.id, slot, now_s)
             if part is not None and part.placement is not None:
                 self._outcomes.first_token(part.placement, slot, first)
+        if self._holds.shares.charges and events.finished:
+            self._holds.shares.report(events.finished)
         for finished in events.finished:
             part = self._reported(finished.id, slot, -1.0)
             if part is not None and part.placement is not None:
@@ -235,6 +239,8 @@ class RequestTable:
         """
         if self._holds.held:
             self._holds.leave(request_id, now_s, Outcome.GONE)
+        if not served and self._holds.shares.charges:
+            self._holds.shares.give_back(request_id)
         request = self._requests.get(request_id)
         if request is None:
             return

@@ -9,9 +9,13 @@ from typing import Any
 import msgspec
 
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DocumentError, Tenant
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Priority, Tenant
 
 KIND = "tenant"
+
+NORMAL = int(Priority.NORMAL)
+
+_CLASSES = {priority.label: int(priority) for priority in Priority}
 
 
 class TenantTable:
@@ -39,6 +43,23 @@ class TenantTable:
         """The tenant of a name, with the defaults where it has no document."""
         found = self._tenants.get(name)
         return _default(name) if found is None else found
+
+    def weight_of(self, name: str) -> float:
+        """The weight of a tenant."""
+        found = self._tenants.get(name)
+        return DEFAULT_WEIGHT if found is None else found.weight
+
+    def class_of(self, name: str, asked: str) -> int:
+        """The priority class of a tenant's request.
+
+        asked: name of the class that the request names; empty, unknown or higher than the tenant may name: its own.
+        """
+        found = self._tenants.get(name)
+        own, highest = (NORMAL, NORMAL) if found is None else (_CLASSES[found.priority], _CLASSES[found.max_priority])
+        if not asked:
+            return own
+        named = _CLASSES.get(asked.lower())
+        return own if named is None or named > max(own, highest) else named
 
     def _read(self, name: str, body: dict[str, Any]) -> None:
         if body:

@@ -21,14 +21,25 @@ from pointsman.policies.decision import Reason
 from pointsman.policies.policy import Needs, Policy
 from pointsman.policies.registry import POLICIES, build_policy, installed_policies
 
+BOUNDS: dict[str, Any] = {
+    "prefill_s": None,
+    "kv_use": None,
+    "running": None,
+    "wait_s": 0.0,
+    "retry_after_s": 2,
+    "batch": {"prefill_s": 0.005, "kv_use": 0.7, "running": None, "wait_s": 300.0},
+}
+"""Bounds of `admission` as they are described where none is given."""
+
 CONFIGURED: list[dict[str, Any]] = [
     {"policy": "least_load", "by": "tokens"},
     {"policy": "power_of_two", "by": "tokens"},
     {"policy": "consistent_hash", "compat": "ray"},
     {"policy": "consistent_hash", "load_factor": 1.0, "virtual_nodes": 3},
     {"policy": "consistent_hash", "min_bound": 5, "fallback": {"policy": "round_robin"}},
-    {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 0.0, "retry_after_s": 9}},
-    {"policy": "kv_cost", "admission": {"limit": 0.5, "wait_s": 2.0, "retry_after_s": 2}},
+    {"policy": "kv_cost", "admission": BOUNDS | {"limit": 0.5, "retry_after_s": 9}},
+    {"policy": "kv_cost", "admission": BOUNDS | {"limit": 0.5, "wait_s": 2.0}},
+    {"policy": "least_load", "admission": BOUNDS | {"running": 3, "wait_s": 2.0}},
     {"policy": "kv_cost", "kappa_full": 1.0, "evict_weight": 0.0, "interference": 0.0},
     {"policy": "kv_cost", "overload_at": 0.01, "overload": 100.0},
     {"policy": "prefix_affinity", "min_tokens": 1, "min_share": 0.0, "load_slack": 0, "load_factor": 1.0},

@@ -83,7 +83,7 @@ def test_fallbacks_nest_and_default() -> None:
         pytest.param(
             {"policy": "least_load", "fallback": {"policy": "random"}},
             "fallback",
-            "fallback: unknown key, expected one of the keys policy, by",
+            "fallback: unknown key, expected one of the keys policy, admission, by",
             id="fallback-not-taken",
         ),
         pytest.param(

@@ -122,6 +122,15 @@ def _(holds: HoldQueue) -> None:
     assert all(held.features.request_id == name for name, held in holds.held.items()), "one under another's id"
     since = [held.since_s for held in holds]
     assert since == sorted(since), "not in the order they came"
+    assert holds.owners == Counter(held.owner for held in holds), "owners are counted wrongly"
+    assert holds.bytes == sum(held.bytes for held in holds), "bytes are counted wrongly"
+    for asked, owners in holds._queues.items():
+        assert owners, "a model that nobody waits for"
+        for owner, queue in owners.items():
+            assert queue and queue == sorted(queue, key=lambda held: held.key), "not in order"
+            assert all(holds.held[one.features.request_id] is one for one in queue), "one that left"
+            assert {(one.owner, one.asked) for one in queue} == {(owner, asked)}, "in the queue of another"
+    assert len(holds._due) <= 2 * len(holds.held) + 65, "those that left pile up"
 
 
 @check.register

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.policies.request import Naming
+from pointsman.policies.request import NORMAL, Naming
 from pointsman.router.decide.features import (
     BYTES_PER_TOKEN,
     DEFAULT_OUTPUT_TOKENS,
@@ -17,6 +17,7 @@ from pointsman.router.decide.features import (
     BodyFields,
     expected_tokens,
     extract,
+    ranked,
     unpack_body,
 )
 
@@ -196,3 +197,28 @@ def test_a_session_id_is_a_tenants_own_if_asked_for() -> None:
     assert len(sessions) == 3
     assert extract(named).session == extract({"session": b"s"}, isolate_tenants=True).session == "s"
     assert extract({"tenant": b"acme"}, isolate_tenants=True).session == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, (NORMAL, 0)),
+        ({"priority": b"low"}, (1, 0)),
+        ({"priority": "low", "tenant": "acme"}, (1, 0)),
+        ({"tenant": "acme"}, (3, 0)),
+        ({"deadline": b"1500"}, (NORMAL, 1500)),
+        ({"deadline": "-1", "priority": ""}, (NORMAL, 0)),
+        ({"deadline": "9" * 40}, (NORMAL, 0)),
+        ({"deadline": b"soon"}, (NORMAL, 0)),
+        ({"deadline": "\u0661", "priority": None}, (NORMAL, 0)),
+    ],
+)
+def test_class_and_deadline_come_from_headers(arguments: dict[str, object], expected: tuple[int, int]) -> None:
+    """The class by what `class_of` makes of tenant and name; a deadline that is no number is none."""
+
+    def class_of(tenant: str, asked: str) -> int:
+        return 1 if asked == "low" else 3 if tenant else NORMAL
+
+    features = ranked(extract(arguments), arguments, class_of)
+    assert (features.priority, features.deadline_ms) == expected
+    assert ranked(extract(arguments), arguments, None).priority == NORMAL

@@ -8,17 +8,20 @@ from typing import Any, ClassVar
 import pytest
 from invariants import check
 
+from pointsman.contract.events import EngineEvents, Finished
 from pointsman.contract.registration import Registration
 from pointsman.policies.candidates import Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason, Refusal
 from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.registry import build_policy
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
-from pointsman.router.decide.hold import MAX_TURNS
+from pointsman.router.decide.hold import MAX_TURNS, NO_REPLICA_S
+from pointsman.router.fleet.replica import Health
 from pointsman.router.kv.conversations import CONVERSATION_TTL_S
 from pointsman.router.requests.hold_queue import Held, HoldQueue, Outcome
+from pointsman.router.settings import LimitSettings
 
 WAIT_S = 10.0
 TOKENS = 1000
@@ -33,7 +36,9 @@ class Edge:
     """A pipeline whose replicas have room for `TOKENS` tokens each."""
 
     def __init__(self, *replicas: str, max_held: int = 100, **given: object) -> None:
-        self.core = Core(admission(**given), rng=random.Random(7), config=CoreConfig(max_held=max_held))
+        self.core = Core(
+            admission(**given), rng=random.Random(7), config=CoreConfig(limits=LimitSettings(max_held=max_held))
+        )
         self.load = self.core.load
         self.kv = self.core.kv
         self.metrics = self.core.decision_metrics
@@ -202,3 +207,120 @@ def test_a_policy_that_knows_nothing_of_waiting_refuses() -> None:
     edge.pipeline.swap_policies(PolicySet(Closed(PolicyConfig())))
     assert edge.ask("1") == Decision(Reason.CUSTOM, status=429, retry_after_s=5)
     assert edge.metrics.by_reason["closed", Reason.CUSTOM] == 1
+
+
+class TestBatch:
+    """A request of the batch class waits for idleness, whatever the policy."""
+
+    def edge(self) -> Edge:
+        edge = Edge()
+        edge.pipeline.swap_policies(PolicySet(build_policy({"policy": "least_load"})))
+        return edge
+
+    def test_it_waits_while_a_request_is_in_flight(self) -> None:
+        """Others do not, and it goes when nothing is left."""
+        edge = self.edge()
+        assert edge.ask("online").first
+        assert edge.ask("batch", priority=BATCH).hold_ms == 300_000
+        edge.hold("batch", priority=BATCH)
+        assert edge.ask("online too").first
+        assert edge.step() == {}
+        for request in ("online", "online too"):
+            edge.core.requests.end(request, 0.0)
+        assert edge.step()["batch"].first == "only"
+        assert edge.load.batch[0] == 1
+        edge.core.requests.end("batch", 1.0)
+        assert edge.load.batch[0] == 0
+
+    def test_those_that_wait_go_one_after_the_other(self) -> None:
+        """A batch in flight is a request in flight for the next one."""
+        edge = self.edge()
+        assert edge.ask("online").first
+        for request in ("b1", "b2"):
+            edge.hold(request, priority=BATCH)
+        edge.core.requests.end("online", 0.0)
+        assert list(edge.step()) == ["b1"]
+        edge.core.requests.end("b1", 0.0)
+        assert list(edge.step()) == ["b2"]
+
+    def test_one_in_flight_makes_no_other_wait(self) -> None:
+        """`running` counts the others alone."""
+        edge = Edge()
+        edge.pipeline.swap_policies(
+            PolicySet(build_policy({"policy": "least_load", "admission": {"running": 1, "wait_s": 9}}))
+        )
+        assert edge.ask("batch", priority=BATCH).first
+        assert edge.ask("online").first
+        assert edge.ask("another").hold_ms == 9_000
+
+
+class TestBounds:
+    """Bounds hold requests under a policy that knows nothing of waiting."""
+
+    def edge(self, **bounds: object) -> Edge:
+        edge = Edge()
+        document = {"policy": "session_affinity", "admission": {"running": 1, "wait_s": 9, **bounds}}
+        edge.pipeline.swap_policies(PolicySet(build_policy(document)))
+        return edge
+
+    def test_sessions_under_way_go_before_those_that_begin(self) -> None:
+        edge = self.edge()
+        assert edge.ask("1", session="known").first
+        edge.hold("begins", session="new")
+        edge.hold("goes on", session="known")
+        edge.core.requests.end("1", 0.0)
+        assert list(edge.step()) == ["goes on"]
+
+    def test_one_that_is_placed_is_charged_to_its_tenant(self) -> None:
+        """By estimate, corrected by the engine's last word; given back where nothing was served."""
+        edge = self.edge()
+        share = edge.holds.shares.of("", edge.replicas.memberships.of(""))
+        edge.ask("1", 100, tenant="acme", max_tokens=50)
+        assert share.counter((2, "acme")) == 100
+        events = EngineEvents(epoch="1", seq=0, snapshot=True, finished=[Finished("1", 110, 20)])
+        edge.core.engine_events("only", events, 1.0)
+        assert share.counter((2, "acme")) == 130
+        edge.core.requests.end("1", 1.0)
+        edge.ask("2", 100, tenant="acme", max_tokens=50)
+        edge.core.requests.end("2", 2.0, served=False)
+        assert share.counter((2, "acme")) == 130
+
+    def test_a_higher_class_takes_the_place_of_a_lower_one(self) -> None:
+        """Which is refused with the next look at the queue."""
+        edge = Edge(max_held=1)
+        edge.pipeline.swap_policies(
+            PolicySet(build_policy({"policy": "least_load", "admission": {"running": 1, "wait_s": 9}}))
+        )
+        assert edge.ask("1").first
+        edge.hold("low", priority=1)
+        edge.hold("high", priority=3)
+        answers = edge.step()
+        assert answers["low"].status == 429
+        assert not answers["low"].hold_ms
+        assert edge.holds.outcomes == {Outcome.SHED: 1}
+        assert not edge.core.turns.take_shed()
+
+    def test_a_line_waits_a_moment_for_replicas_that_are_away(self) -> None:
+        """As after a reload of HAProxy; whoever comes meanwhile waits behind. Then all go, and HAProxy chooses."""
+        edge = self.edge()
+        assert edge.ask("1").first
+        edge.hold("2")
+        edge.replicas.set_health("only", Health.DOWN, 1.0)
+        assert edge.step(1.0) == {}
+        assert edge.ask("3").hold_ms == 9_000
+        assert edge.step(1.0 + NO_REPLICA_S - 0.1) == {}
+        edge.replicas.set_health("only", Health.UP, 1.0)
+        assert edge.step(1.0 + NO_REPLICA_S + 0.1) == {}
+        edge.replicas.set_health("only", Health.DOWN, 1.0)
+        assert edge.step(2.0) == {}
+        assert edge.step(2.0 + NO_REPLICA_S)["2"].reason == Reason.NO_CANDIDATES
+
+
+def test_a_session_that_begins_and_has_no_room_does_not_hold_up_one_under_way() -> None:
+    """Of another tenant, which was served more: `limit` is for those that begin."""
+    edge = Edge(limit=0.5, running=1)
+    assert edge.ask("known", 400, session="known", tenant="b").first
+    edge.hold("begins", 300, session="new", tenant="a")
+    edge.hold("goes on", 410, session="known", tenant="b")
+    edge.core.requests.end("known", 0.5)
+    assert list(edge.step()) == ["goes on"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from pointsman.policies.policy import Context, PlainPolicy, PolicyConfig
 from pointsman.policies.policy_set import PolicySet
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
+from pointsman.router.fronts.hold import LOOK_S
 from pointsman.router.requests.hold_queue import Outcome
 
 REACH_S = 30.0
@@ -33,8 +35,9 @@ class Full:
         self.client = client
         self.holds = router.core.pipeline.holds
 
-    async def ask(self, route: str, request: str, tokens: int = 100) -> str:
+    async def ask(self, route: str, request: str, tokens: int = 100, **more: str) -> str:
         form = {"id": request, "path": "/v1/completions", "session": f"session of {request}", "size": 4 * tokens}
+        form |= more
         answer = await self.client.post(route, content=urlencode(form))
         return answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
 
@@ -172,3 +175,48 @@ async def test_a_form_too_large_is_refused() -> None:
     async with full_router() as full:
         answer = await full.client.post("/hold", content=b"x" * 20_000)
         assert answer.status_code == 413
+
+
+async def test_a_client_whose_connection_ended_waits_no_longer() -> None:
+    """The kernel says so, though HAProxy keeps its question open: refused, to be read by nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        edge, _ = listener.accept()
+    with edge:
+        addresses = {
+            "client": "{} {}".format(*edge.getpeername()),
+            "edge": "{} {}".format(*edge.getsockname()),
+        }
+        async with full_router() as full:
+            stays = await full.hold("stays")
+            leaves = asyncio.create_task(full.ask("/hold", "leaves", **addresses))
+            await full.held(2)
+            client.close()
+            assert await leaves == "reason=admission\nstatus=429\nretry_after=3\n"
+            assert full.holds.outcomes == {Outcome.GONE: 1}
+            full.has_room(100)
+            assert "first=a" in await stays
+
+
+async def test_a_client_that_the_kernel_does_not_know_waits_on() -> None:
+    """HAProxy runs elsewhere: nobody counts as gone."""
+    async with full_router() as full:
+        asking = asyncio.create_task(full.ask("/hold", "1", client="192.0.2.1 5000", edge="192.0.2.2 80"))
+        await full.held(1)
+        await asyncio.sleep(1.5 * LOOK_S)
+        assert not asking.done()
+        full.has_room(100)
+        assert "first=a" in await asking
+
+
+async def test_one_that_loses_its_place_is_answered_at_once() -> None:
+    """A request of a higher class came to a full queue."""
+    limits = {"max_held": 1}
+    async with full_router(limits=limits) as full:
+        low = asyncio.create_task(full.ask("/hold", "low", priority="low"))
+        await full.held(1)
+        usual = asyncio.create_task(full.ask("/hold", "usual"))
+        assert await low == "reason=admission\nstatus=429\nretry_after=3\n"
+        assert full.holds.outcomes == {Outcome.SHED: 1}
+        full.has_room(100)
+        assert "first=a" in await usual

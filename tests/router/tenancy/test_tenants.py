@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Priority
 from pointsman.router.tenancy.tenants import TenantTable
 
 
@@ -35,6 +35,32 @@ def test_content_that_describes_no_tenant_is_refused() -> None:
         book.write("tenant/acme", {"name": "other"})
     assert tenants.of("acme").weight == 3
     assert len(tenants) == 1
+
+
+@pytest.mark.parametrize(
+    ("tenant", "asked", "expected"),
+    [
+        ("", "", Priority.NORMAL),
+        ("", "low", Priority.LOW),
+        ("", "Batch", Priority.BATCH),
+        ("", "high", Priority.NORMAL),
+        ("", "first", Priority.NORMAL),
+        ("gold", "", Priority.HIGH),
+        ("gold", "critical", Priority.CRITICAL),
+        ("gold", "normal", Priority.NORMAL),
+        ("night", "", Priority.BATCH),
+        ("night", "low", Priority.BATCH),
+    ],
+)
+def test_a_request_may_name_a_class_up_to_that_of_its_tenant(tenant: str, asked: str, expected: Priority) -> None:
+    """A higher or unknown one counts as none: then it has the tenant's own."""
+    book = Book()
+    tenants = TenantTable(book)
+    book.write("tenant/gold", {"name": "gold", "priority": "high", "max_priority": "critical", "weight": 2.0})
+    book.write("tenant/night", {"name": "night", "priority": "batch", "max_priority": "batch"})
+    assert tenants.class_of(tenant, asked) == expected
+    assert tenants.weight_of("gold") == 2.0
+    assert tenants.weight_of("unknown") == 1.0
 
 
 def test_isolated_tenants_are_named() -> None:

@@ -1,0 +1,372 @@
+"""Requests that wait at a live edge over simulated engines: who goes when, and what waiting costs.
+
+Four scenes, each with an edge of its own by `pointsman up`: tenants of which one offers ten times its share, classes, a
+batch beside online requests, and a thousand requests that wait while clients leave, the router is killed or HAProxy is
+reloaded. Clients are bare HTTP/1.1 connections of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.ground import Ground, ground
+from bench.load import quantile
+from bench.peers import say
+from bench.queue_clients import Answer, Clients
+from bench.report import Table
+from pointsman.haproxy.runtime_api import MasterAPI
+
+SLOTS = 8
+"""Requests that a replica serves at once before others wait."""
+
+TOKENS = 50
+TOKEN_MS = 20
+GROUP = 10
+"""Requests that are sent together."""
+
+PATIENT = {"timeouts": {"processing_ms": 2000, "router_check_ms": 1000}}
+"""Clients, engines and the edge share a machine, and a lookup that is late is not what is measured here."""
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """Lengths and numbers."""
+
+    fair_s: float = 40.0
+    batch_s: float = 20.0
+    batch_rounds: int = 3
+    held: int = 1000
+    leaving: int = 300
+    classes: int = 90
+    lookup: str = "spoe"
+
+    @classmethod
+    def quick(cls, lookup: str = "spoe") -> QueueOptions:
+        return cls(fair_s=20.0, batch_s=10.0, batch_rounds=2, held=300, leaving=90, classes=45, lookup=lookup)
+
+
+def bounded(running: int = SLOTS, **more: Any) -> dict[str, Any]:
+    """A policy by load under which requests wait."""
+    return {"policy": "least_load", "admission": {"running": running, "wait_s": 300, "retry_after_s": 1, **more}}
+
+
+async def poisson(per_s: float, until_s: float, send: Callable[[int], None], seed: str) -> None:
+    """Calls `send` at random times."""
+    dice, number = random.Random(seed), 0
+    at_s = time.perf_counter()
+    while (at_s := at_s + dice.expovariate(per_s)) < until_s:
+        await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
+        send(number)
+        number += 1
+
+
+async def fairness(options: QueueOptions) -> dict[str, Any]:
+    """Ten tenants at 1.3 of what the replicas can serve: one offers all of it alone, the others 0.3 together."""
+    tenants = ["greedy", *(f"t{number}" for number in range(9))]
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys.map"
+        keys.write_text("".join(f"{sha256(name.encode()).hexdigest()} {name}\n" for name in tenants))
+        haproxy = PATIENT | {"api_keys_map": str(keys)}
+        engine = {"token_interval_ms": TOKEN_MS}
+        up: dict[str, Any] = {"engine": engine, "router": {"policy": bounded()}, "haproxy": haproxy}
+        async with ground(replicas=2, lookup=options.lookup, **up) as here:
+            capacity = 2 * SLOTS / (TOKENS * TOKEN_MS / 1000)
+            clients = Clients(here.side.port)
+
+            def send(tenant: str) -> Callable[[int], None]:
+                return lambda number: clients.start(
+                    f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=TOKENS
+                )
+
+            start_s = time.perf_counter()
+            until_s = start_s + options.fair_s
+            loads = [poisson(capacity, until_s, send("greedy"), "greedy")]
+            loads += [poisson(0.3 * capacity / 9, until_s, send(name), name) for name in tenants[1:]]
+            await asyncio.gather(*loads)
+            asked = Counter(answer.label.split()[0] for answer in clients.answers)
+            asked.update(label.split()[0] for label in clients.writers)
+            served = Counter(a.label.split()[0] for a in clients.answers if a.status == 200)
+            await clients.all_answered()
+    return _fair_figures(clients.answers, asked, served, capacity, options.fair_s)
+
+
+def _fair_figures(
+    answers: list[Answer], asked: Counter[str], served: Counter[str], capacity: float, lasted_s: float
+) -> dict[str, Any]:
+    times = {
+        kind: [a.ttft_ms for a in answers if a.status == 200 and a.label.startswith("greedy") is greedy]
+        for kind, greedy in (("modest", False), ("greedy", True))
+    }
+    modest = sum(count for name, count in asked.items() if name != "greedy")
+    return {
+        "capacity_per_s": capacity,
+        "offered": sum(asked.values()) / (capacity * lasted_s),
+        "modest_asked": modest,
+        "modest_served": sum(count for name, count in served.items() if name != "greedy"),
+        "greedy_asked": asked["greedy"],
+        "greedy_served": served["greedy"],
+        "not_200": sum(a.status != 200 for a in answers),
+        "ttft_ms": {kind: [quantile(of, 0.5), quantile(of, 0.99)] for kind, of in times.items()},
+    }
+
+
+async def classes(options: QueueOptions) -> dict[str, Any]:
+    """Requests of three classes in any order, which go one at a time."""
+    async with held_edge(options) as (here, clients):
+        dice, sent = random.Random(3), []
+        for number in range(options.classes):
+            of = dice.choice(("batch", "low", "normal"))
+            clients.start(f"{of} {number}", {"x-priority": of, "x-request-id": f"{of}-{number}"})
+            sent.append((("normal", "low", "batch").index(of), number, of))
+            await waiting(here, number + 1)
+        clients.leave(["busy"])
+        await clients.all_answered()
+        went = await placed(here)
+    expected = [f"{of}-{number}" for _, number, of in sorted(sent)]
+    return {"requests": options.classes, "out_of_order": sum(a != b for a, b in zip(went, expected, strict=True))}
+
+
+@asynccontextmanager
+async def held_edge(options: QueueOptions) -> AsyncIterator[tuple[Ground, Clients]]:
+    """An edge whose only replica serves one endless stream, so that all others wait."""
+    router = {"policy": bounded(1), "limits": {"max_held": max(1024, options.held)}}
+    engine = {"token_interval_ms": TOKEN_MS}
+    async with ground(replicas=1, lookup=options.lookup, engine=engine, router=router, haproxy=PATIENT) as here:
+        clients = Clients(here.side.port)
+        clients.start("busy", tokens=100_000)
+
+        async def busy() -> bool:
+            return await here.metric("pointsman_in_flight") == 1
+
+        await here.until("a request in flight", busy)
+        yield here, clients
+
+
+async def placed(here: Ground) -> list[str]:
+    """Ids that clients gave to their requests, in the order in which the router placed these."""
+    records = (await here.admin.get("/v1/decisions", params={"limit": 1000})).json()["decisions"]
+    return [record["client_id"] for record in records[::-1] if "client_id" in record]
+
+
+async def waiting(here: Ground, number: int) -> float:
+    """Waits until so many requests wait; when that was."""
+
+    async def held() -> bool:
+        return await here.metric("pointsman_held") == number
+
+    return await here.until(f"{number} held requests", held)
+
+
+BATCH = {"x-priority": "batch"}
+ONLINE_PER_S = 4.0
+BATCH_WAITING = 40
+BATCH_POLICY = {"policy": "kv_cost"}
+BATCH_KV_TOKENS = 32_768
+
+
+async def batch_lane(options: QueueOptions) -> dict[str, Any]:
+    """Online requests alone and with a batch beside them, by turns."""
+    ttft_ms: dict[str, list[float]] = {"alone": [], "beside": []}
+    used: dict[str, list[float]] = {"alone": [], "beside": []}
+    router = {"policy": BATCH_POLICY}
+    async with ground(
+        replicas=2,
+        lookup=options.lookup,
+        engine={"timing": "dense-h100", "kv_tokens": BATCH_KV_TOKENS, "max_model_len": BATCH_KV_TOKENS},
+        router=router,
+        haproxy=PATIENT,
+    ) as here:
+        clients, served = Clients(here.side.port), 0
+        for turn in range(2 * options.batch_rounds):
+            kind = ("alone", "beside")[turn % 2]
+            clients.answers.clear()
+            until_s = time.perf_counter() + options.batch_s
+
+            def online(number: int) -> None:
+                clients.start(f"online {turn}.{number}", tokens=40, words=1500)  # noqa: B023 -- used before the next
+
+            feeding = asyncio.create_task(_feed(clients, kind == "beside", until_s, turn))
+            sampling = asyncio.create_task(_sample(here, used[kind], until_s))
+            await poisson(ONLINE_PER_S, until_s, online, f"online {turn // 2}")
+            await asyncio.gather(feeding, sampling)
+            clients.leave([label for label in clients.writers if label.startswith("batch")])
+            await clients.all_answered()
+            ttft_ms[kind] += [a.ttft_ms for a in clients.answers if a.label.startswith("online") and a.first_s]
+            served += sum(a.label.startswith("batch") and a.status == 200 for a in clients.answers)
+    return {
+        "online_ttft_ms": {kind: [quantile(of, 0.5), quantile(of, 0.99)] for kind, of in ttft_ms.items()},
+        "online_requests": {kind: len(of) for kind, of in ttft_ms.items()},
+        "kv_use": {kind: sum(of) / max(1, len(of)) for kind, of in used.items()},
+        "batch_served": served,
+    }
+
+
+async def _feed(clients: Clients, feeds: bool, until_s: float, turn: int) -> None:
+    """Keeps batch requests waiting."""
+    number = 0
+    while feeds and time.perf_counter() < until_s:
+        while sum(label.startswith("batch") for label in clients.writers) < BATCH_WAITING:
+            clients.start(f"batch {turn}.{number}", BATCH, tokens=100, words=300, streams=False)
+            number += 1
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+
+
+async def _sample(here: Ground, used: list[float], until_s: float) -> None:
+    """Notes the share of KV that the engines of both replicas have in use, from time to time."""
+    while time.perf_counter() < until_s:
+        used.append(await here.metric("pointsman_engine_kv_usage") / 2)
+        await asyncio.sleep(0.5)
+
+
+async def waiting_many(options: QueueOptions) -> dict[str, Any]:
+    """Many requests that wait: what they cost, whose clients leave, and in which order the others go."""
+    async with held_edge(options) as (here, clients):
+        router, haproxy = (psutil.Process(here.pid(words)) for words in (" router --config", "haproxy -W"))
+        worker = haproxy.children()[0]
+        before = {name: of.memory_info().rss for name, of in (("router", router), ("haproxy", worker))}
+        await _hold(here, clients, options.held)
+        spent_s = _cpu_s(router, worker)
+        await asyncio.sleep(10.0)
+        spent = {
+            name: (now - then) / 10.0
+            for (name, now), then in zip(_cpu_s(router, worker).items(), spent_s.values(), strict=True)
+        }
+        memory = {
+            name: (of.memory_info().rss - before[name]) / options.held
+            for name, of in (("router", router), ("haproxy", worker))
+        }
+        leaving = [f"r {number}" for number in range(0, options.held, options.held // options.leaving)][
+            : options.leaving
+        ]
+        left_s = time.perf_counter()
+        clients.leave(leaving)
+        noticed_s = await waiting(here, options.held - len(leaving)) - left_s
+        clients.leave(["busy"])
+        await clients.all_answered()
+        went = await placed(here)
+    return {
+        "held": options.held,
+        "bytes_a_request": memory,
+        "cpu_s_a_second": spent,
+        "left": len(leaving),
+        "all_noticed_after_s": noticed_s,
+        "out_of_order": sum(_group(a) > _group(b) for a, b in itertools.pairwise(went)),
+        "served": len(went),
+    }
+
+
+def _group(label: str) -> int:
+    """Number of the group in which a request was sent: within one, nobody knows which reaches the router first."""
+    return int(label.rpartition("-")[2]) // GROUP
+
+
+def _cpu_s(router: psutil.Process, worker: psutil.Process) -> dict[str, float]:
+    return {name: sum(of.cpu_times()[:2]) for name, of in (("router", router), ("haproxy", worker))}
+
+
+async def _hold(here: Ground, clients: Clients, count: int) -> None:
+    for number in range(count):
+        clients.start(f"r {number}", {"x-request-id": f"r-{number}"})
+        if number % GROUP == GROUP - 1:
+            await waiting(here, number + 1)
+    await waiting(here, count)
+
+
+async def broken(options: QueueOptions, event: str) -> dict[str, Any]:
+    """Many requests that wait while the router is killed, or HAProxy reloaded."""
+    async with held_edge(options) as (here, clients):
+        await _hold(here, clients, options.held)
+        at_s = time.perf_counter()
+        if event == "router killed":
+            psutil.Process(here.pid(" router --config")).send_signal(signal.SIGKILL)
+        else:
+            assert here.side.run_dir is not None
+            await MasterAPI(str(here.side.run_dir / "master.sock")).reload()
+            await asyncio.sleep(3.0)
+            clients.leave(["busy"])
+        await clients.all_answered(besides="busy")
+        lasted_s = max(answer.end_s for answer in clients.answers) - at_s
+        clients.leave(list(clients.writers))
+        await clients.all_answered()
+        went = [_group(label) for label in await placed(here)] if event == "reload" else []
+    answers = [answer for answer in clients.answers if answer.label != "busy"]
+    return {
+        "answers": dict(Counter(f"{answer.status} {answer.reason}" for answer in answers)),
+        "last_answer_after_s": lasted_s,
+        "out_of_order": sum(a > b for a, b in itertools.pairwise(went)),
+    }
+
+
+async def run_queueing(options: QueueOptions) -> tuple[list[Table], dict[str, Any]]:
+    """All scenes, and their table."""
+    figures: dict[str, Any] = {"options": asdict(options)}
+    scenes: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+        "fairness": lambda: fairness(options),
+        "classes": lambda: classes(options),
+        "batch": lambda: batch_lane(options),
+        "waiting": lambda: waiting_many(options),
+        "router killed": lambda: broken(options, "router killed"),
+        "reload": lambda: broken(options, "reload"),
+    }
+    for name, scene in scenes.items():
+        say(f"queue: {name}")
+        figures[name] = await scene()
+    return [_table(figures)], figures
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    fair, batch, many = figures["fairness"], figures["batch"], figures["waiting"]
+    modest, greedy = fair["ttft_ms"]["modest"], fair["ttft_ms"]["greedy"]
+    alone, beside = batch["online_ttft_ms"]["alone"], batch["online_ttft_ms"]["beside"]
+    memory, cpu = many["bytes_a_request"], many["cpu_s_a_second"]
+    rows = [
+        ["offered, of what can be served", f"{fair['offered']:.2f}"],
+        [
+            "nine tenants within their shares: answered while load lasted",
+            f"{fair['modest_served']} of {fair['modest_asked']}",
+        ],
+        ["their TTFT p50 / p99, ms", f"{modest[0]:.0f} / {modest[1]:.0f}"],
+        [
+            "one at ten times its share: answered while load lasted",
+            f"{fair['greedy_served']} of {fair['greedy_asked']}",
+        ],
+        ["its TTFT p50 / p99, ms", f"{greedy[0]:.0f} / {greedy[1]:.0f}"],
+        [
+            "requests of three classes that went out of order",
+            f"{figures['classes']['out_of_order']} of {figures['classes']['requests']}",
+        ],
+        ["online TTFT p50 / p99 alone, ms", f"{alone[0]:.0f} / {alone[1]:.0f}"],
+        ["online TTFT p50 / p99 beside a batch, ms", f"{beside[0]:.0f} / {beside[1]:.0f}"],
+        ["batch requests served meanwhile", str(batch["batch_served"])],
+        ["KV in use alone / beside a batch", f"{batch['kv_use']['alone']:.1%} / {batch['kv_use']['beside']:.1%}"],
+        ["requests that wait", str(many["held"])],
+        ["memory of each: router / HAProxy, KB", f"{memory['router'] / 1000:.0f} / {memory['haproxy'] / 1000:.0f}"],
+        ["CPU while they wait: router / HAProxy", f"{cpu['router']:.1%} / {cpu['haproxy']:.1%}"],
+        [
+            "clients that left / the last of them noticed after, s",
+            f"{many['left']} / {many['all_noticed_after_s']:.1f}",
+        ],
+        ["served out of order of the others", f"{many['out_of_order']} of {many['served']}"],
+    ]
+    for event in ("router killed", "reload"):
+        of = figures[event]
+        said = ", ".join(f"{count} x {answer}" for answer, count in of["answers"].items())
+        rows.append(
+            [f"{event} while they wait: answers; the last after, s", f"{said}; {of['last_answer_after_s']:.1f}"]
+        )
+    return Table("Requests that wait at the edge", ["what", "measured"], rows)

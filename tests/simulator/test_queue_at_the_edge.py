@@ -1,0 +1,143 @@
+"""Requests that wait at the edge, over modelled engines in virtual time: who is served how much, and how soon."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sim_trace import make_trace, make_turn
+
+from pointsman.policies.request import BATCH, NORMAL
+from pointsman.router.tenancy.records import Priority
+from pointsman.simulator.fleet import VirtualFleet
+from pointsman.simulator.measure import Served, spread
+from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.trace import Session
+
+REPLICAS = 2
+RUNNING = 8
+"""Requests that a replica may have before others wait."""
+
+PROMPT, OUTPUT = 400, 100
+
+POLICY: dict[str, Any] = {
+    "policy": "least_load",
+    "admission": {"running": RUNNING, "wait_s": 300.0, "retry_after_s": 1},
+}
+
+LENGTH_S = 80.0
+
+
+def arrivals(
+    tenant: str, per_s: float, *, seed: int, priority: int = NORMAL, length_s: float = LENGTH_S
+) -> list[Session]:
+    """Requests of one tenant, each a session of its own, at random times."""
+    dice, sessions, at_s = random.Random(f"{seed} {tenant}"), [], 0.0
+    while (at_s := at_s + dice.expovariate(per_s)) < length_s:
+        name = f"{tenant}-{priority}-{len(sessions)}"
+        turn = make_turn(dice.randrange(PROMPT // 2, PROMPT * 3 // 2), dice.randrange(OUTPUT // 2, OUTPUT * 3 // 2))
+        sessions.append(Session(name, at_s, (turn,), tenant, priority))
+    return sessions
+
+
+def play(
+    *sessions: list[Session], policy: dict[str, Any] = POLICY, weights: dict[str, float] | None = None
+) -> VirtualFleet:
+    """All of them at two replicas."""
+    trace = make_trace(*sorted((one for some in sessions for one in some), key=lambda session: session.start_s))
+    fleet = VirtualFleet(trace, policy, FleetSettings(replicas=REPLICAS, kv_tokens=200_000), seed=3)
+    (edge,) = fleet.edges
+    for tenant, weight in (weights or {}).items():
+        edge.core.book.write(f"tenant/{tenant}", {"name": tenant, "weight": weight})
+    fleet.run()
+    return fleet
+
+
+def capacity_per_s() -> float:
+    """Requests a second that the replicas end while more than they can serve is offered."""
+    fleet = play(arrivals("a", 60.0, seed=1, length_s=20.0))
+    ends = sorted(record.end_s for record in fleet.served)
+    half = len(ends) // 2
+    return half / (ends[half + half // 2] - ends[half // 2])
+
+
+@pytest.fixture(scope="module")
+def per_s() -> float:
+    return capacity_per_s()
+
+
+def tokens(records: list[Served], until_s: float = LENGTH_S) -> Counter[str]:
+    """Tokens served by tenant while requests arrive."""
+    served = Counter[str]()
+    for record in records:
+        if LENGTH_S / 4 <= record.end_s < until_s:
+            served[record.tenant] += record.prompt_tokens + record.output_tokens
+    return served
+
+
+def p99_ttft_s(records: list[Served], tenant: str, priority: int = NORMAL) -> float:
+    return spread([r.ttft_s for r in records if (r.tenant, r.priority) == (tenant, priority)]).p99
+
+
+def test_tenants_that_all_want_more_are_served_by_their_weights(per_s: float) -> None:
+    """Within 5 %, though one asks for more than twice as much as another."""
+    weights = {"a": 1.0, "b": 2.0, "c": 4.0}
+    asked = {"a": 1.2, "b": 0.6, "c": 0.9}
+    offered = [arrivals(tenant, asked[tenant] * per_s, seed=5) for tenant in weights]
+    served = tokens(play(*offered, weights=weights).served)
+    for tenant, weight in weights.items():
+        share = served[tenant] / served.total()
+        assert share == pytest.approx(weight / sum(weights.values()), rel=0.05), (tenant, served)
+
+
+def test_who_offers_ten_times_its_share_takes_from_nobody(per_s: float) -> None:
+    """At 1.3 of what the replicas can serve: nine tenants within their shares get all that they ask for, and wait no
+    longer than the request before them takes; the tenth has the rest. Served in the order they come, all would wait."""
+    names = [f"t{number}" for number in range(9)]
+    offered = [arrivals(name, 0.3 * per_s / 9, seed=7) for name in names]
+    greedy = arrivals("greedy", per_s, seed=7)
+    fleet = play(*offered, greedy)
+    served = tokens(fleet.served)
+    modest = sum(served[name] for name in names)
+    wanted = sum(
+        turn.prompt_tokens + turn.output_tokens
+        for sessions in offered
+        for session in sessions
+        for turn in session.turns
+        if session.start_s >= LENGTH_S / 4
+    )
+    assert modest == pytest.approx(wanted, rel=0.05)
+    assert max(p99_ttft_s(fleet.served, name) for name in names) < 1.0
+    first_come = play(*(as_one_tenant(sessions) for sessions in (*offered, greedy)))
+    assert spread([record.ttft_s for record in first_come.served]).p50 > 5.0
+
+
+def as_one_tenant(sessions: list[Session]) -> list[Session]:
+    return [replace(session, tenant="") for session in sessions]
+
+
+def test_a_higher_class_waits_for_none_of_a_lower(per_s: float) -> None:
+    """At 1.3 of capacity, a third of it high: these wait for a place at a replica and for nobody else."""
+    classes = {Priority.HIGH: 0.3, Priority.NORMAL: 0.7, Priority.LOW: 0.3}
+    offered = [arrivals("t", share * per_s, seed=9, priority=of) for of, share in classes.items()]
+    fleet = play(*offered)
+    p99_s = {of: p99_ttft_s(fleet.served, "t", of) for of in classes}
+    assert p99_s[Priority.HIGH] < 1.0
+    assert p99_s[Priority.LOW] > 10 * p99_s[Priority.HIGH]
+
+
+BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {"running": 3}}}
+
+
+def test_batch_fills_what_is_idle(per_s: float) -> None:
+    """Half of the capacity is idle, and a batch uses much of it; those online keep their time to the first token."""
+    online = arrivals("online", 0.4 * per_s, seed=11)
+    batch = arrivals("night", 20.0, seed=11, priority=BATCH, length_s=20.0)
+    alone, beside = play(online, policy=BATCHES), play(online, batch, policy=BATCHES)
+    assert len(beside.served) == len(online) + len(batch)
+    served = tokens(beside.served)
+    assert served["night"] > 0.2 * served["online"]
+    assert p99_ttft_s(beside.served, "online") < p99_ttft_s(alone.served, "online") + 0.1
