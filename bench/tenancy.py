@@ -37,7 +37,7 @@ LIMITS = {"tokens_per_minute": 10**12, "requests_per_minute": 10**9}
 
 @dataclass(frozen=True)
 class TenancyOptions:
-    """How long the bench takes."""
+    """Length of the bench."""
 
     rounds: int = 40
 
