@@ -56,6 +56,7 @@ from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
 from pointsman.router.metrics.trials import TrialCollector
+from pointsman.router.metrics.usage import UsageCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.garbage import spare_the_collector
@@ -75,6 +76,7 @@ from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
 from pointsman.router.watch.tracing import build_tracing
+from pointsman.router.watch.usage_keeper import build_usage_keeper
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -119,8 +121,8 @@ class Router:
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         dice, config = random.Random(settings.seed), core_config(settings)
-        self.core = Core(settings.policy, rng=dice, config=config, wall=clock.wall, stopwatch=clock.perf_counter)
-        core = self.core
+        wall, stopwatch = clock.wall, clock.perf_counter
+        self.core = core = Core(settings.policy, rng=dice, config=config, wall=wall, stopwatch=stopwatch)
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
@@ -133,7 +135,7 @@ class Router:
             core.pipeline,
             core.decision_metrics,
             clock=self.clock,
-            stopwatch=clock.perf_counter,
+            stopwatch=stopwatch,
             isolate_tenants=settings.isolate_tenants,
             trace=self.tracing.start if self.tracing is not None else None,
         )
@@ -145,13 +147,14 @@ class Router:
                 policy=core.policy,
                 readiness=self.readiness,
             )
+        self.usage = build_usage_keeper(settings, core.usage, readiness=self.readiness, clock=self.clock)
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
-        self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
+        self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=wall)
         self.metrics = self._collect(guard)
         self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
@@ -171,9 +174,9 @@ class Router:
         """Return the source of the page of metrics."""
         core = self.core
         return collect_all(
-            StateCollector(core),
-            KVCollector(core.kv, core.replicas),
+            *(StateCollector(core), KVCollector(core.kv, core.replicas)),
             ModelCollector(core.meter.counts),
+            UsageCollector(core.usage, self.usage),
             HoldCollector(core.holds),
             TrialCollector(core.trials),
             OutlierCollector(core.outliers, core.replicas),
@@ -197,6 +200,7 @@ class Router:
             metrics=self.metrics,
             decisions=self.decisions,
             live=self.live,
+            usage=self.usage,
             events=self.events,
             streams=self.streams,
             clock=self.clock,
@@ -225,6 +229,7 @@ class Router:
             stack.callback(self.endpoints.close)
             settings = self.settings
             self.tasks.watch_loop(stack)
+            self.usage.start(stack, self.tasks)
             self.tasks.start(stack, "sweep", self._sweep)
             for files in self.access.files:
                 self.tasks.start(stack, files.part, files.run)

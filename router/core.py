@@ -48,8 +48,10 @@ from pointsman.router.requests.end_of_request import EndOfRequest
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
 from pointsman.router.tenancy.tenants import TenantTable
+from pointsman.router.tenancy.usage import UsageLedger
 
 SWEEP_INTERVAL_S = 0.5
 """Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
@@ -63,8 +65,9 @@ TIDY_KEYS = 4096
 EVENTS_INTERVAL_MS = 20
 """Batching interval of engines' messages while the live policy uses KV signals, in milliseconds."""
 
-IDLE_EVENTS_INTERVAL_MS = 1000
-"""Batching interval of engines' messages while no policy uses KV signals: often enough to be in sync when one does."""
+IDLE_EVENTS_INTERVAL_MS = 200
+"""Batching interval of engines' messages while no policy uses KV signals, in milliseconds: an engine that is killed
+loses the reports of usage of that time."""
 
 MAX_EVENTS_PER_S = 1000
 """Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
@@ -143,6 +146,7 @@ class Core:
         self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
+        self.usage = UsageMeter(UsageLedger(), self.requests, self.kv, self.replicas, wall)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created)
         self.decision_metrics = DecisionMetrics()
@@ -263,6 +267,7 @@ class Core:
             return None
         resync = self.kv.apply(replica.slot, events)
         self.meter.report(replica.slot, events)
+        resync |= self.usage.report(replica.slot, replica_id, events, now_s)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
@@ -278,6 +283,7 @@ class Core:
             resync=resync,
             interval_ms=interval_ms,
             feed_port=self.feed_port,
+            usage_kept=self.usage.kept_of(replica_id, events.epoch),
             renewed=renewed,
             edge=self.edge,
             edges=self.other_edges(replica.address),
@@ -296,6 +302,7 @@ class Core:
         self._swept_s = now_s
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
+        self.usage.step(now_s)
         self.outliers.step(now_s)
         self.trials.step(now_s)
         self.kv.expire(now_s)
@@ -363,5 +370,6 @@ def _build_end_of_request(core: Core) -> EndOfRequest:
         outliers=core.outliers,
         metrics=core.request_metrics,
         meter=core.meter,
+        usage=core.usage,
         decisions=core.decisions,
     )

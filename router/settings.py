@@ -211,6 +211,16 @@ class DecisionLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     is opened anew. Empty: no access log."""
 
 
+class UsageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Usage by tenant, API key and model; see [how to meter usage](how-to-meter-usage.md)."""
+
+    file: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    """SQLite file that keeps usage across restarts. Empty: it is kept in Redis where `shared.url` is set, else in
+    memory, for 31 days at most."""
+    retention_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 400
+    """Days for which the file and Redis keep usage: by default the present month and that of a year before."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole settings tree of a router."""
 
@@ -226,6 +236,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     scrape: ScrapeSettings = ScrapeSettings()
     shared: SharedSettings = SharedSettings()
     decisions: DecisionLogSettings = DecisionLogSettings()
+    usage: UsageSettings = UsageSettings()
     tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))

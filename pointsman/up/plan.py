@@ -249,6 +249,7 @@ def _settings(
         "admin": {"host": admin.host, "port": admin.port},
         "edge": {"admin_socket": str(run_dir / "admin.sock"), "master_socket": str(run_dir / "master.sock")},
         "state_file": str(run_dir / "state.json"),
+        "usage": {"file": str(run_dir / "usage.db")},
     }
     flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
     return read_settings(

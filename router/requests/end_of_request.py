@@ -24,6 +24,7 @@ from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.requests.usage_meter import UsageMeter
 
 OTHER_LINES = (
     b"Lua function 'pm_hold'",
@@ -59,6 +60,7 @@ class EndOfRequest:
         outliers: OutlierTable,
         metrics: RequestMetrics,
         meter: ModelMeter,
+        usage: UsageMeter,
         decisions: DecisionLog | None = None,
     ) -> None:
         """decisions: where decisions are remembered; None where they are not."""
@@ -69,6 +71,7 @@ class EndOfRequest:
         self._kv = kv
         self._metrics = metrics
         self._meter = meter
+        self._usage = usage
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
         self.last_ids: dict[int, str] = {}
@@ -85,6 +88,8 @@ class EndOfRequest:
             return
         if line.ev == "end":
             self._count(line)
+            if line.routed != UNSET:
+                self._usage.ended(line, self._slot_of(line.srv), now_s)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             self._requests.end(
                 line.id,

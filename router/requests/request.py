@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pointsman.contract.events import FirstToken
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.counts.models import ModelRow
@@ -16,6 +17,8 @@ from pointsman.router.fleet.load import LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.prefill_backlog import PrefillBacklog, WaitingPrompt
 from pointsman.router.kv.state import KVState
+from pointsman.router.requests.end_line import Line
+from pointsman.router.tenancy.usage import UsageRow
 
 
 class PrefillRequest(msgspec.Struct, gc=False):
@@ -64,6 +67,14 @@ class Request(msgspec.Struct, gc=False):
     prefill: PrefillRequest | None = None
     ended: bool = False
     """HAProxy reported its end."""
+    line: Line | None = None
+    """The line that did."""
+    first_token: FirstToken | None = None
+    """First token as the engine reported it last."""
+    usage_row: UsageRow | None = None
+    """Row of the ledger that counts it; None before anything was counted there."""
+    used_slot: int = NO_SLOT
+    """Slot of the replica whose engine reported its usage last; NO_SLOT before."""
     finished: bool = False
     """The engine reported the end."""
 

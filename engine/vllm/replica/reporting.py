@@ -5,7 +5,7 @@ made of the bytes as they pass, none of which is kept), as tokens on their way i
 engine's KV events. What ties them together is a context variable between the first two, and between the last two the
 session id, which vLLM repeats in the events of the blocks a request computes and uses for nothing else.
 
-Of a request with several prompts or choices the first one counts.
+Of a request with several prompts or choices the first one counts; its usage is that of all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
+from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs, RequestUsage
 from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
 from pointsman.contract.scope import request_scope, tenant_salt
 from pointsman.engine.attribution import Attribution, KeyDepths
@@ -27,6 +27,7 @@ from pointsman.engine.disaggregation import PREFILL_KEYS_HEADER, unpack_prefix
 from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import Transport
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.generation import Generation
 from pointsman.engine.vllm.replica.kv_events import (
     DEVICE,
     WHOLE_PREFIX,
@@ -61,11 +62,13 @@ class _Call:
     """One HTTP request."""
 
     __slots__ = (
+        "adapter",
         "arrived_s",
         "completion_tokens",
         "decode_ms",
         "finished",
         "first_s",
+        "generations",
         "keys",
         "prefix_tokens",
         "prompt_tokens",
@@ -81,7 +84,7 @@ class _Call:
         self.scope = scope
         """The header `x-pointsman-scope`, as the router set it."""
         self.arrived_s = arrived_s
-        self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
+        self.keys: KeyStream | HandedKeys = KeyStream()
         self.tag = ""
         """Names the first prompt in events; empty until the prompt reaches the engine."""
         self.prompt_tokens = 0
@@ -96,6 +99,26 @@ class _Call:
         self.finished = False
         self.reason = ""
         """Why generation ended, in vLLM's words."""
+        self.adapter = ""
+        self.generations: list[Generation] = []
+        """Its prompts in the engine, the first one first."""
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether it computes a prompt for another replica."""
+        return isinstance(self.keys, HandedKeys)
+
+    def usage(self, now_s: float, *, handed_over: bool) -> RequestUsage:
+        """Its tokens so far. handed_over: another replica computed its first prompt."""
+        computed = self.generations[1:] if handed_over else self.generations
+        return RequestUsage(
+            self.request_id,
+            sum(generation.prompt_tokens for generation in computed),
+            sum(generation.cached_tokens for generation in computed),
+            0 if self.is_prefill else sum(generation.output_tokens for generation in self.generations),
+            0.0 if self.is_prefill else round((now_s - self.arrived_s) * 1000, 3),
+            self.adapter,
+        )
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
@@ -114,9 +137,11 @@ class Reporter:
         adapters: Callable[[], list[str] | None] = lambda: None,
         adapter_slots: int = 0,
         reach: Callable[[str], Transport] | None = None,
+        handed_over: Callable[[], bool] = lambda: False,
     ) -> None:
         """`model` is the served name, by which requests ask for no adapter; `adapters` are those in the engine's
-        `adapter_slots`; `reach` makes a transport to another edge's admin URL."""
+        `adapter_slots`; `reach` makes a transport to another edge's admin URL; `handed_over` says of the request of the
+        current context whether a prefill replica computed its prompt."""
         self.attribution = Attribution()
         self._transports = transports
         self._model = model
@@ -132,6 +157,9 @@ class Reporter:
         prefixes."""
         self._calls: dict[str, _Call] = {}
         """By tag, requests whose first token the engine's outputs show too late."""
+        self._handed_over = handed_over
+        self._generations: dict[str, Generation] = {}
+        """Prompts in the engine, by the id that vLLM's app gave them."""
         self._streams: list[KVEventStream] = []
         self._publisher: Publisher | None = None
         self._last_tag = 0
@@ -187,7 +215,8 @@ class Reporter:
                 elif name == PREFILL:
                     handed = value
             call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
-            stream = call.keys = KeyStream()
+            stream = call.keys
+            assert isinstance(stream, KeyStream)
             if handed:
                 # Of a prefill request: its own body has tokens where the one that the router sees has text.
                 call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
@@ -216,23 +245,30 @@ class Reporter:
 
         def watched(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             call = _call.get()
-            if call is None or call.tag:
+            if call is None:
                 return generate(*args, **kwargs)
+            generation = Generation()
+            call.generations.append(generation)
+            deltas = args[1].output_kind.name == "DELTA"
+            if call.tag:
+                return self._counted(args[2], generation, generate(*args, **kwargs), deltas=deltas)
+            adapter = kwargs.get("lora_request")
+            call.adapter = "" if adapter is None else adapter.lora_name
             self._last_tag += 1
             call.tag = kwargs["session_id"] = str(self._last_tag)
             prompt, sampling = args[:2]
             call.prompt_tokens = _prompt_tokens(prompt)
-            scope, tenant = self._scope(call, prompt, kwargs.get("lora_request"))
+            scope, tenant = self._scope(call, prompt, adapter)
             if tenant:
                 prompt["cache_salt"] = tenant_salt(tenant, prompt.get("cache_salt") or "")
             if call.keys.keys and call.prompt_tokens:
                 keys = call.keys.keys if isinstance(call.keys, HandedKeys) else scoped(call.keys.keys, scope)
                 depths = self._depths.blocks(keys, call.keys.prompt_bytes, call.prompt_tokens, self._block_size)
                 self.attribution.begin(call.tag, keys, depths)
-            kind = sampling.output_kind.name
-            if kind == "FINAL_ONLY":
+            if sampling.output_kind.name == "FINAL_ONLY":
                 self._calls[call.tag] = call
-            return self._outputs(call, generate(*args, **kwargs), deltas=kind == "DELTA")
+            counted = self._counted(args[2], generation, generate(*args, **kwargs), deltas=deltas)
+            return self._outputs(call, counted, deltas=deltas)
 
         return watched
 
@@ -244,9 +280,27 @@ class Reporter:
         )
         return scope, tenant if isinstance(prompt, dict) else ""
 
-    async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+    async def _counted(
+        self, request_id: str, generation: Generation, outputs: AsyncIterator[Any], *, deltas: bool
+    ) -> AsyncIterator[Any]:
+        self._generations[request_id] = generation
         try:
             # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
+            async with aclosing(outputs) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    generation.output(output, deltas=deltas)
+                    yield output
+        finally:
+            self._generations.pop(request_id, None)
+
+    def aborted(self, request_id: str, index: int, prompt_tokens: int, cached_tokens: int, tokens: int) -> None:
+        """An answer was aborted in the engine: `tokens` of it are computed."""
+        generation = self._generations.get(request_id)
+        if generation is not None:
+            generation.aborted(index, prompt_tokens, cached_tokens, tokens)
+
+    async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+        try:
             async with aclosing(outputs) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
                     if not call.reported_first:
@@ -275,6 +329,8 @@ class Reporter:
         if call.request_id and self._publisher is not None:
             prompt_tokens = call.prompt_tokens if call.finished else 0
             reason = call.reason if call.finished else "abort"
+            if call.generations:
+                self._publisher.used(call.usage(time.monotonic(), handed_over=self._handed_over()))
             decode_ms = round(call.decode_ms, 3)
             self._publisher.finished(
                 Finished(call.request_id, prompt_tokens, call.completion_tokens, decode_ms, reason)

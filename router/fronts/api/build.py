@@ -29,15 +29,17 @@ from pointsman.router.fronts.api.sessions import SessionFront
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
+from pointsman.router.fronts.api.usage import UsageFront
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.exposition import Collect
-from pointsman.router.process.clock import Clock, perf_counter
+from pointsman.router.process.clock import Clock, perf_counter, wall
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.settings import AdminSettings, Settings
 from pointsman.router.watch.decision_feed import DecisionFeed
 from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.live_figures import LiveFigures
+from pointsman.router.watch.usage_keeper import UsageKeeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class AdminParts:
     metrics: Collect
     decisions: DecisionFeed | None
     live: LiveFigures
+    usage: UsageKeeper
     events: EventLog
     streams: Streams
     clock: Clock
@@ -78,6 +81,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),
+        UsageFront(parts.usage, wall=wall),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

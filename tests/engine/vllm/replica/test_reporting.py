@@ -152,7 +152,7 @@ class Replica:
 def output(ids: Any, *, cached: int, tokens: int = 1, finished: bool = False) -> Any:
     return SimpleNamespace(
         prompt_token_ids=ids, num_cached_tokens=cached, finished=finished,
-        outputs=[SimpleNamespace(token_ids=[0] * tokens, finish_reason="length" if finished else None)],
+        outputs=[SimpleNamespace(index=0, token_ids=[0] * tokens, finish_reason="length" if finished else None)],
     )  # fmt: skip
 
 
