@@ -30,7 +30,7 @@ from pointsman.engine.sim.metrics import Metrics
 from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 from pointsman.engine.sim.prompts import block_hashes, draw_answer
 from pointsman.engine.sim.reporting import Reporter
-from pointsman.engine.sim.request_log import RequestLog
+from pointsman.engine.sim.request_log import TAG_HEADER, RequestLog
 from pointsman.engine.sim.wire import ChatWire, CompletionWire, Wire
 from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
@@ -143,6 +143,8 @@ class Generation:
         if self.reporter is not None:
             prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
             self.reporter.began(exchange.body, requests[0], scope, prefix)
+        if self._log is not None:
+            self._log.begin(reply, (exchange.header(TAG_HEADER) or b"").decode("latin-1"))
         self._replies.add(reply)
         self.idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
@@ -242,9 +244,13 @@ class Generation:
         if reply in self._replies:
             decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
             self._report_end(reply, 0, reply.choices[0].computed, decode_ms, "abort")
+            if self._log is not None:
+                self._log.write()
         self._forget(reply)
 
     def _report_end(self, reply: Reply, prompt_tokens: int, tokens: int, decode_ms: float, reason: str) -> None:
+        if self._log is not None:
+            self._log.end(reply)
         if self.reporter is not None:
             self.reporter.publisher.used(reply.usage(time.monotonic()))
             ended = Finished(reply.request_id, prompt_tokens, tokens, decode_ms, reason)

@@ -297,12 +297,15 @@ class UsageMeter:
             prompt, cached = first.prompt_tokens, first.cached_tokens
         elif answered and features is not None and (output or not features.generates):
             prompt = int(features.body_bytes / self._kv.ratio.bytes_per_token(features.model))
+        if line is not None and line.ta > 0:
+            row.seconds += line.ta / 1000
+            self.ledger.touch(row)
+        if not prompt and not output:
+            return  # no token was computed, so there is nothing to estimate: its client left early, or it failed
         row.estimated_requests += 1
         row.estimated_prompt_tokens += prompt
         row.estimated_cached_tokens += cached
         row.estimated_output_tokens += output
-        if line is not None and line.ta > 0:
-            row.seconds += line.ta / 1000
         self.ledger.count_tokens(row, prompt, cached, output)
 
     # Names
