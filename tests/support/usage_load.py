@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,14 +185,18 @@ class Comparison:
         self.truth = {tag: sum_of(attempt.figures for _, attempt in found) for tag, found in by_tag.items()}
         """What engines did for each request."""
         for tag, found in by_tag.items():
-            lived = [attempt.figures for pid, attempt in found if pid not in killed]
-            lost = [attempt.figures for pid, attempt in found if pid in killed]
+            lived = [attempt for pid, attempt in found if pid not in killed]
+            doubtful = [(killed[pid], attempt) for pid, attempt in found if pid in killed]
             got = exact(counted[tag]) if tag in counted else Figures()
-            base = sum_of(lived)
-            if got not in {base.plus(some) for some in sums_of_subsets(lost)}:
-                self.wrong[tag] = (got, lived, lost)
-            elif got != base.plus(sum_of(lost)):
-                ends = [killed[pid] - attempt.ended_s for pid, attempt in found if pid in killed and attempt.ended_s]
+            missing = unreported(got, sum_of(attempt.figures for attempt in lived), doubtful)
+            if missing is None:
+                self.wrong[tag] = (
+                    got,
+                    [attempt.figures for attempt in lived],
+                    [attempt.figures for _, attempt in doubtful],
+                )
+            else:
+                ends = [killed_s - attempt.ended_s for killed_s, attempt in missing if attempt.ended_s is not None]
                 self.late_s = max(self.late_s, *ends, 0.0)
 
     @property
@@ -223,9 +228,15 @@ def exact(line: dict[str, Any]) -> Figures:
     return Figures(*(line[name] - estimated[name] for name in NAMES))
 
 
-def sums_of_subsets(figures: list[Figures]) -> set[Figures]:
-    """All sums of some of these."""
-    sums = {Figures()}
-    for one in figures:
-        sums |= {known.plus(one) for known in sums}
-    return sums
+Doubtful = tuple[float, Attempt]
+"""An attempt whose engine was killed, and when."""
+
+
+def unreported(got: Figures, reported: Figures, doubtful: list[Doubtful]) -> list[Doubtful] | None:
+    """The fewest attempts of killed engines without which what was counted is right; None where it is wrong."""
+    for count in range(len(doubtful) + 1):
+        for missing in combinations(range(len(doubtful)), count):
+            there = (attempt.figures for at, (_, attempt) in enumerate(doubtful) if at not in missing)
+            if got == reported.plus(sum_of(there)):
+                return [doubtful[at] for at in missing]
+    return None

@@ -101,7 +101,7 @@ class _Call:
         """Why generation ended, in vLLM's words."""
         self.adapter = ""
         self.generations: list[Generation] = []
-        """Its prompts in the engine, the first one first."""
+        """Prompts in the engine, the first one first."""
 
     @property
     def is_prefill(self) -> bool:
