@@ -24,22 +24,19 @@ class UsageCollector(FamilyCollector):
     def collect(self) -> Iterator[Family]:
         meter = self._meter
         totals = [(tenant, dict(zip(COLUMNS, values, strict=True))) for tenant, values in sorted(meter.ledger.totals())]
-        for prefix, name, text in (
-            ("", "", "Requests and tokens that count as usage"),
-            ("estimated_", "estimated_", "The part of the usage that is an estimate, since no engine reported it"),
-        ):
+        for prefix, which in (("", ""), ("estimated_", ", as far as it is an estimate because no engine reported it")):
             yield from counter(
-                f"pointsman_usage_{name}requests",
-                f"{text}: requests that a replica served, by tenant (the API key's; empty without API keys).",
+                f"pointsman_usage_{prefix}requests",
+                f"Usage in requests that a replica served, by tenant (the API key's; empty without API keys){which}.",
                 [(tenant, figures[f"{prefix}requests"]) for tenant, figures in totals],
                 "tenant",
             )
             yield from counter(
-                f"pointsman_usage_{name}tokens",
-                f"{text}: tokens by tenant and kind (prompt; cached, which are prompt tokens found in a prefix cache; "
-                "output), of aborted and retried requests too.",
-                [((tenant, kind), figures[f"{prefix}{kind}_tokens"]) for tenant, figures in totals for kind in KINDS],
-                *("tenant", "kind"),
+                f"pointsman_usage_{prefix}tokens",
+                "Usage in tokens, by tenant and kind (prompt; cached: prompt tokens found in a prefix cache; output), "
+                f"of aborted and retried requests too{which}.",
+                [((kind, tenant), figures[f"{prefix}{kind}_tokens"]) for tenant, figures in totals for kind in KINDS],
+                *("kind", "tenant"),
             )
         yield from counter(
             "pointsman_usage_seconds",
