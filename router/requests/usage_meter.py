@@ -265,7 +265,10 @@ class UsageMeter:
                 self._settle(waiting.pop(oldest))
 
     def settle(self) -> None:
-        """Count all that ended, as it is known: the process stops."""
+        """Count all that ended, as it is known: the process stops, and no report finds it any more."""
+        for request in self._requests:
+            if request.line is not None and request.used_slot == NO_SLOT:
+                self.forgotten(request)
         while self._open:
             self._settle(self._open.pop(next(iter(self._open))))
 

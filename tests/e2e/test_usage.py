@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from edge import RunningEdge, running_up, until
-from usage_load import Comparison, UsageLoad, keys_map, read_log
+from usage_load import AT_ONCE, Comparison, Figures, UsageLoad, keys_map, read_log
 
 pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
@@ -119,6 +120,33 @@ async def test_what_killed_engines_did_not_report_is_an_estimate(tmp_path: Path)
         assert load.killed
         for tag in found.incomplete:
             assert tag not in found.counted or found.counted[tag]["requests"] <= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+async def test_usage_is_kept_when_the_router_starts_again(tmp_path: Path, number: signal.Signals) -> None:
+    """Streams that outlive it count too. Of one that is killed, what it counted in its last second is lost."""
+    async with loaded_edge(tmp_path, 500) as load:
+        working = asyncio.create_task(load.run(iter(range(500))))
+        await until(lambda: enough(load, 200))
+        ended_s = time.time()
+        load.edge.router().send_signal(number)
+        await working
+        counted = await load.settled()
+        found = Comparison(counted, read_log(load.log), {})
+        lost = found.wrong.keys() & counted.keys() | {tag for tag in found.truth if tag not in counted}
+        lost = {tag for tag in lost if found.truth[tag] != Figures()}
+        ends = {tag: ended_s - found.ended_s[tag] for tag in lost}
+        estimated = sum(line["estimated"]["requests"] for line in counted.values())
+        print({"lost": len(lost), "ended before, s": sorted(ends.values()), "estimated": estimated})
+        assert max(line["requests"] for line in counted.values()) == 1
+        # A second between two writes, and the time that a busy machine takes for one.
+        assert all(-2.0 < before < 4.0 for before in ends.values()), ends
+        if number is signal.SIGTERM:
+            assert len(lost) <= estimated <= AT_ONCE
+
+
+async def enough(load: UsageLoad, requests: int) -> bool:
+    return sum(load.outcomes.values()) >= requests
 
 
 @pytest.mark.soak

@@ -28,6 +28,8 @@ PLAIN_DATA: tuple[str, ...] = (
     "router/fronts/api/status_types.py",
     "router/fronts/api/policy_types.py",
     "router/fronts/api/types.py",
+    "router/fronts/api/usage_table.py",
+    "router/fronts/api/usage_types.py",
     "router/process/clock.py",
     "router/process/listen.py",
     "router/process/version.py",

@@ -184,6 +184,8 @@ class Comparison:
             by_tag.setdefault(tag, []).append((int(name.partition(".")[0]), attempt))
         self.truth = {tag: sum_of(attempt.figures for _, attempt in found) for tag, found in by_tag.items()}
         """What engines did for each request."""
+        self.ended_s = {tag: max(attempt.ended_s or 0.0 for _, attempt in found) for tag, found in by_tag.items()}
+        """When each request ended last in an engine."""
         for tag, found in by_tag.items():
             lived = [attempt for pid, attempt in found if pid not in killed]
             doubtful = [(killed[pid], attempt) for pid, attempt in found if pid in killed]

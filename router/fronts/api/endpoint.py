@@ -137,6 +137,7 @@ TAGS = {
     "sessions": "Sessions and conversations: where they live, how to move or forget one.",
     "models": "Models and adapters that the fleet serves.",
     "signals": "Signals that policies decide by: prefix index and load.",
+    "usage": "What tenants, keys and models used: requests, tokens, time.",
     "live": "The edge at this moment, as the page and terminals show it.",
     "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
     "edges": "Other edges that share state with this one.",
