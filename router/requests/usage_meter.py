@@ -11,7 +11,7 @@ restarted meanwhile, is counted too. Reports of requests that other edges placed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -25,7 +25,7 @@ from pointsman.router.requests.answer_bytes import AnswerBytes
 from pointsman.router.requests.end_line import UNSET, Line
 from pointsman.router.requests.request import Request
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.tenancy.usage import HOUR_S, UsageLedger, UsageRow
+from pointsman.router.tenancy.usage import HOUR_S, UsageLedger, UsageNames, UsageRow
 
 WAIT_S = 10.0
 """Seconds for which a line and an engine's report wait for each other: an engine sends within a second."""
@@ -64,6 +64,21 @@ class OpenRequest(msgspec.Struct):
     waiting: list[tuple[int, RequestUsage, bool]] = msgspec.field(default_factory=list)
     """Reports that came before anything said whose request it is: slot, report, whether it is of more than a prefill.
     """
+
+    @property
+    def names(self) -> UsageNames:
+        return UsageNames(self.tenant, self.key, self.model, self.adapter)
+
+
+class UnsettledRequest(msgspec.Struct, frozen=True):
+    """A request that a router did not finish counting."""
+
+    id: str
+    names: UsageNames
+    line: Line | None
+    first: FirstToken | None
+    used: bool
+    counted: bool
 
 
 class UsageMeter:
@@ -164,6 +179,9 @@ class UsageMeter:
             found.waiting.append((slot, usage, whole))
             return
         self._join(found, usage, slot, whole)
+        if whole and request_id in self._long:  # its line follows, if it is not lost
+            found.until_s = self._now_s + WAIT_S
+            self._wait(request_id, self._long.pop(request_id))
 
     def _join(self, found: OpenRequest, usage: RequestUsage, slot: int, whole: bool) -> None:
         if found.row is None:
@@ -265,12 +283,44 @@ class UsageMeter:
                 self._settle(waiting.pop(oldest))
 
     def settle(self) -> None:
-        """Count all that ended, as it is known: the process stops, and no report finds it any more."""
+        """Count all that ended, as it is known: the process stops, and nothing keeps what it knows."""
         for request in self._requests:
             if request.line is not None and request.used_slot == NO_SLOT:
                 self.forgotten(request)
         while self._open:
             self._settle(self._open.pop(next(iter(self._open))))
+
+    def unsettled(self) -> list[UnsettledRequest]:
+        """Requests that are in flight or wait for a line or a report, for the life of this router that comes next."""
+        found = []
+        for request in self._requests:
+            line, used = request.line, request.used_slot != NO_SLOT
+            if (line is None or not used) and request.features is not None:
+                row = request.usage_row or self._row(request.features, request.slot)
+                found.append(
+                    UnsettledRequest(request.id, row.key.names, line, request.first_token, used, line is not None)
+                )
+        for request_id, one in (self._open | self._long).items():
+            if one.placed or one.line is not None:
+                names = one.row.key.names if one.row is not None else one.names
+                found.append(UnsettledRequest(request_id, names, one.line, one.first, one.used, one.counted))
+        return found
+
+    def resume(self, requests: Iterable[UnsettledRequest], now_s: float) -> None:
+        """Take over what the life before this one waited for."""
+        self._now_s = now_s
+        for one in requests:
+            runs = one.line is None and not one.used
+            found = OpenRequest(
+                now_s + (LONG_WAIT_S if runs else WAIT_S),
+                *one.names,
+                line=one.line,
+                first=one.first,
+                placed=True,
+                used=one.used,
+                counted=one.counted,
+            )
+            self._wait(one.id, found, self._long if runs else self._open)
 
     def _settle(self, found: OpenRequest) -> None:
         """Count a request for which nothing is waited any more."""

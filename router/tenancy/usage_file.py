@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS sources (
   replica TEXT NOT NULL, epoch TEXT NOT NULL, counted INTEGER NOT NULL, hour INTEGER NOT NULL,
   PRIMARY KEY (replica, epoch)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _PUT = (
     f"INSERT INTO usage ({_NAMES}, life, {_FIGURES}) VALUES ({', '.join('?' * (6 + len(COLUMNS)))}) "
@@ -136,6 +137,16 @@ class UsageFile:
         except sqlite3.Error as error:
             raise UsageFileError(f"{self.path}: {error}") from error
 
+    def leave_note(self, name: str, value: bytes) -> None:
+        """Leave something for the life that comes next. Raises UsageFileError."""
+        self._change("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", name, value)
+
+    def take_note(self, name: str) -> bytes:
+        """Take what the life before left; empty for nothing. Raises UsageFileError."""
+        found = [value for (value,) in self._read("SELECT value FROM notes WHERE name = ?", (name,))]
+        self._change("DELETE FROM notes WHERE name = ?", name)
+        return bytes(found[0]) if found else b""
+
     def sources(self) -> dict[tuple[str, str], int]:
         """Reports that are in the file, by replica id and epoch."""
         found = self._read("SELECT replica, epoch, counted FROM sources ORDER BY hour", ())
@@ -161,15 +172,18 @@ class UsageFile:
 
     def expire(self, before: int) -> int:
         """Delete hours before this one; how many rows there were. Raises UsageFileError."""
+        deleted = self._change("DELETE FROM usage WHERE hour < ?", before)
+        self._change("DELETE FROM sources WHERE hour < ?", before)
+        return deleted
+
+    def _change(self, statement: str, *values: object) -> int:
+        """Change the file; how many rows that were."""
         import sqlite3
 
-        writer = self._opened()
         try:
-            deleted = writer.execute("DELETE FROM usage WHERE hour < ?", (before,)).rowcount
-            writer.execute("DELETE FROM sources WHERE hour < ?", (before,))
+            return int(self._opened().execute(statement, values).rowcount)
         except sqlite3.Error as error:
             raise UsageFileError(f"{self.path}: {error}") from error
-        return int(deleted)
 
     def _opened(self) -> sqlite3.Connection:
         if self._writer is None:

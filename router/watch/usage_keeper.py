@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import structlog
 
 from pointsman.router.edges.store import StoreError
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
-from pointsman.router.requests.usage_meter import UsageMeter
+from pointsman.router.requests.usage_meter import UnsettledRequest, UsageMeter
 from pointsman.router.settings import Settings
 from pointsman.router.tenancy.usage import DAY_H, HOUR_S, MAX_HOURS, UsageKey, UsageRow, Values
 from pointsman.router.tenancy.usage_file import UsageFile, UsageFileError
@@ -39,7 +40,12 @@ RETRY_S = 5.0
 PART = "usage"
 """Condition of `/readyz` while usage is not kept."""
 
+UNSETTLED = "unsettled"
+"""Note in the file: requests that were not counted when the router stopped."""
+
 log = structlog.get_logger(__name__)
+
+_unsettled = msgspec.json.Decoder(list[UnsettledRequest]).decode
 
 Rows = list[tuple[UsageKey, Values]]
 
@@ -103,6 +109,7 @@ class UsageKeeper:
                 log.error("usage file set aside, it cannot be read", error=str(error), aside=str(aside))
                 self.file.open()
             self._meter.cursors |= self.file.sources()
+            self._take_unsettled(self.file)
             for rows in self.file.rows(self._ledger.hour - MAX_HOURS, self._ledger.hour + 1):
                 self._ledger.restore(rows)
         except (UsageFileError, OSError) as error:
@@ -123,13 +130,43 @@ class UsageKeeper:
 
     async def save(self) -> None:
         """Write all that is counted and close: the router stops."""
-        self._meter.settle()
         self._retry_s = 0.0
         await self.flush()
+        rows = None if self.file is None else self._leave(self.file)
+        if rows is None:
+            self._meter.settle()
+            await self.flush()
         if self.file is not None:
             self.file.close()
         if self.store is not None:
+            if rows:
+                with suppress(StoreError):
+                    await self.store.write(self.life, rows)
             await self.store.close()
+
+    def _leave(self, file: UsageFile) -> Rows | None:
+        """Write the last rows together with what is not counted yet, while nothing else happens.
+
+        Answers the rows; None where they could not be written.
+        """
+        changed, meter = self._ledger.take_changed(), self._meter
+        rows = _values(changed)
+        try:
+            file.write(self.life, rows, meter.cursors, self._ledger.hour)
+            file.leave_note(UNSETTLED, msgspec.json.encode(meter.unsettled()))
+        except UsageFileError as error:
+            log.error("requests in flight are counted by estimates", error=str(error))
+            for row in changed:
+                self._ledger.touch(row)
+            return None
+        return rows
+
+    def _take_unsettled(self, file: UsageFile) -> None:
+        note = file.take_note(UNSETTLED)
+        try:
+            self._meter.resume(_unsettled(note) if note else (), self._clock())
+        except msgspec.MsgspecError as error:
+            log.warning("requests in flight at the stop are not known", error=str(error))
 
     async def flush(self) -> bool:
         """Write what changed; whether all of it is written."""

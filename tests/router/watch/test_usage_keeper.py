@@ -149,3 +149,25 @@ async def test_edges_add_up_in_redis(tmp_path: Path) -> None:
             await valkey.start()
             one.usage._retry_s = 0.0
             assert await prompt_tokens(one) == {"acme": 200}  # the store is empty: each edge writes its own again
+
+
+async def test_requests_in_flight_at_a_stop_are_counted_by_the_next_life(tmp_path: Path) -> None:
+    """With the names that their decision knew: of one the line comes first, of one the report, one had its line."""
+    file = {"file": str(tmp_path / "usage.db")}
+    async with edge(usage=file) as router:
+        core, now_s = router.core, router.clock()
+        for name in ("q0", "q1", "q2", "q3"):
+            core.decide(RequestFeatures(request_id=name, tenant="acme", model="m", body_bytes=400), now_s)
+        core.end_of_request.apply(line(id="q2", srv="a", first="a"), now_s)
+        report(router, 0, "q3")
+    async with edge(usage=file) as router:
+        core, now_s = router.core, router.clock()
+        core.end_of_request.apply(line(id="q0", srv="a", first="a"), now_s)
+        for number, name in enumerate(("q0", "q1", "q2"), 1):
+            report(router, number, name)
+        for name in ("q1", "q3"):
+            core.end_of_request.apply(line(id=name, srv="a", first="a"), now_s)
+        core.usage.step(now_s + 60.0)
+        assert len(core.usage) == 0
+        (row,) = (await usage(router))["usage"]
+        assert (row["requests"], row["prompt_tokens"], row["estimated"]["requests"]) == (4, 400, 0)
