@@ -73,6 +73,8 @@ class Request(msgspec.Struct, gc=False):
     """First token as the engine reported it last."""
     usage_row: UsageRow | None = None
     """Row of the ledger that counts it; None before anything was counted there."""
+    output_tokens: int = 0
+    """As an engine said at the end that reports no usage."""
     used_slot: int = NO_SLOT
     """Slot of the replica whose engine reported its usage last; NO_SLOT before."""
     finished: bool = False

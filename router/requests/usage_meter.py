@@ -61,6 +61,8 @@ class OpenRequest(msgspec.Struct):
     """Whether an engine reported its usage."""
     counted: bool = False
     """Whether it is counted as a request."""
+    output_tokens: int = 0
+    """As an engine said that reports ends and no usage; 0 where none did."""
     waiting: list[tuple[int, RequestUsage, bool]] = msgspec.field(default_factory=list)
     """Reports that came before anything said whose request it is: slot, report, whether it is of more than a prefill.
     """
@@ -127,6 +129,10 @@ class UsageMeter:
                     request.usage_row = self._row(request.features, slot)
         usage = events.usage
         if not usage:
+            for finished in events.finished:  # of an engine that reports no usage, the best there is
+                request = self._requests.get(finished.id)
+                if request is not None:
+                    request.output_tokens = finished.completion_tokens
             return False
         begin, source = events.usage_from, (replica_id, events.epoch)
         counted = self.cursors.get(source, 0)
@@ -253,6 +259,7 @@ class UsageMeter:
             placed=True,
             used=used or (line is not None and line.unserved),
             counted=line is not None,
+            output_tokens=request.output_tokens,
         )
         if line is not None and not used and not self._reports(line.srv):
             self._settle(found)
@@ -334,15 +341,15 @@ class UsageMeter:
             row.requests += 1
             self.ledger.touch(row)
         if not found.used:
-            self._estimate(row, line, found.first, found.features)
+            self._estimate(row, found)
 
-    def _estimate(
-        self, row: UsageRow, line: Line | None, first: FirstToken | None, features: RequestFeatures | None
-    ) -> None:
-        """Count a request whose engine reported nothing, as far as can be told."""
-        prompt = cached = output = 0
+    def _estimate(self, row: UsageRow, found: OpenRequest) -> None:
+        """Count a request whose engine reported no usage, as far as can be told."""
+        line, first, features = found.line, found.first, found.features
+        prompt = cached = 0
+        output = found.output_tokens
         answered = line is not None and 200 <= line.st < 300
-        if answered and line is not None and (features is None or features.generates):
+        if not output and answered and line is not None and (features is None or features.generates):
             output = self.bytes.tokens(line)
             if features is not None and features.max_tokens:
                 output = min(output, features.max_tokens)

@@ -242,6 +242,16 @@ def test_a_plain_endpoint_is_estimated_at_once() -> None:
     assert fleet.row == (2, 2000, 0, 30, 2, 2000, 0, 30)
 
 
+def test_an_engine_that_reports_ends_and_no_usage_is_taken_at_its_word() -> None:
+    """It counts as an estimate, since nothing says what was lost on the way."""
+    fleet = Fleet()
+    slot = fleet.decide()
+    fleet.tell(slot, first=[FirstToken("q", 1000, 600, 80.0)], finished=[Finished("q", 1000, 50)])
+    fleet.end(slot, bytes=10**6, sse="1")
+    fleet.wait()
+    assert fleet.row == (1, 1000, 600, 50, 1, 1000, 600, 50)
+
+
 def test_an_adapter_counts_beside_its_model() -> None:
     """As one of the replica that served."""
     fleet = Fleet(named=True)
