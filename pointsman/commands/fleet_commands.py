@@ -91,7 +91,7 @@ def usage(
     ] = "",
     end: Annotated[str, typer.Option("--to", metavar="TIME", help="Time before which it ends; now if absent.")] = "",
     by: Annotated[
-        str, typer.Option(metavar="NAMES", help="What to add up by: tenant, key, model, adapter, hour, day.")
+        str, typer.Option(metavar="NAMES", help="Names to add up by: tenant, key, model, adapter, hour, day.")
     ] = "tenant",
 ) -> int:
     """Print requests and tokens by tenant, or by what `--by` names; estimates are marked."""

@@ -261,15 +261,11 @@ class UsageMeter:
             counted=line is not None,
             output_tokens=request.output_tokens,
         )
-        if line is not None and not used and not self._reports(line.srv):
+        slot = NO_SLOT if line is None else self._replicas.slot_of(line.srv)
+        if slot != NO_SLOT and not used and not self._kv.reports(slot):
             self._settle(found)
         else:
             self._wait(request.id, found, self._long if in_flight else self._open)
-
-    def _reports(self, replica_id: str) -> bool:
-        """Whether a report of a replica's engine may still come."""
-        slot = self._replicas.slot_of(replica_id)
-        return slot == NO_SLOT or self._kv.reports(slot)
 
     def _wait(self, request_id: str, found: OpenRequest, where: dict[str, OpenRequest] | None = None) -> OpenRequest:
         where = self._open if where is None else where

@@ -12,9 +12,11 @@ from typing import Any
 class Generation:
     """One call of vLLM's `generate`."""
 
-    __slots__ = ("_tokens", "cached_tokens", "prompt_tokens")
+    __slots__ = ("_deltas", "_tokens", "cached_tokens", "prompt_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, *, deltas: bool) -> None:
+        """deltas: whether vLLM gives the tokens since the last time, not all so far."""
+        self._deltas = deltas
         self.prompt_tokens = 0
         """0 before the prompt is computed."""
         self.cached_tokens = 0
@@ -26,12 +28,12 @@ class Generation:
         """Tokens of all answers."""
         return sum(self._tokens.values())
 
-    def output(self, output: Any, *, deltas: bool) -> None:
-        """Take in what vLLM gives: tokens since the last time with `deltas`, else all so far."""
+    def output(self, output: Any) -> None:
+        """Take in what vLLM gives."""
         self.prompt_tokens = len(output.prompt_token_ids or ())
         self.cached_tokens = output.num_cached_tokens or 0
         for answer in output.outputs:
-            before = self._tokens.get(answer.index, 0) if deltas else 0
+            before = self._tokens.get(answer.index, 0) if self._deltas else 0
             self._tokens[answer.index] = before + len(answer.token_ids)
 
     def aborted(self, index: int, prompt_tokens: int, cached_tokens: int, tokens: int) -> None:

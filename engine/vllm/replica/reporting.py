@@ -17,15 +17,16 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
-from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs, RequestUsage
+from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
 from pointsman.contract.scope import request_scope, tenant_salt
 from pointsman.engine.attribution import Attribution, KeyDepths
 from pointsman.engine.disaggregation import PREFILL_KEYS_HEADER, unpack_prefix
 from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import Transport
+from pointsman.engine.vllm.replica.call import Call, HandedKeys
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.generation import Generation
 from pointsman.engine.vllm.replica.kv_events import (
@@ -51,77 +52,7 @@ LINGER_S = 2.0
 """Seconds after a request's end in which its last events still arrive: they travel apart from the answer."""
 
 
-class HandedKeys(NamedTuple):
-    """Prefix keys that came with a request."""
-
-    keys: list[int]
-    prompt_bytes: int
-
-
-class _Call:
-    """One HTTP request."""
-
-    __slots__ = (
-        "adapter",
-        "arrived_s",
-        "completion_tokens",
-        "decode_ms",
-        "finished",
-        "first_s",
-        "generations",
-        "keys",
-        "prefix_tokens",
-        "prompt_tokens",
-        "reason",
-        "reported_first",
-        "request_id",
-        "scope",
-        "tag",
-    )  # fmt: skip
-
-    def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
-        self.request_id = request_id
-        self.scope = scope
-        """The header `x-pointsman-scope`, as the router set it."""
-        self.arrived_s = arrived_s
-        self.keys: KeyStream | HandedKeys = KeyStream()
-        self.tag = ""
-        """Names the first prompt in events; empty until the prompt reaches the engine."""
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.prefix_tokens = -1
-        """Tokens above the first block it computed; -1 until it computed one."""
-        self.reported_first = False
-        self.first_s = 0.0
-        """When its first token was there."""
-        self.decode_ms = 0.0
-        """From its first token to the last one so far."""
-        self.finished = False
-        self.reason = ""
-        """Why generation ended, in vLLM's words."""
-        self.adapter = ""
-        self.generations: list[Generation] = []
-        """Prompts in the engine, the first one first."""
-
-    @property
-    def is_prefill(self) -> bool:
-        """Whether it computes a prompt for another replica."""
-        return isinstance(self.keys, HandedKeys)
-
-    def usage(self, now_s: float, *, handed_over: bool) -> RequestUsage:
-        """Its tokens so far. handed_over: another replica computed its first prompt."""
-        computed = self.generations[1:] if handed_over else self.generations
-        return RequestUsage(
-            self.request_id,
-            sum(generation.prompt_tokens for generation in computed),
-            sum(generation.cached_tokens for generation in computed),
-            0 if self.is_prefill else sum(generation.output_tokens for generation in self.generations),
-            0.0 if self.is_prefill else round((now_s - self.arrived_s) * 1000, 3),
-            self.adapter,
-        )
-
-
-_call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
+_call: ContextVar[Call | None] = ContextVar("pointsman_call", default=None)
 
 
 class Reporter:
@@ -155,7 +86,7 @@ class Reporter:
         self._group: int | None = None
         """The group of layers whose blocks are followed, where a model has several: the first that keeps whole
         prefixes."""
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         """By tag, requests whose first token the engine's outputs show too late."""
         self._handed_over = handed_over
         self._generations: dict[str, Generation] = {}
@@ -214,7 +145,7 @@ class Reporter:
                     said = value
                 elif name == PREFILL:
                     handed = value
-            call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
+            call = Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
             stream = call.keys
             assert isinstance(stream, KeyStream)
             if handed:
@@ -247,11 +178,11 @@ class Reporter:
             call = _call.get()
             if call is None:
                 return generate(*args, **kwargs)
-            generation = Generation()
-            call.generations.append(generation)
             deltas = args[1].output_kind.name == "DELTA"
+            generation = Generation(deltas=deltas)
+            call.generations.append(generation)
             if call.tag:
-                return self._counted(args[2], generation, generate(*args, **kwargs), deltas=deltas)
+                return self._counted(call, args[2], generation, generate(*args, **kwargs))
             adapter = kwargs.get("lora_request")
             call.adapter = "" if adapter is None else adapter.lora_name
             self._last_tag += 1
@@ -267,12 +198,12 @@ class Reporter:
                 self.attribution.begin(call.tag, keys, depths)
             if sampling.output_kind.name == "FINAL_ONLY":
                 self._calls[call.tag] = call
-            counted = self._counted(args[2], generation, generate(*args, **kwargs), deltas=deltas)
+            counted = self._counted(call, args[2], generation, generate(*args, **kwargs))
             return self._outputs(call, counted, deltas=deltas)
 
         return watched
 
-    def _scope(self, call: _Call, prompt: Any, adapter: Any) -> tuple[int, str]:
+    def _scope(self, call: Call, prompt: Any, adapter: Any) -> tuple[int, str]:
         """The scope of the request's keys, and the tenant that alone may reuse its KV."""
         given = prompt if isinstance(prompt, dict) else {}
         scope, tenant = request_scope(
@@ -281,17 +212,21 @@ class Reporter:
         return scope, tenant if isinstance(prompt, dict) else ""
 
     async def _counted(
-        self, request_id: str, generation: Generation, outputs: AsyncIterator[Any], *, deltas: bool
+        self, call: Call, request_id: str, generation: Generation, outputs: AsyncIterator[Any]
     ) -> AsyncIterator[Any]:
         self._generations[request_id] = generation
+        call.open += 1
         try:
             # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
             async with aclosing(outputs) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
-                    generation.output(output, deltas=deltas)
+                    generation.output(output)
                     yield output
         finally:
-            self._generations.pop(request_id, None)
+            del self._generations[request_id]
+            call.open -= 1
+            if call.over and not call.open:
+                self._publish_end(call)
 
     def aborted(self, request_id: str, index: int, prompt_tokens: int, cached_tokens: int, tokens: int) -> None:
         """An answer was aborted in the engine: `tokens` of it are computed."""
@@ -299,7 +234,7 @@ class Reporter:
         if generation is not None:
             generation.aborted(index, prompt_tokens, cached_tokens, tokens)
 
-    async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+    async def _outputs(self, call: Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
         try:
             async with aclosing(outputs) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
@@ -316,25 +251,34 @@ class Reporter:
         finally:
             self._calls.pop(call.tag, None)
 
-    def _first_token(self, call: _Call, cached_tokens: int) -> None:
+    def _first_token(self, call: Call, cached_tokens: int) -> None:
         call.reported_first = True
         call.first_s = time.monotonic()
         if call.request_id and self._publisher is not None:
             ttft_ms = (time.monotonic() - call.arrived_s) * 1000
             self._publisher.first_token(FirstToken(call.request_id, call.prompt_tokens, cached_tokens, ttft_ms))
 
-    def _ended(self, call: _Call) -> None:
+    def _ended(self, call: Call) -> None:
         if call.tag:
             asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
-        if call.request_id and self._publisher is not None:
-            prompt_tokens = call.prompt_tokens if call.finished else 0
-            reason = call.reason if call.finished else "abort"
-            if call.generations:
-                self._publisher.used(call.usage(time.monotonic(), handed_over=self._handed_over()))
-            decode_ms = round(call.decode_ms, 3)
-            self._publisher.finished(
-                Finished(call.request_id, prompt_tokens, call.completion_tokens, decode_ms, reason)
-            )
+        call.over = True
+        if not call.open:
+            self._publish_end(call)
+        else:
+            # vLLM answers for a client that left before its own handler was cancelled, which aborts the request.
+            asyncio.get_running_loop().call_later(LINGER_S, self._publish_end, call)
+
+    def _publish_end(self, call: Call) -> None:
+        if call.published or not call.request_id or self._publisher is None:
+            return
+        call.published = True
+        prompt_tokens = call.prompt_tokens if call.finished else 0
+        reason = call.reason if call.finished else "abort"
+        if call.generations:
+            self._publisher.used(call.usage(time.monotonic(), handed_over=self._handed_over()))
+        self._publisher.finished(
+            Finished(call.request_id, prompt_tokens, call.completion_tokens, round(call.decode_ms, 3), reason)
+        )
 
     # A request, as blocks
 
@@ -365,7 +309,7 @@ class Reporter:
                 self._publisher.facts.block_tokens = event.block_size
         return event.group_idx in (None, self._group)
 
-    def _computed(self, call: _Call, event: BlockStored) -> None:
+    def _computed(self, call: Call, event: BlockStored) -> None:
         """Note computed blocks of a request whose answer comes whole: with the last full one it has its first token."""
         below = self.attribution.depth(event.block_hashes[-1]) * self._block_size
         if below <= 0:

@@ -16,18 +16,18 @@ def output(*tokens: int, prompt: int = 20, cached: int = 16) -> Any:
 
 def test_deltas_add_up_and_wholes_replace() -> None:
     """By answer."""
-    streamed, whole = Generation(), Generation()
+    streamed, whole = Generation(deltas=True), Generation(deltas=False)
     for _ in range(3):
-        streamed.output(output(1, 2), deltas=True)
+        streamed.output(output(1, 2))
     assert (streamed.prompt_tokens, streamed.cached_tokens, streamed.output_tokens) == (20, 16, 9)
     for tokens in (1, 2, 3):
-        whole.output(output(tokens), deltas=False)
+        whole.output(output(tokens))
     assert whole.output_tokens == 3
 
 
 def test_an_aborted_answer_has_what_the_engine_computed() -> None:
     """Though no output told of it; before its first token it has nothing."""
-    generation = Generation()
+    generation = Generation(deltas=False)
     generation.aborted(0, 20, 16, 0)
     assert (generation.prompt_tokens, generation.output_tokens) == (0, 0)
     generation.aborted(0, 20, 16, 7)
