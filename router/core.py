@@ -267,7 +267,7 @@ class Core:
             return None
         resync = self.kv.apply(replica.slot, events)
         self.meter.report(replica.slot, events)
-        resync |= self.usage.report(replica.slot, replica_id, events, now_s)
+        usage_kept = self.usage.report(replica.slot, replica_id, events, now_s)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
@@ -280,10 +280,10 @@ class Core:
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = replica.renew(events.born_ms, now_s)
         return EventsAnswer(
-            resync=resync,
+            resync=resync or usage_kept < 0,
             interval_ms=interval_ms,
             feed_port=self.feed_port,
-            usage_kept=self.usage.kept_of(replica_id, events.epoch),
+            usage_kept=usage_kept if usage_kept >= 0 else self.usage.kept_of(replica_id, events.epoch),
             renewed=renewed,
             edge=self.edge,
             edges=self.other_edges(replica.address),

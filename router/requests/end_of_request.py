@@ -87,9 +87,7 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
-            self._count(line)
-            if line.routed != UNSET:
-                self._usage.ended(line, self._slot_of(line.srv), now_s)
+            self._count(line, now_s)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
             self._requests.end(
                 line.id,
@@ -126,7 +124,7 @@ class EndOfRequest:
             if slot != NO_SLOT and decoded_ms > 0 and not self._kv.reports(slot):
                 outliers.pace.observe(slot, decoded_ms, line.bytes, Unit.BYTES)
 
-    def _count(self, line: Line) -> None:
+    def _count(self, line: Line, now_s: float) -> None:
         metrics = self._metrics
         if line.routed != UNSET and line.reason in (UNSET, Reason.FAIL_OPEN):
             if line.placed_alone:
@@ -135,9 +133,12 @@ class EndOfRequest:
                 metrics.undecided[UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
+            self._usage.unserved(line)
             return
         if line.routed != UNSET:
-            self._meter.ended(line, self._slot_of(line.srv))
+            slot = self._slot_of(line.srv)
+            self._meter.ended(line, slot)
+            self._usage.ended(line, slot, now_s)
         served = metrics.served(line.srv)
         served.by_class[f"{line.st // 100}xx" if line.st > 0 else "none"] += 1
         if line.rc.startswith("+"):

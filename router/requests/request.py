@@ -30,6 +30,8 @@ class PrefillRequest(msgspec.Struct, gc=False):
     placement: Placement | None = None
     """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
+    first_token: FirstToken | None = None
+    """First token as the engine reported it."""
 
     def release(self, load: LoadTable) -> None:
         """Ends the reservation."""
@@ -73,6 +75,8 @@ class Request(msgspec.Struct, gc=False):
     """First token as the engine reported it last."""
     usage_row: UsageRow | None = None
     """Row of the ledger that counts it; None before anything was counted there."""
+    counted: bool = False
+    """Whether nothing about its usage is waited for: neither a line nor a report."""
     output_tokens: int = 0
     """As an engine said at the end that reports no usage."""
     used_slot: int = NO_SLOT

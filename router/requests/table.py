@@ -61,7 +61,7 @@ class RequestTable:
         """By id, in the order of `made_s`."""
         self._ended = EndedRequests(max_requests)
         self.on_forgotten: Callable[[Request], None] = lambda request: None
-        """Called with each record that the table has no longer."""
+        """Called with each record that the table has no longer and that is not counted."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -193,8 +193,10 @@ class RequestTable:
         """The engine on a slot reported first tokens and ends; requests of other edges are passed over."""
         for first in events.first:
             part = self._reported(first.id, slot, now_s)
-            if part is not None and part.placement is not None:
-                self._outcomes.first_token(part.placement, slot, first)
+            if part is not None:
+                part.first_token = first
+                if part.placement is not None:
+                    self._outcomes.first_token(part.placement, slot, first)
         for finished in events.finished:
             part = self._reported(finished.id, slot, -1.0)
             if part is not None and part.placement is not None:
@@ -251,7 +253,8 @@ class RequestTable:
             self._outcomes.ended(placement, now_s, served_by=served_by, served=served)
         elif not request.awaits_report and (request.finished or slot == NO_SLOT or not self._kv.reports(slot)):
             del self._requests[request_id]  # nothing is left to be reported
-            self.on_forgotten(request)
+            if not request.counted:
+                self.on_forgotten(request)
             return
         if not request.ended:
             request.ended = True
@@ -263,7 +266,8 @@ class RequestTable:
         if self._requests.get(request.id) is not request:
             return
         del self._requests[request.id]
-        self.on_forgotten(request)
+        if not request.counted:
+            self.on_forgotten(request)
         self._load.expired += request.release(self._load)
         self._give_up(request, now_s)
 
@@ -294,7 +298,8 @@ class RequestTable:
             request.release(self._load)
             if not request.awaits_report:
                 del self._requests[request.id]
-                self.on_forgotten(request)
+                if not request.counted:
+                    self.on_forgotten(request)
         self._load.dropped(slot, len(found))
 
     def clear_slot(self, slot: int) -> None:
@@ -308,7 +313,8 @@ class RequestTable:
                 request.release(self._load)
                 if not request.awaits_report:
                     del self._requests[request.id]
-                    self.on_forgotten(request)
+                    if not request.counted:
+                        self.on_forgotten(request)
             elif prefill is not None and prefill.slot == slot:
                 prefill.release(self._load)
 

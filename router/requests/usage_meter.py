@@ -25,7 +25,7 @@ from pointsman.router.requests.answer_bytes import AnswerBytes
 from pointsman.router.requests.end_line import UNSET, Line
 from pointsman.router.requests.request import Request
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.tenancy.usage import HOUR_S, UsageLedger, UsageNames, UsageRow
+from pointsman.router.tenancy.usage import HOUR_S, MAX_ROWS, UsageLedger, UsageNames, UsageRow
 
 WAIT_S = 10.0
 """Seconds for which a line and an engine's report wait for each other: an engine sends within a second."""
@@ -108,6 +108,9 @@ class UsageMeter:
         """Reports counted, by incarnation of an engine."""
         self.kept: dict[Source, int] | None = None
         """Reports that are kept beyond a crash of this process; None where nothing keeps them."""
+        self._rows: dict[tuple[str, str, str, int], UsageRow] = {}
+        """Rows of this hour by tenant, key, requested model and slot, while no replica changes its names."""
+        self._changes = self._hour = -1
         self.lost_reports = 0
         """Reports that engines dropped before they arrived here."""
         requests.on_forgotten = self.forgotten
@@ -118,37 +121,32 @@ class UsageMeter:
 
     # Engines
 
-    def report(self, slot: int, replica_id: str, events: EngineEvents, now_s: float) -> bool:
-        """The engine on a slot sent a message; whether it has to send again what was not kept."""
-        self._now_s = now_s
-        for first in events.first:
-            request = self._requests.get(first.id)
-            if request is not None:
-                request.first_token = first
-                if request.usage_row is None:  # while it is known what the replica's names mean
-                    request.usage_row = self._row(request.features, slot)
-        usage = events.usage
-        if not usage:
+    def report(self, slot: int, replica_id: str, events: EngineEvents, now_s: float) -> int:
+        """The engine on a slot sent a message; how many of its reports need not be sent again.
+
+        -1: it has to send again what was not kept, since reports are missing.
+        """
+        usage, source = events.usage, (replica_id, events.epoch)
+        if usage:
+            begin, counted = events.usage_from, self.cursors.get(source, 0)
+            if begin > counted:
+                if not events.snapshot:
+                    return -1
+                self.lost_reports += begin - counted if source in self.cursors else 0
+                counted = begin
+            self._now_s = now_s
+            for spent in usage if begin == counted else usage[counted - begin :]:
+                self._spent(spent, slot)
+            if begin + len(usage) > counted:
+                if source not in self.cursors and len(self.cursors) >= MAX_SOURCES:
+                    del self.cursors[next(iter(self.cursors))]
+                self.cursors[source] = begin + len(usage)
+        elif events.finished:
             for finished in events.finished:  # of an engine that reports no usage, the best there is
                 request = self._requests.get(finished.id)
                 if request is not None:
                     request.output_tokens = finished.completion_tokens
-            return False
-        begin, source = events.usage_from, (replica_id, events.epoch)
-        counted = self.cursors.get(source, 0)
-        if begin > counted:
-            if not events.snapshot:
-                return True
-            self.lost_reports += begin - counted if source in self.cursors else 0
-            counted = begin
-        for spent in usage if begin == counted else usage[counted - begin :]:
-            self._spent(spent, slot)
-        end = begin + len(usage)
-        if end > counted:
-            if source not in self.cursors and len(self.cursors) >= MAX_SOURCES:
-                del self.cursors[next(iter(self.cursors))]
-            self.cursors[source] = end
-        return False
+        return (self.cursors if self.kept is None else self.kept).get(source, 0)
 
     def kept_of(self, replica_id: str, epoch: str) -> int:
         """Reports of one incarnation of an engine that need not be sent again."""
@@ -167,11 +165,14 @@ class UsageMeter:
         row = request.usage_row
         if row is None:
             row = request.usage_row = self._row(request.features, slot)
-        self._count(row, usage)
+        row.seconds += usage.ms / 1000
+        self.ledger.count_tokens(row, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens)
         if whole:
             request.used_slot = slot
-            if request.line is not None:
-                self.bytes.observe(request.line, usage.output_tokens)
+            line = request.line
+            if line is not None:
+                request.counted = line.rc == "0" and request.prefill is None
+                self.bytes.observe(line, usage.output_tokens)
 
     def _count(self, row: UsageRow, usage: RequestUsage) -> None:
         row.seconds += usage.ms / 1000
@@ -200,28 +201,36 @@ class UsageMeter:
     # HAProxy
 
     def ended(self, line: Line, slot: int, now_s: float) -> None:
-        """HAProxy reported the end of a request. Called before the table ends it.
+        """HAProxy reported the end of a request that a replica served. Called before the table ends it.
 
-        slot: of the replica that served it; NO_SLOT for none, or one that left.
+        slot: the replica's; NO_SLOT for one that left.
         """
-        self._now_s = now_s
         request = self._requests.get(line.id)
         if request is None:
-            if not line.unserved:
-                self._ended_late(line, slot)
+            self._now_s = now_s
+            self._ended_late(line, slot)
             return
         if request.line is not None:
             return
         request.line = line
-        if line.unserved:
-            return
         row = request.usage_row
         if row is None:
             row = request.usage_row = self._row(request.features, slot)
         row.requests += 1
-        self.ledger.touch(row)
-        if line.rc != "0" and request.used_slot != slot:
-            request.used_slot = NO_SLOT  # the report was of a replica that failed
+        if not row.changed:
+            self.ledger.touch(row)
+        if line.rc != "0":
+            if request.used_slot != slot:
+                request.used_slot = NO_SLOT  # the report was of a replica that failed
+        elif request.used_slot != NO_SLOT and request.prefill is None:
+            request.counted = True
+
+    def unserved(self, line: Line) -> None:
+        """HAProxy reported the end of a request that no replica served."""
+        request = self._requests.get(line.id)
+        if request is not None and request.line is None:
+            request.line = line
+            request.counted = line.rc == "0" and request.prefill is None
 
     def _ended_late(self, line: Line, slot: int) -> None:
         found = self._open.get(line.id)
@@ -243,10 +252,8 @@ class UsageMeter:
     # Requests whose record is gone
 
     def forgotten(self, request: Request) -> None:
-        """The table has no record of a request any more."""
+        """The table has no record of a request any more that is not counted."""
         line, used = request.line, request.used_slot != NO_SLOT
-        if line is not None and request.prefill is None and line.rc == "0" and (used or line.unserved):
-            return
         features, in_flight = request.features, line is None and request.slot != NO_SLOT
         if features is None and request.usage_row is None:
             return  # decided by hand, for nobody
@@ -369,6 +376,19 @@ class UsageMeter:
     def _row(self, features: RequestFeatures | None, slot: int) -> UsageRow:
         if features is None:
             return self.ledger.row("", "", self._model_of(slot), "")
+        changes = self._replicas.memberships.changes
+        if changes != self._changes or self._hour != self.ledger.hour:
+            self._changes, self._hour = changes, self.ledger.hour
+            self._rows.clear()
+        names = (features.tenant, features.key, features.model, slot)
+        row = self._rows.get(names)
+        if row is None:
+            if len(self._rows) >= MAX_ROWS:
+                self._rows.clear()
+            row = self._rows[names] = self._row_of(features, slot)
+        return row
+
+    def _row_of(self, features: RequestFeatures, slot: int) -> UsageRow:
         model, adapter = features.model, ""
         replica = None if slot == NO_SLOT else self._replicas.get(self._replicas.ids[slot])
         if replica is not None:

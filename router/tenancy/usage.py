@@ -174,8 +174,9 @@ class UsageLedger:
         row.prompt_tokens += prompt
         row.cached_tokens += cached
         row.output_tokens += output
-        for followed in row.sums:
-            followed.add(prompt, cached, output)
+        if row.sums:
+            for followed in row.sums:
+                followed.add(prompt, cached, output)
         if not row.changed:
             row.changed = True
             self.changed.append(row)
