@@ -30,6 +30,7 @@ from bench.report import Bystanders, Report, Table, load_report, make_report, wr
 from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
 from bench.survival import run_survival
+from bench.tenancy import TenancyOptions, run_tenancy
 from bench.watching import run_watching
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
@@ -72,6 +73,13 @@ def watching_command(quick: Quick = False, json: AsJson = False, out: Out = None
     options = LookupOptions.quick() if quick else LookupOptions()
     options = replace(options, slice_s=duration or options.slice_s)
     run({"watching": lambda: run_watching(options)}, json, out)
+
+
+@app.command("tenancy")
+def tenancy_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """Cost of API keys and limits, per lookup."""
+    options = TenancyOptions.quick() if quick else TenancyOptions()
+    run({"tenancy": lambda: run_tenancy(options)}, json, out)
 
 
 @app.command("failover")

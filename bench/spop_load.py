@@ -73,14 +73,18 @@ def prefix_keys(session: int, count: int) -> list[int]:
     return [n + 1 for n in range(min(count, SHARED_KEYS))] + [rng.getrandbits(64) for _ in range(SHARED_KEYS, count)]
 
 
-def notify(number: int, session: str, body: bytes = b"") -> bytes:
-    """The lookup of one request: `route`, or with a digest `route-body`, with the arguments of the shipped spoe.cfg."""
+def notify(number: int, session: str, body: bytes = b"", **more: VariableValue) -> bytes:
+    """The lookup of one request: `route`, or with a digest `route-body`, with the arguments of the shipped spoe.cfg.
+
+    more: values of arguments, and further arguments.
+    """
     values: dict[str, VariableValue] = {
         "id": request_id(number),
         "path": "/v1/chat/completions",
         "session": session,
         "tenant": None,
         "size": BODY_BYTES,
+        **more,
     }
     encoded = {name: encode_typed(value) for name, value in values.items()}
     if body:

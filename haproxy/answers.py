@@ -24,6 +24,27 @@ UNKNOWN_MODEL = (
 """Body of the answer to a model nobody serves, in vLLM's words, as a format of HAProxy's."""
 
 
+FORBIDDEN_MODEL = (
+    '{"error":{"message":"The API key may not use the model `%[var(txn.pm.model),json(utf8s)]`.",'
+    '"type":"PermissionDeniedError","param":"model","code":403}}'
+)
+"""Body of the answer to a model that the API key may not ask for, as a format of HAProxy's."""
+
+OVER_LIMIT = (
+    '{"error":{"message":"Rate limit reached: %[var(txn.pm.limit)]. Try again in %[var(txn.pm.retry_after)] s.",'
+    '"type":"RateLimitError","param":null,"code":"rate_limit_exceeded"}}'
+)
+"""Body of the answer to a request over a limit, with OpenAI's code, as a format of HAProxy's. A limit's text has
+letters, digits and `_ . - /` alone."""
+
+RATE_HEADERS = tuple(
+    (f"x-ratelimit-{part}-{unit}", f"rate_{unit}", field)
+    for unit in ("requests", "tokens")
+    for field, part in enumerate(("limit", "remaining", "reset"), 1)
+)
+"""OpenAI's headers about limits, each with the variable and the field of it that has its value."""
+
+
 def no_model(header: str) -> str:
     """Body of the answer to a request whose model nothing tells, where several are served. `header` may name it; empty:
     none may."""
@@ -49,6 +70,13 @@ ERROR_BODIES = _error_bodies(
     (504, "Gateway Timeout", "The replica did not answer in time."),
 )
 """Bodies of the answers HAProxy gives itself."""
+
+KEY_REFUSALS = _error_bodies(
+    (401, "Unauthorized", "The API key is missing or not known."),
+    (429, "Too Many Requests", "Too many requests without a known API key came from this address."),
+    (503, "Service Unavailable", "API keys cannot be checked at the moment; try again."),
+)
+"""Bodies of the answers to requests without a known API key."""
 
 REFUSALS = _error_bodies(
     (429, "Too Many Requests", "No capacity for this request; try again later."),

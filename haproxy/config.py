@@ -47,6 +47,10 @@ GROUPS_MAP = FILE_NAMES[4]
 """Server name -> token of its group, which is all servers that serve the same names; empty while all are one group."""
 MODELS_MAP = FILE_NAMES[5]
 """xxh64 of a name that requests may ask for, 16 hexadecimal digits -> the groups that serve it, with commas between."""
+KEYS_VARIABLE = "proc.pm.keys"
+"""1 once the router has told this HAProxy the API keys: until then a key that it does not know may be a good one."""
+WRONG_KEYS_TABLE = "pm-wrong-keys"
+"""Stick table of the addresses that sent requests without a known API key."""
 PLACES_TABLE = "pm-places"
 PLACES_VARIABLE = "proc.pm.places"
 """Stick table of server ids by name, kept at run time for large fleets, and whether it holds (1) or not (0)."""
@@ -231,6 +235,10 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     however encoded, never matches. Empty: all paths."""
     api_keys_map: str = ""
     """File with API keys, lines of `<sha256 of the key, hex, lower case> <tenant>`. Empty: no API key is required."""
+    keys_map: str = ""
+    """File of the API keys that are made at the router (`POST /v1/keys`), by their hashes, and whether they are
+    required: the router keeps HAProxy's copy up to date, and the file too where its `edge.keys_file` names it. Empty:
+    no such key is required. With `api_keys_map`, a key of either is taken."""
     isolate_tenants: bool = False
     """Whether fail-open routing keeps the sessions and prompts of tenants (API keys) apart; must equal the router's
     `isolate_tenants`."""
@@ -295,7 +303,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             check_address("models_address", self.models_address)
         if self.master_socket:
             check_socket("master_socket", self.master_socket)
-        for key in ("api_keys_map", "chroot"):
+        for key in ("api_keys_map", "keys_map", "chroot"):
             if value := getattr(self, key):
                 check_file(key, value)
         for key in ("user", "group"):

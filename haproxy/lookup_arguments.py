@@ -70,19 +70,20 @@ def is_asked(path: str, rules: LookupRules, needs: int) -> bool:
 
 
 def lookup_arguments(
-    request: PlainRequest, rules: LookupRules, *, needs: int, window_bytes: int, tenant: str = ""
+    request: PlainRequest, rules: LookupRules, *, needs: int, window_bytes: int, tenant: str = "", key: str = ""
 ) -> dict[str, object]:
     """Return the arguments of a lookup, without the request id that HAProxy makes.
 
     needs: value of `proc.pm.body`.
     window_bytes: how far HAProxy looks into bodies.
     tenant: of the request's API key; empty where none is asked for.
+    key: id of the API key, if it was made at the router.
     """
     parts = needs if request.path in rules.generation_paths else MODEL_ALONE
     session = next(filter(None, (request.first(name) for name in rules.session_headers)), "")
     if parts == NEEDS_FIELDS_WITHOUT_SESSION and session:
         parts = 0
-    texts = {"path": request.path, "session": session, "tenant": tenant}
+    texts = {"path": request.path, "session": session, "tenant": tenant, "key": key}
     if rules.policy_override:
         texts["policy"] = request.first(OVERRIDE_HEADER) or ""
     arguments: dict[str, object] = {name: _encoded(text) for name, text in texts.items() if text}

@@ -31,6 +31,7 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
     model_header: str = DEFAULT_MODEL_HEADER
     path_models: dict[str, str] = {}
     api_keys_map: str = ""
+    keys_map: str = ""
     policy_override: bool = False
 
     @classmethod
@@ -50,6 +51,8 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
         yield from (("path_models", f"{path}={model}") for path, model in self.path_models.items())
         if self.api_keys_map:
             yield "api_keys_map", self.api_keys_map
+        if self.keys_map:
+            yield "keys_map", self.keys_map
         if self.policy_override:
             yield "policy_override", "1"
 
@@ -68,5 +71,6 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
             model_header=last.get("model_header", ""),
             path_models={path: model for path, _, model in models},
             api_keys_map=last.get("api_keys_map", ""),
+            keys_map=last.get("keys_map", ""),
             policy_override=last.get("policy_override") == "1",
         )

@@ -25,6 +25,7 @@ from pointsman.haproxy.binary import Binary, find_binary
 from pointsman.haproxy.config import FILE_NAMES, FRONTEND, EdgeConfig
 from pointsman.haproxy.descriptors import open_files_limit
 from pointsman.haproxy.errors import ConfigError, HAProxyError, HAProxyUnavailable, ProcessError, ProtocolError
+from pointsman.haproxy.key_map import begin_map
 from pointsman.haproxy.render import render
 from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
 
@@ -145,6 +146,8 @@ class HAProxyProcess:
         staging = self.run_dir / STAGING_NAME
         staging.mkdir(mode=0o700, exist_ok=True)
         try:
+            if edge.keys_map:
+                begin_map(Path(edge.keys_map))
             for name, text in zip(FILE_NAMES, render(edge, open_files_limit()), strict=True):
                 write_private(staging / name, text.encode())
         except OSError:

@@ -27,17 +27,28 @@ from typing import NamedTuple
 
 import jinja2
 
-from pointsman.haproxy.answers import ERROR_BODIES, REFUSALS, UNKNOWN_MODEL, no_model
+from pointsman.haproxy.answers import (
+    ERROR_BODIES,
+    FORBIDDEN_MODEL,
+    KEY_REFUSALS,
+    OVER_LIMIT,
+    RATE_HEADERS,
+    REFUSALS,
+    UNKNOWN_MODEL,
+    no_model,
+)
 from pointsman.haproxy.config import (
     GROUPS_MAP,
     HEAD_ROOM_BYTES,
     HEALTH_MAP,
+    KEYS_VARIABLE,
     MODELS_MAP,
     PLACES_TABLE,
     PLACES_VARIABLE,
     REWRITE_ROOM_BYTES,
     RING,
     RING_BACKEND,
+    WRONG_KEYS_TABLE,
     EdgeConfig,
     server_ids,
 )
@@ -46,6 +57,11 @@ from pointsman.haproxy.lookup_rules import RULES_VARIABLE, LookupRules
 
 HASH_HEAD_BYTES = 2048
 """Bytes of the body that stand for the prompt when HAProxy chooses alone and there is no session key."""
+UNKNOWN_SCOPE = "f" * 16
+"""Scope of the prefixes of a tenant that is kept apart while no router tells it: no request is looked up by it."""
+WRONG_KEYS_PER_MINUTE = 60
+"""Requests without a known API key, from one address in a minute, that are each told to the router; those beyond are
+answered 429 and told to nobody. A known key is never refused for what others send from its address."""
 REPLAY_MAX_BUFFER_BYTES = 131072
 """The largest buffers whose copy costs HAProxy less than a quarter of what the request does."""
 
@@ -123,10 +139,19 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         # 16 MiB, and for 32 of the largest.
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
         "exposes_decision": edge.expose_decision == "always"
-        or (edge.expose_decision == "auto" and not edge.api_keys_map),
+        or (edge.expose_decision == "auto" and not (edge.api_keys_map or edge.keys_map)),
+        "has_tenants": bool(edge.api_keys_map or edge.keys_map),
+        "unknown_scope": UNKNOWN_SCOPE,
+        "keys_variable": KEYS_VARIABLE,
+        "wrong_keys_table": WRONG_KEYS_TABLE,
+        "wrong_keys_per_minute": WRONG_KEYS_PER_MINUTE,
+        "key_refusals": KEY_REFUSALS,
+        "forbidden_model": FORBIDDEN_MODEL,
+        "over_limit": OVER_LIMIT,
+        "rate_headers": RATE_HEADERS,
         "places_table": PLACES_TABLE,
         "places_variable": PLACES_VARIABLE,
-        "log_format": _log_format(edge.first_token, bool(edge.api_keys_map)),
+        "log_format": _log_format(edge.first_token, bool(edge.api_keys_map or edge.keys_map)),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
         "rewrite_room": REWRITE_ROOM_BYTES,

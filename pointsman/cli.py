@@ -20,6 +20,7 @@ from pointsman.commands.fleet_commands import fleet
 from pointsman.commands.options import ASKED, Ca, Token
 from pointsman.commands.policy_commands import policy as policy_group
 from pointsman.commands.sentence import one_sentence_on_error
+from pointsman.commands.tenancy_commands import keys, tenants
 from pointsman.contract.config import read_mapping
 from pointsman.contract.effective import shown
 from pointsman.documents import policy_document
@@ -41,6 +42,8 @@ app.add_typer(haproxy, name="haproxy", rich_help_panel=RUN)
 app.add_typer(fleet)
 app.add_typer(deciding)
 app.add_typer(policy_group, name="policy", rich_help_panel=CHANGE)
+app.add_typer(keys, name="keys", rich_help_panel=CHANGE)
+app.add_typer(tenants, name="tenants", rich_help_panel=CHANGE)
 state = typer.Typer(help="Show and compare the state of edges that share it.", no_args_is_help=True)
 app.add_typer(state, name="state", rich_help_panel=CHANGE)
 token = typer.Typer(help="Make tokens of the admin API.", no_args_is_help=True)
@@ -87,6 +90,9 @@ def up(
         typer.Option(help="URL of the Redis or Valkey that edges share; with --edges, a server is started if absent."),
     ] = "",
     lookup: Annotated[str | None, typer.Option(help="Transport of HAProxy's lookups: spoe or lua.")] = None,
+    require_keys: Annotated[
+        bool, typer.Option("--require-keys", help="Refuse requests without an API key of `pointsman keys create`.")
+    ] = False,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="Folder for sockets, rendered configuration and logs; a temporary one if absent."),
@@ -110,6 +116,7 @@ def up(
             edges=edges,
             redis=redis,
             lookup=lookup,
+            require_keys=require_keys,
             run_dir=run_dir,
             verbose=verbose,
         )

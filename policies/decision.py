@@ -57,6 +57,10 @@ class Reason(StrEnum):
     ADMISSION = "admission"
     """Refused, at once or after waiting: the fleet's KV is full of live conversations, and the request begins one
     more."""
+    LIMIT = "limit"
+    """Refused: the tenant or the API key is over one of its limits."""
+    MODEL_FORBIDDEN = "model-forbidden"
+    """Refused: the API key may not ask for the model."""
     NO_CANDIDATES = "no-candidates"
     """No replica of the model is healthy and not draining. Refused where other models have eligible replicas; else
     HAProxy chooses, and the replica's own answer reaches the client."""
@@ -88,11 +92,13 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     second: str = ""
     """Id of the replica to use when `first` is down or refuses the connection; empty when there is none."""
     status: int = 0
-    """HTTP status that HAProxy answers itself: 400, 404, 429 or 503; 0 routes the request."""
+    """HTTP status that HAProxy answers itself: 400, 403, 404, 429 or 503; 0 routes the request."""
     retry_after_s: int = 0
     """Seconds for the header `Retry-After`, with `status`; 0: no header."""
     model: str = ""
-    """With 404: the name that no replica serves."""
+    """With 404: the name that no replica serves; with 403: the one that the API key may not ask for."""
+    limit: str = ""
+    """With 429: the limit that the request is over, and whose it is; empty where there is no room."""
     prefill: str = ""
     """Id of the replica that computes the prompt for `first`; empty where `first` does so itself."""
     prefill_address: str = ""
@@ -131,6 +137,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             values["silence"] = self.silence_ms
         if self.model:
             values["model"] = self.model
+        if self.limit:
+            values["limit"] = self.limit
         return values
 
 

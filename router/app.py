@@ -43,19 +43,14 @@ from pointsman.router.fronts.spop import SPOPProtocol
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.access_log import AccessLogCollector
 from pointsman.router.metrics.admin import AdminCollector
+from pointsman.router.metrics.core import core_collectors
 from pointsman.router.metrics.edges import SharingCollector
 from pointsman.router.metrics.exposition import Collect
 from pointsman.router.metrics.families import collect_all
-from pointsman.router.metrics.holds import HoldCollector
-from pointsman.router.metrics.kv import KVCollector
-from pointsman.router.metrics.models import ModelCollector
-from pointsman.router.metrics.outliers import OutlierCollector
 from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
-from pointsman.router.metrics.requests import StateCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
-from pointsman.router.metrics.trials import TrialCollector
 from pointsman.router.metrics.usage import UsageCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
@@ -75,6 +70,7 @@ from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import StateKeeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
+from pointsman.router.watch.tenancy import TenancyLoops
 from pointsman.router.watch.tracing import build_tracing
 from pointsman.router.watch.usage_keeper import build_usage_keeper
 
@@ -137,6 +133,7 @@ class Router:
             clock=self.clock,
             stopwatch=stopwatch,
             isolate_tenants=settings.isolate_tenants,
+            isolated=core.tenants.isolated,
             trace=self.tracing.start if self.tracing is not None else None,
         )
         self._keeper: StateKeeper | None = None
@@ -152,6 +149,7 @@ class Router:
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
+        self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=clock.wall)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=wall)
@@ -174,12 +172,8 @@ class Router:
         """Return the source of the page of metrics."""
         core = self.core
         return collect_all(
-            *(StateCollector(core), KVCollector(core.kv, core.replicas)),
-            ModelCollector(core.meter.counts),
+            *core_collectors(core),
             UsageCollector(core.usage, self.usage),
-            HoldCollector(core.holds),
-            TrialCollector(core.trials),
-            OutlierCollector(core.outliers, core.replicas),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),
@@ -203,6 +197,7 @@ class Router:
             usage=self.usage,
             events=self.events,
             streams=self.streams,
+            settled=self.tenancy.settled,
             clock=self.clock,
             settings=self.settings,
             sources=self._sources,
@@ -238,6 +233,7 @@ class Router:
                 self.tasks.start(stack, "save", self._keeper.run)
                 stack.callback(self._pin_keeper.save)
                 self.tasks.start(stack, "save pins", self._pin_keeper.run)
+            self.tenancy.start(stack, self.tasks)
             if settings.edge.admin_socket:
                 self._start_edge_sync(stack)
             if self.decisions is not None:
@@ -284,6 +280,7 @@ class Router:
             clock=self.clock,
             interval_s=edge.interval_s,
             old_workers=old_workers,
+            on_worker=self.tenancy.keys.worker_began if self.tenancy.keys is not None else None,
             keep_others_s=KEEP_OTHERS_S if self._keeper is not None and self._keeper.set_aside else 0.0,
         )
         self.tasks.start(stack, "edge sync", self.edge_sync.run)

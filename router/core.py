@@ -39,17 +39,20 @@ from pointsman.router.fleet.models import ModelCatalog
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import DEFAULT_TTL_S, SessionTable
+from pointsman.router.fleet.tenant_pools import TenantPools
 from pointsman.router.kv.conversation import Name
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import build_log
-from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.end_of_request import EndOfRequest, Meters
 from pointsman.router.requests.hold_queue import MAX_HELD, Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
+from pointsman.router.tenancy.keys import KeyTable
+from pointsman.router.tenancy.limits import Limits
 from pointsman.router.tenancy.tenants import TenantTable
 from pointsman.router.tenancy.usage import UsageLedger
 
@@ -137,6 +140,8 @@ class Core:
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
         self.book = Book()
         self.tenants = TenantTable(self.book)
+        self.keys = KeyTable(self.book, self.tenants, wall)
+        self.limits = Limits(self.tenants, self.keys, wall)
         self.load = LoadTable(reservation_ttl_s=limits.reservation_ttl_s)
         self.adapters = AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
@@ -145,6 +150,7 @@ class Core:
         self.decisions = build_log(config.decision_log.max_records, config.decision_log.max_mb << 20)
         self.requests = _build_requests(self, limits)
         self.replicas = self._build_registry(config)
+        self.pools = TenantPools(self.tenants, self.replicas)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
         self.usage = UsageMeter(UsageLedger(), self.requests, self.kv, self.replicas, wall)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
@@ -182,6 +188,8 @@ class Core:
             outliers=self.outliers,
             decisions=self.decisions,
             context_tokens=self.catalog.context_tokens,
+            limits=self.limits,
+            pools=self.pools,
         )
 
     def _build_pipeline(self, policies: PolicySet, rng: random.Random, settings: DecisionSettings) -> Pipeline:
@@ -303,6 +311,7 @@ class Core:
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
         self.usage.step(now_s)
+        self.limits.expire(now_s)
         self.outliers.step(now_s)
         self.trials.step(now_s)
         self.kv.expire(now_s)
@@ -369,7 +378,7 @@ def _build_end_of_request(core: Core) -> EndOfRequest:
         kv=core.kv,
         outliers=core.outliers,
         metrics=core.request_metrics,
-        meter=core.meter,
-        usage=core.usage,
+        meters=Meters(core.meter, core.usage),
+        limits=core.limits,
         decisions=core.decisions,
     )

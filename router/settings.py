@@ -91,6 +91,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     master_socket: str = ""
     """Path of HAProxy's master socket, which leads to the old workers that finish their streams after a reload. Empty:
     the end of those streams is never reported, and their reservations stay until `limits.reservation_ttl_s`."""
+    keys_file: str = ""
+    """Path, as the router sees it, of the file that HAProxy's `keys_map` names. The router keeps the API keys in it, so
+    that an HAProxy that starts knows them at once. Empty: HAProxy answers 503 from its start until the router has told
+    it the keys."""
     backend: str = BACKEND
     """Name of the HAProxy backend that contains the replicas."""
     server_options: ServerOptions = ServerOptions()
@@ -261,6 +265,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     state_file: str = ""
     """File that keeps registrations and the live policy across restarts; session pins are kept in a second file with
     the suffix `.pins`. Empty: nothing is kept."""
+    documents_file: str = ""
+    """SQLite file that keeps API keys, tenants and aliases across restarts, on the disk before the call that changes
+    one is answered. Empty: they are kept in memory, and in the store that edges share."""
     seed: int | None = None
     """Seed of the policies' random numbers. None: drawn from the system."""
 

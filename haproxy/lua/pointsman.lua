@@ -434,6 +434,9 @@ local TEXT_ANSWERS = {
     model = "txn.pm.model",
     reason = "txn.pm.reason",
     trace = "txn.pm.trace",
+    limit = "txn.pm.limit",
+    rate_requests = "txn.pm.rate_requests",
+    rate_tokens = "txn.pm.rate_tokens",
 }
 local NUMBER_ANSWERS = {
     status = "txn.pm.status",
@@ -463,7 +466,7 @@ local function form(txn)
     local f = txn.f
     local parts = { "id=" .. escaped(f:unique_id()), "path=" .. escaped(f:path()), "size=" .. f:req_body_size() }
     parts[#parts + 1] = "seen=" .. f:req_body_len()
-    for _, name in ipairs({ "session", "tenant", "policy", "traceparent" }) do
+    for _, name in ipairs({ "session", "tenant", "key", "policy", "traceparent" }) do
         local value = txn:get_var("txn.pm." .. name)
         if value then parts[#parts + 1] = name .. "=" .. escaped(value) end
     end

@@ -15,6 +15,7 @@ from pointsman.haproxy.spop.frames import (
     encode_actions,
     encode_set_var,
     encode_set_vars,
+    text_setter,
 )
 from pointsman.haproxy.spop.state import State
 from pointsman.haproxy.spop.typed_data import Value, VariableValue
@@ -42,4 +43,5 @@ __all__ = [
     "encode_actions",
     "encode_set_var",
     "encode_set_vars",
+    "text_setter",
 ]

@@ -10,7 +10,7 @@ That is one check a frame instead of one a field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
@@ -370,6 +370,25 @@ def encode_set_var(scope: Scope, name: str, value: VariableValue) -> bytes:
         return _encode_set_text(scope, name, value)
     return _encode_set_head(scope, name) + encode_typed(value)
 
+
+def text_setter(scope: Scope, name: str) -> Callable[[bytes], bytes]:
+    """A function that makes the set-var action of one variable from a text of up to `SHORT_TEXT_BYTES` in UTF-8.
+
+    For a variable whose texts are seldom the same twice: most of the action is made here once. The function raises
+    UsageError for a longer text.
+    """
+    head = _encode_set_head(scope, name) + bytes((DataType.STRING,))
+
+    def set_text(text: bytes) -> bytes:
+        if len(text) > SHORT_TEXT_BYTES:
+            raise UsageError(f"at most {SHORT_TEXT_BYTES} bytes are expected, not {len(text)}")
+        return b"%b%c%b" % (head, len(text), text)
+
+    return set_text
+
+
+SHORT_TEXT_BYTES = 239
+"""Longest text whose length is one byte of a varint (SPOE.txt 3.1)."""
 
 _CACHED_TEXT_CHARS = 64
 """As long as a HAProxy server name of ours may be. Longer texts are not likely to come twice."""

@@ -16,6 +16,7 @@ from pointsman.errors import StartError
 from pointsman.haproxy.config import FILE_NAMES, EdgeConfig, Server
 from pointsman.haproxy.descriptors import open_files_limit
 from pointsman.haproxy.errors import ConfigError
+from pointsman.haproxy.key_map import begin_map
 from pointsman.haproxy.render import render
 from pointsman.router.errors import StateFileError
 from pointsman.router.fleet.saved import StateFile
@@ -65,6 +66,8 @@ def render_to(config: Path | None, out: Path, state: Path | None = None) -> list
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = []
+        if edge.keys_map:
+            begin_map(Path(edge.keys_map))
         for name, text in zip(FILE_NAMES, rendered, strict=True):
             write_private(out / name, text.encode())
             written.append(out / name)

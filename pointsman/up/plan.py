@@ -44,6 +44,7 @@ from pointsman.up.sections import (
 )
 from pointsman.up.valkey import valkey_url
 
+KEYS_FILE = "keys.map"
 ENGINES = ("sim", "vllm")
 LOOKUPS = ("spoe", "lua")
 
@@ -64,6 +65,8 @@ class UpOptions:
     redis: str = ""
     """URL of what edges share through; empty with several edges: a Valkey of their own."""
     lookup: str | None = None
+    require_keys: bool = False
+    """Whether HAProxy refuses requests without an API key that was made at the router."""
     run_dir: Path | None = None
     verbose: bool = False
 
@@ -202,6 +205,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "threads": default_threads(os.cpu_count() or 1),
             **_body_window(settings),
             **document.haproxy,
+            **({"keys_map": str(run_dir / KEYS_FILE)} if options.require_keys else {}),
             "lookup": lookup,
             "binds": document.haproxy.get("binds") or [msgspec.to_builtins(Bind(listen.host, listen.port))],
             "spop_address": spop.address,
@@ -247,7 +251,12 @@ def _settings(
         "ring": ring.listen,
         "lookup": near_lookup.listen,
         "admin": {"host": admin.host, "port": admin.port},
-        "edge": {"admin_socket": str(run_dir / "admin.sock"), "master_socket": str(run_dir / "master.sock")},
+        "edge": {
+            "admin_socket": str(run_dir / "admin.sock"),
+            "master_socket": str(run_dir / "master.sock"),
+            "keys_file": str(run_dir / KEYS_FILE) if options.require_keys else None,
+        },
+        "documents_file": str(run_dir / "documents.db"),
         "state_file": str(run_dir / "state.json"),
         "usage": {"file": str(run_dir / "usage.db")},
     }

@@ -63,6 +63,8 @@ class RequestMetrics:
         self.undecided: Counter[str] = Counter()
         """Routed requests that ended before a decision reached HAProxy, by cause."""
         self.refused: Counter[int] = Counter()
+        self.failed_keys: Counter[str] = Counter()
+        """Requests without a known API key, by cause."""
         self.lines = 0
         self.malformed_lines = 0
         self.ring_connections = 0

@@ -12,7 +12,7 @@ cut."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
 from pointsman.contract.prefix_keys import scope_of, scoped
@@ -22,6 +22,7 @@ from pointsman.router.kv.parts import MAX_PROMPT_TOKENS
 MAX_SESSION_BYTES = 256
 """Longer session keys are cut: they are table keys, and come from clients."""
 
+MAX_ID_BYTES = 128
 MAX_MODEL_BYTES = 256
 MAX_PREFIX_KEYS = 128
 """DESIGN of prefix keys: at most 128 boundaries a prompt."""
@@ -115,11 +116,17 @@ def _unpack_text(packed: bytes, at: int, limit: int) -> tuple[str, int]:
 
 
 def extract(
-    arguments: Mapping[str, object], *, isolate_tenants: bool = False, recall: Recall | None = None
+    arguments: Mapping[str, object],
+    *,
+    isolate_tenants: bool = False,
+    isolated: Container[str] = (),
+    recall: Recall | None = None,
 ) -> RequestFeatures:
-    """Features of one lookup. A session named by a header goes before one found in the body. Prefix keys are scoped:
-    by model and cache salt, and by tenant if asked for; so are sessions, by tenant. `recall` is asked for a model that
-    the request does not show."""
+    """Features of one lookup. A session named by a header goes before one found in the body.
+
+    Prefix keys are scoped by model and cache salt. isolate_tenants: whether they and sessions are scoped by tenant too;
+    else those of the tenants that are `isolated` are. recall: asked for a model that the request does not show.
+    """
     packed = arguments.get("body")
     body = unpack_body(packed) if isinstance(packed, bytes) and packed else NO_BODY
     size, seen = arguments.get("size"), body.seen_bytes if body is not NO_BODY else arguments.get("seen")
@@ -133,7 +140,8 @@ def extract(
         body_bytes = min(seen, MAX_BODY_BYTES) if type(seen) is int and seen > 0 else 0
     tenant = text(arguments.get("tenant"), 128)
     session = text(arguments.get("session"), MAX_SESSION_BYTES) or body.session
-    if isolate_tenants and tenant and session:
+    apart = isolate_tenants or tenant in isolated
+    if apart and tenant and session:
         session = f"{tenant}{TENANT_END}{session}"
     model, naming = body.model, body.naming
     if naming and recall is not None:
@@ -142,13 +150,13 @@ def extract(
             model, naming = known, Naming.NAMED
     keys, scope = body.prefix_keys, ""
     if keys:
-        whose = tenant if isolate_tenants else ""
+        whose = tenant if apart else ""
         number = scope_of(model, body.salt, whose)
         if number:
             keys = tuple(scoped(keys, number))
         scope = f"{number:016x} {whose}" if whose else f"{number:016x}"
     return RequestFeatures(
-        request_id=text(arguments.get("id"), 128),
+        request_id=text(arguments.get("id"), MAX_ID_BYTES),
         path=text(arguments.get("path"), 1024),
         model=model,
         naming=naming,

@@ -13,10 +13,12 @@ from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
+from pointsman.router.fleet.tenant_pools import TenantPools
 from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.tenancy.limits import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,10 @@ class FleetState:
     """Where decisions are remembered; None where they are not."""
     context_tokens: Callable[[str], int]
     """The longest context of a model by its name, in tokens; 0 where it is unknown."""
+    limits: Limits
+    """Who may use how much."""
+    pools: TenantPools
+    """Pools that do not serve a tenant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.limited import limit
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
@@ -77,6 +78,8 @@ class Pipeline:
         if fleet.decisions is not None:
             self._recorder = Recorder(fleet.decisions, fleet.replicas, fleet.kv.columns, holds)
         self._context_tokens = fleet.context_tokens
+        self.limits = fleet.limits
+        self._pools = fleet.pools
         self._metrics = metrics
         self._rng = rng
         self._pair_config = settings.pair
@@ -117,11 +120,17 @@ class Pipeline:
         `first` is empty when no replica is eligible; `status` is set when the request is refused. With `hold_ms` the
         request should wait: nothing was reserved and nothing counted.
         """
+        limits = self.limits
+        if limits.active:
+            over = limit(limits, features, now_s)
+            if over is not None:
+                self.count_refusal(features, over, now_s)
+                return over
         choice = self.choice
         active = choice.main
         if choice.chooser is not None or features.policy or not features.generates:
             active = choice.of(features, now_s)
-        members = self._memberships.of(features.model)
+        members = self._members(features)
         recorder = self._recorder if features.request_id else None
         if features.naming or not len(members.slots):
             decision = self._unplaceable(features)
@@ -147,7 +156,7 @@ class Pipeline:
 
     def explain(self, features: RequestFeatures, now_s: float) -> Explanation:
         """Return the answer that `decide` would give, with its signals; reserves, pins and counts nothing."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         if features.naming or not len(members.slots):
             return explain_none(active.policy, self._unplaceable(features), self._replicas, members)
         # A policy may keep a turn and draws dice: copies are asked, so that explaining moves neither.
@@ -157,7 +166,7 @@ class Pipeline:
 
     def gather(self, features: RequestFeatures, now_s: float) -> Candidates:
         """The candidates that a policy would be given for a request; at least one replica is eligible."""
-        active, members = self.choice.peek(features, now_s), self._memberships.of(features.model)
+        active, members = self.choice.peek(features, now_s), self._members(features)
         twin = ActivePolicy(copy.deepcopy(active.policy))
         return self._consider(twin, features, members, now_s, _copied(self._rng), RANKED, its_turn=False).candidates
 
@@ -214,6 +223,12 @@ class Pipeline:
             pair = self._pair(members, ranked[0].slot, features, candidates, rng, longest)
         decision = self._placement(features, candidates, ranked, pair)
         return Considered(active, longest, prompt, candidates, context, decision, None, ranked, pair)
+
+    def _members(self, features: RequestFeatures) -> Membership:
+        """The replicas that may serve a request."""
+        members = self._memberships.of(features.model)
+        pools = self._pools
+        return pools.narrowed(members, features.tenant) if pools.active else members
 
     def _gather(
         self, active: ActivePolicy, features: RequestFeatures, members: Membership, prompt: Prompt | None, now_s: float

@@ -70,6 +70,10 @@ class Book:
         """The document of a name, a removed one included."""
         return self._documents.get(name)
 
+    def names(self) -> list[str]:
+        """The names of all documents, removed ones included."""
+        return list(self._documents)
+
     def of(self, kind: str) -> Iterator[Document]:
         """The documents of a kind that are not removed, in the order in which they came."""
         return (found for name, found in self._documents.items() if found.body and kind_of(name) == kind)

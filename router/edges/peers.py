@@ -7,7 +7,7 @@ the reader's own, so no two clocks are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pointsman.router.edges.records import EdgeInfo, Load
 from pointsman.router.fleet.load import LoadTable
@@ -109,6 +109,8 @@ class Peers:
         self._forgotten: list[str] = []
         self.died = 0
         """Edges that fell silent."""
+        self.on_gone: list[Callable[[str], None]] = []
+        """Called with the id of an edge that fell silent, or stops."""
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._by_id.values())
@@ -162,6 +164,8 @@ class Peers:
         """End an edge that fell silent or stops. What it held is remembered; its work in flight is not."""
         peer.alive = False
         self._replace_loads(peer, {})
+        for gone in self.on_gone:
+            gone(peer.info.edge)
 
     def take_forgotten(self) -> list[str]:
         """Return the edges that were forgotten since the last call: the roster need not name them."""

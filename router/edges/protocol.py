@@ -42,6 +42,7 @@ from pointsman.router.edges.records import (
     Pin,
     ReplicaRecord,
     SchemaError,
+    ScopeUse,
     decode,
     encode,
     pack_keys,
@@ -52,6 +53,7 @@ from pointsman.router.edges.rounds import NOTHING, Rounds
 from pointsman.router.fleet.replica import Health, Replica
 from pointsman.router.kv.conversation import ELSEWHERE, PAUSING, Conversation, Name
 from pointsman.router.kv.outbox import KVOutbox
+from pointsman.router.tenancy.allowance import Use
 
 
 class Counters:
@@ -89,11 +91,16 @@ class EdgeProtocol:
         self._sessions = sessions
         self._kv = kv
         self.documents = SharedDocuments(documents or {})
+        self._book = core.book
+        self._limits = core.limits
+        core.book.on_written.append(self._note_written)
         self.peers = Peers(edge, replicas=replicas, load=load, columns=kv.columns)
+        self.peers.on_gone.append(core.limits.lose)
         self.registrations = SharedReplicas(replicas)
         self.rounds = Rounds(
             registrations=self.registrations,
             documents=self.documents,
+            book=core.book,
             sessions=sessions,
             conversations=kv.conversations,
             is_alive=self.peers.is_alive,
@@ -134,9 +141,20 @@ class EdgeProtocol:
         """A document may differ from the agreed one."""
         self.documents.changed = True
 
+    def _note_written(self, document: Document) -> None:
+        """A document of the book was written at this edge."""
+        self._changed_documents[document.name] = document
+
     def session_forgotten(self, name: Name, now_s: float) -> None:
         """Somebody had a session forgotten at this edge."""
         self._forgets = self.forgotten.add(name, now_s, here=True) or self._forgets
+
+    def cut_off(self, *, cut: bool) -> None:
+        """Other edges cannot be heard (`cut`), or can again: limits are kept by an equal part at each until then."""
+        if not cut:
+            self._limits.share = 1.0
+        elif self._limits.share == 1.0:
+            self._limits.share = 1.0 / (1 + len(self.peers.alive))
 
     def keeps(self, replica: Replica) -> bool:
         """Whether a replica whose lease ended here stays: its heartbeats reach another edge, or reached one that died
@@ -155,11 +173,14 @@ class EdgeProtocol:
         beat = now_s - self._beat_s >= HEARTBEAT_S or self.leaving or self._rewrite
         self._gather()
         self.forgotten.expire(now_s)
+        limits = self._limits
         if not (
             beat or self.loads.changed() or outbox or pins or self._records or self._changed_documents or self._forgets
         ):
+            # Limits change with requests alone, which change the loads too, and with reports, which a heartbeat tells.
             return None
         self.seq += 1
+        uses = [ScopeUse(scope, *use) for scope, use in limits.uses(complete=beat)] if limits.active else []
         records, documents = list(self._records.values()), list(self._changed_documents.values())
         part = self.rounds.next_part(now_s) if beat else NOTHING
         names = Names()
@@ -180,12 +201,13 @@ class EdgeProtocol:
                 ExpectedKeys(names.at(self._replicas.ids[slot]), pack_keys(keys)) for slot, keys in outbox.expected
             ],
             forgotten=self._forgotten(now_s) if beat or self._forgets else [],
+            uses=uses,
             round_starts=part.starts,
             round_ends=part.ends,
         )
         batch.names = names.list
         if self._rewrite:
-            records, documents = self.registrations.records(), self.documents.agreed()
+            records, documents = self.registrations.records(), [*self.documents.agreed(), *self._book]
             self._rewrite = False
         self._records, self._changed_documents, self._sessions.changed = {}, {}, {}
         self._forgets = False
@@ -256,9 +278,14 @@ class EdgeProtocol:
 
     def restore(self, records: Iterable[ReplicaRecord], documents: Iterable[Document], now_s: float) -> None:
         """Take over what the store kept, and publish it: its writer may have died before others read of it."""
-        self._merge(Batch(replicas=list(records), documents=list(documents)), "", now_s)
+        kept = {document.name: document for document in documents}
+        self._merge(Batch(replicas=list(records), documents=list(kept.values())), "", now_s)
         self._records.update((record.id, record) for record in self.registrations.records())
         self._changed_documents.update((document.name, document) for document in self.documents.agreed())
+        # Of the book, which may be large, what the store does not have: written while it was away.
+        self._changed_documents.update(
+            (document.name, document) for document in self._book if kept.get(document.name) != document
+        )
 
     def _merge(self, batch: Batch, writer: str, now_s: float) -> None:
         """Take over the states of a batch. Reading one twice changes nothing."""
@@ -267,7 +294,10 @@ class EdgeProtocol:
             if self.registrations.merge(record, now_s):
                 self._gather()  # it may have been answered with a greater one
         for document in batch.documents:
-            self.documents.merge(document)
+            if "/" in document.name:
+                self._book.merge(document)
+            else:
+                self.documents.merge(document)
         for one in batch.forgotten:
             at_s = now_s - one.age_ms / 1000
             if self.forgotten.add(one.name, at_s, here=False):
@@ -294,6 +324,9 @@ class EdgeProtocol:
             if replica is not None:
                 self._kv.expect(replica.slot, unpack_keys(expected.keys), now_s)
         self.peers.update_loads(peer, batch.loads, batch.names, complete=batch.beat)
+        if batch.uses or batch.beat:
+            used = {one.scope: Use(one.requests, one.tokens, one.in_flight) for one in batch.uses}
+            self._limits.hear(peer.info.edge, used, now_s, complete=batch.beat)
         if batch.beat:
             peer.holds = frozenset(batch.names[at] for at in batch.holds)
         if batch.bye:

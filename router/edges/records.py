@@ -96,6 +96,15 @@ class ForgottenSession(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Time since it was forgotten."""
 
 
+class ScopeUse(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Use of a tenant's or key's limits by one edge, in all since its process began."""
+
+    scope: str
+    requests: float
+    tokens: float
+    in_flight: Count
+
+
 class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A registration, or its end. Of two about one replica the one with the greater `rank` is right."""
 
@@ -137,6 +146,8 @@ class Batch(msgspec.Struct, kw_only=True, omit_defaults=True):
     expected: list[ExpectedKeys] = msgspec.field(default_factory=list, name="m")
     forgotten: list[ForgottenSession] = msgspec.field(default_factory=list, name="g")
     """Sessions that somebody had forgotten at this edge lately."""
+    uses: list[ScopeUse] = msgspec.field(default_factory=list, name="u")
+    """Use of limits, complete with a heartbeat."""
     round_starts: bool = msgspec.field(default=False, name="s")
     """The edge repeats all states that it answers for from this batch on."""
     round_ends: bool = msgspec.field(default=False, name="e")

@@ -2,7 +2,8 @@
 
 An edge answers for every registration and document, and for the session pins and conversations that it wrote itself or
 whose writer is gone. Since each state is repeated in every round, nothing else is needed for a batch that is lost, for
-an edge that starts, and for an edge that died before all had read it: the next round makes up for it.
+an edge that starts, and for an edge that died before all had read it: the next round makes up for it. Documents of the
+book (keys, tenants, aliases) may be many and change seldom: they are repeated in every `BOOK_ROUNDS`th round.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enum import Enum
 from itertools import chain, islice, repeat
 from typing import NamedTuple
 
+from pointsman.router.documents.book import Book
 from pointsman.router.documents.document import Document
 from pointsman.router.edges.documents import SharedDocuments
 from pointsman.router.edges.peers import HEARTBEAT_S
@@ -24,6 +26,9 @@ from pointsman.router.kv.conversations import Conversations
 ROUND_S = 5.0
 """A round starts this often, and is over within this time up to 20,000 states."""
 
+BOOK_ROUNDS = 12
+"""A minute between two repetitions of the book. A batch that is lost is rare: streams are read without gaps."""
+
 MIN_PART = 256
 MAX_PART = 2048
 """States looked at in one heartbeat. The most keeps a batch of them below 4 ms of its reader's time."""
@@ -35,6 +40,7 @@ class Kind(Enum):
     REPLICA = 0
     SESSION = 1
     CONVERSATION = 2
+    DOCUMENT = 3
 
 
 class Part(NamedTuple):
@@ -59,6 +65,7 @@ class Rounds:
         *,
         registrations: SharedReplicas,
         documents: SharedDocuments,
+        book: Book,
         sessions: SessionTable,
         conversations: Conversations,
         is_alive: Callable[[str], bool],
@@ -66,6 +73,9 @@ class Rounds:
         """`is_alive` says whether another edge of that id is."""
         self._registrations = registrations
         self._documents = documents
+        self._book = book
+        self._book_in = 0
+        """Rounds until the book is repeated."""
         self._sessions = sessions
         self._conversations = conversations
         self._is_alive = is_alive
@@ -78,6 +88,7 @@ class Rounds:
 
     def begin_anew(self) -> None:
         """Start a round with the next part: others lost what the last one said."""
+        self._book_in = 0
         self._left_count = 0
         self._starts_s = float("-inf")
 
@@ -100,7 +111,9 @@ class Rounds:
             Kind.REPLICA: self._registrations.ids(),
             Kind.SESSION: self._sessions.names(),
             Kind.CONVERSATION: list(self._conversations.by_name),
+            Kind.DOCUMENT: self._book.names() if not self._book_in else (),
         }
+        self._book_in = (self._book_in or BOOK_ROUNDS) - 1
         self._left = chain.from_iterable(zip(repeat(kind), some, strict=False) for kind, some in names.items())
         self._left_count = sum(map(len, names.values()))
         parts = ROUND_S / HEARTBEAT_S
@@ -118,6 +131,10 @@ class Rounds:
             writer = self._sessions.writer(session)
             if writer is not None and not (writer and self._is_alive(writer)):
                 part.sessions.append(session)
+        elif kind is Kind.DOCUMENT:
+            document = self._book.known(str(name))
+            if document is not None:
+                part.documents.append(document)
         else:
             record = self._registrations.get(str(name))
             if record is not None:

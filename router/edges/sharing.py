@@ -317,6 +317,7 @@ class Sharing:
 
     def _report(self) -> None:
         peers = self.protocol.peers
+        self.protocol.cut_off(cut=bool(self._causes))
         refused = next((f"{peer.info.name or peer.info.edge}: {peer.refused}" for peer in peers if peer.refused), "")
         if self._causes:
             self._readiness.degraded(CONDITION, str(next(iter(self._causes.values()))))

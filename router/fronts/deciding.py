@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import Naming, RequestFeatures
@@ -14,11 +14,15 @@ from pointsman.router.process.clock import Clock
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""
 
+RATE_REQUESTS = "rate_requests"
+RATE_TOKENS = "rate_tokens"
+"""Names of the variables that tell HAProxy what is left of limits a minute."""
+
 
 class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
-    __slots__ = ("_clock", "_isolate_tenants", "_metrics", "_pipeline", "_stopwatch", "trace")
+    __slots__ = ("_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch", "limits", "trace")
 
     def __init__(
         self,
@@ -28,12 +32,17 @@ class Decider:
         clock: Clock,
         stopwatch: Clock,
         isolate_tenants: bool = False,
+        isolated: Container[str] = (),
         trace: Callable[[Mapping[str, object]], str] | None = None,
     ) -> None:
-        """trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
+        """isolate_tenants: whether all tenants have sessions and prefixes of their own; else the `isolated` ones have.
+        trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
         empty for nothing. None: no request is traced."""
         self.trace = trace
+        self.limits = pipeline.limits
+        """Limits of tenants and keys, which say what is left for a request."""
         self._isolate_tenants = isolate_tenants
+        self._isolated = isolated
         self._pipeline = pipeline
         self._metrics = metrics
         self._clock = clock
@@ -52,7 +61,7 @@ class Decider:
 
     def features(self, arguments: Mapping[str, object]) -> RequestFeatures:
         """Features of one lookup, its model recalled where the request does not show it."""
-        return extract(arguments, isolate_tenants=self._isolate_tenants, recall=self._recall)
+        return extract(arguments, isolate_tenants=self._isolate_tenants, isolated=self._isolated, recall=self._recall)
 
     def _recall(self, session: str, naming: Naming) -> str | None:
         return self._pipeline.recall_model(session, naming, self._clock())

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pointsman.policies.decision import Decision
+from pointsman.router.decide.features import MAX_ID_BYTES, text
 from pointsman.router.decide.hold import STEP_S, HoldTurns
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.fronts.lookup import FormReader, encode_lines, trace_line
@@ -65,7 +66,8 @@ class HoldFront:
         return NOBODY_DECIDED if decision is None else self._told(decision, form)
 
     def _told(self, decision: Decision, form: dict[str, object]) -> Response:
-        return PlainTextResponse(encode_lines(decision) + trace_line(self._decider, decision, form))
+        left = self._decider.limits.left_of(text(form.get("id"), MAX_ID_BYTES))
+        return PlainTextResponse(encode_lines(decision, left) + trace_line(self._decider, decision, form))
 
     def close(self) -> None:
         """The router stops: HAProxy chooses for all requests that wait, and for those that would."""

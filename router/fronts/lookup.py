@@ -16,8 +16,9 @@ from starlette.routing import Route
 
 from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
-from pointsman.router.fronts.deciding import TRACE_VARIABLE, Decider
+from pointsman.router.fronts.deciding import RATE_REQUESTS, RATE_TOKENS, TRACE_VARIABLE, Decider
 from pointsman.router.fronts.hosts import host_of, is_loopback
+from pointsman.router.tenancy.limits import NOTHING_LEFT, Left
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
@@ -72,7 +73,9 @@ class LookupFront:
     async def lookup(self, request: Request) -> Response:
         form = await self._forms.read(request)
         decision = self._decider.lookup(form)
-        return PlainTextResponse(encode_lines(decision) + trace_line(self._decider, decision, form))
+        limits = self._decider.limits
+        left = limits.left() if limits.active else NOTHING_LEFT
+        return PlainTextResponse(encode_lines(decision, left) + trace_line(self._decider, decision, form))
 
 
 def decode_form(form: bytes) -> dict[str, object]:
@@ -109,6 +112,10 @@ def trace_line(decider: Decider, decision: Decision, form: dict[str, object]) ->
     return f"{TRACE_VARIABLE}={traceparent}\n" if traceparent else ""
 
 
-def encode_lines(decision: Decision) -> str:
-    """Return a decision as lines of `name=value`, for the variables that are set."""
-    return "".join(f"{name}={value}\n" for name, value in decision.variables().items())
+def encode_lines(decision: Decision, left: Left = NOTHING_LEFT) -> str:
+    """Return a decision as lines of `name=value`, for the variables that are set, and what is `left` of limits."""
+    variables = decision.variables()
+    for name, value in zip((RATE_REQUESTS, RATE_TOKENS), left, strict=True):
+        if value:
+            variables[name] = value.decode()
+    return "".join(f"{name}={value}\n" for name, value in variables.items())

@@ -23,13 +23,17 @@ from pointsman.haproxy.spop import (
     Status,
     encode_set_var,
     encode_set_vars,
+    text_setter,
 )
 from pointsman.policies.decision import Decision
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.fronts.deciding import TRACE_VARIABLE, Decider
+from pointsman.router.fronts.deciding import RATE_REQUESTS, RATE_TOKENS, TRACE_VARIABLE, Decider
 
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""
+
+_set_rate_requests = text_setter(Scope.TXN, RATE_REQUESTS)
+_set_rate_tokens = text_setter(Scope.TXN, RATE_TOKENS)
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +50,7 @@ class SPOPProtocol(asyncio.Protocol):
     def __init__(self, decider: Decider, metrics: DecisionMetrics, connections: set[SPOPProtocol]) -> None:
         self._lookup = decider.lookup
         self._trace = decider.trace
+        self._limits = decider.limits
         self._metrics = metrics
         self._connections = connections
         self._spop = SPOPConnection()
@@ -105,6 +110,13 @@ class SPOPProtocol(asyncio.Protocol):
         arguments = event.messages[0].args if event.messages else {}
         decision = self._lookup(arguments)
         actions = encode_actions(decision)
+        limits = self._limits
+        if limits.active:
+            requests, tokens = limits.left()
+            if requests:
+                actions += _set_rate_requests(requests)
+            if tokens:
+                actions += _set_rate_tokens(tokens)
         # A request that is held is asked for once more, and traced then.
         if self._trace is not None and not decision.hold_ms:
             traceparent = self._trace(arguments)

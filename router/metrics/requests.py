@@ -13,6 +13,7 @@ from pointsman.router.core import Core
 from pointsman.router.decide.body_needs import body_window
 from pointsman.router.metrics.exposition import Family, by_id
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
+from pointsman.router.requests.end_of_request import FAILED_KEYS
 
 REQUEST_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
 
@@ -208,6 +209,13 @@ class StateCollector(FamilyCollector):
             "Requests that HAProxy answered itself, by status.",
             ((str(status), count) for status, count in sorted(requests.refused.items())),
             "status",
+        )
+        yield from counter(
+            "pointsman_failed_keys",
+            "Requests that HAProxy refused because of their API key, by cause: no-key, unknown-key (not known, expired "
+            "or revoked). Of one address, the first 60 a minute are counted.",
+            ((cause, requests.failed_keys[cause]) for cause in FAILED_KEYS),
+            "cause",
         )
         yield from counter(
             "pointsman_ring_lines", "End-of-request lines received from HAProxy's log ring.", requests.lines

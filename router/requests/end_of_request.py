@@ -7,7 +7,7 @@ something about the replica that answered. Lines come from the ring, and after a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -25,6 +25,7 @@ from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.requests.usage_meter import UsageMeter
+from pointsman.router.tenancy.limits import Limits
 
 OTHER_LINES = (
     b"Lua function 'pm_hold'",
@@ -35,6 +36,9 @@ OTHER_LINES = (
 """Begins of lines that are about no request. The first two come when a client leaves while its request is held or
 before its lookup; the next one when a router begins; the last one when a worker stops, for each of its proxies that
 log to the ring."""
+
+FAILED_KEYS = ("no-key", "unknown-key")
+"""Reasons why HAProxy lets nobody in: no API key, or one that is not in force."""
 
 MAX_WORKERS = 64
 """HAProxy workers whose last line is remembered: the current one and those that earlier reloads left to finish their
@@ -48,6 +52,13 @@ class EndWatcher(Protocol):
         """Take the end of a request as HAProxy saw it."""
 
 
+class Meters(NamedTuple):
+    """The counters of what requests came to."""
+
+    models: ModelMeter
+    usage: UsageMeter
+
+
 class EndOfRequest:
     """Applies lines to state."""
 
@@ -59,8 +70,8 @@ class EndOfRequest:
         kv: KVState,
         outliers: OutlierTable,
         metrics: RequestMetrics,
-        meter: ModelMeter,
-        usage: UsageMeter,
+        meters: Meters,
+        limits: Limits,
         decisions: DecisionLog | None = None,
     ) -> None:
         """decisions: where decisions are remembered; None where they are not."""
@@ -70,8 +81,8 @@ class EndOfRequest:
         self._outliers = outliers
         self._kv = kv
         self._metrics = metrics
-        self._meter = meter
-        self._usage = usage
+        self._meter, self._usage = meters
+        self._limits = limits
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
         self.last_ids: dict[int, str] = {}
@@ -96,6 +107,8 @@ class EndOfRequest:
                 served=200 <= line.st < 300,
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
+            if self._limits.active:
+                self._limits.ended(line.id, now_s, served=not line.srv.startswith(NO_SERVER))
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
             if self.watcher is not None:
@@ -134,6 +147,8 @@ class EndOfRequest:
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
             self._usage.unserved(line)
+            if line.reason in FAILED_KEYS:
+                metrics.failed_keys[line.reason] += 1
             return
         if line.routed != UNSET:
             slot = self._slot_of(line.srv)

@@ -28,6 +28,7 @@ MAX_COUNT = 10**15
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 TenantName = Annotated[str, Meta(pattern=TENANT_PATTERN)]
 KeyId = Annotated[str, Meta(pattern=KEY_ID_PATTERN)]
+KeyHash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 PoolName = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -112,10 +113,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: KeyId
     tenant: TenantName
-    hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    hash: KeyHash
     """SHA-256 of the key, in hexadecimal digits."""
     created_s: float
     """Seconds since 1970, as are all times here."""
+    previous_hash: KeyHash | None = None
+    """Of the secret before it was rotated; in force too until `previous_until_s`."""
+    previous_until_s: float = 0.0
     expires_s: float | None = None
     revoked_s: float | None = None
     models: Annotated[tuple[ModelName, ...], Meta(max_length=MAX_MODELS)] = ()
@@ -127,3 +131,20 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def in_force(self, now_s: float) -> bool:
         """Whether requests may use the key at a time, in seconds since 1970."""
         return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
+
+    def hashes(self, now_s: float) -> tuple[str, ...]:
+        """Hashes of the secrets that requests may use at a time."""
+        if not self.in_force(now_s):
+            return ()
+        if self.previous_hash is not None and now_s < self.previous_until_s:
+            return self.hash, self.previous_hash
+        return (self.hash,)
+
+    def next_change_s(self, now_s: float) -> float | None:
+        """When a secret of the key ends by itself; None where none does."""
+        if not self.in_force(now_s):
+            return None
+        ends = [self.expires_s] if self.expires_s is not None else []
+        if self.previous_hash is not None and now_s < self.previous_until_s:
+            ends.append(self.previous_until_s)
+        return min(ends, default=None)

@@ -19,6 +19,8 @@ class TenantTable:
 
     def __init__(self, book: Book) -> None:
         self._tenants: dict[str, Tenant] = {}
+        self.isolated: set[str] = set()
+        """Names of those that are isolated; to be read only."""
         self.on_changed: list[Callable[[str], None]] = []
         """Called with the name of a tenant whose document changed, once the table has the change."""
         book.read_by(KIND, self._read)
@@ -46,6 +48,7 @@ class TenantTable:
             self._tenants[name] = tenant
         else:
             self._tenants.pop(name, None)
+        (self.isolated.add if body.get("isolated") else self.isolated.discard)(name)
         for changed in self.on_changed:
             changed(name)
 

@@ -10,6 +10,7 @@ counted and reported by readiness, and the next round tries again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -64,15 +65,18 @@ class EdgeSync:
         clock: Clock,
         interval_s: float,
         old_workers: OldWorkers | None = None,
+        on_worker: Callable[[str], None] | None = None,
         keep_others_s: float = 0.0,
     ) -> None:
         """interval_s: pause between two rounds, in seconds, where the fleet is small and requests are in flight.
         old_workers: counts what the old workers of a reload still stream. None where they cannot be asked: their
         reservations end by their lines or by expiring.
+        on_worker: called with each worker of HAProxy that is met first, and the path of its map of API keys.
         keep_others_s: how long servers of HAProxy that nobody has registered are left in place, in seconds.
         """
         self._reconciler = reconciler
         self._old_workers = old_workers
+        self._on_worker = on_worker
         self._pipeline = core.pipeline
         self._replicas = core.replicas
         self._load = core.load
@@ -131,6 +135,8 @@ class EdgeSync:
             self._health.body_window_bytes = await self._reconciler.get_variable(WINDOW_VARIABLE)
             rules = await self._reconciler.get_text(RULES_VARIABLE)
             self._health.lookup_rules = LookupRules.read(rules) if rules else None
+            if self._on_worker is not None:
+                self._on_worker(self._health.lookup_rules.keys_map if self._health.lookup_rules is not None else "")
         await self._apply(observation)
         needs = body_needs(self._pipeline.choice.needs, len(self._replicas.memberships.names()))
         if needs != self._told:

@@ -42,6 +42,7 @@ GOLDEN_EDGES = {
         generation_paths=("/v1/chat/completions",),
         allowed_paths=("/v1/*", "/health"),
         api_keys_map="/etc/pointsman/keys.map",
+        keys_map="/var/lib/pointsman/keys.map",
         isolate_tenants=True,
         path_models={"/v1/audio/transcriptions": "whisper"},
         policy_override=True,
@@ -112,6 +113,7 @@ def test_decisions_are_hidden_from_clients_with_keys_unless_asked_for() -> None:
     for changes, shown in (
         ({}, True),
         (keys, False),
+        ({"keys_map": "/var/lib/pointsman/keys.map"}, False),
         (keys | {"expose_decision": "always"}, True),
         ({"expose_decision": "never"}, False),
     ):
@@ -165,6 +167,7 @@ REFUSED = [
     pytest.param({"generation_paths": ("/v1/x }",)}, "generation_paths", id="end of an acl in a path"),
     pytest.param({"allowed_paths": ("/v1*",)}, "allowed_paths", id="star inside a name"),
     pytest.param({"allowed_paths": ("/*/x",)}, "allowed_paths", id="star in the middle"),
+    pytest.param({"keys_map": "/etc/keys) }"}, "keys_map", id="end of an acl in a path of keys"),
     pytest.param({"api_keys_map": "/etc/keys)"}, "api_keys_map", id="end of a converter in a path"),
     pytest.param({"user": "root\n"}, "user", id="line end in an account"),
     pytest.param({"body_needs": 16}, "body_needs", id="unknown bit"),
@@ -238,6 +241,7 @@ def test_no_value_adds_a_line_or_a_word(path: str, header: str, name: str, host:
         edge = make_edge(
             admin_socket=path,
             api_keys_map=path,
+            keys_map=path,
             session_headers=(header,),
             generation_paths=(path,),
             allowed_paths=(path,),

@@ -33,6 +33,7 @@ from pointsman.contract.pools import PoolMember, PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.app import Router
+from pointsman.router.tenancy.records import ApiKey
 
 PAGE = Path(__file__).parents[2] / "docs" / "admin-api.md"
 ADMIN = "http://127.0.0.1:8001"
@@ -101,6 +102,10 @@ def commands(block: str) -> Iterator[Shown]:
             yield Shown(parsed(PAGE, line), text, line.partition(" | ")[2], answer.strip("\n"))
 
 
+KEY = ApiKey(id="3k9w2mxf7hqp", tenant="acme", hash="0" * 64, created_s=1_796_040_000.0, note="nightly jobs")
+"""A key that is there already: others have another id each time."""
+
+
 @asynccontextmanager
 async def running_example() -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client of the router's admin API, and the URL of the driver."""
@@ -111,6 +116,7 @@ async def running_example() -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     ):
         await register(router, "sim-1", "sim-2", model="sim")
         serve_one_request(router)
+        router.core.book.write(f"key/{KEY.id}", msgspec.to_builtins(KEY))
         yield client, driver
 
 

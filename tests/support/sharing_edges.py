@@ -109,6 +109,7 @@ class SharingEdge:
             "conversations": {c.name: (ids[c.slot], c.turn, c.tokens) for c in self.kv.conversations.by_name.values()},
             "resident": {key: sorted(ids[slot] for slot in slots) for key, slots in residents(self.kv.index).items()},
             "document": self.document,
+            "book": sorted((document.name, document.rank) for document in self.core.book),
         }
 
     def validate(self) -> None:

@@ -181,6 +181,20 @@ LOOKUPS = Row(
             "reqps",
             Kind.STACK,
         ),
+        Panel(
+            "Requests without a known API key",
+            "Does somebody try keys, or has a client an old one?",
+            "By cause: no key at all, or one that is not known, expired or revoked.",
+            "A rise after a rotation: a client has the old secret. Of one address, 60 a minute are counted.",
+            (
+                Query(
+                    rate("pointsman_failed_keys_total", by="cause"),
+                    "{{cause}}",
+                ),
+            ),
+            "reqps",
+            Kind.STACK,
+        ),
     ),
 )
 

@@ -17,6 +17,7 @@ from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.explain import ExplainFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
+from pointsman.router.fronts.api.keys import KeysFront, Settled
 from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import RevisionsFront
@@ -29,6 +30,7 @@ from pointsman.router.fronts.api.sessions import SessionFront
 from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
+from pointsman.router.fronts.api.tenants import TenantsFront
 from pointsman.router.fronts.api.usage import UsageFront
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
@@ -58,6 +60,7 @@ class AdminParts:
     usage: UsageKeeper
     events: EventLog
     streams: Streams
+    settled: Settled
     clock: Clock
     settings: Settings
     sources: Mapping[str, str]
@@ -98,4 +101,6 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
             has_haproxy=bool(parts.settings.edge.admin_socket),
         ),
         ServedModelsFront(core),
+        KeysFront(core, parts.settled, wall=wall, max_body_bytes=max_body_bytes),
+        TenantsFront(core, parts.settled, wall=wall, max_body_bytes=max_body_bytes),
     )

@@ -135,6 +135,8 @@ TAGS = {
     "policies": "The rules by which a replica is chosen, and the policy that is live.",
     "decisions": "Where requests went or would go, and why.",
     "sessions": "Sessions and conversations: where they live, how to move or forget one.",
+    "keys": "API keys of clients: make, rotate and revoke them.",
+    "tenants": "Tenants: their share of the fleet, their limits and pools.",
     "models": "Models and adapters that the fleet serves.",
     "signals": "Signals that policies decide by: prefix index and load.",
     "usage": "What tenants, keys and models used: requests, tokens, time.",

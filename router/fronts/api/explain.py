@@ -216,12 +216,12 @@ class ExplainFront:
         body = await asyncio.to_thread(encode_body, asked.body)
         request = PlainRequest(path, tuple((asked.headers or {}).items()), body)
         warnings = [] if is_asked(path, rules, needs) else [_not_asked(path)]
-        tenant = asked.tenant
-        if rules.api_keys_map and not tenant:
-            tenant, missing = await _tenant_of(request, rules.api_keys_map)
+        tenant, key = asked.tenant, ""
+        if (rules.api_keys_map or rules.keys_map) and not tenant:
+            tenant, key, missing = await self._owner_of(request, rules)
             warnings += missing
         arguments = await asyncio.to_thread(
-            lookup_arguments, request, rules, needs=needs, window_bytes=window_bytes, tenant=tenant
+            lookup_arguments, request, rules, needs=needs, window_bytes=window_bytes, tenant=tenant, key=key
         )
         seen = seen_bytes(request, window_bytes)
         if "body" in arguments and seen < len(request.body):
@@ -231,6 +231,24 @@ class ExplainFront:
             )
         features = self._decider.features({"id": REQUEST_ID, **arguments})
         return Asked(features, assumed, warnings)
+
+    async def _owner_of(self, request: PlainRequest, rules: LookupRules) -> tuple[str, str, list[str]]:
+        """Tenant and id of a request's API key, and a warning where there is none."""
+        hashes = key_hashes(request)
+        if not hashes:
+            return "", "", ["HAProxy refuses a request without an API key with 401; no tenant was taken."]
+        if rules.keys_map:
+            made = next((key for known in hashes if (key := self._core.keys.find(known)) is not None), None)
+            if made is not None:
+                return made.tenant, made.id, []
+        tenant = ""
+        if rules.api_keys_map:
+            try:
+                tenant = await asyncio.to_thread(find_tenant, Path(rules.api_keys_map), hashes)
+            except OSError as error:
+                why = f"{rules.api_keys_map} cannot be read ({error.strerror}); `tenant` may name it."
+                return "", "", [f"No tenant was taken: {why}"]
+        return tenant, "", [] if tenant else ["HAProxy refuses the request with 401: its API key is not known."]
 
     def _view(self, features: RequestFeatures) -> FeaturesView:
         shown = self._feed.shown if self._feed is not None else str
@@ -303,18 +321,6 @@ def _sliced(value: Any) -> str:
         return _json(value)
     slices = (_json(value[at : at + SLICE])[1:-1] for at in range(0, len(value), SLICE))
     return f"[{','.join(slices)}]"
-
-
-async def _tenant_of(request: PlainRequest, keys_map: str) -> tuple[str, list[str]]:
-    """The tenant of a request's API key, and a warning where there is none."""
-    hashes = key_hashes(request)
-    if not hashes:
-        return "", ["HAProxy refuses a request without an API key with 401; no tenant was taken."]
-    try:
-        tenant = await asyncio.to_thread(find_tenant, Path(keys_map), hashes)
-    except OSError as error:
-        return "", [f"No tenant was taken: {keys_map} cannot be read ({error.strerror}); `tenant` may name it."]
-    return tenant, [] if tenant else ["HAProxy refuses the request with 401: its API key is not known."]
 
 
 def _not_asked(path: str) -> str:

@@ -42,6 +42,7 @@ from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.status_types import StatusView
 from pointsman.router.fronts.api.stream import NDJSON, SSE
+from pointsman.router.fronts.api.tenancy_table import TENANCY_ENDPOINTS
 from pointsman.router.fronts.api.types import (
     Digests,
     EdgeList,
@@ -245,6 +246,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors={**NO_POOL, **NO_DRIVER, **STALE},
     ),
     *POLICY_ENDPOINTS,
+    *TENANCY_ENDPOINTS,
     Endpoint(
         "GET", "/v1/decisions", DecisionsFront.list_decisions, "List the latest decisions, or follow those that end",
         parameters=(*FILTERS, *PAGE, DETAIL, FOLLOW),

@@ -174,6 +174,16 @@ def test_tenants_are_kept_apart_if_asked_for() -> None:
     assert extract({"body": pack(b"a", keys=(7,))}, isolate_tenants=True).scope == extract(asked).scope
 
 
+def test_one_tenant_may_be_kept_apart_from_the_others() -> None:
+    """Its keys and sessions are its own; those of the others are shared."""
+    asked = {"body": pack(b"a", session=b"s", keys=(7,))}
+    apart, one, other = (extract(asked | {"tenant": tenant}, isolated={"acme"}) for tenant in ("acme", "b", "c"))
+    assert one.prefix_keys == other.prefix_keys != apart.prefix_keys
+    assert one.session == other.session == "s" != apart.session
+    assert (apart.scope.endswith(" acme"), " " in one.scope) == (True, False)
+    assert apart == extract(asked | {"tenant": "acme"}, isolate_tenants=True)
+
+
 def test_a_session_id_is_a_tenants_own_if_asked_for() -> None:
     """Another tenant that sends the same id has another session; without isolation, or tenants, it is the same one."""
     named = {"session": b"s", "tenant": b"acme"}

@@ -436,3 +436,102 @@ def test_an_emptied_store_loses_nothing_that_edges_know() -> None:
     settle(store, (a, b), now_s, rounds=1)
     agree(a, b)
     assert len(b.sessions) == 1
+
+
+# Documents of the book
+
+
+def test_what_is_written_at_one_edge_is_in_every_book() -> None:
+    """With the next batch; of two written at once the same one is kept everywhere; what is removed is removed."""
+    store, a, b = two()
+    now_s = settle(store, (a, b), 0.0)
+    a.core.book.write("tenant/acme", {"name": "acme", "weight": 2})
+    a.publish(store, now_s)
+    b.follow(store, now_s)
+    assert b.core.tenants.of("acme").weight == 2
+    a.core.book.write("tenant/acme", {"name": "acme", "weight": 3})
+    b.core.book.write("tenant/acme", {"name": "acme", "weight": 4})
+    now_s = settle(store, (a, b), now_s)
+    assert a.core.tenants.of("acme") == b.core.tenants.of("acme")
+    b.core.book.write("tenant/acme", {})
+    settle(store, (a, b), now_s)
+    assert len(a.core.tenants) == len(b.core.tenants) == 0
+    agree(a, b)
+
+
+def test_a_batch_with_a_document_that_is_lost_is_made_up_for() -> None:
+    """By the round that repeats the book, once a minute."""
+    store, a, b = two()
+    now_s = settle(store, (a, b), 0.0)
+    a.core.book.write("tenant/acme", {"name": "acme", "weight": 2})
+    a.publish(store, now_s)
+    del store.streams["a"][max(store.streams["a"])]
+    now_s = settle(store, (a, b), now_s)
+    assert b.core.tenants.get("acme") is None
+    settle(store, (a, b), now_s, rounds=2 * 70)
+    assert b.core.tenants.of("acme").weight == 2
+
+
+def test_the_store_is_given_what_was_written_while_it_was_away() -> None:
+    """And no document that it has already: a book may be large."""
+    a = SharingEdge("a")
+    first = a.core.book.write("tenant/first", {"name": "first"})
+    a.core.book.write("tenant/second", {"name": "second"})
+    a.protocol.next_batch(0.0)
+    a.protocol.restore([], [first], 1.0)
+    outgoing = a.protocol.next_batch(1.0)
+    assert outgoing is not None
+    assert [document.name for document in outgoing.documents] == ["tenant/second"]
+    a.protocol.store_emptied()
+    rewritten = a.protocol.next_batch(2.0)
+    assert rewritten is not None
+    assert {document.name for document in rewritten.documents} == {"tenant/first", "tenant/second"}
+
+
+# Limits
+
+
+def limited(edge: SharingEdge, request_id: str, now_s: float) -> str:
+    """The limit that a request is over; empty where it is let in."""
+    return edge.ask(request_id, now_s, tenant="acme", body_bytes=4000, max_tokens=1).limit
+
+
+def test_edges_keep_one_limit_together() -> None:
+    """What one of them let in is taken off the limit at the other, with the next batch."""
+    store, a, b = two({"policy": "least_load"})
+    a.register("r1")
+    a.core.book.write("tenant/acme", {"name": "acme", "limits": {"tokens_per_minute": 15_000}})
+    now_s = settle(store, (a, b), 0.0)
+    assert limited(a, "q1", now_s) == limited(a, "q2", now_s) == ""
+    a.publish(store, now_s)
+    b.follow(store, now_s)
+    assert limited(b, "q3", now_s) == "tokens_per_minute of tenant/acme"
+    assert limited(b, "q3", now_s + 4.0) == ""
+    a.validate()
+    b.validate()
+
+
+def test_an_edge_that_dies_leaves_nothing_under_way() -> None:
+    """Its requests at one time are others' again."""
+    store, a, b = two({"policy": "least_load"})
+    a.register("r1")
+    a.core.book.write("tenant/acme", {"name": "acme", "limits": {"concurrent_requests": 1}})
+    now_s = settle(store, (a, b), 0.0)
+    assert limited(a, "q1", now_s) == ""
+    a.publish(store, now_s)
+    b.follow(store, now_s)
+    assert limited(b, "q2", now_s) == "concurrent_requests of tenant/acme"
+    b.protocol.peers.sweep(now_s + LEASE_S + 1)
+    assert limited(b, "q2", now_s + LEASE_S + 1) == ""
+
+
+def test_edges_that_cannot_hear_each_other_keep_a_part_each() -> None:
+    """Until they hear each other again."""
+    store, a, b = two({"policy": "least_load"})
+    settle(store, (a, b), 0.0)
+    a.protocol.cut_off(cut=True)
+    assert a.core.limits.share == 0.5
+    a.protocol.cut_off(cut=True)
+    assert a.core.limits.share == 0.5
+    a.protocol.cut_off(cut=False)
+    assert a.core.limits.share == 1.0

@@ -35,3 +35,15 @@ def test_content_that_describes_no_tenant_is_refused() -> None:
         book.write("tenant/acme", {"name": "other"})
     assert tenants.of("acme").weight == 3
     assert len(tenants) == 1
+
+
+def test_isolated_tenants_are_named() -> None:
+    """While their document says so."""
+    book = Book()
+    tenants = TenantTable(book)
+    book.write("tenant/a", {"name": "a", "isolated": True})
+    book.write("tenant/b", {"name": "b"})
+    assert tenants.isolated == {"a"}
+    book.write("tenant/a", {"name": "a", "isolated": False})
+    book.write("tenant/b", {})
+    assert tenants.isolated == set()

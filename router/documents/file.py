@@ -1,0 +1,102 @@
+"""Documents on disk, in one SQLite file: a document that changes costs one row, however many there are.
+
+Opened when there is something to read or to write, and not before. All methods block: they are called beside the event
+loop, one at a time. The file is private from its first byte on, as keys' hashes and limits are in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pointsman.contract.private_files import MODE
+from pointsman.router.documents.document import Document
+from pointsman.router.errors import StateFileError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+SCHEMA_VERSION = 1
+BUSY_S = 2.0
+"""Longest wait for another process that has the file."""
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS documents (
+    name TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    document BLOB NOT NULL
+) WITHOUT ROWID
+"""
+
+
+class DocumentFile:
+    """Documents of one edge in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"DocumentFile({str(self._path)!r})"
+
+    def load(self) -> list[Document]:
+        """Read all documents; none where there is no file. Raises StateFileError for a file that cannot be read."""
+        if not self._path.exists():
+            return []
+        import sqlite3
+
+        try:
+            rows = self._open().execute("SELECT document FROM documents").fetchall()
+            return [msgspec.json.decode(row[0], type=Document) for row in rows]
+        except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError) as error:
+            self.close()
+            raise StateFileError(f"documents_file: {self._path}: {error}") from error
+
+    def save(self, documents: Iterable[Document]) -> None:
+        """Write documents in place of those of the same names. Raises OSError where the disk does not take them."""
+        import sqlite3
+
+        rows = [(document.name, document.version, msgspec.json.encode(document)) for document in documents]
+        try:
+            with self._open() as database:
+                database.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            self.close()
+            raise OSError(None, str(error), str(self._path)) from error
+
+    def set_aside(self) -> Path:
+        """Rename a file that cannot be read. Raises OSError."""
+        aside = self._path.with_name(self._path.name + ".unreadable")
+        self._path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        return aside
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> sqlite3.Connection:
+        import sqlite3
+
+        if self._database is None:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+            database = sqlite3.connect(self._path, timeout=BUSY_S, check_same_thread=False)
+            try:
+                version = database.execute("PRAGMA user_version").fetchone()[0]
+                if version > SCHEMA_VERSION:
+                    raise ValueError(f"schema {version} is later than {SCHEMA_VERSION}, the latest known here")
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("PRAGMA synchronous=FULL")  # what an answer promised is on the disk
+                database.execute(_CREATE)
+                database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            except BaseException:
+                database.close()
+                raise
+            self._database = database
+        return self._database
