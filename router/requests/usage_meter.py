@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import msgspec
-
-from pointsman.contract.events import EngineEvents, FirstToken, RequestUsage
+from pointsman.contract.events import EngineEvents, RequestUsage
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import RequestFeatures
@@ -25,7 +23,8 @@ from pointsman.router.requests.answer_bytes import AnswerBytes
 from pointsman.router.requests.end_line import UNSET, Line
 from pointsman.router.requests.request import Request
 from pointsman.router.requests.table import RequestTable
-from pointsman.router.tenancy.usage import HOUR_S, MAX_ROWS, UsageLedger, UsageNames, UsageRow
+from pointsman.router.requests.unsettled import OpenRequest, UnsettledRequest
+from pointsman.router.tenancy.usage import HOUR_S, MAX_ROWS, UsageLedger, UsageRow
 
 WAIT_S = 10.0
 """Seconds for which a line and an engine's report wait for each other: an engine sends within a second."""
@@ -41,46 +40,6 @@ MAX_SOURCES = 16_384
 
 Source = tuple[str, str]
 """Replica id and epoch of one incarnation of an engine."""
-
-
-class OpenRequest(msgspec.Struct):
-    """A request without a record."""
-
-    until_s: float
-    tenant: str = ""
-    key: str = ""
-    model: str = ""
-    adapter: str = ""
-    row: UsageRow | None = None
-    line: Line | None = None
-    first: FirstToken | None = None
-    features: RequestFeatures | None = None
-    placed: bool = False
-    """Whether this edge placed it."""
-    used: bool = False
-    """Whether an engine reported its usage."""
-    counted: bool = False
-    """Whether it is counted as a request."""
-    output_tokens: int = 0
-    """As an engine said that reports ends and no usage; 0 where none did."""
-    waiting: list[tuple[int, RequestUsage, bool]] = msgspec.field(default_factory=list)
-    """Reports that came before anything said whose request it is: slot, report, whether it is of more than a prefill.
-    """
-
-    @property
-    def names(self) -> UsageNames:
-        return UsageNames(self.tenant, self.key, self.model, self.adapter)
-
-
-class UnsettledRequest(msgspec.Struct, frozen=True):
-    """A request that a router did not finish counting."""
-
-    id: str
-    names: UsageNames
-    line: Line | None
-    first: FirstToken | None
-    used: bool
-    counted: bool
 
 
 class UsageMeter:

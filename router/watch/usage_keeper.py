@@ -22,7 +22,8 @@ from pointsman.router.edges.store import StoreError
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
-from pointsman.router.requests.usage_meter import UnsettledRequest, UsageMeter
+from pointsman.router.requests.unsettled import UnsettledRequest
+from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import Settings
 from pointsman.router.tenancy.usage import DAY_H, HOUR_S, MAX_HOURS, UsageKey, UsageRow, Values
 from pointsman.router.tenancy.usage_file import UsageFile, UsageFileError

@@ -136,6 +136,26 @@ USED = Row(
     ),
 )
 
+LIMITED = Row(
+    "Limits",
+    (
+        Panel(
+            "Refused requests by limit",
+            "Who meets a limit, and which?",
+            "Requests a second that were refused because their tenant or API key is over a limit, by tenant and limit.",
+            "`model`: the key may not ask for the model. Else the tenant waits, or its limit is to be raised.",
+            (
+                Query(
+                    rate("pointsman_limited_total", TENANT, by="tenant, limit"),
+                    "{{tenant}} {{limit}}",
+                    waits_for="a tenant over its limit",
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+
 KEPT = Row(
     "How well it is known",
     (
@@ -183,6 +203,6 @@ BOARD = Board(
     "pointsman-tenants",
     "Pointsman: tenants",
     "Who uses how much of the fleet, in tokens, requests and time, and how much of that is an estimate.",
-    (USED, KEPT),
+    (USED, LIMITED, KEPT),
     ("edge", "tenant"),
 )
