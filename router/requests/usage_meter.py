@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from pointsman.contract.events import EngineEvents, RequestUsage
 from pointsman.contract.registration import LEG_SUFFIX
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.policies.request import RequestFeatures
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.kv.state import KVState
 from pointsman.router.requests.answer_bytes import AnswerBytes
@@ -24,7 +23,8 @@ from pointsman.router.requests.end_line import UNSET, Line
 from pointsman.router.requests.request import Request
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.requests.unsettled import OpenRequest, UnsettledRequest
-from pointsman.router.tenancy.usage import HOUR_S, MAX_ROWS, UsageLedger, UsageRow
+from pointsman.router.requests.usage_rows import UsageRowFinder
+from pointsman.router.tenancy.usage import HOUR_S, UsageLedger, UsageRow
 
 WAIT_S = 10.0
 """Seconds for which a line and an engine's report wait for each other: an engine sends within a second."""
@@ -67,9 +67,7 @@ class UsageMeter:
         """Reports counted, by incarnation of an engine."""
         self.kept: dict[Source, int] | None = None
         """Reports that are kept beyond a crash of this process; None where nothing keeps them."""
-        self._rows: dict[tuple[str, str, str, int], UsageRow] = {}
-        """Rows of this hour by tenant, key, requested model and slot, while no replica changes its names."""
-        self._changes = self._hour = -1
+        self._rows = UsageRowFinder(ledger, replicas)
         self.lost_reports = 0
         """Reports that engines dropped before they arrived here."""
         requests.on_forgotten = self.forgotten
@@ -123,7 +121,7 @@ class UsageMeter:
             return
         row = request.usage_row
         if row is None:
-            row = request.usage_row = self._row(request.features, slot)
+            row = request.usage_row = self._rows.row(request.features, slot)
         row.seconds += usage.ms / 1000
         self.ledger.count_tokens(row, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens)
         if whole:
@@ -152,7 +150,7 @@ class UsageMeter:
     def _join(self, found: OpenRequest, usage: RequestUsage, slot: int, whole: bool) -> None:
         if found.row is None:
             if not found.placed:
-                found.model, found.adapter = self._model_of(slot), usage.adapter
+                found.model, found.adapter = self._rows.model_of(slot), usage.adapter
             found.row = self.ledger.row(found.tenant, found.key, found.model, found.adapter)
         self._count(found.row, usage)
         found.used |= whole
@@ -174,7 +172,7 @@ class UsageMeter:
         request.line = line
         row = request.usage_row
         if row is None:
-            row = request.usage_row = self._row(request.features, slot)
+            row = request.usage_row = self._rows.row(request.features, slot)
         row.requests += 1
         if not row.changed:
             self.ledger.touch(row)
@@ -203,7 +201,7 @@ class UsageMeter:
         if not found.placed:
             found.tenant = "" if line.tenant == UNSET else line.tenant
             found.key = "" if line.key == UNSET else line.key
-            found.model = self._model_of(slot)
+            found.model = self._rows.model_of(slot)
             for at, usage, whole in found.waiting:
                 self._join(found, usage, at, whole)
             found.waiting.clear()
@@ -218,7 +216,7 @@ class UsageMeter:
             return  # decided by hand, for nobody
         found = OpenRequest(
             self._now_s + (LONG_WAIT_S if in_flight else WAIT_S),
-            row=request.usage_row or self._row(features, request.slot),
+            row=request.usage_row or self._rows.row(features, request.slot),
             line=line,
             first=request.first_token,
             features=features,
@@ -265,7 +263,7 @@ class UsageMeter:
         for request in self._requests:
             line, used = request.line, request.used_slot != NO_SLOT
             if (line is None or not used) and request.features is not None:
-                row = request.usage_row or self._row(request.features, request.slot)
+                row = request.usage_row or self._rows.row(request.features, request.slot)
                 found.append(
                     UnsettledRequest(request.id, row.key.names, line, request.first_token, used, line is not None)
                 )
@@ -329,34 +327,3 @@ class UsageMeter:
         row.estimated_cached_tokens += cached
         row.estimated_output_tokens += output
         self.ledger.count_tokens(row, prompt, cached, output)
-
-    # Names
-
-    def _row(self, features: RequestFeatures | None, slot: int) -> UsageRow:
-        if features is None:
-            return self.ledger.row("", "", self._model_of(slot), "")
-        changes = self._replicas.memberships.changes
-        if changes != self._changes or self._hour != self.ledger.hour:
-            self._changes, self._hour = changes, self.ledger.hour
-            self._rows.clear()
-        names = (features.tenant, features.key, features.model, slot)
-        row = self._rows.get(names)
-        if row is None:
-            if len(self._rows) >= MAX_ROWS:
-                self._rows.clear()
-            row = self._rows[names] = self._row_of(features, slot)
-        return row
-
-    def _row_of(self, features: RequestFeatures, slot: int) -> UsageRow:
-        model, adapter = features.model, ""
-        replica = None if slot == NO_SLOT else self._replicas.get(self._replicas.ids[slot])
-        if replica is not None:
-            if not model:
-                model = replica.model
-            elif replica.model and model != replica.model and model in replica.adapters:
-                model, adapter = replica.model, model
-        return self.ledger.row(features.tenant, features.key, model, adapter)
-
-    def _model_of(self, slot: int) -> str:
-        replica = None if slot == NO_SLOT else self._replicas.get(self._replicas.ids[slot])
-        return "" if replica is None else replica.model

@@ -68,6 +68,7 @@ TESTED_BY: dict[str, str] = {
     "pointsman/up/supervise.py": "e2e/test_up.py",
     "pointsman/up/valkey.py": "e2e/test_shared_state.py",
     "router/requests/unsettled.py": "router/requests/test_usage_meter.py",
+    "router/requests/usage_rows.py": "router/requests/test_usage_meter.py",
     "router/app.py": "router/fronts/test_spop.py",
     "router/counts/requests.py": "router/fronts/test_ring.py",
     "router/decide/explain.py": "router/decide/test_pipeline.py",
