@@ -17,8 +17,8 @@ STREAMED_BYTES = 220.0
 WHOLE_BYTES = 4.5
 """Bytes of one token of English text."""
 
-WEIGHT = 0.02
-"""Weight of one answer in the moving average: the last fifty count."""
+WEIGHT = 0.05
+"""Weight of one answer in the moving average: the last twenty count."""
 
 MIN_TOKENS = 8
 """A shorter answer is mostly head, and teaches nothing."""
