@@ -16,6 +16,7 @@ from setuptools import setup
 
 COMPILED = [
     # From the bytes of a lookup to those of its answer ...
+    "pointsman/haproxy/spop/actions.py",
     "pointsman/haproxy/spop/connection.py",
     "pointsman/haproxy/spop/frames.py",
     "pointsman/haproxy/spop/typed_data.py",

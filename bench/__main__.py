@@ -23,6 +23,7 @@ from bench.cpu import ProcessEndedError
 from bench.edge import EdgeOptions, run_edge
 from bench.failover import run_failover
 from bench.faults import FaultOptions, run_faults
+from bench.limits import LimitsOptions, run_limits
 from bench.lookup import LookupOptions, run_lookup
 from bench.pace import LoadError
 from bench.peers import VLLM_ROUTER_VERSION, PeerError
@@ -80,6 +81,13 @@ def tenancy_command(quick: Quick = False, json: AsJson = False, out: Out = None)
     """Cost of API keys and limits, per lookup."""
     options = TenancyOptions.quick() if quick else TenancyOptions()
     run({"tenancy": lambda: run_tenancy(options)}, json, out)
+
+
+@app.command("limits")
+def limits_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """One limit kept by two and by four edges: sixteen minutes, with --quick two."""
+    options = LimitsOptions.quick() if quick else LimitsOptions()
+    run({"limits": lambda: run_limits(options)}, json, out)
 
 
 @app.command("failover")

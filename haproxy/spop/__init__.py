@@ -3,12 +3,8 @@
 The specification is `doc/SPOE.txt` of HAProxy, cited as "SPOE.txt" and a section. `SPOPConnection` is the way in.
 """
 
-from pointsman.haproxy.spop.connection import SPOPConnection
-from pointsman.haproxy.spop.errors import ProtocolError, SPOPError, Status, UsageError
-from pointsman.haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Message, Notify
-from pointsman.haproxy.spop.frames import (
+from pointsman.haproxy.spop.actions import (
     Action,
-    Limits,
     Scope,
     SetVar,
     UnsetVar,
@@ -17,6 +13,10 @@ from pointsman.haproxy.spop.frames import (
     encode_set_vars,
     text_setter,
 )
+from pointsman.haproxy.spop.connection import SPOPConnection
+from pointsman.haproxy.spop.errors import ProtocolError, SPOPError, Status, UsageError
+from pointsman.haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Message, Notify
+from pointsman.haproxy.spop.frames import Limits
 from pointsman.haproxy.spop.state import State
 from pointsman.haproxy.spop.typed_data import Value, VariableValue
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pointsman.haproxy.spop.actions import Action, encode_actions
 from pointsman.haproxy.spop.errors import ProtocolError, Status, UsageError
 from pointsman.haproxy.spop.events import Disconnected, Event, HealthCheck, HelloReceived, Notify
 from pointsman.haproxy.spop.frames import (
@@ -30,14 +31,12 @@ from pointsman.haproxy.spop.frames import (
     HEAD,
     LENGTH_BYTES,
     MIN_FRAME_BYTES,
-    Action,
     Limits,
     Vocabulary,
     decode_disconnect,
     decode_hello,
     decode_messages,
     encode_ack,
-    encode_actions,
     encode_agent_disconnect,
     encode_agent_hello,
 )

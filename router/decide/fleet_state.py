@@ -40,7 +40,7 @@ class FleetState:
     context_tokens: Callable[[str], int]
     """The longest context of a model by its name, in tokens; 0 where it is unknown."""
     limits: Limits
-    """Who may use how much."""
+    """Limits of tenants and keys."""
     pools: TenantPools
     """Pools that do not serve a tenant."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from pointsman.router.documents.book import Book
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
@@ -31,14 +32,16 @@ class Part(msgspec.Struct, frozen=True):
 
 
 async def digests(
-    replicas: ReplicaRegistry, sessions: SessionTable, kv: KVState, policy: Mapping[str, Any]
+    replicas: ReplicaRegistry, sessions: SessionTable, kv: KVState, policy: Mapping[str, Any], book: Book
 ) -> dict[str, Part]:
-    """Sum up each kind: `replicas`, `policy`, `sessions`, `conversations`, and `resident/ID` for each replica."""
+    """Sum up each kind: `replicas`, `policy`, `documents`, `sessions`, `conversations`, and `resident/ID` for each
+    replica."""
     ids = replicas.ids
     talks = list(kv.conversations.by_name.values())
     parts = {
         "replicas": await _part((saved.id, saved.url, saved.model, saved.draining) for saved in replicas.saved()),
         "policy": await _part([policy]),
+        "documents": await _part((document.name, document.version, document.body) for document in list(book)),
         "sessions": await _part((session, replica) for session, replica, _ in sessions),
         "conversations": await _part((talk.name, ids[talk.slot], talk.turn, talk.tokens) for talk in talks),
     }

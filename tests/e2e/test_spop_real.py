@@ -22,7 +22,7 @@ from pointsman.haproxy.spop import (
     Status,
     UnsetVar,
 )
-from pointsman.haproxy.spop.frames import Action
+from pointsman.haproxy.spop.actions import Action
 
 pytestmark = pytest.mark.e2e
 

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from pathlib import Path
 
-from pointsman.haproxy.spop.frames import ActionType, Scope
+from pointsman.haproxy.spop.actions import ActionType, Scope
 from pointsman.haproxy.spop.state import FrameType
 from pointsman.haproxy.spop.typed_data import DataType
 

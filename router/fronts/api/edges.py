@@ -38,6 +38,7 @@ class EdgesFront:
         self._sessions = core.sessions
         self._kv = core.kv
         self._policy = core.policy
+        self._book = core.book
         self._clock = clock
 
     async def list_edges(self, request: Request) -> Response:
@@ -74,7 +75,7 @@ class EdgesFront:
         )
 
     async def digests(self, request: Request) -> Response:
-        parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document)
+        parts = await digests(self._replicas, self._sessions, self._kv, self._policy.document, self._book)
         shown = {name: Digest(count=part.count, digest=part.digest) for name, part in parts.items()}
         return json_answer(Digests(parts=shown))
 

@@ -23,9 +23,7 @@ from pointsman.haproxy.spop import (
     UnsetVar,
     UsageError,
     encode_actions,
-    encode_set_var,
     encode_set_vars,
-    text_setter,
 )
 from pointsman.haproxy.spop.frames import (
     MAX_DISCONNECT_MESSAGE_BYTES,
@@ -432,12 +430,3 @@ def test_disconnect_without_items() -> None:
     connection = open_connection()
     connection.receive_data(spop_peer.frame(2))
     assert connection.events_received() == [Disconnected(Status.UNKNOWN, "")]
-
-
-def test_a_setter_of_one_variable_makes_the_same_action() -> None:
-    """Of any text whose length is one byte; a longer one is refused."""
-    setter = text_setter(Scope.TXN, "rate_tokens")
-    for text in ("", "6000/250/4s", "x" * 239):
-        assert setter(text.encode()) == encode_set_var(Scope.TXN, "rate_tokens", text)
-    with pytest.raises(UsageError, match="239"):
-        setter(b"x" * 240)

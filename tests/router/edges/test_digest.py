@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from pointsman.router.documents.book import Book
 from pointsman.router.edges.digest import ITEMS_AT_ONCE, digests
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
@@ -18,11 +19,11 @@ async def test_lookups_have_their_turn_while_sessions_are_summed_up() -> None:
         sessions.pin(name, "r1", 0.0)
     for name in reversed(names):
         twin.pin(name, "r1", 0.0)
-    summing = asyncio.create_task(digests(replicas, sessions, kv, {}))
+    summing = asyncio.create_task(digests(replicas, sessions, kv, {}, Book()))
     turns = 0
     while not summing.done():
         await asyncio.sleep(0)
         sessions.pin(f"late{turns}", "r2", 1.0)
         turns += 1
     assert turns > 3
-    assert await summing == await digests(replicas, twin, kv, {})
+    assert await summing == await digests(replicas, twin, kv, {}, Book())
