@@ -258,6 +258,7 @@ def _settings(
         },
         "documents_file": str(run_dir / "documents.db"),
         "state_file": str(run_dir / "state.json"),
+        "usage": {"file": str(run_dir / "usage.db")},
     }
     flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
     return read_settings(

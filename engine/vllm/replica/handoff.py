@@ -48,7 +48,17 @@ REFUSED = "BadRequestError"
 class _Call:
     """One HTTP request."""
 
-    __slots__ = ("authorization", "is_prefill", "keys", "peer", "prompt_bytes", "request_id", "scope", "taken")
+    __slots__ = (
+        "authorization",
+        "handed_over",
+        "is_prefill",
+        "keys",
+        "peer",
+        "prompt_bytes",
+        "request_id",
+        "scope",
+        "taken",
+    )
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         found = dict(headers)
@@ -64,6 +74,8 @@ class _Call:
         """The header `x-pointsman-scope`, as the router set it."""
         self.taken = False
         """Whether the one prompt it may hand over was."""
+        self.handed_over = False
+        """Whether a prefill replica computed that prompt."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
             self.keys = prefix_keys(body)
@@ -71,6 +83,12 @@ class _Call:
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)
+
+
+def current_handed_over() -> bool:
+    """Whether a prefill replica computed the first prompt of the request of the current context."""
+    call = _call.get()
+    return call is not None and call.handed_over
 
 
 class Handoff:
@@ -136,6 +154,7 @@ class Handoff:
             def decode(params: dict[str, Any] | None) -> AsyncIterator[Any]:
                 given = sampling_params
                 if params is not None:
+                    call.handed_over = True
                     given = copy.copy(sampling_params)
                     given.extra_args = {**(given.extra_args or {}), PARAMS: params}
                 return generate(prompt, given, request_id, **options)
