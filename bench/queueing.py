@@ -38,7 +38,7 @@ TOKEN_MS = 20
 GROUP = 10
 """Requests that are sent together."""
 
-PATIENT = {"timeouts": {"processing_ms": 2000, "router_check_ms": 1000}}
+PATIENT = {"priority_header": "x-priority", "timeouts": {"processing_ms": 2000, "router_check_ms": 1000}}
 """Clients, engines and the edge share a machine, and a lookup that is late is not what is measured here."""
 
 

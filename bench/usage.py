@@ -29,7 +29,7 @@ LINE = (
     '"ttft":"-","bytes":9000,"ts":"--","rc":"0","routed":"1","cid":"-"%s}'
 )
 FIELDS = ',"sse":"1","tenant":"acme","key":"k1"'
-"""What usage adds to a line where there are API keys."""
+"""Fields that usage adds to a line where there are API keys."""
 
 PARTS = ("line decode", "message decode", "line", "report")
 

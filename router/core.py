@@ -33,7 +33,6 @@ from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.decide.trials import TrialNews, Trials
 from pointsman.router.decide.version_meter import VersionMeter
-from pointsman.router.documents.book import Book
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.fleet.load import LoadTable
@@ -53,10 +52,7 @@ from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
 from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
-from pointsman.router.tenancy.keys import KeyTable
-from pointsman.router.tenancy.limits import Limits
-from pointsman.router.tenancy.tenants import TenantTable
-from pointsman.router.tenancy.usage import UsageLedger
+from pointsman.router.tenancy.build import build_tenancy
 
 SWEEP_INTERVAL_S = 0.5
 """Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
@@ -139,11 +135,8 @@ class Core:
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
-        self.book = Book()
-        self.tenants = TenantTable(self.book)
+        self.book, self.tenants, self.keys, self.limits, ledger = build_tenancy(wall)
         self.aliases = AliasTable(self.book, max_sessions=limits.max_sessions)
-        self.keys = KeyTable(self.book, self.tenants, wall)
-        self.limits = Limits(self.tenants, self.keys, wall)
         self.load, self.adapters = LoadTable(reservation_ttl_s=limits.reservation_ttl_s), AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
         self.kv = _build_kv(limits)
@@ -153,8 +146,7 @@ class Core:
         self.replicas = self._build_registry(config)
         self.pools = TenantPools(self.tenants, self.replicas)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
-        self.usage = UsageMeter(UsageLedger(), self.requests, self.kv, self.replicas, wall, self.limits)
-        self.limits.spent_since = self.usage.ledger.tokens_of
+        self.usage = UsageMeter(ledger, self.requests, self.kv, self.replicas, wall, self.limits)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created, aliases=self.aliases.stood_for)
         self.decision_metrics, self.request_metrics = DecisionMetrics(), RequestMetrics()

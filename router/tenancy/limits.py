@@ -73,8 +73,18 @@ class Charge(msgspec.Struct, gc=False):
 class Limits:
     """Who may use how much, and what is used of it."""
 
-    def __init__(self, tenants: TenantTable, keys: KeyTable, wall: Callable[[], float]) -> None:
-        """wall: seconds since 1970."""
+    def __init__(
+        self,
+        tenants: TenantTable,
+        keys: KeyTable,
+        wall: Callable[[], float],
+        *,
+        spent_since: Callable[..., Tokens] = lambda tenant, key, model, since: NO_TOKENS,
+    ) -> None:
+        """wall: seconds since 1970.
+        spent_since: tokens of a tenant, of a key of it and of a model (empty: of all), `since` an hour since 1970.
+        """
+        self._spent_since = spent_since
         self._tenants = tenants
         self._keys = keys
         self._wall = wall
@@ -82,8 +92,6 @@ class Limits:
         """Whether any tenant or key has limits, or models that it may ask for; else nobody need ask."""
         self.share = 1.0
         """Part of each limit that counts at this edge."""
-        self.spent_since: Callable[..., Tokens] = lambda tenant, key, model, since: NO_TOKENS
-        """Tokens of a tenant, of a key of it and of a model (empty: of all), `since` an hour since 1970."""
         self.refused: Counter[tuple[str, str]] = Counter()
         """Requests refused, by tenant and limit."""
         self._counted: set[str] = set()
@@ -243,7 +251,7 @@ class Limits:
         tenant, key_id = (key.tenant, name) if key is not None else (name, "")
         for budget in allowance.budgets:
             budget.begin(wall_s)
-            spent = self.spent_since(tenant, key_id, model, since=int(budget.begins_s) // HOUR_S)
+            spent = self._spent_since(tenant, key_id, model, since=int(budget.begins_s) // HOUR_S)
             budget.used = spent.prompt - spent.cached + allowance.cached_weight * spent.cached + spent.output
 
     def _bounds_of(self, scope: str) -> Bounds | None:

@@ -112,6 +112,8 @@ TESTED_BY: dict[str, str] = {
     "router/requests/end_line.py": "router/fronts/test_ring.py",
     "router/watch/state_file.py": "router/fleet/test_saved.py",
     "router/fronts/api/tenancy_table.py": "router/fronts/api/test_keys.py",
+    "router/tenancy/build.py": "router/test_core.py",
+    "router/tenancy/usage_settings.py": "router/test_settings.py",
     "router/watch/tenancy.py": "router/fronts/api/test_keys.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",

@@ -45,6 +45,6 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     to: Annotated[str, Meta(description="End of the last hour that is in the report.")]
     by: list[str]
     complete: Annotated[
-        bool, Meta(description="Whether the usage of all edges is in it; false while Redis cannot be read.")
+        bool, Meta(description="Whether the usage of all edges is in it; false while Redis is out of reach.")
     ]
     usage: list[UsageLine]

@@ -226,7 +226,7 @@ def test_a_budget_begins_with_what_was_used_of_its_period_before(monkeypatch: py
         asked.append((tenant, key, model, since))
         return Tokens(prompt=90, cached=50, output=5)
 
-    desk.limits.spent_since = spent
+    desk.limits._spent_since = spent
     desk.tenant(tokens_per_day=96, cached_weight=0.5)
     desk.key(model_limits={"m": module.Bounds(tokens_per_month=96)})
     assert [desk.ask(tokens=30, key=""), desk.ask(tokens=1, key="")] == ["", "tokens_per_day"]
