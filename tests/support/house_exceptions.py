@@ -117,6 +117,7 @@ TESTED_BY: dict[str, str] = {
     "router/watch/tenancy.py": "router/fronts/api/test_keys.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",
+    "simulator/tenant_plots.py": "simulator/test_tenant_report.py",
 }
 """Modules without a test of their name, and the file in `tests/` that tests them through what they are part
 of. A name that ends in a slash is all of a folder."""
