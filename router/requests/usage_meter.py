@@ -122,12 +122,12 @@ class UsageMeter:
         if request is None and request_id.endswith(LEG_SUFFIX):
             request_id, whole = request_id.removesuffix(LEG_SUFFIX), False
             request = self._requests.get(request_id)
-        if request is None:
-            self._spent_late(request_id, usage, slot, whole)
-            return
         limits = self._limits
         if limits is not None and limits.active:
             limits.used(request_id, usage.prompt_tokens, usage.cached_tokens, usage.output_tokens)
+        if request is None:
+            self._spent_late(request_id, usage, slot, whole)
+            return
         row = request.usage_row
         if row is None:
             row = request.usage_row = self._rows.row(request.features, slot)
