@@ -38,11 +38,12 @@ OVER_LIMIT = (
 letters, digits and `_ . - /` alone."""
 
 RATE_HEADERS = tuple(
-    (f"x-ratelimit-{part}-{unit}", f"rate_{unit}", field)
-    for unit in ("requests", "tokens")
-    for field, part in enumerate(("limit", "remaining", "reset"), 1)
+    (f"x-ratelimit-{part}-{unit}", first, first + at, "s" if part == "reset" else "")
+    for first, unit in ((1, "requests"), (4, "tokens"))
+    for at, part in enumerate(("limit", "remaining", "reset"))
 )
-"""OpenAI's headers about limits, each with the variable and the field of it that has its value."""
+"""OpenAI's headers about limits: the field of the variable `rates` that is empty without such a limit, the one that has
+the value, and its unit."""
 
 
 def no_model(header: str) -> str:

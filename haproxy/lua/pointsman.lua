@@ -436,8 +436,7 @@ local TEXT_ANSWERS = {
     reason = "txn.pm.reason",
     trace = "txn.pm.trace",
     limit = "txn.pm.limit",
-    rate_requests = "txn.pm.rate_requests",
-    rate_tokens = "txn.pm.rate_tokens",
+    rates = "txn.pm.rates",
 }
 local NUMBER_ANSWERS = {
     status = "txn.pm.status",

@@ -15,9 +15,8 @@ from pointsman.router.process.clock import Clock
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""
 
-RATE_REQUESTS = "rate_requests"
-RATE_TOKENS = "rate_tokens"
-"""Names of the variables that tell HAProxy what is left of limits a minute."""
+RATES_VARIABLE = "rates"
+"""Name of the variable that tells HAProxy what is left of limits a minute."""
 
 
 class Decider:

@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
-from pointsman.router.fronts.deciding import RATE_REQUESTS, RATE_TOKENS, TRACE_VARIABLE, Decider
+from pointsman.router.fronts.deciding import RATES_VARIABLE, TRACE_VARIABLE, Decider
 from pointsman.router.fronts.hosts import host_of, is_loopback
-from pointsman.router.tenancy.limits import NOTHING_LEFT, Left
+from pointsman.router.tenancy.limits import NOTHING_LEFT
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""
@@ -112,10 +112,9 @@ def trace_line(decider: Decider, decision: Decision, form: dict[str, object]) ->
     return f"{TRACE_VARIABLE}={traceparent}\n" if traceparent else ""
 
 
-def encode_lines(decision: Decision, left: Left = NOTHING_LEFT) -> str:
+def encode_lines(decision: Decision, left: bytes = NOTHING_LEFT) -> str:
     """Return a decision as lines of `name=value`, for the variables that are set, and what is `left` of limits."""
     variables = decision.variables()
-    for name, value in zip((RATE_REQUESTS, RATE_TOKENS), left, strict=True):
-        if value:
-            variables[name] = value.decode()
+    if left:
+        variables[RATES_VARIABLE] = left.decode()
     return "".join(f"{name}={value}\n" for name, value in variables.items())

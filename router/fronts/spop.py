@@ -27,13 +27,12 @@ from pointsman.haproxy.spop import (
 )
 from pointsman.policies.decision import Decision
 from pointsman.router.counts.requests import DecisionMetrics
-from pointsman.router.fronts.deciding import RATE_REQUESTS, RATE_TOKENS, TRACE_VARIABLE, Decider
+from pointsman.router.fronts.deciding import RATES_VARIABLE, TRACE_VARIABLE, Decider
 
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""
 
-_set_rate_requests = text_setter(Scope.TXN, RATE_REQUESTS)
-_set_rate_tokens = text_setter(Scope.TXN, RATE_TOKENS)
+_set_rates = text_setter(Scope.TXN, RATES_VARIABLE)
 
 log = structlog.get_logger(__name__)
 
@@ -112,11 +111,9 @@ class SPOPProtocol(asyncio.Protocol):
         actions = encode_actions(decision)
         limits = self._limits
         if limits.active:
-            requests, tokens = limits.left()
-            if requests:
-                actions += _set_rate_requests(requests)
-            if tokens:
-                actions += _set_rate_tokens(tokens)
+            left = limits.left()
+            if left:
+                actions += _set_rates(left)
         # A request that is held is asked for once more, and traced then.
         if self._trace is not None and not decision.hold_ms:
             traceparent = self._trace(arguments)

@@ -20,6 +20,9 @@ BURST_S = 6.0
 LATER_S = 1
 """Before another try where requests at one time are the limit: nobody knows when one of them ends."""
 
+ALMOST_ONE = 0.999
+"""Added before a number is rounded down, so that any part of a second counts as one."""
+
 MAX_RETRY_S = 86_400
 """Longest `Retry-After`: a budget may have changed by then."""
 
@@ -39,10 +42,11 @@ NO_USE = Use()
 class Bucket:
     """A limit of so many a minute."""
 
-    __slots__ = ("capacity", "level", "limit", "updated_s")
+    __slots__ = ("capacity", "level", "limit", "per_s", "updated_s")
 
     def __init__(self, limit: int, now_s: float) -> None:
         self.limit = limit
+        self.per_s = limit / 60
         # One request, or one token, is let in by any limit but zero.
         self.capacity = max(1.0, limit * BURST_S / 60) if limit else 0.0
         self.level = self.capacity
@@ -55,22 +59,22 @@ class Bucket:
         """
         passed_s = now_s - self.updated_s
         if passed_s > 0:
-            self.level = min(self.capacity, self.level + share * self.limit * passed_s / 60)
+            level = self.level + share * self.per_s * passed_s
+            self.level = level if level < self.capacity else self.capacity
             self.updated_s = now_s
         return self.level
 
     def wait_s(self, share: float, wanted: float) -> float:
         """Seconds until the bucket holds so much."""
-        rate = share * self.limit / 60
+        rate = share * self.per_s
         return MAX_RETRY_S if rate <= 0 else max(0.0, (wanted - self.level) / rate)
 
-    def left(self, share: float) -> bytes:
-        """The limit, what is left of it, and when all of it is back, with slashes between: `60000/5200/1s`."""
+    def left(self, share: float) -> tuple[int, float, float]:
+        """The limit, what is left of it, and seconds until all of it is back, to be rounded down."""
         level = self.level
-        missing = self.capacity - level
-        rate = share * self.limit / 60
-        reset_s = 0 if missing <= 0 else ceil(missing / rate) if rate > 0 else MAX_RETRY_S
-        return b"%d/%d/%ds" % (self.limit, level if level > 0 else 0, reset_s)
+        missing, rate = self.capacity - level, share * self.per_s
+        reset_s = 0.0 if missing <= 0 else missing / rate + ALMOST_ONE if rate > 0 else MAX_RETRY_S
+        return self.limit, level if level > 0 else 0.0, reset_s
 
 
 class Budget:

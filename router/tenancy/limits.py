@@ -49,13 +49,9 @@ class Refused(NamedTuple):
     retry_after_s: int = 0
 
 
-Left = tuple[bytes, bytes]
-"""What is left of the requests and of the tokens a minute, of the limits that a request is nearest to, as
-`Bucket.left` says it; empty where there is no such limit."""
-
 NO_TOKENS = Tokens()
 
-NOTHING_LEFT: Left = (b"", b"")
+NOTHING_LEFT = b""
 
 
 class Charge(msgspec.Struct, gc=False):
@@ -151,12 +147,17 @@ class Limits:
             self._charges[request_id] = Charge(scopes, tokens)
         return None
 
-    def left(self) -> Left:
-        """What is left for the request that asked last."""
+    def left(self) -> bytes:
+        """What is left for the request that asked last.
+
+        Of the limits a minute that it is nearest to: limit, rest and seconds until all of it is back, of requests and
+        then of tokens, with slashes between: `60/5/1/6000/250/4`. The part of what is not limited is empty: `///...`;
+        empty as a whole where neither is.
+        """
         return _least(self._asked, self.share)
 
-    def left_of(self, request_id: str) -> Left:
-        """What is left for a request that was let in."""
+    def left_of(self, request_id: str) -> bytes:
+        """What is left for a request that was let in, as `left` says it."""
         charge = self._charges.get(request_id)
         return NOTHING_LEFT if charge is None else _least(charge.scopes, self.share)
 
@@ -357,8 +358,7 @@ def _key_bounds(key: ApiKey) -> Iterator[tuple[str, Bounds]]:
         yield f"key/{key.id}/{model}", bounds
 
 
-def _least(scopes: tuple[Allowance, ...], share: float) -> Left:
-    """What is left of the limits that a request is nearest to."""
+def _least(scopes: tuple[Allowance, ...], share: float) -> bytes:
     requests: Bucket | None = None
     tokens: Bucket | None = None
     for scope in scopes:
@@ -368,7 +368,8 @@ def _least(scopes: tuple[Allowance, ...], share: float) -> Left:
         bucket = scope.tokens
         if bucket is not None and (tokens is None or bucket.level < tokens.level):
             tokens = bucket
-    return (
-        b"" if requests is None else requests.left(share),
-        b"" if tokens is None else tokens.left(share),
-    )
+    if requests is None:
+        return NOTHING_LEFT if tokens is None else b"///%d/%d/%d" % tokens.left(share)
+    if tokens is None:
+        return b"%d/%d/%d///" % requests.left(share)
+    return b"%d/%d/%d/%d/%d/%d" % (*requests.left(share), *tokens.left(share))

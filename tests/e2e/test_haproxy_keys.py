@@ -110,7 +110,7 @@ async def test_ten_thousand_keys(tmp_path: Path) -> None:
         assert (await edge.ask(headers=[("x-api-key", "key-1")])).status == 200
 
 
-LEFT = {"rate_requests": "60/5/1s", "rate_tokens": "6000/200/4s"}
+LEFT = {"rates": "60/5/1/6000/200/4"}
 LEFT_HEADERS = {
     "x-ratelimit-limit-requests": "60",
     "x-ratelimit-remaining-requests": "5",
@@ -133,6 +133,12 @@ async def test_who_is_over_a_limit_is_told_which_and_for_how_long(tmp_path: Path
         assert served.status == 200
         assert served.headers.items() >= LEFT_HEADERS.items()
 
+        edge.router.answer = lambda asked: {"reason": "least-load", "first": "r1", "rates": "///6000/200/4"}
+        half = await edge.ask(headers=headers)
+        assert {name for name in half.headers if name.startswith("x-ratelimit")} == {
+            name for name in LEFT_HEADERS if name.endswith("-tokens")
+        }
+
         over = {"reason": "limit", "status": 429, "retry_after": 7, "limit": "tokens_per_minute of tenant/acme"}
         edge.router.answer = lambda asked: {**over, **LEFT}
         refused = await edge.ask(headers=headers)
@@ -149,7 +155,7 @@ async def test_who_is_over_a_limit_is_told_which_and_for_how_long(tmp_path: Path
             'The API key may not use the model `a"b`.',
         )
         assert not any(name.startswith("x-ratelimit") for name in forbidden.headers)
-        assert sum(len(replica.received) for replica in edge.replicas.values()) == 1
+        assert sum(len(replica.received) for replica in edge.replicas.values()) == 2
 
 
 @pytest.mark.parametrize("whole", [True, False])

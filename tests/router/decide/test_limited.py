@@ -34,11 +34,11 @@ def test_a_request_over_a_limit_is_refused_and_reserves_nothing() -> None:
     """It says which limit, when to come again, and what is left; it is counted."""
     one = core(requests_per_minute=10)
     assert ask(one, "q1").first == "r1"
-    assert one.limits.left() == one.limits.left_of("q1") == (b"10/0/6s", b"")
+    assert one.limits.left() == one.limits.left_of("q1") == b"10/0/6///"
     over = ask(one, "q2")
     assert (over.status, over.reason, over.retry_after_s) == (429, Reason.LIMIT, 6)
     assert over.limit == "requests_per_minute of tenant/t"
-    assert one.limits.left() == (b"10/0/6s", b"")
+    assert one.limits.left() == b"10/0/6///"
     assert one.load.total_in_flight == 1
     assert one.decision_metrics.by_reason["least_load", Reason.LIMIT] == 1
     assert ask(one, "q3", 6.0).first == "r1"
@@ -49,14 +49,14 @@ def test_others_are_not_limited() -> None:
     one = core(requests_per_minute=0)
     for tenant in ("other", ""):
         assert ask(one, f"q-{tenant}", tenant=tenant).first == "r1"
-        assert one.limits.left() == one.limits.left_of(f"q-{tenant}") == (b"", b"")
+        assert one.limits.left() == one.limits.left_of(f"q-{tenant}") == b""
 
 
 def test_tokens_are_taken_by_estimate() -> None:
     """A fourth of the prompt's bytes and the bound of the output; the next request waits for the debt."""
     one = core(tokens_per_minute=6000)
     ask(one, "q1", body_bytes=4000, max_tokens=100)
-    assert one.limits.left() == (b"", b"6000/0/11s")
+    assert one.limits.left() == b"///6000/0/11"
     assert ask(one, "q2").limit == "tokens_per_minute of tenant/t"
     assert ask(one, "q3", 5.1).first == "r1"
 
@@ -65,7 +65,7 @@ def test_a_request_that_haproxy_asks_about_again_is_one_request() -> None:
     """As a held one asks."""
     one = core(requests_per_minute=10)
     assert {ask(one, "q1").first for _ in range(3)} == {"r1"}
-    assert one.limits.left() == (b"10/0/6s", b"")
+    assert one.limits.left() == b"10/0/6///"
 
 
 def test_the_end_of_a_request_makes_room() -> None:
@@ -93,8 +93,8 @@ def test_what_an_engine_reports_stands_in_place_of_the_estimate() -> None:
     """A prefill replica's part of a request counts with the rest of it, and what is sent twice counts once."""
     one = core(tokens_per_minute=60_000)
     ask(one, "q1", body_bytes=8000, max_tokens=100)
-    assert one.limits.left() == (b"", b"60000/3900/3s")
+    assert one.limits.left() == b"///60000/3900/3"
     spent = [RequestUsage("q1", 1000, 400, 20), RequestUsage(f"q1{LEG_SUFFIX}", 300, 0, 0)]
     for snapshot in (True, False):
         one.engine_events("r1", EngineEvents(epoch="e", seq=0, snapshot=snapshot, usage=spent, usage_from=0), 0.0)
-    assert one.limits.left() == (b"", b"60000/4680/2s")
+    assert one.limits.left() == b"///60000/4680/2"

@@ -146,13 +146,13 @@ def test_another_limit_keeps_the_debt() -> None:
 
 
 def test_what_is_left_is_told_with_when_all_of_it_is_back() -> None:
-    """In whole seconds; nothing is left of a debt, and a limit of zero never comes back."""
+    """Nothing is left of a debt; a limit of zero has nothing to come back."""
     one = allowance(requests_per_minute=60, tokens_per_minute=6000)
     one.take(350)
     assert one.requests is not None and one.tokens is not None
-    assert (one.requests.left(1.0), one.tokens.left(1.0)) == (b"60/5/1s", b"6000/250/4s")
-    assert one.tokens.left(0.5) == b"6000/250/7s"
+    assert [tuple(map(int, bucket.left(1.0))) for bucket in (one.requests, one.tokens)] == [(60, 5, 1), (6000, 250, 4)]
+    assert tuple(map(int, one.tokens.left(0.5))) == (6000, 250, 7)
     one.take(600)
-    assert one.tokens.left(1.0) == b"6000/0/10s"
+    assert tuple(map(int, one.tokens.left(1.0))) == (6000, 0, 10)
     nothing = allowance(tokens_per_minute=0)
-    assert nothing.tokens is not None and nothing.tokens.left(1.0) == b"0/0/0s"
+    assert nothing.tokens is not None and nothing.tokens.left(1.0) == (0, 0.0, 0.0)
