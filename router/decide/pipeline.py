@@ -21,7 +21,7 @@ from pointsman.policies.decision import Decision, Ranked, Reason
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
 from pointsman.policies.policy_set import PolicySet
-from pointsman.policies.request import BATCH, Naming, RequestFeatures
+from pointsman.policies.request import BATCH, CLASS_NAMES, Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt, copied_dice
 from pointsman.router.decide.explain import Explanation, explain, explain_none
@@ -313,6 +313,7 @@ class Pipeline:
                 first,
                 second,
                 real_model=real_model,
+                priority=CLASS_NAMES[features.priority],
                 scope=features.scope,
                 once=once,
                 silence_ms=silence_ms,
@@ -327,6 +328,7 @@ class Pipeline:
             first,
             second,
             real_model=real_model,
+            priority=CLASS_NAMES[features.priority],
             prefill=prefill,
             prefill_address=address,
             pairing=pair.pairing,
