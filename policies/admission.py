@@ -113,7 +113,7 @@ class BatchLane(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "4, and 1 where the policy has no KV signals."
         ),
     ] = None
-    delays: DelayedShare | None = 0.0015
+    delays: DelayedShare | None = 0.002
     wait_s: Annotated[
         float, Meta(ge=0.0, le=300.0, description="Longest wait of a batch request before the refusal, in seconds.")
     ] = 300.0

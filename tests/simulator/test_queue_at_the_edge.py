@@ -139,7 +139,7 @@ SEEDS = 5
 REQUESTS = 1000
 
 
-def lane(seed: int, prompt: int, per_s: float, *, beside: bool, delays: float | None = 0.0015) -> VirtualFleet:
+def lane(seed: int, prompt: int, per_s: float, *, beside: bool, delays: float | None = 0.002) -> VirtualFleet:
     """Online requests with prompts of about so many tokens, alone or beside a batch that never ends; engines schedule
     by priority."""
     length_s = REQUESTS / per_s
@@ -162,7 +162,6 @@ def test_a_batch_leaves_the_p99_of_others_as_it_is(prompt: int, per_s: float) ->
         served = tokens([record for record in fleet.served if record.end_s < REQUESTS / per_s], REQUESTS / per_s)
         batch_tokens, online_tokens = batch_tokens + served["night"], online_tokens + served["online"]
     ratio = spread(beside).p99 / spread(alone).p99
-    print(prompt, ratio, batch_tokens / online_tokens, spread(alone).p99)
     assert ratio < 1.03
     assert batch_tokens > 0.02 * online_tokens
 
@@ -171,11 +170,11 @@ def online_ttft_s(records: list[Served]) -> list[float]:
     return [record.ttft_s for record in records if record.tenant == "online"]
 
 
-BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {"running": 3}}}
+BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {"running": 3, "delays": None}}}
 
 
 def test_batch_fills_what_is_idle(per_s: float) -> None:
-    """Half of the capacity is idle, and a batch uses much of it; those online keep their time to the first token."""
+    """Half of the capacity is idle, and a batch that may delay others uses much of it; by less than a tenth of a second."""
     online = arrivals("online", 0.4 * per_s, seed=11)
     batch = arrivals("night", 20.0, seed=11, priority=BATCH, length_s=20.0)
     alone, beside = play(online, policy=BATCHES), play(online, batch, policy=BATCHES)
