@@ -131,7 +131,7 @@ async def fairness(options: QueueOptions) -> dict[str, Any]:
 
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 4.0}
 WANTED = {"a": 0.3, "b": 0.45, "c": 0.65}
-"""What each tenant asks for, of what the replicas can serve: more than its share, 1.4 together."""
+"""Demand of each tenant, of what the replicas can serve: more than its share, 1.4 together."""
 
 OUTPUTS = {"a": 30, "b": 50, "c": 80}
 """Tokens of answers, so that equal numbers of requests are not equal shares."""

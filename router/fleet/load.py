@@ -57,7 +57,7 @@ class LoadTable:
         self.batch: Column = np.zeros(size, dtype=np.int64)
         """Reserved requests of the batch class, which are in `in_flight` too."""
         self.batch_prompts: Column = np.zeros(size, dtype=np.int64)
-        """Those of them whose prompts are not computed yet."""
+        """Requests of the batch class whose prompts are not computed yet."""
         self.elsewhere: Column = np.zeros(size, dtype=np.int64)
         """Requests other edges have in flight."""
         self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)

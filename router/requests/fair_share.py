@@ -46,7 +46,7 @@ class FairShare:
 
     def __init__(self) -> None:
         self.delays = BatchDelays()
-        """What batches cost the others."""
+        """The delays of others by batches."""
         self._counters: dict[Owner, float] = {}
         self._outputs: dict[Owner, float] = {}
         """Mean output of recent requests, in tokens."""

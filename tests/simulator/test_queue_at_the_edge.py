@@ -174,7 +174,7 @@ BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {
 
 
 def test_batch_fills_what_is_idle(per_s: float) -> None:
-    """Half of the capacity is idle, and a batch that may delay others uses much of it; by less than a tenth of a second."""
+    """Half of the capacity is idle, and a batch that may delay others uses much of it, at less than 0.1 s for them."""
     online = arrivals("online", 0.4 * per_s, seed=11)
     batch = arrivals("night", 20.0, seed=11, priority=BATCH, length_s=20.0)
     alone, beside = play(online, policy=BATCHES), play(online, batch, policy=BATCHES)
