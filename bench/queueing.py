@@ -42,7 +42,7 @@ NO_WEIGHTS: Mapping[str, float] = {}
 GROUP = 10
 """Requests that are sent together."""
 
-PATIENT = {"timeouts": {"processing_ms": 2000, "router_check_ms": 1000}}
+PATIENT = {"priority_header": "x-priority", "timeouts": {"processing_ms": 2000, "router_check_ms": 1000}}
 """Clients, engines and the edge share a machine, and a lookup that is late is not what is measured here."""
 
 
@@ -231,7 +231,7 @@ async def waiting(here: Ground, number: int) -> float:
 
 
 BATCH = {"x-priority": "batch"}
-ONLINE_PER_S = 6.0
+ONLINE_PER_S = 4.0
 BATCH_WAITING = 40
 BATCH_POLICY = {"policy": "kv_cost"}
 BATCH_KV_TOKENS = 32_768
@@ -289,7 +289,7 @@ async def _feed(clients: Clients, feeds: bool, until_s: float, turn: int) -> Non
     number = 0
     while feeds and time.perf_counter() < until_s:
         while sum(label.startswith("batch") for label in clients.writers) < BATCH_WAITING:
-            clients.start(f"batch {turn}.{number}", BATCH, tokens=100, words=300, streams=False)
+            clients.start(f"batch {turn}.{number}", BATCH, tokens=600, words=300, streams=False)
             number += 1
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)

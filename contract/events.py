@@ -66,6 +66,23 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class RequestUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The tokens that one engine spent on one request, whole or aborted: sent when the request left the engine.
+
+    A request that several engines worked on has a report of each, and the tokens of all of them count. So a decode
+    replica reports no prompt that came from a prefill replica, and a prefill replica reports no output.
+    """
+
+    id: Annotated[str, msgspec.Meta(max_length=128, description="`x-request-id` of the request.")]
+    prompt_tokens: Annotated[
+        Tokens, msgspec.Meta(description="Tokens of all its prompts that were computed or found here; 0 before that.")
+    ] = 0
+    cached_tokens: Annotated[Tokens, msgspec.Meta(description="Prompt tokens found in the prefix cache.")] = 0
+    output_tokens: Annotated[Tokens, msgspec.Meta(description="Tokens of all its answers.")] = 0
+    ms: Annotated[float, msgspec.Meta(ge=0, le=MAX_MS, description="Time in the engine; 0 in a prefill replica.")] = 0.0
+    adapter: Annotated[str, msgspec.Meta(max_length=256, description="LoRA adapter that it ran with; or empty.")] = ""
+
+
 class EngineLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The engine as it stands."""
 
@@ -112,13 +129,14 @@ def check_keys(keys: Sequence[int]) -> None:
         raise ValueError("a prefix key has at most 64 bits")
 
 
-class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One message of an engine: what changed since the one before, or all of it.
 
     `epoch` names one incarnation of the engine: another one means that it restarted with an empty cache. `seq` counts
     messages to this router, 1 more each. A message with `snapshot` may come at any number and says all that is
     resident; its `stored` replaces what was known. `since` and `at` count changes of residency, the same for all
-    routers. Requests and load count in any case: they need no order.
+    routers. Requests and load count in any case: they need no order. Reports of usage are numbered in each incarnation,
+    and are sent until the router has kept them.
     """
 
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -137,6 +155,14 @@ class EngineEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     evicted: Annotated[Keys, msgspec.Meta(description="Prefix keys that are no longer resident.")] = []
     first: Annotated[list[FirstToken], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
     finished: Annotated[list[Finished], msgspec.Meta(max_length=MAX_EVENT_REQUESTS)] = []
+    usage: Annotated[
+        list[RequestUsage],
+        msgspec.Meta(
+            max_length=MAX_EVENT_REQUESTS,
+            description="Usage of requests that left the engine; only for a router whose answers have `usage_kept`.",
+        ),
+    ] = []
+    usage_from: Annotated[Count, msgspec.Meta(description="Number of the first of `usage`; the first ever is 0.")] = 0
     load: EngineLoad | None = None
     capacity_tokens: Annotated[Tokens, msgspec.Meta(description="KV the engine has room for; 0 is unsaid.")] = 0
     block_tokens: Annotated[
@@ -177,6 +203,13 @@ class EventsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     feed_port: Annotated[
         int, msgspec.Meta(description="Port on the same host that accepts messages over a persistent connection.")
     ] = 0
+    usage_kept: Annotated[
+        int,
+        msgspec.Meta(
+            description="Reports of usage of this incarnation that the router has kept: those from this number on are "
+            "sent again after a lost connection. -1: the router reads none."
+        ),
+    ] = -1
     renewed: Annotated[bool, msgspec.Meta(description="Whether the message renewed the replica's lease.")] = False
     edge: Annotated[
         str, msgspec.Meta(description="Id of this edge, where it shares the fleet's state with others.")

@@ -6,6 +6,9 @@ Messages are numbered for each listener apart; the first one, and each one after
 is resident. So a router that was away, restarted or overrun is right again with the next message. Nothing grows while a
 listener is away: what waits is bounded, and beyond the bound a snapshot replaces it.
 
+Reports of usage are the exception, since nothing replaces them: each is kept until every listener has kept it, and sent
+again after a failure (`pointsman.engine.usage_reports`).
+
 The router of an edge that shares its state names the other edges. The publisher reports to those too, since edges relay
 nothing of what an engine holds.
 """
@@ -20,8 +23,18 @@ from dataclasses import dataclass
 import msgspec
 
 from pointsman.contract.backoff import Backoff
-from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken, Handoffs
+from pointsman.contract.events import (
+    MAX_EDGES,
+    EngineEvents,
+    EngineLoad,
+    EventsAnswer,
+    Finished,
+    FirstToken,
+    Handoffs,
+    RequestUsage,
+)
 from pointsman.engine.transport import Transport, TransportError
+from pointsman.engine.usage_reports import UsageReports
 
 log = logging.getLogger("pointsman.publisher")
 
@@ -77,7 +90,7 @@ class EngineReadings:
 
 
 class Publisher:
-    """Publishes one engine's events: call the three methods between `start` and `stop`."""
+    """Publishes one engine's events: call the four methods between `start` and `stop`."""
 
     def __init__(
         self,
@@ -89,6 +102,7 @@ class Publisher:
     ) -> None:
         """`reach` makes a transport to the admin URL of an edge that another one named. None: only `transports` are
         served."""
+        self.usage = UsageReports()
         self._listeners = [_Listener(transport, self) for transport in transports]
         self._reach = reach
         self._tasks: asyncio.TaskGroup | None = None
@@ -120,6 +134,12 @@ class Publisher:
         """Publish that a request ended."""
         for listener in self._listeners:
             listener.finished.append(finished)
+            listener.wake()
+
+    def used(self, usage: RequestUsage) -> None:
+        """Publish the tokens of a request that left the engine. Call it before `finished`, so that both go together."""
+        self.usage.add(usage)
+        for listener in self._listeners:
             listener.wake()
 
     def start(self) -> asyncio.Task[None]:
@@ -162,6 +182,7 @@ class Publisher:
     def _give_up(self, listener: _Listener) -> None:
         assert self._tasks is not None and listener.task is not None
         self._listeners.remove(listener)
+        self.usage.leave(listener.usage)
         listener.task.cancel()
         self._tasks.create_task(listener.transport.close())
 
@@ -180,6 +201,8 @@ class Publisher:
         pending: dict[int, bool] | None,
         first: list[FirstToken],
         finished: list[Finished],
+        usage: list[RequestUsage],
+        usage_from: int,
     ) -> EngineEvents:
         """The message with these changed keys (True: resident); a snapshot where `pending` is None."""
         facts, readings = self.facts, self.readings
@@ -197,6 +220,8 @@ class Publisher:
             evicted=[key for key, is_in in changed.items() if not is_in],
             first=first,
             finished=finished,
+            usage=usage,
+            usage_from=usage_from,
             load=readings.load(),
             capacity_tokens=facts.capacity_tokens,
             block_tokens=facts.block_tokens,
@@ -221,6 +246,7 @@ class _Listener:
         self._pending: dict[int, bool] = {}
         self.first: list[FirstToken] = []
         self.finished: list[Finished] = []
+        self.usage = publisher.usage.read()
         self._seq = 0
         self._published = 0
         """Changes that were sent to it."""
@@ -234,7 +260,7 @@ class _Listener:
     @property
     def changed(self) -> bool:
         """True while events wait to be sent."""
-        return bool(self._pending or self.first or self.finished)
+        return bool(self._pending or self.first or self.finished or self.usage.waits)
 
     def wake(self) -> None:
         """Send soon; drop the oldest requests beyond the limit."""
@@ -273,7 +299,7 @@ class _Listener:
             self._wanted.clear()
             if await self.send():
                 backoff.reset()
-                if self._snapshot:
+                if self._snapshot or self.usage.waits:
                     self._wanted.set()
             else:
                 await backoff.pause()
@@ -287,7 +313,10 @@ class _Listener:
         pending, self._pending = self._pending, {}
         snapshot, self._snapshot = self._snapshot, False
         since, changed = (0, None) if snapshot else (self._published, pending)
-        message = publisher.message(self._seq, since, changed, first, finished)
+        if snapshot:
+            self.usage.again()
+        usage_from, usage = self.usage.take()
+        message = publisher.message(self._seq, since, changed, first, finished, usage, usage_from)
         self._seq += 1
         self._published = publisher.changes
         self.snapshots += snapshot
@@ -301,6 +330,7 @@ class _Listener:
             return False
         self._log("", False)
         self._interval_s = answer.interval_ms / 1000
+        self.usage.kept(answer.usage_kept)
         if answer.resync:
             self._need_snapshot()
         publisher.follow_edges(self, answer, asyncio.get_running_loop().time())

@@ -231,9 +231,10 @@ class EdgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Request header in which a client may name the model. The header counts where the body does not show `model`:
     because the field is missing, or lies beyond `body_window_bytes`. The header is passed on to the replica. Empty:
     none."""
-    priority_header: str = DEFAULT_PRIORITY_HEADER
+    priority_header: str = ""
     """Request header in which a client may name the priority class of a request: `batch`, `low`, `normal`, `high` or
-    `critical`. A class above the `max_priority` of its tenant, or an unknown one, counts as none. Empty: none."""
+    `critical`. A class above the `max_priority` of its tenant, or an unknown one, counts as none. Empty: none;
+    `pointsman up --require-keys` reads `x-priority`."""
     deadline_header: str = ""
     """Request header in which a client may say within how many milliseconds a request has to be placed; a request that
     waits at the edge for longer is refused. Empty: none."""

@@ -15,7 +15,6 @@ import msgspec
 from pointsman.haproxy.config import (
     DEFAULT_GENERATION_PATHS,
     DEFAULT_MODEL_HEADER,
-    DEFAULT_PRIORITY_HEADER,
     DEFAULT_SESSION_HEADERS,
     EdgeConfig,
 )
@@ -30,7 +29,7 @@ class LookupRules(msgspec.Struct, frozen=True, kw_only=True):
     session_headers: tuple[str, ...] = DEFAULT_SESSION_HEADERS
     generation_paths: tuple[str, ...] = DEFAULT_GENERATION_PATHS
     model_header: str = DEFAULT_MODEL_HEADER
-    priority_header: str = DEFAULT_PRIORITY_HEADER
+    priority_header: str = ""
     deadline_header: str = ""
     version_header: str = ""
     path_models: dict[str, str] = {}

@@ -80,15 +80,17 @@ class Rendered(NamedTuple):
     aliases_map: str = ""
 
 
-def _log_format(first_token: bool) -> str:
-    """One JSON object a line. No field can hold a quote: numbers, server names, and words of fixed charsets."""
+def _log_format(first_token: bool, keys: bool) -> str:
+    """One JSON object a line. No field can hold a quote: numbers, server names, and words of fixed charsets; a tenant's
+    name, which may be any, is escaped."""
     ttft = "%[var(txn.pm.ttft)]" if first_token else "-"
     fields = (
         '"ev":"end","id":"%ID","pid":%pid,"srv":"%s"',
         '"first":"%[var(txn.pm.first)]","reason":"%[var(txn.pm.reason)]"',
         f'"st":%ST,"tw":%Tw,"tc":%Tc,"tr":%Tr,"ta":%Ta,"ttft":"{ttft}"',
         '"bytes":%B,"ts":"%ts","rc":"%rc","routed":"%[var(txn.pm.routed)]"',
-        '"cid":"%[var(txn.pm.cid)]"',
+        '"cid":"%[var(txn.pm.cid)]","sse":"%[var(txn.pm.sse)]"',
+        *(('"tenant":"%[var(txn.pm.tenant),json(utf8s)]","key":"%[var(txn.pm.key)]"',) if keys else ()),
     )
     return "{" + ",".join(fields) + "}"
 
@@ -152,7 +154,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "rate_headers": RATE_HEADERS,
         "places_table": PLACES_TABLE,
         "places_variable": PLACES_VARIABLE,
-        "log_format": _log_format(edge.first_token),
+        "log_format": _log_format(edge.first_token, bool(edge.api_keys_map or edge.keys_map)),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
         "rewrite_room": REWRITE_ROOM_BYTES,

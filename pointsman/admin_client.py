@@ -149,9 +149,13 @@ class AdminClient:
         A sign of life is yielded as empty bytes, the first when the stream is open. Raises as `call`; a stream that
         breaks off raises UnaskableError.
         """
+        return self.lines(path, **(query | {"follow": True}))
+
+    def lines(self, path: str, **query: Any) -> Iterator[bytes]:
+        """Ask for an answer of many lines, and yield each as it comes. Raises as `follow`."""
         timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
         try:
-            with self._http.stream("GET", path, params=_given(query | {"follow": True}), timeout=timeout) as answer:
+            with self._http.stream("GET", path, params=_given(query), timeout=timeout) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                     self._check("GET", path, answer)

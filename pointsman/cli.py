@@ -205,6 +205,28 @@ def engine_vllm(
     raise typer.Exit(code)
 
 
+SimulatedTenants = Annotated[
+    list[str] | None,
+    typer.Option(help="File with the settings of tenants, or none; may be repeated, and they are compared."),
+]
+RetryLimited = Annotated[
+    bool, typer.Option("--retry-limited", help="Have clients ask again when they are over a limit.")
+]
+SimulatedShares = Annotated[
+    str,
+    typer.Option(
+        help="Tenants that send the sessions: zipf:N, zipf:N:EXPONENT or NAME=SHARE[:PRIORITY], separated by commas."
+    ),
+]
+SimulatedClients = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE[@SECONDS]",
+        help="CSV file of clients with their rates, as ServeGen has them, and the window to take: each is a tenant.",
+    ),
+]
+
+
 @app.command(rich_help_panel=RUN)
 def simulate(
     trace: Annotated[Path | None, typer.Argument(help="Trace in Mooncake's JSON lines.")] = None,
@@ -236,6 +258,12 @@ def simulate(
     restart: Annotated[
         list[str] | None, typer.Option(help="Death of a replica as REPLICA@SECONDS+DOWN; may be repeated.")
     ] = None,
+    pools: Annotated[str, typer.Option(help="Pool of each replica, e.g. paid,free; repeated until all have one.")] = "",
+    tenants: SimulatedTenants = None,
+    tenants_by: Annotated[str, typer.Option(help="Field of the trace file that has the tenant.")] = "tenant",
+    tenant_shares: SimulatedShares = "",
+    clients: SimulatedClients = "",
+    retry_limited: RetryLimited = False,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the trace file.")] = 64,
     dialect: Annotated[str | None, typer.Option(help="Meaning of the lengths of later turns: whole or added.")] = None,
     bytes_per_token: Annotated[float, typer.Option(min=0.5, max=64, help="Bytes of a body per token.")] = 4.0,

@@ -28,7 +28,6 @@ from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
 from pointsman.router.fleet.fleets import FleetTable
 from pointsman.router.fleet.replica import Health
-from pointsman.router.fleet.saved import StateFile
 from pointsman.router.fronts.admin_access import AdminAccess
 from pointsman.router.fronts.api.build import AdminParts, build_admin
 from pointsman.router.fronts.api.guard import Check, Guard
@@ -51,6 +50,7 @@ from pointsman.router.metrics.pools import PoolCollector
 from pointsman.router.metrics.process import ProcessCollector
 from pointsman.router.metrics.scrape import ScrapeCollector
 from pointsman.router.metrics.tracing import TracingCollector
+from pointsman.router.metrics.usage import UsageCollector
 from pointsman.router.process import clock
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.client_sockets import ClientSockets
@@ -67,11 +67,12 @@ from pointsman.router.watch.live_figures import LiveFigures
 from pointsman.router.watch.old_workers import OldWorkers
 from pointsman.router.watch.pin_keeper import build_pin_keepers
 from pointsman.router.watch.scrape import Scraper
-from pointsman.router.watch.state_file import StateKeeper
+from pointsman.router.watch.state_file import build_state_keeper
 from pointsman.router.watch.states import StateWatch
 from pointsman.router.watch.static_replicas import forget_unlisted, register_static
 from pointsman.router.watch.tenancy import TenancyLoops
 from pointsman.router.watch.tracing import build_tracing
+from pointsman.router.watch.usage_keeper import build_usage_keeper
 
 OLD_WORKER_TIMEOUT_S = 0.5
 """For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
@@ -116,8 +117,8 @@ class Router:
         self.readiness = Readiness("haproxy") if settings.edge.admin_socket else Readiness()
         self.tasks = BackgroundTasks(readiness=self.readiness, clock=self.clock, on_given_up=self._give_up)
         dice, config = random.Random(settings.seed), core_config(settings)
-        self.core = Core(settings.policy, rng=dice, config=config, wall=clock.wall, stopwatch=clock.perf_counter)
-        core = self.core
+        wall, stopwatch = clock.wall, clock.perf_counter
+        self.core = core = Core(settings.policy, rng=dice, config=config, wall=wall, stopwatch=stopwatch)
         self.readiness.watch("replicas", core.replicas.memberships.why_none_serves)
         self.readiness.watch_part("models", core.replicas.memberships.why_some_models_are_out)
         self.scraper = Scraper(core, settings=settings.scrape, clock=self.clock)
@@ -130,21 +131,15 @@ class Router:
             core.pipeline,
             core.decision_metrics,
             clock=self.clock,
-            stopwatch=clock.perf_counter,
+            stopwatch=stopwatch,
             isolate_tenants=settings.isolate_tenants,
             aliases=core.aliases,
             isolated=core.tenants.isolated,
             trace=self.tracing.start if self.tracing is not None else None,
         )
         self.decider.class_of = core.tenants.class_of
-        self._keeper: StateKeeper | None = None
-        if settings.state_file:
-            self._keeper = StateKeeper(
-                StateFile(Path(settings.state_file)),
-                replicas=core.replicas,
-                policy=core.policy,
-                readiness=self.readiness,
-            )
+        self._keeper = build_state_keeper(settings.state_file, core, readiness=self.readiness)
+        self.usage = build_usage_keeper(settings, core.usage, readiness=self.readiness, clock=self.clock)
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
@@ -152,7 +147,7 @@ class Router:
         self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=clock.wall)
         self.events = EventLog(wall=clock.wall)
         self.streams = Streams()
-        self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=clock.wall)
+        self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=wall)
         self.metrics = self._collect(guard)
         self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
@@ -173,6 +168,7 @@ class Router:
         core = self.core
         return collect_all(
             *core_collectors(core),
+            UsageCollector(core.usage, self.usage),
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),
@@ -193,6 +189,7 @@ class Router:
             metrics=self.metrics,
             decisions=self.decisions,
             live=self.live,
+            usage=self.usage,
             events=self.events,
             streams=self.streams,
             settled=self.tenancy.settled,
@@ -223,6 +220,7 @@ class Router:
             stack.callback(self.endpoints.close)
             settings = self.settings
             self.tasks.watch_loop(stack)
+            self.usage.start(stack, self.tasks)
             self.tasks.start(stack, "sweep", self._sweep)
             for files in self.access.files:
                 self.tasks.start(stack, files.part, files.run)

@@ -33,7 +33,6 @@ from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.decide.trials import TrialNews, Trials
 from pointsman.router.decide.version_meter import VersionMeter
-from pointsman.router.documents.book import Book
 from pointsman.router.fleet.adapters import AdapterTable
 from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.fleet.load import LoadTable
@@ -47,14 +46,13 @@ from pointsman.router.kv.state import KVState
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.outliers.table import OutlierTable
 from pointsman.router.requests.decision_log import build_log
-from pointsman.router.requests.end_of_request import EndOfRequest
+from pointsman.router.requests.end_of_request import EndOfRequest, Meters
 from pointsman.router.requests.hold_queue import Held, HoldQueue
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import DecisionLogSettings, LimitSettings
-from pointsman.router.tenancy.keys import KeyTable
-from pointsman.router.tenancy.limits import Limits
-from pointsman.router.tenancy.tenants import TenantTable
+from pointsman.router.tenancy.build import build_tenancy
 
 SWEEP_INTERVAL_S = 0.5
 """Between two calls of `sweep`: how late a lease, a reservation or a pin may end."""
@@ -68,8 +66,9 @@ TIDY_KEYS = 4096
 EVENTS_INTERVAL_MS = 20
 """Batching interval of engines' messages while the live policy uses KV signals, in milliseconds."""
 
-IDLE_EVENTS_INTERVAL_MS = 1000
-"""Batching interval of engines' messages while no policy uses KV signals: often enough to be in sync when one does."""
+IDLE_EVENTS_INTERVAL_MS = 200
+"""Batching interval of engines' messages while no policy uses KV signals, in milliseconds: an engine that is killed
+loses the reports of usage of that time."""
 
 MAX_EVENTS_PER_S = 1000
 """Messages of all engines together, at most half a core: in a larger fleet each gathers for longer."""
@@ -136,11 +135,8 @@ class Core:
         """Id of this edge, where it shares state with others."""
         self.other_edges: Callable[[str], dict[str, str]] = lambda address: {}
         """Admin URLs, by edge id, that an engine at `HOST:PORT` is to report to besides this edge."""
-        self.book = Book()
-        self.tenants = TenantTable(self.book)
+        self.book, self.tenants, self.keys, self.limits, ledger = build_tenancy(wall)
         self.aliases = AliasTable(self.book, max_sessions=limits.max_sessions)
-        self.keys = KeyTable(self.book, self.tenants, wall)
-        self.limits = Limits(self.tenants, self.keys, wall)
         self.load, self.adapters = LoadTable(reservation_ttl_s=limits.reservation_ttl_s), AdapterTable()
         self.sessions = SessionTable(max_sessions=limits.max_sessions)
         self.kv = _build_kv(limits)
@@ -150,6 +146,7 @@ class Core:
         self.replicas = self._build_registry(config)
         self.pools = TenantPools(self.tenants, self.replicas)
         self.meter = ModelMeter(self.requests, self.kv, self.replicas)
+        self.usage = UsageMeter(ledger, self.requests, self.kv, self.replicas, wall, self.limits)
         self.outliers = OutlierTable(config.outliers, self.replicas, prefill_ms=self.kv.times.typical_ms)
         self.catalog = ModelCatalog(self.replicas, created=config.created, aliases=self.aliases.stood_for)
         self.decision_metrics, self.request_metrics = DecisionMetrics(), RequestMetrics()
@@ -276,6 +273,7 @@ class Core:
         resync = self.kv.apply(replica.slot, events)
         self.meter.report(replica.slot, events)
         self.versions.report(replica.slot, events)
+        usage_kept = self.usage.report(replica.slot, replica_id, events, now_s)
         self.requests.report(replica.slot, events, now_s)
         if self.decisions is not None:
             self.decisions.report(replica.slot, events)
@@ -288,9 +286,10 @@ class Core:
         interval_ms = max(interval_ms, 1000 * len(self.replicas) // MAX_EVENTS_PER_S)
         renewed = replica.renew(events.born_ms, now_s)
         return EventsAnswer(
-            resync=resync,
+            resync=resync or usage_kept < 0,
             interval_ms=interval_ms,
             feed_port=self.feed_port,
+            usage_kept=usage_kept if usage_kept >= 0 else self.usage.kept_of(replica_id, events.epoch),
             renewed=renewed,
             edge=self.edge,
             edges=self.other_edges(replica.address),
@@ -309,6 +308,7 @@ class Core:
         self._swept_s = now_s
         leases = self.replicas.expire_leases(now_s, keeps)
         reservations = self.requests.expire(now_s)
+        self.usage.step(now_s)
         self.limits.expire(now_s)
         self.outliers.step(now_s)
         self.trials.step(now_s)
@@ -386,7 +386,7 @@ def _build_end_of_request(core: Core) -> EndOfRequest:
         kv=core.kv,
         outliers=core.outliers,
         metrics=core.request_metrics,
-        meter=core.meter,
+        meters=Meters(core.meter, core.usage),
         limits=core.limits,
         decisions=core.decisions,
     )

@@ -30,6 +30,7 @@ from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.process.listen import Listen, NearListen, Port
 from pointsman.router.process.store_url import check_url, without_password
 from pointsman.router.process.tracing_settings import EXTRA, TracingSettings, has_exporter
+from pointsman.router.tenancy.usage_settings import UsageSettings
 
 ENV_PREFIX = "POINTSMAN_"
 
@@ -235,6 +236,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     scrape: ScrapeSettings = ScrapeSettings()
     shared: SharedSettings = SharedSettings()
     decisions: DecisionLogSettings = DecisionLogSettings()
+    usage: UsageSettings = UsageSettings()
     tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
     policy: dict[str, Any] = msgspec.field(default_factory=lambda: dict(DEFAULT_POLICY))

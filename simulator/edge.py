@@ -7,7 +7,7 @@ other edges would tell. All edges register the replicas in one order, so a slot 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,8 +22,10 @@ from pointsman.router.decide.features import expected_tokens
 from pointsman.router.fleet.replica import Health
 from pointsman.router.outliers.failure_accrual import OutlierConfig
 from pointsman.router.requests.hold_queue import Held
+from pointsman.router.tenancy.allowance import Use
 from pointsman.simulator.peers.registry import known_policies
 from pointsman.simulator.replica import VirtualReplica
+from pointsman.simulator.tenants import NO_TENANTS, TenantSet
 
 CONFIG = CoreConfig(outliers=OutlierConfig(enabled=False))
 """Virtual replicas answer or are away: there is nothing for outlier detection to see."""
@@ -42,13 +44,23 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
 class Edge:
     """A core, and what it is told."""
 
-    def __init__(self, policy: dict[str, Any], replicas: Sequence[VirtualReplica], *, rng: random.Random) -> None:
+    def __init__(
+        self,
+        policy: dict[str, Any],
+        replicas: Sequence[VirtualReplica],
+        *,
+        rng: random.Random,
+        tenants: TenantSet = NO_TENANTS,
+    ) -> None:
         """Raises PolicyConfigError."""
-        self.core = Core(policy, rng=rng, config=CONFIG, policies=known_policies())
+        self._now_s = 0.0
+        # Days and months of budgets begin with the trace.
+        self.core = Core(policy, rng=rng, config=CONFIG, policies=known_policies(), wall=lambda: self._now_s)
+        tenants.write(self.core.book)
         self.load = self.core.load
         self.kv = self.core.kv
         for replica in replicas:
-            registration = Registration(url=f"http://{replica.id}:8000", role=replica.role)
+            registration = Registration(url=f"http://{replica.id}:8000", role=replica.role, pool=replica.pool)
             self.core.replicas.put(replica.id, registration, ("127.0.0.1", 8000), 0.0)
             self.heard(replica.index, replica.snapshot(), 0.0)
         self._pins = self.core.pipeline.policy.pin_ttl_s > 0
@@ -77,6 +89,7 @@ class Edge:
         return bool(self.core.holds)
 
     def _sweep(self, now_s: float) -> None:
+        self._now_s = now_s
         if now_s - self._swept_s >= SWEEP_INTERVAL_S:
             self._swept_s = now_s
             self.core.sweep(now_s)
@@ -101,9 +114,18 @@ class Edge:
             uncached = max(1, prompt.tokens - prompt.resident.tokens(placed.prefill))
             self.core.requests.reserve_prefill(features.request_id, placed.prefill, uncached)
 
-    def ended(self, request_id: str, now_s: float) -> None:
-        """HAProxy's line, this edge's own or another's: a request is over."""
+    def ended(self, request_id: str, now_s: float, *, served: bool = True) -> None:
+        """HAProxy's line, this edge's own or another's: a request is over.
+
+        served: whether a replica had it to its end.
+        """
         self.core.requests.end(request_id, now_s)
+        if self.core.limits.active:
+            self.core.limits.ended(request_id, now_s, served=served)
+
+    def hear_uses(self, edge: str, uses: Mapping[str, Use], now_s: float, *, complete: bool = False) -> None:
+        """Another edge told what it has used of limits; `complete` when the two meet."""
+        self.core.limits.hear(edge, uses, now_s, complete=complete)
 
     def heard(self, slot: int, events: EngineEvents, now_s: float) -> None:
         """A message of an engine."""

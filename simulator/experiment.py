@@ -1,7 +1,8 @@
 """Runs policies over workloads, loads and seeds, and says how they compare.
 
 Every policy of an experiment plays the same sessions: a seed names the sessions, their arrivals, and the dice of
-routers and policies. A load is a share of the workload's knee (`pointsman.simulator.knee`), or a rate given outright.
+routers and policies. With several sets of tenants, each policy plays each of them. A load is a share of the workload's
+knee (`pointsman.simulator.knee`), or a rate given outright.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pointsman.simulator.fleet import VirtualFleet
 from pointsman.simulator.knee import knee_sessions_per_s
 from pointsman.simulator.measure import Difference, Summary, average, paired
 from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.tenants import NO_TENANTS, TenantSet
 from pointsman.simulator.trace import Trace
 
 TraceOf = Callable[[int], Trace]
@@ -67,6 +69,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return {other: paired(ours, runs) for other, runs in self.by_seed.items() if other != policy}
 
 
+def _label(policy: str, tenants: TenantSet, policies: int) -> str:
+    """Name of a policy's runs with a set of tenants: what tells them from the others."""
+    if not tenants.name:
+        return policy
+    return tenants.name if policies == 1 else f"{policy}, {tenants.name}"
+
+
 def run_experiment(
     trace_of: TraceOf,
     *,
@@ -74,19 +83,23 @@ def run_experiment(
     policies: Mapping[str, dict[str, Any]],
     settings: FleetSettings,
     seeds: Sequence[int],
+    tenants: Sequence[TenantSet] = (NO_TENANTS,),
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Outcome]:
     """One outcome a pace. Raises ExperimentError and PolicyConfigError."""
-    runs: dict[Pace, dict[str, dict[int, Summary]]] = {pace: {name: {} for name in policies} for pace in paces}
+    variants = [
+        (_label(name, of, len(policies)), document, of) for name, document in policies.items() for of in tenants
+    ]
+    runs: dict[Pace, dict[str, dict[int, Summary]]] = {pace: {name: {} for name, _, _ in variants} for pace in paces}
     rates: dict[Pace, list[float]] = {pace: [] for pace in paces}
     for seed in seeds:
         trace = trace_of(seed)
         for pace in paces:
             paced = pace.apply(trace, settings, seed)
             rates[pace].append(paced.sessions_per_s if len(paced.sessions) > 1 else 0.0)
-            for name, document in policies.items():
+            for name, document, of in variants:
                 progress(f"{name}, {pace}, seed {seed}")
-                runs[pace][name][seed] = VirtualFleet(paced, document, settings, seed=seed).run()
+                runs[pace][name][seed] = VirtualFleet(paced, document, settings, seed=seed, tenants=of).run()
     return [
         Outcome(pace=pace, sessions_per_s=sum(rates[pace]) / len(seeds), by_seed=by_policy)
         for pace, by_policy in runs.items()

@@ -6,7 +6,8 @@ state. `Engines` play the replicas' steps. All three share a `VirtualClock`.
 
 What clients and HAProxy do: a request without an opinion goes to a replica by hash (fail open). A replica that is dead
 but not yet noticed refuses the connection, and the decision's second choice is tried. A request whose replica dies is
-asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times.
+asked for again. A refusal is asked again after `retry_after_s`, at most `MAX_REFUSALS` times; a request over a limit of
+its tenant is given up, unless `retry_limited`, and with it the rest of its session.
 
 With prefill replicas, a decode replica to which a decision names one leaves the prompt to it: a leg of one token, whose
 blocks are kept until they are fetched, and then the request with all but the last token computed elsewhere. Whatever
@@ -23,22 +24,23 @@ from typing import Any
 
 import msgspec
 
-from pointsman.contract.events import Finished, FirstToken
+from pointsman.contract.events import Finished, FirstToken, RequestUsage
 from pointsman.contract.priority import engine_priority
 from pointsman.contract.registration import leg_id
 from pointsman.engine.sim.model import SimRequest, StepResult
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.policies.decision import Decision
+from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import CLASS_NAMES, RequestFeatures
 from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.clock import VirtualClock
 from pointsman.simulator.edge import Edge, Placed
 from pointsman.simulator.engines import Engines
 from pointsman.simulator.errors import ExperimentError
-from pointsman.simulator.measure import Counts, Served, Summary, summarise
+from pointsman.simulator.measure import Counts, Served, Summary, by_tenant, summarise
 from pointsman.simulator.replica import VirtualReplica
 from pointsman.simulator.routers import VirtualRouters
 from pointsman.simulator.settings import FleetSettings, Restart
+from pointsman.simulator.tenants import NO_TENANTS, TenantSet, kept_apart
 from pointsman.simulator.trace import Session, Trace, Turn
 
 MAX_REFUSALS = 600
@@ -67,13 +69,25 @@ class Request(msgspec.Struct, gc=False):
     """The replica that computes the prompt, or did, where that is another."""
     attempt: int = 0
     """Decisions so far."""
+    waited_s: float = 0.0
+    """In queues of routers."""
 
 
 class VirtualFleet:
     """One run: a trace, a policy, a seed. Use once."""
 
-    def __init__(self, trace: Trace, policy: dict[str, Any], settings: FleetSettings, *, seed: int) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        policy: dict[str, Any],
+        settings: FleetSettings,
+        *,
+        seed: int,
+        tenants: TenantSet = NO_TENANTS,
+    ) -> None:
         """Raises ExperimentError when a turn could never fit a replica, PolicyConfigError for a bad policy."""
+        tenants.check_pools([settings.pool(index) for index in range(settings.replicas)])
+        trace = kept_apart(trace, tenants.isolated)
         longest = max(turn.prompt_tokens + turn.output_tokens for session in trace.sessions for turn in session.turns)
         if longest > settings.kv_tokens - settings.kv_tokens % trace.block_size:
             raise ExperimentError(
@@ -85,7 +99,9 @@ class VirtualFleet:
         self._replicas = [VirtualReplica(index, settings, trace) for index in range(settings.total)]
         self._clock = VirtualClock()
         self._engines = Engines(self._clock, self._stepped)
-        self._routers = VirtualRouters(policy, self._replicas, settings, self._clock, self._take, seed=seed)
+        self._routers = VirtualRouters(
+            policy, self._replicas, settings, self._clock, self._let_go, seed=seed, tenants=tenants
+        )
         self._flying: dict[str, Request] = {}
         self._legs: dict[str, Request] = {}
         """Prefill legs in some engine."""
@@ -100,9 +116,16 @@ class VirtualFleet:
             self._clock.at(restart.at_s, partial(self._kill, restart))
         self._clock.run()
         assert not self._flying and not self._legs, "requests were lost"
+        if not self._served:
+            raise ExperimentError("tenants", "", "limits and pools that let a request through", "nothing was served")
         self._counts.preemptions = sum(replica.preemptions for replica in self._replicas)
         prefilling = self._replicas[self._settings.replicas :] or self._replicas
-        return summarise(self._served, [replica.prefill_tokens for replica in prefilling], self._counts)
+        names = dict.fromkeys(session.tenant for session in self._trace.sessions)
+        parts = {}
+        if self._trace.has_tenants:
+            weights = {name: self.edges[0].core.tenants.of(name).weight for name in names}
+            parts = by_tenant(self._served, self._counts, weights, self._trace.sessions[-1].start_s)
+        return summarise(self._served, [replica.prefill_tokens for replica in prefilling], self._counts, parts)
 
     @property
     def served(self) -> list[Served]:
@@ -121,8 +144,9 @@ class VirtualFleet:
             request_id=f"q{self._clock.number()}",
             path="/v1/chat/completions",
             session=session.id,
+            model=session.model,
             tenant=session.tenant,
-            priority=session.priority,
+            priority=self._routers.class_of(session.tenant, session.priority),
             body_bytes=self._trace.body_bytes(turn),
             prefix_keys=self._trace.prefix_keys(turn),
         )
@@ -140,6 +164,11 @@ class VirtualFleet:
         else:
             self._take(request.id, decision, now_s)
 
+    def _let_go(self, held: Held, decision: Decision, now_s: float) -> None:
+        """A router answers a request that it held."""
+        self._flying[held.features.request_id].waited_s += now_s - held.since_s
+        self._take(held.features.request_id, decision, now_s)
+
     def _take(self, request_id: str, decision: Decision, now_s: float) -> None:
         """Outcome of an answer, as HAProxy sees it."""
         request = self._flying[request_id]
@@ -153,7 +182,7 @@ class VirtualFleet:
             self._routers.placed(request.router, placed, now_s)
         replica = self._connect(request, decision)
         if replica is None:
-            self._routers.ended(request.router, request.id, now_s)
+            self._routers.ended(request.router, request.id, now_s, served=False)
             self._clock.at(now_s + NO_REPLICA_RETRY_S, partial(self._ask, request))
             return
         request.replica = replica.index
@@ -163,10 +192,17 @@ class VirtualFleet:
             self._send(request, now_s)
 
     def _refused(self, request: Request, decision: Decision, now_s: float) -> None:
+        self._routers.refused(request.router, request.id, now_s)
         self._counts.refused += 1
         request.refusals += 1
-        if request.refusals > MAX_REFUSALS:
+        counts, limited = self._counts.of(request.session.tenant), decision.reason is Reason.LIMIT
+        why = decision.limit.partition(" ")[0] or str(decision.reason)
+        counts.refused[why] = counts.refused.get(why, 0) + 1
+        if request.refusals > MAX_REFUSALS or (limited and not self._settings.retry_limited):
+            unasked = len(request.session.turns) - request.index - 1
             self._counts.abandoned += 1
+            counts.abandoned += 1
+            counts.unasked += unasked
             del self._flying[request.id]
             return
         self._clock.at(now_s + max(1, decision.retry_after_s), partial(self._ask, request))
@@ -253,12 +289,13 @@ class VirtualFleet:
             request = legs.get(request_id) or flying[request_id]
             took_ms = (at_s - request.sent_s) * 1000
             first.append(FirstToken(request_id, request.turn.prompt_tokens, cached, took_ms))
-        finished = []
+        finished, usage = [], []
         for request_id in result.finished:
             leg = legs.get(request_id)
             turn = (leg or flying[request_id]).turn
             finished.append(Finished(request_id, turn.prompt_tokens, 1 if leg else turn.output_tokens))
-        message = replica.message(result, first, finished)
+            usage.append(_usage(leg or flying[request_id], request_id, at_s))
+        message = replica.message(result, first, finished, usage)
         if message is not None:
             self._routers.report(replica, message, at_s)
 
@@ -268,7 +305,7 @@ class VirtualFleet:
             Served(
                 request.index, request.arrived_s, request.first_s, at_s,
                 turn.prompt_tokens, turn.output_tokens, request.cached, request.replica, request.session.tenant,
-                request.session.priority,
+                request.features.priority, request.waited_s,
             )
         )  # fmt: skip
         self._routers.ended(request.router, request.id, at_s)
@@ -291,7 +328,7 @@ class VirtualFleet:
             self._counts.retried += 1
             request.replica = -1
             self._drop_leg(request, now_s)
-            self._routers.ended(request.router, request.id, now_s)
+            self._routers.ended(request.router, request.id, now_s, served=False)
             self._ask(request, now_s)
 
     def _revive(self, replica: VirtualReplica, now_s: float) -> None:
@@ -302,3 +339,13 @@ class VirtualFleet:
 def _engine_priority(request: Request) -> int:
     """The number that its replica is told of."""
     return engine_priority(CLASS_NAMES[request.features.priority])
+
+
+def _usage(request: Request, request_id: str, at_s: float) -> RequestUsage:
+    """The report of an engine at the end of a request, or of its leg: what it did itself."""
+    turn, prompt, cached = request.turn, request.turn.prompt_tokens, request.cached
+    if request_id != request.id:
+        return RequestUsage(request_id, prompt, cached)
+    if request.prefill != NO_SLOT:
+        prompt = cached = 0
+    return RequestUsage(request_id, prompt, cached, turn.output_tokens, (at_s - request.sent_s) * 1000)

@@ -30,10 +30,17 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     replica: int
     tenant: str = ""
     priority: int = NORMAL
+    waited_s: float = 0.0
+    """Held in the routers' queues; `arrived_s` to `first_s` has it too."""
 
     @property
     def ttft_s(self) -> float:
         return self.first_s - self.arrived_s
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer."""
+        return self.prompt_tokens + self.output_tokens
 
     @property
     def itl_s(self) -> float:
@@ -48,6 +55,29 @@ class Spread(msgspec.Struct, frozen=True):
     p50: float
     p95: float
     p99: float
+
+
+class TenantSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant's part of a run."""
+
+    requests: int
+    """Requests that were served."""
+    refused: dict[str, int]
+    """Refusals by limit; those of `admission` are not for a limit of the tenant's."""
+    abandoned: int
+    """Requests given up after a refusal."""
+    unasked: int
+    """Turns behind those, which were never asked for."""
+    tokens: int
+    """Tokens of prompts and answers served."""
+    share: float
+    """Share of all tokens served while sessions began."""
+    weight: float
+    weight_share: float
+    """The tenant's weight over those of all tenants of the trace."""
+    ttft_ms: Spread
+    waited_ms: Spread
+    """Time in the routers' queues, of all its requests that were served."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +112,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Requests whose prompt a prefill replica computed."""
     reasons: dict[str, int]
     """Decisions by reason."""
+    tenants: dict[str, TenantSummary] = {}
+    """By tenant, "" for requests of none; empty where the trace names none."""
+
+
+class TenantCounts(msgspec.Struct, kw_only=True):
+    """Counters of one tenant besides its records."""
+
+    refused: dict[str, int] = {}
+    abandoned: int = 0
+    unasked: int = 0
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -94,9 +134,19 @@ class Counts(msgspec.Struct, kw_only=True):
     abandoned: int = 0
     handed_over: int = 0
     reasons: dict[str, int] = {}
+    tenants: dict[str, TenantCounts] = {}
+
+    def of(self, tenant: str) -> TenantCounts:
+        """The counters of a tenant."""
+        return self.tenants.setdefault(tenant, TenantCounts())
 
 
-def summarise(served: Sequence[Served], prefill_tokens: Sequence[int], counts: Counts) -> Summary:
+def summarise(
+    served: Sequence[Served],
+    prefill_tokens: Sequence[int],
+    counts: Counts,
+    tenants: Mapping[str, TenantSummary] | None = None,
+) -> Summary:
     """`prefill_tokens` is what each replica that is there to prefill computed. At least one request was served."""
     ttft_ms = [record.ttft_s * 1000 for record in served]
     good = sum(record.ttft_s <= SLO_TTFT_S and record.itl_s <= SLO_ITL_S for record in served)
@@ -119,7 +169,39 @@ def summarise(served: Sequence[Served], prefill_tokens: Sequence[int], counts: C
         abandoned=counts.abandoned,
         handed_over=counts.handed_over,
         reasons=counts.reasons,
+        tenants=dict(tenants or {}),
     )
+
+
+def by_tenant(
+    served: Sequence[Served], counts: Counts, weights: Mapping[str, float], until_s: float
+) -> dict[str, TenantSummary]:
+    """The parts of all tenants, by descending tokens.
+
+    weights: weight of each tenant of the trace.
+    until_s: when the last session began: what is served later depends on what was asked for, not on who goes first.
+    """
+    records: dict[str, list[Served]] = {tenant: [] for tenant in weights}
+    for record in served:
+        records[record.tenant].append(record)
+    early = {tenant: sum(r.tokens for r in of if r.end_s <= until_s) for tenant, of in records.items()}
+    in_all, weight_in_all = sum(early.values()), sum(weights.values())
+    found = {}
+    for tenant, of in sorted(records.items(), key=lambda item: -sum(r.tokens for r in item[1])):
+        own = counts.of(tenant)
+        found[tenant] = TenantSummary(
+            requests=len(of),
+            refused=own.refused,
+            abandoned=own.abandoned,
+            unasked=own.unasked,
+            tokens=sum(record.tokens for record in of),
+            share=early[tenant] / in_all if in_all else 0.0,
+            weight=weights[tenant],
+            weight_share=weights[tenant] / weight_in_all,
+            ttft_ms=spread([record.ttft_s * 1000 for record in of]),
+            waited_ms=spread([record.waited_s * 1000 for record in of]),
+        )
+    return found
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -141,13 +223,8 @@ def average(summaries: Sequence[Summary]) -> Summary:
         return sum(getattr(summary, name) for summary in summaries)
 
     def spreads(name: str) -> Spread:
-        found = [msgspec.structs.astuple(getattr(summary, name)) for summary in summaries]
-        return Spread(*(statistics.fmean(column) for column in zip(*found, strict=True)))
+        return _mean_spread([getattr(summary, name) for summary in summaries])
 
-    reasons: dict[str, int] = {}
-    for summary in summaries:
-        for reason, times in summary.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + times
     return Summary(
         requests=total("requests"),
         ttft_ms=spreads("ttft_ms"),
@@ -164,8 +241,44 @@ def average(summaries: Sequence[Summary]) -> Summary:
         refused=total("refused"),
         abandoned=total("abandoned"),
         handed_over=total("handed_over"),
-        reasons=reasons,
+        reasons=_added([summary.reasons for summary in summaries]),
+        tenants=_average_tenants([summary.tenants for summary in summaries]),
     )
+
+
+def _average_tenants(runs: Sequence[Mapping[str, TenantSummary]]) -> dict[str, TenantSummary]:
+    """The means over the runs in which a tenant is; counts are summed."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: _average_tenant([run[name] for run in runs if name in run]) for name in names}
+
+
+def _average_tenant(found: Sequence[TenantSummary]) -> TenantSummary:
+    return TenantSummary(
+        requests=sum(one.requests for one in found),
+        refused=_added([one.refused for one in found]),
+        abandoned=sum(one.abandoned for one in found),
+        unasked=sum(one.unasked for one in found),
+        tokens=sum(one.tokens for one in found),
+        share=statistics.fmean(one.share for one in found),
+        weight=statistics.fmean(one.weight for one in found),
+        weight_share=statistics.fmean(one.weight_share for one in found),
+        ttft_ms=_mean_spread([one.ttft_ms for one in found if one.requests]),
+        waited_ms=_mean_spread([one.waited_ms for one in found if one.requests]),
+    )
+
+
+def _mean_spread(found: Sequence[Spread]) -> Spread:
+    """The mean of each number; all 0 without any."""
+    rows = [msgspec.structs.astuple(one) for one in found]
+    return Spread(*(statistics.fmean(column) for column in zip(*rows, strict=True))) if rows else spread([])
+
+
+def _added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for one in counts:
+        for name, times in one.items():
+            found[name] = found.get(name, 0) + times
+    return found
 
 
 class Difference(msgspec.Struct, frozen=True):

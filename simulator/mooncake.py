@@ -1,9 +1,10 @@
 """Traces as files: JSON lines in Mooncake's format, one request a line.
 
 Fields (milliseconds, tokens): `timestamp` of a session's first request, `session_id`, `delay` after the previous answer
-for later ones, `input_length`, `output_length`, `hash_ids` (one number a block, the last one possibly not full). A line
-without `session_id` is a session of its own. Other fields are ignored. Two dialects differ in what a later turn's
-`input_length` and `hash_ids` mean:
+for later ones, `input_length`, `output_length`, `hash_ids` (one number a block, the last one possibly not full). Each
+line may have a `tenant`, to whom its session belongs, and a session's first line a `priority` (the class that its
+requests name) and a `model`. A line without `session_id` is a session of its own. Other fields are ignored. Two
+dialects differ in what a later turn's `input_length` and `hash_ids` mean:
 
 - *whole*: the whole prompt, as in Mooncake's own traces and in Dynamo's replay. The hashes repeat the history.
 - *added*: what the client adds, as `aiperf synthesize agentic-code` (0.13) writes. History, answers and additions
@@ -13,18 +14,22 @@ without `session_id` is a session of its own. Other fields are ignored. Two dial
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from pointsman.router.tenancy.records import ModelName, PriorityName, TenantName
 from pointsman.simulator.errors import TraceError
 from pointsman.simulator.generate import MAX_REQUESTS
 from pointsman.simulator.trace import BYTES_PER_TOKEN, Session, Trace, Turn
 
 Dialect = Literal["whole", "added"]
+
+TENANT_FIELD = "tenant"
 
 _OWN_NAMES_FROM = 1 << 62
 """Blocks the file does not name are numbered from here."""
@@ -42,6 +47,9 @@ class Row(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     input_length: _Tokens
     output_length: _Tokens
     hash_ids: list[int] = []
+    tenant: TenantName | None = None
+    priority: PriorityName | None = None
+    model: ModelName | None = None
 
 
 def read_trace(
@@ -51,14 +59,19 @@ def read_trace(
     dialect: Dialect | None = None,
     bytes_per_token: float = BYTES_PER_TOKEN,
     reuse_generated: bool = True,
+    tenants_by: str = TENANT_FIELD,
 ) -> Trace:
-    """The trace in a file; without `dialect`, the one its sessions speak. Raises TraceError."""
-    grouped: dict[str | int, list[Row]] = {}
-    for number, row in _rows(path):
-        grouped.setdefault(row.session_id if row.session_id is not None else number, []).append(row)
+    """The trace in a file; without `dialect`, the one its sessions speak. Raises TraceError.
+
+    tenants_by: field with the tenant of a line, text or a whole number.
+    """
+    grouped: dict[tuple[str | None, str | int], list[Row]] = {}
+    for number, row in _rows(path, tenants_by):
+        key = row.session_id if row.session_id is not None else number
+        grouped.setdefault((row.tenant, key), []).append(row)
     if not grouped:
         raise TraceError(f"{path}: no request in it")
-    for key, rows in grouped.items():
+    for (_, key), rows in grouped.items():
         first = rows[0]
         if len(first.hash_ids) > -(-first.input_length // block_size):
             raise TraceError(
@@ -69,8 +82,15 @@ def read_trace(
     names = count(_OWN_NAMES_FROM)
     make = _whole_turns if spoken == "whole" else _added_turns
     sessions = [
-        Session(key if isinstance(key, str) else "", (rows[0].timestamp or 0.0) / 1000, make(rows, block_size, names))
-        for key, rows in grouped.items()
+        Session(
+            key if isinstance(key, str) else "",
+            (rows[0].timestamp or 0.0) / 1000,
+            make(rows, block_size, names),
+            rows[0].tenant or "",
+            rows[0].priority or "",
+            rows[0].model or "",
+        )
+        for (_, key), rows in grouped.items()
     ]
     sessions.sort(key=lambda session: session.start_s)
     return Trace(path.stem, block_size, tuple(sessions), bytes_per_token, reuse_generated)
@@ -94,14 +114,17 @@ def write_trace(trace: Trace, path: Path) -> None:
                         input_length=turn.prompt_tokens,
                         output_length=turn.output_tokens,
                         hash_ids=hashes,
+                        tenant=session.tenant or None,
+                        priority=session.priority or None,
+                        model=session.model or None,
                     )
                     file.write(encode(row) + b"\n")
     except OSError as error:
         raise TraceError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
-    decode = msgspec.json.Decoder(Row).decode
+def _rows(path: Path, tenants_by: str) -> Iterator[tuple[int, Row]]:
+    decode = msgspec.json.Decoder(Row).decode if tenants_by == TENANT_FIELD else partial(_decode_by, tenants_by)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -114,6 +137,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise TraceError(f"{path}: line {number}: {error}") from error
+
+
+def _decode_by(tenants_by: str, line: bytes) -> Row:
+    """One line whose tenant has a field of another name."""
+    fields = msgspec.json.decode(line, type=dict[str, Any])
+    tenant = fields.get(tenants_by)
+    fields[TENANT_FIELD] = str(tenant) if isinstance(tenant, int) else tenant
+    return msgspec.convert(fields, Row)
 
 
 def _dialect(sessions: list[list[Row]]) -> Dialect:

@@ -78,7 +78,7 @@ def _panel(panel: Panel, outcomes: Sequence[Outcome], policies: Sequence[str]) -
         for policy in policies
     }
     every = [value for of_policy in values.values() for runs in of_policy for value in runs]
-    low, high, ticks = _log_axis(every) if panel.log else _linear_axis(every)
+    low, high, ticks = log_axis(every) if panel.log else linear_axis(every)
 
     def at(load: float, value: float) -> Point:
         x = LEFT + (load - loads[0]) / (loads[-1] - loads[0]) * (WIDTH - LEFT - RIGHT)
@@ -126,7 +126,7 @@ def _joined(points: Sequence[Point]) -> str:
     return " ".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Lower and upper end at 1, 2 or 5 times a power of ten, and such numbers between them."""
     least, most = max(min(values), 1e-3), max(*values, 1e-3)
     ladder = [step * 10.0**power for power in range(-3, 10) for step in (1, 2, 5)]
@@ -136,7 +136,7 @@ def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     return low, high, ticks if len(ticks) <= 8 else [tick for tick in ticks if f"{tick:e}".startswith("1.")]
 
 
-def _linear_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def linear_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """About five round numbers that enclose all values."""
     least, most = min(values), max(values)
     rough = max((most - least) / 4, abs(most) * 1e-3, 1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.events import EngineEvents, Finished, FirstToken, RequestUsage
 from pointsman.contract.registration import Role
 from pointsman.engine.sim.blocks import Stored
 from pointsman.engine.sim.config import ModelConfig
@@ -29,6 +29,7 @@ class VirtualReplica:
         self.role = Role.BOTH
         if settings.prefill_replicas:
             self.role = Role.DECODE if index < settings.replicas else Role.PREFILL
+        self.pool = settings.pool(index)
         self.up = True
         self.lives = 1
         """Engines that have served under this id."""
@@ -44,7 +45,7 @@ class VirtualReplica:
             timing=settings.timing_of(index),
             scheduling_policy=settings.scheduling_policy,
         )
-        self._messages = 0
+        self._messages = self._usages = 0
         self._keys_by_block: Mapping[int, tuple[int, ...]] = trace.keys_by_block
         self._timeline = Timeline(engine_model(self._config))
 
@@ -78,21 +79,35 @@ class VirtualReplica:
         """An empty engine takes the place of this one; what it was doing is lost."""
         self._timeline = Timeline(engine_model(self._config))
         self.lives += 1
-        self._messages = 0
+        self._messages = self._usages = 0
 
     def snapshot(self) -> EngineEvents:
         """The first message of a life: nothing is resident, and this is what there is room for."""
         capacity = self._config.blocks * self._config.block_size
         return EngineEvents(epoch=str(self.lives), seq=0, snapshot=True, capacity_tokens=capacity)
 
-    def message(self, result: StepResult, first: list[FirstToken], finished: list[Finished]) -> EngineEvents | None:
+    def message(
+        self,
+        result: StepResult,
+        first: list[FirstToken],
+        finished: list[Finished],
+        usage: list[RequestUsage] | None = None,
+    ) -> EngineEvents | None:
         """Return the report of a step; None for nothing. Called once per step, in order."""
         stored, evicted = self._keys(result)
         if not (stored or evicted or first or finished):
             return None
         self._messages += 1
+        usage_from, self._usages = self._usages, self._usages + len(usage or ())
         return EngineEvents(
-            epoch=str(self.lives), seq=self._messages, stored=stored, evicted=evicted, first=first, finished=finished
+            epoch=str(self.lives),
+            seq=self._messages,
+            stored=stored,
+            evicted=evicted,
+            first=first,
+            finished=finished,
+            usage=usage or [],
+            usage_from=usage_from,
         )
 
     def _keys(self, result: StepResult) -> tuple[list[int], list[int]]:

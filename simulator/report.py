@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pointsman.simulator.experiment import Outcome
 from pointsman.simulator.measure import Spread, Summary
+from pointsman.simulator.tenant_report import tenant_table
 
 _COLUMNS = ("TTFT ms mean", "p50", "p95", "p99", "TPOT ms", "hit", "imbalance", "in SLO", "goodput/s")
 
@@ -53,8 +54,10 @@ def _tables(outcome: Outcome) -> list[RenderableType]:
         table.add_column(column, justify="right")
     for name, summary in sorted(averages.items(), key=lambda item: item[1].ttft_ms.mean):
         table.add_row(name, *_cells(summary))
+    of_tenants = tenant_table({name: summary.tenants for name, summary in averages.items()})
+    parts: list[RenderableType] = [table] if of_tenants is None else [table, of_tenants]
     if len(averages) == 1:
-        return [table]
+        return parts
     differences = Table(title=f"{first} against others, paired by seed", title_justify="left")
     for column in ("other", "mean TTFT", "lower on", "p99 TTFT", "lower on"):
         differences.add_column(column, justify="left" if column == "other" else "right")
@@ -66,7 +69,7 @@ def _tables(outcome: Outcome) -> list[RenderableType]:
             f"{found.p99_ttft:+.1%} ± {found.p99_ttft_error:.1%}",
             f"{found.lower_p99} of {found.seeds}",
         )
-    return [table, differences]
+    return [*parts, differences]
 
 
 def _cells(summary: Summary) -> list[str]:

@@ -50,6 +50,10 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     event_lag_s: float = 0.02
     """From a first token or a change in a replica's cache until routers know."""
     restarts: tuple[Restart, ...] = ()
+    pools: tuple[str, ...] = ()
+    """Pool of each replica, repeated until all have one; empty for none."""
+    retry_limited: bool = False
+    """Whether clients ask again, after `Retry-After`, when they were over a limit; else they give the request up."""
 
     def __post_init__(self) -> None:
         for key, low, high in (
@@ -66,6 +70,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ExperimentError("scheduling_policy", self.scheduling_policy, "fcfs or priority")
         if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.total:
             raise ExperimentError("speeds", self.speeds, "numbers above 0, at most one for each replica")
+        if len(self.pools) > self.total:
+            raise ExperimentError("pools", self.pools, "at most one name for each replica")
         for key in ("event_lag_s", "sync_s", "handoff_ms", "handoff_us_per_token"):
             value = getattr(self, key)
             if value is not None and value < 0:
@@ -87,6 +93,10 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def speed(self, replica: int) -> float:
         return self.speeds[replica % len(self.speeds)] if self.speeds else 1.0
+
+    def pool(self, replica: int) -> str:
+        """The pool of a replica; empty for none."""
+        return self.pools[replica % len(self.pools)] if self.pools else ""
 
     def timing_of(self, replica: int) -> Timing:
         """The timing of one replica: every coefficient is a duration, so a speed divides them all."""

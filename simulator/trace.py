@@ -23,7 +23,6 @@ from functools import cached_property
 import msgspec
 
 from pointsman.contract.prefix_keys import BOUNDARIES
-from pointsman.policies.request import NORMAL
 
 BYTES_PER_TOKEN = 4.0
 """Bytes per token that the router assumes; a trace may differ, to show the cost of the assumption."""
@@ -56,8 +55,10 @@ class Session:
     turns: tuple[Turn, ...]
     tenant: str = ""
     """Tenant that the session's requests count for; empty: none."""
-    priority: int = NORMAL
-    """Priority class of its requests."""
+    priority: str = ""
+    """Priority class that its requests name, as in the header; empty: none."""
+    model: str = ""
+    """Model that its requests ask for; empty: any."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class Trace:
     def has_starts(self) -> bool:
         """Whether it says when sessions begin; otherwise all do at once."""
         return len(self.sessions) == 1 or self.sessions_per_s < math.inf
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether any session belongs to a tenant."""
+        return any(session.tenant for session in self.sessions)
 
     def body_bytes(self, turn: Turn) -> int:
         return round(turn.prompt_tokens * self.bytes_per_token)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from pointsman.contract.events import RequestUsage
 from pointsman.engine.sim.http import Exchange
+from pointsman.engine.sim.model import SimRequest
 from pointsman.engine.sim.prompts import WORD_MASK, WORDS, Answer
 from pointsman.engine.sim.wire import Finished, Usage, Wire
 
@@ -18,12 +20,20 @@ from pointsman.engine.sim.wire import Finished, Usage, Wire
 class Choice:
     """One sequence in the engine: what it will say, and how many of its tokens were computed and sent."""
 
-    __slots__ = ("answer", "computed", "head", "index", "reply", "request_id", "sent", "tail", "tokens")
+    __slots__ = (
+        *("answer", "cached", "computed", "head", "index", "prompt", "prompt_tokens", "reply", "request_id", "sent"),
+        *("tail", "tokens"),
+    )
 
-    def __init__(self, reply: Reply, index: int, request_id: str, answer: Answer) -> None:
+    def __init__(self, reply: Reply, index: int, request: SimRequest, prompt: int, answer: Answer) -> None:
+        """prompt: number of its prompt among those of the request."""
         self.reply = reply
         self.index = index
-        self.request_id = request_id
+        self.request_id = request.request_id
+        self.prompt = prompt
+        self.prompt_tokens = request.prompt_tokens
+        self.cached = -1
+        """Prompt tokens that were resident; -1 before the prompt is computed."""
         self.answer = answer
         self.tokens = answer.tokens
         self.computed = 0
@@ -52,6 +62,9 @@ class Reply:
         """Tokens of the first prompt that fill whole blocks: those that can be cached."""
         self.keeps_kv = False
         """Whether a prefill request is answered."""
+        self.handed_over = False
+        """Whether a prefill replica computed the prompt."""
+        self.adapter = ""
         self.first_s = 0.0
         """When its first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
@@ -79,6 +92,19 @@ class Reply:
         choice.computed += 1
         if choice.computed == choice.tokens:
             self._finish_choice()
+
+    def usage(self, now_s: float) -> RequestUsage:
+        """The tokens spent on it so far. An output token of a prefill request counts where it is decoded."""
+        prompts = {choice.prompt: choice for choice in reversed(self.choices) if choice.cached >= 0}
+        counted = () if self.handed_over else prompts.values()
+        return RequestUsage(
+            self.request_id,
+            sum(choice.prompt_tokens for choice in counted),
+            sum(choice.cached for choice in counted),
+            0 if self.keeps_kv else sum(choice.computed for choice in self.choices),
+            0.0 if self.keeps_kv else (now_s - self.arrived_s) * 1000,
+            self.adapter,
+        )
 
     def _open(self) -> None:
         """The first token of all is about to be sent."""

@@ -118,6 +118,9 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether `/echo...` answers with the request as it was received; for tests."""
     faults: bool = False
     """Whether `/sim/fault` and `/sim/stats` are served; for tests."""
+    request_log: str = ""
+    """File to which every computed prompt and token is appended at once, for tests that count what an engine did until
+    it was killed. Empty: none."""
     drain_s: float = 30.0
     """Time, in seconds, that running streams have to finish after the first SIGTERM or SIGINT."""
     keep_alive_s: float = 5.0

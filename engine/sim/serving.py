@@ -32,6 +32,7 @@ from pointsman.engine.sim.metrics import Metrics
 from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
 from pointsman.engine.sim.prompts import block_hashes, draw_answer
 from pointsman.engine.sim.reporting import Reporter
+from pointsman.engine.sim.request_log import TAG_HEADER, RequestLog
 from pointsman.engine.sim.wire import ChatWire, CompletionWire, Wire
 from pointsman.engine.sim.wire_events import MessageWire, ResponseWire
 
@@ -58,6 +59,7 @@ class Generation:
         self._faults = Faults()
         self.adapters = set(config.adapters)
         """LoRA adapters that are served."""
+        self._log = RequestLog(config.request_log) if config.request_log else None
         self._config = config
         self.model = model
         self._loop = loop
@@ -89,6 +91,8 @@ class Generation:
     async def stop(self) -> None:
         """End engine steps and connections to other replicas."""
         self._driver.stop()
+        if self._log is not None:
+            self._log.close()
         if self._handoff_client is not None:
             await self._handoff_client.close()
 
@@ -126,7 +130,8 @@ class Generation:
         if adapter:
             # Its KV is its own, as by vLLM's extra keys.
             salt = f"{salt}\0{adapter}"
-        for prompt in ask.prompts:
+        reply.adapter = adapter
+        for number, prompt in enumerate(ask.prompts):
             room = config.context_tokens - prompt.tokens
             limit = room if ask.max_tokens is None else min(ask.max_tokens, room)
             mean = 0 if ask.ignore_eos else config.mean_output_tokens
@@ -143,13 +148,15 @@ class Generation:
                     adapter=adapter,
                     priority=priority,
                 )
-                choice = Choice(reply, len(requests), request.request_id, answer)
+                choice = Choice(reply, len(requests), request, number, answer)
                 reply.add(choice)
                 self._choices[request.request_id] = choice
                 requests.append(request)
         if self.reporter is not None:
             prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
             self.reporter.began(exchange.body, requests[0], scope, prefix)
+        if self._log is not None:
+            self._log.begin(reply, (exchange.header(TAG_HEADER) or b"").decode("latin-1"))
         self._replies.add(reply)
         self.idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
@@ -157,7 +164,7 @@ class Generation:
         client = self._handoff_client
         handoff = None if client is None else client.plan(exchange, ask, request_id, scope, salt)
         if handoff is not None:
-            reply.handoff = self._loop.create_task(self._submit_after(handoff, requests[0]))
+            reply.handoff = self._loop.create_task(self._submit_after(handoff, reply, requests[0]))
         else:
             self._submit(requests)
 
@@ -171,13 +178,14 @@ class Generation:
             for request in requests:
                 self._driver.submit(request)
 
-    async def _submit_after(self, handoff: Coroutine[Any, Any, int], request: SimRequest) -> None:
+    async def _submit_after(self, handoff: Coroutine[Any, Any, int], reply: Reply, request: SimRequest) -> None:
         """Queue a request once its prompt was computed on another replica, or not."""
         self.metrics.waiting_outside += 1
         try:
             tokens = await handoff
         finally:
             self.metrics.waiting_outside -= 1
+        reply.handed_over = tokens > 0
         self._submit([msgspec.structs.replace(request, external_tokens=tokens)])
 
     def _submit_late(self, requests: list[SimRequest]) -> None:
@@ -197,6 +205,9 @@ class Generation:
                 if choice := choices.get(request_id):
                     reply = choice.reply
                     reply.first(cached)
+                    choice.cached = cached
+                    if self._log is not None:
+                        self._log.prompt(reply, choice)
                     reply.first_s = reply.first_s or now_s
                     self.metrics.first_token_s.observe(now_s - reply.arrived_s)
                     if reporter is not None and choice.index == 0:
@@ -207,12 +218,16 @@ class Generation:
             if choice := choices.get(request_id):
                 if choice.reply.keeps_kv and choice.computed + 1 == choice.tokens:
                     self._keep(choice)
+                if self._log is not None:
+                    self._log.token(choice.reply)
                 choice.reply.token(choice)
                 if cut and choice.computed == cut:
                     choice.reply.exchange.reset()
         for request_id in result.finished:
             if finished := choices.pop(request_id, None):
                 self.metrics.finished[finished.reason] += 1
+        if self._log is not None:
+            self._log.write()
 
     def _keep(self, choice: Choice) -> None:
         """The only token of a prefill request is computed: its blocks stay, and the answer says where."""
@@ -241,10 +256,15 @@ class Generation:
         if reply in self._replies:
             decode_ms = (time.monotonic() - reply.first_s) * 1000 if reply.first_s else 0.0
             self._report_end(reply, 0, reply.choices[0].computed, decode_ms, "abort")
+            if self._log is not None:
+                self._log.write()
         self._forget(reply)
 
     def _report_end(self, reply: Reply, prompt_tokens: int, tokens: int, decode_ms: float, reason: str) -> None:
+        if self._log is not None:
+            self._log.end(reply)
         if self.reporter is not None:
+            self.reporter.publisher.used(reply.usage(time.monotonic()))
             ended = Finished(reply.request_id, prompt_tokens, tokens, decode_ms, reason)
             self.reporter.ended(reply.choices[0].request_id, ended)
 

@@ -80,6 +80,26 @@ def pools(
     return run_show(inquiry, pool) if pool else run_list(inquiry)
 
 
+@asks(fleet, panel=PANEL, example="pointsman usage --by tenant,day; pointsman usage export --from 2026-11-01")
+def usage(
+    inquiry: Inquiry,
+    what: Annotated[
+        str, typer.Argument(metavar="[export]", help="`export` prints every row, one JSON document a line.")
+    ] = "",
+    begin: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="First hour, in ISO 8601; the present month if absent.")
+    ] = "",
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Time before which it ends; now if absent.")] = "",
+    by: Annotated[
+        str, typer.Option(metavar="NAMES", help="Names to add up by: tenant, key, model, adapter, hour, day.")
+    ] = "tenant",
+) -> int:
+    """Print requests and tokens by tenant, or by what `--by` names; estimates are marked."""
+    from pointsman.commands.usage import run_usage
+
+    return run_usage(inquiry, what, by=by, **{"from": begin, "to": end})
+
+
 @asks(fleet, panel=PANEL, example="pointsman sessions --replica chat-1; pointsman sessions ab12 --move chat-2")
 def sessions(
     inquiry: Inquiry,

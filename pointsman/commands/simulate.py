@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from rich.console import Console
 
 from pointsman.documents import read_policy
@@ -16,17 +17,23 @@ from pointsman.policies.errors import PolicyError
 from pointsman.simulator.errors import ExperimentError, SimulationError
 from pointsman.simulator.experiment import SWEEP, Outcome, Pace, TraceOf, run_experiment
 from pointsman.simulator.generate import MAX_REQUESTS, WORKLOADS, describe, generate
-from pointsman.simulator.mooncake import Dialect, read_trace, write_trace
+from pointsman.simulator.mooncake import TENANT_FIELD, Dialect, read_trace, write_trace
 from pointsman.simulator.peers.registry import policy_named
 from pointsman.simulator.plots import as_svg
 from pointsman.simulator.report import as_json, as_tables
 from pointsman.simulator.settings import FleetSettings, Restart
+from pointsman.simulator.skew import assign, by_clients, parse_shares, read_client_rates
+from pointsman.simulator.tenant_plots import as_svg as tenants_as_svg
+from pointsman.simulator.tenants import NO_TENANTS, TenantSet, read_tenants
 from pointsman.simulator.trace import Trace
 
 DEFAULT_REQUESTS = 8_000
 """A generated trace has about so many: 400 sessions of agents, enough for a steady state and a p99."""
 
 TABLE_WIDTH = 120
+
+WITHOUT = "none"
+"""Value of `--tenants` for no settings, to be compared with some."""
 
 
 class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +61,12 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Delay between routers; negative: they never hear of each other."""
     event_lag_ms: float = 20.0
     restart: Sequence[str] | None = None
+    pools: str = ""
+    tenants: Sequence[str] | None = None
+    tenants_by: str = TENANT_FIELD
+    tenant_shares: str = ""
+    clients: str = ""
+    retry_limited: bool = False
     plot: Path | None = None
     write: Path | None = None
     json: bool = False
@@ -76,14 +89,16 @@ def run_simulate(options: SimulateOptions) -> int:
         policies = _policies(options.policies)
         settings = _settings(options)
         paces = _paces(options, trace_of)
-        if options.plot is not None and len(paces) < 2:
-            raise ExperimentError("--plot", options.plot, "two loads or more", "one load given")
+        tenants = _tenants(options.tenants or ())
+        if options.plot is not None and len(paces) < 2 and not trace_of(options.seeds[0]).has_tenants:
+            raise ExperimentError("--plot", options.plot, "two loads or more, or tenants", "one load given")
         outcomes = run_experiment(
             trace_of,
             paces=paces,
             policies=policies,
             settings=settings,
             seeds=options.seeds,
+            tenants=tenants,
             progress=_progress,
         )
     except (SimulationError, PolicyError) as error:
@@ -96,6 +111,7 @@ def run_simulate(options: SimulateOptions) -> int:
             "seeds": list(options.seeds),
             "fleet": msgspec.to_builtins(settings),
             "documents": policies,
+            "tenants": {of.name: msgspec.to_builtins(of.tenants) for of in tenants if of.tenants},
         }
         print(msgspec.json.format(msgspec.json.encode(as_json(outcomes, about)), indent=1).decode())
     else:
@@ -105,7 +121,7 @@ def run_simulate(options: SimulateOptions) -> int:
 
 def _draw(outcomes: Sequence[Outcome], path: Path) -> None:
     try:
-        path.write_text(as_svg(outcomes))
+        path.write_text(as_svg(outcomes) if len(outcomes) > 1 else tenants_as_svg(outcomes[0]))
     except OSError as error:
         raise StartError(f"--plot: {path}: cannot be written: {error.strerror}") from error
 
@@ -117,6 +133,23 @@ def _progress(line: str) -> None:
 
 
 def _trace_of(options: SimulateOptions) -> TraceOf:
+    """The traces, with the tenants and times that options give their sessions."""
+    plain = _plain_trace_of(options)
+    if options.tenant_shares and options.clients:
+        raise ExperimentError("--clients", options.clients, "nothing", "given beside --tenant-shares")
+    if options.tenant_shares:
+        shares = parse_shares(options.tenant_shares)
+        return lambda seed: assign(plain(seed), shares, seed)
+    if options.clients:
+        path, at, window = options.clients.rpartition("@")
+        if at and not window.isdecimal():
+            raise ExperimentError("--clients", options.clients, "FILE or FILE@SECONDS")
+        rates = read_client_rates(Path(path if at else window), float(window) if at else None)
+        return lambda seed: by_clients(plain(seed), rates, seed)
+    return plain
+
+
+def _plain_trace_of(options: SimulateOptions) -> TraceOf:
     if (options.trace is None) == (options.generate is None):
         problem = "missing" if options.trace is None else f"given beside {options.trace}"
         raise ExperimentError("--generate", options.generate, f"a trace file or one of:\n{describe()}", problem)
@@ -127,6 +160,7 @@ def _trace_of(options: SimulateOptions) -> TraceOf:
             dialect=options.dialect,
             bytes_per_token=options.bytes_per_token,
             reuse_generated=not options.private_output,
+            tenants_by=options.tenants_by,
         )
         return lambda seed: read
     name = options.generate or ""
@@ -172,7 +206,8 @@ def _paces(options: SimulateOptions, trace_of: TraceOf) -> list[Pace]:
     if options.load:
         return [Pace(load=load) for load in options.load]
     # What was generated, by us or by aiperf, has no pace of its own.
-    at_once = options.generate is not None or not trace_of(options.seeds[0]).has_starts
+    generated = options.generate is not None and not options.clients
+    at_once = generated or not trace_of(options.seeds[0]).has_starts
     return [Pace(load=1.0) if at_once else Pace()]
 
 
@@ -190,6 +225,17 @@ def _policies(given: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _tenants(given: Sequence[str]) -> list[TenantSet]:
+    """Settings of tenants, from files; `none` is all defaults. A set that is alone needs no name."""
+    sets = [TenantSet(WITHOUT) if name == WITHOUT else read_tenants(Path(name)) for name in given]
+    names = [of.name for of in sets]
+    if len(set(names)) < len(names):
+        raise ExperimentError("--tenants", ", ".join(given), "files whose names differ")
+    if len(sets) < 2:
+        return [replace(of, name="") for of in sets] or [NO_TENANTS]
+    return sets
+
+
 def _settings(options: SimulateOptions) -> FleetSettings:
     try:
         speeds = tuple(float(speed) for speed in options.speeds.split(",") if speed.strip())
@@ -205,6 +251,8 @@ def _settings(options: SimulateOptions) -> FleetSettings:
         sync_s=None if options.sync_ms < 0 else options.sync_ms / 1000,
         event_lag_s=options.event_lag_ms / 1000,
         restarts=tuple(_restart(given) for given in options.restart or ()),
+        pools=tuple(pool.strip() for pool in options.pools.split(",")) if options.pools else (),
+        retry_limited=options.retry_limited,
     )
 
 

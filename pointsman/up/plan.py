@@ -23,7 +23,7 @@ from pointsman.contract.errors import ConfigurationError
 from pointsman.contract.private_files import write_private
 from pointsman.contract.registration import Role
 from pointsman.errors import StartError
-from pointsman.haproxy.config import Bind, EdgeConfig
+from pointsman.haproxy.config import DEFAULT_PRIORITY_HEADER, Bind, EdgeConfig
 from pointsman.haproxy.errors import ConfigError
 from pointsman.policies.errors import PolicyConfigError
 from pointsman.policies.registry import build_policy_set
@@ -204,6 +204,7 @@ def _plan(options: UpOptions, folder: RunFolder) -> EdgePlan:
             "ops": {"host": "127.0.0.1", "port": ops},
             "threads": default_threads(os.cpu_count() or 1),
             **_body_window(settings),
+            **({"priority_header": DEFAULT_PRIORITY_HEADER} if options.require_keys else {}),
             **document.haproxy,
             **({"keys_map": str(run_dir / KEYS_FILE)} if options.require_keys else {}),
             "lookup": lookup,
@@ -258,6 +259,7 @@ def _settings(
         },
         "documents_file": str(run_dir / "documents.db"),
         "state_file": str(run_dir / "state.json"),
+        "usage": {"file": str(run_dir / "usage.db")},
     }
     flags = {"policy": options.policy or None, "shared": {"url": options.redis or None}}
     return read_settings(

@@ -7,6 +7,7 @@
 | `{pointsman:NAME}:edges` | hash | edge id -> `EdgeInfo` | until the edge leaves, or is forgotten |
 | `{pointsman:NAME}:replicas` | hash | replica id -> `ReplicaRecord`, of those that are registered | always |
 | `{pointsman:NAME}:documents` | hash | name -> version, colon, `Document` | always |
+| `{pointsman:NAME}:usage:HOUR` | hash | life, tenant, key, model, adapter -> figures | `usage.retention_days` |
 | `{pointsman:NAME}:log:EDGE` | stream | batches; entry `N-0` is batch N, field `b` | `STREAM_TTL_S` after a heartbeat |
 """
 
@@ -30,10 +31,15 @@ class Keys:
         self.replicas = prefix + "replicas"
         self.documents = prefix + "documents"
         self._log = prefix + "log:"
+        self._usage = prefix + "usage:"
 
     def log(self, edge: str) -> str:
         """Return the key of an edge's stream."""
         return self._log + edge
+
+    def usage(self, hour: int) -> str:
+        """Return the key of the usage of one hour, counted since 1970."""
+        return f"{self._usage}{hour}"
 
     def edge_of(self, log: bytes) -> str:
         """Return the id of the edge that a stream is of."""

@@ -74,7 +74,7 @@ class RedisStore:
 
     async def open(self) -> Kept:
         keys, redis = self._keys, self._writer
-        async with _mapped():
+        async with mapped():
             await redis.set(keys.schema, SHARED_SCHEMA, nx=True)
             schema = int(await redis.get(keys.schema))
             if schema > SHARED_SCHEMA:
@@ -93,7 +93,7 @@ class RedisStore:
     async def append(self, edge: str, outgoing: Outgoing, info: EdgeInfo, *, keep_from: int) -> Roster | None:
         keys = self._keys
         log = keys.log(edge)
-        async with _mapped():
+        async with mapped():
             pipe = self._writer.pipeline(transaction=False)
             pipe.execute_command(
                 "XADD", log, "MINID", "~", entry_id(keep_from), entry_id(outgoing.seq), FIELD, outgoing.payload
@@ -123,7 +123,7 @@ class RedisStore:
         return Roster(life.decode() if life else "", list(_decoded(edges.values(), EdgeInfo)))
 
     async def drop_history(self, edge: str, before: int) -> None:
-        async with _mapped():
+        async with mapped():
             await self._writer.execute_command("XTRIM", self._keys.log(edge), "MINID", "=", entry_id(before))
         self.commands += 1
 
@@ -131,7 +131,7 @@ class RedisStore:
         keys = self._keys
         streams: dict[Any, Any] = {keys.log(edge): entry_id(position) for edge, position in following.items()}
         self.commands += 1
-        async with _mapped():
+        async with mapped():
             found = await self._reader.xread(streams, count=ENTRIES_PER_READ, block=max(1, int(block_s * 1000)))
         return [
             (keys.edge_of(log), seq_of(entry), fields[FIELD]) for log, entries in found for entry, fields in entries
@@ -139,7 +139,7 @@ class RedisStore:
 
     async def claim(self, document: Document) -> bool:
         self.commands += 1
-        async with _mapped():
+        async with mapped():
             taken = await self._writer.eval(
                 _CLAIM, 1, self._keys.documents, document.name, str(document.version), _versioned(document)
             )
@@ -147,7 +147,7 @@ class RedisStore:
 
     async def forget(self, edges: Sequence[str]) -> None:
         self.commands += 1
-        async with _mapped():
+        async with mapped():
             await self._writer.hdel(self._keys.edges, *edges)
 
     async def close(self) -> None:
@@ -220,7 +220,7 @@ def _decoded(raws: Any, into: type[T]) -> list[T]:
 
 
 @asynccontextmanager
-async def _mapped() -> AsyncIterator[None]:
+async def mapped() -> AsyncIterator[None]:
     """Raise errors of Redis as StoreError."""
     try:
         yield

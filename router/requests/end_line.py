@@ -51,6 +51,17 @@ class Line(msgspec.Struct, gc=False):
     routed: str = UNSET
     cid: str = UNSET
     """`x-request-id` as the client sent it, where it was well-formed."""
+    sse: str = UNSET
+    """1 where the answer was streamed as server-sent events."""
+    tenant: str = UNSET
+    """Tenant of the request's API key."""
+    key: str = UNSET
+    """Id of the request's API key."""
+
+    @property
+    def unserved(self) -> bool:
+        """Whether no replica served the request."""
+        return self.srv.startswith(NO_SERVER)
 
     @property
     def placed_alone(self) -> bool:

@@ -7,7 +7,7 @@ something about the replica that answered. Lines come from the ring, and after a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -24,6 +24,7 @@ from pointsman.router.requests.decision_log import DecisionLog
 from pointsman.router.requests.end_line import NO_SERVER, UNDECIDED, UNSET, Line, decode_line
 from pointsman.router.requests.model_meter import ModelMeter
 from pointsman.router.requests.table import RequestTable
+from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.tenancy.limits import Limits
 
 OTHER_LINES = (
@@ -51,6 +52,13 @@ class EndWatcher(Protocol):
         """Take the end of a request as HAProxy saw it."""
 
 
+class Meters(NamedTuple):
+    """The counters of what requests came to."""
+
+    models: ModelMeter
+    usage: UsageMeter
+
+
 class EndOfRequest:
     """Applies lines to state."""
 
@@ -62,7 +70,7 @@ class EndOfRequest:
         kv: KVState,
         outliers: OutlierTable,
         metrics: RequestMetrics,
-        meter: ModelMeter,
+        meters: Meters,
         limits: Limits,
         decisions: DecisionLog | None = None,
     ) -> None:
@@ -73,7 +81,7 @@ class EndOfRequest:
         self._outliers = outliers
         self._kv = kv
         self._metrics = metrics
-        self._meter = meter
+        self._meter, self._usage = meters
         self._limits = limits
         self.watcher: EndWatcher | None = None
         """Told of the end of each request; None where nobody is."""
@@ -92,7 +100,7 @@ class EndOfRequest:
                 self._metrics.malformed_lines += 1
             return
         if line.ev == "end":
-            self._count(line)
+            self._count(line, now_s)
             if self.versions is not None:
                 self.versions.ended(line, now_s)
             redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
@@ -133,7 +141,7 @@ class EndOfRequest:
             if slot != NO_SLOT and decoded_ms > 0 and not self._kv.reports(slot):
                 outliers.pace.observe(slot, decoded_ms, line.bytes, Unit.BYTES)
 
-    def _count(self, line: Line) -> None:
+    def _count(self, line: Line, now_s: float) -> None:
         metrics = self._metrics
         if line.routed != UNSET and line.reason in (UNSET, Reason.FAIL_OPEN):
             if line.placed_alone:
@@ -142,11 +150,14 @@ class EndOfRequest:
                 metrics.undecided[UNDECIDED.get(line.ts[:1], "other")] += 1
         if line.srv.startswith(NO_SERVER):
             metrics.refused[line.st] += 1
+            self._usage.unserved(line)
             if line.reason in FAILED_KEYS:
                 metrics.failed_keys[line.reason] += 1
             return
         if line.routed != UNSET:
-            self._meter.ended(line, self._slot_of(line.srv))
+            slot = self._slot_of(line.srv)
+            self._meter.ended(line, slot)
+            self._usage.ended(line, slot, now_s)
         served = metrics.served(line.srv)
         served.by_class[f"{line.st // 100}xx" if line.st > 0 else "none"] += 1
         if line.rc.startswith("+"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pointsman.contract.events import FirstToken
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.counts.models import ModelRow
@@ -16,6 +17,8 @@ from pointsman.router.fleet.load import LoadTable
 from pointsman.router.kv.parts import Placement, Prompt
 from pointsman.router.kv.prefill_backlog import PrefillBacklog, WaitingPrompt
 from pointsman.router.kv.state import KVState
+from pointsman.router.requests.end_line import Line
+from pointsman.router.tenancy.usage import UsageRow
 
 
 class PrefillRequest(msgspec.Struct, gc=False):
@@ -27,6 +30,8 @@ class PrefillRequest(msgspec.Struct, gc=False):
     placement: Placement | None = None
     """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
+    first_token: FirstToken | None = None
+    """First token as the engine reported it."""
 
     def release(self, load: LoadTable) -> None:
         """Ends the reservation."""
@@ -66,6 +71,18 @@ class Request(msgspec.Struct, gc=False):
     """Whether it is of the batch class, and its prompt is not computed yet."""
     ended: bool = False
     """HAProxy reported its end."""
+    line: Line | None = None
+    """The line that did."""
+    first_token: FirstToken | None = None
+    """First token as the engine reported it last."""
+    usage_row: UsageRow | None = None
+    """Row of the ledger that counts it; None before anything was counted there."""
+    counted: bool = False
+    """Whether nothing about its usage is waited for: neither a line nor a report."""
+    output_tokens: int = 0
+    """As an engine said at the end that reports no usage."""
+    used_slot: int = NO_SLOT
+    """Slot of the replica whose engine reported its usage last; NO_SLOT before."""
     finished: bool = False
     """The engine reported the end."""
 

@@ -18,7 +18,7 @@ its record is here. The table decides nothing and knows no replica but by its sl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pointsman.contract.events import EngineEvents
 from pointsman.contract.registration import LEG_SUFFIX
@@ -60,6 +60,8 @@ class RequestTable:
         self._requests: dict[str, Request] = {}
         """By id, in the order of `made_s`."""
         self._ended = EndedRequests(max_requests)
+        self.on_forgotten: Callable[[Request], None] = lambda request: None
+        """Called with each record that the table has no longer and that is not counted."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -125,6 +127,7 @@ class RequestTable:
             again.batch_began(self._load)
         # What was expected of it is given up when it is placed again: until then its conversation lasts.
         again.placement, again.waiting, again.prefill = request.placement, request.waiting, request.prefill
+        again.usage_row, again.used_slot, again.first_token = request.usage_row, request.used_slot, request.first_token
         requests[request_id] = again
 
     def reserve_prefill(self, request_id: str, slot: int, tokens: int) -> None:
@@ -195,8 +198,10 @@ class RequestTable:
         """The engine on a slot reported first tokens and ends; requests of other edges are passed over."""
         for first in events.first:
             part = self._reported(first.id, slot, now_s)
-            if part is not None and part.placement is not None:
-                self._outcomes.first_token(part.placement, slot, first)
+            if part is not None:
+                part.first_token = first
+                if part.placement is not None:
+                    self._outcomes.first_token(part.placement, slot, first)
         if self._holds.shares.charges and events.finished:
             self._holds.shares.report(events.finished)
         for finished in events.finished:
@@ -257,6 +262,8 @@ class RequestTable:
             self._outcomes.ended(placement, now_s, served_by=served_by, served=served)
         elif not request.awaits_report and (request.finished or slot == NO_SLOT or not self._kv.reports(slot)):
             del self._requests[request_id]  # nothing is left to be reported
+            if not request.counted:
+                self.on_forgotten(request)
             return
         if not request.ended:
             request.ended = True
@@ -268,6 +275,8 @@ class RequestTable:
         if self._requests.get(request.id) is not request:
             return
         del self._requests[request.id]
+        if not request.counted:
+            self.on_forgotten(request)
         self._load.expired += request.release(self._load)
         self._give_up(request, now_s)
 
@@ -298,6 +307,8 @@ class RequestTable:
             request.release(self._load)
             if not request.awaits_report:
                 del self._requests[request.id]
+                if not request.counted:
+                    self.on_forgotten(request)
         self._load.dropped(slot, len(found))
 
     def clear_slot(self, slot: int) -> None:
@@ -311,6 +322,8 @@ class RequestTable:
                 request.release(self._load)
                 if not request.awaits_report:
                     del self._requests[request.id]
+                    if not request.counted:
+                        self.on_forgotten(request)
             elif prefill is not None and prefill.slot == slot:
                 prefill.release(self._load)
 

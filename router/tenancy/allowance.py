@@ -76,12 +76,13 @@ class Bucket:
 class Budget:
     """A limit of tokens for a calendar day or month, UTC."""
 
-    __slots__ = ("ends_s", "limit", "monthly", "used")
+    __slots__ = ("begins_s", "ends_s", "limit", "monthly", "used")
 
     def __init__(self, limit: int, *, monthly: bool) -> None:
         self.limit = limit
         self.monthly = monthly
         self.used = 0.0
+        self.begins_s = 0.0
         self.ends_s = 0.0
         """End of the period that `used` is of, in seconds since 1970."""
 
@@ -89,7 +90,14 @@ class Budget:
         """Empties the budget where its period is over."""
         if wall_s >= self.ends_s:
             self.used = 0.0
+            self.begins_s = period_begin_s(wall_s, monthly=self.monthly)
             self.ends_s = period_end_s(wall_s, monthly=self.monthly)
+
+
+def period_begin_s(wall_s: float, *, monthly: bool) -> float:
+    """Begin of the calendar day or month of a moment, in seconds since 1970."""
+    day_s = wall_s - wall_s % 86_400
+    return datetime.fromtimestamp(day_s, UTC).replace(day=1).timestamp() if monthly else day_s
 
 
 def period_end_s(wall_s: float, *, monthly: bool) -> float:
@@ -232,7 +240,7 @@ def _bucket(limit: int | None, before: Bucket | None, now_s: float) -> Bucket | 
 def _budget(limit: int, monthly: bool, before: Budget | None) -> Budget:
     budget = Budget(limit, monthly=monthly)
     if before is not None:
-        budget.used, budget.ends_s = before.used, before.ends_s
+        budget.used, budget.begins_s, budget.ends_s = before.used, before.begins_s, before.ends_s
     return budget
 
 

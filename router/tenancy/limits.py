@@ -22,6 +22,7 @@ from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.records import ApiKey, Tenant
 from pointsman.router.tenancy.records import Limits as Bounds
 from pointsman.router.tenancy.tenants import TenantTable
+from pointsman.router.tenancy.usage import HOUR_S, Tokens
 
 MAX_CHARGES = 262_144
 """Requests that are let in and not settled; beyond, the oldest counts as it was estimated."""
@@ -52,6 +53,8 @@ Left = tuple[bytes, bytes]
 """What is left of the requests and of the tokens a minute, of the limits that a request is nearest to, as
 `Bucket.left` says it; empty where there is no such limit."""
 
+NO_TOKENS = Tokens()
+
 NOTHING_LEFT: Left = (b"", b"")
 
 
@@ -70,8 +73,18 @@ class Charge(msgspec.Struct, gc=False):
 class Limits:
     """Who may use how much, and what is used of it."""
 
-    def __init__(self, tenants: TenantTable, keys: KeyTable, wall: Callable[[], float]) -> None:
-        """wall: seconds since 1970."""
+    def __init__(
+        self,
+        tenants: TenantTable,
+        keys: KeyTable,
+        wall: Callable[[], float],
+        *,
+        spent_since: Callable[..., Tokens] = lambda tenant, key, model, since: NO_TOKENS,
+    ) -> None:
+        """wall: seconds since 1970.
+        spent_since: tokens of a tenant, of a key of it and of a model (empty: of all), `since` an hour since 1970.
+        """
+        self._spent_since = spent_since
         self._tenants = tenants
         self._keys = keys
         self._wall = wall
@@ -227,7 +240,19 @@ class Limits:
             self._owned.setdefault("/".join(scope.split("/", 2)[:2]), []).append(scope)
             for edge, uses in self._heard.items():
                 found.hear(edge, uses.get(scope, Use()), from_zero=False)
+            self._begin_budgets(found)
         return found
+
+    def _begin_budgets(self, allowance: Allowance) -> None:
+        """Takes off budgets what was used of their periods before this process began."""
+        wall_s = self._wall()
+        kind, name, model = (*allowance.scope.split("/", 2), "")[:3]
+        key = self._keys.get(name) if kind == "key" else None
+        tenant, key_id = (key.tenant, name) if key is not None else (name, "")
+        for budget in allowance.budgets:
+            budget.begin(wall_s)
+            spent = self._spent_since(tenant, key_id, model, since=int(budget.begins_s) // HOUR_S)
+            budget.used = spent.prompt - spent.cached + allowance.cached_weight * spent.cached + spent.output
 
     def _bounds_of(self, scope: str) -> Bounds | None:
         """The limits of a scope by its name; None where it has none here."""

@@ -9,10 +9,12 @@ degraded is worth more than one that refuses to start over what engines will tel
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
 from pointsman.contract.backoff import Backoff
+from pointsman.router.core import Core
 from pointsman.router.decide.policy_control import PolicyControl
 from pointsman.router.errors import LimitError, StateFileError
 from pointsman.router.fleet.replicas import ReplicaRegistry
@@ -127,3 +129,11 @@ class StateKeeper:
         self.save_errors += 1
         self._readiness.degraded(SAVED, f"not saved, tried again: {refused}")
         log.error("state not saved", file=repr(self._file), error=str(refused))
+
+
+def build_state_keeper(state_file: str, core: Core, *, readiness: Readiness) -> StateKeeper | None:
+    """Build the keeper of a router's state; None where the settings name no file."""
+    if not state_file:
+        return None
+    file = StateFile(Path(state_file))
+    return StateKeeper(file, replicas=core.replicas, policy=core.policy, readiness=readiness)

@@ -23,6 +23,7 @@ WORK_S = 6.0
 
 ABSENT = {
     "a part that is degraded",
+    "a tenant over its limit",
     "a shared store that fails",
     "a task of the router that fails",
     "requests that pass no edge",

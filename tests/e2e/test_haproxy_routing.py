@@ -37,7 +37,7 @@ async def test_the_routers_first_choice_serves(tmp_path: Path, lookup: str) -> N
         line = await edge.router.line(answer.id)
         expected = {"srv": "r2", "first": "r2", "reason": "hash", "st": 200, "rc": "0", "ts": "--", "routed": "1"}
         assert {key: line[key] for key in expected} == expected
-        assert line.keys() == {"ev", "id", "pid", "tw", "tc", "tr", "ta", "ttft", "bytes", "cid", *expected}
+        assert line.keys() == {"ev", "id", "pid", "tw", "tc", "tr", "ta", "ttft", "bytes", "cid", "sse", *expected}
         assert line["ttft"] == "-"
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.system]
 
 LOOKUPS = pytest.mark.parametrize("lookup", ["spoe", "lua"])
 PACED = {"token_interval_ms": 10}
-PATIENT = {"timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}
+PATIENT = {"priority_header": "x-priority", "timeouts": {"processing_ms": 5000, "router_check_ms": 1000}}
 POLICY: dict[str, Any] = {"policy": "least_load", "admission": {"running": 1, "wait_s": 120, "retry_after_s": 7}}
 
 

@@ -7,12 +7,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
+import msgspec
 import pytest
 from edge import until
 from residency import holds
+from ring_line import line
 from router_fixture import register, running_router
 
-from pointsman.contract.events import MAX_EDGES, EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
+from pointsman.contract.events import (
+    MAX_EDGES,
+    EngineEvents,
+    EngineLoad,
+    EventsAnswer,
+    Finished,
+    FirstToken,
+    RequestUsage,
+)
 from pointsman.engine.publisher import MAX_PENDING_KEYS, EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import RouterTransport
 from pointsman.policies.request import RequestFeatures
@@ -148,7 +158,7 @@ async def test_it_waits_for_a_router_that_is_not_there_and_stays_small() -> None
 
 async def test_routers_say_how_often_they_want_to_be_told() -> None:
     """Often while the policy goes by KV, seldom else."""
-    for policy, interval_s in (("kv_cost", 0.02), ("least_load", 1.0)):
+    for policy, interval_s in (("kv_cost", 0.02), ("least_load", 0.2)):
         async with running_router(policy={"policy": policy}) as router:
             await register(router, "a")
             publisher = Engine().publisher(admin_of(router))
@@ -167,7 +177,7 @@ async def test_a_large_fleet_is_asked_to_gather_for_longer() -> None:
         async with httpx.AsyncClient(base_url=admin_of(router), trust_env=False) as client:
             answer = await client.post("/v1/replicas/r1/events", json={"epoch": "e", "seq": 0, "snapshot": True})
             expected = {"resync": False, "interval_ms": 50, "feed_port": router.core.feed_port, "renewed": False}
-            assert answer.json() == expected | {"edge": "", "edges": {}}
+            assert answer.json() == expected | {"edge": "", "edges": {}, "usage_kept": 0}
 
 
 @pytest.mark.parametrize(
@@ -276,3 +286,64 @@ async def test_the_edges_of_a_roster_are_reported_to_up_to_a_limit() -> None:
     found = {name: Answering(naming(name)) for name in many}
     async with publishing(publisher_to(a, **found)):
         await until(lambda: _true(sum(bool(other.messages) for other in found.values()) == MAX_EDGES - 1))
+
+
+def usage_of(router: Router) -> dict[str, int]:
+    """Prompt tokens by tenant."""
+    return {row.key.names.tenant: row.prompt_tokens for row in router.core.usage.ledger}
+
+
+async def test_usage_is_kept_for_a_router_that_is_away() -> None:
+    """It is told once the router is there again, and counted once; then it is forgotten."""
+    policy = {"policy": "kv_cost"}
+    async with AsyncExitStack() as stack:
+        async with running_router(policy=policy) as router:
+            await register(router, "a")
+            publisher = Engine().publisher(admin_of(router))
+            await stack.enter_async_context(publishing(publisher))
+            await until(lambda: _true(publisher._listeners[0].usage.reads))
+            router.core.decide(RequestFeatures(request_id="r1", tenant="acme", body_bytes=400), router.clock())
+            publisher.used(RequestUsage("r1", 100))
+            await until(lambda: _true(usage_of(router) == {"acme": 100} and len(publisher.usage) == 0))
+            port = router.addresses["admin"].port
+        for number in range(3):
+            publisher.used(RequestUsage(f"away{number}", 100))
+        async with running_router(policy=policy, admin={"port": port}) as router:
+            await register(router, "a")
+            for number in range(3):
+                ended = line(id=f"away{number}", srv="a", first="a", tenant="acme")
+                router.core.end_of_request.apply(ended, router.clock())
+            await until(lambda: _true(usage_of(router) == {"acme": 300} and len(publisher.usage) == 0))
+
+
+class OldRouter:
+    """A transport to a router of an earlier version, whose answers say nothing of usage."""
+
+    def __init__(self) -> None:
+        self.messages: list[EngineEvents] = []
+
+    async def send(self, message: EngineEvents) -> EventsAnswer:
+        self.messages.append(message)
+        return EventsAnswer(resync=False, interval_ms=1)
+
+    def on_hang_up(self, call: Callable[[], None]) -> None:
+        """It never does."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_a_router_of_an_earlier_version_is_told_of_no_usage() -> None:
+    """It would refuse a field that it does not know; a message has only fields that say something."""
+    old = OldRouter()
+    publisher = Publisher(
+        [old], EngineFacts(epoch="one", capacity_tokens=5000), EngineReadings(resident=list, load=EngineLoad)
+    )
+    async with publishing(publisher):
+        for number in range(3):
+            publisher.used(RequestUsage(f"r{number}", 100))
+            publisher.finished(Finished(f"r{number}"))
+            await until(lambda n=number: _true(any(f.id == f"r{n}" for m in old.messages for f in m.finished)))  # type: ignore[misc]
+    assert all(not message.usage for message in old.messages)
+    assert b"\xa5usage" not in msgspec.msgpack.encode(old.messages[-1])
+    assert len(publisher.usage) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,41 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """In one sentence."""
     with pytest.raises(TraceError, match="cannot be read"):
         read_trace(tmp_path / "none.jsonl", block_size=64)
+
+
+def test_tenants_priorities_and_models_survive_writing(tmp_path: Path) -> None:
+    """Of sessions of several turns, of lone requests, and of those that have none."""
+    path = tmp_path / "out.jsonl"
+    conversation = replace(make_conversation("a", 0.0, [8, 16]), tenant="acme", priority="high", model="chat")
+    lone = replace(make_session("", 1.0), tenant="beta")
+    write_trace(make_trace(conversation, lone, make_session("c", 2.0)), path)
+    found = read_trace(path, block_size=4)
+    assert [(one.id, one.tenant, one.priority, one.model, len(one.turns)) for one in found.sessions] == [
+        ("a", "acme", "high", "chat", 2),
+        ("", "beta", "", "", 1),
+        ("c", "", "", "", 1),
+    ]
+
+
+def test_sessions_of_two_tenants_may_have_one_id(tmp_path: Path) -> None:
+    """Each tenant counts its own."""
+    rows = [{"session_id": "1", "timestamp": 0, "input_length": 8, "output_length": 1, "tenant": name} for name in "ab"]
+    assert [(one.id, one.tenant) for one in read(tmp_path, *rows).sessions] == [("1", "a"), ("1", "b")]
+
+
+def test_a_tenant_may_be_a_field_of_another_name(tmp_path: Path) -> None:
+    """A number counts as its digits."""
+    row = {"timestamp": 0, "input_length": 8, "output_length": 1}
+    trace = read(tmp_path, row | {"client_id": 17}, row | {"client_id": "x"}, row, tenants_by="client_id")
+    assert [one.tenant for one in trace.sessions] == ["17", "x", ""]
+
+
+def test_a_tenant_of_no_name_is_refused(tmp_path: Path) -> None:
+    """With the line, and so is a class that there is none of."""
+    row = {"timestamp": 0, "input_length": 8, "output_length": 1}
+    with pytest.raises(TraceError, match=r"line 2: .*tenant"):
+        read(tmp_path, row, row | {"tenant": "a b"})
+    with pytest.raises(TraceError, match=r"line 1: .*priority"):
+        read(tmp_path, row | {"priority": "urgent"})
+    with pytest.raises(TraceError, match=r"line 1: .*tenant"):
+        read(tmp_path, row | {"user": ["a"]}, tenants_by="user")

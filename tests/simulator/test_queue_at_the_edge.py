@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sim_trace import make_trace, make_turn
 
-from pointsman.policies.request import BATCH, NORMAL
-from pointsman.router.tenancy.records import Priority
+from pointsman.policies.request import NORMAL
+from pointsman.router.tenancy.records import Priority, Tenant
 from pointsman.simulator.fleet import VirtualFleet
 from pointsman.simulator.measure import Served, spread
 from pointsman.simulator.settings import FleetSettings
+from pointsman.simulator.tenants import TenantSet
 from pointsman.simulator.trace import Session
 
 REPLICAS = 2
@@ -32,14 +33,20 @@ LENGTH_S = 80.0
 
 
 def arrivals(
-    tenant: str, per_s: float, *, seed: int, priority: int = NORMAL, length_s: float = LENGTH_S, prompt: int = PROMPT
+    tenant: str,
+    per_s: float,
+    *,
+    seed: int,
+    priority: Priority = Priority.NORMAL,
+    length_s: float = LENGTH_S,
+    prompt: int = PROMPT,
 ) -> list[Session]:
     """Requests of one tenant, each a session of its own, at random times."""
     dice, sessions, at_s = random.Random(f"{seed} {tenant}"), [], 0.0
     while (at_s := at_s + dice.expovariate(per_s)) < length_s:
         name = f"{tenant}-{priority}-{len(sessions)}"
         turn = make_turn(dice.randrange(prompt // 2, prompt * 3 // 2), dice.randrange(OUTPUT // 2, OUTPUT * 3 // 2))
-        sessions.append(Session(name, at_s, (turn,), tenant, priority))
+        sessions.append(Session(name, at_s, (turn,), tenant, priority.label))
     return sessions
 
 
@@ -51,12 +58,12 @@ def play(
 ) -> VirtualFleet:
     """All of them at two replicas."""
     trace = make_trace(*sorted((one for some in sessions for one in some), key=lambda session: session.start_s))
-    fleet = VirtualFleet(
-        trace, policy, FleetSettings(replicas=REPLICAS, kv_tokens=200_000, scheduling_policy=scheduling), seed=3
+    settings = FleetSettings(replicas=REPLICAS, kv_tokens=200_000, scheduling_policy=scheduling)
+    documents = tuple(
+        Tenant(name=session.tenant, weight=(weights or {}).get(session.tenant, 1.0), max_priority="critical")
+        for session in {session.tenant: session for session in trace.sessions if session.tenant}.values()
     )
-    (edge,) = fleet.edges
-    for tenant, weight in (weights or {}).items():
-        edge.core.book.write(f"tenant/{tenant}", {"name": tenant, "weight": weight})
+    fleet = VirtualFleet(trace, policy, settings, seed=3, tenants=TenantSet("all", documents))
     fleet.run()
     return fleet
 
@@ -146,7 +153,7 @@ def lane(seed: int, prompt: int, per_s: float, *, beside: bool, delays: float | 
     offered = [arrivals("online", per_s, seed=seed, length_s=length_s, prompt=prompt)]
     if beside:
         # As many as one edge lets wait.
-        offered.append(arrivals("night", 50.0, seed=seed, priority=BATCH, length_s=20.0))
+        offered.append(arrivals("night", 50.0, seed=seed, priority=Priority.BATCH, length_s=20.0))
     policy = LANE | {"admission": LANE["admission"] | {"batch": {"delays": delays}}}
     return play(*offered, policy=policy, scheduling="priority")
 
@@ -176,7 +183,7 @@ BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {
 def test_batch_fills_what_is_idle(per_s: float) -> None:
     """Half of the capacity is idle, and a batch that may delay others uses much of it, at less than 0.1 s for them."""
     online = arrivals("online", 0.4 * per_s, seed=11)
-    batch = arrivals("night", 20.0, seed=11, priority=BATCH, length_s=20.0)
+    batch = arrivals("night", 20.0, seed=11, priority=Priority.BATCH, length_s=20.0)
     alone, beside = play(online, policy=BATCHES), play(online, batch, policy=BATCHES)
     assert len(beside.served) == len(online) + len(batch)
     served = tokens(beside.served)

@@ -8,6 +8,7 @@ from sim_trace import make_session, make_trace, make_turn
 from pointsman.contract.events import EngineEvents
 from pointsman.policies.decision import Decision
 from pointsman.policies.request import RequestFeatures
+from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.clock import VirtualClock
 from pointsman.simulator.edge import Placed
 from pointsman.simulator.replica import VirtualReplica
@@ -27,7 +28,7 @@ class World:
         self.replicas = [VirtualReplica(index, settings, TRACE) for index in range(2)]
         self.routers = VirtualRouters({"policy": "least_load"}, self.replicas, settings, self.clock, self._late, seed=1)
 
-    def _late(self, request_id: str, decision: Decision, now_s: float) -> None:
+    def _late(self, held: Held, decision: Decision, now_s: float) -> None:
         raise AssertionError("nothing is held")
 
     def loads_at(self, at_s: float) -> list[list[int]]:

@@ -140,3 +140,62 @@ def test_a_trace_without_starts_is_played_at_the_knee(tmp_path: Path, capsys: py
     path.write_text("".join(json.dumps(row | ({"timestamp": 0} if "timestamp" in row else {})) + "\n" for row in rows))
     assert simulate(str(path), *SHAPE) == 0
     assert json.loads(capsys.readouterr().out)["load"] == 1.0
+
+
+TENANTS = "tenants:\n  a: {limits: {requests_per_minute: 20}}\n  b: {weight: 4}\n"
+
+
+def test_settings_of_tenants_are_tried_beside_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same sessions with a file of settings and without: what each tenant got, as JSON, table and plot."""
+    path, plot = tmp_path / "tenants.yaml", tmp_path / "tenants.svg"
+    path.write_text(TENANTS)
+    shares = ("--tenant-shares", "a=3,b=1", "--tenants", "none", "--tenants", str(path), "--load", "0.5")
+    assert simulate(*SMALL, *shares, "--plot", str(plot), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["policies"]) == {"none", "tenants"}
+    assert [one["name"] for one in document["tenants"]["tenants"]] == ["a", "b"]
+    free, limited = (document["policies"][name]["tenants"] for name in ("none", "tenants"))
+    assert free["a"]["refused"] == {} and limited["a"]["refused"]["requests_per_minute"] > 0
+    assert free["b"]["requests"] == limited["b"]["requests"]
+    assert limited["b"]["weight_share"] == 0.8
+    assert "<circle" in plot.read_text()
+    assert simulate(*SMALL, *shares) == 0
+    assert "requests/min" in capsys.readouterr().out
+
+
+def test_clients_of_a_table_are_tenants_of_the_written_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their own times at a rate; played from the file as generated, by another name of the field."""
+    rates, out = tmp_path / "rates.csv", tmp_path / "trace.jsonl"
+    rates.write_text(
+        "client,window_start_s,rate_rps,arrival,p1,p2\n7,0,9,Gamma,1,0.1\n8,0,3,Weibull,1,0.3\n9,600,1,Gamma,1,1\n"
+    )
+    assert simulate(*SMALL, "--clients", f"{rates}@0", "--rate", "5", "--write", str(out)) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["tenant"] for row in rows} == {"7", "8"}
+    out.write_text("".join(json.dumps(row | {"client": row.pop("tenant")}) + "\n" for row in rows))
+    capsys.readouterr()
+    fleet = ("--replicas", "2", "--kv-tokens", "100000", "--json")
+    assert simulate(str(out), "--tenants-by", "client", *fleet) == 0
+    found = json.loads(capsys.readouterr().out)["policies"]["kv_cost"]["tenants"]
+    assert sum(one["requests"] for one in found.values()) == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(("--tenant-shares", "a"), "--tenant-shares: got 'a', expected zipf:N", id="shares"),
+        pytest.param(("--tenants", "no.yaml"), "--tenants: no.yaml: cannot be read", id="file"),
+        pytest.param(("--tenants", "none", "--tenants", "none"), "files whose names differ", id="twice"),
+        pytest.param(("--clients", "x.csv@y"), "expected FILE or FILE@SECONDS", id="window"),
+        pytest.param(("--clients", "x.csv", "--tenant-shares", "a=1"), "given beside --tenant-shares", id="both"),
+        pytest.param(("--pools", "a,b,c"), "pools: got", id="pools"),
+    ],
+)
+def test_options_of_tenants_that_do_not_fit_are_one_sentence(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, with exit code 2."""
+    assert simulate(*SMALL, *arguments) == 2
+    assert says in capsys.readouterr().err

@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pointsman.contract.events import EngineEvents, Finished, FirstToken
+from pointsman.contract.events import EngineEvents, Finished, FirstToken, RequestUsage
 from pointsman.contract.pools import PoolMember, PoolStatus
 from pointsman.contract.registration import Role
 from pointsman.policies.request import RequestFeatures
@@ -72,6 +72,9 @@ VOLATILE = {
     "version",
     "bytes",
     "last_active",
+    "from",
+    "to",
+    "hour",
 }
 """Keys whose values differ from run to run."""
 
@@ -124,7 +127,8 @@ def serve_one_request(router: Router) -> None:
         request_id=REQUEST, path="/v1/chat/completions", model="sim", session="me", body_bytes=4000, max_tokens=64
     )
     chosen = core.decide(asked, now_s).first
-    told = {"first": [FirstToken(REQUEST, 988, 0, 41.2)], "finished": [Finished(REQUEST, 988, 64, 630.0, "stop")]}
+    first, finished = FirstToken(REQUEST, 988, 0, 41.2), Finished(REQUEST, 988, 64, 630.0, "stop")
+    told = {"first": [first], "finished": [finished], "usage": [RequestUsage(REQUEST, 988, 0, 64, 671.2)]}
     core.engine_events(chosen, EngineEvents(epoch="1", seq=0, snapshot=True, **told), now_s)
     ended = line(id=REQUEST, srv=chosen, first=chosen, reason="kv-cold", ta=674, cid="trace-7")
     core.end_of_request.apply(ended, now_s)

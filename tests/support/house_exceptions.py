@@ -30,6 +30,8 @@ PLAIN_DATA: tuple[str, ...] = (
     "router/fronts/api/status_types.py",
     "router/fronts/api/policy_types.py",
     "router/fronts/api/types.py",
+    "router/fronts/api/usage_table.py",
+    "router/fronts/api/usage_types.py",
     "router/process/clock.py",
     "router/process/listen.py",
     "router/process/version.py",
@@ -49,6 +51,7 @@ TESTED_BY: dict[str, str] = {
     "engine/vllm/fleet/environment.py": "engine/vllm/fleet/test_pool.py",
     "engine/vllm/fleet/launch.py": "engine/vllm/fleet/test_config.py",
     "engine/vllm/fleet/store.py": "engine/vllm/fleet/test_pool.py",
+    "engine/vllm/replica/call.py": "engine/vllm/replica/test_reporting.py",
     "engine/vllm/replica/openai_server.py": "engine/vllm/replica/test_replica.py",
     "engine/vllm/replica/router_link.py": "engine/vllm/replica/test_reporting.py",
     "haproxy/charset.py": "haproxy/test_config.py",
@@ -66,6 +69,8 @@ TESTED_BY: dict[str, str] = {
     "pointsman/up/fleet_lines.py": "pointsman/up/test_terminal.py",
     "pointsman/up/supervise.py": "e2e/test_up.py",
     "pointsman/up/valkey.py": "e2e/test_shared_state.py",
+    "router/requests/unsettled.py": "router/requests/test_usage_meter.py",
+    "router/requests/usage_rows.py": "router/requests/test_usage_meter.py",
     "router/app.py": "router/fronts/test_spop.py",
     "router/counts/requests.py": "router/fronts/test_ring.py",
     "router/decide/explain.py": "router/decide/test_pipeline.py",
@@ -107,9 +112,12 @@ TESTED_BY: dict[str, str] = {
     "router/requests/end_line.py": "router/fronts/test_ring.py",
     "router/watch/state_file.py": "router/fleet/test_saved.py",
     "router/fronts/api/tenancy_table.py": "router/fronts/api/test_keys.py",
+    "router/tenancy/build.py": "router/test_core.py",
+    "router/tenancy/usage_settings.py": "router/test_settings.py",
     "router/watch/tenancy.py": "router/fronts/api/test_keys.py",
     "simulator/peers/": "simulator/test_peers.py",
     "simulator/report.py": "simulator/test_experiment.py",
+    "simulator/tenant_plots.py": "simulator/test_tenant_report.py",
 }
 """Modules without a test of their name, and the file in `tests/` that tests them through what they are part
 of. A name that ends in a slash is all of a folder."""

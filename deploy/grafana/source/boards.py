@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.grafana.source import edge, fleet, kv, prefill, routing, shared, worth
+from deploy.grafana.source import edge, fleet, kv, prefill, routing, shared, tenants, worth
 from deploy.grafana.source.model import Board
 
-BOARDS: tuple[Board, ...] = tuple(module.BOARD for module in (worth, fleet, routing, kv, prefill, edge, shared))
+BOARDS: tuple[Board, ...] = tuple(
+    module.BOARD for module in (worth, fleet, routing, kv, prefill, edge, shared, tenants)
+)
 
 FOLDER = Path(__file__).parents[1] / "dashboards"
 

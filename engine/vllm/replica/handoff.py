@@ -51,6 +51,7 @@ class _Call:
 
     __slots__ = (
         "authorization",
+        "handed_over",
         "is_prefill",
         "keys",
         "peer",
@@ -76,6 +77,8 @@ class _Call:
         self.priority = found.get(PRIORITY_HEADER.encode(), b"").decode("latin-1")
         self.taken = False
         """Whether the one prompt it may hand over was."""
+        self.handed_over = False
+        """Whether a prefill replica computed that prompt."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
             self.keys = prefix_keys(body)
@@ -83,6 +86,12 @@ class _Call:
 
 
 _call: ContextVar[_Call | None] = ContextVar("pointsman_handoff", default=None)
+
+
+def current_handed_over() -> bool:
+    """Whether a prefill replica computed the first prompt of the request of the current context."""
+    call = _call.get()
+    return call is not None and call.handed_over
 
 
 class Handoff:
@@ -148,6 +157,7 @@ class Handoff:
             def decode(params: dict[str, Any] | None) -> AsyncIterator[Any]:
                 given = sampling_params
                 if params is not None:
+                    call.handed_over = True
                     given = copy.copy(sampling_params)
                     given.extra_args = {**(given.extra_args or {}), PARAMS: params}
                 return generate(prompt, given, request_id, **options)

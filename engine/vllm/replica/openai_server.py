@@ -64,6 +64,33 @@ class OpenAIServer:
         """Put a wrapper round the engine's `generate`; every endpoint of the app goes through it."""
         self._engine.generate = wrap(self._engine.generate)
 
+    def watch_aborts(self, call: Callable[[str, int, int, int, int], None]) -> None:
+        """Call back when an answer is aborted in the engine: its id, its number among those of its prompt, the tokens
+        of the prompt, those of them that were cached, and the tokens of the answer so far."""
+        processor = self._engine.output_processor
+        abort = processor.abort_requests
+
+        def abort_requests(request_ids: Any, internal: bool) -> Any:
+            request_ids = list(request_ids)
+            for request_id in request_ids:
+                # vLLM's own ids name one answer each, or the parent of several; those of the app, all of a prompt.
+                parent = processor.parent_requests.get(request_id) if internal else None
+                own = [request_id] if internal else list(processor.external_req_ids.get(request_id, ()))
+                for one in own if parent is None else list(parent.child_requests):
+                    state = processor.request_states.get(one)
+                    if state is not None and state.stats is not None:
+                        tokens = state.stats.num_generation_tokens
+                        call(
+                            state.external_req_id,
+                            state.request_index,
+                            state.prompt_len,
+                            state.num_cached_tokens,
+                            tokens,
+                        )
+            return abort(request_ids, internal)
+
+        processor.abort_requests = abort_requests
+
     def end_with(self, http: uvicorn.Server) -> None:
         """Let vLLM end the HTTP server: its error handlers do so when a request finds the engine dead."""
         self._app_state.server = http

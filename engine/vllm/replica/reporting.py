@@ -5,7 +5,7 @@ made of the bytes as they pass, none of which is kept), as tokens on their way i
 engine's KV events. What ties them together is a context variable between the first two, and between the last two the
 session id, which vLLM repeats in the events of the blocks a request computes and uses for nothing else.
 
-Of a request with several prompts or choices the first one counts.
+Of a request with several prompts or choices the first one counts; its usage is that of all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from pointsman.contract.events import EngineLoad, Finished, FirstToken, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER, KeyStream, scoped
@@ -26,7 +26,9 @@ from pointsman.engine.attribution import Attribution, KeyDepths
 from pointsman.engine.disaggregation import PREFILL_KEYS_HEADER, unpack_prefix
 from pointsman.engine.publisher import EngineFacts, EngineReadings, Publisher
 from pointsman.engine.transport import Transport
+from pointsman.engine.vllm.replica.call import Call, HandedKeys
 from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
+from pointsman.engine.vllm.replica.generation import Generation
 from pointsman.engine.vllm.replica.kv_events import (
     DEVICE,
     WHOLE_PREFIX,
@@ -50,55 +52,7 @@ LINGER_S = 2.0
 """Seconds after a request's end in which its last events still arrive: they travel apart from the answer."""
 
 
-class HandedKeys(NamedTuple):
-    """Prefix keys that came with a request."""
-
-    keys: list[int]
-    prompt_bytes: int
-
-
-class _Call:
-    """One HTTP request."""
-
-    __slots__ = (
-        "arrived_s",
-        "completion_tokens",
-        "decode_ms",
-        "finished",
-        "first_s",
-        "keys",
-        "prefix_tokens",
-        "prompt_tokens",
-        "reason",
-        "reported_first",
-        "request_id",
-        "scope",
-        "tag",
-    )  # fmt: skip
-
-    def __init__(self, request_id: str, scope: str, arrived_s: float) -> None:
-        self.request_id = request_id
-        self.scope = scope
-        """The header `x-pointsman-scope`, as the router set it."""
-        self.arrived_s = arrived_s
-        self.keys: KeyStream | HandedKeys = HandedKeys([], 0)
-        self.tag = ""
-        """Names the first prompt in events; empty until the prompt reaches the engine."""
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.prefix_tokens = -1
-        """Tokens above the first block it computed; -1 until it computed one."""
-        self.reported_first = False
-        self.first_s = 0.0
-        """When its first token was there."""
-        self.decode_ms = 0.0
-        """From its first token to the last one so far."""
-        self.finished = False
-        self.reason = ""
-        """Why generation ended, in vLLM's words."""
-
-
-_call: ContextVar[_Call | None] = ContextVar("pointsman_call", default=None)
+_call: ContextVar[Call | None] = ContextVar("pointsman_call", default=None)
 
 
 class Reporter:
@@ -114,9 +68,11 @@ class Reporter:
         adapters: Callable[[], list[str] | None] = lambda: None,
         adapter_slots: int = 0,
         reach: Callable[[str], Transport] | None = None,
+        handed_over: Callable[[], bool] = lambda: False,
     ) -> None:
         """`model` is the served name, by which requests ask for no adapter; `adapters` are those in the engine's
-        `adapter_slots`; `reach` makes a transport to another edge's admin URL."""
+        `adapter_slots`; `reach` makes a transport to another edge's admin URL; `handed_over` says of the request of the
+        current context whether a prefill replica computed its prompt."""
         self.attribution = Attribution()
         self._transports = transports
         self._model = model
@@ -130,8 +86,11 @@ class Reporter:
         self._group: int | None = None
         """The group of layers whose blocks are followed, where a model has several: the first that keeps whole
         prefixes."""
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         """By tag, requests whose first token the engine's outputs show too late."""
+        self._handed_over = handed_over
+        self._generations: dict[str, Generation] = {}
+        """Prompts in the engine, by the id that vLLM's app gave them."""
         self._streams: list[KVEventStream] = []
         self._publisher: Publisher | None = None
         self._last_tag = 0
@@ -186,8 +145,9 @@ class Reporter:
                     said = value
                 elif name == PREFILL:
                     handed = value
-            call = _Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
-            stream = call.keys = KeyStream()
+            call = Call(request_id.decode("latin-1"), said.decode("latin-1"), time.monotonic())
+            stream = call.keys
+            assert isinstance(stream, KeyStream)
             if handed:
                 # Of a prefill request: its own body has tokens where the one that the router sees has text.
                 call.keys = HandedKeys(*unpack_prefix(handed.decode("latin-1")))
@@ -216,27 +176,34 @@ class Reporter:
 
         def watched(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             call = _call.get()
-            if call is None or call.tag:
+            if call is None:
                 return generate(*args, **kwargs)
+            deltas = args[1].output_kind.name == "DELTA"
+            generation = Generation(deltas=deltas)
+            call.generations.append(generation)
+            if call.tag:
+                return self._counted(call, args[2], generation, generate(*args, **kwargs))
+            adapter = kwargs.get("lora_request")
+            call.adapter = "" if adapter is None else adapter.lora_name
             self._last_tag += 1
             call.tag = kwargs["session_id"] = str(self._last_tag)
             prompt, sampling = args[:2]
             call.prompt_tokens = _prompt_tokens(prompt)
-            scope, tenant = self._scope(call, prompt, kwargs.get("lora_request"))
+            scope, tenant = self._scope(call, prompt, adapter)
             if tenant:
                 prompt["cache_salt"] = tenant_salt(tenant, prompt.get("cache_salt") or "")
             if call.keys.keys and call.prompt_tokens:
                 keys = call.keys.keys if isinstance(call.keys, HandedKeys) else scoped(call.keys.keys, scope)
                 depths = self._depths.blocks(keys, call.keys.prompt_bytes, call.prompt_tokens, self._block_size)
                 self.attribution.begin(call.tag, keys, depths)
-            kind = sampling.output_kind.name
-            if kind == "FINAL_ONLY":
+            if sampling.output_kind.name == "FINAL_ONLY":
                 self._calls[call.tag] = call
-            return self._outputs(call, generate(*args, **kwargs), deltas=kind == "DELTA")
+            counted = self._counted(call, args[2], generation, generate(*args, **kwargs))
+            return self._outputs(call, counted, deltas=deltas)
 
         return watched
 
-    def _scope(self, call: _Call, prompt: Any, adapter: Any) -> tuple[int, str]:
+    def _scope(self, call: Call, prompt: Any, adapter: Any) -> tuple[int, str]:
         """The scope of the request's keys, and the tenant that alone may reuse its KV."""
         given = prompt if isinstance(prompt, dict) else {}
         scope, tenant = request_scope(
@@ -244,9 +211,31 @@ class Reporter:
         )
         return scope, tenant if isinstance(prompt, dict) else ""
 
-    async def _outputs(self, call: _Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+    async def _counted(
+        self, call: Call, request_id: str, generation: Generation, outputs: AsyncIterator[Any]
+    ) -> AsyncIterator[Any]:
+        self._generations[request_id] = generation
+        call.open += 1
         try:
             # Closed explicitly: vLLM aborts the request in the engine when its generator is closed.
+            async with aclosing(outputs) as outputs:  # type: ignore[type-var]
+                async for output in outputs:
+                    generation.output(output)
+                    yield output
+        finally:
+            del self._generations[request_id]
+            call.open -= 1
+            if call.over and not call.open:
+                self._publish_end(call)
+
+    def aborted(self, request_id: str, index: int, prompt_tokens: int, cached_tokens: int, tokens: int) -> None:
+        """An answer was aborted in the engine: `tokens` of it are computed."""
+        generation = self._generations.get(request_id)
+        if generation is not None:
+            generation.aborted(index, prompt_tokens, cached_tokens, tokens)
+
+    async def _outputs(self, call: Call, outputs: AsyncIterator[Any], *, deltas: bool) -> AsyncIterator[Any]:
+        try:
             async with aclosing(outputs) as outputs:  # type: ignore[type-var]
                 async for output in outputs:
                     if not call.reported_first:
@@ -262,23 +251,34 @@ class Reporter:
         finally:
             self._calls.pop(call.tag, None)
 
-    def _first_token(self, call: _Call, cached_tokens: int) -> None:
+    def _first_token(self, call: Call, cached_tokens: int) -> None:
         call.reported_first = True
         call.first_s = time.monotonic()
         if call.request_id and self._publisher is not None:
             ttft_ms = (time.monotonic() - call.arrived_s) * 1000
             self._publisher.first_token(FirstToken(call.request_id, call.prompt_tokens, cached_tokens, ttft_ms))
 
-    def _ended(self, call: _Call) -> None:
+    def _ended(self, call: Call) -> None:
         if call.tag:
             asyncio.get_running_loop().call_later(LINGER_S, self.attribution.finish, call.tag)
-        if call.request_id and self._publisher is not None:
-            prompt_tokens = call.prompt_tokens if call.finished else 0
-            reason = call.reason if call.finished else "abort"
-            decode_ms = round(call.decode_ms, 3)
-            self._publisher.finished(
-                Finished(call.request_id, prompt_tokens, call.completion_tokens, decode_ms, reason)
-            )
+        call.over = True
+        if not call.open:
+            self._publish_end(call)
+        else:
+            # vLLM answers for a client that left before its own handler was cancelled, which aborts the request.
+            asyncio.get_running_loop().call_later(LINGER_S, self._publish_end, call)
+
+    def _publish_end(self, call: Call) -> None:
+        if call.published or not call.request_id or self._publisher is None:
+            return
+        call.published = True
+        prompt_tokens = call.prompt_tokens if call.finished else 0
+        reason = call.reason if call.finished else "abort"
+        if call.generations:
+            self._publisher.used(call.usage(time.monotonic(), handed_over=self._handed_over()))
+        self._publisher.finished(
+            Finished(call.request_id, prompt_tokens, call.completion_tokens, round(call.decode_ms, 3), reason)
+        )
 
     # A request, as blocks
 
@@ -309,7 +309,7 @@ class Reporter:
                 self._publisher.facts.block_tokens = event.block_size
         return event.group_idx in (None, self._group)
 
-    def _computed(self, call: _Call, event: BlockStored) -> None:
+    def _computed(self, call: Call, event: BlockStored) -> None:
         """Note computed blocks of a request whose answer comes whole: with the last full one it has its first token."""
         below = self.attribution.depth(event.block_hashes[-1]) * self._block_size
         if below <= 0:

@@ -38,7 +38,12 @@ class RouterLink:
         return self._registrar is not None
 
     def report(
-        self, server: OpenAIServer, app: App, signals: EngineSignals, handoffs: Callable[[], Handoffs | None]
+        self,
+        server: OpenAIServer,
+        app: App,
+        signals: EngineSignals,
+        handoffs: Callable[[], Handoffs | None],
+        handed_over: Callable[[], bool] = lambda: False,
     ) -> App:
         """Begin to publish what happens in the engine; the app to serve instead of `app`."""
         spec = self._spec
@@ -62,9 +67,11 @@ class RouterLink:
             adapters=lambda: list(signals.adapters) if signals.adapter_slots else None,
             adapter_slots=signals.adapter_slots,
             reach=lambda admin: RouterTransport(admin, spec.admin_token, spec.id),
+            handed_over=handed_over,
         )
         self._reporter.start(server.prefix_cache)
         server.watch(self._reporter.watch)
+        server.watch_aborts(self._reporter.aborted)
         return self._reporter.app(app)
 
     def register(self, url: str) -> None:

@@ -32,6 +32,7 @@ from pointsman.router.fronts.api.signals import SignalsFront
 from pointsman.router.fronts.api.status import StatusFront
 from pointsman.router.fronts.api.stream import Streams
 from pointsman.router.fronts.api.tenants import TenantsFront
+from pointsman.router.fronts.api.usage import UsageFront
 from pointsman.router.fronts.deciding import Decider
 from pointsman.router.journal.events import EventLog
 from pointsman.router.metrics.exposition import Collect
@@ -41,6 +42,7 @@ from pointsman.router.settings import AdminSettings, Settings
 from pointsman.router.watch.decision_feed import DecisionFeed
 from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.live_figures import LiveFigures
+from pointsman.router.watch.usage_keeper import UsageKeeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class AdminParts:
     metrics: Collect
     decisions: DecisionFeed | None
     live: LiveFigures
+    usage: UsageKeeper
     events: EventLog
     streams: Streams
     settled: Settled
@@ -83,6 +86,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),
+        UsageFront(parts.usage, wall=wall),
         edges,
         EventsFront(parts.events, parts.streams),
         HealthFront(parts.readiness, parts.metrics),

@@ -140,6 +140,7 @@ TAGS = {
     "tenants": "Tenants: their share of the fleet, their limits and pools.",
     "models": "Models and adapters that the fleet serves.",
     "signals": "Signals that policies decide by: prefix index and load.",
+    "usage": "What tenants, keys and models used: requests, tokens, time.",
     "live": "The edge at this moment, as the page and terminals show it.",
     "pools": "Pools of replicas that a fleet's driver runs: size and configuration.",
     "edges": "Other edges that share state with this one.",

@@ -52,6 +52,7 @@ from pointsman.router.fronts.api.types import (
     ReplicaList,
     ReplicaView,
 )
+from pointsman.router.fronts.api.usage_table import USAGE_ENDPOINTS
 from pointsman.router.watch.live_document import LiveDocument
 
 POOL_SCHEMA: Schema = {
@@ -269,6 +270,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         parameters=(FOLLOW,), answers={200: Answer("The figures.", LiveDocument, other={SSE: TEXT, NDJSON: TEXT})},
         errors=TOO_MANY_STREAMS,
     ),
+    *USAGE_ENDPOINTS,
     Endpoint(
         "GET", "/v1/edges", EdgesFront.list_edges, "List the other edges that share state with this one",
         parameters=PAGE, answers={200: Answer("The edges, by name.", EdgeList)},

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from ring_line import line
 
-from pointsman.contract.registration import Registration
+from pointsman.contract.events import EngineEvents, RequestUsage
+from pointsman.contract.registration import LEG_SUFFIX, Registration
 from pointsman.policies.decision import Decision, Reason
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
@@ -86,3 +87,14 @@ def test_a_model_that_the_key_may_not_ask_for_is_forbidden() -> None:
     forbidden = ask(one, "q1", key=KEY)
     assert (forbidden.status, forbidden.reason, forbidden.model) == (403, Reason.MODEL_FORBIDDEN, "m")
     assert ask(one, "q2", key="x" * 12).first == "r1"
+
+
+def test_what_an_engine_reports_stands_in_place_of_the_estimate() -> None:
+    """A prefill replica's part of a request counts with the rest of it, and what is sent twice counts once."""
+    one = core(tokens_per_minute=60_000)
+    ask(one, "q1", body_bytes=8000, max_tokens=100)
+    assert one.limits.left() == (b"", b"60000/3900/3s")
+    spent = [RequestUsage("q1", 1000, 400, 20), RequestUsage(f"q1{LEG_SUFFIX}", 300, 0, 0)]
+    for snapshot in (True, False):
+        one.engine_events("r1", EngineEvents(epoch="e", seq=0, snapshot=snapshot, usage=spent, usage_from=0), 0.0)
+    assert one.limits.left() == (b"", b"60000/4680/2s")

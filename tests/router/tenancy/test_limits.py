@@ -14,6 +14,7 @@ from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.limits import LINGER_S, Limits
 from pointsman.router.tenancy.records import ApiKey
 from pointsman.router.tenancy.tenants import TenantTable
+from pointsman.router.tenancy.usage import Tokens
 
 KEY = "k" * 12
 
@@ -214,3 +215,22 @@ def test_ten_thousand_keys_are_read_without_going_through_all_of_them_each_time(
         key = ApiKey(id=f"{number:012d}", tenant="t", hash=f"{number:064x}", created_s=0.0)
         desk.book.write(f"key/{key.id}", msgspec.to_builtins(key))
     assert touched == 0
+
+
+def test_a_budget_begins_with_what_was_used_of_its_period_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that restarts asks once, for the day and for the month, of the tenant or of one key and model of it."""
+    desk = Desk()
+    asked: list[tuple[str, str, str, int]] = []
+
+    def spent(tenant: str, key: str, model: str, since: int) -> Tokens:
+        asked.append((tenant, key, model, since))
+        return Tokens(prompt=90, cached=50, output=5)
+
+    desk.limits._spent_since = spent
+    desk.tenant(tokens_per_day=96, cached_weight=0.5)
+    desk.key(model_limits={"m": module.Bounds(tokens_per_month=96)})
+    assert [desk.ask(tokens=30, key=""), desk.ask(tokens=1, key="")] == ["", "tokens_per_day"]
+    assert desk.ask(tokens=1) == "tokens_per_day"
+    desk.tenant()
+    assert [desk.ask(tokens=1), desk.ask(tokens=1)] == ["", "tokens_per_month"]
+    assert asked == [("t", "", "", 0), ("t", KEY, "m", 0)]

@@ -44,6 +44,9 @@ class PlayedServer:
         ]
         self.app = Starlette(routes=routes)
 
+    def watch_aborts(self, call: Any) -> None:
+        """Nothing is aborted in it."""
+
     def watch(self, wrap: Any) -> None:
         pass
 

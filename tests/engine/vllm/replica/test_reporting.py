@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman.contract.events import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken
+from pointsman.contract.events import EngineEvents, EngineLoad, EventsAnswer, Finished, FirstToken, RequestUsage
 from pointsman.contract.prefix_keys import prefix_keys, salt_of, scope_of, scoped
 from pointsman.engine.vllm.replica.gate import Message
 from pointsman.engine.vllm.replica.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, PrefixCache
@@ -38,10 +38,15 @@ class Listener:
 
     def __init__(self) -> None:
         self.messages: list[EngineEvents] = []
+        self.reads_usage = False
 
     async def send(self, message: EngineEvents) -> EventsAnswer:
         self.messages.append(message)
-        return EventsAnswer(resync=False, interval_ms=0)
+        return EventsAnswer(resync=False, interval_ms=0, usage_kept=len(self.usage) if self.reads_usage else -1)
+
+    @property
+    def usage(self) -> list[RequestUsage]:
+        return [usage for message in self.messages for usage in message.usage]
 
     def on_hang_up(self, call: Callable[[], None]) -> None:
         """It never does."""
@@ -152,7 +157,7 @@ class Replica:
 def output(ids: Any, *, cached: int, tokens: int = 1, finished: bool = False) -> Any:
     return SimpleNamespace(
         prompt_token_ids=ids, num_cached_tokens=cached, finished=finished,
-        outputs=[SimpleNamespace(token_ids=[0] * tokens, finish_reason="length" if finished else None)],
+        outputs=[SimpleNamespace(index=0, token_ids=[0] * tokens, finish_reason="length" if finished else None)],
     )  # fmt: skip
 
 
@@ -323,3 +328,37 @@ async def test_a_tenant_s_kv_is_kept_apart(replica: Replica) -> None:
     salts = [prompt["cache_salt"] for prompt in replica.given]
     assert len(set(salts)) == 2
     assert all(salt.startswith("acme ") for salt in salts)
+
+
+async def test_usage_is_that_of_all_prompts() -> None:
+    """With their output tokens, and the adapter; a prefill request has no output."""
+    replica = Replica(prompts=2)
+    replica.listener.reads_usage = True
+    replica.adapter = SimpleNamespace(lora_name="sql")
+    replica.computed.set()
+    await replica.ask("r0")
+    await replica.until(finished=1)
+    await replica.ask("r1")
+    await replica.until(finished=2)
+    (usage,) = [usage for usage in replica.listener.usage if usage.id == "r1"]
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.output_tokens) == (2 * TOKENS, 64, 4)
+    assert usage.adapter == "sql" and usage.ms > 0
+    await replica.reporter.stop()
+
+
+async def test_a_whole_answer_that_is_aborted_counts_what_the_engine_computed(replica: Replica) -> None:
+    """vLLM's app answers before it cancels: the report waits until the engine said what there was."""
+    replica.listener.reads_usage = True
+    replica.kind = Kind.FINAL_ONLY
+    replica.computed.set()
+    await replica.ask("r0")
+    await replica.until(finished=1)
+    replica.computed.clear()
+    asking = asyncio.create_task(replica.ask("r1"))
+    while len(replica.tags) < 2:
+        await asyncio.sleep(0)
+    replica.reporter.aborted("cmpl-0", 0, TOKENS, 32, 7)
+    asking.cancel()
+    await replica.until(finished=2)
+    (usage,) = [usage for usage in replica.listener.usage if usage.id == "r1"]
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.output_tokens) == (TOKENS, 32, 7)
