@@ -108,7 +108,7 @@ def queue_command(
     ] = "",
 ) -> None:
     """Requests that wait at the edge: order, shares, a batch, and what waiting costs: eight minutes, or four."""
-    options = QueueOptions.quick(lookup, scene) if quick else QueueOptions(lookup=lookup, scene=scene)
+    options = QueueOptions.quick(lookup=lookup, scene=scene) if quick else QueueOptions(lookup=lookup, scene=scene)
     run({"queue": lambda: run_queueing(options)}, json, out)
 
 

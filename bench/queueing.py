@@ -62,10 +62,8 @@ class QueueOptions:
     """The only scene that is played; empty: all."""
 
     @classmethod
-    def quick(cls, lookup: str = "spoe", scene: str = "") -> QueueOptions:
-        return cls(
-            fair_s=20.0, shares_s=30.0, batch_s=10.0, batch_rounds=3, held=300, leaving=90, classes=45, lookup=lookup
-        )
+    def quick(cls, **more: Any) -> QueueOptions:
+        return cls(fair_s=20.0, shares_s=30.0, batch_s=10.0, batch_rounds=3, held=300, leaving=90, classes=45, **more)
 
 
 def bounded(running: int = SLOTS, **more: Any) -> dict[str, Any]:

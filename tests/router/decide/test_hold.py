@@ -237,9 +237,9 @@ class TestBatch:
         the batch's request ends. A minute without others is enough for the next one."""
         edge = self.edge()
         assert edge.ask("batch", priority=BATCH).first
-        for number in range(2):
+        for number in range(3):
             assert edge.ask(f"online {number}").first
-        for request in ("batch", "online 0", "online 1"):
+        for request in ("batch", "online 0", "online 1", "online 2"):
             edge.core.requests.end(request, 0.0)
         assert edge.ask("next", priority=BATCH).hold_ms == 300_000
         assert edge.ask("later", now_s=100.0, priority=BATCH).first
