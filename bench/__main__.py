@@ -103,9 +103,12 @@ def queue_command(
     json: AsJson = False,
     out: Out = None,
     lookup: Annotated[str, typer.Option(help="Transport of lookups: spoe or lua.")] = "spoe",
+    scene: Annotated[
+        str, typer.Option(help="fairness, shares, classes, batch, waiting, 'router killed' or reload; empty: all.")
+    ] = "",
 ) -> None:
-    """Requests that wait at the edge: order, shares, a batch, and what waiting costs: six minutes, or three."""
-    options = QueueOptions.quick(lookup) if quick else QueueOptions(lookup=lookup)
+    """Requests that wait at the edge: order, shares, a batch, and what waiting costs: eight minutes, or four."""
+    options = QueueOptions.quick(lookup=lookup, scene=scene) if quick else QueueOptions(lookup=lookup, scene=scene)
     run({"queue": lambda: run_queueing(options)}, json, out)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bench.edge import PATH
+
+USAGE_BYTES = 400
+TOTAL = re.compile(rb'"total_tokens":\s*(\d+)')
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -23,6 +27,8 @@ class Answer:
     end_s: float = 0.0
     status: int = 0
     reason: str = ""
+    tokens: int = 0
+    """Prompt and output together, as a whole answer tells its client; 0 for a stream."""
 
     @property
     def ttft_ms(self) -> float:
@@ -75,8 +81,11 @@ class Clients:
             answer.reason = head.partition("x-pointsman-reason: ")[2].partition("\r\n")[0]
             await reader.readuntil(b"content")
             answer.first_s = time.perf_counter()
-            while await reader.read(65536):
-                pass
+            rest = b""
+            while piece := await reader.read(65536):
+                rest = rest[-USAGE_BYTES:] + piece
+            found = TOTAL.search(rest)
+            answer.tokens = int(found[1]) if found else 0
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:

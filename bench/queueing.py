@@ -1,6 +1,7 @@
 """Requests that wait at a live edge over simulated engines: who goes when, and what waiting costs.
 
-Four scenes, each with an edge of its own by `pointsman up`: tenants of which one offers ten times its share, classes, a
+Scenes, each with an edge of its own by `pointsman up`: tenants of which one offers ten times its share, tenants of
+different weights, classes, a
 batch beside online requests, and a thousand requests that wait while clients leave, the router is killed or HAProxy is
 reloaded. Clients are bare HTTP/1.1 connections of this process.
 """
@@ -14,11 +15,12 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -27,6 +29,7 @@ from bench.ground import Ground, ground
 from bench.load import quantile
 from bench.peers import say
 from bench.queue_clients import Answer, Clients
+from bench.queue_table import queue_table
 from bench.report import Table
 from pointsman.haproxy.runtime_api import MasterAPI
 
@@ -35,6 +38,7 @@ SLOTS = 8
 
 TOKENS = 50
 TOKEN_MS = 20
+NO_WEIGHTS: Mapping[str, float] = {}
 GROUP = 10
 """Requests that are sent together."""
 
@@ -47,16 +51,19 @@ class QueueOptions:
     """Lengths and numbers."""
 
     fair_s: float = 40.0
-    batch_s: float = 20.0
-    batch_rounds: int = 3
+    shares_s: float = 60.0
+    batch_s: float = 15.0
+    batch_rounds: int = 5
     held: int = 1000
     leaving: int = 300
     classes: int = 90
     lookup: str = "spoe"
+    scene: str = ""
+    """The only scene that is played; empty: all."""
 
     @classmethod
-    def quick(cls, lookup: str = "spoe") -> QueueOptions:
-        return cls(fair_s=20.0, batch_s=10.0, batch_rounds=2, held=300, leaving=90, classes=45, lookup=lookup)
+    def quick(cls, **more: Any) -> QueueOptions:
+        return cls(fair_s=20.0, shares_s=30.0, batch_s=10.0, batch_rounds=3, held=300, leaving=90, classes=45, **more)
 
 
 def bounded(running: int = SLOTS, **more: Any) -> dict[str, Any]:
@@ -74,34 +81,84 @@ async def poisson(per_s: float, until_s: float, send: Callable[[int], None], see
         number += 1
 
 
-async def fairness(options: QueueOptions) -> dict[str, Any]:
-    """Ten tenants at 1.3 of what the replicas can serve: one offers all of it alone, the others 0.3 together."""
-    tenants = ["greedy", *(f"t{number}" for number in range(9))]
+@asynccontextmanager
+async def shared_edge(
+    options: QueueOptions, tenants: Iterable[str], weights: Mapping[str, float] = NO_WEIGHTS
+) -> AsyncIterator[tuple[Ground, Clients]]:
+    """An edge with a key for each tenant, which is the tenant's name, over engines of a fixed pace."""
     with tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.map"
         keys.write_text("".join(f"{sha256(name.encode()).hexdigest()} {name}\n" for name in tenants))
         haproxy = PATIENT | {"api_keys_map": str(keys)}
-        engine = {"token_interval_ms": TOKEN_MS}
-        up: dict[str, Any] = {"engine": engine, "router": {"policy": bounded()}, "haproxy": haproxy}
+        up: dict[str, Any] = {
+            "engine": {"token_interval_ms": TOKEN_MS},
+            "router": {"policy": bounded()},
+            "haproxy": haproxy,
+        }
         async with ground(replicas=2, lookup=options.lookup, **up) as here:
-            capacity = 2 * SLOTS / (TOKENS * TOKEN_MS / 1000)
-            clients = Clients(here.side.port)
+            for name, weight in weights.items():
+                answer = await here.admin.put(f"/v1/tenants/{name}", json={"weight": weight})
+                answer.raise_for_status()
+            yield here, Clients(here.side.port)
 
-            def send(tenant: str) -> Callable[[int], None]:
-                return lambda number: clients.start(
-                    f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=TOKENS
-                )
 
-            start_s = time.perf_counter()
-            until_s = start_s + options.fair_s
-            loads = [poisson(capacity, until_s, send("greedy"), "greedy")]
-            loads += [poisson(0.3 * capacity / 9, until_s, send(name), name) for name in tenants[1:]]
-            await asyncio.gather(*loads)
-            asked = Counter(answer.label.split()[0] for answer in clients.answers)
-            asked.update(label.split()[0] for label in clients.writers)
-            served = Counter(a.label.split()[0] for a in clients.answers if a.status == 200)
-            await clients.all_answered()
-    return _fair_figures(clients.answers, asked, served, capacity, options.fair_s)
+CAPACITY = 2 * SLOTS / (TOKENS * TOKEN_MS / 1000)
+"""Requests of `TOKENS` that two replicas serve a second."""
+
+
+async def fairness(options: QueueOptions) -> dict[str, Any]:
+    """Ten tenants at 1.3 of what the replicas can serve: one offers all of it alone, the others 0.3 together."""
+    tenants = ["greedy", *(f"t{number}" for number in range(9))]
+    async with shared_edge(options, tenants) as (_, clients):
+
+        def send(tenant: str) -> Callable[[int], None]:
+            return lambda number: clients.start(
+                f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=TOKENS
+            )
+
+        until_s = time.perf_counter() + options.fair_s
+        loads = [poisson(CAPACITY, until_s, send("greedy"), "greedy")]
+        loads += [poisson(0.3 * CAPACITY / 9, until_s, send(name), name) for name in tenants[1:]]
+        await asyncio.gather(*loads)
+        asked = Counter(answer.label.split()[0] for answer in clients.answers)
+        asked.update(label.split()[0] for label in clients.writers)
+        served = Counter(a.label.split()[0] for a in clients.answers if a.status == 200)
+        await clients.all_answered()
+    return _fair_figures(clients.answers, asked, served, CAPACITY, options.fair_s)
+
+
+WEIGHTS = {"a": 1.0, "b": 2.0, "c": 4.0}
+WANTED = {"a": 0.3, "b": 0.45, "c": 0.65}
+"""Demand of each tenant, of what the replicas can serve: more than its share, 1.4 together."""
+
+OUTPUTS = {"a": 30, "b": 50, "c": 80}
+"""Tokens of answers, so that equal numbers of requests are not equal shares."""
+
+
+async def shares(options: QueueOptions) -> dict[str, Any]:
+    """Three tenants of different weights that all want more than their shares: tokens served while they do."""
+    async with shared_edge(options, WEIGHTS, WEIGHTS) as (_, clients):
+
+        def send(tenant: str) -> Callable[[int], None]:
+            return lambda number: clients.start(
+                f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=OUTPUTS[tenant], streams=False
+            )
+
+        start_s = time.perf_counter()
+        until_s = start_s + options.shares_s
+        rates = {tenant: WANTED[tenant] * CAPACITY * TOKENS / OUTPUTS[tenant] for tenant in WEIGHTS}
+        await asyncio.gather(*(poisson(rates[name], until_s, send(name), name) for name in WEIGHTS))
+        answers = [a for a in clients.answers if a.status == 200 and a.end_s >= start_s + options.shares_s / 4]
+        clients.leave(list(clients.writers))
+        await clients.all_answered()
+    served = Counter[str]()
+    for answer in answers:
+        served[answer.label.split()[0]] += answer.tokens
+    weights, total = sum(WEIGHTS.values()), served.total()
+    return {
+        "tokens": dict(sorted(served.items())),
+        "of_share": {name: served[name] / total / (weight / weights) for name, weight in WEIGHTS.items()},
+    }
 
 
 def _fair_figures(
@@ -181,12 +238,18 @@ BATCH_KV_TOKENS = 32_768
 async def batch_lane(options: QueueOptions) -> dict[str, Any]:
     """Online requests alone and with a batch beside them, by turns."""
     ttft_ms: dict[str, list[float]] = {"alone": [], "beside": []}
+    rounds: list[tuple[float, float, float]] = []
     used: dict[str, list[float]] = {"alone": [], "beside": []}
     router = {"policy": BATCH_POLICY}
     async with ground(
         replicas=2,
         lookup=options.lookup,
-        engine={"timing": "dense-h100", "kv_tokens": BATCH_KV_TOKENS, "max_model_len": BATCH_KV_TOKENS},
+        engine={
+            "timing": "dense-h100",
+            "kv_tokens": BATCH_KV_TOKENS,
+            "max_model_len": BATCH_KV_TOKENS,
+            "scheduling_policy": "priority",
+        },
         router=router,
         haproxy=PATIENT,
     ) as here:
@@ -197,7 +260,7 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
             until_s = time.perf_counter() + options.batch_s
 
             def online(number: int) -> None:
-                clients.start(f"online {turn}.{number}", tokens=40, words=1500)  # noqa: B023 -- used before the next
+                clients.start(f"online {turn}.{number}", tokens=60, words=1500)  # noqa: B023 -- used before the next
 
             feeding = asyncio.create_task(_feed(clients, kind == "beside", until_s, turn))
             sampling = asyncio.create_task(_sample(here, used[kind], until_s))
@@ -205,9 +268,13 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
             await asyncio.gather(feeding, sampling)
             clients.leave([label for label in clients.writers if label.startswith("batch")])
             await clients.all_answered()
-            ttft_ms[kind] += [a.ttft_ms for a in clients.answers if a.label.startswith("online") and a.first_s]
+            times = [a.ttft_ms for a in clients.answers if a.label.startswith("online") and a.first_s]
+            ttft_ms[kind] += times
+            rounds.append((quantile(times, 0.5), quantile(times, 0.9), quantile(times, 0.99)))
             served += sum(a.label.startswith("batch") and a.status == 200 for a in clients.answers)
+    pairs = list(zip(rounds[::2], rounds[1::2], strict=True))
     return {
+        "ratios": [median(beside[at] / alone[at] for alone, beside in pairs) for at in range(3)],
         "online_ttft_ms": {kind: [quantile(of, 0.5), quantile(of, 0.99)] for kind, of in ttft_ms.items()},
         "online_requests": {kind: len(of) for kind, of in ttft_ms.items()},
         "kv_use": {kind: sum(of) / max(1, len(of)) for kind, of in used.items()},
@@ -220,7 +287,7 @@ async def _feed(clients: Clients, feeds: bool, until_s: float, turn: int) -> Non
     number = 0
     while feeds and time.perf_counter() < until_s:
         while sum(label.startswith("batch") for label in clients.writers) < BATCH_WAITING:
-            clients.start(f"batch {turn}.{number}", BATCH, tokens=100, words=300, streams=False)
+            clients.start(f"batch {turn}.{number}", BATCH, tokens=600, words=300, streams=False)
             number += 1
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)
@@ -317,6 +384,7 @@ async def run_queueing(options: QueueOptions) -> tuple[list[Table], dict[str, An
     figures: dict[str, Any] = {"options": asdict(options)}
     scenes: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
         "fairness": lambda: fairness(options),
+        "shares": lambda: shares(options),
         "classes": lambda: classes(options),
         "batch": lambda: batch_lane(options),
         "waiting": lambda: waiting_many(options),
@@ -324,49 +392,7 @@ async def run_queueing(options: QueueOptions) -> tuple[list[Table], dict[str, An
         "reload": lambda: broken(options, "reload"),
     }
     for name, scene in scenes.items():
-        say(f"queue: {name}")
-        figures[name] = await scene()
-    return [_table(figures)], figures
-
-
-def _table(figures: dict[str, Any]) -> Table:
-    fair, batch, many = figures["fairness"], figures["batch"], figures["waiting"]
-    modest, greedy = fair["ttft_ms"]["modest"], fair["ttft_ms"]["greedy"]
-    alone, beside = batch["online_ttft_ms"]["alone"], batch["online_ttft_ms"]["beside"]
-    memory, cpu = many["bytes_a_request"], many["cpu_s_a_second"]
-    rows = [
-        ["offered, of what can be served", f"{fair['offered']:.2f}"],
-        [
-            "nine tenants within their shares: answered while load lasted",
-            f"{fair['modest_served']} of {fair['modest_asked']}",
-        ],
-        ["their TTFT p50 / p99, ms", f"{modest[0]:.0f} / {modest[1]:.0f}"],
-        [
-            "one at ten times its share: answered while load lasted",
-            f"{fair['greedy_served']} of {fair['greedy_asked']}",
-        ],
-        ["its TTFT p50 / p99, ms", f"{greedy[0]:.0f} / {greedy[1]:.0f}"],
-        [
-            "requests of three classes that went out of order",
-            f"{figures['classes']['out_of_order']} of {figures['classes']['requests']}",
-        ],
-        ["online TTFT p50 / p99 alone, ms", f"{alone[0]:.0f} / {alone[1]:.0f}"],
-        ["online TTFT p50 / p99 beside a batch, ms", f"{beside[0]:.0f} / {beside[1]:.0f}"],
-        ["batch requests served meanwhile", str(batch["batch_served"])],
-        ["KV in use alone / beside a batch", f"{batch['kv_use']['alone']:.1%} / {batch['kv_use']['beside']:.1%}"],
-        ["requests that wait", str(many["held"])],
-        ["memory of each: router / HAProxy, KB", f"{memory['router'] / 1000:.0f} / {memory['haproxy'] / 1000:.0f}"],
-        ["CPU while they wait: router / HAProxy", f"{cpu['router']:.1%} / {cpu['haproxy']:.1%}"],
-        [
-            "clients that left / the last of them noticed after, s",
-            f"{many['left']} / {many['all_noticed_after_s']:.1f}",
-        ],
-        ["served out of order of the others", f"{many['out_of_order']} of {many['served']}"],
-    ]
-    for event in ("router killed", "reload"):
-        of = figures[event]
-        said = ", ".join(f"{count} x {answer}" for answer, count in of["answers"].items())
-        rows.append(
-            [f"{event} while they wait: answers; the last after, s", f"{said}; {of['last_answer_after_s']:.1f}"]
-        )
-    return Table("Requests that wait at the edge", ["what", "measured"], rows)
+        if options.scene in ("", name):
+            say(f"queue: {name}")
+            figures[name] = await scene()
+    return [queue_table(figures)], figures

@@ -36,6 +36,7 @@ import msgspec
 
 from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import MAX_KEYS
+from pointsman.contract.priority import PRIORITY_HEADER
 from pointsman.contract.registration import leg_id
 from pointsman.contract.tls import tls_for
 from pointsman.engine.prefill_patience import PrefillPatience
@@ -163,6 +164,8 @@ class PrefillRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The client's header: a fleet that asks for keys asks everywhere for the same."""
     prefix: str = ""
     """See `pack_prefix`."""
+    priority: str = ""
+    """Priority class of the client's request, as its replica was told it."""
 
 
 def prefill_body(prefill: PrefillRequest) -> bytes:
@@ -189,6 +192,8 @@ def prefill_headers(prefill: PrefillRequest) -> dict[str, str]:
     }
     if prefill.authorization:
         headers["authorization"] = prefill.authorization
+    if prefill.priority:
+        headers[PRIORITY_HEADER] = prefill.priority
     return headers
 
 

@@ -51,6 +51,15 @@ Running = Annotated[
         description="Requests in flight on the replica that has the fewest, from which requests wait; null: no bound.",
     ),
 ]
+DelayedShare = Annotated[
+    float,
+    Meta(
+        gt=0.0,
+        le=1.0,
+        description="Share of the other requests that have to wait for a prompt while one of a batch is computed, from "
+        "which batch requests wait; null: no bound.",
+    ),
+]
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,12 +113,18 @@ class BatchLane(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "4, and 1 where the policy has no KV signals."
         ),
     ] = None
+    delays: DelayedShare | None = 0.002
     wait_s: Annotated[
         float, Meta(ge=0.0, le=300.0, description="Longest wait of a batch request before the refusal, in seconds.")
     ] = 300.0
 
-    def busy(self, candidates: Candidates) -> bool:
-        """Whether the candidates are not idle enough."""
+    def busy(self, candidates: Candidates, delayed: float = 0.0) -> bool:
+        """Whether the candidates are not idle enough.
+
+        delayed: share of other requests that batches delayed.
+        """
+        if self.delays is not None and delayed >= self.delays:
+            return True
         if self.running is None:
             most = IDLE_RUNNING_BLIND if candidates.kv is None else IDLE_RUNNING
             if _fewest(candidates, None) >= most:
@@ -132,20 +147,27 @@ class Admission(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 2
     batch: Annotated[
         BatchLane,
-        Meta(description="When requests of the batch class may go: `{prefill_s, kv_use, running, wait_s}`."),
+        Meta(description="When requests of the batch class may go: `{prefill_s, kv_use, running, delays, wait_s}`."),
     ] = BatchLane()
 
     def refusal(
-        self, priority: int, candidates: Candidates, *, waiting: bool, batch: Column | None = None
+        self,
+        priority: int,
+        candidates: Candidates,
+        *,
+        waiting: bool,
+        batch: Column | None = None,
+        delayed: float = 0.0,
     ) -> Refusal | None:
         """The refusal of a request that has to wait; None for one that may go.
 
         priority: class of the request. waiting: whether a request that goes first waits for the same replicas.
         batch: batch requests in flight, by slot: they make no other request wait.
+        delayed: share of other requests that batches delayed.
         """
         if priority == BATCH:
             lane = self.batch
-            if waiting or lane.busy(candidates) or self.reached(candidates):
+            if waiting or lane.busy(candidates, delayed) or self.reached(candidates):
                 return Refusal(Reason.ADMISSION, 429, self.retry_after_s, lane.wait_s)
             return None
         if not self.bounds_anything:

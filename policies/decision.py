@@ -99,6 +99,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     real_model: str = ""
     """Model by which `first` and `second` know what the request asks for by an alias, which HAProxy names to them;
     empty for a request that names its model."""
+    priority: str = ""
+    """Priority class of the request, which HAProxy names to the replica; empty for `normal`."""
     limit: str = ""
     """With 429: the limit that the request is over, and whose it is; empty where there is no room."""
     prefill: str = ""
@@ -128,6 +130,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
             values["prefill"] = self.prefill_address
         if self.real_model:
             values["real_model"] = self.real_model
+        if self.priority:
+            values["class"] = self.priority
         if self.scope:
             values["scope"] = self.scope
         if self.status:

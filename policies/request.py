@@ -12,6 +12,9 @@ BATCH = 0
 NORMAL = 2
 """Priority class of requests for which nothing says another."""
 
+CLASS_NAMES = ("batch", "low", "", "high", "critical")
+"""Names of the priority classes as replicas are told them, by number; `NORMAL` is not told."""
+
 
 class Naming(IntEnum):
     """Source of a request's model name."""

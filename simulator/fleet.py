@@ -25,11 +25,12 @@ from typing import Any
 import msgspec
 
 from pointsman.contract.events import Finished, FirstToken, RequestUsage
+from pointsman.contract.priority import engine_priority
 from pointsman.contract.registration import leg_id
 from pointsman.engine.sim.model import SimRequest, StepResult
 from pointsman.policies.candidates import NO_SLOT
 from pointsman.policies.decision import Decision, Reason
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import CLASS_NAMES, RequestFeatures
 from pointsman.router.requests.hold_queue import Held
 from pointsman.simulator.clock import VirtualClock
 from pointsman.simulator.edge import Edge, Placed
@@ -224,7 +225,14 @@ class VirtualFleet:
             request.prefill = NO_SLOT
         request.sent_s = now_s
         blocks = turn.blocks if trace.reuse_generated else turn.blocks[: turn.prompt_tokens // trace.block_size]
-        sent = SimRequest(request.id, turn.prompt_tokens, turn.output_tokens, blocks, external_tokens=external)
+        sent = SimRequest(
+            request.id,
+            turn.prompt_tokens,
+            turn.output_tokens,
+            blocks,
+            external_tokens=external,
+            priority=_engine_priority(request),
+        )
         self._engines.add(self._replicas[request.replica], sent, now_s)
 
     # Prefill legs
@@ -235,7 +243,8 @@ class VirtualFleet:
         leg = leg_id(request.id)
         self._legs[leg] = request
         blocks = turn.blocks[: turn.prompt_tokens // self._trace.block_size]
-        self._engines.add(prefill, SimRequest(leg, turn.prompt_tokens, 1, blocks, kept=True), now_s)
+        sent = SimRequest(leg, turn.prompt_tokens, 1, blocks, kept=True, priority=_engine_priority(request))
+        self._engines.add(prefill, sent, now_s)
 
     def _leg_done(self, leg: str, at_s: float) -> None:
         request = self._legs.pop(leg)
@@ -325,6 +334,11 @@ class VirtualFleet:
     def _revive(self, replica: VirtualReplica, now_s: float) -> None:
         replica.up = True
         self._routers.back(replica, now_s)
+
+
+def _engine_priority(request: Request) -> int:
+    """The number that its replica is told of."""
+    return engine_priority(CLASS_NAMES[request.features.priority])
 
 
 def _usage(request: Request, request_id: str, at_s: float) -> RequestUsage:

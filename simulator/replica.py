@@ -9,7 +9,8 @@ from pointsman.contract.events import EngineEvents, Finished, FirstToken, Reques
 from pointsman.contract.registration import Role
 from pointsman.engine.sim.blocks import Stored
 from pointsman.engine.sim.config import ModelConfig
-from pointsman.engine.sim.model import EngineModel, SimRequest, StepResult
+from pointsman.engine.sim.model import SimRequest, StepResult
+from pointsman.engine.sim.priority_model import engine_model
 from pointsman.engine.sim.timeline import Outcome, Timeline
 from pointsman.simulator.settings import FleetSettings
 from pointsman.simulator.trace import Trace
@@ -42,10 +43,11 @@ class VirtualReplica:
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,
             timing=settings.timing_of(index),
+            scheduling_policy=settings.scheduling_policy,
         )
         self._messages = self._usages = 0
         self._keys_by_block: Mapping[int, tuple[int, ...]] = trace.keys_by_block
-        self._timeline = Timeline(EngineModel(self._config))
+        self._timeline = Timeline(engine_model(self._config))
 
     def __repr__(self) -> str:
         return f"VirtualReplica({self.id}, {len(self._timeline.model)} requests)"
@@ -75,7 +77,7 @@ class VirtualReplica:
 
     def restart(self) -> None:
         """An empty engine takes the place of this one; what it was doing is lost."""
-        self._timeline = Timeline(EngineModel(self._config))
+        self._timeline = Timeline(engine_model(self._config))
         self.lives += 1
         self._messages = self._usages = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pointsman.engine.sim.config import SCHEDULING_POLICIES
 from pointsman.engine.sim.timing import TIMINGS, Timing
 from pointsman.simulator.errors import ExperimentError
 
@@ -38,6 +39,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
     speeds: tuple[float, ...] = ()
     """Speed of each replica against the timing, repeated until all have one; empty for 1."""
     timing: str = "dense-h100"
+    scheduling_policy: str = "fcfs"
+    """Order of requests in the engines: `fcfs`, by arrival, or `priority`, by priority class and then arrival."""
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8_192
     routers: int = 1
@@ -63,6 +66,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ExperimentError(key, getattr(self, key), f"{low} to {high}")
         if self.timing not in TIMINGS:
             raise ExperimentError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            raise ExperimentError("scheduling_policy", self.scheduling_policy, "fcfs or priority")
         if any(speed <= 0 for speed in self.speeds) or len(self.speeds) > self.total:
             raise ExperimentError("speeds", self.speeds, "numbers above 0, at most one for each replica")
         if len(self.pools) > self.total:

@@ -12,6 +12,8 @@ from pointsman.contract.registration import REPLICA_ID_PATTERN, Role
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.timing import DENSE_H100, TIMINGS, Timing, paced
 
+SCHEDULING_POLICIES = ("fcfs", "priority")
+
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's size. Batch limits are what vLLM takes for one large GPU."""
@@ -25,6 +27,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 8_192
     """Tokens one step computes: prompt chunks and one for each decoding sequence."""
     timing: Timing = DENSE_H100
+    scheduling_policy: str = "fcfs"
+    """`fcfs` or `priority` (vLLM: `--scheduling-policy`)."""
     adapter_slots: int = 0
     """LoRA adapters in one batch (vLLM: `max_loras`)."""
     adapter_load_s: float = 0.0
@@ -69,6 +73,9 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Most sequences in one batch, as vLLM's `--max-num-seqs`."""
     max_num_batched_tokens: int = 8_192
     """Most tokens computed in one step, as vLLM's `--max-num-batched-tokens`."""
+    scheduling_policy: str = "fcfs"
+    """Order of requests in the engine, as vLLM's `--scheduling-policy`: `fcfs`, by arrival, or `priority`, by priority
+    class and then arrival."""
     timing: str = "dense-h100"
     """Preset of step durations: `dense-h100` or `fast`."""
     token_interval_ms: float = 0.0
@@ -132,6 +139,10 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise SimConfigError("url" if url is self.url else "register", url, "http://host:port")
         if self.timing not in TIMINGS:
             raise SimConfigError("timing", self.timing, f"one of {', '.join(TIMINGS)}")
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            raise SimConfigError(
+                "scheduling_policy", self.scheduling_policy, f"one of {', '.join(SCHEDULING_POLICIES)}"
+            )
         for key in (
             *("token_interval_ms", "first_token_ms", "mean_output_tokens", "drain_s", "max_loras", "lora_load_ms"),
             *("handoff_ms", "handoff_us_per_token"),
@@ -162,6 +173,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             timing=paced(self.token_interval_ms / 1000) if self.token_interval_ms else TIMINGS[self.timing],
+            scheduling_policy=self.scheduling_policy,
             adapter_slots=self.max_loras,
             adapter_load_s=self.lora_load_ms / 1000,
         )

@@ -17,6 +17,7 @@ import msgspec
 
 from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import prefix_keys, prompt_start, scoped
+from pointsman.contract.priority import PRIORITY_HEADER
 from pointsman.contract.tls import tls_for
 from pointsman.engine.disaggregation import (
     CONNECT_TIMEOUT_S,
@@ -119,6 +120,7 @@ class HandoffClient:
             model=ask.model or self._config.model,
             prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
             cache_salt=salt,
+            priority=(exchange.header(PRIORITY_HEADER.encode()) or b"").decode("latin-1"),
             prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
         )
         return self.take(peer, prefill)

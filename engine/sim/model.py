@@ -43,6 +43,8 @@ class SimRequest(msgspec.Struct, frozen=True, gc=False):
     """Whether the request's blocks are held after its end, until `let_go`."""
     adapter: str = ""
     """LoRA adapter it runs with."""
+    priority: int = 0
+    """The lower number goes first under priority scheduling."""
 
 
 class StepResult(msgspec.Struct, gc=False):

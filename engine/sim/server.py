@@ -24,7 +24,7 @@ from pointsman.engine.sim.config import SimConfig
 from pointsman.engine.sim.errors import SimConfigError
 from pointsman.engine.sim.faults import FaultInjection
 from pointsman.engine.sim.http import Service
-from pointsman.engine.sim.model import EngineModel
+from pointsman.engine.sim.priority_model import engine_model
 from pointsman.engine.sim.routes import Routes
 from pointsman.engine.sim.serving import Generation
 
@@ -41,7 +41,7 @@ class SimServer:
 
     def __init__(self, config: SimConfig) -> None:
         self.config = config
-        self.model = EngineModel(config.model_config())
+        self.model = engine_model(config.model_config())
         self.port = config.port
         loop = asyncio.get_running_loop()
         self._born_ms = time.time_ns() // 1_000_000

@@ -15,6 +15,7 @@ import msgspec
 
 from pointsman.contract.events import Finished, Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER
+from pointsman.contract.priority import PRIORITY_HEADER, engine_priority
 from pointsman.contract.registration import Role
 from pointsman.contract.renaming import MODEL_HEADER
 from pointsman.contract.scope import request_scope, tenant_salt
@@ -124,6 +125,7 @@ class Generation:
         scope, tenant = request_scope(said, ask.model or config.model, ask.cache_salt)
         salt = tenant_salt(tenant, ask.cache_salt)
         requests: list[SimRequest] = []
+        priority = engine_priority(_class_of(exchange)) if config.scheduling_policy == "priority" else 0
         adapter = ask.model if ask.model in self.adapters else ""
         if adapter:
             # Its KV is its own, as by vLLM's extra keys.
@@ -138,7 +140,13 @@ class Generation:
                 hashes = block_hashes(prompt.data + answer.data(), config.block_size, salt)
                 self._last_id += 1
                 request = SimRequest(
-                    str(self._last_id), prompt.tokens, answer.tokens, hashes, kept=ask.keeps_kv, adapter=adapter
+                    str(self._last_id),
+                    prompt.tokens,
+                    answer.tokens,
+                    hashes,
+                    kept=ask.keeps_kv,
+                    adapter=adapter,
+                    priority=priority,
                 )
                 choice = Choice(reply, len(requests), request, number, answer)
                 reply.add(choice)
@@ -264,6 +272,11 @@ class Generation:
         self._replies.discard(reply)
         if not self._replies:
             self.idle.set()
+
+
+def _class_of(exchange: Exchange) -> str:
+    """Name of a request's priority class as HAProxy tells it; empty for `normal`."""
+    return (exchange.header(PRIORITY_HEADER.encode()) or b"").decode("latin-1")
 
 
 def _check_handoff(exchange: Exchange, ask: Ask, role: Role) -> None:

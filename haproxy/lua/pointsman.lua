@@ -432,6 +432,7 @@ local TEXT_ANSWERS = {
     prefill = "txn.pm.prefill",
     scope = "txn.pm.scope",
     real_model = "txn.pm.real_model",
+    class = "txn.pm.class",
     model = "txn.pm.model",
     reason = "txn.pm.reason",
     trace = "txn.pm.trace",

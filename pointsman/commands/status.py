@@ -31,6 +31,8 @@ NAMED_MAX = 10
 
 MODEL_WIDTH = 24
 
+TENANT_WIDTH = 24
+
 MODELS_MAX = 3
 """Models whose TTFT is in the line, the busiest ones; `pointsman top` shows all."""
 
@@ -62,7 +64,7 @@ def status_shown(status: Mapping[str, Any], live: Mapping[str, Any], now: dateti
         _policy(status, live, now),
         _replicas(status["replicas"]),
         *_traffic(live),
-        f"{whole(status['held'])} held" if status.get("held") else "",
+        _held(status),
         _edges(status["edges"]),
         f"up {span(status['uptime_s'])}",
     ]
@@ -93,6 +95,20 @@ def _policy(status: Mapping[str, Any], live: Mapping[str, Any], now: datetime) -
         return f"policy {status['policy']['name']}"
     by = f", by {policy['author']}" if policy.get("author") else ""
     return f"policy {policy['name']} r{policy['revision']} ({since(policy.get('since'), now)} ago{by})"
+
+
+def _held(status: Mapping[str, Any]) -> str:
+    """Requests that wait: how many, of which classes, of whom the most, and the longest wait."""
+    if not status.get("held"):
+        return ""
+    queue = status.get("queue")
+    if queue is None:  # a router that does not say, or all of them went meanwhile
+        return f"{whole(status['held'])} held"
+    said = [f"{whole(requests)} {of}" for of, requests in queue["by_priority"].items()]
+    most = max(queue["shares"], key=lambda one: one["requests"], default=None)
+    if most is not None and most["tenant"] and len(queue["shares"]) > 1:
+        said.append(f"{whole(most['requests'])} of {fitted(most['tenant'], TENANT_WIDTH)}")
+    return f"{whole(status['held'])} held: {', '.join(said)}, longest {span(queue['longest_s'])}"
 
 
 def _replicas(replicas: Mapping[str, Any]) -> str:

@@ -15,13 +15,12 @@ import copy
 import random
 from collections.abc import Mapping, Sequence
 
-from pointsman.policies.admission import DEFAULT_ADMISSION
 from pointsman.policies.candidates import GONE_SLOT, NO_SLOT, AdapterSignals, Candidates
 from pointsman.policies.decision import Decision, Ranked, Reason
 from pointsman.policies.lib.pair import Pair, Pairing, best_remote_prefill, choose_prefill
 from pointsman.policies.policy import Context, Policy
 from pointsman.policies.policy_set import PolicySet
-from pointsman.policies.request import BATCH, Naming, RequestFeatures
+from pointsman.policies.request import BATCH, CLASS_NAMES, Naming, RequestFeatures
 from pointsman.router.counts.requests import DecisionMetrics
 from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher, add_prompt, copied_dice
 from pointsman.router.decide.explain import Explanation, explain, explain_none
@@ -33,7 +32,7 @@ from pointsman.router.decide.model_recall import ModelRecall
 from pointsman.router.decide.moved_sessions import as_ordered
 from pointsman.router.decide.recorder import Recorder
 from pointsman.router.decide.version_placer import VersionPlacer
-from pointsman.router.decide.waiting import behind_others, charge, is_under_way, refused
+from pointsman.router.decide.waiting import behind_others, count_placed, is_under_way, refusal_of, refused
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replica import ANY_MODEL
 from pointsman.router.kv.parts import MAX_PROMPT_TOKENS, Prompt
@@ -154,9 +153,9 @@ class Pipeline:
             # What the decision saw is recorded before the decision changes it.
             record = None if recorder is None else recorder.considered(features, considered, members, now_s, beside)
             if refusal is None:
+                if features.request_id:
+                    count_placed(self.holds.shares, features, considered, members, self._load)
                 predicted = self._apply(features, considered, now_s)
-                if active.admission is not None and features.request_id:
-                    charge(self.holds.shares, features, considered, members)
                 if record is not None:
                     record.predicted_cached = predicted
             elif refusal.wait_s > 0:
@@ -238,8 +237,7 @@ class Pipeline:
             context.waiting = holds.has_waiting(self.members_of, eligible, features, under_way=known)
         refusal = active.policy.admit(features, candidates, context)
         if refusal is None and (active.admission is not None or features.priority == BATCH):
-            admission = active.admission or DEFAULT_ADMISSION
-            refusal = admission.refusal(features.priority, candidates, waiting=context.waiting, batch=self._load.batch)
+            refusal = refusal_of(features, active, candidates, context, eligible, self._load, holds.shares)
         if refusal is not None:
             decision = refused(refusal, may_wait=its_turn or holds.has_place(features))
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
@@ -313,6 +311,7 @@ class Pipeline:
                 first,
                 second,
                 real_model=real_model,
+                priority=CLASS_NAMES[features.priority],
                 scope=features.scope,
                 once=once,
                 silence_ms=silence_ms,
@@ -327,6 +326,7 @@ class Pipeline:
             first,
             second,
             real_model=real_model,
+            priority=CLASS_NAMES[features.priority],
             prefill=prefill,
             prefill_address=address,
             pairing=pair.pairing,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pointsman.policies.admission import Admission
-from pointsman.policies.candidates import NO_SLOT
+from pointsman.policies.admission import DEFAULT_ADMISSION, Admission
+from pointsman.policies.candidates import NO_SLOT, Candidates
 from pointsman.policies.decision import Decision, Reason, Refusal
-from pointsman.policies.request import RequestFeatures
-from pointsman.router.decide.considered import Considered
+from pointsman.policies.policy import Context
+from pointsman.policies.request import BATCH, RequestFeatures
+from pointsman.router.decide.considered import ActivePolicy, Considered
 from pointsman.router.decide.features import BYTES_PER_TOKEN
 from pointsman.router.decide.live_policies import PolicyChoice
+from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.kv.state import KVState
-from pointsman.router.requests.fair_share import FairShares
+from pointsman.router.requests.fair_share import WATCH_S, FairShares
 from pointsman.router.requests.hold_queue import HoldQueue
 
 
@@ -30,6 +32,49 @@ def behind_others(admission: Admission | None, features: RequestFeatures, holds:
     if admission is None or not admission.wait_s or not holds.has_place(features):
         return None
     return refused(Refusal(Reason.ADMISSION, 429, admission.retry_after_s, admission.wait_s), may_wait=True)
+
+
+def refusal_of(
+    features: RequestFeatures,
+    active: ActivePolicy,
+    candidates: Candidates,
+    context: Context,
+    members: Membership,
+    load: LoadTable,
+    shares: FairShares,
+) -> Refusal | None:
+    """The refusal of a request that has to wait by the bounds of its policy; None for one that may go.
+
+    members: the replicas that may serve the request.
+    """
+    delayed = 0.0
+    if features.priority == BATCH:
+        delayed = shares.of(features.model, members).delays.share(context.now_s)
+    admission = active.admission or DEFAULT_ADMISSION
+    return admission.refusal(features.priority, candidates, waiting=context.waiting, batch=load.batch, delayed=delayed)
+
+
+def count_placed(
+    shares: FairShares, features: RequestFeatures, considered: Considered, members: Membership, load: LoadTable
+) -> None:
+    """Counts a request that is about to be placed: towards its tenant's share, and whether a batch delays it."""
+    if considered.active.admission is not None:
+        charge(shares, features, considered, members)
+    now_s = considered.context.now_s
+    if features.priority == BATCH:
+        shares.watched_until_s = now_s + WATCH_S
+    elif now_s < shares.watched_until_s:
+        shares.of(features.model, members).delays.placed(now_s, delayed=_is_delayed(considered, load))
+
+
+def _is_delayed(considered: Considered, load: LoadTable) -> bool:
+    """Whether a request waits for a prompt, of whomever, while one of a batch is computed at any candidate."""
+    candidates, slot = considered.candidates, considered.ranked[0].slot
+    if not load.batch_prompts[candidates.slots].any():
+        return False
+    if candidates.kv is None:
+        return bool(load.batch_prompts[slot])
+    return bool(candidates.kv.cells.prefill_ms[slot] > 0.0)
 
 
 def charge(shares: FairShares, features: RequestFeatures, considered: Considered, members: Membership) -> None:

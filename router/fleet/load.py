@@ -56,6 +56,8 @@ class LoadTable:
         self.foreign: Column = np.zeros(size, dtype=np.int64)
         self.batch: Column = np.zeros(size, dtype=np.int64)
         """Reserved requests of the batch class, which are in `in_flight` too."""
+        self.batch_prompts: Column = np.zeros(size, dtype=np.int64)
+        """Requests of the batch class whose prompts are not computed yet."""
         self.elsewhere: Column = np.zeros(size, dtype=np.int64)
         """Requests other edges have in flight."""
         self.elsewhere_tokens: Column = np.zeros(size, dtype=np.int64)
@@ -71,6 +73,7 @@ class LoadTable:
         self._all = (
             self.in_flight, self.in_flight_tokens, self.reserved, self.foreign, self.elsewhere, self.elsewhere_tokens,
             self._surplus, self._missing, self._missing_since_ms, self.outside, self._excess, self.batch,
+            self.batch_prompts,
         )  # fmt: skip
 
     def __len__(self) -> int:

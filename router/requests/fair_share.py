@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from pointsman.contract.events import Finished
 from pointsman.router.fleet.memberships import Membership
+from pointsman.router.requests.batch_delays import BatchDelays
 
 Key = TypeVar("Key")
 
@@ -23,6 +24,9 @@ Owner = tuple[int, str]
 
 MAX_SHARES = 256
 """Shares that are kept; beyond, the one that was made first is forgotten."""
+
+WATCH_S = 600.0
+"""Seconds after a request of a batch for which its delays are counted."""
 
 MAX_OWNERS = 16_384
 """Counters of one share; beyond, the lower half is forgotten. Those tenants have used least, and lose no more than what
@@ -38,9 +42,11 @@ OUTPUT_MEMORY = 0.1
 class FairShare:
     """Counters of one set of replicas."""
 
-    __slots__ = ("_counters", "_foremost", "_output", "_outputs")
+    __slots__ = ("_counters", "_foremost", "_output", "_outputs", "delays")
 
     def __init__(self) -> None:
+        self.delays = BatchDelays()
+        """The delays of others by batches."""
         self._counters: dict[Owner, float] = {}
         self._outputs: dict[Owner, float] = {}
         """Mean output of recent requests, in tokens."""
@@ -117,6 +123,8 @@ class FairShares:
         """Shares by the token of a membership, which is found without reading its slots."""
         self._by_model: dict[str, FairShare] = {}
         """Share of each model's replicas by its name, which a change among them does not begin anew."""
+        self.watched_until_s = 0.0
+        """Until when the delays by batches are counted: there was a request of a batch."""
         self.charges: dict[str, Charge] = {}
         """By request id, oldest first; to be read only."""
 

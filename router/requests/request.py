@@ -67,6 +67,8 @@ class Request(msgspec.Struct, gc=False):
     """Prediction of the request under policies with KV signals, until its engine reports the end."""
     waiting: WaitingPrompt | None = None
     prefill: PrefillRequest | None = None
+    batch_prompt: bool = False
+    """Whether it is of the batch class, and its prompt is not computed yet."""
     ended: bool = False
     """HAProxy reported its end."""
     line: Line | None = None
@@ -97,11 +99,27 @@ class Request(msgspec.Struct, gc=False):
         if self.slot == NO_SLOT:
             return 0
         load.remove(self.slot, self.tokens)
+        self._batch_ended(load)
+        self.slot = NO_SLOT
+        return 1
+
+    def batch_began(self, load: LoadTable) -> None:
+        """Counts a request of the batch class on its slot, and its prompt until that is computed."""
+        load.batch[self.slot] += 1
+        load.batch_prompts[self.slot] += 1
+        self.batch_prompt = True
+
+    def _batch_ended(self, load: LoadTable) -> None:
+        """Ends what `batch_began` counted."""
         features = self.features
         if features is not None and features.priority == BATCH:
             load.batch[self.slot] -= 1
-        self.slot = NO_SLOT
-        return 1
+            self._batch_prompt_computed(load)
+
+    def _batch_prompt_computed(self, load: LoadTable) -> None:
+        if self.batch_prompt:
+            load.batch_prompts[self.slot] -= 1
+            self.batch_prompt = False
 
     def move(self, load: LoadTable, slot: int) -> None:
         """Has the reservation, while it lasts, on the slot that turned out to serve the request."""
@@ -113,6 +131,8 @@ class Request(msgspec.Struct, gc=False):
         if features is not None and features.priority == BATCH:
             load.batch[slot] += 1
             load.batch[self.slot] -= 1
+            load.batch_prompts[slot] += self.batch_prompt
+            load.batch_prompts[self.slot] -= self.batch_prompt
         self.slot = slot
 
     def prompt_computed(self, load: LoadTable, backlog: PrefillBacklog, first_s: float = -1.0) -> bool:
@@ -122,6 +142,7 @@ class Request(msgspec.Struct, gc=False):
         """
         if self.prefill is not None:
             self.prefill.prompt_computed(load, backlog)
+        self._batch_prompt_computed(load)
         if self.announced:
             self.tokens += self.announced
             load.add_tokens(self.slot, self.announced)

@@ -110,18 +110,21 @@ class RequestTable:
         self._load.add(slot, tokens)
         if announced > MAX_REQUEST_TOKENS - tokens:
             announced = MAX_REQUEST_TOKENS - tokens
-        if features is not None and features.priority == BATCH:
-            self._load.batch[slot] += 1
+        of_batch = features is not None and features.priority == BATCH
         request = requests.pop(request_id, None)
         if request is None:
             if len(requests) >= self._max:
                 self._drop(next(iter(requests.values())), now_s)
             request = requests[request_id] = Request(request_id, now_s, slot, tokens, announced, features)
+            if of_batch:
+                request.batch_began(self._load)
             if self._holds.held:
                 request.held_s = self._holds.waited_of(request_id, now_s)
             return
         request.release(self._load)
         again = Request(request_id, now_s, slot, tokens, announced, features, request.held_s)
+        if of_batch:
+            again.batch_began(self._load)
         # What was expected of it is given up when it is placed again: until then its conversation lasts.
         again.placement, again.waiting, again.prefill = request.placement, request.waiting, request.prefill
         again.usage_row, again.used_slot, again.first_token = request.usage_row, request.used_slot, request.first_token

@@ -97,6 +97,22 @@ async def busy_edge(*arguments: str, haproxy: dict[str, Any] = PATIENT, **router
 
 
 @LOOKUPS
+async def test_a_replica_is_told_the_class_of_a_request(lookup: str) -> None:
+    """But for the usual one, and by nobody but the edge."""
+    haproxy = PATIENT | {"generation_paths": ["/echo"]}
+    async with running_up(1, "--lookup", lookup, engine={"timing": "fast", "echo": True}, haproxy=haproxy) as edge:
+
+        async def told(**headers: str) -> str | None:
+            answer = await edge.client.post("/echo", json={"model": "sim"}, headers=headers)
+            return dict(json.loads(answer.text)["headers"]).get("x-pointsman-priority")
+
+        assert await told(**{"x-priority": "low"}) == "low"
+        assert await told(**{"x-priority": "batch", "x-pointsman-priority": "critical"}) == "batch"
+        assert await told(**{"x-pointsman-priority": "critical"}) is None
+        assert await told(**{"x-priority": "normal"}) is None
+
+
+@LOOKUPS
 async def test_classes_go_before_arrivals(lookup: str) -> None:
     """Among those of a class the first goes first. Without a tenant nobody may name a class above the usual one."""
     async with busy_edge("--lookup", lookup) as busy:

@@ -116,6 +116,16 @@ class TestBatch:
         refusal = DEFAULT_ADMISSION.refusal(BATCH, fleet(2), waiting=True)
         assert refusal is not None and refusal.wait_s == DEFAULT_ADMISSION.batch.wait_s
 
+    def test_it_waits_while_it_has_delayed_too_many(self) -> None:
+        """The share is what the caller counted; others do not wait for it."""
+        bound = DEFAULT_ADMISSION.batch.delays
+        assert bound is not None
+        assert DEFAULT_ADMISSION.refusal(BATCH, fleet(2), waiting=False, delayed=0.9 * bound) is None
+        assert DEFAULT_ADMISSION.refusal(BATCH, fleet(2), waiting=False, delayed=bound) is not None
+        unbounded = Admission(running=9, batch=BatchLane(delays=None))
+        for priority in (BATCH, NORMAL):
+            assert unbounded.refusal(priority, fleet(2), waiting=False, delayed=1.0) is None
+
     def test_it_keeps_the_bounds_of_the_others_too(self) -> None:
         assert holds(Admission(running=2), fleet(2, loads=2, footprint=0), BATCH)
 

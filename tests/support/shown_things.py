@@ -206,6 +206,16 @@ STATUS: dict[str, Any] = {
     },
     "in_flight": 45,
     "held": 2,
+    "queue": {
+        "by_priority": {"normal": 1, "batch": 1},
+        "shares": [
+            {"priority": "batch", "tenant": "night", "requests": 1},
+            {"priority": "normal", "tenant": "chat", "requests": 1},
+        ],
+        "others": 0,
+        "longest_s": 12.25,
+        "body_bytes": 4096,
+    },
     "lookups": 1_000_000,
     "lookup_errors": 0,
     "fail_open": 0,

@@ -20,6 +20,7 @@ import msgspec
 
 from pointsman.contract.events import Handoffs
 from pointsman.contract.prefix_keys import SCOPE_HEADER, prefix_keys, prompt_start, scoped
+from pointsman.contract.priority import PRIORITY_HEADER
 from pointsman.contract.registration import Role
 from pointsman.contract.scope import request_scope
 from pointsman.engine.disaggregation import (
@@ -54,6 +55,7 @@ class _Call:
         "is_prefill",
         "keys",
         "peer",
+        "priority",
         "prompt_bytes",
         "request_id",
         "scope",
@@ -72,6 +74,7 @@ class _Call:
         self.prompt_bytes = 0
         self.scope = found.get(SCOPE_HEADER.encode(), b"").decode("latin-1")
         """The header `x-pointsman-scope`, as the router set it."""
+        self.priority = found.get(PRIORITY_HEADER.encode(), b"").decode("latin-1")
         self.taken = False
         """Whether the one prompt it may hand over was."""
         self.handed_over = False
@@ -181,6 +184,7 @@ class Handoff:
             cache_salt=salt,
             authorization=call.authorization,
             prefix=pack_prefix(scoped(call.keys, scope), call.prompt_bytes),
+            priority=call.priority,
         )
 
 

@@ -55,6 +55,11 @@ class OpenAIServer:
         )
         return PrefixCache(block_size, int(capacity), sources if config.enable_prefix_caching else ())
 
+    @property
+    def by_priority(self) -> bool:
+        """Whether the engine serves requests in the order of their priorities."""
+        return str(self._engine.vllm_config.scheduler_config.policy) == "priority"
+
     def watch(self, wrap: Callable[[Generate], Generate]) -> None:
         """Put a wrapper round the engine's `generate`; every endpoint of the app goes through it."""
         self._engine.generate = wrap(self._engine.generate)

@@ -35,6 +35,7 @@ from pointsman.engine.vllm.replica import failure, openai_server
 from pointsman.engine.vllm.replica.connector import open_side_channel
 from pointsman.engine.vllm.replica.gate import App, Gate
 from pointsman.engine.vllm.replica.handoff import Handoff, current_handed_over
+from pointsman.engine.vllm.replica.priorities import classed, ranked
 from pointsman.engine.vllm.replica.renaming import renaming
 from pointsman.engine.vllm.replica.router_link import RouterLink
 from pointsman.engine.vllm.replica.signals import EngineSignals
@@ -177,8 +178,11 @@ class VllmReplica:
             raise
         except Exception as error:  # Whatever vLLM, torch or transformers raise: it is about their input, not about us.
             raise EngineStartError(failure.start_failure(error, failure.own_logs())) from error
-        app = self._paired(renaming(self._server.app))
-        app = self._link.report(self._server, app, self._signals, self._handoffs, current_handed_over)
+        app = renaming(self._server.app)
+        if self._server.by_priority:
+            self._server.watch(ranked)
+            app = classed(app)
+        app = self._link.report(self._server, self._paired(app), self._signals, self._handoffs, current_handed_over)
         self._gate = Gate(app, alive=lambda: self._server.alive)
         url = self._serve(self._gate)
         await self._first_token(url)

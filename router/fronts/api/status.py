@@ -17,7 +17,9 @@ from pointsman.router.fronts.api.replica_views import ReplicaViews
 from pointsman.router.fronts.api.status_types import (
     EdgeBrief,
     HAProxyStatus,
+    HeldShare,
     LivePolicy,
+    QueueStatus,
     ReplicaCounts,
     ReplicaOut,
     StatusView,
@@ -27,9 +29,33 @@ from pointsman.router.process.moments import moment
 from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices
 from pointsman.router.process.version import product_version
+from pointsman.router.requests.hold_queue import HoldQueue
+from pointsman.router.tenancy.records import Priority
 
 OUT_MAX = 100
 """Replicas that are out, and shown with their reasons: more of them have one cause, and are in the list of replicas."""
+
+SHARES_MAX = 20
+"""Classes of tenants that are shown of those that wait."""
+
+
+def queue_status(queue: HoldQueue, now_s: float) -> QueueStatus | None:
+    """The requests that wait, by class and tenant; None where none does."""
+    if not queue.held:
+        return None
+    by_class: Counter[int] = Counter()
+    for (priority, _), requests in queue.owners.items():
+        by_class[priority] += requests
+    most = queue.owners.most_common(SHARES_MAX)
+    return QueueStatus(
+        by_priority={Priority(of).label: by_class[of] for of in sorted(by_class, reverse=True)},
+        shares=[
+            HeldShare(priority=Priority(of).label, tenant=tenant, requests=requests) for (of, tenant), requests in most
+        ],
+        others=len(queue.owners) - len(most),
+        longest_s=round(now_s - next(iter(queue)).since_s, 3),
+        body_bytes=queue.bytes,
+    )
 
 
 class StatusFront:
@@ -76,6 +102,7 @@ class StatusFront:
                 replicas=replicas,
                 in_flight=core.load.total_in_flight,
                 held=len(core.holds.held),
+                queue=queue_status(core.holds, now_s),
                 lookups=sum(core.decision_metrics.lookup_s.counts),
                 lookup_errors=core.decision_metrics.lookup_errors,
                 fail_open=core.request_metrics.fail_open,

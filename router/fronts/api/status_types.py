@@ -49,6 +49,28 @@ class HAProxyStatus(msgspec.Struct, frozen=True, kw_only=True):
     old_workers: Annotated[int, msgspec.Meta(description="Workers that finish their streams after a reload.")]
 
 
+class HeldShare(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of one priority class and tenant that wait."""
+
+    priority: Annotated[str, msgspec.Meta(description="batch, low, normal, high or critical")]
+    tenant: Annotated[str, msgspec.Meta(description="Tenant of the API key; empty without one.")]
+    requests: int
+
+
+class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests that wait at this edge, by priority class and tenant."""
+
+    by_priority: Annotated[
+        dict[str, int], msgspec.Meta(description="Number of requests by class, the highest class first.")
+    ]
+    shares: Annotated[
+        list[HeldShare], msgspec.Meta(description="Classes of tenants with the most requests, 20 of them at most.")
+    ]
+    others: Annotated[int, msgspec.Meta(description="Classes of tenants that wait beyond those of `shares`.")]
+    longest_s: Annotated[float, msgspec.Meta(description="Seconds for which the oldest of the requests has waited.")]
+    body_bytes: Annotated[int, msgspec.Meta(description="Bytes of their bodies that HAProxy keeps, at most.")]
+
+
 class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an edge is well, and what is not."""
 
@@ -70,6 +92,7 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     replicas: ReplicaCounts
     in_flight: Annotated[int, msgspec.Meta(description="Requests in flight on all replicas.")]
     held: Annotated[int, msgspec.Meta(description="Requests that wait at this edge until there is room.")]
+    queue: Annotated[QueueStatus | None, msgspec.Meta(description="Null: no request waits.")]
     lookups: Annotated[int, msgspec.Meta(description="Lookups answered since the router started.")]
     lookup_errors: Annotated[int, msgspec.Meta(description="Lookups that met an error of the router's own.")]
     fail_open: Annotated[

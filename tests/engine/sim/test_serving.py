@@ -336,3 +336,30 @@ async def test_a_request_for_an_alias_is_served_and_answered_by_that_name(path: 
         stream = await client.post(path, json={**asked, "stream": True}, headers=headers)
         assert b'"model":"chat"' in stream.content
         assert b'"model":"sim"' not in stream.content
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"), [("priority", ["high", "usual", "batch"]), ("fcfs", ["batch", "usual", "high"])]
+)
+async def test_the_class_that_haproxy_names_counts_where_the_engine_goes_by_it(policy: str, order: list[str]) -> None:
+    """One is served at a time, and three wait."""
+    async with (
+        replica(scheduling_policy=policy, token_interval_ms=30, max_num_seqs=1) as server,
+        client_of(server) as client,
+    ):
+        ended: list[str] = []
+
+        async def ask(name: str, tokens: int = 1) -> None:
+            headers = {"batch": {"x-pointsman-priority": "batch"}, "high": {"x-pointsman-priority": "high"}}.get(
+                name, {}
+            )
+            body = {"prompt": name, "max_tokens": tokens, "ignore_eos": True}
+            assert (await client.post("/v1/completions", json=body, headers=headers)).status_code == 200
+            ended.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            for waiting, name in enumerate(["busy", "batch", "usual", "high"]):
+                group.create_task(ask(name, 20 if name == "busy" else 1))
+                while server.model.stats().running + server.model.stats().waiting <= waiting:
+                    await asyncio.sleep(0.001)
+        assert ended == ["busy", *order]

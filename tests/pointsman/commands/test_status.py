@@ -90,3 +90,10 @@ def test_a_router_that_cannot_be_asked_is_exit_code_2() -> None:
     """Neither well nor unwell: nobody knows."""
     done = pointsman("status", "--admin", "127.0.0.1:1")
     assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_requests_that_wait_are_told_by_class() -> None:
+    """And the tenant with the most of them, where there are several; a router of before says the number alone."""
+    text = drawn(status_shown(WELL | {"held": 2, "queue": STATUS["queue"]}, {}, NOW, width=WIDTH), width=WIDTH)
+    assert "2 held: 1 normal, 1 batch, 1 of night, longest 12 s" in text
+    assert "2 held   " in drawn(status_shown(WELL | {"held": 2, "queue": None}, {}, NOW, width=WIDTH), width=WIDTH)

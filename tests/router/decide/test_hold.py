@@ -232,6 +232,18 @@ class TestBatch:
         edge.core.requests.end("batch", 1.0)
         assert edge.load.batch[0] == 0
 
+    def test_it_waits_once_it_has_delayed_others(self) -> None:
+        """Who comes while the only replica computes a prompt of a batch is delayed. Without KV signals that lasts until
+        the batch's request ends. A minute without others is enough for the next one."""
+        edge = self.edge()
+        assert edge.ask("batch", priority=BATCH).first
+        for number in range(3):
+            assert edge.ask(f"online {number}").first
+        for request in ("batch", "online 0", "online 1", "online 2"):
+            edge.core.requests.end(request, 0.0)
+        assert edge.ask("next", priority=BATCH).hold_ms == 300_000
+        assert edge.ask("later", now_s=100.0, priority=BATCH).first
+
     def test_those_that_wait_go_one_after_the_other(self) -> None:
         """A batch in flight is a request in flight for the next one."""
         edge = self.edge()

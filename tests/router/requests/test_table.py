@@ -14,7 +14,7 @@ from invariants import check
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration, leg_id
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.core import Core, CoreConfig
 from pointsman.router.requests.ended import LINGER_S
 from pointsman.router.requests.hold_queue import Outcome
@@ -66,6 +66,28 @@ class Edge:
 @pytest.fixture
 def edge() -> Edge:
     return Edge()
+
+
+def batch_of(edge: Edge) -> tuple[list[int], list[int]]:
+    """Requests of batches by slot, and those whose prompts are not computed."""
+    return edge.load.batch[:REPLICAS].tolist(), edge.load.batch_prompts[:REPLICAS].tolist()
+
+
+def test_a_prompt_of_a_batch_counts_until_it_is_computed(edge: Edge) -> None:
+    """Where it is computed, also when that is another replica than the one decided on, or it is placed again."""
+    features = RequestFeatures(request_id="b", priority=BATCH)
+    edge.requests.reserve("b", 0, 100, 0.0, features=features)
+    assert batch_of(edge) == ([1, 0, 0], [1, 0, 0])
+    edge.requests.reserve("b", 2, 100, 0.0, features=features)
+    assert batch_of(edge) == ([0, 0, 1], [0, 0, 1])
+    edge.report(1, first=[FirstToken("b", prompt_tokens=100)])
+    assert batch_of(edge) == ([0, 1, 0], [0, 0, 0])
+    edge.requests.end("b", 1.0)
+    assert batch_of(edge) == ([0, 0, 0], [0, 0, 0])
+    edge.requests.reserve("never computed", 0, 100, 1.0, features=features)
+    edge.requests.end("never computed", 2.0)
+    edge.requests.reserve("of others", 0, 100, 2.0, features=RequestFeatures(request_id="of others"))
+    assert batch_of(edge) == ([0, 0, 0], [0, 0, 0])
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ class PlayedServer:
 
     def __init__(self) -> None:
         self.alive = True
+        self.by_priority = False
         self.shut = False
         self.queued_tokens = self.running = 0
         self.api_keys = ()

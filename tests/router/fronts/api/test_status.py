@@ -6,10 +6,13 @@ import httpx
 import msgspec
 from router_fixture import client_of, register, running_router
 
+from pointsman.policies.decision import Decision, Reason
+from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.fleet.replica import Health
-from pointsman.router.fronts.api.status import OUT_MAX
+from pointsman.router.fronts.api.status import OUT_MAX, SHARES_MAX
 from pointsman.router.process.version import product_version
+from pointsman.router.tenancy.records import Priority
 
 
 async def status_of(client: httpx.AsyncClient) -> dict[str, Any]:
@@ -104,3 +107,27 @@ async def test_other_edges_and_haproxy_are_shown() -> None:
         assert status["haproxy"]["attached"] is False
         assert status["state"] == "not ready" and any(why.startswith("haproxy: ") for why in status["not_ready"])
         assert any(why.startswith("shared state: ") for why in status["degraded"])
+
+
+async def test_the_queue_is_told_by_class_and_tenant_within_a_bound() -> None:
+    """The most first; nothing while nobody waits."""
+    async with running_router() as router, client_of(router) as client:
+        assert (await status_of(client))["queue"] is None
+        holds, now_s = router.core.holds, router.clock()
+        refusal = Decision(Reason.ADMISSION, status=429)
+        tenants = ["most", "most", *(f"t{number}" for number in range(SHARES_MAX + 3))]
+        for number, tenant in enumerate(tenants):
+            features = RequestFeatures(
+                request_id=f"q{number}",
+                tenant=tenant,
+                priority=Priority.HIGH if tenant == "t0" else BATCH,
+                body_bytes=10,
+            )
+            holds.join(features, now_s - 5.0, 60.0, refusal)
+        status = await status_of(client)
+        queue = status["queue"]
+        assert status["held"] == len(tenants) and queue["body_bytes"] == 10 * len(tenants)
+        assert list(queue["by_priority"].items()) == [("high", 1), ("batch", len(tenants) - 1)]
+        assert queue["shares"][0] == {"priority": "batch", "tenant": "most", "requests": 2}
+        assert (len(queue["shares"]), queue["others"]) == (SHARES_MAX, 4)
+        assert queue["longest_s"] >= 5.0
