@@ -32,7 +32,7 @@ REPLICAS = 8
 BATCH = 500
 SESSIONS = 200
 MANY_KEYS = 10_000
-LIMITS = {"tokens_per_minute": 10**12, "requests_per_minute": 10**9}
+LIMITS = {"tokens_per_minute": 10**10, "requests_per_minute": 10**7}
 
 
 @dataclass(frozen=True)
