@@ -25,6 +25,7 @@ ABSENT = {
     "a part that is degraded",
     "a tenant over its limit",
     "a shared store that fails",
+    "an alias",
     "a task of the router that fails",
     "requests that pass no edge",
 }
