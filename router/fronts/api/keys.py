@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from pointsman.router.fronts.api.key_types import (
 )
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.moments import rfc3339
 from pointsman.router.tenancy.keys import KIND, new_id, new_secret
 from pointsman.router.tenancy.records import ApiKey
 
@@ -140,20 +141,15 @@ class KeysFront:
             id=key.id,
             tenant=key.tenant,
             state=state,
-            created=shown_time(key.created_s),
-            revoked=None if key.revoked_s is None else shown_time(key.revoked_s),
-            old_secret_until=None if old_s is None else shown_time(old_s),
-            expires=None if key.expires_s is None else shown_time(key.expires_s),
+            created=rfc3339(key.created_s),
+            revoked=None if key.revoked_s is None else rfc3339(key.revoked_s),
+            old_secret_until=None if old_s is None else rfc3339(old_s),
+            expires=None if key.expires_s is None else rfc3339(key.expires_s),
             models=list(key.models),
             limits=msgspec.convert(key.limits, LimitsBody, from_attributes=True),
             model_limits=msgspec.convert(key.model_limits, dict[str, LimitsBody], from_attributes=True),
             note=key.note,
         )
-
-
-def shown_time(wall_s: float) -> str:
-    """A time in seconds since 1970 as RFC 3339, to the millisecond."""
-    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _id_of(view: KeyView) -> str:
