@@ -7,7 +7,6 @@ change of it is noted in `changes` until somebody takes them. A secret itself is
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pointsman.haproxy.api_keys import hash_of
 from pointsman.router.documents.book import Book
 from pointsman.router.tenancy.records import ApiKey, DocumentError
 from pointsman.router.tenancy.tenants import TenantTable
@@ -51,11 +51,6 @@ def new_secret(key_id: str) -> NewSecret:
     """Draw a secret of 256 bits. Its first part is the key's id, so that people know which key they look at."""
     key = f"{PREFIX}{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
     return NewSecret(key, hash_of(key))
-
-
-def hash_of(key: str) -> str:
-    """Return the SHA-256 of a key, as HAProxy computes it. The secret has 256 bits, so there is nothing to salt."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def owner_of(key: ApiKey, *, isolated: bool) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from haproxy_fixture import Edge, running_edge, until
 
+from pointsman.haproxy.api_keys import hash_of
 from pointsman.haproxy.config import KEYS_VARIABLE
 from pointsman.haproxy.key_map import KeyMap, write_map
 from pointsman.haproxy.render import UNKNOWN_SCOPE, WRONG_KEYS_PER_MINUTE
-from pointsman.router.tenancy.keys import hash_of
 
 KEY = "pmk-aaaaaaaaaaaa-secret"
 OWNER = "acme/aaaaaaaaaaaa"

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from pointsman.haproxy.api_keys import hash_of
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.keys import KeyTable, hash_of, new_id, new_secret
+from pointsman.router.tenancy.keys import KeyTable, new_id, new_secret
 from pointsman.router.tenancy.records import KEY_ID_PATTERN, ApiKey, DocumentError
 from pointsman.router.tenancy.tenants import TenantTable
 

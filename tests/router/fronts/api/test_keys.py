@@ -11,7 +11,7 @@ import httpx
 import pytest
 from router_fixture import client_of, running_router
 
-from pointsman.router.tenancy.keys import hash_of
+from pointsman.haproxy.api_keys import hash_of
 
 
 @asynccontextmanager
