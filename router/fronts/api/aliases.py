@@ -16,7 +16,6 @@ from starlette.responses import Response
 from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
 from pointsman.router.core import Core
 from pointsman.router.decide.version_meter import VersionRecord
-from pointsman.router.errors import LimitError
 from pointsman.router.fleet.alias_table import KIND, alias_of
 from pointsman.router.fronts.api.alias_types import (
     AliasList,
@@ -29,8 +28,8 @@ from pointsman.router.fronts.api.alias_types import (
     percentiles_of,
 )
 from pointsman.router.fronts.api.audit import record
+from pointsman.router.fronts.api.documents import write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
-from pointsman.router.fronts.api.guard import caller_of
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.policy import read_why
 from pointsman.router.tenancy.aliases import ALIAS_PATTERN, Alias, AliasVersion
@@ -82,8 +81,7 @@ class AliasFront:
     async def delete_alias(self, request: Request) -> Response:
         alias = self._known(request)
         check_match(request, _etag(alias))
-        about = {"author": caller_of(request).name, "why": read_why(request)}
-        self._book.write(f"{KIND}/{alias.name}", {}, about)
+        write_document(self._book, request, f"{KIND}/{alias.name}", {}, why=read_why(request))
         record(request, f"alias {alias.name} is removed")
         return Response(status_code=204)
 
@@ -124,11 +122,7 @@ class AliasFront:
             raise HTTPException(422, str(error)) from error
 
     async def _write(self, request: Request, alias: Alias, why: str, status: int) -> Response:
-        about = {"author": caller_of(request).name, "why": why}
-        try:
-            self._book.write(f"{KIND}/{alias.name}", alias.body(), about)
-        except LimitError as error:
-            raise HTTPException(507, str(error)) from error
+        write_document(self._book, request, f"{KIND}/{alias.name}", alias.body(), why=why)
         record(request, alias.sentence(why))
         return await self._answer(alias, status)
 

@@ -13,10 +13,9 @@ from starlette.responses import Response
 
 from pointsman.contract.http_api import decode_body, json_answer, read_body
 from pointsman.router.core import Core
-from pointsman.router.errors import LimitError
 from pointsman.router.fronts.api.audit import record
+from pointsman.router.fronts.api.documents import write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
-from pointsman.router.fronts.api.guard import caller_of
 from pointsman.router.fronts.api.key_types import (
     KeyList,
     KeyRotation,
@@ -66,7 +65,7 @@ class KeysFront:
             given,
         )
         record(request, f"key {key_id} of tenant {key.tenant} is made")
-        await self._write(request, key)
+        self._write(request, key)
         return await self._with_secret(key, secret.key, 201)
 
     async def change_key(self, request: Request) -> Response:
@@ -74,7 +73,7 @@ class KeysFront:
         given = decode_body(await read_body(request, self._max_body_bytes), KeySettings)
         changed = self._changed(key, given)
         record(request, f"key {key.id} of tenant {key.tenant} is changed")
-        await self._write(request, changed)
+        self._write(request, changed)
         await self._settled()
         return self._answer(changed)
 
@@ -88,22 +87,19 @@ class KeysFront:
         record(
             request, f"key {key.id} of tenant {key.tenant} is rotated, the old secret ends in {rotation.grace_s:g} s"
         )
-        await self._write(request, rotated)
+        self._write(request, rotated)
         return await self._with_secret(rotated, secret.key, 200)
 
     async def revoke_key(self, request: Request) -> Response:
         key = self._known(request)
         if key.revoked_s is None:
             record(request, f"key {key.id} of tenant {key.tenant} is revoked")
-            await self._write(request, replace(key, revoked_s=self._wall()))
+            self._write(request, replace(key, revoked_s=self._wall()))
             await self._settled()
         return Response(status_code=204)
 
-    async def _write(self, request: Request, key: ApiKey) -> None:
-        try:
-            self._book.write(f"{KIND}/{key.id}", msgspec.to_builtins(key), {"author": caller_of(request).name})
-        except LimitError as error:
-            raise HTTPException(507, str(error)) from error
+    def _write(self, request: Request, key: ApiKey) -> None:
+        write_document(self._book, request, f"{KIND}/{key.id}", msgspec.to_builtins(key))
 
     async def _with_secret(self, key: ApiKey, secret: str, status: int) -> Response:
         required = await self._settled()

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
 from pointsman.router.core import Core
-from pointsman.router.errors import LimitError
 from pointsman.router.fronts.api.audit import record
+from pointsman.router.fronts.api.documents import write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
-from pointsman.router.fronts.api.guard import caller_of
 from pointsman.router.fronts.api.key_types import LimitsBody, TenantList, TenantSettings, TenantView
 from pointsman.router.fronts.api.keys import Settled
 from pointsman.router.fronts.api.paging import paged
@@ -58,7 +57,7 @@ class TenantsFront:
         given = decode_body(await read_body(request, self._max_body_bytes), TenantSettings)
         tenant = msgspec.convert({**msgspec.to_builtins(given), "name": name}, Tenant)
         record(request, f"tenant {name} is {'set' if before is None else 'changed'}")
-        self._write(request, name, msgspec.to_builtins(tenant))
+        write_document(self._book, request, f"{KIND}/{name}", msgspec.to_builtins(tenant))
         await self._settled()
         return self._answer(tenant, self._keys_in_force()[name])
 
@@ -69,15 +68,9 @@ class TenantsFront:
             raise HTTPException(404, f"tenant {name[:64]!r} has no settings")
         check_match(request, etag_of(tenant))
         record(request, f"tenant {name} has the defaults again")
-        self._write(request, name, {})
+        write_document(self._book, request, f"{KIND}/{name}", {})
         await self._settled()
         return Response(status_code=204)
-
-    def _write(self, request: Request, name: str, body: dict[str, object]) -> None:
-        try:
-            self._book.write(f"{KIND}/{name}", body, {"author": caller_of(request).name})
-        except LimitError as error:
-            raise HTTPException(507, str(error)) from error
 
     def _keys_in_force(self) -> Counter[str]:
         now_s = self._wall()
