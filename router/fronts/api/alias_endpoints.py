@@ -12,7 +12,7 @@ from pointsman.router.fronts.api.alias_types import (
 )
 from pointsman.router.fronts.api.aliases import AliasFront
 from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter
-from pointsman.router.fronts.api.etag import IF_MATCH
+from pointsman.router.fronts.api.etag import IF_MATCH, STALE
 from pointsman.router.fronts.api.paging import PAGE
 from pointsman.router.tenancy.aliases import ALIAS_PATTERN
 
@@ -21,7 +21,6 @@ WHY = Parameter(
     name="why", where="query", schema={"type": "string", "maxLength": 500}, description="Reason of the change."
 )
 NO_ALIAS = {404: "There is no such alias."}
-STALE = {412: "If-Match names another version."}
 FULL = {507: "There are too many aliases."}
 AFTERWARDS = Answer("The alias from here on.", AliasView, headers={"ETag": "Version of the alias, for `If-Match`."})
 

@@ -23,6 +23,12 @@ IF_MATCH = Parameter(
 )
 """Header of the operations whose change may be conditional."""
 
+STALE = {412: "If-Match names another version."}
+"""Refusal of a change that is conditional, by status."""
+
+VERSION = {"ETag": "Version, for `If-Match`."}
+"""Header of the answers that show what such an operation changes."""
+
 
 def etag_of(state: object) -> str:
     """Strong entity tag of a value that msgspec can encode; equal values have equal tags on every router."""

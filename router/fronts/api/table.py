@@ -16,7 +16,7 @@ from pointsman.router.fronts.api.decisions import DETAIL, FILTERS, REQUEST_ID, D
 from pointsman.router.fronts.api.description import DescriptionFront
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.endpoint import TEXT, Answer, Endpoint, Parameter, Schema
-from pointsman.router.fronts.api.etag import IF_MATCH
+from pointsman.router.fronts.api.etag import IF_MATCH, STALE, VERSION
 from pointsman.router.fronts.api.events import (
     AFTER,
     FOLLOW,
@@ -94,10 +94,8 @@ EXCLUDE = Parameter(
 BY_ENGINES = (TokenRole.ENGINE, TokenRole.OPERATE)
 """Done by replicas and drivers for themselves, and by people for endpoints that do nothing by themselves."""
 
-VERSION = {"ETag": "Version, for `If-Match`."}
 REPLICA = Answer("The replica.", ReplicaView, headers=VERSION)
 ORDERED = Answer("Accepted; the pool at present.", PoolView, headers=VERSION)
-STALE = {412: "If-Match names another version."}
 
 NO_REPLICA = {404: "No such replica."}
 NO_SESSION = {404: "No such session."}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from pointsman.router.fronts.api.endpoint import Answer, Endpoint, Parameter
-from pointsman.router.fronts.api.etag import IF_MATCH
+from pointsman.router.fronts.api.etag import IF_MATCH, STALE, VERSION
 from pointsman.router.fronts.api.key_types import (
     KeyList,
     KeyRotation,
@@ -32,8 +32,6 @@ STATE = Parameter(
     description="State of the keys.",
 )
 
-VERSION = {"ETag": "Version, for `If-Match`."}
-STALE = {412: "If-Match names another version."}
 NO_KEY = {404: "No such key."}
 REVOKED = {409: "The key is revoked."}
 FULL = {507: "There are as many as may be."}
