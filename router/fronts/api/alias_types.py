@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pointsman.router.decide.arms import Arm
 from pointsman.router.fronts.api.paging import Next
 from pointsman.router.fronts.api.policy_types import Why
 from pointsman.router.fronts.api.trial_types import Percentiles
@@ -107,10 +106,3 @@ class AliasList(msgspec.Struct, frozen=True, kw_only=True):
 
     aliases: list[AliasView]
     next: Next = UNSET
-
-
-def percentiles_of(arm: Arm) -> Percentiles | None:
-    """Times to first token of a version; None where none is known."""
-    times = [arm.percentile_ms(share) for share in (0.5, 0.95, 0.99)]
-    p50, p95, p99 = (round(took_ms, 1) if took_ms is not None else 0.0 for took_ms in times)
-    return Percentiles(p50=p50, p95=p95, p99=p99) if arm.measured else None

@@ -25,13 +25,13 @@ from pointsman.router.fronts.api.alias_types import (
     PromoteOrder,
     RollBackOrder,
     StepOrder,
-    percentiles_of,
 )
 from pointsman.router.fronts.api.audit import record
 from pointsman.router.fronts.api.documents import write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.policy import read_why
+from pointsman.router.fronts.api.trial_types import percentiles_of
 from pointsman.router.tenancy.aliases import ALIAS_PATTERN, Alias, AliasVersion
 from pointsman.router.tenancy.records import DocumentError
 

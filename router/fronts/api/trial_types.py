@@ -179,7 +179,7 @@ class RolloutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Time to first token in milliseconds, of the latest 2,000 requests of a step."""
+    """Time to first token in milliseconds, of the latest 2,000 requests; of a rollout, of its present step."""
 
     p50: float
     p95: float
@@ -292,16 +292,21 @@ def rollout_view(rollout: Rollout, now_s: float, warnings: list[str]) -> Rollout
     )
 
 
-def _arm(arm: Arm) -> ArmView:
+def percentiles_of(arm: Arm) -> Percentiles | None:
+    """Times to first token of the requests of one side; None where none is known."""
     times = [arm.percentile_ms(share) for share in (0.5, 0.95, 0.99)]
     p50, p95, p99 = (round(took_ms, 1) if took_ms is not None else 0.0 for took_ms in times)
+    return Percentiles(p50=p50, p95=p95, p99=p99) if arm.measured else None
+
+
+def _arm(arm: Arm) -> ArmView:
     return ArmView(
         requests=arm.requests,
         errors=arm.errors,
         error_share=round(arm.error_share, 4),
         refused=arm.refused,
         measured=arm.measured,
-        ttft_ms=Percentiles(p50=p50, p95=p95, p99=p99) if arm.measured else None,
+        ttft_ms=percentiles_of(arm),
     )
 
 
