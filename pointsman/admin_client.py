@@ -116,20 +116,23 @@ class AdminClient:
         *,
         query: dict[str, Any] | None = None,
         body: Any = None,
-        headers: dict[str, str] | None = None,
+        if_match: str = "",
         timeout_s: float | None = None,
         accepted: Container[int] = (),
     ) -> Answer:
         """Call one operation. Raises RefusedError, MissingOperationError or UnaskableError.
 
-        body: what is sent as JSON; None for no body. timeout_s: None for that of the client.
+        body: what is sent as JSON; None for no body. if_match: ETag that the present version must have; empty: any.
+        timeout_s: None for that of the client.
         accepted: statuses of 400 and above that are answers here, and no refusals.
         """
         extra: dict[str, Any] = {} if body is None else {"json": body}
         if timeout_s is not None:
             extra["timeout"] = timeout_s
+        if if_match:
+            extra["headers"] = {"if-match": if_match}
         try:
-            answer = self._http.request(method, path, params=_given(query), headers=headers, **extra)
+            answer = self._http.request(method, path, params=_given(query), **extra)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if answer.status_code not in accepted:

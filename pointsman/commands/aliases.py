@@ -43,9 +43,7 @@ def run_set(
     body: dict[str, Any] = {"versions": [version_of(given) for given in versions], "override": override}
     if stop:
         body["stop"] = dict(stop)
-    answer = inquiry.client.call(
-        "PUT", _path(alias), query={"why": why or None}, body=body, headers=_matching(if_match)
-    )
+    answer = inquiry.client.call("PUT", _path(alias), query={"why": why}, body=body, if_match=if_match)
     inquiry.show(answer, alias_shown)
     return 0
 
@@ -53,14 +51,14 @@ def run_set(
 def run_step(inquiry: Inquiry, alias: str, step: str, *, model: str = "", why: str, if_match: str) -> int:
     """Take one step of a rollout."""
     body = {name: value for name, value in (("model", model), ("why", why)) if value}
-    answer = inquiry.client.call("POST", f"{_path(alias)}/{step}", body=body, headers=_matching(if_match))
+    answer = inquiry.client.call("POST", f"{_path(alias)}/{step}", body=body, if_match=if_match)
     inquiry.show(answer, alias_shown)
     return 0
 
 
 def run_remove(inquiry: Inquiry, alias: str, *, why: str, if_match: str) -> int:
     """Remove an alias."""
-    inquiry.client.call("DELETE", _path(alias), query={"why": why or None}, headers=_matching(if_match))
+    inquiry.client.call("DELETE", _path(alias), query={"why": why}, if_match=if_match)
     inquiry.say(f"alias {alias} is removed")
     return 0
 
@@ -144,7 +142,3 @@ def _stop(stop: Mapping[str, Any] | None) -> str:
 
 def _path(alias: str) -> str:
     return f"{PATH}/{segment(alias)}"
-
-
-def _matching(etag: str) -> dict[str, str] | None:
-    return {"if-match": etag} if etag else None

@@ -170,8 +170,7 @@ def run_set(inquiry: Inquiry, name: str, changes: Mapping[str, Any], limits: Map
     settings |= {key: value for key, value in changes.items() if value is not None}
     bounds = settings.get("limits", {}) | given_limits(limits)
     settings["limits"] = {key: None if value == -1 else value for key, value in bounds.items()}
-    headers = {"if-match": etag} if etag else {}
-    inquiry.show(inquiry.client.call("PUT", path, body=settings, headers=headers), tenant_facts)
+    inquiry.show(inquiry.client.call("PUT", path, body=settings, if_match=etag), tenant_facts)
     return 0
 
 

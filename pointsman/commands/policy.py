@@ -66,7 +66,7 @@ def run_set(inquiry: Inquiry, given: str, *, why: str, if_match: str, dry_run: b
         "/v1/policy",
         query={"why": why, "dry_run": dry_run},
         body=document,
-        headers={"if-match": if_match} if if_match else None,
+        if_match=if_match,
     )
     _say_applied(inquiry, answer, before, "the document is valid; live would change:" if dry_run else "")
     return 0
@@ -76,8 +76,7 @@ def run_rollback(inquiry: Inquiry, revision: int | None, *, why: str, if_match: 
     """Put an earlier revision live again. revision: None for the one that was live before."""
     before = {} if inquiry.as_json else inquiry.client.get("/v1/policy").json()
     body = {"why": why} | ({"revision": revision} if revision is not None else {})
-    headers = {"if-match": if_match} if if_match else None
-    answer = inquiry.client.call("POST", "/v1/policy/rollback", body=body, headers=headers)
+    answer = inquiry.client.call("POST", "/v1/policy/rollback", body=body, if_match=if_match)
     _say_applied(inquiry, answer, before, "")
     return 0
 

@@ -40,8 +40,7 @@ def run_start(
         body["steps"] = shares(steps)
     if _given(bounds):
         body["bounds"] = _given(bounds)
-    headers = {"if-match": if_match} if if_match else None
-    answer = inquiry.client.call("POST", PATH, body=body, headers=headers)
+    answer = inquiry.client.call("POST", PATH, body=body, if_match=if_match)
     inquiry.show(answer, lambda view: rollout_shown(view, now_utc()))
     return 0
 
