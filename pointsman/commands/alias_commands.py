@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.commands.options import asks
+from pointsman.commands.options import Options, asks
 
 if TYPE_CHECKING:
     from pointsman.commands.inquiry import Inquiry
@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 aliases = typer.Typer(help="See and change what names stand for, and roll a model out.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="ALIAS", help="Name of an alias.")]
-Why = Annotated[str, typer.Option(help="Reason of the change.")]
-IfMatch = Annotated[str, typer.Option(metavar="ETAG", help="ETag that the alias must have; otherwise nothing changes.")]
+
+CHANGE: Options = {
+    "why": (Annotated[str, typer.Option(help="Reason of the change.")], ""),
+    "if_match": (
+        Annotated[str, typer.Option(metavar="ETAG", help="ETag that the alias must have; otherwise nothing changes.")],
+        "",
+    ),
+}
+"""Options of all commands that change an alias."""
 
 
 @asks(aliases, name="list", example="pointsman aliases list")
@@ -34,7 +41,7 @@ def show(inquiry: Inquiry, alias: Name) -> int:
     return run_show(inquiry, alias)
 
 
-@asks(aliases, name="set", example="pointsman aliases set chat m-v1=90 m-v2=10 --stop-error-share 0.05")
+@asks(aliases, name="set", example="pointsman aliases set chat m-v1=90 m-v2=10 --stop-error-share 0.05", shared=CHANGE)
 def set_(
     inquiry: Inquiry,
     alias: Name,
@@ -61,8 +68,7 @@ def set_(
     stop_rolls_back: Annotated[
         bool, typer.Option("--stop-rolls-back", help="Move the sessions of a version that is stopped, too.")
     ] = False,
-    why: Why = "",
-    if_match: IfMatch = "",
+    **change: str,
 ) -> int:
     """Make an alias, or change what it stands for."""
     from pointsman.commands.aliases import run_set
@@ -71,60 +77,58 @@ def set_(
     stop_given = {name: value for name, value in stop.items() if value is not None}
     if stop_rolls_back:
         stop_given["roll_back"] = True
-    return run_set(inquiry, alias, versions, override=override, stop=stop_given, why=why, if_match=if_match)
+    return run_set(inquiry, alias, versions, override=override, stop=stop_given, **change)
 
 
-@asks(aliases, example="pointsman aliases promote chat m-v2")
+@asks(aliases, example="pointsman aliases promote chat m-v2", shared=CHANGE)
 def promote(
     inquiry: Inquiry,
     alias: Name,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Version; the only one that is not stable if absent.")
     ] = "",
-    why: Why = "",
-    if_match: IfMatch = "",
+    **change: str,
 ) -> int:
     """Make a version the stable one, with which all new sessions begin."""
     from pointsman.commands.aliases import run_step
 
-    return run_step(inquiry, alias, "promote", model=model, why=why, if_match=if_match)
+    return run_step(inquiry, alias, "promote", model=model, **change)
 
 
-@asks(aliases, example="pointsman aliases pause chat --why 'errors went up'")
-def pause(inquiry: Inquiry, alias: Name, why: Why = "", if_match: IfMatch = "") -> int:
+@asks(aliases, example="pointsman aliases pause chat --why 'errors went up'", shared=CHANGE)
+def pause(inquiry: Inquiry, alias: Name, **change: str) -> int:
     """Have all new sessions begin with the stable version; those under way keep theirs."""
     from pointsman.commands.aliases import run_step
 
-    return run_step(inquiry, alias, "pause", why=why, if_match=if_match)
+    return run_step(inquiry, alias, "pause", **change)
 
 
-@asks(aliases, example="pointsman aliases resume chat")
-def resume(inquiry: Inquiry, alias: Name, why: Why = "", if_match: IfMatch = "") -> int:
+@asks(aliases, example="pointsman aliases resume chat", shared=CHANGE)
+def resume(inquiry: Inquiry, alias: Name, **change: str) -> int:
     """Have new sessions go by the weights again."""
     from pointsman.commands.aliases import run_step
 
-    return run_step(inquiry, alias, "resume", why=why, if_match=if_match)
+    return run_step(inquiry, alias, "resume", **change)
 
 
-@asks(aliases, example="pointsman aliases rollback chat --why 'wrong answers'")
+@asks(aliases, example="pointsman aliases rollback chat --why 'wrong answers'", shared=CHANGE)
 def rollback(
     inquiry: Inquiry,
     alias: Name,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Version to withdraw; all but the stable one if absent.")
     ] = "",
-    why: Why = "",
-    if_match: IfMatch = "",
+    **change: str,
 ) -> int:
     """Withdraw versions: their sessions, too, are served by the stable one."""
     from pointsman.commands.aliases import run_step
 
-    return run_step(inquiry, alias, "rollback", model=model, why=why, if_match=if_match)
+    return run_step(inquiry, alias, "rollback", model=model, **change)
 
 
-@asks(aliases, example="pointsman aliases remove chat")
-def remove(inquiry: Inquiry, alias: Name, why: Why = "", if_match: IfMatch = "") -> int:
+@asks(aliases, example="pointsman aliases remove chat", shared=CHANGE)
+def remove(inquiry: Inquiry, alias: Name, **change: str) -> int:
     """Remove an alias: requests for its name are refused, unless a replica has it."""
     from pointsman.commands.aliases import run_remove
 
-    return run_remove(inquiry, alias, why=why, if_match=if_match)
+    return run_remove(inquiry, alias, **change)
