@@ -123,7 +123,7 @@ def key_list(keys: Sequence[Mapping[str, Any]], *, chosen: bool = False) -> Rend
             fitted(key["tenant"], NAME_WIDTH),
             key["state"],
             since(key["created"], now),
-            "" if key["expires"] is None else day_and_time(key["expires"], None),
+            _when(key["expires"]),
             fitted(", ".join(key["models"]), MODELS_WIDTH),
             limits_text(key["limits"]),
             fitted(key["note"], NAME_WIDTH),
@@ -138,9 +138,9 @@ def key_facts(key: Mapping[str, Any]) -> RenderableType:
     rows = {
         "tenant": key["tenant"],
         "made": day_and_time(key["created"], None),
-        "expires": "" if key["expires"] is None else day_and_time(key["expires"], None),
-        "revoked": "" if key["revoked"] is None else day_and_time(key["revoked"], None),
-        "old secret until": "" if key["old_secret_until"] is None else day_and_time(key["old_secret_until"], None),
+        "expires": _when(key["expires"]),
+        "revoked": _when(key["revoked"]),
+        "old secret until": _when(key["old_secret_until"]),
         "models": ", ".join(key["models"]) or "all",
         **_limit_facts(key),
         "note": key["note"],
@@ -234,6 +234,10 @@ def given_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
 def limits_text(limits: Mapping[str, Any]) -> str:
     """Limits in one line."""
     return ", ".join(f"{short(limits[name])} {unit}" for name, unit in LIMITS.items() if limits[name] is not None)
+
+
+def _when(text: str | None) -> str:
+    return "" if text is None else day_and_time(text, None)
 
 
 def _limit_facts(view: Mapping[str, Any]) -> dict[str, str]:
