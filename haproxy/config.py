@@ -50,6 +50,8 @@ MODELS_MAP = FILE_NAMES[5]
 ALIASES_MAP = FILE_NAMES[6]
 """xxh64 of an alias, 16 hexadecimal digits -> model that serves it while the router is away; `*` -> 1 where there are
 any."""
+MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP, ALIASES_MAP)
+"""Maps that follow the servers at run time, in the order in which the reconciler makes their entries."""
 KEYS_VARIABLE = "proc.pm.keys"
 """1 once the router has told this HAProxy the API keys: until then a key that it does not know may be a good one."""
 WRONG_KEYS_TABLE = "pm-wrong-keys"

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from xxhash import xxh64_hexdigest
 
 from pointsman.haproxy.charset import MODEL
-from pointsman.haproxy.config import ALIASES_MAP, GROUPS_MAP, HEALTH_MAP, MODELS_MAP, RING_BACKEND, Server, server_ids
+from pointsman.haproxy.config import MAPS, RING_BACKEND, Server, server_ids
 from pointsman.haproxy.errors import CommandRefused
 from pointsman.haproxy.last_check import CheckRow
 from pointsman.haproxy.places import Places
@@ -36,7 +36,6 @@ from pointsman.haproxy.runtime_api import (
 from pointsman.haproxy.server_options import ServerOptions
 
 DELETE_VERB = "del server "
-MAPS = (HEALTH_MAP, GROUPS_MAP, MODELS_MAP, ALIASES_MAP)
 GROUPS_MAX = 256
 """Groups that are listed for one name; what serves it beyond them is not chosen while the router is away."""
 

@@ -38,12 +38,11 @@ from pointsman.haproxy.answers import (
     no_model,
 )
 from pointsman.haproxy.config import (
-    ALIASES_MAP,
     GROUPS_MAP,
     HEAD_ROOM_BYTES,
     HEALTH_MAP,
     KEYS_VARIABLE,
-    MODELS_MAP,
+    MAPS,
     PLACES_TABLE,
     PLACES_VARIABLE,
     REWRITE_ROOM_BYTES,
@@ -80,7 +79,7 @@ class Rendered(NamedTuple):
     aliases_map: str = ""
 
 
-def _log_format(first_token: bool, keys: bool) -> str:
+def _log_format(first_token: bool, has_tenants: bool) -> str:
     """One JSON object a line. No field can hold a quote: numbers, server names, and words of fixed charsets; a tenant's
     name, which may be any, is escaped."""
     ttft = "%[var(txn.pm.ttft)]" if first_token else "-"
@@ -90,7 +89,7 @@ def _log_format(first_token: bool, keys: bool) -> str:
         f'"st":%ST,"tw":%Tw,"tc":%Tc,"tr":%Tr,"ta":%Ta,"ttft":"{ttft}"',
         '"bytes":%B,"ts":"%ts","rc":"%rc","routed":"%[var(txn.pm.routed)]"',
         '"cid":"%[var(txn.pm.cid)]","sse":"%[var(txn.pm.sse)]"',
-        *(('"tenant":"%[var(txn.pm.tenant),json(utf8s)]","key":"%[var(txn.pm.key)]"',) if keys else ()),
+        *(('"tenant":"%[var(txn.pm.tenant),json(utf8s)]","key":"%[var(txn.pm.key)]"',) if has_tenants else ()),
     )
     return "{" + ",".join(fields) + "}"
 
@@ -125,6 +124,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
     """
     servers = len(edge.servers)
     bufsize = edge.body_window_bytes + HEAD_ROOM_BYTES
+    has_tenants = bool(edge.api_keys_map or edge.keys_map)
     values: dict[str, object] = {key: getattr(edge, key) for key in edge.__struct_fields__}
     values |= {
         "allowed_path_tests": _path_tests(edge.allowed_paths),
@@ -136,14 +136,13 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "error_bodies": ERROR_BODIES,
         "groups_map": GROUPS_MAP,
         "health_map": HEALTH_MAP,
-        "maps": (HEALTH_MAP, GROUPS_MAP, MODELS_MAP, ALIASES_MAP),
+        "maps": MAPS,
         "hash_head_bytes": HASH_HEAD_BYTES,
         # Buffers beyond a thread's cache are mapped and unmapped for every chunk that passes: room for 256 of them, in
         # 16 MiB, and for 32 of the largest.
         "hot_size": max(32 * bufsize, min(256 * bufsize, 16 << 20)),
-        "exposes_decision": edge.expose_decision == "always"
-        or (edge.expose_decision == "auto" and not (edge.api_keys_map or edge.keys_map)),
-        "has_tenants": bool(edge.api_keys_map or edge.keys_map),
+        "exposes_decision": edge.expose_decision == "always" or (edge.expose_decision == "auto" and not has_tenants),
+        "has_tenants": has_tenants,
         "unknown_scope": UNKNOWN_SCOPE,
         "keys_variable": KEYS_VARIABLE,
         "wrong_keys_table": WRONG_KEYS_TABLE,
@@ -154,7 +153,7 @@ def render(edge: EdgeConfig, open_files: int = FD_HARD_LIMIT) -> Rendered:
         "rate_headers": RATE_HEADERS,
         "places_table": PLACES_TABLE,
         "places_variable": PLACES_VARIABLE,
-        "log_format": _log_format(edge.first_token, bool(edge.api_keys_map or edge.keys_map)),
+        "log_format": _log_format(edge.first_token, has_tenants),
         "no_model": no_model(edge.model_header),
         "refusals": REFUSALS,
         "rewrite_room": REWRITE_ROOM_BYTES,
