@@ -38,7 +38,7 @@ class AliasCollector(FamilyCollector):
         yield from counter(
             "pointsman_alias_sessions_begun",
             "Sessions of an alias that began with a version (model) at this edge.",
-            list(self._summed(aliases.begun, shown).items()),
+            list(_summed(aliases.begun, shown).items()),
             *("alias", "model"),
         )
         yield from counter(
@@ -58,17 +58,16 @@ class AliasCollector(FamilyCollector):
         yield from self._requests(shown)
 
     def _requests(self, shown: dict[str, None]) -> Iterator[Family]:
-        requests: dict[Key, int] = {}
-        errors: dict[Key, int] = {}
+        arms = {key: record.arm for key, record in self._versions.records.items()}
+        requests = _summed({key: arm.requests for key, arm in arms.items()}, shown)
+        errors = _summed({key: arm.errors for key, arm in arms.items()}, shown)
         times: dict[Key, Histogram] = {}
-        for key, record in self._versions.records.items():
-            label = key if key[0] in shown else (OTHER, OTHER)
-            requests[label] = requests.get(label, 0) + record.arm.requests
-            errors[label] = errors.get(label, 0) + record.arm.errors
+        for key, arm in arms.items():
+            label = _label(key, shown)
             if label == key:
-                times[label] = record.arm.ttft_s
+                times[label] = arm.ttft_s
             else:
-                times.setdefault(label, Histogram(SERVED_BOUNDS_S)).add(record.arm.ttft_s)
+                times.setdefault(label, Histogram(SERVED_BOUNDS_S)).add(arm.ttft_s)
         yield from counter(
             "pointsman_alias_requests",
             "Requests for an alias that ended, by the version (model) that served them.",
@@ -88,16 +87,21 @@ class AliasCollector(FamilyCollector):
             *("alias", "model"),
         )
 
-    def _summed(self, counts: dict[Key, int], shown: dict[str, None]) -> dict[Key, int]:
-        found: dict[Key, int] = {}
-        for key, count in counts.items():
-            label = key if key[0] in shown else (OTHER, OTHER)
-            found[label] = found.get(label, 0) + count
-        return found
-
     def _by_alias(self, counts: dict[str, int], shown: dict[str, None]) -> dict[str, int]:
         found = dict.fromkeys(shown, 0)
         for name in self._aliases.by_name:
             label = name if name in shown else OTHER
             found[label] = found.get(label, 0) + counts.get(name, 0)
         return found
+
+
+def _label(key: Key, shown: dict[str, None]) -> Key:
+    return key if key[0] in shown else (OTHER, OTHER)
+
+
+def _summed(counts: dict[Key, int], shown: dict[str, None]) -> dict[Key, int]:
+    found: dict[Key, int] = {}
+    for key, count in counts.items():
+        label = _label(key, shown)
+        found[label] = found.get(label, 0) + count
+    return found
