@@ -119,10 +119,9 @@ def _build(document: object, table: PolicyTable, *, path: str, depth: int, besid
     admission: Admission | None = None
     if depth == 1 and _takes_admission(table[name]):
         known += (KEY_ADMISSION,)
-        if values.get(KEY_ADMISSION) is not None:
-            at = join(path, KEY_ADMISSION)
-            admission = decode(values.pop(KEY_ADMISSION), Admission, at=at, error=PolicyConfigError)
-        values.pop(KEY_ADMISSION, None)
+        given = values.pop(KEY_ADMISSION, None)
+        if given is not None:
+            admission = decode(given, Admission, at=join(path, KEY_ADMISSION), error=PolicyConfigError)
     config = decode(values, table[name].Config, at=path, error=PolicyConfigError, known=known)
     if KEY_FALLBACK in config.__struct_fields__:
         below = getattr(config, KEY_FALLBACK)
