@@ -94,10 +94,10 @@ class HoldFront:
 
     def _client(self, form: dict[str, object]) -> Connection | None:
         """The connection of a client, if the kernel knows it: otherwise HAProxy is elsewhere."""
-        client = None if self._sockets is None else read_connection(form.get("client"), form.get("edge"))
-        if client is None or self._sockets is None or self._sockets.is_there(client) is None:
+        if self._sockets is None:
             return None
-        return client
+        client = read_connection(form.get("client"), form.get("edge"))
+        return None if client is None or self._sockets.is_there(client) is None else client
 
     def _told(self, decision: Decision, form: dict[str, object]) -> Response:
         left = self._decider.limits.left_of(text(form.get("id"), MAX_ID_BYTES))
