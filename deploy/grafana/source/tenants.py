@@ -20,6 +20,11 @@ def _spent(by: str = "", over: str = "") -> str:
     return rate("pointsman_usage_tokens_total", labels, by=by)
 
 
+def _cached_share(by: str = "") -> str:
+    cached, prompt = (rate("pointsman_usage_tokens_total", _kind(kind), by=by) for kind in ("cached", "prompt"))
+    return ratio(cached, prompt)
+
+
 USED = Row(
     "Usage",
     (
@@ -48,15 +53,7 @@ USED = Row(
             "How much of it cost no engine time?",
             "Share of prompt tokens that engines found in their prefix caches.",
             "Where a bill counts cached tokens less, this is the part that costs less.",
-            (
-                Query(
-                    ratio(
-                        rate("pointsman_usage_tokens_total", _kind("cached")),
-                        rate("pointsman_usage_tokens_total", _kind("prompt")),
-                    ),
-                    "cached",
-                ),
-            ),
+            (Query(_cached_share(), "cached"),),
             "percentunit",
             kind=Kind.STAT,
             width=6,
@@ -115,15 +112,7 @@ USED = Row(
             "Whose prompts are alike?",
             "Share of each tenant's prompt tokens that engines found in their prefix caches.",
             "A low share of a tenant with long prompts costs most engine time.",
-            (
-                Query(
-                    ratio(
-                        rate("pointsman_usage_tokens_total", _kind("cached"), by="tenant"),
-                        rate("pointsman_usage_tokens_total", _kind("prompt"), by="tenant"),
-                    ),
-                    "{{tenant}}",
-                ),
-            ),
+            (Query(_cached_share(by="tenant"), "{{tenant}}"),),
             "percentunit",
         ),
         Panel(
