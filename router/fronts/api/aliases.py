@@ -27,7 +27,7 @@ from pointsman.router.fronts.api.alias_types import (
     StepOrder,
 )
 from pointsman.router.fronts.api.audit import record
-from pointsman.router.fronts.api.documents import write_document
+from pointsman.router.fronts.api.documents import Settled, write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.fronts.api.policy import read_why
@@ -44,8 +44,9 @@ _NAME = re.compile(ALIAS_PATTERN)
 class AliasFront:
     """Handlers of `/v1/aliases`."""
 
-    def __init__(self, core: Core, *, max_body_bytes: int) -> None:
+    def __init__(self, core: Core, settled: Settled, *, max_body_bytes: int) -> None:
         self._book = core.book
+        self._settled = settled
         self._aliases = core.aliases
         self._records = core.versions
         self._replicas = core.replicas
@@ -81,7 +82,8 @@ class AliasFront:
     async def delete_alias(self, request: Request) -> Response:
         alias = self._known(request)
         check_match(request, _etag(alias))
-        write_document(self._book, request, f"{KIND}/{alias.name}", {}, why=read_why(request))
+        why = read_why(request)
+        await write_document(self._book, self._settled, request, f"{KIND}/{alias.name}", {}, why=why)
         record(request, f"alias {alias.name} is removed")
         return Response(status_code=204)
 
@@ -122,7 +124,7 @@ class AliasFront:
             raise HTTPException(422, str(error)) from error
 
     async def _write(self, request: Request, alias: Alias, why: str, status: int) -> Response:
-        write_document(self._book, request, f"{KIND}/{alias.name}", alias.body(), why=why)
+        await write_document(self._book, self._settled, request, f"{KIND}/{alias.name}", alias.body(), why=why)
         record(request, alias.sentence(why))
         return await self._answer(alias, status)
 

@@ -13,12 +13,13 @@ from pointsman.router.fronts.api.aliases import AliasFront
 from pointsman.router.fronts.api.audit import Audit
 from pointsman.router.fronts.api.config import ConfigFront
 from pointsman.router.fronts.api.decisions import DecisionsFront
+from pointsman.router.fronts.api.documents import Settled
 from pointsman.router.fronts.api.edges import EdgesFront
 from pointsman.router.fronts.api.events import EventsFront
 from pointsman.router.fronts.api.explain import ExplainFront
 from pointsman.router.fronts.api.guard import Guard
 from pointsman.router.fronts.api.health import HealthFront
-from pointsman.router.fronts.api.keys import KeysFront, Settled
+from pointsman.router.fronts.api.keys import KeysFront
 from pointsman.router.fronts.api.live import LiveFront
 from pointsman.router.fronts.api.policy import PolicyFront
 from pointsman.router.fronts.api.policy_revisions import RevisionsFront
@@ -82,7 +83,7 @@ def build_admin(guard: Guard, parts: AdminParts, settings: AdminSettings) -> Adm
         policy,
         RevisionsFront(core, policy, max_body_bytes=max_body_bytes),
         TrialsFront(core, parts.decisions, clock=clock, stopwatch=perf_counter, max_body_bytes=max_body_bytes),
-        AliasFront(core, max_body_bytes=max_body_bytes),
+        AliasFront(core, parts.settled, max_body_bytes=max_body_bytes),
         DecisionsFront(parts.decisions, parts.streams),
         ExplainFront(core, parts.decider, parts.decisions, clock=clock),
         LiveFront(parts.live, parts.streams),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import msgspec
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from pointsman.contract.http_api import decode_body, json_answer, read_body
 from pointsman.router.core import Core
 from pointsman.router.fronts.api.audit import record
-from pointsman.router.fronts.api.documents import write_document
+from pointsman.router.fronts.api.documents import Settled, write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.key_types import (
     KeyList,
@@ -30,9 +29,6 @@ from pointsman.router.process.clock import Clock
 from pointsman.router.process.moments import rfc3339
 from pointsman.router.tenancy.keys import KIND, new_id, new_secret
 from pointsman.router.tenancy.records import ApiKey
-
-Settled = Callable[[], Awaitable[bool]]
-"""Waits until what was written is on disk and in force; whether this edge's HAProxy requires keys."""
 
 
 class KeysFront:
@@ -65,16 +61,15 @@ class KeysFront:
             given,
         )
         record(request, f"key {key_id} of tenant {key.tenant} is made")
-        self._write(request, key)
-        return await self._with_secret(key, secret.key, 201)
+        required = await self._write(request, key)
+        return self._with_secret(key, secret.key, required, 201)
 
     async def change_key(self, request: Request) -> Response:
         key = self._living(request)
         given = decode_body(await read_body(request, self._max_body_bytes), KeySettings)
         changed = self._changed(key, given)
         record(request, f"key {key.id} of tenant {key.tenant} is changed")
-        self._write(request, changed)
-        await self._settled()
+        await self._write(request, changed)
         return self._answer(changed)
 
     async def rotate_key(self, request: Request) -> Response:
@@ -87,22 +82,22 @@ class KeysFront:
         record(
             request, f"key {key.id} of tenant {key.tenant} is rotated, the old secret ends in {rotation.grace_s:g} s"
         )
-        self._write(request, rotated)
-        return await self._with_secret(rotated, secret.key, 200)
+        required = await self._write(request, rotated)
+        return self._with_secret(rotated, secret.key, required, 200)
 
     async def revoke_key(self, request: Request) -> Response:
         key = self._known(request)
         if key.revoked_s is None:
             record(request, f"key {key.id} of tenant {key.tenant} is revoked")
-            self._write(request, replace(key, revoked_s=self._wall()))
-            await self._settled()
+            await self._write(request, replace(key, revoked_s=self._wall()))
         return Response(status_code=204)
 
-    def _write(self, request: Request, key: ApiKey) -> None:
-        write_document(self._book, request, f"{KIND}/{key.id}", msgspec.to_builtins(key))
+    async def _write(self, request: Request, key: ApiKey) -> bool:
+        """Write a key; whether this edge's HAProxy requires keys."""
+        body = msgspec.to_builtins(key)
+        return await write_document(self._book, self._settled, request, f"{KIND}/{key.id}", body)
 
-    async def _with_secret(self, key: ApiKey, secret: str, status: int) -> Response:
-        required = await self._settled()
+    def _with_secret(self, key: ApiKey, secret: str, required: bool, status: int) -> Response:
         view = replace(self._view(key), key=secret, required=required)
         return json_answer(view, status, {"etag": etag_of(key), "cache-control": "no-store"})
 

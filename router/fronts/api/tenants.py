@@ -13,10 +13,9 @@ from starlette.responses import Response
 from pointsman.contract.http_api import decode_body, json_answer, read_body, unfit
 from pointsman.router.core import Core
 from pointsman.router.fronts.api.audit import record
-from pointsman.router.fronts.api.documents import write_document
+from pointsman.router.fronts.api.documents import Settled, write_document
 from pointsman.router.fronts.api.etag import check_match, etag_of
 from pointsman.router.fronts.api.key_types import LimitsBody, TenantList, TenantSettings, TenantView
-from pointsman.router.fronts.api.keys import Settled
 from pointsman.router.fronts.api.paging import paged
 from pointsman.router.process.clock import Clock
 from pointsman.router.tenancy.records import TENANT_PATTERN, Tenant
@@ -57,8 +56,8 @@ class TenantsFront:
         given = decode_body(await read_body(request, self._max_body_bytes), TenantSettings)
         tenant = msgspec.convert({**msgspec.to_builtins(given), "name": name}, Tenant)
         record(request, f"tenant {name} is {'set' if before is None else 'changed'}")
-        write_document(self._book, request, f"{KIND}/{name}", msgspec.to_builtins(tenant))
-        await self._settled()
+        body = msgspec.to_builtins(tenant)
+        await write_document(self._book, self._settled, request, f"{KIND}/{name}", body)
         return self._answer(tenant, self._keys_in_force()[name])
 
     async def delete_tenant(self, request: Request) -> Response:
@@ -68,8 +67,7 @@ class TenantsFront:
             raise HTTPException(404, f"tenant {name[:64]!r} has no settings")
         check_match(request, etag_of(tenant))
         record(request, f"tenant {name} has the defaults again")
-        write_document(self._book, request, f"{KIND}/{name}", {})
-        await self._settled()
+        await write_document(self._book, self._settled, request, f"{KIND}/{name}", {})
         return Response(status_code=204)
 
     def _keys_in_force(self) -> Counter[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from router_fixture import client_of, running_router
 
 import pointsman.router.documents.book as module
+from pointsman.router.documents.document import Document
+from pointsman.router.documents.file import DocumentFile
 
-
-@pytest.mark.parametrize(
+CALLS = pytest.mark.parametrize(
     ("method", "path", "body"),
     [
         ("POST", "/v1/keys", {"tenant": "acme"}),
@@ -18,6 +22,9 @@ import pointsman.router.documents.book as module
         ("PUT", "/v1/aliases/chat", {"versions": [{"model": "m"}]}),
     ],
 )
+
+
+@CALLS
 async def test_there_is_no_room_beyond_the_largest_number_of_documents(
     method: str, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,3 +43,21 @@ async def test_a_document_says_who_wrote_it_and_why() -> None:
         assert made.status_code == 201
         document = router.core.book.get("alias/chat")
         assert document is not None and document.about.keys() == {"author", "why"} and document.about["why"] == "ten"
+
+
+@CALLS
+async def test_a_document_is_on_disk_before_its_call_is_answered(
+    method: str, path: str, body: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the disk is."""
+    saved: list[Document] = []
+
+    def save(self: DocumentFile, documents: Iterable[Document]) -> None:
+        time.sleep(0.1)
+        saved.extend(documents)
+
+    monkeypatch.setattr(DocumentFile, "save", save)
+    kept = {"documents_file": str(tmp_path / "documents.db")}
+    async with running_router(**kept) as router, client_of(router) as client:
+        assert (await client.request(method, path, json=body)).is_success
+        assert [document.name for document in saved] == router.core.book.names() != []
