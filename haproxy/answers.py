@@ -31,11 +31,11 @@ FORBIDDEN_MODEL = (
 """Body of the answer to a model that the API key may not ask for, as a format of HAProxy's."""
 
 OVER_LIMIT = (
-    '{"error":{"message":"Rate limit reached: %[var(txn.pm.limit)]. Try again in %[var(txn.pm.retry_after)] s.",'
-    '"type":"RateLimitError","param":null,"code":"rate_limit_exceeded"}}'
+    '{"error":{"message":"Rate limit reached: %[var(txn.pm.limit),json(utf8s)]. '
+    'Try again in %[var(txn.pm.retry_after)] s.","type":"RateLimitError","param":null,"code":"rate_limit_exceeded"}}'
 )
-"""Body of the answer to a request over a limit, with OpenAI's code, as a format of HAProxy's. A limit's text has
-letters, digits and `_ . - /` alone."""
+"""Body of the answer to a request over a limit, with OpenAI's code, as a format of HAProxy's. The text of a limit may
+have the name of a model, which may be any."""
 
 RATE_HEADERS = tuple(
     (f"x-ratelimit-{part}-{unit}", first, first + at, "s" if part == "reset" else "")

@@ -148,6 +148,9 @@ async def test_who_is_over_a_limit_is_told_which_and_for_how_long(tmp_path: Path
         assert error["code"] == "rate_limit_exceeded"
         assert error["message"] == "Rate limit reached: tokens_per_minute of tenant/acme. Try again in 7 s."
 
+        edge.router.answer = lambda asked: {**over, "limit": 'requests_per_minute of tenant/acme/a"b'}
+        assert 'tenant/acme/a"b' in (await edge.ask(headers=headers)).json()["error"]["message"]
+
         edge.router.answer = lambda asked: {"reason": "model-forbidden", "status": 403, "model": 'a"b'}
         forbidden = await edge.ask(headers=headers)
         assert (forbidden.status, forbidden.json()["error"]["message"]) == (
