@@ -25,11 +25,10 @@ from typing import Any
 import msgspec
 
 from pointsman.policies.decision import Decision
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import Priority, RequestFeatures
 from pointsman.router.counts.histogram import Histogram
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.requests.fair_share import FairShare, FairShares, Owner
-from pointsman.router.tenancy.records import Priority
 
 MAX_HELD = 1024
 """Each held request keeps two connections open: a client's and one to the router. At the limit requests are refused."""

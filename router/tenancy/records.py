@@ -6,12 +6,12 @@ it. A field of a later version is passed over, so that edges of two versions can
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from pointsman.policies.request import Priority
 from pointsman.router.errors import RouterError
 
 TENANT_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
@@ -39,28 +39,7 @@ class DocumentError(RouterError, ValueError):
     """A document of another edge, or of a file, is not what its name says."""
 
 
-class Priority(IntEnum):
-    """Class of a request in the queue: the greater goes first and is shed last."""
-
-    BATCH = 0
-    """Fills what is idle, and yields at once."""
-    LOW = 1
-    NORMAL = 2
-    HIGH = 3
-    CRITICAL = 4
-
-    @classmethod
-    def of(cls, name: str) -> Self | None:
-        """Return the class of a name, in lower case; None for a name of no class."""
-        return cls.__members__.get(name.upper()) if name.islower() else None
-
-    @property
-    def label(self) -> str:
-        """Name of the class as people write it."""
-        return self.name.lower()
-
-
-PriorityName = Annotated[str, Meta(pattern="^(batch|low|normal|high|critical)$")]
+PriorityName = Annotated[str, Meta(pattern=f"^({'|'.join(priority.label for priority in Priority)})$")]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

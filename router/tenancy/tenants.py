@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import msgspec
 
+from pointsman.policies.request import NORMAL, Priority
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Priority, Tenant
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Tenant
 
 KIND = "tenant"
-
-NORMAL = int(Priority.NORMAL)
 
 _CLASSES = {priority.label: int(priority) for priority in Priority}
 
@@ -74,11 +72,9 @@ class TenantTable:
             changed(name)
 
 
-@cache
-def _unnamed() -> Tenant:
-    return Tenant(name="-")
+_UNNAMED = Tenant(name="-")
 
 
 def _default(name: str) -> Tenant:
     # The name is not checked: a file of keys may have tenants of any name.
-    return _unnamed() if not name else msgspec.structs.replace(_unnamed(), name=name)
+    return msgspec.structs.replace(_UNNAMED, name=name) if name else _UNNAMED
