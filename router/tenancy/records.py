@@ -6,7 +6,7 @@ it. A field of a later version is passed over, so that edges of two versions can
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -34,9 +34,24 @@ PoolName = Annotated[str, Meta(min_length=1, max_length=64)]
 
 DEFAULT_WEIGHT = 1.0
 
+T = TypeVar("T")
+
 
 class DocumentError(RouterError, ValueError):
     """A document of another edge, or of a file, is not what its name says."""
+
+
+def read_document(kind: str, name: str, body: dict[str, Any], into: type[T], *, named: str = "name") -> T:
+    """Return the content of the document `KIND/NAME` as a value.
+
+    named: field of the value that has its name. Raises msgspec.ValidationError for content that describes no such
+    value, DocumentError for one of another name.
+    """
+    found = msgspec.convert(body, into)
+    own = getattr(found, named)
+    if own != name:
+        raise DocumentError(f"the document {kind}/{name} is of the {kind} {own}")
+    return found
 
 
 PriorityName = Annotated[str, Meta(pattern=f"^({'|'.join(priority.label for priority in Priority)})$")]

@@ -9,7 +9,7 @@ import msgspec
 
 from pointsman.policies.request import NORMAL, Priority
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Tenant
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, Tenant, read_document
 
 KIND = "tenant"
 
@@ -61,10 +61,7 @@ class TenantTable:
 
     def _read(self, name: str, body: dict[str, Any]) -> None:
         if body:
-            tenant = msgspec.convert(body, Tenant)
-            if tenant.name != name:
-                raise DocumentError(f"the document {KIND}/{name} is of the tenant {tenant.name}")
-            self._tenants[name] = tenant
+            self._tenants[name] = read_document(KIND, name, body, Tenant)
         else:
             self._tenants.pop(name, None)
         (self.isolated.add if body.get("isolated") else self.isolated.discard)(name)
