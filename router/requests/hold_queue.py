@@ -75,7 +75,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
     refusal: Decision
     """The answer when the wait is over."""
     under_way: bool
-    """Whether its session has been served before."""
+    """Whether the request goes on with a session that has been served before."""
     key: tuple[bool, float, int]
     """Order among the requests of one owner: sessions that begin last, then by deadline, then by arrival."""
     bytes: int

@@ -94,7 +94,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_priority: PriorityName = "normal"
     """Highest class that its requests may name."""
     isolated: bool = False
-    """Whether its cached prefixes and sessions are kept apart from those of others."""
+    """Whether cached prefixes and sessions of the tenant are kept apart from those of others."""
     reserved_pools: Annotated[tuple[PoolName, ...], Meta(max_length=MAX_POOLS)] = ()
     """Pools that serve this tenant, and others only where those list them too."""
     excluded_pools: Annotated[tuple[PoolName, ...], Meta(max_length=MAX_POOLS)] = ()
