@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 import msgspec
 
-BATCH = 0
-"""Priority class of requests that fill what is idle; the greater class goes first."""
 
-NORMAL = 2
-"""Priority class of requests for which nothing says another."""
+class Priority(IntEnum):
+    """Class of a request in the queue: the greater goes first and is shed last."""
 
-CLASS_NAMES = ("batch", "low", "", "high", "critical")
+    BATCH = 0
+    """Fills what is idle, and yields at once."""
+    LOW = 1
+    NORMAL = 2
+    """Class of requests for which nothing says another."""
+    HIGH = 3
+    CRITICAL = 4
+
+    @classmethod
+    def of(cls, name: str) -> Self | None:
+        """Return the class of a name, in lower case; None for a name of no class."""
+        return cls.__members__.get(name.upper()) if name.islower() else None
+
+    @property
+    def label(self) -> str:
+        """Name of the class as people write it."""
+        return self.name.lower()
+
+
+BATCH = int(Priority.BATCH)
+NORMAL = int(Priority.NORMAL)
+"""Plain numbers, which compare in a fraction of the time."""
+
+CLASS_NAMES = tuple("" if priority is Priority.NORMAL else priority.label for priority in Priority)
 """Names of the priority classes as replicas are told them, by number; `NORMAL` is not told."""
 
 

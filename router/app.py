@@ -134,26 +134,25 @@ class Router:
             stopwatch=stopwatch,
             isolate_tenants=settings.isolate_tenants,
             aliases=core.aliases,
-            isolated=core.tenants.isolated,
+            tenants=core.tenants,
             trace=self.tracing.start if self.tracing is not None else None,
         )
-        self.decider.class_of = core.tenants.class_of
         self._keeper = build_state_keeper(settings.state_file, core, readiness=self.readiness)
         self.usage = build_usage_keeper(settings, core.usage, readiness=self.readiness, clock=self.clock)
         self.endpoints = EndpointResolver(settings.admin.engine_networks)
         self.access = AdminAccess(settings.admin, readiness=self.readiness)
         guard = Guard(self.access.tokens, hosts=settings.admin.hosts)
         self.fleets = FleetTable()
-        self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=clock.wall)
-        self.events = EventLog(wall=clock.wall)
+        self.tenancy = TenancyLoops(settings, core, readiness=self.readiness, wall=wall)
+        self.events = EventLog(wall=wall)
         self.streams = Streams()
         self.decisions = build_feed(core, settings.decisions, clock=self.clock, wall=wall)
         self.metrics = self._collect(guard)
-        self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=clock.wall)
+        self.live = LiveFigures(core, self.sharing, self.readiness, clock=self.clock, wall=wall)
         self.admin = build_admin(guard, self._admin_parts(), settings.admin)
         self._states = StateWatch(core, self.events, self.sharing.protocol.peers if self.sharing is not None else None)
         self.edge_sync: EdgeSync | None = None
-        self._pin_keepers = build_pin_keepers(settings.state_file, core, clock=self.clock, wall=clock.wall)
+        self._pin_keepers = build_pin_keepers(settings.state_file, core, clock=self.clock, wall=wall)
         self._spop_connections: set[SPOPProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.access.on_tokens_changed += [self._check_feeds, self.streams.end]

@@ -20,7 +20,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from pointsman.router.tenancy.records import TENANT_PATTERN, Priority
+from pointsman.policies.request import Priority
+from pointsman.router.tenancy.records import TENANT_PATTERN
 from pointsman.simulator.errors import ExperimentError, TraceError
 from pointsman.simulator.trace import Trace
 

@@ -29,8 +29,13 @@ FEWEST_ERRORS = 5
 FEWEST_TIMES = 20
 """Requests of an arm below which nothing is said."""
 
-CUT_BY_REPLICA = ("S", "s")
+_CUT_BY_REPLICA = ("S", "s")
 """First letter of HAProxy's termination state where the replica ended a stream."""
+
+
+def is_error(status: int, termination: str) -> bool:
+    """Whether a replica failed a request. `termination` is HAProxy's termination state."""
+    return status >= 500 or termination[:1] in _CUT_BY_REPLICA
 
 
 class Arm:
@@ -55,7 +60,7 @@ class Arm:
     def ended(self, status: int, termination: str) -> None:
         """Count the end of a request. `termination` is HAProxy's termination state."""
         self.requests += 1
-        self.errors += status >= 500 or termination[:1] in CUT_BY_REPLICA
+        self.errors += is_error(status, termination)
         self.refused += status == 429
 
     def first_token(self, took_ms: float) -> None:

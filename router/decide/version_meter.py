@@ -11,7 +11,7 @@ from collections import deque
 
 from pointsman.contract.events import EngineEvents
 from pointsman.policies.candidates import NO_SLOT
-from pointsman.router.decide.arms import CUT_BY_REPLICA, Arm
+from pointsman.router.decide.arms import Arm, is_error
 from pointsman.router.documents.book import Book
 from pointsman.router.fleet.alias_table import KIND, AliasTable
 from pointsman.router.fleet.replicas import ReplicaRegistry
@@ -48,7 +48,7 @@ class VersionRecord:
     def ended(self, status: int, termination: str, now_s: float) -> None:
         """Count the end of a request. `termination` is HAProxy's termination state."""
         self.arm.ended(status, termination)
-        self._ended.append((now_s, status >= 500 or termination[:1] in CUT_BY_REPLICA))
+        self._ended.append((now_s, is_error(status, termination)))
 
     def first_token(self, took_ms: float, now_s: float) -> None:
         """Count a time to first token, more than 0."""

@@ -6,16 +6,15 @@ loop, one at a time. The file is private from its first byte on, as keys' hashes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pointsman.contract.private_files import MODE
 from pointsman.router.documents.document import Document
 from pointsman.router.errors import StateFileError
+from pointsman.router.process.private_database import open_private, set_aside, transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,12 +23,12 @@ SCHEMA_VERSION = 1
 BUSY_S = 2.0
 """Longest wait for another process that has the file."""
 
-_CREATE = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS documents (
     name TEXT PRIMARY KEY,
     version INTEGER NOT NULL,
     document BLOB NOT NULL
-) WITHOUT ROWID
+) WITHOUT ROWID;
 """
 
 
@@ -57,12 +56,14 @@ class DocumentFile:
             raise StateFileError(f"documents_file: {self._path}: {error}") from error
 
     def save(self, documents: Iterable[Document]) -> None:
-        """Write documents in place of those of the same names. Raises OSError where the disk does not take them."""
+        """Write documents in place of those of the same names, all or none. Raises OSError where the disk does not take
+        them."""
         import sqlite3
 
         rows = [(document.name, document.version, msgspec.json.encode(document)) for document in documents]
         try:
-            with self._open() as database:
+            database = self._open()
+            with transaction(database):
                 database.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             self.close()
@@ -70,11 +71,7 @@ class DocumentFile:
 
     def set_aside(self) -> Path:
         """Rename a file that cannot be read. Raises OSError."""
-        aside = self._path.with_name(self._path.name + ".unreadable")
-        self._path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        return aside
+        return set_aside(self._path, ".unreadable")
 
     def close(self) -> None:
         if self._database is not None:
@@ -82,21 +79,8 @@ class DocumentFile:
             self._database = None
 
     def _open(self) -> sqlite3.Connection:
-        import sqlite3
-
         if self._database is None:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
-            database = sqlite3.connect(self._path, timeout=BUSY_S, check_same_thread=False)
-            try:
-                version = database.execute("PRAGMA user_version").fetchone()[0]
-                if version > SCHEMA_VERSION:
-                    raise ValueError(f"schema {version} is later than {SCHEMA_VERSION}, the latest known here")
-                database.execute("PRAGMA journal_mode=WAL")
-                database.execute("PRAGMA synchronous=FULL")  # what an answer promised is on the disk
-                database.execute(_CREATE)
-                database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            except BaseException:
-                database.close()
-                raise
+            database = open_private(self._path, schema=SCHEMA_VERSION, tables=_TABLES, wait_s=BUSY_S)
+            database.execute("PRAGMA synchronous=FULL")  # what an answer promised is on the disk
             self._database = database
         return self._database

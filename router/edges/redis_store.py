@@ -152,11 +152,16 @@ class RedisStore:
 
     async def close(self) -> None:
         for client in (self._reader, self._writer):
-            await client.aclose()
-            pool = getattr(client, "connection_pool", None)
-            if isinstance(pool, SentinelConnectionPool):  # which leaves those to sentinels open
-                for sentinel in pool.sentinel_manager.sentinels:
-                    await sentinel.aclose()
+            await disconnect(client)
+
+
+async def disconnect(client: Any) -> None:
+    """End all connections of a client of `connect`."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):  # which leaves those to sentinels open
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def connect(url: str, *, timeout_s: float, tls_ca: str = "") -> Any:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from pointsman.router.edges.keys import Keys
-from pointsman.router.edges.redis_store import connect, mapped
+from pointsman.router.edges.redis_store import connect, disconnect, mapped
 from pointsman.router.tenancy.usage import COLUMNS, UsageKey, UsageNames, Values, summed
 
 TIMEOUT_S = 5.0
@@ -63,7 +63,7 @@ class UsageStore:
 
     async def close(self) -> None:
         """End the connection."""
-        await self._redis.aclose()
+        await disconnect(self._redis)
 
 
 def field_of(life: str, names: UsageNames) -> str:

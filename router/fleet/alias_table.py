@@ -14,13 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
 from xxhash import xxh64_intdigest
 
 from pointsman.router.documents.book import Book
 from pointsman.router.fleet.sessions import MAX_SESSIONS, SessionTable
 from pointsman.router.tenancy.aliases import Alias
-from pointsman.router.tenancy.records import DocumentError
+from pointsman.router.tenancy.records import read_document
 
 KIND = "alias"
 
@@ -146,10 +145,7 @@ class AliasTable:
 
     def _read(self, name: str, body: dict[str, Any]) -> None:
         if body:
-            alias = msgspec.convert(body, Alias)
-            if alias.name != name:
-                raise DocumentError(f"the document {KIND}/{name} is of the alias {alias.name}")
-            self.by_name[name] = alias
+            alias = self.by_name[name] = read_document(KIND, name, body, Alias)
             self._bounds[name] = _bounds(alias)
         elif (gone := self.by_name.pop(name, None)) is not None:
             del self._bounds[name], self.moved[name], self.recomputed[name]

@@ -11,6 +11,7 @@ from pointsman.router.decide.features import ClassOf, extract, ranked
 from pointsman.router.decide.pipeline import Pipeline
 from pointsman.router.fleet.alias_table import AliasTable
 from pointsman.router.process.clock import Clock
+from pointsman.router.tenancy.tenants import TenantTable
 
 TRACE_VARIABLE = "trace"
 """Name of the variable that tells HAProxy the `traceparent` for a replica."""
@@ -23,8 +24,8 @@ class Decider:
     """The pipeline as a front sees it, with its clocks and its stopwatch."""
 
     __slots__ = (
-        *("_aliases", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch"),
-        *("class_of", "limits", "trace"),
+        *("_aliases", "_class_of", "_clock", "_isolate_tenants", "_isolated", "_metrics", "_pipeline", "_stopwatch"),
+        *("limits", "trace"),
     )
 
     def __init__(
@@ -35,11 +36,13 @@ class Decider:
         clock: Clock,
         stopwatch: Clock,
         isolate_tenants: bool = False,
-        isolated: Container[str] = (),
+        tenants: TenantTable | None = None,
         aliases: AliasTable | None = None,
         trace: Callable[[Mapping[str, object]], str] | None = None,
     ) -> None:
-        """isolate_tenants: whether all tenants have sessions and prefixes of their own; else the `isolated` ones have.
+        """isolate_tenants: whether all tenants have sessions and prefixes of their own; else those have whose document
+        says so.
+        tenants: whose documents say that, and the classes of their requests; None: all requests have one class.
         aliases: names that requests may ask for besides those of replicas.
         trace: called with the arguments of a lookup that was decided; what its replica is to get as `traceparent`,
         empty for nothing. None: no request is traced."""
@@ -47,9 +50,8 @@ class Decider:
         self.limits = pipeline.limits
         """Limits of tenants and keys, which say what is left for a request."""
         self._isolate_tenants = isolate_tenants
-        self.class_of: ClassOf | None = None
-        """Tells the priority class of a request by its tenant and the class that it names; None: all have one."""
-        self._isolated = isolated
+        self._class_of: ClassOf | None = None if tenants is None else tenants.class_of
+        self._isolated: Container[str] = () if tenants is None else tenants.isolated
         self._aliases = aliases
         self._pipeline = pipeline
         self._metrics = metrics
@@ -76,7 +78,7 @@ class Decider:
             recall=self._recall,
             aliases=self._aliases,
         )
-        return ranked(features, arguments, self.class_of)
+        return ranked(features, arguments, self._class_of)
 
     def _recall(self, session: str, naming: Naming) -> str | None:
         return self._pipeline.recall_model(session, naming, self._clock())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from pointsman.policies.request import Priority
 from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge, histogram
 from pointsman.router.requests.hold_queue import HoldQueue, Outcome
-from pointsman.router.tenancy.records import Priority
 
 
 class HoldCollector(FamilyCollector):

@@ -25,11 +25,10 @@ from typing import Any
 import msgspec
 
 from pointsman.policies.decision import Decision
-from pointsman.policies.request import RequestFeatures
+from pointsman.policies.request import Priority, RequestFeatures
 from pointsman.router.counts.histogram import Histogram
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.requests.fair_share import FairShare, FairShares, Owner
-from pointsman.router.tenancy.records import Priority
 
 MAX_HELD = 1024
 """Each held request keeps two connections open: a client's and one to the router. At the limit requests are refused."""
@@ -76,7 +75,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
     refusal: Decision
     """The answer when the wait is over."""
     under_way: bool
-    """Whether its session has been served before."""
+    """Whether the request goes on with a session that has been served before."""
     key: tuple[bool, float, int]
     """Order among the requests of one owner: sessions that begin last, then by deadline, then by arrival."""
     bytes: int
@@ -125,12 +124,10 @@ class HoldQueue:
         """Number of waiting requests by class and tenant; to be read only."""
         self.bytes = 0
         self.shares = FairShares(weight_of)
-        self.outcomes: Counter[Outcome] = Counter()
         self.by_class: Counter[tuple[Outcome, int]] = Counter()
         """Outcomes by priority class."""
-        self.waited_s = Histogram(HELD_BOUNDS_S)
-        """Seconds that requests waited, whatever became of them."""
         self.waited_by_class_s = {priority: Histogram(HELD_BOUNDS_S) for priority in Priority}
+        """Seconds that requests of a class waited, whatever became of them."""
         self._max_held = max_held
         self._max_bytes = max_bytes
         self._weight_of = weight_of
@@ -181,11 +178,23 @@ class HoldQueue:
 
     def count_overflow(self, priority: int) -> None:
         """Counts a request that was refused because the queue is full."""
-        self._count(Outcome.OVERFLOW, priority)
+        self.by_class[Outcome.OVERFLOW, priority] += 1
 
-    def _count(self, outcome: Outcome, priority: int) -> None:
-        self.outcomes[outcome] += 1
-        self.by_class[outcome, priority] += 1
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        """Outcomes of all classes."""
+        found: Counter[Outcome] = Counter()
+        for (outcome, _), count in self.by_class.items():
+            found[outcome] += count
+        return found
+
+    @property
+    def waited_s(self) -> Histogram:
+        """Seconds that requests waited, of all classes."""
+        found = Histogram(HELD_BOUNDS_S)
+        for waited_s in self.waited_by_class_s.values():
+            found.add(waited_s)
+        return found
 
     # Coming and going
 
@@ -243,10 +252,9 @@ class HoldQueue:
         if len(self._due) > 2 * len(self.held) + 64:
             self._due = [due for due in self._due if due[2].features.request_id in self.held]
             heapq.heapify(self._due)
-        waited_s = now_s - held.since_s
-        self._count(outcome, owner[0])
-        self.waited_s.observe(waited_s)
-        self.waited_by_class_s[Priority(owner[0])].observe(waited_s)
+        priority = Priority(owner[0])
+        self.by_class[outcome, priority] += 1
+        self.waited_by_class_s[priority].observe(now_s - held.since_s)
         return True
 
     def overdue(self, now_s: float) -> Iterator[Held]:

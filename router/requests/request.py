@@ -68,7 +68,7 @@ class Request(msgspec.Struct, gc=False):
     waiting: WaitingPrompt | None = None
     prefill: PrefillRequest | None = None
     batch_prompt: bool = False
-    """Whether it is of the batch class, and its prompt is not computed yet."""
+    """Whether the request is of the batch class, and its prompt is not computed yet."""
     ended: bool = False
     """HAProxy reported its end."""
     line: Line | None = None

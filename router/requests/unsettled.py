@@ -26,11 +26,11 @@ class OpenRequest(msgspec.Struct):
     first: FirstToken | None = None
     features: RequestFeatures | None = None
     placed: bool = False
-    """Whether this edge placed it."""
+    """Whether this edge placed the request."""
     used: bool = False
-    """Whether an engine reported its usage."""
+    """Whether an engine reported the usage of the request."""
     counted: bool = False
-    """Whether it is counted as a request."""
+    """Whether the request is counted as one of its hour."""
     output_tokens: int = 0
     """As an engine said that reports ends and no usage; 0 where none did."""
     waiting: list[tuple[int, RequestUsage, bool]] = []

@@ -8,6 +8,7 @@ when a request goes, and what was really used decides what goes in the long run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from math import ceil
 from typing import NamedTuple
@@ -169,8 +170,8 @@ class Allowance:
         elsewhere = sum(use.in_flight for use in self._peers.values()) if self._peers else 0
         return self._own_in_flight + elsewhere
 
-    def refuses(self, now_s: float, wall_s: float, share: float) -> Verdict | None:
-        """The limit that one more request would be over; None where it may go."""
+    def refuses(self, now_s: float, wall: Callable[[], float], share: float) -> Verdict | None:
+        """The limit that one more request would be over; None where it may go. wall: asked where there are budgets."""
         requests, tokens = self.requests, self.tokens
         if requests is not None and requests.refill(now_s, share) < 1.0:
             return Verdict("requests_per_minute", retry_after(requests.wait_s(share, 1.0)))
@@ -179,6 +180,7 @@ class Allowance:
         if self.concurrent is not None and self.in_flight >= self.concurrent:
             return Verdict("concurrent_requests", LATER_S)
         for budget in self.budgets:
+            wall_s = wall()
             budget.begin(wall_s)
             if budget.used >= budget.limit:
                 name = "tokens_per_month" if budget.monthly else "tokens_per_day"

@@ -12,11 +12,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import msgspec
-
 from pointsman.haproxy.api_keys import hash_of
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import ApiKey, DocumentError
+from pointsman.router.tenancy.records import ApiKey, read_document
 from pointsman.router.tenancy.tenants import TenantTable
 
 KIND = "key"
@@ -115,10 +113,7 @@ class KeyTable:
     def _read(self, name: str, body: dict[str, Any]) -> None:
         before = self._keys.get(name)
         if body:
-            key = msgspec.convert(body, ApiKey)
-            if key.id != name:
-                raise DocumentError(f"the document {KIND}/{name} is of the key {key.id}")
-            self._keys[name] = key
+            key = self._keys[name] = read_document(KIND, name, body, ApiKey, named="id")
             old = (before.hash, before.previous_hash) if before is not None else ()
             self._hold(key, (*old, key.hash, key.previous_hash))
         elif before is not None:

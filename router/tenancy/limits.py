@@ -133,9 +133,8 @@ class Limits:
         self._asked = scopes
         if not scopes:
             return None
-        wall_s, share = self._wall(), self.share
         for scope in scopes:
-            verdict = scope.refuses(now_s, wall_s, share)
+            verdict = scope.refuses(now_s, self._wall, self.share)
             if verdict is not None:
                 self._count(tenant, verdict.limit)
                 return Refused(429, verdict.limit, scope.scope, verdict.retry_after_s)

@@ -6,12 +6,12 @@ it. A field of a later version is passed over, so that edges of two versions can
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from pointsman.policies.request import Priority
 from pointsman.router.errors import RouterError
 
 TENANT_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
@@ -34,33 +34,27 @@ PoolName = Annotated[str, Meta(min_length=1, max_length=64)]
 
 DEFAULT_WEIGHT = 1.0
 
+T = TypeVar("T")
+
 
 class DocumentError(RouterError, ValueError):
     """A document of another edge, or of a file, is not what its name says."""
 
 
-class Priority(IntEnum):
-    """Class of a request in the queue: the greater goes first and is shed last."""
+def read_document(kind: str, name: str, body: dict[str, Any], into: type[T], *, named: str = "name") -> T:
+    """Return the content of the document `KIND/NAME` as a value.
 
-    BATCH = 0
-    """Fills what is idle, and yields at once."""
-    LOW = 1
-    NORMAL = 2
-    HIGH = 3
-    CRITICAL = 4
-
-    @classmethod
-    def of(cls, name: str) -> Self | None:
-        """Return the class of a name, in lower case; None for a name of no class."""
-        return cls.__members__.get(name.upper()) if name.islower() else None
-
-    @property
-    def label(self) -> str:
-        """Name of the class as people write it."""
-        return self.name.lower()
+    named: field of the value that has its name. Raises msgspec.ValidationError for content that describes no such
+    value, DocumentError for one of another name.
+    """
+    found = msgspec.convert(body, into)
+    own = getattr(found, named)
+    if own != name:
+        raise DocumentError(f"the document {kind}/{name} is of the {kind} {own}")
+    return found
 
 
-PriorityName = Annotated[str, Meta(pattern="^(batch|low|normal|high|critical)$")]
+PriorityName = Annotated[str, Meta(pattern=f"^({'|'.join(priority.label for priority in Priority)})$")]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,7 +94,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_priority: PriorityName = "normal"
     """Highest class that its requests may name."""
     isolated: bool = False
-    """Whether its cached prefixes and sessions are kept apart from those of others."""
+    """Whether cached prefixes and sessions of the tenant are kept apart from those of others."""
     reserved_pools: Annotated[tuple[PoolName, ...], Meta(max_length=MAX_POOLS)] = ()
     """Pools that serve this tenant, and others only where those list them too."""
     excluded_pools: Annotated[tuple[PoolName, ...], Meta(max_length=MAX_POOLS)] = ()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import msgspec
 
+from pointsman.policies.request import NORMAL, Priority
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Priority, Tenant
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, Tenant, read_document
 
 KIND = "tenant"
-
-NORMAL = int(Priority.NORMAL)
 
 _CLASSES = {priority.label: int(priority) for priority in Priority}
 
@@ -63,10 +61,7 @@ class TenantTable:
 
     def _read(self, name: str, body: dict[str, Any]) -> None:
         if body:
-            tenant = msgspec.convert(body, Tenant)
-            if tenant.name != name:
-                raise DocumentError(f"the document {KIND}/{name} is of the tenant {tenant.name}")
-            self._tenants[name] = tenant
+            self._tenants[name] = read_document(KIND, name, body, Tenant)
         else:
             self._tenants.pop(name, None)
         (self.isolated.add if body.get("isolated") else self.isolated.discard)(name)
@@ -74,11 +69,9 @@ class TenantTable:
             changed(name)
 
 
-@cache
-def _unnamed() -> Tenant:
-    return Tenant(name="-")
+_UNNAMED = Tenant(name="-")
 
 
 def _default(name: str) -> Tenant:
     # The name is not checked: a file of keys may have tenants of any name.
-    return _unnamed() if not name else msgspec.structs.replace(_unnamed(), name=name)
+    return msgspec.structs.replace(_UNNAMED, name=name) if name else _UNNAMED

@@ -11,7 +11,7 @@ counted together as `other`, and beyond `MAX_TENANTS` further tenants too. No re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 HOUR_S = 3600
 DAY_H = 24
@@ -43,6 +43,8 @@ COLUMNS = (
 
 Values = tuple[float, ...]
 """Figures of a row, in the order of `COLUMNS`."""
+
+Key = TypeVar("Key")
 
 NOTHING: Values = (0.0,) * len(COLUMNS)
 
@@ -103,7 +105,7 @@ class UsageRow:
     def __init__(self, key: UsageKey) -> None:
         self.key = key
         self.changed = False
-        """Whether it is among the ledger's changed rows."""
+        """Whether the row is among the ledger's changed rows."""
         self.sums: list[UsageSum] = []
         """Sums that it is part of."""
         self.added: Values = NOTHING
@@ -293,6 +295,12 @@ class UsageLedger:
 def summed(rows: Iterable[tuple[UsageKey, Values]]) -> Mapping[UsageKey, Values]:
     """Rows of several lives and edges, added up."""
     sums: dict[UsageKey, list[float]] = {}
+    add_up(sums, rows)
+    return {key: tuple(values) for key, values in sums.items()}
+
+
+def add_up(sums: dict[Key, list[float]], rows: Iterable[tuple[Key, Values]]) -> None:
+    """Add rows to the sums of their keys."""
     for key, values in rows:
         known = sums.get(key)
         if known is None:
@@ -300,4 +308,3 @@ def summed(rows: Iterable[tuple[UsageKey, Values]]) -> Mapping[UsageKey, Values]
         else:
             for at, value in enumerate(values):
                 known[at] += value
-    return {key: tuple(values) for key, values in sums.items()}

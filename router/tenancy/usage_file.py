@@ -7,12 +7,12 @@ file exactly when its number is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pointsman.router.process.private_database import LaterSchemaError, open_private, set_aside, transaction
 from pointsman.router.tenancy.usage import COLUMNS, UsageKey, UsageNames, Values
 
 if TYPE_CHECKING:
@@ -84,30 +84,24 @@ class UsageFile:
         import sqlite3
 
         try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            writer = sqlite3.connect(self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None)
-            writer.execute("PRAGMA journal_mode = WAL")
-            version = writer.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA:
+            writer = open_private(self.path, schema=SCHEMA, tables=_TABLES, wait_s=WAIT_S)
+            try:
+                with transaction(writer):
+                    writer.execute(_MERGE)
+                    writer.execute("DELETE FROM usage WHERE life <> ''")
+            except BaseException:
                 writer.close()
-                raise UsageFileError(f"{self.path} is of a later version: {version}, at most {SCHEMA} is known here")
-            writer.executescript(_TABLES)
-            writer.execute(f"PRAGMA user_version = {SCHEMA}")
-            writer.execute("BEGIN IMMEDIATE")
-            writer.execute(_MERGE)
-            writer.execute("DELETE FROM usage WHERE life <> ''")
-            writer.execute("COMMIT")
+                raise
+        except LaterSchemaError as error:
+            known = f"at most {SCHEMA} is known here"
+            raise UsageFileError(f"{self.path} is of a later version: {error.found}, {known}") from error
         except (sqlite3.Error, OSError) as error:
             raise UsageFileError(f"{self.path}: {error}") from error
         self._writer = writer
 
     def set_aside(self) -> Path:
         """Rename a file that cannot be read; its name from now on."""
-        aside = self.path.with_name(f"{self.path.name}.bad")
-        self.path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        return aside
+        return set_aside(self.path, ".bad")
 
     def close(self) -> None:
         """Close the file."""
@@ -126,14 +120,9 @@ class UsageFile:
 
         writer = self._opened()
         try:
-            writer.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(writer):
                 writer.executemany(_PUT, ((key.hour, *key.names, life, *values) for key, values in rows))
                 writer.executemany(_PUT_SOURCE, ((*source, counted, hour) for source, counted in sources.items()))
-                writer.execute("COMMIT")
-            except BaseException:
-                writer.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             raise UsageFileError(f"{self.path}: {error}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pointsman.router.tenancy.usage import COLUMNS, DAY_H, HOUR_S, UsageKey, Values
+from pointsman.router.tenancy.usage import COLUMNS, DAY_H, HOUR_S, UsageKey, Values, add_up
 
 EXACT = COLUMNS[:5]
 ESTIMATED = {column: column.removeprefix("estimated_") for column in COLUMNS[5:]}
@@ -28,14 +28,7 @@ class UsageSums:
 
     def add(self, rows: Iterable[tuple[UsageKey, Values]]) -> None:
         """Add rows."""
-        for key, values in rows:
-            group = tuple(_part(key, name) for name in self._by)
-            known = self._sums.get(group)
-            if known is None:
-                self._sums[group] = list(values)
-            else:
-                for at, value in enumerate(values):
-                    known[at] += value
+        add_up(self._sums, ((tuple(_part(key, name) for name in self._by), values) for key, values in rows))
 
     def groups(self) -> list[tuple[tuple[Any, ...], Values]]:
         """The sums, in the order of their groups."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from pointsman.contract.backoff import Backoff
 from pointsman.router.documents.book import Book
 from pointsman.router.documents.document import Document
 from pointsman.router.documents.file import DocumentFile
 from pointsman.router.errors import StateFileError
 from pointsman.router.process.readiness import Readiness
+from pointsman.router.process.saving import Saving
 
 MIN_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
@@ -28,8 +27,6 @@ LOADED = "documents file"
 SAVED = "saving documents"
 """Parts that `/readyz` says are degraded."""
 
-log = structlog.get_logger(__name__)
-
 
 class BookKeeper:
     """The documents of one edge, and their file."""
@@ -37,32 +34,27 @@ class BookKeeper:
     def __init__(self, book: Book, file: DocumentFile, *, readiness: Readiness) -> None:
         self._book = book
         self._file = file
-        self._readiness = readiness
+        self._saving = Saving("documents", file, loaded=LOADED, saved=SAVED, readiness=readiness)
         self._unsaved: dict[str, Document] = {}
         self._changed = asyncio.Event()
         self._saved = asyncio.Event()
         self._saved.set()
-        self.save_errors = 0
+
+    @property
+    def save_errors(self) -> int:
         """Writes that the disk did not take."""
+        return self._saving.errors
 
     def load(self) -> None:
         """Take over what was saved; a file that cannot be read is set aside."""
         try:
             documents = self._file.load()
         except StateFileError as error:
-            self._set_aside(error)
+            self._saving.set_aside(error)
             documents = []
         for document in documents:
             self._book.merge(document)
         self._book.on_changed.append(self._note)
-
-    def _set_aside(self, error: StateFileError) -> None:
-        try:
-            kept = f"it is kept as {self._file.set_aside()}"
-        except OSError as refused:
-            kept = f"it cannot be set aside: {refused.strerror}"
-        self._readiness.degraded(LOADED, f"started without what was saved; {kept}: {error}")
-        log.error("documents file is unreadable, starting without it", error=str(error), kept=kept)
 
     def _note(self, document: Document) -> None:
         self._unsaved[document.name] = document
@@ -84,42 +76,24 @@ class BookKeeper:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            batch, self._unsaved = self._unsaved, {}
-            writing = asyncio.get_running_loop().run_in_executor(None, self._write, list(batch.values()))
-            try:
-                refused = await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                if (refused := await writing) is not None:
-                    self._unsaved = batch | self._unsaved
-                raise
-            self._take_result(refused)
-            if refused is None:
+            batch = list(self._unsaved.values())
+            if await self._saving.write(self._file.save, batch):
                 backoff.reset()
-                if not self._unsaved:
-                    self._saved.set()
+                self._forget(batch)
             else:
-                self._unsaved = batch | self._unsaved
                 self._changed.set()
                 await backoff.pause()
+
+    def _forget(self, saved: list[Document]) -> None:
+        """Let go of documents that are on disk, but for those that have changed again."""
+        for document in saved:
+            if self._unsaved[document.name] is document:
+                del self._unsaved[document.name]
+        if not self._unsaved:
+            self._saved.set()
 
     def close(self) -> None:
         """Save what is left, and let go of the file."""
         if self._unsaved:
-            self._take_result(self._write(list(self._unsaved.values())))
+            self._saving.write_now(self._file.save, list(self._unsaved.values()))
         self._file.close()
-
-    def _write(self, documents: list[Document]) -> OSError | None:
-        """Why the disk does not take them; None when it did."""
-        try:
-            self._file.save(documents)
-        except OSError as error:
-            return error
-        return None
-
-    def _take_result(self, refused: OSError | None) -> None:
-        if refused is None:
-            self._readiness.restored(SAVED)
-            return
-        self.save_errors += 1
-        self._readiness.degraded(SAVED, f"not saved, tried again: {refused}")
-        log.error("documents not saved", file=repr(self._file), error=str(refused))

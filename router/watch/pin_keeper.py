@@ -19,6 +19,7 @@ from pointsman.router.core import Core
 from pointsman.router.fleet.pin_journal import PinJournal, SavedPin
 from pointsman.router.fleet.sessions import SessionTable
 from pointsman.router.process.clock import Clock
+from pointsman.router.process.saving import to_its_end
 
 SAVE_S = 1.0
 """Between two looks at what changed: a killed router loses the pins of that time."""
@@ -76,12 +77,7 @@ class PinKeeper:
             rows, whole = self._take()
             if not rows and not whole:
                 continue
-            writing = asyncio.get_running_loop().run_in_executor(None, self._write, rows, whole)
-            try:
-                saved = await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # else it might overtake the last words, which are written next
-                raise
+            saved = await to_its_end(self._write, rows, whole)
             if not saved:
                 await asyncio.sleep(RETRY_S)
 

@@ -20,6 +20,7 @@ from pointsman.router.errors import LimitError, StateFileError
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.saved import SavedState, StateFile
 from pointsman.router.process.readiness import Readiness
+from pointsman.router.process.saving import Saving
 
 SAVE_DELAY_S = 0.2
 """Changes of the registry within this time are saved once."""
@@ -44,19 +45,25 @@ class StateKeeper:
         self._file = file
         self._replicas = replicas
         self._policy = policy
-        self._readiness = readiness
+        self._saving = Saving("state", file, loaded=LOADED, saved=SAVED, readiness=readiness)
         self._changed = asyncio.Event()
-        self.save_errors = 0
+
+    @property
+    def save_errors(self) -> int:
         """Writes that the disk did not take."""
-        self.set_aside = 0
+        return self._saving.errors
+
+    @property
+    def set_aside(self) -> int:
         """Files that could not be read."""
+        return self._saving.set_aside_files
 
     def load(self, now_s: float) -> None:
         """Takes over what was saved; nothing where that cannot be read."""
         try:
             saved = self._file.load()
         except StateFileError as error:
-            self._set_aside(error)
+            self._saving.set_aside(error)
             return
         for replica in saved.replicas:
             try:
@@ -67,15 +74,6 @@ class StateKeeper:
         self._policy.restore(saved.policy, saved.configured_policy, saved.policy_revisions)
         if saved.replicas:
             log.info("state restored", replicas=len(saved.replicas), policy=self._policy.document["policy"])
-
-    def _set_aside(self, error: StateFileError) -> None:
-        self.set_aside += 1
-        try:
-            kept = f"it is kept as {self._file.set_aside()}"
-        except OSError as refused:
-            kept = f"it cannot be set aside: {refused.strerror}"
-        self._readiness.degraded(LOADED, f"started without what was saved; {kept}: {error}")
-        log.error("state file is unreadable, starting without it", error=str(error), kept=kept)
 
     def changed(self) -> None:
         """There is something to save."""
@@ -88,14 +86,7 @@ class StateKeeper:
             await self._changed.wait()
             await asyncio.sleep(SAVE_DELAY_S)
             self._changed.clear()
-            writing = asyncio.get_running_loop().run_in_executor(None, self._write, self._state())
-            try:
-                refused = await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # else it might overtake the last state, which is saved next
-                raise
-            self._take_result(refused)
-            if refused is None:
+            if await self._saving.write(self._file.save, self._state()):
                 backoff.reset()
             else:
                 self._changed.set()
@@ -103,7 +94,7 @@ class StateKeeper:
 
     def save(self) -> None:
         """Saves the state of the moment, at once."""
-        self._take_result(self._write(self._state()))
+        self._saving.write_now(self._file.save, self._state())
 
     def _state(self) -> SavedState:
         policy = self._policy
@@ -113,22 +104,6 @@ class StateKeeper:
             configured_policy=policy.configured if policy.put_live is not None else None,
             policy_revisions=policy.history.saved(),
         )
-
-    def _write(self, state: SavedState) -> OSError | None:
-        """Why the disk does not take it; None when it did. Runs beside the event loop."""
-        try:
-            self._file.save(state)
-        except OSError as error:
-            return error
-        return None
-
-    def _take_result(self, refused: OSError | None) -> None:
-        if refused is None:
-            self._readiness.restored(SAVED)
-            return
-        self.save_errors += 1
-        self._readiness.degraded(SAVED, f"not saved, tried again: {refused}")
-        log.error("state not saved", file=repr(self._file), error=str(refused))
 
 
 def build_state_keeper(state_file: str, core: Core, *, readiness: Readiness) -> StateKeeper | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pointsman.contract.priority import ENGINE_PRIORITIES, engine_priority
-from pointsman.policies.request import CLASS_NAMES, NORMAL
-from pointsman.router.tenancy.records import Priority
+from pointsman.policies.request import CLASS_NAMES, NORMAL, Priority
 
 
 def test_each_class_has_a_number_and_the_higher_class_the_lower_one() -> None:

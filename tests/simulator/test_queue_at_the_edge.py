@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sim_trace import make_trace, make_turn
 
-from pointsman.policies.request import NORMAL
-from pointsman.router.tenancy.records import Priority, Tenant
+from pointsman.policies.request import NORMAL, Priority
+from pointsman.router.tenancy.records import Tenant
 from pointsman.simulator.fleet import VirtualFleet
 from pointsman.simulator.measure import Served, spread
 from pointsman.simulator.settings import FleetSettings

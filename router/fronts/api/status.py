@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pointsman.contract.http_api import json_answer
+from pointsman.policies.request import Priority
 from pointsman.router.core import Core
 from pointsman.router.edges.sharing import Sharing
 from pointsman.router.fleet.replica import Health
@@ -30,7 +31,6 @@ from pointsman.router.process.readiness import Readiness
 from pointsman.router.process.slices import in_slices
 from pointsman.router.process.version import product_version
 from pointsman.router.requests.hold_queue import HoldQueue
-from pointsman.router.tenancy.records import Priority
 
 OUT_MAX = 100
 """Replicas that are out, and shown with their reasons: more of them have one cause, and are in the list of replicas."""

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from invariants import check
 
 from pointsman.policies.decision import Decision, Reason
-from pointsman.policies.request import BATCH, NORMAL, RequestFeatures
+from pointsman.policies.request import BATCH, NORMAL, Priority, RequestFeatures
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.requests.fair_share import FairShare
 from pointsman.router.requests.hold_queue import BUFFER_BYTES, Held, HoldQueue, Line, Outcome
-from pointsman.router.tenancy.records import Priority
 
 REFUSAL = Decision(Reason.ADMISSION, status=429, retry_after_s=2)
 

@@ -16,7 +16,7 @@ def allowance(**limits: Any) -> Allowance:
 
 
 def refused(one: Allowance, now_s: float = 0.0, *, wall_s: float = NOON_S, share: float = 1.0) -> str:
-    verdict = one.refuses(now_s, wall_s, share)
+    verdict = one.refuses(now_s, lambda: wall_s, share)
     return "" if verdict is None else verdict.limit
 
 
@@ -51,7 +51,7 @@ def test_a_debt_is_waited_for() -> None:
     one = allowance(tokens_per_minute=60)
     assert not refused(one)
     one.take(600)
-    verdict = one.refuses(0.0, NOON_S, 1.0)
+    verdict = one.refuses(0.0, lambda: NOON_S, 1.0)
     assert verdict is not None
     assert (verdict.limit, verdict.retry_after_s) == ("tokens_per_minute", 594)
     assert refused(one, 593) and not refused(one, 595)
@@ -85,7 +85,7 @@ def test_a_budget_is_full_until_its_period_ends(limit: str, ends: tuple[int, int
     one = allowance(**{limit: 100})
     assert not refused(one)
     one.take(100)
-    verdict = one.refuses(0.0, NOON_S, 1.0)
+    verdict = one.refuses(0.0, lambda: NOON_S, 1.0)
     assert verdict is not None and verdict.limit == limit
     assert verdict.retry_after_s == 12 * 3600
     assert not refused(one, wall_s=datetime(*ends, tzinfo=UTC).timestamp())
@@ -128,7 +128,7 @@ def test_a_limit_of_zero_lets_nothing_in() -> None:
         one = allowance(**{limit: 0})
         assert refused(one) == limit
         assert refused(one, 1e6) == limit
-    verdict = allowance(requests_per_minute=0).refuses(0.0, NOON_S, 1.0)
+    verdict = allowance(requests_per_minute=0).refuses(0.0, lambda: NOON_S, 1.0)
     assert verdict is not None and verdict.retry_after_s == MAX_RETRY_S
 
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from pointsman.router.tenancy.records import NO_LIMITS, ApiKey, Limits, Priority, Tenant
+from pointsman.policies.request import Priority
+from pointsman.router.tenancy.records import NO_LIMITS, ApiKey, Limits, Tenant
 
 
 def test_priority_classes_are_ordered_and_named() -> None:

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
+from pointsman.policies.request import Priority
 from pointsman.router.documents.book import Book
-from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError, Priority
+from pointsman.router.tenancy.records import DEFAULT_WEIGHT, DocumentError
 from pointsman.router.tenancy.tenants import TenantTable
 
 

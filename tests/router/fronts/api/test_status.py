@@ -7,12 +7,11 @@ import msgspec
 from router_fixture import client_of, register, running_router
 
 from pointsman.policies.decision import Decision, Reason
-from pointsman.policies.request import BATCH, RequestFeatures
+from pointsman.policies.request import BATCH, Priority, RequestFeatures
 from pointsman.router.edges.records import EdgeInfo
 from pointsman.router.fleet.replica import Health
 from pointsman.router.fronts.api.status import OUT_MAX, SHARES_MAX
 from pointsman.router.process.version import product_version
-from pointsman.router.tenancy.records import Priority
 
 
 async def status_of(client: httpx.AsyncClient) -> dict[str, Any]:
