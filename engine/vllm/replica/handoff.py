@@ -72,9 +72,9 @@ class _Call:
         """The header `x-pointsman-scope`, as the router set it."""
         self.priority = found.get(PRIORITY_HEADER.encode(), b"").decode("latin-1")
         self.taken = False
-        """Whether the one prompt it may hand over was."""
+        """Whether the one prompt that the request may hand over was taken for that."""
         self.handed_over = False
-        """Whether a prefill replica computed that prompt."""
+        """Whether a prefill replica computed the prompt that was taken."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
             self.keys = prefix_keys(body)
