@@ -33,6 +33,7 @@ from bench.scale import ScaleOptions, run_scale
 from bench.scene import FailoverOptions
 from bench.survival import run_survival
 from bench.tenancy import TenancyOptions, run_tenancy
+from bench.usage import UsageOptions, run_usage
 from bench.watching import run_watching
 
 app = typer.Typer(help="Benches of whole edges.", add_completion=False, pretty_exceptions_enable=False)
@@ -82,6 +83,13 @@ def tenancy_command(quick: Quick = False, json: AsJson = False, out: Out = None)
     """Cost of API keys and limits, per lookup."""
     options = TenancyOptions.quick() if quick else TenancyOptions()
     run({"tenancy": lambda: run_tenancy(options)}, json, out)
+
+
+@app.command("usage")
+def usage_command(quick: Quick = False, json: AsJson = False, out: Out = None) -> None:
+    """Cost of counting usage, per request."""
+    options = UsageOptions.quick() if quick else UsageOptions()
+    run({"usage": lambda: run_usage(options)}, json, out)
 
 
 @app.command("limits")

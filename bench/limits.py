@@ -25,6 +25,7 @@ import httpx
 
 from bench.edge import PATH
 from bench.load import quantile
+from bench.pace import call_when_due
 from bench.peers import Spawned, say
 from bench.report import Table
 
@@ -34,7 +35,7 @@ OFFERED = 5
 PROMPT_CHARACTERS = 1600
 OUTPUT_TOKENS = 100
 REQUEST_TOKENS = 500
-"""Of the prompt, by the simulated engine's count of about four characters a token, and of the answer."""
+"""Tokens of a prompt, by the simulated engine's count of about four characters each, and of its answer."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class LimitsOptions:
     tokens_per_minute: int = 100_000
     limited_s: float = 300.0
     beside_s: float = 90.0
-    """Of the stretches without the greedy tenant, and without its limit."""
+    """Length of each stretch without the greedy tenant or without its limit."""
     replicas: int = 2
     others_per_s: float = 1.5
 
@@ -87,14 +88,13 @@ class Clients:
         return heard
 
     async def _tenant(self, tenant: str, per_s: float, seconds: float, heard: Heard) -> None:
-        began = time.perf_counter()
         heard.ttft_s[tenant], heard.statuses[tenant] = [], Counter()
         edges = cycle(self._http)
         async with asyncio.TaskGroup() as group:
-            for number in range(int(per_s * seconds)):
-                due_s = began + number / per_s
-                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-                group.create_task(self._one(next(edges), tenant, heard))
+            await call_when_due(
+                [number / per_s for number in range(int(per_s * seconds))],
+                lambda number: group.create_task(self._one(next(edges), tenant, heard)),
+            )
 
     async def _one(self, http: httpx.AsyncClient, tenant: str, heard: Heard) -> None:
         text = self._dice.randbytes(PROMPT_CHARACTERS // 2).hex()
@@ -170,7 +170,7 @@ async def measure(count: int, options: LimitsOptions, folder: Path) -> dict[str,
         "error_percent": 100 * (got / allowed - 1),
         "statuses": {tenant: dict(counts) for tenant, counts in limited.statuses.items()},
         "others_p99_ttft_ms": {
-            name: 1000 * quantile(sorted(ttft_s for tenant in OTHERS for ttft_s in heard.ttft_s[tenant]), 0.99)
+            name: 1000 * quantile([ttft_s for tenant in OTHERS for ttft_s in heard.ttft_s[tenant]], 0.99)
             for name, heard in (("without", without), ("limited", limited), ("free", free))
         },
     }

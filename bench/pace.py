@@ -8,6 +8,7 @@ where that is not small, the machine was too busy to say anything.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import random
@@ -15,7 +16,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from bench.http import AnswerReader, Request
@@ -50,6 +51,17 @@ def poisson(per_s: float, seconds: float, rng: random.Random) -> list[float]:
         due.append(at)
         at += rng.expovariate(per_s)
     return due
+
+
+async def call_when_due(due_s: Iterable[float], call: Callable[[int], object]) -> None:
+    """Call for each request when it is due, to the millisecond that event loops count.
+
+    due_s: seconds from now, ascending. call: gets the request's number.
+    """
+    start_s = time.perf_counter()
+    for number, at_s in enumerate(due_s):
+        await asyncio.sleep(max(0.0, start_s + at_s - time.perf_counter()))
+        call(number)
 
 
 def drive(target: Target, due_s: list[float]) -> tuple[list[float], list[float]]:

@@ -1,9 +1,8 @@
 """Requests that wait at a live edge over simulated engines: who goes when, and what waiting costs.
 
 Scenes, each with an edge of its own by `pointsman up`: tenants of which one offers ten times its share, tenants of
-different weights, classes, a
-batch beside online requests, and a thousand requests that wait while clients leave, the router is killed or HAProxy is
-reloaded. Clients are bare HTTP/1.1 connections of this process.
+different weights, classes, a batch beside online requests, and a thousand requests that wait while clients leave, the
+router is killed or HAProxy is reloaded. Clients are bare HTTP/1.1 connections of this process.
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
 
+from bench.edge import measure_idle
 from bench.ground import Ground, ground
 from bench.load import quantile
+from bench.pace import call_when_due, poisson
 from bench.peers import say
 from bench.queue_clients import Answer, Clients
 from bench.queue_table import queue_table
-from bench.report import Table
+from bench.report import Table, median
+from bench.resident import resident_mb
 from pointsman.haproxy.runtime_api import MasterAPI
 
 SLOTS = 8
@@ -39,6 +40,9 @@ SLOTS = 8
 TOKENS = 50
 TOKEN_MS = 20
 NO_WEIGHTS: Mapping[str, float] = {}
+MEASURED = ("router", "haproxy")
+"""Parts of the edge whose memory and CPU are measured."""
+
 GROUP = 10
 """Requests that are sent together."""
 
@@ -71,14 +75,15 @@ def bounded(running: int = SLOTS, **more: Any) -> dict[str, Any]:
     return {"policy": "least_load", "admission": {"running": running, "wait_s": 300, "retry_after_s": 1, **more}}
 
 
-async def poisson(per_s: float, until_s: float, send: Callable[[int], None], seed: str) -> None:
-    """Calls `send` at random times."""
-    dice, number = random.Random(seed), 0
-    at_s = time.perf_counter()
-    while (at_s := at_s + dice.expovariate(per_s)) < until_s:
-        await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
-        send(number)
-        number += 1
+async def at_random(per_s: float, seconds: float, send: Callable[[int], None], seed: str) -> None:
+    """Calls `send` at random times for a while."""
+    await call_when_due(poisson(per_s, seconds, random.Random(seed)), send)
+
+
+def asking(clients: Clients, tenant: str, tokens: int, *, streams: bool = True) -> Callable[[int], None]:
+    """Return the way to send the n-th request of a tenant, whose API key is its name."""
+    headers = {"Authorization": f"Bearer {tenant}"}
+    return lambda number: clients.start(f"{tenant} {number}", headers, tokens=tokens, streams=streams)
 
 
 @asynccontextmanager
@@ -110,16 +115,10 @@ async def fairness(options: QueueOptions) -> dict[str, Any]:
     """Ten tenants at 1.3 of what the replicas can serve: one offers all of it alone, the others 0.3 together."""
     tenants = ["greedy", *(f"t{number}" for number in range(9))]
     async with shared_edge(options, tenants) as (_, clients):
-
-        def send(tenant: str) -> Callable[[int], None]:
-            return lambda number: clients.start(
-                f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=TOKENS
-            )
-
-        until_s = time.perf_counter() + options.fair_s
-        loads = [poisson(CAPACITY, until_s, send("greedy"), "greedy")]
-        loads += [poisson(0.3 * CAPACITY / 9, until_s, send(name), name) for name in tenants[1:]]
-        await asyncio.gather(*loads)
+        rates = dict.fromkeys(tenants, 0.3 * CAPACITY / 9) | {"greedy": CAPACITY}
+        await asyncio.gather(
+            *(at_random(per_s, options.fair_s, asking(clients, name, TOKENS), name) for name, per_s in rates.items())
+        )
         asked = Counter(answer.label.split()[0] for answer in clients.answers)
         asked.update(label.split()[0] for label in clients.writers)
         served = Counter(a.label.split()[0] for a in clients.answers if a.status == 200)
@@ -138,16 +137,10 @@ OUTPUTS = {"a": 30, "b": 50, "c": 80}
 async def shares(options: QueueOptions) -> dict[str, Any]:
     """Three tenants of different weights that all want more than their shares: tokens served while they do."""
     async with shared_edge(options, WEIGHTS, WEIGHTS) as (_, clients):
-
-        def send(tenant: str) -> Callable[[int], None]:
-            return lambda number: clients.start(
-                f"{tenant} {number}", {"Authorization": f"Bearer {tenant}"}, tokens=OUTPUTS[tenant], streams=False
-            )
-
         start_s = time.perf_counter()
-        until_s = start_s + options.shares_s
         rates = {tenant: WANTED[tenant] * CAPACITY * TOKENS / OUTPUTS[tenant] for tenant in WEIGHTS}
-        await asyncio.gather(*(poisson(rates[name], until_s, send(name), name) for name in WEIGHTS))
+        sends = {tenant: asking(clients, tenant, OUTPUTS[tenant], streams=False) for tenant in WEIGHTS}
+        await asyncio.gather(*(at_random(rates[name], options.shares_s, sends[name], name) for name in WEIGHTS))
         answers = [a for a in clients.answers if a.status == 200 and a.end_s >= start_s + options.shares_s / 4]
         clients.leave(list(clients.writers))
         await clients.all_answered()
@@ -264,7 +257,7 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
 
             feeding = asyncio.create_task(_feed(clients, kind == "beside", until_s, turn))
             sampling = asyncio.create_task(_sample(here, used[kind], until_s))
-            await poisson(ONLINE_PER_S, until_s, online, f"online {turn // 2}")
+            await at_random(ONLINE_PER_S, options.batch_s, online, f"online {turn // 2}")
             await asyncio.gather(feeding, sampling)
             clients.leave([label for label in clients.writers if label.startswith("batch")])
             await clients.all_answered()
@@ -274,7 +267,7 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
             served += sum(a.label.startswith("batch") and a.status == 200 for a in clients.answers)
     pairs = list(zip(rounds[::2], rounds[1::2], strict=True))
     return {
-        "ratios": [median(beside[at] / alone[at] for alone, beside in pairs) for at in range(3)],
+        "ratios": [median([beside[at] / alone[at] for alone, beside in pairs]) for at in range(3)],
         "online_ttft_ms": {kind: [quantile(of, 0.5), quantile(of, 0.99)] for kind, of in ttft_ms.items()},
         "online_requests": {kind: len(of) for kind, of in ttft_ms.items()},
         "kv_use": {kind: sum(of) / max(1, len(of)) for kind, of in used.items()},
@@ -303,20 +296,11 @@ async def _sample(here: Ground, used: list[float], until_s: float) -> None:
 async def waiting_many(options: QueueOptions) -> dict[str, Any]:
     """Many requests that wait: what they cost, whose clients leave, and in which order the others go."""
     async with held_edge(options) as (here, clients):
-        router, haproxy = (psutil.Process(here.pid(words)) for words in (" router --config", "haproxy -W"))
-        worker = haproxy.children()[0]
-        before = {name: of.memory_info().rss for name, of in (("router", router), ("haproxy", worker))}
+        before_mb = resident_mb(here.side.processes)
         await _hold(here, clients, options.held)
-        spent_s = _cpu_s(router, worker)
-        await asyncio.sleep(10.0)
-        spent = {
-            name: (now - then) / 10.0
-            for (name, now), then in zip(_cpu_s(router, worker).items(), spent_s.values(), strict=True)
-        }
-        memory = {
-            name: (of.memory_info().rss - before[name]) / options.held
-            for name, of in (("router", router), ("haproxy", worker))
-        }
+        spent_s = (await measure_idle([here.side], 10.0))[here.side.name]
+        after_mb = resident_mb(here.side.processes)
+        memory = {part: (after_mb[part] - before_mb[part]) * 2**20 / options.held for part in MEASURED}
         leaving = [f"r {number}" for number in range(0, options.held, options.held // options.leaving)][
             : options.leaving
         ]
@@ -329,21 +313,18 @@ async def waiting_many(options: QueueOptions) -> dict[str, Any]:
     return {
         "held": options.held,
         "bytes_a_request": memory,
-        "cpu_s_a_second": spent,
+        "cpu_s_a_second": {part: spent_s[part] for part in MEASURED},
         "left": len(leaving),
         "all_noticed_after_s": noticed_s,
-        "out_of_order": sum(_group(a) > _group(b) for a, b in itertools.pairwise(went)),
+        "out_of_order": _out_of_order(went),
         "served": len(went),
     }
 
 
-def _group(label: str) -> int:
-    """Number of the group in which a request was sent: within one, nobody knows which reaches the router first."""
-    return int(label.rpartition("-")[2]) // GROUP
-
-
-def _cpu_s(router: psutil.Process, worker: psutil.Process) -> dict[str, float]:
-    return {name: sum(of.cpu_times()[:2]) for name, of in (("router", router), ("haproxy", worker))}
+def _out_of_order(went: list[str]) -> int:
+    """Requests that went before one of an earlier group: within one, nobody knows which reaches the router first."""
+    groups = [int(label.rpartition("-")[2]) // GROUP for label in went]
+    return sum(a > b for a, b in itertools.pairwise(groups))
 
 
 async def _hold(here: Ground, clients: Clients, count: int) -> None:
@@ -370,12 +351,12 @@ async def broken(options: QueueOptions, event: str) -> dict[str, Any]:
         lasted_s = max(answer.end_s for answer in clients.answers) - at_s
         clients.leave(list(clients.writers))
         await clients.all_answered()
-        went = [_group(label) for label in await placed(here)] if event == "reload" else []
+        went = await placed(here) if event == "reload" else []
     answers = [answer for answer in clients.answers if answer.label != "busy"]
     return {
         "answers": dict(Counter(f"{answer.status} {answer.reason}" for answer in answers)),
         "last_answer_after_s": lasted_s,
-        "out_of_order": sum(a > b for a, b in itertools.pairwise(went)),
+        "out_of_order": _out_of_order(went),
     }
 
 

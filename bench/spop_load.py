@@ -92,11 +92,15 @@ def notify(number: int, session: str, body: bytes = b"", **more: VariableValue) 
     return frame(FrameType.NOTIFY, number, 1, message("route-body" if body else "route", encoded))
 
 
-def end_line(number: int, replica: str) -> bytes:
-    """The ring's line of one finished request, framed by octet count."""
+def end_line(number: int, replica: str, **more: str) -> bytes:
+    """The ring's line of one finished request, framed by octet count.
+
+    more: further fields.
+    """
     line = {
         "ev": "end", "id": request_id(number), "pid": 1, "srv": replica, "first": replica, "reason": "hash",
         "st": 200, "tw": 0, "tc": 0, "tr": 1, "ta": 2, "ttft": "-", "bytes": 400, "ts": "--", "rc": "0", "routed": "1",
+        **more,
     }  # fmt: skip
     text = json.dumps(line, separators=(",", ":")).encode()
     return b"%d %b" % (len(text), text)

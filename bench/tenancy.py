@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import msgspec
+import psutil
 
 from bench import spop_load
-from bench.report import Table, spread
+from bench.report import Table, median, spread
 from pointsman.contract.events import EngineEvents, Finished, FirstToken
 from pointsman.contract.registration import Registration
 from pointsman.haproxy.spop.frames import LENGTH_BYTES
@@ -46,7 +44,7 @@ class TenancyOptions:
         return cls(rounds=12)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Way:
     """One way to share a fleet."""
 
@@ -149,8 +147,7 @@ class Fed:
 
 def _rss_mb() -> float:
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def measure(policy: str, options: TenancyOptions) -> dict[str, dict[str, Any]]:
@@ -180,12 +177,12 @@ def measure(policy: str, options: TenancyOptions) -> dict[str, dict[str, Any]]:
 
 def table(policy: str, figures: dict[str, dict[str, Any]], options: TenancyOptions) -> Table:
     """Costs by way."""
-    first = figures[WAYS[0].name]
     rows = []
+    wholes = {
+        name: [a + b for a, b in zip(one["lookup_us"], one["end_us"], strict=True)] for name, one in figures.items()
+    }
     for name, one in figures.items():
-        whole = [a + b for a, b in zip(one["lookup_us"], one["end_us"], strict=True)]
-        base = [a + b for a, b in zip(first["lookup_us"], first["end_us"], strict=True)]
-        added = [mine - theirs for mine, theirs in zip(whole, base, strict=True)]
+        added = [mine - first for mine, first in zip(wholes[name], wholes[WAYS[0].name], strict=True)]
         rows.append(
             [
                 name,

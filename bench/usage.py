@@ -1,37 +1,47 @@
-"""CPU that usage costs the router for each request: the engine's report, HAProxy's line, and what both add to decode.
-
-python -m bench.usage
-"""
+"""CPU that usage costs the router for each request: the engine's report, HAProxy's line, what both add to decode."""
 
 from __future__ import annotations
 
 import gc
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
+from bench.edge import PATH
+from bench.report import Table, spread
+from bench.spop_load import end_line, request_id
 from pointsman.contract.events import EngineEvents, RequestUsage
 from pointsman.contract.registration import Registration
 from pointsman.policies.request import RequestFeatures
 from pointsman.router.core import Core
 from pointsman.router.requests.end_line import decode_line
 
-REQUESTS = 20_000
 BATCH = 8
 """Reports in one message of an engine."""
 
-ROUNDS = 7
-PATH = "/v1/chat/completions"
-LINE = (
-    '{"ev":"end","id":"%s","pid":1,"srv":"r0","first":"r0","reason":"kv-cold","st":200,"tw":0,"tc":0,"tr":20,"ta":300,'
-    '"ttft":"-","bytes":9000,"ts":"--","rc":"0","routed":"1","cid":"-"%s}'
-)
-FIELDS = ',"sse":"1","tenant":"acme","key":"k1"'
+FIELDS = {"sse": "1", "tenant": "acme", "key": "k1"}
 """Fields that usage adds to a line where there are API keys."""
 
 PARTS = ("line decode", "message decode", "line", "report")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class UsageOptions:
+    """Length of the bench."""
+
+    requests: int = 20_000
+    """Requests of a round."""
+    rounds: int = 7
+
+    @classmethod
+    def quick(cls) -> UsageOptions:
+        return cls(rounds=2)
 
 
 def decided(ids: list[str]) -> Core:
@@ -44,16 +54,18 @@ def decided(ids: list[str]) -> Core:
     return core
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[T], object], items: Iterable[T]) -> float:
+    """Time that the work takes for all items, one after the other."""
     began_s = time.perf_counter()
-    work()
+    for item in items:
+        work(item)
     return time.perf_counter() - began_s
 
 
-def measure() -> list[float]:
+def measure(requests: int) -> list[float]:
     """Microseconds a request, by part."""
-    ids = [f"q{number:032d}" for number in range(REQUESTS)]
-    usage, numbers = decided(ids).usage, range(0, REQUESTS, BATCH)
+    ids = [request_id(number) for number in range(requests)]
+    usage, numbers = decided(ids).usage, range(0, requests, BATCH)
     messages = [
         EngineEvents(
             epoch="e",
@@ -63,32 +75,43 @@ def measure() -> list[float]:
         )
         for number in numbers
     ]
-    decoder = msgspec.msgpack.Decoder(EngineEvents)
+    decode_message = msgspec.msgpack.Decoder(EngineEvents).decode
     with_usage = [msgspec.msgpack.encode(message) for message in messages]
     without = [msgspec.msgpack.encode(EngineEvents(epoch="e", seq=number)) for number in numbers]
-    long, short = ([(LINE % (name, more)).encode() for name in ids] for more in (FIELDS, ""))
+    long, short = (
+        [end_line(number, "r0", **more).partition(b" ")[2] for number in range(requests)] for more in (FIELDS, {})
+    )
     lines = [decode_line(raw) for raw in long]
     gc.collect()
     gc.disable()
-    spent = [
-        seconds(lambda: [decode_line(raw) for raw in long]) - seconds(lambda: [decode_line(raw) for raw in short]),
-        seconds(lambda: [decoder.decode(raw) for raw in with_usage])
-        - seconds(lambda: [decoder.decode(raw) for raw in without]),
-        seconds(lambda: [usage.ended(line, 0, 0.0) for line in lines]),  # type: ignore[func-returns-value]
-        seconds(lambda: [usage.report(0, "r0", message, 0.0) for message in messages]),
+    spent_s = [
+        seconds(decode_line, long) - seconds(decode_line, short),
+        seconds(decode_message, with_usage) - seconds(decode_message, without),
+        seconds(lambda line: usage.ended(line, 0, 0.0), lines),
+        seconds(lambda message: usage.report(0, "r0", message, 0.0), messages),
     ]
     gc.enable()
-    assert sum(row.prompt_tokens for row in usage.ledger) == 500 * REQUESTS
-    return [1e6 * part / REQUESTS for part in spent]
+    assert sum(row.prompt_tokens for row in usage.ledger) == 500 * requests
+    return [1e6 * part_s / requests for part_s in spent_s]
 
 
-def main() -> None:
-    """Print the least of some rounds."""
-    best = [min(parts) for parts in zip(*(measure() for _ in range(ROUNDS)), strict=True)]
-    for name, cost_us in zip(PARTS, best, strict=True):
-        print(f"{name:15} {cost_us:5.2f} us a request")
-    print(f"{'all':15} {sum(best):5.2f} us a request")
+def table(rounds: list[list[float]], options: UsageOptions) -> Table:
+    """Costs by part, and of all together."""
+    rows = [
+        [name, f"{min(costs_us):.2f}", spread(costs_us, 2)]
+        for name, costs_us in zip(PARTS, zip(*rounds, strict=True), strict=True)
+    ]
+    least_us = sum(min(costs_us) for costs_us in zip(*rounds, strict=True))
+    rows.append(["all", f"{least_us:.2f}", spread([sum(parts) for parts in rounds], 2)])
+    return Table(
+        "What usage costs a router",
+        ["part", "least, us a request", "median (range)"],
+        rows,
+        [f"{options.rounds} rounds of {options.requests:,} requests, in one process and without sockets"],
+    )
 
 
-if __name__ == "__main__":
-    main()
+async def run_usage(options: UsageOptions) -> tuple[list[Table], dict[str, Any]]:
+    """The whole bench."""
+    rounds = [measure(options.requests) for _ in range(options.rounds)]
+    return [table(rounds, options)], {"options": asdict(options), "parts": PARTS, "rounds_us": rounds}

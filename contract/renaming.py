@@ -63,13 +63,13 @@ class AnswerRenaming:
     __slots__ = ("_alias", "_model", "_there")
 
     def __init__(self, model: str, alias: str) -> None:
-        """model: as the engine writes it. alias: as the client asked."""
+        """model: name that the engine writes. alias: name that the client asked for."""
         self._model = msgspec.json.encode(model)
         self._alias = msgspec.json.encode(alias)
         self._there = b'"model":' + self._model
 
     def whole(self, body: bytes) -> bytes:
-        """An answer in one piece; unchanged where it is no object with that model."""
+        """Return an answer in one piece with the alias; unchanged where it is no object with that model."""
         try:
             fields = _object.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -80,5 +80,5 @@ class AnswerRenaming:
         return msgspec.json.encode(fields)
 
     def events(self, piece: bytes) -> bytes:
-        """Whole events of a stream."""
+        """Return whole events of a stream with the alias."""
         return piece.replace(self._there, b'"model":' + self._alias)

@@ -70,7 +70,7 @@ class Request(msgspec.Struct, gc=False):
     attempt: int = 0
     """Decisions so far."""
     waited_s: float = 0.0
-    """In queues of routers."""
+    """Time in queues of routers."""
 
 
 class VirtualFleet:
@@ -337,7 +337,7 @@ class VirtualFleet:
 
 
 def _engine_priority(request: Request) -> int:
-    """The number that its replica is told of."""
+    """The number by which the request's replica orders it."""
     return engine_priority(CLASS_NAMES[request.features.priority])
 
 

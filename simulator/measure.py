@@ -31,7 +31,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     priority: int = NORMAL
     waited_s: float = 0.0
-    """Held in the routers' queues; `arrived_s` to `first_s` has it too."""
+    """Time in the routers' queues, which is a part of that from `arrived_s` to `first_s`."""
 
     @property
     def ttft_s(self) -> float:
@@ -179,7 +179,7 @@ def by_tenant(
     """The parts of all tenants, by descending tokens.
 
     weights: weight of each tenant of the trace.
-    until_s: when the last session began: what is served later depends on what was asked for, not on who goes first.
+    until_s: begin of the last session: what is served later depends on what was asked for, not on who goes first.
     """
     records: dict[str, list[Served]] = {tenant: [] for tenant in weights}
     for record in served:

@@ -53,11 +53,7 @@ def as_svg(outcomes: Sequence[Outcome]) -> str:
     policies = list(outcomes[0].by_seed)
     legend_height = LEGEND_LINE * math.ceil(len(policies) / LEGEND_COLUMNS) + 8
     width, height = COLUMNS * WIDTH, math.ceil(len(PANELS) / COLUMNS) * HEIGHT + legend_height
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>',
-    ]
+    parts = svg_begin(width, height)
     for number, policy in enumerate(policies):
         row, column = divmod(number, LEGEND_COLUMNS)
         x, y = 16 + column * (width - 32) / LEGEND_COLUMNS, 16 + row * LEGEND_LINE
@@ -82,7 +78,7 @@ def _panel(panel: Panel, outcomes: Sequence[Outcome], policies: Sequence[str]) -
 
     def at(load: float, value: float) -> Point:
         x = LEFT + (load - loads[0]) / (loads[-1] - loads[0]) * (WIDTH - LEFT - RIGHT)
-        share = math.log(max(value, low) / low) / math.log(high / low) if panel.log else (value - low) / (high - low)
+        share = on_axis(value, low, high, log=panel.log)
         return x, HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<text x="{LEFT:g}" y="{TOP - 9:g}" font-weight="bold">{escape(panel.title)}</text>']
@@ -124,6 +120,20 @@ def _stroke(number: int) -> str:
 
 def _joined(points: Sequence[Point]) -> str:
     return " ".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def svg_begin(width: float, height: float) -> list[str]:
+    """Return the first lines of an SVG of this size, in pixels, on white."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>',
+    ]
+
+
+def on_axis(value: float, low: float, high: float, *, log: bool) -> float:
+    """Return where a value stands on an axis, from 0 at its lower end to 1."""
+    return math.log(max(value, low) / low) / math.log(high / low) if log else (value - low) / (high - low)
 
 
 def log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:

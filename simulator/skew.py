@@ -113,7 +113,7 @@ class ClientRate(msgspec.Struct, frozen=True):
 def read_client_rates(path: Path, start_s: float | None = None) -> list[ClientRate]:
     """The clients of one window out of a table with the columns of `ClientRate`, and others. Raises TraceError.
 
-    start_s: when the window begins; None for the one with the most requests.
+    start_s: begin of the window; None for the window with the most requests.
     """
     windows: dict[float, list[ClientRate]] = {}
     number = 1

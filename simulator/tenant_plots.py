@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from pointsman.simulator.errors import ExperimentError
 from pointsman.simulator.experiment import Outcome
 from pointsman.simulator.measure import TenantSummary
-from pointsman.simulator.plots import COLOURS, LEGEND_LINE, linear_axis, log_axis
+from pointsman.simulator.plots import COLOURS, LEGEND_LINE, linear_axis, log_axis, on_axis, svg_begin
 from pointsman.simulator.tenant_report import NOBODY, tenants_of
 
 MAX_ROWS = 40
@@ -58,11 +57,7 @@ def as_svg(outcome: Outcome) -> str:
     row = 8.0 + 8.0 * len(runs)
     legend = LEGEND_LINE * len(runs) + 8
     width, height = NAMES + len(COLUMNS) * (PANEL + GAP), legend + HEAD + row * len(names) + FOOT
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>',
-    ]
+    parts = svg_begin(width, height)
     for number, run in enumerate(runs):
         y = 16 + number * LEGEND_LINE
         parts.append(f'<circle cx="20" cy="{y - 4:g}" r="4" fill="{COLOURS[number % len(COLOURS)]}"/>')
@@ -87,9 +82,7 @@ def _column(column: Column, runs: Runs, names: list[str], row: float) -> list[st
     low, high, ticks = log_axis(values or [1.0]) if column.log else linear_axis([0.0, *values, *marks])
 
     def at(value: float) -> float:
-        if column.log:
-            return math.log(max(value, low) / low) / math.log(high / low) * PANEL
-        return (value - low) / (high - low) * PANEL
+        return on_axis(value, low, high, log=column.log) * PANEL
 
     bottom = row * len(names)
     parts = [f'<text y="{-9:g}" font-weight="bold">{escape(column.title)}</text>']

@@ -66,7 +66,7 @@ class Reply:
         """Whether a prefill replica computed the prompt."""
         self.adapter = ""
         self.first_s = 0.0
-        """When its first token was computed; 0 before."""
+        """Time at which the request's first token was computed; 0 before."""
         self.handoff: asyncio.Task[None] | None = None
         """The prefill request it waits for, if any."""
         self._on_finished = on_finished
@@ -94,7 +94,7 @@ class Reply:
             self._finish_choice()
 
     def usage(self, now_s: float) -> RequestUsage:
-        """The tokens spent on it so far. An output token of a prefill request counts where it is decoded."""
+        """The tokens spent on the request so far. An output token of a prefill request counts where it is decoded."""
         prompts = {choice.prompt: choice for choice in reversed(self.choices) if choice.cached >= 0}
         counted = () if self.handed_over else prompts.values()
         return RequestUsage(

@@ -76,10 +76,20 @@ class BlockCache:
         self.blank = capacity
         self.idle = 0
         self.events: list[Stored | Removed] = []
-        """Blocks stored and evicted, in order; the owner empties the list."""
+        """Blocks stored and evicted since `take_events`, in order."""
         self._root = Run(None, [], 1)
         self._order = Run(None, [], 1)  # Sentinel of the ring of idle runs: its `newer` is the oldest of them.
         self._private = 0
+
+    def take_events(self) -> list[Stored | Removed]:
+        """Return the blocks stored and evicted since the last call, in order."""
+        events, self.events = self.events, []
+        return events
+
+    @property
+    def usage(self) -> float:
+        """Held blocks over all blocks, 0 to 1."""
+        return self.held / self.capacity
 
     @property
     def available(self) -> int:

@@ -120,7 +120,7 @@ class HandoffClient:
             model=ask.model or self._config.model,
             prompt_token_ids=array("I", ask.prompts[0].data).tolist(),
             cache_salt=salt,
-            priority=(exchange.header(PRIORITY_HEADER.encode()) or b"").decode("latin-1"),
+            priority=exchange.text(PRIORITY_HEADER.encode()),
             prefix=pack_prefix(scoped(prefix_keys(body), scope), len(body) - max(0, prompt_start(body))),
         )
         return self.take(peer, prefill)

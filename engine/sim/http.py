@@ -69,6 +69,11 @@ class Exchange:
         """Value of a header, by lower-case name; the last one where there are several."""
         return self._by_name.get(name)
 
+    def text(self, name: bytes) -> str:
+        """Return a header's value as text; empty where the request has none."""
+        value = self.header(name)
+        return value.decode("latin-1") if value else ""
+
     def respond(
         self,
         status: int,

@@ -98,6 +98,7 @@ class _Sequence(msgspec.Struct, eq=False):
     output_tokens: int
     known: int
     external: int
+    arrival: int = 0  # Its number among those that came, in a model that goes by it.
     lease: Lease | None = None
     computed: int = 0
     emitted: int = 0
@@ -171,9 +172,8 @@ class EngineModel:
 
     def stats(self) -> Stats:
         """The engine as it stands."""
-        usage = self.cache.held / self.cache.capacity
         return msgspec.structs.replace(
-            self._stats, running=len(self._running), waiting=len(self._waiting), kv_usage=usage
+            self._stats, running=len(self._running), waiting=len(self._waiting), kv_usage=self.cache.usage
         )
 
     def step(self) -> StepResult:
@@ -191,7 +191,7 @@ class EngineModel:
         if not scheduled:
             return result
         result.steps = 1
-        usage, decodes = self.cache.held / self.cache.capacity, False
+        usage, decodes = self.cache.usage, False
         for sequence, tokens in scheduled:
             if sequence.prefilling:
                 result.prefill_tokens += tokens
@@ -201,7 +201,7 @@ class EngineModel:
         timing = self.config.timing
         result.duration_s = timing.prefill_s(result.prefill_tokens) + (timing.decode_s(usage) if decodes else 0.0)
         result.duration_s += (self.adapters.loads - loads) * self.config.adapter_load_s
-        self._take_events(result)
+        result.events = self.cache.take_events()
         return result
 
     def quiet_steps(self) -> list[float]:
@@ -264,16 +264,16 @@ class EngineModel:
             result.emitted.append(sequence.request_id)
             if sequence.emitted == sequence.output_tokens:
                 result.finished.append(sequence.request_id)
-        duration_s = self.config.timing.decode_s(self.cache.held / self.cache.capacity)
+        duration_s = self.config.timing.decode_s(self.cache.usage)
         for request_id in result.finished:
             self._finish(self._sequences[request_id])
         result.steps = steps
         self._stats.generation_tokens += steps * len(result.emitted)
-        self._take_events(result)
+        result.events = self.cache.take_events()
         return duration_s
 
     def _schedule_running(self, result: StepResult) -> list[tuple[_Sequence, int]]:
-        """Give running sequences their tokens and blocks, preempting from the young end where blocks run out."""
+        """Give running sequences their tokens and blocks, preempting others where blocks run out."""
         scheduled: list[tuple[_Sequence, int]] = []
         budget, block_size = self.config.max_num_batched_tokens, self.config.block_size
         running, index = self._running, 0
@@ -284,14 +284,21 @@ class EngineModel:
             # Inside a block nothing changes hands: it is held already and not full yet.
             if tokens > 1 or sequence.computed % block_size == 0 or target % block_size == 0:
                 while not self._grow(sequence, target):
-                    victim = running.pop()
+                    victim = running.pop(at := self._victim())
                     self._preempt(victim, result)
                     if victim is sequence:
                         return scheduled
+                    if at < index:  # the victim has its tokens of this step already
+                        index -= 1
+                        budget += scheduled.pop(at)[1]
             scheduled.append((sequence, tokens))
             budget -= tokens
             index += 1
         return scheduled
+
+    def _victim(self) -> int:
+        """Place in the batch of the sequence that is preempted next: the youngest is."""
+        return len(self._running) - 1
 
     def _schedule_waiting(self, scheduled: list[tuple[_Sequence, int]]) -> None:
         """Admit from the head of the queue while tokens, places and blocks last. Who waits for an adapter's slot is
@@ -341,13 +348,12 @@ class EngineModel:
         self._set_computed(sequence, sequence.computed + tokens)
         if sequence.computed < sequence.known:
             return
-        request = sequence.request
         if sequence.prefilling:
             sequence.prefilling = False
             self._prefilling -= 1
             if sequence.emitted == 0:
-                result.first[request.request_id] = sequence.cached
-                self._stats.prompt_tokens += request.prompt_tokens
+                result.first[sequence.request_id] = sequence.cached
+                self._stats.prompt_tokens += sequence.request.prompt_tokens
         sequence.known += 1
         sequence.emitted += 1
         self._stats.generation_tokens += 1
@@ -392,7 +398,3 @@ class EngineModel:
         change = max(0, prompt_tokens - tokens) - max(0, prompt_tokens - sequence.computed)
         self._stats.queued_prefill_tokens += change
         sequence.computed = tokens
-
-    def _take_events(self, result: StepResult) -> None:
-        if self.cache.events:
-            result.events, self.cache.events = self.cache.events, []

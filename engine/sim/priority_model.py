@@ -21,57 +21,31 @@ class PriorityModel(EngineModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self._arrivals = itertools.count()
-        self._ranks: dict[str, tuple[int, int]] = {}
-        """Priority and number of arrival, by request id."""
 
     def add(self, request: SimRequest) -> None:
         """Queue a request in front of those of a greater number. Raises ValueError as any model."""
         super().add(request)
-        self._ranks[request.request_id] = (request.priority, next(self._arrivals))
-        self._insert(self._waiting.pop())
+        sequence = self._waiting.pop()
+        sequence.arrival = next(self._arrivals)
+        self._insert(sequence)
 
-    def abort(self, request_id: str) -> bool:
-        """Drop a request and let go of its blocks; False when it is not in the engine (it finished meanwhile)."""
-        self._ranks.pop(request_id, None)
-        return super().abort(request_id)
-
-    def _rank(self, sequence: _Sequence) -> tuple[int, int]:
-        return self._ranks[sequence.request_id]
-
-    def _insert(self, sequence: _Sequence) -> None:
-        insort(self._waiting, sequence, key=self._rank)
-        if self._waiting[0] is sequence:
-            self._stuck = False
-
-    def _schedule_running(self, result: StepResult) -> list[tuple[_Sequence, int]]:
-        """Give running sequences their tokens and blocks, preempting the last in rank where blocks run out."""
-        scheduled: list[tuple[_Sequence, int]] = []
-        budget, running, index = self.config.max_num_batched_tokens, self._running, 0
-        while index < len(running) and budget > 0:
-            sequence = running[index]
-            tokens = min(sequence.known - sequence.computed, budget)
-            while not self._grow(sequence, sequence.computed + tokens):
-                victim = max(running, key=self._rank)
-                at = running.index(victim)
-                del running[at]
-                if at < index:  # it has its tokens of this step already
-                    index -= 1
-                    budget += scheduled.pop(at)[1]
-                self._preempt(victim, result)
-                if victim is sequence:
-                    return scheduled
-            scheduled.append((sequence, tokens))
-            budget -= tokens
-            index += 1
-        return scheduled
+    def _victim(self) -> int:
+        """Place in the batch of the sequence that is preempted next: the last in rank is."""
+        return max(range(len(self._running)), key=lambda at: _rank(self._running[at]))
 
     def _preempt(self, sequence: _Sequence, result: StepResult) -> None:
         super()._preempt(sequence, result)
         self._insert(self._waiting.popleft())
 
-    def _finish(self, sequence: _Sequence) -> None:
-        super()._finish(sequence)
-        del self._ranks[sequence.request_id]
+    def _insert(self, sequence: _Sequence) -> None:
+        insort(self._waiting, sequence, key=_rank)
+        if self._waiting[0] is sequence:
+            self._stuck = False
+
+
+def _rank(sequence: _Sequence) -> tuple[int, int]:
+    """Priority and number of arrival, by which sequences are ordered."""
+    return sequence.request.priority, sequence.arrival
 
 
 def engine_model(config: ModelConfig) -> EngineModel:

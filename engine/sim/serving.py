@@ -110,8 +110,7 @@ class Generation:
     def _answer(self, exchange: Exchange, wire_class: type[Wire], ask: Ask, named: str) -> None:
         """Queue every sequence the request asks for and begin its reply, by the name of the model in its body."""
         config = self._config
-        given = exchange.header(b"x-request-id")
-        request_id = given.decode("latin-1") if given else uuid.uuid4().hex
+        request_id = exchange.text(b"x-request-id") or uuid.uuid4().hex
         choices = len(ask.prompts) * ask.choices
         wire = wire_class(request_id, int(time.time()), named or config.model, choices, ask.include_usage)
         reply_class = StreamReply if ask.stream else Reply
@@ -121,11 +120,12 @@ class Generation:
         reply.prompt_tokens = sum(prompt.tokens for prompt in ask.prompts)
         reply.keeps_kv = ask.keeps_kv
         reply.full_block_tokens = ask.prompts[0].tokens // config.block_size * config.block_size
-        said = (exchange.header(SCOPE_HEADER.encode()) or b"").decode("latin-1")
+        said = exchange.text(SCOPE_HEADER.encode())
         scope, tenant = request_scope(said, ask.model or config.model, ask.cache_salt)
         salt = tenant_salt(tenant, ask.cache_salt)
         requests: list[SimRequest] = []
-        priority = engine_priority(_class_of(exchange)) if config.scheduling_policy == "priority" else 0
+        ranked = config.scheduling_policy == "priority"
+        priority = engine_priority(exchange.text(PRIORITY_HEADER.encode())) if ranked else 0
         adapter = ask.model if ask.model in self.adapters else ""
         if adapter:
             # Its KV is its own, as by vLLM's extra keys.
@@ -153,10 +153,10 @@ class Generation:
                 self._choices[request.request_id] = choice
                 requests.append(request)
         if self.reporter is not None:
-            prefix = (exchange.header(PREFILL_KEYS_HEADER.encode()) or b"").decode("latin-1") if ask.keeps_kv else ""
+            prefix = exchange.text(PREFILL_KEYS_HEADER.encode()) if ask.keeps_kv else ""
             self.reporter.began(exchange.body, requests[0], scope, prefix)
         if self._log is not None:
-            self._log.begin(reply, (exchange.header(TAG_HEADER) or b"").decode("latin-1"))
+            self._log.begin(reply, exchange.text(TAG_HEADER))
         self._replies.add(reply)
         self.idle.clear()
         exchange.on_lost = lambda: self._abort(reply)
@@ -272,11 +272,6 @@ class Generation:
         self._replies.discard(reply)
         if not self._replies:
             self.idle.set()
-
-
-def _class_of(exchange: Exchange) -> str:
-    """Name of a request's priority class as HAProxy tells it; empty for `normal`."""
-    return (exchange.header(PRIORITY_HEADER.encode()) or b"").decode("latin-1")
 
 
 def _check_handoff(exchange: Exchange, ask: Ask, role: Role) -> None:

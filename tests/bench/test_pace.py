@@ -6,13 +6,14 @@ import itertools
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from bench.http import Request
-from bench.pace import HTTPTarget, LoadError, drive, poisson
+from bench.pace import HTTPTarget, LoadError, call_when_due, drive, poisson
 
 BODY = b"{}"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -92,3 +93,12 @@ def test_a_wrong_answer_ends_the_bench(answer: bytes) -> None:
         with pytest.raises(LoadError):
             drive(asked, [0.0])
         asked.close()
+
+
+async def test_requests_of_an_event_loop_are_sent_when_they_are_due() -> None:
+    """In order, none early, and those at once that are late."""
+    sent: list[tuple[int, float]] = []
+    start_s = time.perf_counter()
+    await call_when_due([0.0, 0.0, 0.02, 0.03], lambda number: sent.append((number, time.perf_counter() - start_s)))
+    assert [number for number, _ in sent] == [0, 1, 2, 3]
+    assert sent[2][1] >= 0.02 and sent[3][1] >= 0.03

@@ -316,29 +316,10 @@ async def test_usage_is_kept_for_a_router_that_is_away() -> None:
             await until(lambda: _true(usage_of(router) == {"acme": 300} and len(publisher.usage) == 0))
 
 
-class OldRouter:
-    """A transport to a router of an earlier version, whose answers say nothing of usage."""
-
-    def __init__(self) -> None:
-        self.messages: list[EngineEvents] = []
-
-    async def send(self, message: EngineEvents) -> EventsAnswer:
-        self.messages.append(message)
-        return EventsAnswer(resync=False, interval_ms=1)
-
-    def on_hang_up(self, call: Callable[[], None]) -> None:
-        """It never does."""
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
 async def test_a_router_of_an_earlier_version_is_told_of_no_usage() -> None:
     """It would refuse a field that it does not know; a message has only fields that say something."""
-    old = OldRouter()
-    publisher = Publisher(
-        [old], EngineFacts(epoch="one", capacity_tokens=5000), EngineReadings(resident=list, load=EngineLoad)
-    )
+    old = Answering(EventsAnswer(resync=False, interval_ms=1))
+    publisher = publisher_to(old)
     async with publishing(publisher):
         for number in range(3):
             publisher.used(RequestUsage(f"r{number}", 100))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sim_trace import make_trace, make_turn
+from sim_trace import arrivals, make_merged
 
 from pointsman.policies.request import NORMAL, Priority
 from pointsman.router.tenancy.records import Tenant
@@ -22,32 +21,12 @@ REPLICAS = 2
 RUNNING = 8
 """Requests that a replica may have before others wait."""
 
-PROMPT, OUTPUT = 400, 100
-
 POLICY: dict[str, Any] = {
     "policy": "least_load",
     "admission": {"running": RUNNING, "wait_s": 300.0, "retry_after_s": 1},
 }
 
 LENGTH_S = 80.0
-
-
-def arrivals(
-    tenant: str,
-    per_s: float,
-    *,
-    seed: int,
-    priority: Priority = Priority.NORMAL,
-    length_s: float = LENGTH_S,
-    prompt: int = PROMPT,
-) -> list[Session]:
-    """Requests of one tenant, each a session of its own, at random times."""
-    dice, sessions, at_s = random.Random(f"{seed} {tenant}"), [], 0.0
-    while (at_s := at_s + dice.expovariate(per_s)) < length_s:
-        name = f"{tenant}-{priority}-{len(sessions)}"
-        turn = make_turn(dice.randrange(prompt // 2, prompt * 3 // 2), dice.randrange(OUTPUT // 2, OUTPUT * 3 // 2))
-        sessions.append(Session(name, at_s, (turn,), tenant, priority.label))
-    return sessions
 
 
 def play(
@@ -57,7 +36,7 @@ def play(
     scheduling: str = "fcfs",
 ) -> VirtualFleet:
     """All of them at two replicas."""
-    trace = make_trace(*sorted((one for some in sessions for one in some), key=lambda session: session.start_s))
+    trace = make_merged(*sessions)
     settings = FleetSettings(replicas=REPLICAS, kv_tokens=200_000, scheduling_policy=scheduling)
     documents = tuple(
         Tenant(name=session.tenant, weight=(weights or {}).get(session.tenant, 1.0), max_priority="critical")
@@ -98,7 +77,7 @@ def test_tenants_that_all_want_more_are_served_by_their_weights(per_s: float) ->
     """Within 5 %, though one asks for more than twice as much as another."""
     weights = {"a": 1.0, "b": 2.0, "c": 4.0}
     asked = {"a": 1.2, "b": 0.6, "c": 0.9}
-    offered = [arrivals(tenant, asked[tenant] * per_s, seed=5) for tenant in weights]
+    offered = [arrivals(tenant, asked[tenant] * per_s, seed=5, length_s=LENGTH_S) for tenant in weights]
     served = tokens(play(*offered, weights=weights).served)
     for tenant, weight in weights.items():
         share = served[tenant] / served.total()
@@ -109,8 +88,8 @@ def test_who_offers_ten_times_its_share_takes_from_nobody(per_s: float) -> None:
     """At 1.3 of what the replicas can serve: nine tenants within their shares get all that they ask for, and wait no
     longer than the request before them takes; the tenth has the rest. Served in the order they come, all would wait."""
     names = [f"t{number}" for number in range(9)]
-    offered = [arrivals(name, 0.3 * per_s / 9, seed=7) for name in names]
-    greedy = arrivals("greedy", per_s, seed=7)
+    offered = [arrivals(name, 0.3 * per_s / 9, seed=7, length_s=LENGTH_S) for name in names]
+    greedy = arrivals("greedy", per_s, seed=7, length_s=LENGTH_S)
     fleet = play(*offered, greedy)
     served = tokens(fleet.served)
     modest = sum(served[name] for name in names)
@@ -134,7 +113,9 @@ def as_one_tenant(sessions: list[Session]) -> list[Session]:
 def test_a_higher_class_waits_for_none_of_a_lower(per_s: float) -> None:
     """At 1.3 of capacity, a third of it high: these wait for a place at a replica and for nobody else."""
     classes = {Priority.HIGH: 0.3, Priority.NORMAL: 0.7, Priority.LOW: 0.3}
-    offered = [arrivals("t", share * per_s, seed=9, priority=of) for of, share in classes.items()]
+    offered = [
+        arrivals("t", share * per_s, seed=9, length_s=LENGTH_S, priority=of.label) for of, share in classes.items()
+    ]
     fleet = play(*offered)
     p99_s = {of: p99_ttft_s(fleet.served, "t", of) for of in classes}
     assert p99_s[Priority.HIGH] < 1.0
@@ -153,7 +134,7 @@ def lane(seed: int, prompt: int, per_s: float, *, beside: bool, delays: float | 
     offered = [arrivals("online", per_s, seed=seed, length_s=length_s, prompt=prompt)]
     if beside:
         # As many as one edge lets wait.
-        offered.append(arrivals("night", 50.0, seed=seed, priority=Priority.BATCH, length_s=20.0))
+        offered.append(arrivals("night", 50.0, seed=seed, priority="batch", length_s=20.0))
     policy = LANE | {"admission": LANE["admission"] | {"batch": {"delays": delays}}}
     return play(*offered, policy=policy, scheduling="priority")
 
@@ -182,8 +163,8 @@ BATCHES = POLICY | {"policy": "kv_cost", "admission": {"limit": 10.0, "batch": {
 
 def test_batch_fills_what_is_idle(per_s: float) -> None:
     """Half of the capacity is idle, and a batch that may delay others uses much of it, at less than 0.1 s for them."""
-    online = arrivals("online", 0.4 * per_s, seed=11)
-    batch = arrivals("night", 20.0, seed=11, priority=Priority.BATCH, length_s=20.0)
+    online = arrivals("online", 0.4 * per_s, seed=11, length_s=LENGTH_S)
+    batch = arrivals("night", 20.0, seed=11, priority="batch", length_s=20.0)
     alone, beside = play(online, policy=BATCHES), play(online, batch, policy=BATCHES)
     assert len(beside.served) == len(online) + len(batch)
     served = tokens(beside.served)

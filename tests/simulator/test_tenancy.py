@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sim_trace import make_conversation, make_session, make_trace, make_turn
+from sim_trace import arrivals, make_conversation, make_merged, make_session, make_trace, make_turn
 
 from pointsman.router.tenancy.records import Limits, Tenant
 from pointsman.simulator.errors import ExperimentError
@@ -27,25 +26,11 @@ BURST = PER_MINUTE // 10
 QUEUE = {"policy": "least_load", "admission": {"running": 8, "wait_s": 300.0}}
 
 
-def arrivals(
-    tenant: str, per_s: float, *, seed: int, length_s: float, prompt: int = 400, output: int = 100
-) -> list[Session]:
-    """Requests of one tenant at random times; `prompt` and `output` are means."""
-    dice, sessions, at_s = random.Random(f"{seed} {tenant}"), list[Session](), 0.0
-    while (at_s := at_s + dice.expovariate(per_s)) < length_s:
-        turn = make_turn(
-            dice.randrange(prompt // 2, prompt * 3 // 2 + 1), dice.randrange(output // 2, output * 3 // 2 + 1)
-        )
-        sessions.append(Session(f"{tenant}-{len(sessions)}", at_s, (turn,), tenant))
-    return sessions
-
-
 def play(
     *sessions: list[Session], tenants: tuple[Tenant, ...] = (), policy: str = "least_load", **given: Any
 ) -> tuple[VirtualFleet, Summary]:
     """All of them on a fleet, and what came of it."""
-    trace = make_trace(*sorted((one for some in sessions for one in some), key=lambda session: session.start_s))
-    return run(trace, tenants, policy=policy, **given)
+    return run(make_merged(*sessions), tenants, policy=policy, **given)
 
 
 def run(
@@ -191,7 +176,7 @@ def test_shares_in_the_report_are_those_of_weights_where_all_want_more() -> None
     """Within 5 %, at twice of what two replicas can serve."""
     weights = {"a": 1.0, "b": 2.0, "c": 4.0}
     offered = [arrivals(name, 18.0, seed=9, length_s=40.0) for name in weights]
-    trace = make_trace(*sorted((one for of in offered for one in of), key=lambda session: session.start_s))
+    trace = make_merged(*offered)
     tenants = TenantSet("set", tuple(Tenant(name=name, weight=weight) for name, weight in weights.items()))
     settings = FleetSettings(replicas=2, kv_tokens=200_000)
     found = VirtualFleet(trace, QUEUE, settings, seed=3, tenants=tenants).run().tenants
@@ -201,10 +186,8 @@ def test_shares_in_the_report_are_those_of_weights_where_all_want_more() -> None
 
 def test_who_waits_longer_in_the_queue_is_seen_in_the_report() -> None:
     """A tenant that asks for more than its half is held; the one within its half hardly is."""
-    greedy, modest = (
-        arrivals(name, per_s, seed=8, length_s=30.0) for name, per_s in (("greedy", 60.0), ("modest", 4.0))
-    )
-    trace = make_trace(*sorted([*greedy, *modest], key=lambda session: session.start_s))
+    offered = [arrivals(name, per_s, seed=8, length_s=30.0) for name, per_s in (("greedy", 60.0), ("modest", 4.0))]
+    trace = make_merged(*offered)
     settings = FleetSettings(replicas=2, kv_tokens=200_000)
     found = VirtualFleet(trace, QUEUE, settings, seed=3, tenants=NO_TENANTS).run().tenants
     assert found["greedy"].waited_ms.p50 > 1_000

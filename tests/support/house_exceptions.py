@@ -51,6 +51,7 @@ TESTED_BY: dict[str, str] = {
     "engine/vllm/fleet/environment.py": "engine/vllm/fleet/test_pool.py",
     "engine/vllm/fleet/launch.py": "engine/vllm/fleet/test_config.py",
     "engine/vllm/fleet/store.py": "engine/vllm/fleet/test_pool.py",
+    "engine/vllm/replica/bodies.py": "engine/vllm/replica/test_handoff.py",
     "engine/vllm/replica/call.py": "engine/vllm/replica/test_reporting.py",
     "engine/vllm/replica/openai_server.py": "engine/vllm/replica/test_replica.py",
     "engine/vllm/replica/router_link.py": "engine/vllm/replica/test_reporting.py",

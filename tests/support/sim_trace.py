@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 
 from pointsman.simulator.trace import Session, Trace, Turn
 
@@ -32,3 +33,22 @@ def make_conversation(id: str, start_s: float, prompts: Sequence[int], *, output
 def make_trace(*sessions: Session, **given: object) -> Trace:
     """A trace of blocks of 4 tokens."""
     return Trace("made", 4, sessions or (make_session(),), **given)  # type: ignore[arg-type]
+
+
+def arrivals(
+    tenant: str, per_s: float, *, seed: int, length_s: float, prompt: int = 400, output: int = 100, priority: str = ""
+) -> list[Session]:
+    """Requests of one tenant, each a session of its own, at random times.
+
+    prompt, output: tokens in the mean. priority: class that the requests name.
+    """
+    dice, sessions, at_s = random.Random(f"{seed} {tenant}"), list[Session](), 0.0
+    while (at_s := at_s + dice.expovariate(per_s)) < length_s:
+        turn = make_turn(dice.randrange(prompt // 2, prompt * 3 // 2), dice.randrange(output // 2, output * 3 // 2))
+        sessions.append(Session(f"{tenant}-{priority}-{len(sessions)}", at_s, (turn,), tenant, priority))
+    return sessions
+
+
+def make_merged(*parts: Sequence[Session]) -> Trace:
+    """A trace of the sessions of several lists, in the order in which they begin."""
+    return make_trace(*sorted(chain(*parts), key=lambda session: session.start_s))

@@ -174,18 +174,19 @@ class Comparison:
         """killed: when engines were killed, by pid."""
         self.counted = counted
         self.wrong: dict[str, tuple[Figures, list[Figures], list[Figures]]] = {}
-        """What is not explained: counted; what engines that lived wrote; what those wrote that were killed."""
+        """Requests whose count is not explained: what was counted, what engines that lived wrote, what those wrote that
+        were killed."""
         self.late_s = 0.0
-        """How long before its engine was killed the earliest request ended whose report is lost."""
+        """Time between the end of the earliest request whose report is lost and the death of its engine."""
         tags = {attempt.request_id: attempt.tag for attempt in attempts.values() if attempt.tag}
         by_tag: dict[str, list[tuple[int, Attempt]]] = {}
         for name, attempt in attempts.items():
             tag = tags[attempt.request_id.removesuffix(LEG_SUFFIX)]
             by_tag.setdefault(tag, []).append((int(name.partition(".")[0]), attempt))
         self.truth = {tag: sum_of(attempt.figures for _, attempt in found) for tag, found in by_tag.items()}
-        """What engines did for each request."""
+        """Tokens that engines spent on each request."""
         self.ended_s = {tag: max(attempt.ended_s or 0.0 for _, attempt in found) for tag, found in by_tag.items()}
-        """When each request ended last in an engine."""
+        """Time at which each request ended last in an engine."""
         for tag, found in by_tag.items():
             lived = [attempt for pid, attempt in found if pid not in killed]
             doubtful = [(killed[pid], attempt) for pid, attempt in found if pid in killed]

@@ -51,12 +51,12 @@ class Call:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.prefix_tokens = -1
-        """Tokens above the first block it computed; -1 until it computed one."""
+        """Tokens above the first block that the engine computed for the request; -1 until there is one."""
         self.reported_first = False
         self.first_s = 0.0
-        """When its first token was there."""
+        """Time of the request's first token; 0 before."""
         self.decode_ms = 0.0
-        """From its first token to the last one so far."""
+        """Time from the request's first token to the last one so far."""
         self.finished = False
         self.reason = ""
         """Why generation ended, in vLLM's words."""
@@ -66,16 +66,17 @@ class Call:
         self.open = 0
         """Prompts whose outputs have not ended."""
         self.over = False
-        """Whether the app is done with it."""
+        """Whether vLLM's app is done with the request."""
         self.published = False
+        """Whether routers were told of the request's end."""
 
     @property
     def is_prefill(self) -> bool:
-        """Whether it computes a prompt for another replica."""
+        """Whether the request computes a prompt for another replica."""
         return isinstance(self.keys, HandedKeys)
 
     def usage(self, now_s: float, *, handed_over: bool) -> RequestUsage:
-        """The tokens spent so far. handed_over: another replica computed its first prompt."""
+        """The tokens spent on the request so far. handed_over: another replica computed the first prompt."""
         computed = self.generations[1:] if handed_over else self.generations
         return RequestUsage(
             self.request_id,

@@ -18,7 +18,7 @@ class Generation:
         """deltas: whether vLLM gives the tokens since the last time, not all so far."""
         self._deltas = deltas
         self.prompt_tokens = 0
-        """0 before the prompt is computed."""
+        """Tokens of the prompt; 0 before it is computed."""
         self.cached_tokens = 0
         self._tokens: dict[int, int] = {}
         """Output tokens by number of the answer."""

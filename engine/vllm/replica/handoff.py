@@ -37,13 +37,9 @@ from pointsman.engine.disaggregation import (
     pack_prefix,
     parse_peer,
 )
-from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send, answer_error
+from pointsman.engine.vllm.replica.bodies import REFUSED, replayed, take_whole
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Receive, Scope, Send, answer_error
 from pointsman.engine.vllm.replica.signals import Generate
-
-BODY_BYTES_MAX = 256 * 2**20
-"""A body is held until it is judged, as vLLM holds it; a longer one is refused with 413."""
-
-REFUSED = "BadRequestError"
 
 
 class _Call:
@@ -76,9 +72,9 @@ class _Call:
         """The header `x-pointsman-scope`, as the router set it."""
         self.priority = found.get(PRIORITY_HEADER.encode(), b"").decode("latin-1")
         self.taken = False
-        """Whether the one prompt it may hand over was."""
+        """Whether the one prompt that the request may hand over was taken for that."""
         self.handed_over = False
-        """Whether a prefill replica computed that prompt."""
+        """Whether a prefill replica computed the prompt that was taken."""
         if named is not None:
             self.peer = parse_peer(named.decode("latin-1"))
             self.keys = prefix_keys(body)
@@ -123,16 +119,16 @@ class Handoff:
             if scope["type"] != "http" or scope["method"] in READING_METHODS:
                 await app(scope, receive, send)
                 return
-            messages, body = await _whole(receive)
-            if body is None:
-                await answer_error(send, 413, REFUSED, f"a body has at most {BODY_BYTES_MAX} bytes", None)
+            taken = await take_whole(receive, send)
+            if taken is None:
                 return
+            messages, body = taken
             call = _Call(scope["headers"], body)
             if not call.is_prefill and carries_transfer_params(body):
                 await answer_error(send, 400, REFUSED, REFUSAL, PARAMS)
                 return
             _call.set(call)
-            await app(scope, _replayed(messages, receive), send)
+            await app(scope, replayed(messages, receive), send)
 
         return judged
 
@@ -199,29 +195,3 @@ async def _handed_over(
     async with aclosing(decode(params)) as outputs:  # type: ignore[type-var]
         async for output in outputs:
             yield output
-
-
-async def _whole(receive: Receive) -> tuple[list[Message], bytes | None]:
-    """A request's messages up to the end of its body, and the body; None where it is too long."""
-    messages: list[Message] = []
-    body = bytearray()
-    while True:
-        message = await receive()
-        messages.append(message)
-        if message["type"] != "http.request":  # the client left
-            return messages, bytes(body)
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES_MAX:
-            return messages, None
-        if not message.get("more_body", False):
-            return messages, bytes(body)
-
-
-def _replayed(messages: list[Message], receive: Receive) -> Receive:
-    waiting = iter(messages)
-
-    async def replayed() -> Message:
-        message = next(waiting, None)
-        return await receive() if message is None else message
-
-    return replayed

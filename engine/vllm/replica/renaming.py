@@ -7,10 +7,8 @@ the client sent it, which is what the router made its keys of.
 from __future__ import annotations
 
 from pointsman.contract.renaming import MODEL_HEADER, AnswerRenaming, rename_request
-from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send, answer_error
-
-BODY_BYTES_MAX = 256 * 2**20
-"""A body is held until it is whole, as vLLM holds it; a longer one is refused with 413."""
+from pointsman.engine.vllm.replica.bodies import replayed, take_whole
+from pointsman.engine.vllm.replica.gate import READING_METHODS, App, Message, Receive, Scope, Send
 
 _HEADER = MODEL_HEADER.encode()
 
@@ -24,20 +22,22 @@ def renaming(app: App) -> App:
         if model is None:
             await app(scope, receive, send)
             return
-        body, last = await _whole(receive)
-        if body is None:
-            await answer_error(send, 413, "BadRequestError", f"a body has at most {BODY_BYTES_MAX} bytes", None)
+        taken = await take_whole(receive, send)
+        if taken is None:
             return
+        messages, body = taken
         kind = headers.get(b"content-type", b"").decode("latin-1")
         found = rename_request(body, kind, model.decode("latin-1"))
         if found is None:
-            await app(scope, _given(body, last, receive), send)
+            await app(scope, replayed(messages, receive), send)
             return
+        left = [messages[-1]] if messages[-1]["type"] != "http.request" else []
+        whole: Message = {"type": "http.request", "body": found.body, "more_body": bool(left)}
         length = str(len(found.body)).encode()
         kept = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", _HEADER)]
         scope = {**scope, "headers": [*kept, (b"content-length", length)]}
         answer = _Answer(send, AnswerRenaming(model.decode("latin-1"), found.alias))
-        await app(scope, _given(found.body, last, receive), answer.send)
+        await app(scope, replayed([whole, *left], receive), answer.send)
 
     return renamed
 
@@ -81,29 +81,3 @@ class _Answer:
         start, self._start = {**self._start, "headers": headers}, None
         await self._send(start)
         await self._send({**message, "body": body})
-
-
-async def _whole(receive: Receive) -> tuple[bytes | None, Message | None]:
-    """A request's body, None where it is too long; and what came in place of its end, where the client left."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return bytes(body), message
-        body += message.get("body", b"")
-        if len(body) > BODY_BYTES_MAX:
-            return None, None
-        if not message.get("more_body", False):
-            return bytes(body), None
-
-
-def _given(body: bytes, last: Message | None, receive: Receive) -> Receive:
-    """Return what an application receives: a body, then whatever follows."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": last is not None}]
-    if last is not None:
-        waiting.append(last)
-
-    async def given() -> Message:
-        return waiting.pop(0) if waiting else await receive()
-
-    return given

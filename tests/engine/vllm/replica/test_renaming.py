@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pointsman.engine.vllm.replica import renaming as module
+from pointsman.engine.vllm.replica import bodies
 from pointsman.engine.vllm.replica.gate import Message, Receive, Scope, Send
 from pointsman.engine.vllm.replica.renaming import renaming
 
@@ -119,7 +119,7 @@ async def test_answers_that_cannot_be_read_pass_as_they_are(content_type: bytes,
 
 async def test_a_body_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the app sees any of it."""
-    monkeypatch.setattr(module, "BODY_BYTES_MAX", 10)
+    monkeypatch.setattr(bodies, "BODY_BYTES_MAX", 10)
     app = FakeApp(JSON_TYPE[1])
     _, pieces = await ask(app, BODY)
     assert json.loads(pieces[0])["error"]["code"] == 413
