@@ -21,8 +21,7 @@ import structlog
 import uvloop
 
 from pointsman.haproxy.reconcile import Reconciler
-from pointsman.haproxy.runtime_api import MasterAPI, RuntimeAPI
-from pointsman.haproxy.worker import WorkerConnection
+from pointsman.haproxy.runtime_api import RuntimeAPI
 from pointsman.router.core import SWEEP_INTERVAL_S, Core, CoreConfig
 from pointsman.router.decide.fleet_state import DecisionSettings
 from pointsman.router.edges.build import build_sharing, introduce
@@ -64,7 +63,7 @@ from pointsman.router.watch.decision_feed import build_feed
 from pointsman.router.watch.endpoints import EndpointResolver
 from pointsman.router.watch.haproxy_servers import EdgeSync
 from pointsman.router.watch.live_figures import LiveFigures
-from pointsman.router.watch.old_workers import OldWorkers
+from pointsman.router.watch.old_workers import build_old_workers
 from pointsman.router.watch.pin_keeper import build_pin_keepers
 from pointsman.router.watch.scrape import Scraper
 from pointsman.router.watch.state_file import build_state_keeper
@@ -74,12 +73,11 @@ from pointsman.router.watch.tenancy import TenancyLoops
 from pointsman.router.watch.tracing import build_tracing
 from pointsman.router.watch.usage_keeper import build_usage_keeper
 
-OLD_WORKER_TIMEOUT_S = 0.5
-"""For each question to an old worker of HAProxy. They are asked in the rounds of the edge sync, and one that hangs must
-not hold those up for long."""
-
 SPOP_LEAVE_S = 0.2
 """After AGENT-DISCONNECT: time for HAProxy to read it before the sockets close."""
+
+RING_LEAVE_S = 0.02
+"""Time for HAProxy to send the line that it was made to write."""
 
 KEEP_OTHERS_S = 10.0
 """A router that lost its state knows no replica until they register again, some seconds later. HAProxy keeps its
@@ -154,6 +152,7 @@ class Router:
         self.edge_sync: EdgeSync | None = None
         self._pin_keepers = build_pin_keepers(settings.state_file, core, clock=self.clock, wall=wall)
         self._spop_connections: set[SPOPProtocol] = set()
+        self._rings: set[RingProtocol] = set()
         self._feeds: set[FeedProtocol] = set()
         self.access.on_tokens_changed += [self._check_feeds, self.streams.end]
         self.stop = asyncio.Event()
@@ -240,6 +239,7 @@ class Router:
             self.tasks.start(stack, "live figures", self.live.run)
             if settings.scrape.enabled:
                 self.tasks.start(stack, "scrape", self.scraper.run)
+            stack.push_async_callback(self._leave_ring)
             await self._listen(stack, "ring", settings.ring, self._ring_protocol)
             await self._listen(stack, "spop", settings.spop, self._spop_protocol)
             stack.push_async_callback(self._leave_spop)
@@ -266,7 +266,7 @@ class Router:
 
     def _start_edge_sync(self, stack: AsyncExitStack) -> None:
         edge = self.settings.edge
-        old_workers = self._old_workers()
+        old_workers = build_old_workers(edge, self.core, self.clock)
         if old_workers is not None:
             stack.push_async_callback(old_workers.close)
         self.edge_sync = EdgeSync(
@@ -281,18 +281,6 @@ class Router:
         )
         self.tasks.start(stack, "edge sync", self.edge_sync.run)
 
-    def _old_workers(self) -> OldWorkers | None:
-        edge = self.settings.edge
-        if not edge.master_socket:
-            return None
-        return OldWorkers(
-            connect=lambda: WorkerConnection.open(edge.admin_socket),
-            master=MasterAPI(edge.master_socket, timeout_s=OLD_WORKER_TIMEOUT_S),
-            backend=edge.backend,
-            core=self.core,
-            clock=self.clock,
-        )
-
     async def _serve_lookup(self, stack: AsyncExitStack) -> None:
         """Serve lookups over HTTP, held requests and the list of models, for HAProxy alone."""
         address = self.settings.lookup
@@ -303,7 +291,7 @@ class Router:
         stack.callback(holding.close)
 
     def _ring_protocol(self) -> RingProtocol:
-        return RingProtocol(self.core.end_of_request, self.core.request_metrics, self.clock)
+        return RingProtocol(self.core.end_of_request, self.core.request_metrics, self._rings, self.clock)
 
     def _feed_protocol(self) -> FeedProtocol:
         return FeedProtocol(self.core, self._feeds, self.access.tokens, self.clock)
@@ -357,6 +345,15 @@ class Router:
             for connection in list(self._spop_connections):
                 connection.leave()
             await asyncio.sleep(SPOP_LEAVE_S)
+
+    async def _leave_ring(self) -> None:
+        for connection in self._rings:
+            connection.pause()
+        if self._rings and self.edge_sync is not None:
+            await self.edge_sync.write_to_ring()
+            await asyncio.sleep(RING_LEAVE_S)
+        for connection in list(self._rings):
+            connection.leave()
 
     async def _sweep(self) -> None:
         protocol = self.sharing.protocol if self.sharing is not None else None

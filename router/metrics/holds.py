@@ -18,7 +18,7 @@ class HoldCollector(FamilyCollector):
         self._holds = holds
 
     def collect(self) -> Iterator[Family]:
-        holds = self._holds
+        holds, outcomes = self._holds, self._holds.outcomes
         yield from gauge("pointsman_held", "Requests held at the edge that wait for room at replicas.", len(holds))
         yield from gauge(
             "pointsman_held_by_priority",
@@ -32,7 +32,7 @@ class HoldCollector(FamilyCollector):
         yield from counter(
             "pointsman_holds",
             "Requests that a policy wanted to hold at the edge, by outcome.",
-            ((outcome, holds.outcomes[outcome]) for outcome in Outcome),
+            ((outcome, outcomes[outcome]) for outcome in Outcome),
             "outcome",
         )
         yield from counter(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -116,6 +117,11 @@ class EdgeSync:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def write_to_ring(self) -> None:
+        """Have HAProxy write a line to its log ring, if it is there."""
+        with suppress(HAProxyError):
+            await self._reconciler.write_to_ring()
 
     def pause_s(self) -> float:
         """Return the pause before the next round, in seconds, unless something calls for it before."""

@@ -28,9 +28,14 @@ from pointsman.haproxy.runtime_api import MasterAPI
 from pointsman.haproxy.worker import WorkerConnection
 from pointsman.router.core import Core
 from pointsman.router.process.clock import Clock
+from pointsman.router.settings import EdgeSettings
 
 RING_CLOSES_S = 0.1
 """Seconds until all lines that a leaving worker sent through its ring are applied, so that none is read twice."""
+
+TIMEOUT_S = 0.5
+"""For each question to an old worker. They are asked in the rounds of the edge sync, and one that hangs must not hold
+those up for long."""
 
 IDLE_ROUNDS = 2
 """Rounds without a client connection after which a worker has nothing more to report: in the second, the lines of the
@@ -227,3 +232,16 @@ class OldWorkers:
             leaving.idle_rounds = 0 if connections else leaving.idle_rounds + 1
             if leaving.idle_rounds >= IDLE_ROUNDS:
                 leaving.connection.close()
+
+
+def build_old_workers(edge: EdgeSettings, core: Core, clock: Clock) -> OldWorkers | None:
+    """Build what reads the rings of leaving workers; None where the master's socket is not known."""
+    if not edge.master_socket:
+        return None
+    return OldWorkers(
+        connect=lambda: WorkerConnection.open(edge.admin_socket),
+        master=MasterAPI(edge.master_socket, timeout_s=TIMEOUT_S),
+        backend=edge.backend,
+        core=core,
+        clock=clock,
+    )

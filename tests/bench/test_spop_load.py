@@ -88,5 +88,5 @@ def test_an_end_line_closes_the_reservation_of_its_lookup() -> None:
     core.replicas.put("replica-1", Registration(url="http://127.0.0.1:1"), ("127.0.0.1", 1), 0.0)
     core.requests.reserve(request_id(5), 0, 100, 0.0)
     metrics = core.request_metrics
-    RingProtocol(core.end_of_request, metrics, lambda: 0.0).data_received(end_line(5, "replica-1"))
+    RingProtocol(core.end_of_request, metrics, set(), lambda: 0.0).data_received(end_line(5, "replica-1"))
     assert (len(core.load), metrics.lines, metrics.malformed_lines) == (0, 1, 0)

@@ -7,6 +7,7 @@ import itertools
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,13 +146,49 @@ async def test_usage_is_kept_when_the_router_starts_again(tmp_path: Path, number
         assert all(-0.1 < before < 4.0 for before in ends.values()), ends
 
 
-async def answers(edge: RunningEdge) -> bool:
+async def test_no_request_goes_uncounted_while_routers_stop_and_start() -> None:
+    """HAProxy decides alone then, and keeps the lines of what ends for the router that comes."""
+    async with running_up(2, engine=ENGINE, haproxy=PATIENT) as edge:
+        statuses: Counter[int] = Counter()
+        stopping = asyncio.Event()
+
+        async def client(name: str) -> None:
+            for turn in itertools.count():
+                if stopping.is_set():
+                    return
+                statuses[(await edge.chat(f"{name} {turn}", max_tokens=2)).status_code] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(8):
+                group.create_task(client(f"client {number}"))
+            for _ in range(4):
+                await asyncio.sleep(0.5)
+                router = edge.router()
+                router.terminate()
+                await asyncio.to_thread(router.wait, 30)
+                await until(lambda: answers(edge, 2))
+            stopping.set()
+
+        async def sums() -> tuple[int, int]:
+            usage = (await edge.admin.get("/v1/usage")).json()["usage"]
+            return sum(line["requests"] for line in usage), sum(line["estimated"]["requests"] for line in usage)
+
+        async def settled() -> bool:
+            return (await edge.metrics())["pointsman_usage_open_requests"] == 0
+
+        await asyncio.sleep(1.0)
+        await until(settled)
+        assert set(statuses) == {200}
+        assert await sums() == (statuses[200], 0)
+
+
+async def answers(edge: RunningEdge, replicas: int = len(FLEET)) -> bool:
     """Whether the router is there again, with all its replicas."""
     try:
         states = await edge.states()
     except httpx.HTTPError:
         return False
-    return len(states) == len(FLEET) and set(states.values()) == {"up"}
+    return len(states) == replicas and set(states.values()) == {"up"}
 
 
 async def enough(load: UsageLoad, requests: int) -> bool:
