@@ -61,7 +61,7 @@ test-system: prometheus client-generator install  ## whole edges whose parts are
 test-compiled: compiled  ## what tests the request path, against the compiled one
 	PYTHONSAFEPATH=1 POINTSMAN_COMPILE=1 $(COMPILED)/bin/python -m pytest $(SPREAD) -o pythonpath=tests/support \
 	  -m 'not vllm and not soak and not sources' tests/test_package.py tests/contract tests/policies tests/haproxy/spop \
-	  $(addprefix tests/router/,decide edges fleet fronts kv outliers requests) tests/scenarios tests/sim \
+	  $(addprefix tests/router/,decide edges fleet fronts kv outliers requests tenancy) tests/scenarios tests/sim \
 	  tests/simulator/test_edge.py tests/simulator/test_fleet.py tests/e2e/test_edge.py tests/e2e/test_kv_routing.py \
 	  tests/e2e/test_failover.py::test_in_flight_is_exactly_zero_after_requests_of_every_fate $(ARGS)
 

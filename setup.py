@@ -26,6 +26,7 @@ COMPILED = [
     "pointsman/router/decide/features.py",
     "pointsman/contract/prefix_keys.py",
     "pointsman/router/decide/considered.py",
+    "pointsman/router/decide/limited.py",
     "pointsman/router/decide/pipeline.py",
     "pointsman/policies/lib/load.py",
     "pointsman/policies/lib/ring.py",
@@ -43,6 +44,9 @@ COMPILED = [
     "pointsman/router/fleet/sessions.py",
     "pointsman/router/kv/idle_timeout.py",
     "pointsman/router/kv/token_ratio.py",
+    "pointsman/router/tenancy/account.py",
+    "pointsman/router/tenancy/allowance.py",
+    "pointsman/router/tenancy/limits.py",
     # ... and the end of its request.
     "pointsman/router/fronts/ring.py",
     "pointsman/router/requests/end_of_request.py",
@@ -50,6 +54,9 @@ COMPILED = [
     "pointsman/router/requests/outcomes.py",
     "pointsman/router/requests/request.py",
     "pointsman/router/requests/table.py",
+    "pointsman/router/requests/usage_meter.py",
+    "pointsman/router/requests/usage_rows.py",
+    "pointsman/router/tenancy/usage.py",
     "pointsman/router/counts/histogram.py",
 ]
 """Not among them: modules of plain data, whose structs are compiled code already, and what policies from outside derive

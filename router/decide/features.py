@@ -188,11 +188,11 @@ def extract(
 
 def ranked(features: RequestFeatures, arguments: Mapping[str, object], class_of: ClassOf | None) -> RequestFeatures:
     """The features of a lookup with the class and the deadline that its arguments name, as nearly none do."""
-    if not (features.tenant or arguments.get("priority") or arguments.get("deadline")):
-        return features
-    deadline_ms, priority = _milliseconds(arguments.get("deadline")), NORMAL
-    if class_of is not None:
-        priority = class_of(features.tenant, text(arguments.get("priority"), 16))
+    asked, deadline = arguments.get("priority"), arguments.get("deadline")
+    priority = NORMAL
+    if class_of is not None and (asked or features.tenant):
+        priority = class_of(features.tenant, text(asked, 16) if asked else "")
+    deadline_ms = _milliseconds(deadline) if deadline else 0
     if not deadline_ms and priority == NORMAL:
         return features
     return replace(features, priority=priority, deadline_ms=deadline_ms)

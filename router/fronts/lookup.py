@@ -18,7 +18,7 @@ from pointsman.contract.http_api import read_body
 from pointsman.policies.decision import Decision
 from pointsman.router.fronts.deciding import RATES_VARIABLE, TRACE_VARIABLE, Decider
 from pointsman.router.fronts.hosts import host_of, is_loopback
-from pointsman.router.tenancy.limits import NOTHING_LEFT
+from pointsman.router.tenancy.account import NOTHING_LEFT
 
 MAX_FORM_BYTES = 16_384
 """The body packet is at most 1.6 KB and percent-encoding at most triples it; the rest are short names."""

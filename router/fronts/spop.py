@@ -32,7 +32,10 @@ from pointsman.router.fronts.deciding import RATES_VARIABLE, TRACE_VARIABLE, Dec
 MAX_CACHED_ANSWERS = 4096
 """Answers repeat (first, second, reason): at 64 replicas all pairs fit, and an entry takes 200 bytes."""
 
-_set_rates = text_setter(Scope.TXN, RATES_VARIABLE)
+MAX_CACHED_RATES = 1024
+"""Rests of limits repeat for some requests in a row."""
+
+_set_rates = lru_cache(MAX_CACHED_RATES)(text_setter(Scope.TXN, RATES_VARIABLE))
 
 log = structlog.get_logger(__name__)
 

@@ -103,7 +103,8 @@ class EndOfRequest:
             self._count(line, now_s)
             if self.versions is not None:
                 self.versions.ended(line, now_s)
-            redispatched = line.srv != line.first and not line.srv.startswith(NO_SERVER)
+            had_server = not line.srv.startswith(NO_SERVER)
+            redispatched = had_server and line.srv != line.first
             self._requests.end(
                 line.id,
                 now_s,
@@ -112,7 +113,7 @@ class EndOfRequest:
                 took_ms=float(line.ttft) if line.ttft.isdecimal() else -1.0,
             )
             if self._limits.active:
-                self._limits.ended(line.id, now_s, served=not line.srv.startswith(NO_SERVER))
+                self._limits.ended(line.id, now_s, served=had_server)
             if self._decisions is not None:
                 self._decisions.ended(line, now_s)
             if self.watcher is not None:
@@ -120,7 +121,7 @@ class EndOfRequest:
             self.last_ids[line.pid] = line.id
             if len(self.last_ids) > MAX_WORKERS:
                 del self.last_ids[next(iter(self.last_ids))]
-            if not line.srv.startswith(NO_SERVER) and line.routed != UNSET:
+            if had_server and line.routed != UNSET:
                 self._prove(line, now_s)
         elif line.ev == "first":
             self._requests.first_token(line.id, now_s)

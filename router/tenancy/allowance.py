@@ -18,6 +18,9 @@ from pointsman.router.tenancy.records import Limits
 BURST_S = 6.0
 """Seconds of a limit that may be used at once after a rest: a tenth of a minute's."""
 
+REFILL_S = 0.05
+"""Buckets are refilled so often at most, but for one that would refuse: it may let in the share of that time more."""
+
 LATER_S = 1
 """Before another try where requests at one time are the limit: nobody knows when one of them ends."""
 
@@ -173,9 +176,17 @@ class Allowance:
     def refuses(self, now_s: float, wall: Callable[[], float], share: float) -> Verdict | None:
         """The limit that one more request would be over; None where it may go. wall: asked where there are budgets."""
         requests, tokens = self.requests, self.tokens
-        if requests is not None and requests.refill(now_s, share) < 1.0:
+        if (
+            requests is not None
+            and (requests.level < 1.0 or now_s - requests.updated_s > REFILL_S)
+            and requests.refill(now_s, share) < 1.0
+        ):
             return Verdict("requests_per_minute", retry_after(requests.wait_s(share, 1.0)))
-        if tokens is not None and tokens.refill(now_s, share) <= 0.0:
+        if (
+            tokens is not None
+            and (tokens.level <= 0.0 or now_s - tokens.updated_s > REFILL_S)
+            and tokens.refill(now_s, share) <= 0.0
+        ):
             return Verdict("tokens_per_minute", retry_after(tokens.wait_s(share, 0.0)))
         if self.concurrent is not None and self.in_flight >= self.concurrent:
             return Verdict("concurrent_requests", LATER_S)

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from pointsman.router.tenancy.allowance import Allowance, Bucket, Use
+from pointsman.router.tenancy.account import NOTHING_LEFT, Account
+from pointsman.router.tenancy.allowance import Allowance, Use
 from pointsman.router.tenancy.keys import KeyTable
 from pointsman.router.tenancy.records import ApiKey, Tenant
 from pointsman.router.tenancy.records import Limits as Bounds
@@ -27,8 +28,8 @@ from pointsman.router.tenancy.usage import HOUR_S, Tokens
 MAX_CHARGES = 262_144
 """Requests that are let in and not settled; beyond, the oldest counts as it was estimated."""
 
-MAX_OWNERS = 65_536
-"""Triples of tenant, key and model whose scopes are remembered; beyond, all are looked up anew."""
+MAX_ACCOUNTS = 65_536
+"""Triples of tenant, key and model whose accounts are remembered; beyond, all are looked up anew."""
 
 MAX_TENANTS = 64
 """Tenants whose refused requests are told apart; those of others are counted as `OTHER`."""
@@ -51,13 +52,13 @@ class Refused(NamedTuple):
 
 NO_TOKENS = Tokens()
 
-NOTHING_LEFT = b""
+NOBODY = Account(())
 
 
 class Charge(msgspec.Struct, gc=False):
     """What was taken for one request."""
 
-    scopes: tuple[Allowance, ...]
+    account: Account
     tokens: float
     """Estimate of what it uses."""
     reported: bool = False
@@ -91,10 +92,10 @@ class Limits:
         self.refused: Counter[tuple[str, str]] = Counter()
         """Requests refused, by tenant and limit."""
         self._counted: set[str] = set()
-        self._asked: tuple[Allowance, ...] = ()
-        """Scopes of the last request that asked."""
+        self._asked = NOBODY
+        """Account of the last request that asked."""
         self._allowances: dict[str, Allowance] = {}
-        self._scopes: dict[tuple[str, str, str], tuple[Allowance, ...]] = {}
+        self._accounts: dict[tuple[str, str, str], Account] = {}
         self._charges: dict[str, Charge] = {}
         self._ended: deque[str] = deque()
         """Requests that ended, in that order."""
@@ -118,47 +119,43 @@ class Limits:
 
         tokens: that it is expected to use.
         """
-        charge = self._charges.get(request_id)
+        charges = self._charges
+        charge = charges.get(request_id)
         if charge is not None:
-            self._asked = charge.scopes
+            self._asked = charge.account
             return None
-        scopes = self._scopes.get((tenant, key, model))
-        if scopes is None:
+        account = self._accounts.get((tenant, key, model))
+        if account is None:
             found = self._find(tenant, key, model, now_s)
             if isinstance(found, Refused):
-                self._asked = ()
+                self._asked = NOBODY
                 self._count(tenant, "model")
                 return found
-            scopes = found
-        self._asked = scopes
-        if not scopes:
+            account = found
+        self._asked = account
+        if not account.scopes:
             return None
-        for scope in scopes:
+        for scope in account.scopes:
             verdict = scope.refuses(now_s, self._wall, self.share)
             if verdict is not None:
                 self._count(tenant, verdict.limit)
                 return Refused(429, verdict.limit, scope.scope, verdict.retry_after_s)
-        for scope in scopes:
+        for scope in account.scopes:
             scope.take(tokens)
         if request_id:
-            if len(self._charges) >= MAX_CHARGES:
+            if len(charges) >= MAX_CHARGES:
                 self._drop_oldest()
-            self._charges[request_id] = Charge(scopes, tokens)
+            charges[request_id] = Charge(account, tokens)
         return None
 
     def left(self) -> bytes:
-        """What is left for the request that asked last.
-
-        Of the limits a minute that it is nearest to: limit, rest and seconds until all of it is back, of requests and
-        then of tokens, with slashes between: `60/5/1/6000/250/4`. The part of what is not limited is empty: `///...`;
-        empty as a whole where neither is.
-        """
-        return _least(self._asked, self.share)
+        """What is left for the request that asked last, as `Account.left` says it."""
+        return self._asked.left(self.share)
 
     def left_of(self, request_id: str) -> bytes:
-        """What is left for a request that was let in, as `left` says it."""
+        """What is left for a request that was let in, as `Account.left` says it."""
         charge = self._charges.get(request_id)
-        return NOTHING_LEFT if charge is None else _least(charge.scopes, self.share)
+        return NOTHING_LEFT if charge is None else charge.account.left(self.share)
 
     def used(self, request_id: str, prompt: int, cached: int, output: int) -> None:
         """An engine said what it spent on a request. Of a request that several engines worked on, all of it counts.
@@ -170,7 +167,7 @@ class Limits:
             return
         taken = 0.0 if charge.reported else charge.tokens
         charge.reported = True
-        for scope in charge.scopes:
+        for scope in charge.account.scopes:
             scope.settle(prompt - cached + scope.cached_weight * cached + output - taken)
 
     def ended(self, request_id: str, now_s: float, *, served: bool) -> None:
@@ -183,7 +180,7 @@ class Limits:
             return
         charge.under_way = False
         charge.ended_s = now_s
-        for scope in charge.scopes:
+        for scope in charge.account.scopes:
             scope.leave()
             if not served and not charge.reported:
                 scope.settle(-charge.tokens)
@@ -206,7 +203,7 @@ class Limits:
     def _drop_oldest(self) -> None:
         charge = self._charges.pop(next(iter(self._charges)))
         if charge.under_way:
-            for scope in charge.scopes:
+            for scope in charge.account.scopes:
                 scope.leave()
 
     def _count(self, tenant: str, limit: str) -> None:
@@ -219,7 +216,7 @@ class Limits:
 
     # Scopes
 
-    def _find(self, tenant: str, key_id: str, model: str, now_s: float) -> tuple[Allowance, ...] | Refused:
+    def _find(self, tenant: str, key_id: str, model: str, now_s: float) -> Account | Refused:
         key = self._keys.get(key_id) if key_id else None
         if key is not None and key.models and model not in key.models:
             return Refused(403)
@@ -228,10 +225,10 @@ class Limits:
             for scope, bounds in _bounds(self._tenants.get(tenant), key, model)
             if bounds.bounds_anything
         )
-        if len(self._scopes) >= MAX_OWNERS:
-            self._scopes.clear()
-        self._scopes[tenant, key_id, model] = scopes
-        return scopes
+        if len(self._accounts) >= MAX_ACCOUNTS:
+            self._accounts.clear()
+        account = self._accounts[tenant, key_id, model] = Account(scopes)
+        return account
 
     def _allowance(self, scope: str, bounds: Bounds, now_s: float) -> Allowance:
         found = self._allowances.get(scope)
@@ -271,7 +268,7 @@ class Limits:
 
         bounds: its limits by scope. restricts: whether it is bound in another way.
         """
-        self._scopes.clear()
+        self._accounts.clear()
         for scope in self._owned.pop(owner, ()):
             limits = bounds.get(scope)
             if limits is None or not limits.bounds_anything:
@@ -355,20 +352,3 @@ def _key_bounds(key: ApiKey) -> Iterator[tuple[str, Bounds]]:
     yield f"key/{key.id}", key.limits
     for model, bounds in key.model_limits.items():
         yield f"key/{key.id}/{model}", bounds
-
-
-def _least(scopes: tuple[Allowance, ...], share: float) -> bytes:
-    requests: Bucket | None = None
-    tokens: Bucket | None = None
-    for scope in scopes:
-        bucket = scope.requests
-        if bucket is not None and (requests is None or bucket.level < requests.level):
-            requests = bucket
-        bucket = scope.tokens
-        if bucket is not None and (tokens is None or bucket.level < tokens.level):
-            tokens = bucket
-    if requests is None:
-        return NOTHING_LEFT if tokens is None else b"///%d/%d/%d" % tokens.left(share)
-    if tokens is None:
-        return b"%d/%d/%d///" % requests.left(share)
-    return b"%d/%d/%d/%d/%d/%d" % (*requests.left(share), *tokens.left(share))

@@ -53,9 +53,10 @@ class TenantTable:
         asked: name of the class that the request names; empty, unknown or higher than the tenant may name: its own.
         """
         found = self._tenants.get(name)
-        own, highest = (NORMAL, NORMAL) if found is None else (_CLASSES[found.priority], _CLASSES[found.max_priority])
+        own = NORMAL if found is None else _CLASSES[found.priority]
         if not asked:
             return own
+        highest = NORMAL if found is None else _CLASSES[found.max_priority]
         named = _CLASSES.get(asked.lower())
         return own if named is None or named > max(own, highest) else named
 

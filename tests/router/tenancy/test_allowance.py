@@ -156,3 +156,14 @@ def test_what_is_left_is_told_with_when_all_of_it_is_back() -> None:
     assert tuple(map(int, one.tokens.left(1.0))) == (6000, 0, 10)
     nothing = allowance(tokens_per_minute=0)
     assert nothing.tokens is not None and nothing.tokens.left(1.0) == (0, 0.0, 0.0)
+
+
+def test_buckets_that_are_seldom_refilled_let_no_more_in() -> None:
+    """A thousand requests a second, of a tenant that rests now and then."""
+    one, got = allowance(requests_per_minute=6000), 0
+    for step in range(60_000):
+        if step % 10_000 < 8000 and not refused(one, step / 1000):
+            one.take(0)
+            got += 1
+    # 100 a second in 48 s of asking, and a burst after each rest.
+    assert 4800 + 6 * 200 <= got <= 6000 + 6000 * BURST_S / 60 + 6
