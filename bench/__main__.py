@@ -112,10 +112,13 @@ def queue_command(
     out: Out = None,
     lookup: Annotated[str, typer.Option(help="Transport of lookups: spoe or lua.")] = "spoe",
     scene: Annotated[
-        str, typer.Option(help="fairness, shares, classes, batch, waiting, 'router killed' or reload; empty: all.")
+        str,
+        typer.Option(
+            help="fairness, shares, classes, batch, 'batch of a fleet', waiting, 'router killed' or reload; empty: all."
+        ),
     ] = "",
 ) -> None:
-    """Requests that wait at the edge: order, shares, a batch, and what waiting costs: eight minutes, or four."""
+    """Requests that wait at the edge: order, shares, a batch, and what waiting costs: eleven minutes, or five."""
     options = QueueOptions.quick(lookup=lookup, scene=scene) if quick else QueueOptions(lookup=lookup, scene=scene)
     run({"queue": lambda: run_queueing(options)}, json, out)
 

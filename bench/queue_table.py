@@ -17,6 +17,7 @@ def queue_table(figures: dict[str, Any]) -> Table:
         ("shares", _shares),
         ("classes", _classes),
         ("batch", _batch),
+        ("batch of a fleet", _batch),
         ("waiting", _waiting),
     ):
         if scene in figures:
@@ -57,13 +58,13 @@ def _classes(classes: dict[str, Any]) -> Rows:
 def _batch(batch: dict[str, Any]) -> Rows:
     alone, beside = batch["online_ttft_ms"]["alone"], batch["online_ttft_ms"]["beside"]
     return [
-        ["online TTFT p50 / p99 alone, ms", f"{alone[0]:.0f} / {alone[1]:.0f}"],
+        [f"{batch['replicas']} replicas: online TTFT p50 / p99 alone, ms", f"{alone[0]:.0f} / {alone[1]:.0f}"],
         ["online TTFT p50 / p99 beside a batch, ms", f"{beside[0]:.0f} / {beside[1]:.0f}"],
         [
             "the latter over the former, median of rounds: p50 / p90 / p99",
             " / ".join(f"{ratio:.2f}" for ratio in batch["ratios"]),
         ],
-        ["batch requests served meanwhile", str(batch["batch_served"])],
+        [f"batch requests served in {batch['batch_s']:.0f} s", str(batch["batch_served"])],
         ["KV in use alone / beside a batch", f"{batch['kv_use']['alone']:.1%} / {batch['kv_use']['beside']:.1%}"],
     ]
 

@@ -222,20 +222,22 @@ async def waiting(here: Ground, number: int) -> float:
 
 
 BATCH = {"x-priority": "batch"}
-ONLINE_PER_S = 4.0
-BATCH_WAITING = 40
+ONLINE_PER_S = 2.0
+BATCH_WAITING = 20
+"""A second, and at one time, for each replica."""
+
 BATCH_POLICY = {"policy": "kv_cost"}
 BATCH_KV_TOKENS = 32_768
 
 
-async def batch_lane(options: QueueOptions) -> dict[str, Any]:
+async def batch_lane(options: QueueOptions, replicas: int) -> dict[str, Any]:
     """Online requests alone and with a batch beside them, by turns."""
     ttft_ms: dict[str, list[float]] = {"alone": [], "beside": []}
     rounds: list[tuple[float, float, float]] = []
     used: dict[str, list[float]] = {"alone": [], "beside": []}
     router = {"policy": BATCH_POLICY}
     async with ground(
-        replicas=2,
+        replicas=replicas,
         lookup=options.lookup,
         engine={
             "timing": "dense-h100",
@@ -255,9 +257,11 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
             def online(number: int) -> None:
                 clients.start(f"online {turn}.{number}", tokens=60, words=1500)  # noqa: B023 -- used before the next
 
-            feeding = asyncio.create_task(_feed(clients, kind == "beside", until_s, turn))
-            sampling = asyncio.create_task(_sample(here, used[kind], until_s))
-            await at_random(ONLINE_PER_S, options.batch_s, online, f"online {turn // 2}")
+            feeding = asyncio.create_task(
+                _feed(clients, replicas * BATCH_WAITING if kind == "beside" else 0, until_s, turn)
+            )
+            sampling = asyncio.create_task(_sample(here, replicas, used[kind], until_s))
+            await at_random(replicas * ONLINE_PER_S, options.batch_s, online, f"online {turn // 2}")
             await asyncio.gather(feeding, sampling)
             clients.leave([label for label in clients.writers if label.startswith("batch")])
             await clients.all_answered()
@@ -267,29 +271,31 @@ async def batch_lane(options: QueueOptions) -> dict[str, Any]:
             served += sum(a.label.startswith("batch") and a.status == 200 for a in clients.answers)
     pairs = list(zip(rounds[::2], rounds[1::2], strict=True))
     return {
+        "replicas": replicas,
         "ratios": [median([beside[at] / alone[at] for alone, beside in pairs]) for at in range(3)],
         "online_ttft_ms": {kind: [quantile(of, 0.5), quantile(of, 0.99)] for kind, of in ttft_ms.items()},
         "online_requests": {kind: len(of) for kind, of in ttft_ms.items()},
         "kv_use": {kind: sum(of) / max(1, len(of)) for kind, of in used.items()},
         "batch_served": served,
+        "batch_s": options.batch_s * options.batch_rounds,
     }
 
 
-async def _feed(clients: Clients, feeds: bool, until_s: float, turn: int) -> None:
-    """Keeps batch requests waiting."""
+async def _feed(clients: Clients, waiting: int, until_s: float, turn: int) -> None:
+    """Keeps so many batch requests waiting or running."""
     number = 0
-    while feeds and time.perf_counter() < until_s:
-        while sum(label.startswith("batch") for label in clients.writers) < BATCH_WAITING:
+    while waiting and time.perf_counter() < until_s:
+        while sum(label.startswith("batch") for label in clients.writers) < waiting:
             clients.start(f"batch {turn}.{number}", BATCH, tokens=600, words=300, streams=False)
             number += 1
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)
 
 
-async def _sample(here: Ground, used: list[float], until_s: float) -> None:
-    """Notes the share of KV that the engines of both replicas have in use, from time to time."""
+async def _sample(here: Ground, replicas: int, used: list[float], until_s: float) -> None:
+    """Notes the share of KV that the engines of all replicas have in use, from time to time."""
     while time.perf_counter() < until_s:
-        used.append(await here.metric("pointsman_engine_kv_usage") / 2)
+        used.append(await here.metric("pointsman_engine_kv_usage") / replicas)
         await asyncio.sleep(0.5)
 
 
@@ -367,7 +373,8 @@ async def run_queueing(options: QueueOptions) -> tuple[list[Table], dict[str, An
         "fairness": lambda: fairness(options),
         "shares": lambda: shares(options),
         "classes": lambda: classes(options),
-        "batch": lambda: batch_lane(options),
+        "batch": lambda: batch_lane(options, 2),
+        "batch of a fleet": lambda: batch_lane(options, 8),
         "waiting": lambda: waiting_many(options),
         "router killed": lambda: broken(options, "router killed"),
         "reload": lambda: broken(options, "reload"),

@@ -96,7 +96,8 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class BatchLane(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When a request of the batch class may go: no other request waits, and none of these bounds is reached."""
+    """When a request of the batch class may go: no other request waits, and none of these bounds is reached. And
+    where: with others of the batch."""
 
     prefill_s: Annotated[
         PositiveSeconds | None,
@@ -114,6 +115,13 @@ class BatchLane(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     delays: DelayedShare | None = 0.002
+    gather: Annotated[
+        Count | None,
+        Meta(
+            description="Requests in flight up to which a replica with batch requests gets further ones first, where "
+            "there are four replicas or more; null: they go where the policy says."
+        ),
+    ] = 32
     wait_s: Annotated[
         float, Meta(ge=0.0, le=300.0, description="Longest wait of a batch request before the refusal, in seconds.")
     ] = 300.0
@@ -147,7 +155,10 @@ class Admission(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 2
     batch: Annotated[
         BatchLane,
-        Meta(description="When requests of the batch class may go: `{prefill_s, kv_use, running, delays, wait_s}`."),
+        Meta(
+            description="When and where requests of the batch class go: "
+            "`{prefill_s, kv_use, running, delays, gather, wait_s}`."
+        ),
     ] = BatchLane()
 
     def refusal(

@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """The replica has to load the LoRA adapter and drops another one for it."""
     WEIGHTED = "weighted"
     """The replica has the best weighted sum of scores."""
+    BATCH_GATHERED = "batch-gathered"
+    """The replica has batch requests, and room for one more: a batch gathers on few replicas."""
     ADMISSION = "admission"
     """Refused, at once or after waiting: the replicas of the model are saturated, as the policy's `admission` says."""
     LIMIT = "limit"

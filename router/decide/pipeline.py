@@ -26,6 +26,7 @@ from pointsman.router.decide.considered import ActivePolicy, Considered, Watcher
 from pointsman.router.decide.explain import Explanation, explain, explain_none
 from pointsman.router.decide.features import BYTES_PER_TOKEN, expected_tokens
 from pointsman.router.decide.fleet_state import DEFAULT_SETTINGS, DecisionSettings, FleetState
+from pointsman.router.decide.gathered import gathered
 from pointsman.router.decide.limited import limit
 from pointsman.router.decide.live_policies import LivePolicies, PolicyChoice
 from pointsman.router.decide.model_recall import ModelRecall
@@ -242,6 +243,8 @@ class Pipeline:
             decision = refused(refusal, may_wait=its_turn or holds.has_place(features))
             return Considered(active, longest, prompt, candidates, context, decision, refusal)
         ranked = active.policy.rank(features, candidates, context)
+        if features.priority == BATCH:
+            ranked = gathered(ranked, candidates, self._load, active.admission)
         if self._sessions.ordered and features.generates:
             ranked = as_ordered(features.session, self._sessions, self._replicas, eligible, ranked)
         pair = None
@@ -305,22 +308,13 @@ class Pipeline:
         once = self._outliers.budget.exhausted
         silence_ms = self._silence_ms.get(features.model, 0) if self._silence_ms else 0
         real_model = features.model if features.alias else ""
-        if pair is None:
-            return Decision(
-                best.reason,
-                first,
-                second,
-                real_model=real_model,
-                priority=CLASS_NAMES[features.priority],
-                scope=features.scope,
-                once=once,
-                silence_ms=silence_ms,
-            )
-        prefill = address = ""
-        if pair.pairing is Pairing.PAIRED:
-            replica = self._replicas.get(ids[pair.slot])
-            assert replica is not None, "members are registered"
-            prefill, address = replica.id, replica.address
+        prefill = address = pairing = ""
+        if pair is not None:
+            pairing = pair.pairing
+            if pairing is Pairing.PAIRED:
+                replica = self._replicas.get(ids[pair.slot])
+                assert replica is not None, "members are registered"
+                prefill, address = replica.id, replica.address
         return Decision(
             best.reason,
             first,
@@ -329,7 +323,7 @@ class Pipeline:
             priority=CLASS_NAMES[features.priority],
             prefill=prefill,
             prefill_address=address,
-            pairing=pair.pairing,
+            pairing=pairing,
             scope=features.scope,
             once=once,
             silence_ms=silence_ms,

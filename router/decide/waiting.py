@@ -9,6 +9,7 @@ from pointsman.policies.policy import Context
 from pointsman.policies.request import BATCH, RequestFeatures
 from pointsman.router.decide.considered import ActivePolicy, Considered
 from pointsman.router.decide.features import BYTES_PER_TOKEN
+from pointsman.router.decide.gathered import WAITS, gathering_slot
 from pointsman.router.decide.live_policies import PolicyChoice
 from pointsman.router.fleet.load import LoadTable
 from pointsman.router.fleet.memberships import Membership
@@ -47,11 +48,12 @@ def refusal_of(
 
     members: the replicas that may serve the request.
     """
-    delayed = 0.0
+    delayed, waiting = 0.0, context.waiting
     if features.priority == BATCH:
         delayed = shares.of(features.model, members).delays.share(context.now_s)
+        waiting = waiting or gathering_slot(candidates, load, active.admission) == WAITS
     admission = active.admission or DEFAULT_ADMISSION
-    return admission.refusal(features.priority, candidates, waiting=context.waiting, batch=load.batch, delayed=delayed)
+    return admission.refusal(features.priority, candidates, waiting=waiting, batch=load.batch, delayed=delayed)
 
 
 def count_placed(

@@ -27,7 +27,7 @@ BOUNDS: dict[str, Any] = {
     "running": None,
     "wait_s": 0.0,
     "retry_after_s": 2,
-    "batch": {"prefill_s": 0.005, "kv_use": 0.7, "running": None, "delays": 0.002, "wait_s": 300.0},
+    "batch": {"prefill_s": 0.005, "kv_use": 0.7, "running": None, "delays": 0.002, "gather": 32, "wait_s": 300.0},
 }
 """Bounds of `admission` as they are described where none is given."""
 

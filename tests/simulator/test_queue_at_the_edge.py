@@ -34,10 +34,11 @@ def play(
     policy: dict[str, Any] = POLICY,
     weights: dict[str, float] | None = None,
     scheduling: str = "fcfs",
+    replicas: int = REPLICAS,
 ) -> VirtualFleet:
-    """All of them at two replicas."""
+    """All of them at two replicas, or more."""
     trace = make_merged(*sessions)
-    settings = FleetSettings(replicas=REPLICAS, kv_tokens=200_000, scheduling_policy=scheduling)
+    settings = FleetSettings(replicas=replicas, kv_tokens=200_000, scheduling_policy=scheduling)
     documents = tuple(
         Tenant(name=session.tenant, weight=(weights or {}).get(session.tenant, 1.0), max_priority="critical")
         for session in {session.tenant: session for session in trace.sessions if session.tenant}.values()
@@ -152,6 +153,21 @@ def test_a_batch_leaves_the_p99_of_others_as_it_is(prompt: int, per_s: float) ->
     ratio = spread(beside).p99 / spread(alone).p99
     assert ratio < 1.03
     assert batch_tokens > 0.02 * online_tokens
+
+
+def test_a_fleet_serves_a_batch_that_others_do_not_notice() -> None:
+    """Eight replicas serve more tokens of a batch than of others, on one of them, and leave the p99 within 3 %."""
+    length_s, replicas = 60.0, 8
+    online = arrivals("online", 2.0 * replicas, seed=1, length_s=length_s, prompt=2000, output=60)
+    batch = arrivals("night", 20.0, seed=1, priority="batch", length_s=length_s, prompt=300, output=600)
+    how: dict[str, Any] = {"policy": LANE, "scheduling": "priority", "replicas": replicas}
+    alone, beside = play(online, **how), play(online, batch, **how)
+    written = Counter[str]()
+    for record in beside.served:
+        if record.end_s < length_s:
+            written[record.tenant] += record.output_tokens
+    assert written["night"] > written["online"]
+    assert spread(online_ttft_s(beside.served)).p99 < 1.03 * spread(online_ttft_s(alone.served)).p99
 
 
 def online_ttft_s(records: list[Served]) -> list[float]:
