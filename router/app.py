@@ -170,7 +170,7 @@ class Router:
             ScrapeCollector(self.scraper, core.load, core.replicas),
             AdminCollector(lambda: {check: guard.refused[check] for check in Check}, self.access.file_errors),
             PoolCollector(self.fleets, self.clock),
-            ProcessCollector(self.tasks, self.readiness, self._keeper),
+            ProcessCollector(self.tasks, self.readiness, self._keeper, self.tenancy.file),
             AccessLogCollector(self.decisions.access_log if self.decisions is not None else None),
             *((SharingCollector(self.sharing),) if self.sharing is not None else ()),
             *((TracingCollector(self.tracing),) if self.tracing is not None else ()),

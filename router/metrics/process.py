@@ -11,17 +11,21 @@ from pointsman.router.metrics.exposition import Family
 from pointsman.router.metrics.families import FamilyCollector, counter, gauge
 from pointsman.router.process.background import LOOP, BackgroundTasks
 from pointsman.router.process.readiness import Readiness
+from pointsman.router.watch.book_keeper import BookKeeper
 from pointsman.router.watch.state_file import LOADED, SAVED, StateKeeper
 
 
 class ProcessCollector(FamilyCollector):
     """Reads what tasks, state keeper and readiness count."""
 
-    def __init__(self, tasks: BackgroundTasks, readiness: Readiness, keeper: StateKeeper | None) -> None:
-        """`keeper` is None where nothing is saved."""
+    def __init__(
+        self, tasks: BackgroundTasks, readiness: Readiness, keeper: StateKeeper | None, documents: BookKeeper | None
+    ) -> None:
+        """keeper, documents: None where state, or documents, are not saved."""
         self._tasks = tasks
         self._readiness = readiness
         self._keeper = keeper
+        self._documents = documents
 
     def collect(self) -> Iterator[Family]:
         keeper, errors = self._keeper, self._tasks.errors
@@ -43,6 +47,11 @@ class ProcessCollector(FamilyCollector):
             "pointsman_state_save_errors",
             "Failed writes of the state file; each is retried.",
             keeper.save_errors if keeper is not None else 0,
+        )
+        yield from counter(
+            "pointsman_documents_save_errors",
+            "Failed writes of the documents file (keys, tenants, aliases); each is retried.",
+            self._documents.save_errors if self._documents is not None else 0,
         )
         yield from counter(
             "pointsman_state_files_set_aside",

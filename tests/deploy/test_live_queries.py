@@ -25,7 +25,6 @@ ABSENT = {
     "a part that is degraded",
     "a tenant over its limit",
     "a shared store that fails",
-    "an alias",
     "a task of the router that fails",
     "requests that pass no edge",
 }
@@ -49,6 +48,7 @@ async def live(fleet: MixedFleet, seconds: float = WORK_S) -> None:
     Policies are tried from the start. The change of the live policy ends the rollout, and another one begins.
     """
     await fleet.report_pools()
+    await fleet.set_alias()
     await fleet.try_policies()
     await fleet.work(seconds)
     await fleet.fail("chat-2", error_status=500, error_count=10_000)

@@ -1,8 +1,8 @@
 """Two edges that share state, in front of a fleet with something of everything, and a load that meets all of it.
 
 Prefill and decode replicas of the model `sim`, three replicas of `chat` whose KV is too small for their conversations,
-so that requests are held, a plain endpoint of `plain`, and an endpoint that is not there. Clients of two tenants, and
-some whose requests are refused.
+so that requests are held, a plain endpoint of `plain`, and an endpoint that is not there. The alias `assistant` stands
+for `sim` and `chat`. Clients of two tenants, and some whose requests are refused.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class MixedFleet:
                 "/v1/completions", json={"model": "sim", "prompt": "x" * 300, "max_tokens": 4}, headers=headers
             )
 
-    async def work(self, seconds: float, *, clients: int = 6) -> None:
+    async def work(self, seconds: float, *, clients: int = 7) -> None:
         """Conversations of all models for so long."""
         async with asyncio.timeout(seconds + 30), asyncio.TaskGroup() as group:
             ends_s = asyncio.get_running_loop().time() + seconds
 
             async def client(number: int) -> None:
                 while asyncio.get_running_loop().time() < ends_s:
-                    model = ("sim", "chat", "plain", "chat")[number % 4]
+                    model = ("sim", "chat", "plain", "chat", "assistant")[number % 5]
                     tenant = tuple(TENANTS)[number // 3 % 2]
                     await self.converse(model, tenant, turns=4, words=self._dice.choice((40, 120, 300)))
 
@@ -125,6 +125,11 @@ class MixedFleet:
         (await admin.put("/v1/policy/shadow", json={"document": {"policy": "least_load"}})).raise_for_status()
         plan = {"document": {"policy": "power_of_two"}, "steps": [0.5], "step_s": 3600.0}
         (await admin.post("/v1/policy/rollout", json=plan)).raise_for_status()
+
+    async def set_alias(self) -> None:
+        """Half of the sessions that ask for `assistant` get one model, half the other."""
+        alias = {"versions": [{"model": "chat", "weight": 1}, {"model": "sim", "weight": 1}]}
+        (await self.edges[0].admin.put("/v1/aliases/assistant", json=alias)).raise_for_status()
 
     async def report_pools(self) -> None:
         """What a fleet's driver says of its pools, to every edge."""

@@ -132,12 +132,14 @@ ROUTER = Row(
             kind=Kind.BARS,
         ),
         Panel(
-            "State file",
+            "State and documents",
             "Is what must survive a restart on the disk?",
-            "Failed writes, and files that could not be read at the start and were renamed to *.bad.",
+            "Failed writes of state, and of documents (keys, tenants, aliases); state files that could not be read at "
+            "the start and were renamed to *.bad.",
             "Failed writes: disk full or read-only.",
             (
-                Query(events("pointsman_state_save_errors_total"), "{{edge}} writes failed"),
+                Query(events("pointsman_state_save_errors_total"), "{{edge}} writes of state failed"),
+                Query(events("pointsman_documents_save_errors_total"), "{{edge}} writes of documents failed"),
                 Query(events("pointsman_state_files_set_aside_total"), "{{edge}} set aside"),
             ),
             kind=Kind.BARS,

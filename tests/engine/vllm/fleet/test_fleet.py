@@ -118,7 +118,8 @@ def test_both_replicas_register_themselves(running: Running) -> None:
         assert call.method == "PUT"
         told = dict(call.body)
         assert told.pop("born_ms") > 0
-        assert told == {"url": running.url(replica), "model": "tiny", "ttl_s": 10.0, "pool": "vllm"}
+        named = {"model": "tiny", "pool": "vllm", "renames_model": True}
+        assert told == {"url": running.url(replica), "ttl_s": 10.0, **named}
 
 
 def test_a_heartbeat_renews_the_lease(running: Running) -> None:
