@@ -84,6 +84,13 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     score: float = 0.0
 
 
+def put_first(ranked: list[Ranked], slot: int, reason: Reason) -> list[Ranked]:
+    """Return a ranking with another slot first, for a reason that is not the policy's; as long as it was, or two."""
+    score = next((place.score for place in ranked if place.slot == slot), 0.0)
+    others = [place for place in ranked if place.slot != slot]
+    return [Ranked(slot, reason, score), *others][: max(2, len(ranked))]
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer to one lookup: replica ids, best first, and why. No `first` means no opinion."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pointsman.policies.admission import DEFAULT_ADMISSION, Admission
 from pointsman.policies.candidates import NO_SLOT, Candidates
-from pointsman.policies.decision import Ranked, Reason
+from pointsman.policies.decision import Ranked, Reason, put_first
 from pointsman.router.fleet.load import LoadTable
 
 GATHER_FROM = 4
@@ -51,6 +51,4 @@ def gathered(
     slot, first = gathering_slot(candidates, load, admission), ranked[0]
     if slot < 0 or slot == first.slot or candidates.resident.tokens(first.slot) > candidates.resident.tokens(slot):
         return ranked
-    score = next((place.score for place in ranked if place.slot == slot), 0.0)
-    others = [place for place in ranked if place.slot != slot]
-    return [Ranked(slot, Reason.BATCH_GATHERED, score), *others][: max(2, len(ranked))]
+    return put_first(ranked, slot, Reason.BATCH_GATHERED)

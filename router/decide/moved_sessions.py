@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pointsman.policies.candidates import names
-from pointsman.policies.decision import Ranked, Reason
+from pointsman.policies.decision import Ranked, Reason, put_first
 from pointsman.router.fleet.memberships import Membership
 from pointsman.router.fleet.replicas import ReplicaRegistry
 from pointsman.router.fleet.sessions import SessionTable
@@ -22,6 +22,4 @@ def as_ordered(
     slot = replicas.slot_of(state[0]) if state is not None else -1
     if state is None or not names(eligible.slots, slot):
         return ranked
-    score = next((place.score for place in ranked if place.slot == slot), 0.0)
-    others = [place for place in ranked if place.slot != slot]
-    return [Ranked(slot, Reason.SESSION_MOVED_ORDER, score), *others][: max(2, len(ranked))]
+    return put_first(ranked, slot, Reason.SESSION_MOVED_ORDER)
