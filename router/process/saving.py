@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,12 @@ log = structlog.get_logger(__name__)
 
 async def to_its_end(work: Callable[..., T], *arguments: Any) -> T:
     """Run work in a thread. Who is cancelled meanwhile is so once the work has ended: nothing overtakes it."""
-    working = asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
+    return await unbroken(asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments)))
+
+
+async def unbroken(work: Awaitable[T]) -> T:
+    """Await work. Who is cancelled meanwhile is so once the work has ended."""
+    working = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

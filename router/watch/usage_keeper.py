@@ -22,6 +22,7 @@ from pointsman.router.edges.store import StoreError
 from pointsman.router.process.background import BackgroundTasks
 from pointsman.router.process.clock import Clock
 from pointsman.router.process.readiness import Readiness
+from pointsman.router.process.saving import unbroken
 from pointsman.router.requests.unsettled import UnsettledRequest
 from pointsman.router.requests.usage_meter import UsageMeter
 from pointsman.router.settings import Settings
@@ -171,12 +172,7 @@ class UsageKeeper:
 
     async def flush(self) -> bool:
         """Write what changed; whether all of it is written."""
-        writing = asyncio.ensure_future(self._flush())
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await writing  # else it might overtake the last rows, which are written next
-            raise
+        return await unbroken(self._flush())  # else it might overtake the last rows, which are written next
 
     async def _flush(self) -> bool:
         async with self._writing:
