@@ -96,8 +96,7 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class BatchLane(Bounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When a request of the batch class may go: no other request waits, and none of these bounds is reached. And
-    where: with others of the batch."""
+    """Bounds under which requests of the batch class go, while no other request waits, and where they gather."""
 
     prefill_s: Annotated[
         PositiveSeconds | None,

@@ -7,7 +7,7 @@ peer that breaks the framing is disconnected; HAProxy reconnects and goes on wit
 
 HAProxy reads nothing from the connection: it overlooks that the peer has closed it, and the next line that it writes is
 lost. A reset it notices at once, and keeps what follows for the router that comes next. The kernel resets a connection
-that is closed before all of it was read, and one over TCP that was told so (`SO_LINGER`), even when killed.
+that is closed before all of it was read. Over TCP `SO_LINGER` has it do so always, also when a router is killed.
 """
 
 from __future__ import annotations
